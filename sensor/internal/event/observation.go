@@ -1,0 +1,188 @@
+package event
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Process is what is known of a process. Immutable: enrich replaces it.
+type Process struct {
+	Key           ProcessKey
+	Parent        *Process // nil for PID 1, kernel threads' root and the edge of a scope
+	StartTime     time.Time
+	Image         string // canonical path; raw bytes in a string, may be non-UTF-8
+	ImageID       ImageID
+	SHA256        [32]byte // zero: not (yet) hashed
+	Hashed        bool
+	Interpreter   string
+	Script        string // for interpreters: the script's path as given
+	Argv          []string
+	ArgvBytes     uint32
+	ArgvTruncated bool
+	UID           uint32
+	User          string
+	LoginUID      uint32
+	Cwd           string
+	Unit          string // systemd unit, "" when none
+	Container     string // container id (64 hex) when its cgroup says so
+	Cgroup        string // path below the v2 mount
+	Traits        []string
+	// Origin is the accepted flow that this process was forked to serve, inherited by children.
+	Origin *Flow
+	// Anchor is the root of this process's storyline: the service or the session it belongs to.
+	Anchor ProcessKey
+	Exited bool
+}
+
+// Image traits.
+const (
+	TraitMemFD         = "memfd"
+	TraitDeleted       = "deleted"
+	TraitWorldWritable = "world-writable-dir"
+	TraitSetID         = "set-id"
+	TraitHidden        = "hidden-path"
+)
+
+// Ancestors returns the chain from the parent upward, nearest first, at most limit.
+func (p *Process) Ancestors(limit int) []*Process {
+	var chain []*Process
+	for a := p.Parent; a != nil && len(chain) < limit; a = a.Parent {
+		chain = append(chain, a)
+	}
+	return chain
+}
+
+// Flow is a flow as evidence.
+type Flow struct {
+	ID                FlowID
+	Proto             uint8
+	Dir               Direction
+	Local, Remote     netip.AddrPort
+	Name              string // what Remote was resolved from on this host
+	BytesIn, BytesOut uint64
+	Opened, Closed    time.Time
+	Failed            bool
+}
+
+// Observation is an event joined with who did it.
+type Observation struct {
+	Event   Event
+	Time    time.Time
+	Process *Process // the process after the event (for an Exec: the new image); never nil
+	// Before is the process's state before an Exec, nil otherwise.
+	Before *Process
+	Flow   *Flow // FlowOpen and FlowClose
+}
+
+// BehaviourKind is the sort of a behaviour.
+type BehaviourKind uint8
+
+// Behaviour kinds; the numbers are sensorv1.BehaviourKind's.
+const (
+	BehaviourExec   BehaviourKind = 1
+	BehaviourFlow   BehaviourKind = 2
+	BehaviourLookup BehaviourKind = 3
+)
+
+// BehaviourKey is the behaviour's name in every store: the first 16 bytes of
+// SHA-256 over kind, subject and object, each length-prefixed.
+type BehaviourKey [16]byte
+
+// Behaviour is one normalised "who did what to what".
+type Behaviour struct {
+	Key     BehaviourKey
+	Kind    BehaviourKind
+	Subject string // the parent's image (exec), the image (flow, look-up)
+	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up)
+}
+
+// Verdict is what the baseline knew of an observation's behaviour before it.
+type Verdict struct {
+	Behaviour Behaviour
+	Tracked   bool   // false: this observation has no behaviour (a fork, an exit, …)
+	New       bool   // never seen on this host before
+	Known     bool   // seen in enough distinct windows
+	Learning  bool   // the host is still learning: novelty alone is no finding
+	Seen      uint64 // times before
+	// ImageNew: the acting image itself was never seen on this host.
+	ImageNew bool
+	// Surprise in bits: how improbable this behaviour is given what its subject usually does.
+	Surprise float64
+}
+
+// Severity in Sigma's words.
+type Severity string
+
+// Severities.
+const (
+	Informational Severity = "informational"
+	Low           Severity = "low"
+	Medium        Severity = "medium"
+	High          Severity = "high"
+	Critical      Severity = "critical"
+)
+
+// Finding is one scored anomaly or rule match with its evidence.
+type Finding struct {
+	ID         string // 26 characters, ULID form: sorts by time
+	Time       time.Time
+	Kind       string // rule, new-exec, new-flow, tamper, …
+	Title      string
+	RuleID     string
+	Severity   Severity
+	Techniques []string // ATT&CK ids
+	Score      float64  // 0..100
+	Storyline  string   // "PID.START" of the storyline's root
+	Process    *Process
+	Flows      []*Flow
+	Lookups    []string
+	Origin     *Flow
+	Losses     []Loss // in the window that this was decided in
+	Reason     string // one or two sentences for a person
+	Learning   bool
+}
+
+// FlowNote is a flow of a storyline that has findings.
+type FlowNote struct {
+	Storyline string
+	Process   *Process
+	Flow      *Flow
+}
+
+// Health is what the sensor says of itself in each summary.
+type Health struct {
+	RSSBytes         uint64
+	CPU              time.Duration
+	EventsTotal      uint64
+	EventsSuppressed uint64
+	EventsLost       uint64
+	CoverageGaps     []string
+	Isolation        string
+}
+
+// BehaviourDelta is a count since the last summary.
+type BehaviourDelta struct {
+	Key      BehaviourKey
+	Count    uint64
+	LastSeen time.Time
+	Known    bool
+}
+
+// BaselineState is how far learning is.
+type BaselineState struct {
+	Behaviours uint64
+	Known      uint64
+	Confidence float64 // 0..1
+	Learning   bool
+}
+
+// Summary is the periodic message.
+type Summary struct {
+	Start, End time.Time
+	New        []Behaviour
+	FirstSeen  []time.Time // parallel to New
+	Deltas     []BehaviourDelta
+	Baseline   BaselineState
+	Health     Health
+	Losses     []Loss
+}
