@@ -1,0 +1,162 @@
+package client
+
+import (
+	"context"
+	"iter"
+
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/operatorv1/operatorv1connect"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+)
+
+type api = operatorv1connect.OperatorServiceClient
+
+// pageSize is how many rows one answer brings: few enough to show the first soon.
+const pageSize = 500
+
+// Status asks one node what it knows of the cluster.
+func (c *Client) Status(ctx context.Context) (*operatorv1.GetStatusResponse, error) {
+	return call(ctx, c, api.GetStatus, &operatorv1.GetStatusRequest{})
+}
+
+// Hosts yields the hosts of a selector; nil means every host.
+func (c *Client) Hosts(ctx context.Context, sel *operatorv1.Selector) iter.Seq2[*operatorv1.Host, error] {
+	return pages(func(token string) ([]*operatorv1.Host, string, error) {
+		res, err := call(ctx, c, api.ListHosts, &operatorv1.ListHostsRequest{Selector: sel, PageSize: pageSize, PageToken: token})
+		return res.GetHosts(), res.GetPageToken(), err
+	})
+}
+
+// Host returns one host by id or name, with its newest behaviours.
+func (c *Client) Host(ctx context.Context, id string) (*operatorv1.GetHostResponse, error) {
+	return call(ctx, c, api.GetHost, &operatorv1.GetHostRequest{Id: id})
+}
+
+// SelectHosts resolves a selection for an action; an empty one is refused.
+func (c *Client) SelectHosts(ctx context.Context, sel *operatorv1.Selector) (*operatorv1.SelectHostsResponse, error) {
+	return call(ctx, c, api.SelectHosts, &operatorv1.SelectHostsRequest{Selector: sel})
+}
+
+// Findings yields findings, newest first. The request's paging fields are ignored.
+func (c *Client) Findings(ctx context.Context, req *operatorv1.ListFindingsRequest) iter.Seq2[*operatorv1.FindingRow, error] {
+	return pages(func(token string) ([]*operatorv1.FindingRow, string, error) {
+		res, err := call(ctx, c, api.ListFindings, &operatorv1.ListFindingsRequest{
+			Host: req.GetHost(), Since: req.GetSince(), Storyline: req.GetStoryline(), PageSize: pageSize, PageToken: token,
+		})
+		return res.GetFindings(), res.GetPageToken(), err
+	})
+}
+
+// Finding returns one finding.
+func (c *Client) Finding(ctx context.Context, id string) (*operatorv1.FindingRow, error) {
+	res, err := call(ctx, c, api.GetFinding, &operatorv1.GetFindingRequest{Id: id})
+	return res.GetFinding(), err
+}
+
+// Incidents yields incidents, newest first. The request's paging fields are ignored.
+func (c *Client) Incidents(ctx context.Context, req *operatorv1.ListIncidentsRequest) iter.Seq2[*raftv1.Incident, error] {
+	return pages(func(token string) ([]*raftv1.Incident, string, error) {
+		res, err := call(ctx, c, api.ListIncidents, &operatorv1.ListIncidentsRequest{
+			Status: req.GetStatus(), Since: req.GetSince(), PageSize: pageSize, PageToken: token,
+		})
+		return res.GetIncidents(), res.GetPageToken(), err
+	})
+}
+
+// Incident returns one incident with its findings.
+func (c *Client) Incident(ctx context.Context, id string) (*operatorv1.GetIncidentResponse, error) {
+	return call(ctx, c, api.GetIncident, &operatorv1.GetIncidentRequest{Id: id})
+}
+
+// CloseIncident closes one incident. The request must carry an idempotency key,
+// because it may be sent to more than one node.
+func (c *Client) CloseIncident(ctx context.Context, req *operatorv1.CloseIncidentRequest) (*raftv1.Incident, error) {
+	res, err := call(ctx, c, api.CloseIncident, req)
+	return res.GetIncident(), err
+}
+
+// SubmitGrant commits a signed grant. The request must carry an idempotency key.
+func (c *Client) SubmitGrant(ctx context.Context, req *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
+	return call(ctx, c, api.SubmitGrant, req)
+}
+
+// Isolations yields isolations and releases, newest first. The request's paging fields are ignored.
+func (c *Client) Isolations(ctx context.Context, req *operatorv1.ListIsolationsRequest) iter.Seq2[*operatorv1.Isolation, error] {
+	return pages(func(token string) ([]*operatorv1.Isolation, string, error) {
+		res, err := call(ctx, c, api.ListIsolations, &operatorv1.ListIsolationsRequest{
+			Host: req.GetHost(), Active: req.GetActive(), PageSize: pageSize, PageToken: token,
+		})
+		return res.GetIsolations(), res.GetPageToken(), err
+	})
+}
+
+// Operation returns what has become of one operation at each of its hosts.
+func (c *Client) Operation(ctx context.Context, operation string) (*operatorv1.GetOperationResponse, error) {
+	return call(ctx, c, api.GetOperation, &operatorv1.GetOperationRequest{Operation: operation})
+}
+
+// Audit yields the audit's entries after an index, oldest first.
+func (c *Client) Audit(ctx context.Context, after uint64) iter.Seq2[*operatorv1.AuditEntry, error] {
+	return func(yield func(*operatorv1.AuditEntry, error) bool) {
+		for {
+			res, err := call(ctx, c, api.ListAudit, &operatorv1.ListAuditRequest{After: after, PageSize: pageSize})
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, e := range res.GetEntries() {
+				if !yield(e, nil) {
+					return
+				}
+				after = e.GetIndex()
+			}
+			if !res.GetMore() || len(res.GetEntries()) == 0 {
+				return
+			}
+		}
+	}
+}
+
+// CreateToken makes a join token. Should it be made twice because an answer was
+// lost, the first is known to nobody and expires.
+func (c *Client) CreateToken(ctx context.Context, req *operatorv1.CreateTokenRequest) (*operatorv1.CreateTokenResponse, error) {
+	return call(ctx, c, api.CreateToken, req)
+}
+
+// Members lists the cluster's nodes.
+func (c *Client) Members(ctx context.Context) ([]*operatorv1.Member, error) {
+	res, err := call(ctx, c, api.ListMembers, &operatorv1.ListMembersRequest{})
+	return res.GetMembers(), err
+}
+
+// RemoveMember takes a node out of the cluster.
+func (c *Client) RemoveMember(ctx context.Context, id string) error {
+	_, err := call(ctx, c, api.RemoveMember, &operatorv1.RemoveMemberRequest{Id: id})
+	return err
+}
+
+// pages turns a paged call into an iterator that asks for the next page only when
+// the caller has used up the last one.
+func pages[T any](page func(token string) ([]T, string, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		token := ""
+		for {
+			rows, next, err := page(token)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, row := range rows {
+				if !yield(row, nil) {
+					return
+				}
+			}
+			// A token that does not move on would never end.
+			if next == "" || next == token {
+				return
+			}
+			token = next
+		}
+	}
+}
