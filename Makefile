@@ -1,0 +1,74 @@
+# `make` prints what each target does. The two to know: `sudo make up` and `make test`.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-print-directory
+.DEFAULT_GOAL := help
+
+GO      := $(CURDIR)/scripts/go
+# Asked once, and only by the targets that stamp it.
+VERSION  = $(eval VERSION := $(shell scripts/version.sh))$(VERSION)
+# -buildvcs=false: git refuses a checkout of another owner, which under sudo it is.
+GOBUILD  = $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+STATIC   = CGO_ENABLED=0 $(GOBUILD)
+# Where the pinned tools of scripts/tools are built; a runner may keep it between runs.
+TOOLS   ?= $(CURDIR)/bin/tools
+
+##@ Run
+.PHONY: up demo bench
+up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
+	@exec scripts/bootstrap.sh up
+demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
+	@exec scripts/bootstrap.sh demo
+bench: ## (root) the figures of this machine beside their targets; out/bench.jsonl
+	@exec scripts/bootstrap.sh bench
+
+##@ Test
+.PHONY: test lint check-generated fuzz package-test
+# STEPS are make targets that count as tests beside the Go tests: make test STEPS="lint".
+test: ## every test; as root also those that need the kernel and namespaces
+	@$(GO) run -buildvcs=false ./scripts/testrun $(addprefix -step ,$(STEPS))
+lint: $(TOOLS)/golangci-lint ## golangci-lint, with the dependency rules of the tree
+	@$(GO) version >/dev/null
+	@. scripts/env.sh; $(TOOLS)/golangci-lint run --config scripts/golangci.yml ./...
+check-generated: tools-generate ## what is generated is what its sources say
+	@TOOLS=$(TOOLS) scripts/check-generated.sh
+fuzz: ## each fuzz target for FUZZTIME (default 10s)
+	@FUZZTIME=$${FUZZTIME:-10s} scripts/fuzz.sh
+package-test: package ## (root) the real packages through install, enrol, run, upgrade, purge in a throw-away root
+	@scripts/package/test.sh
+
+##@ Build
+.PHONY: build generate package clean help tools-generate FORCE
+build: bin/vedette bin/vedette-sensor bin/vedette-coordinator ## the three programs into bin/
+generate: tools-generate ## Go from proto/ (buf) and from bpf/ (clang 19)
+	@TOOLS=$(TOOLS) scripts/generate.sh .
+package: build $(TOOLS)/nfpm ## deb and rpm of the sensor, the coordinator and the CLI into dist/
+	@TOOLS=$(TOOLS) VERSION='$(VERSION)' scripts/package/build.sh
+clean: ## remove what was built and the state of `make up`
+	@scripts/clean.sh
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# Go's own cache decides what is rebuilt; make only names the outputs.
+bin/vedette-coordinator: FORCE
+	@CGO_ENABLED=1 $(GOBUILD) -o $@ ./cmd/vedette-coordinator
+bin/vedette bin/vedette-sensor: FORCE
+	@$(STATIC) -o $@ ./cmd/$(@F)
+bin/vedette-up bin/vedette-demo bin/vedette-bench: FORCE
+	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
+FORCE:
+
+# One file per tool: it is built anew only when the pinned versions change.
+TOOL_golangci-lint         := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+TOOL_nfpm                  := github.com/goreleaser/nfpm/v2/cmd/nfpm
+TOOL_buf                   := github.com/bufbuild/buf/cmd/buf
+TOOL_protoc-gen-go         := google.golang.org/protobuf/cmd/protoc-gen-go
+TOOL_protoc-gen-connect-go := connectrpc.com/connect/cmd/protoc-gen-connect-go
+
+tools-generate: $(addprefix $(TOOLS)/,buf protoc-gen-go protoc-gen-connect-go)
+$(addprefix $(TOOLS)/,golangci-lint nfpm buf protoc-gen-go protoc-gen-connect-go): scripts/tools/go.mod scripts/tools/go.sum
+	@echo "building $(@F) (once)" >&2
+	@$(GO) build -C scripts/tools -trimpath -buildvcs=false -o $@ $(TOOL_$(@F))
+	@touch $@

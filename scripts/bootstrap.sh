@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# bootstrap.sh up|demo|bench: makes this machine able to build and run Vedette,
+# builds it, and becomes bin/vedette-MODE. Every step that is already done costs
+# a few milliseconds, so it runs each time.
+set -u
+mode=${1:?"usage: bootstrap.sh up|demo|bench"}
+shift
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+. scripts/env.sh
+
+min_go=1.26
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+started=$SECONDS
+
+fail() {
+	echo "$mode: $*" >&2
+	exit 1
+}
+
+# step TEXT COMMAND…: runs it with its output kept back, shows the time that
+# passes, and shows the output whole when it fails.
+step() {
+	local text=$1 begin=$SECONDS status=0 pid
+	shift
+	"$@" >"$log" 2>&1 </dev/null &
+	pid=$!
+	if [ -t 2 ]; then
+		while kill -0 "$pid" 2>/dev/null; do
+			printf '\r  … %-52s %3d s' "$text" $((SECONDS - begin)) >&2
+			sleep 0.2
+		done
+		printf '\r\033[K' >&2
+	fi
+	wait "$pid" || status=$?
+	if [ "$status" != 0 ]; then
+		printf '  ✗ %-52s %3d s\n' "$text" $((SECONDS - begin)) >&2
+		cat "$log" >&2
+		exit "$status"
+	fi
+	printf '  ✓ %-52s %3d s\n' "$text" $((SECONDS - begin)) >&2
+}
+
+# version_at_least HAVE WANT
+version_at_least() {
+	[ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -1)" = "$2" ]
+}
+
+install_packages() { # install_packages APT_NAMES DNF_NAMES
+	if command -v apt-get >/dev/null; then
+		export DEBIAN_FRONTEND=noninteractive
+		# shellcheck disable=SC2086  # a list of names
+		apt-get install -qq -y --no-install-recommends $1 ||
+			{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $1; }
+	elif command -v dnf >/dev/null; then
+		# shellcheck disable=SC2086
+		dnf install -q -y $2
+	else
+		echo "neither apt-get nor dnf is here; install these yourself and run again: $1"
+		return 1
+	fi
+}
+
+# The demonstration runs its own sshd in its own namespaces. A package that also
+# opens port 22 of this machine, now or at the next boot, is not what was asked.
+install_sshd() {
+	local policy=/usr/sbin/policy-rc.d made=""
+	if [ -d /usr/sbin ] && [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made=yes
+	fi
+	install_packages "openssh-server openssh-client" "openssh-server openssh-clients"
+	local status=$?
+	[ -n "$made" ] && rm -f "$policy"
+	if command -v systemctl >/dev/null; then
+		systemctl --quiet disable ssh.service ssh.socket sshd.service 2>/dev/null
+	fi
+	return "$status"
+}
+
+# A compiler without the C library's headers is as good as none.
+c_compiler_works() {
+	local out status
+	out=$(mktemp)
+	printf '#include <stdlib.h>\n#include <pthread.h>\nint main(void){return 0;}\n' |
+		"${CC:-$(command -v gcc || command -v cc || echo gcc)}" -x c -o "$out" - 2>/dev/null
+	status=$?
+	rm -f "$out"
+	return "$status"
+}
+
+check_machine() {
+	local kernel
+	[ "$(uname -s)" = Linux ] || fail "Vedette watches Linux; this is $(uname -s)."
+	[ "$(id -u)" = 0 ] || fail "needs root, to attach eBPF programs and to make network namespaces. Run: sudo make $mode"
+	kernel=$(uname -r)
+	version_at_least "${kernel%%[!0-9.]*}" 5.10 ||
+		fail "needs Linux 5.10 or newer; this is $kernel."
+	[ -r /sys/kernel/btf/vmlinux ] ||
+		fail "this kernel carries no BTF (/sys/kernel/btf/vmlinux is missing). Boot a kernel built with CONFIG_DEBUG_INFO_BTF=y: the stock kernels of Debian 12, Ubuntu 22.04, RHEL 9 and newer have it."
+}
+
+check_go() {
+	local version
+	if ! command -v go >/dev/null; then
+		fail "Go is missing. Install Go $min_go or newer and run again:
+    https://go.dev/dl/  →  tar -C /usr/local -xzf go$min_go.*.linux-*.tar.gz
+  /usr/local/go/bin is looked into even when it is not on PATH."
+	fi
+	version=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null)
+	version=${version#go}
+	version_at_least "$version" "$min_go" && return 0
+	# From 1.21 on, an older Go fetches the version that go.mod names.
+	if version_at_least "$version" 1.21 && [ "$(go env GOTOOLCHAIN)" != local ]; then
+		echo "  · Go $version is here; it fetches the $min_go toolchain by itself" >&2
+		return 0
+	fi
+	fail "Go $version is too old: $min_go or newer is needed. Get it from https://go.dev/dl/ (unpack to /usr/local/go)."
+}
+
+echo "vedette: setting up and building (the first run takes a few minutes)" >&2
+check_machine
+check_go
+c_compiler_works || step "installing a C compiler (for SQLite)" \
+	install_packages "gcc libc6-dev" "gcc glibc-devel"
+c_compiler_works || fail "still no working C compiler; install gcc and the C library's headers (libc6-dev or glibc-devel)."
+if [ "$mode" = demo ] && ! [ -x /usr/sbin/sshd ]; then
+	step "installing sshd, not enabled (the attack hops over it)" install_sshd
+fi
+step "fetching Go modules" go mod download
+step "building the sensor and the CLI" make bin/vedette-sensor bin/vedette
+step "building the coordinator (SQLite takes the time)" make bin/vedette-coordinator
+step "building vedette-$mode" make "bin/vedette-$mode"
+vedette_give_back
+echo "  ready after $((SECONDS - started)) s" >&2
+rm -f "$log"
+trap - EXIT
+if [ "$mode" = up ] || [ "$mode" = demo ]; then
+	umask 077
+	mkdir -p .vedette
+fi
+case $mode in
+up) exec bin/vedette-up --state .vedette --bin bin "$@" ;;
+*) exec "bin/vedette-$mode" --bin bin "$@" ;;
+esac

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// config says what to run.
+type config struct {
+	steps    []string
+	packages []string
+	timeout  time.Duration
+	parallel int
+}
+
+// counts is the closing line.
+type counts struct{ passed, failed, skipped int }
+
+func (c counts) String() string {
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", c.passed, c.failed, c.skipped)
+}
+
+// run runs the steps, then the tests. The error is about running them at all; what
+// a test or a step found is in the counts.
+func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
+	var total counts
+	for _, name := range cfg.steps {
+		if runStep(ctx, name, out) {
+			total.passed++
+		} else {
+			total.failed++
+		}
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(out, "not root: the tests that need the kernel or namespaces will say SKIP")
+	}
+	tested, err := runTests(ctx, cfg, out)
+	total.passed += tested.passed
+	total.failed += tested.failed
+	total.skipped += tested.skipped
+	return total, err
+}
+
+// runStep runs one make target and shows its output whole when it fails.
+func runStep(ctx context.Context, name string, out io.Writer) bool {
+	begin := time.Now()
+	fmt.Fprintf(out, "…    %s\n", name)
+	cmd := command(ctx, "make", name)
+	output, err := cmd.CombinedOutput()
+	took := time.Since(begin).Seconds()
+	if err != nil {
+		fmt.Fprintf(out, "FAIL %s %.1fs: %v\n%s", name, took, err, output)
+		return false
+	}
+	fmt.Fprintf(out, "ok   %s %.1fs\n", name, took)
+	return true
+}
+
+func runTests(ctx context.Context, cfg config, out io.Writer) (counts, error) {
+	args := append([]string{
+		"test", "-json", "-count=1", "-buildvcs=false",
+		"-timeout=" + cfg.timeout.String(),
+		"-p=" + strconv.Itoa(cfg.parallel),
+	}, cfg.packages...)
+	cmd := command(ctx, "go", args...)
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
+	events, err := cmd.StdoutPipe()
+	if err != nil {
+		return counts{}, fmt.Errorf("opening the output of go test: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return counts{}, fmt.Errorf("starting go test: %w", err)
+	}
+	tally := newTally(out)
+	readErr := tally.read(events)
+	waitErr := cmd.Wait()
+	result := tally.close()
+	switch {
+	case ctx.Err() != nil:
+		return result, fmt.Errorf("interrupted: %w", ctx.Err())
+	case readErr != nil:
+		return result, fmt.Errorf("reading the output of go test: %w", readErr)
+	case waitErr != nil && result.failed == 0:
+		// Nothing in the events explains it, for example a pattern that matches nothing.
+		return result, fmt.Errorf("running go test: %w\n%s", waitErr, strings.TrimSpace(complaints.String()))
+	}
+	return result, nil
+}
+
+// command is a child in a process group of its own that gets the interrupt we got,
+// so that go test can end its test programs and they can clean up after themselves.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 20 * time.Second
+	return cmd
+}

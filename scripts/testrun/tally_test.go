@@ -1,0 +1,71 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write what is got into testdata/*.txt")
+
+// Ensure each recorded run of go test -json reads as its transcript says and ends
+// with the right counts.
+func TestTranscripts(t *testing.T) {
+	recordings, err := filepath.Glob("testdata/*.jsonl")
+	if err != nil || len(recordings) == 0 {
+		t.Fatalf("listing recordings: got %d, %v", len(recordings), err)
+	}
+	for _, recording := range recordings {
+		name := strings.TrimSuffix(filepath.Base(recording), ".jsonl")
+		t.Run(name, func(t *testing.T) {
+			events, err := os.Open(recording)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = events.Close() }()
+			var out bytes.Buffer
+			tally := newTally(&out)
+			if err := tally.read(events); err != nil {
+				t.Fatalf("reading %s: %v", recording, err)
+			}
+			out.WriteString(tally.close().String() + "\n")
+
+			golden := filepath.Join("testdata", name+".txt")
+			if *update {
+				if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := out.String(); got != string(want) {
+				t.Errorf("transcript of %s\ngot:\n%s\nwant:\n%s", name, got, want)
+			}
+		})
+	}
+}
+
+func TestReason(t *testing.T) {
+	tests := []struct {
+		name   string
+		output []string
+		want   string
+	}{
+		{"usual", []string{"=== RUN   TestX\n", "    x_test.go:9: SKIP: needs CAP_BPF\n", "--- SKIP: TestX (0.00s)\n"}, "needs CAP_BPF"},
+		{"without the word", []string{"    x_test.go:9: no nft here: exit 1\n"}, "no nft here: exit 1"},
+		{"several lines", []string{"    x_test.go:9: needs two things:\n", "        root\n"}, "needs two things: root"},
+		{"none", []string{"=== RUN   TestX\n", "    x_test.go:9: \n"}, "no reason given"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := reason(tt.output); got != tt.want {
+				t.Errorf("reason: got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
