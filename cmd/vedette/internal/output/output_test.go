@@ -1,0 +1,168 @@
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"iter"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+)
+
+// Ensure nothing that Safe returns can move a cursor or turn text around.
+func FuzzSafe(f *testing.F) {
+	for _, s := range []string{"plain", "\x1b]0;owned\x07", "\u009b31m", "\u202egpj.exe", "\xff\xfe", "a\r\nb\t", "\U000e0001", "ünïcode ✓", "\ufffd"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, r := range Safe(s) {
+			if !unicode.IsPrint(r) {
+				t.Fatalf("Safe(%q) lets %U through", s, r)
+			}
+		}
+	})
+}
+
+// Ensure bytes survive the way through a JSON string and back.
+func FuzzLossless(f *testing.F) {
+	for _, s := range []string{"/bin/sh", "\xff", `\xff`, `\x5cxff`, `\\xff`, "\\\xff", "\\x\xff", "\\x5\xff", "é\xc3", `\x`, "\ufffd", "\x00"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		doc, err := encode(Lossless(raw), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s string
+		if err := json.Unmarshal(doc, &s); err != nil {
+			t.Fatal(err)
+		}
+		if got := Bytes(s); !bytes.Equal(got, raw) {
+			t.Fatalf("bytes changed: got %q, want %q (text %q)", got, raw, s)
+		}
+		for _, r := range strings.TrimSuffix(string(doc), "\n") {
+			if !unicode.IsPrint(r) {
+				t.Fatalf("JSON of %q lets %U through", raw, r)
+			}
+		}
+	})
+}
+
+// longNumber is what a float64 of this test cannot hold; the CLI never goes through one.
+var longNumber = regexp.MustCompile("[0-9]{16}")
+
+// Ensure the YAML of a document is the same document as its JSON.
+func FuzzYAML(f *testing.F) {
+	for _, s := range []string{
+		`[]`, `{}`, `"x"`, `[{"a":1,"b":[1,2,{"c":null}]},{"a":true}]`, `{"labels":{"role: x":"y","no":"- z"}}`,
+		`[[1],[[2,3],{}],{"k":[]}]`, `{"a":"line\nbreak \u001b[31m"}`, `{"":"empty key"}`, `[{"k":{"l":[{"m":1}]}}]`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, doc string) {
+		var want any
+		if json.Unmarshal([]byte(doc), &want) != nil || strings.Contains(doc, `\ud`) || strings.ContainsAny(doc, "eE.") || longNumber.MatchString(doc) {
+			return
+		}
+		var b bytes.Buffer
+		p := &Printer{Out: &b, Format: YAML}
+		if err := p.yaml(want); err != nil {
+			t.Fatal(err)
+		}
+		var got any
+		if err := yaml.Unmarshal(b.Bytes(), &got); err != nil {
+			t.Fatalf("%v in:\n%s", err, b.String())
+		}
+		if back, _ := json.Marshal(got); !sameJSON(back, want) {
+			t.Fatalf("got %s, want %s, YAML:\n%s", back, doc, b.String())
+		}
+	})
+}
+
+func sameJSON(raw []byte, want any) bool {
+	var got any
+	return json.Unmarshal(raw, &got) == nil && cmp.Equal(got, want)
+}
+
+func TestCommand(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		argv []string
+		want string
+	}{
+		{"plain words stay bare", []string{"/bin/ls", "-l", "--color=auto"}, "/bin/ls -l --color=auto"},
+		{"spaces and quotes are quoted", []string{"sh", "-c", "echo 'hi there'"}, `sh -c 'echo '\''hi there'\'''`},
+		{"an empty word is seen", []string{"x", ""}, "x ''"},
+		{"an escape sequence is quoted", []string{"\x1b[2J"}, "'\x1b[2J'"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := Command(tt.argv); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func fruit() List[string] {
+	return List[string]{
+		Columns: []Column[string]{
+			{Head: "NAME", Cell: func(s string) string { return s }, Max: 6, Paint: func(string) Colour { return Red }},
+			{Head: "LEN", Right: true, Cell: func(s string) string { return strings.Repeat("i", len(s)) }, Wide: true},
+		},
+		Name:  func(s string) string { return s },
+		Value: func(s string) any { return map[string]string{"name": s} },
+	}
+}
+
+func TestPrint(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		p    Printer
+		rows []string
+		want string
+	}{
+		{"table", Printer{Format: Table}, []string{"fig", "grape\x1b[31m"}, "NAME\nfig\ngrape…\n"},
+		{"wide", Printer{Format: Wide}, []string{"fig", "kiwi"}, "NAME    LEN\nfig     iii\nkiwi   iiii\n"},
+		{"no headers", Printer{Format: Table, NoHeaders: true}, []string{"fig"}, "fig\n"},
+		{"colour", Printer{Format: Table, NoHeaders: true, Colour: true}, []string{"fig"}, "\x1b[31mfig\x1b[0m\n"},
+		{"json", Printer{Format: JSON}, []string{"fig"}, "[\n  {\n    \"name\": \"fig\"\n  }\n]\n"},
+		{"json of nothing is a list", Printer{Format: JSON}, nil, "[]\n"},
+		{"yaml", Printer{Format: YAML}, []string{"fig", "kiwi"}, "- name: \"fig\"\n- name: \"kiwi\"\n"},
+		{"yaml of nothing is a list", Printer{Format: YAML}, nil, "[]\n"},
+		{"jsonl", Printer{Format: JSONL}, []string{"a", "\u009b"}, "{\"name\":\"a\"}\n{\"name\":\"\\u009b\"}\n"},
+		{"name", Printer{Format: Name}, []string{"a", "b\n"}, "a\nb\\n\n"},
+		{"table of nothing is empty", Printer{Format: Table}, nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b bytes.Buffer
+			tt.p.Out = &b
+			if _, err := Print(&tt.p, fruit(), Rows(tt.rows)); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, b.String()); diff != "" {
+				t.Errorf("output (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Ensure a list that breaks off is no valid JSON document: a script must not take it for whole.
+func TestPrintCutList(t *testing.T) {
+	broken := errors.New("connection lost")
+	rows := iter.Seq2[string, error](func(yield func(string, error) bool) {
+		_ = yield("fig", nil) && yield("", broken)
+	})
+	var b bytes.Buffer
+	_, err := Print(&Printer{Out: &b, Format: JSON}, fruit(), rows)
+	if !errors.Is(err, broken) {
+		t.Errorf("got error %v, want %v", err, broken)
+	}
+	if json.Valid(b.Bytes()) {
+		t.Errorf("a cut list is valid JSON: %s", b.String())
+	}
+}
