@@ -11,7 +11,9 @@ VERSION  = $(eval VERSION := $(shell scripts/version.sh))$(VERSION)
 GOBUILD  = $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 STATIC   = CGO_ENABLED=0 $(GOBUILD)
 # Where the pinned tools of scripts/tools are built; a runner may keep it between runs.
-TOOLS   ?= $(CURDIR)/bin/tools
+# Named by what pins them, so that a changed version is a new file.
+PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | cut -c1-12)
+TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
 .PHONY: up demo bench
@@ -60,7 +62,6 @@ bin/vedette-up bin/vedette-demo bin/vedette-bench: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 
-# One file per tool: it is built anew only when the pinned versions change.
 TOOL_golangci-lint         := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 TOOL_nfpm                  := github.com/goreleaser/nfpm/v2/cmd/nfpm
 TOOL_buf                   := github.com/bufbuild/buf/cmd/buf
@@ -68,7 +69,6 @@ TOOL_protoc-gen-go         := google.golang.org/protobuf/cmd/protoc-gen-go
 TOOL_protoc-gen-connect-go := connectrpc.com/connect/cmd/protoc-gen-connect-go
 
 tools-generate: $(addprefix $(TOOLS)/,buf protoc-gen-go protoc-gen-connect-go)
-$(addprefix $(TOOLS)/,golangci-lint nfpm buf protoc-gen-go protoc-gen-connect-go): scripts/tools/go.mod scripts/tools/go.sum
+$(addprefix $(TOOLS)/,golangci-lint nfpm buf protoc-gen-go protoc-gen-connect-go):
 	@echo "building $(@F) (once)" >&2
 	@$(GO) build -C scripts/tools -trimpath -buildvcs=false -o $@ $(TOOL_$(@F))
-	@touch $@
