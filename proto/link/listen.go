@@ -1,0 +1,413 @@
+package link
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+const (
+	// linger is how long a connection whose handler has returned may stay for
+	// its peer to take the last answer and close.
+	linger = 3 * time.Second
+	// sweepEvery bounds how long a revoked or expired certificate's connection
+	// lives on (DESIGN: revocation within 60 s).
+	sweepEvery = 20 * time.Second
+
+	stopping = "the node is stopping"
+)
+
+var errHandshakeLimit = errors.New("too many handshakes at once")
+
+// ListenConfig says how a node listens. Credentials are required.
+type ListenConfig struct {
+	Credentials
+	// ALPNs that are answered; all three when empty.
+	ALPNs []string
+	// Logger takes refusals at debug level (they are counted, and a peer can
+	// cause them at will) and the node's own faults. Default: discards.
+	Logger *slog.Logger
+	// MaxIdle is the idle timeout of accepted connections; the shorter of both
+	// sides' holds. Default 30 s.
+	MaxIdle time.Duration
+	// KeepAlive makes the node ping too. Default 0: those who dial ping.
+	KeepAlive time.Duration
+	// PeerMaxIdle and PeerKeepAlive are for connections made by Dial, node to
+	// node. Default 3 s and 1 s.
+	PeerMaxIdle, PeerKeepAlive time.Duration
+	// MaxHandshakes at once; more are refused at once. Default 1024.
+	MaxHandshakes int
+	// RetryAbove that many handshakes at once, addresses must be proved by a
+	// round trip before they cost anything. Default 64.
+	RetryAbove int
+	// MaxConns bounds the open connections. Default 20000.
+	MaxConns int
+}
+
+func (c *ListenConfig) populate() error {
+	if c.Certificate == nil || c.Roots == nil {
+		return errors.New("listening: Credentials need both Certificate and Roots")
+	}
+	if len(c.ALPNs) == 0 {
+		c.ALPNs = []string{ALPNSensor, ALPNRaft, ALPNEnroll}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	for value, fallback := range map[*time.Duration]time.Duration{
+		&c.MaxIdle: DefaultMaxIdle, &c.PeerMaxIdle: DefaultRaftMaxIdle, &c.PeerKeepAlive: DefaultRaftKeepAlive,
+	} {
+		if *value == 0 {
+			*value = fallback
+		}
+	}
+	for value, fallback := range map[*int]int{&c.MaxHandshakes: 1024, &c.RetryAbove: 64, &c.MaxConns: 20000} {
+		if *value == 0 {
+			*value = fallback
+		}
+	}
+	return nil
+}
+
+// Listener is a node's UDP socket: it serves every ALPN and dials other nodes.
+type Listener struct {
+	cfg       ListenConfig
+	socket    *net.UDPConn
+	transport *quic.Transport
+	quic      *quic.Listener
+	counters  *counters
+
+	mu    sync.Mutex
+	conns map[*Conn]struct{}
+
+	closing sync.Once
+	closed  chan struct{}
+}
+
+// Listen opens the socket. Serve must follow for anybody to be answered.
+func Listen(addr string, cfg ListenConfig) (*Listener, error) {
+	if err := cfg.populate(); err != nil {
+		return nil, err
+	}
+	cert, self, err := cfg.own(time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("listening on UDP %s: %w", addr, err)
+	}
+	if self.Kind != KindNode {
+		return nil, fmt.Errorf("listening on UDP %s: %w: a %s certificate cannot serve, only a node's", addr, ErrWrongPeer, self.Kind)
+	}
+	resetKey, err := statelessResetKey(cert)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := openSocket("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), closed: make(chan struct{})}
+	l.transport = &quic.Transport{
+		Conn:                socket,
+		ConnectionIDLength:  8,
+		StatelessResetKey:   &resetKey,
+		VerifySourceAddress: l.mustProveAddress,
+		ConnContext:         l.admitHandshake,
+	}
+	tlsConfig := &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             cfg.ALPNs,
+		SessionTicketsDisabled: true,
+		GetConfigForClient:     l.configFor,
+	}
+	l.quic, err = l.transport.Listen(tlsConfig, quicConfig(cfg.MaxIdle, cfg.KeepAlive))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listening on UDP %s: %w", addr, err), socket.Close())
+	}
+	warnSmallBuffer(socket, cfg.Logger)
+	return l, nil
+}
+
+// statelessResetKey is the same after a restart, so that the peers of the
+// process that died learn of it with their next packet.
+func statelessResetKey(cert *tls.Certificate) (quic.StatelessResetKey, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return quic.StatelessResetKey{}, fmt.Errorf("deriving stateless reset key: %w", err)
+	}
+	return sha256.Sum256(append([]byte("vedette-stateless-reset-v1\x00"), der...)), nil
+}
+
+func quicConfig(maxIdle, keepAlive time.Duration) *quic.Config {
+	return &quic.Config{
+		HandshakeIdleTimeout:  handshakeIdle,
+		MaxIdleTimeout:        maxIdle,
+		KeepAlivePeriod:       keepAlive,
+		MaxIncomingStreams:    128,
+		MaxIncomingUniStreams: -1,
+		// A sensor's window holds a batch; raft snapshots let it grow.
+		InitialStreamReceiveWindow:     512 << 10,
+		MaxStreamReceiveWindow:         4 << 20,
+		InitialConnectionReceiveWindow: 768 << 10,
+		MaxConnectionReceiveWindow:     6 << 20,
+	}
+}
+
+// Addr is the UDP address in use.
+func (l *Listener) Addr() net.Addr { return l.socket.LocalAddr() }
+
+// Stats returns the counters so far.
+func (l *Listener) Stats() Stats { return l.counters.snapshot() }
+
+func (l *Listener) mustProveAddress(net.Addr) bool {
+	retry := false
+	l.counters.with(func(s *Stats) {
+		if retry = s.Handshaking >= l.cfg.RetryAbove; retry {
+			s.Retried++
+		}
+	})
+	return retry
+}
+
+type handshakeKey struct{}
+
+// handshake is counted as pending until done is called, once.
+type handshake struct{ done func() }
+
+func (l *Listener) admitHandshake(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+	refused := ""
+	l.counters.with(func(s *Stats) {
+		switch {
+		case s.Handshaking >= l.cfg.MaxHandshakes:
+			refused = "handshake-limit"
+		case s.Open >= l.cfg.MaxConns:
+			refused = "connection-limit"
+		default:
+			s.Handshaking++
+			return
+		}
+		s.Refused[refused]++
+	})
+	if refused != "" {
+		return nil, errHandshakeLimit
+	}
+	pending := sync.OnceFunc(func() { l.counters.with(func(s *Stats) { s.Handshaking-- }) })
+	stop := context.AfterFunc(ctx, func() {
+		pending()
+		l.counters.refuse(cause(context.Cause(ctx)))
+		l.cfg.Logger.Debug("handshake failed", "err", context.Cause(ctx))
+	})
+	return context.WithValue(ctx, handshakeKey{}, &handshake{done: func() { stop(); pending() }}), nil
+}
+
+// configFor settles the ALPN before the certificate request: what is asked of
+// the peer depends on it, and only that one can then be negotiated.
+func (l *Listener) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	for _, alpn := range hello.SupportedProtos {
+		if slices.Contains(l.cfg.ALPNs, alpn) {
+			cfg, err := l.cfg.serverConfig(alpn)
+			if err != nil {
+				l.cfg.Logger.Error("serving a handshake", "err", err)
+			}
+			return cfg, err
+		}
+	}
+	return nil, nil // crypto/tls then answers no_application_protocol
+}
+
+// Serve answers until ctx ends or the listener is closed, calling the ALPN's
+// handler for each connection. A handler's context ends with its connection.
+// When a handler returns, its connection is closed, at latest 3 s after, so
+// that the peer can take the last answer. Serve returns when every handler has;
+// the listener can then only be closed.
+func (l *Listener) Serve(ctx context.Context, handlers map[string]func(context.Context, *Conn)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = l.quic.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { l.sweep(ctx) })
+	var failure error
+	for {
+		// not ctx: a handshake that completes while we stop must be told, too
+		qc, err := l.quic.Accept(context.Background())
+		if err != nil {
+			if !errors.Is(err, quic.ErrServerClosed) && !errors.Is(err, quic.ErrTransportClosed) {
+				failure = fmt.Errorf("accepting connections on UDP %s: %w", l.Addr(), err)
+			}
+			break
+		}
+		if h, ok := qc.Context().Value(handshakeKey{}).(*handshake); ok {
+			h.done()
+		}
+		wg.Go(func() { l.serve(ctx, qc, handlers) })
+	}
+	cancel()
+	l.closeConns(CodeShutdown, stopping)
+	wg.Wait()
+	return failure
+}
+
+func (l *Listener) serve(serving context.Context, qc *quic.Conn, handlers map[string]func(context.Context, *Conn)) {
+	conn, code, cause, reason := l.admit(qc, handlers)
+	if code != CodeOK {
+		l.counters.refuse(cause)
+		l.cfg.Logger.Debug("connection refused", "peer", qc.RemoteAddr(), "cause", cause, "reason", reason)
+		_ = qc.CloseWithError(quic.ApplicationErrorCode(code), reason)
+		return
+	}
+	if !l.track(conn) {
+		_ = conn.CloseWithReason(CodeShutdown, stopping)
+		return
+	}
+	defer l.untrack(conn)
+	l.counters.with(func(s *Stats) { s.Accepted[conn.alpn]++ })
+	ctx, cancel := context.WithCancel(serving)
+	defer cancel()
+	stop := context.AfterFunc(conn.Context(), cancel)
+	defer stop()
+	handlers[conn.alpn](ctx, conn)
+	timer := time.NewTimer(linger)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	if serving.Err() != nil {
+		_ = conn.CloseWithReason(CodeShutdown, stopping)
+		return
+	}
+	_ = conn.CloseWithReason(CodeOK, "")
+}
+
+// admit makes a Conn of an accepted connection, or says why not.
+func (l *Listener) admit(qc *quic.Conn, handlers map[string]func(context.Context, *Conn)) (conn *Conn, code uint64, cause, reason string) {
+	state := qc.ConnectionState().TLS
+	alpn := state.NegotiatedProtocol
+	conn = &Conn{quic: qc, alpn: alpn, count: l.counters.refuse}
+	if handlers[alpn] == nil {
+		return nil, CodeNotServed, "not-served", "this node does not serve " + alpn
+	}
+	if alpn == ALPNEnroll {
+		return conn, CodeOK, "", ""
+	}
+	want := KindHost
+	if alpn == ALPNRaft {
+		want = KindNode
+	}
+	if len(state.PeerCertificates) == 0 {
+		return nil, CodeWrongKind, "no-certificate", alpn + " needs a client certificate"
+	}
+	peer, err := PeerOf(state.PeerCertificates[0])
+	if err != nil {
+		return nil, CodeWrongKind, "bad-identity", err.Error()
+	}
+	_, self, err := l.cfg.own(time.Now())
+	if err != nil {
+		l.cfg.Logger.Error("admitting a connection", "err", err)
+		return nil, CodeInternal, "own-certificate", "this node's own certificate is not usable; its log says why"
+	}
+	switch {
+	case peer.Kind != want:
+		return nil, CodeWrongKind, "wrong-kind", fmt.Sprintf("%s is for %s certificates, this is %s %q's", alpn, want, peer.Kind, peer.ID)
+	case peer.Cluster != self.Cluster:
+		return nil, CodeForeignCluster, "foreign-cluster", fmt.Sprintf("the certificate is for cluster %q, this is %q", peer.Cluster, self.Cluster)
+	case l.cfg.revoked(peer.Certificate):
+		return nil, CodeRevoked, "revoked", fmt.Sprintf("the certificate of %s %q was revoked; enrol again with a new token", peer.Kind, peer.ID)
+	}
+	conn.peer = peer
+	return conn, CodeOK, "", ""
+}
+
+func (l *Listener) track(c *Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conns == nil {
+		return false
+	}
+	l.conns[c] = struct{}{}
+	l.counters.with(func(s *Stats) { s.Open++ })
+	return true
+}
+
+func (l *Listener) untrack(c *Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c)
+	l.counters.with(func(s *Stats) { s.Open-- })
+}
+
+func (l *Listener) tracked() []*Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	conns := make([]*Conn, 0, len(l.conns))
+	for c := range l.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// closeConns ends what is open and lets nothing be added after.
+func (l *Listener) closeConns(code uint64, reason string) {
+	l.mu.Lock()
+	conns := l.conns
+	l.conns = nil
+	l.mu.Unlock()
+	var wg sync.WaitGroup
+	for c := range conns {
+		wg.Go(func() { _ = c.CloseWithReason(code, reason) })
+	}
+	wg.Wait()
+}
+
+// sweep closes connections whose certificate was revoked or expired since.
+func (l *Listener) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			l.Sweep(time.Now())
+		}
+	}
+}
+
+// Sweep closes the connections whose peer's certificate is revoked or, at now,
+// expired. It runs by itself every 20 s; call it to make a revocation immediate.
+func (l *Listener) Sweep(now time.Time) {
+	for _, c := range l.tracked() {
+		cert := c.peer.Certificate
+		switch {
+		case cert == nil:
+		case l.cfg.revoked(cert):
+			l.counters.refuse("revoked")
+			_ = c.CloseWithReason(CodeRevoked, "the certificate was revoked; enrol again with a new token")
+		case now.After(cert.NotAfter):
+			l.counters.refuse("expired")
+			_ = c.CloseWithReason(CodeExpired, "the certificate expired; connect again with the renewed one")
+		}
+	}
+}
+
+// Close ends the listener, its connections (those it dialled too) and the socket.
+func (l *Listener) Close() error {
+	l.closing.Do(func() {
+		_ = l.quic.Close()
+		l.closeConns(CodeShutdown, stopping)
+		_ = l.transport.Close()
+		_ = l.socket.Close()
+		close(l.closed)
+	})
+	<-l.closed
+	return nil
+}
