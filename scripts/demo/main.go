@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
 	"github.com/vedette-edr/vedette/scripts/internal/lab"
 )
 
@@ -59,6 +60,13 @@ func run(ctx context.Context, bin string, keep bool) (err error) {
 	}
 	started := time.Now()
 	n := &narrator{started: started}
+	defer func() {
+		rows := append(n.rows, figure.AtMost("the whole demo", time.Since(started).Seconds(), 180, "s", ""))
+		if err != nil {
+			rows = append(rows, figure.Missing("the next piece of evidence", "", "= 1", err))
+		}
+		err = errors.Join(err, figure.Write("out", "demo", rows))
+	}()
 	s := &story{lab: l, say: n}
 	err = s.tell(ctx)
 	n.part("Clean removal")
@@ -85,6 +93,7 @@ func run(ctx context.Context, bin string, keep bool) (err error) {
 type narrator struct {
 	started time.Time
 	count   int
+	rows    []figure.Row
 }
 
 func (n *narrator) part(title string) {
@@ -96,5 +105,7 @@ func (n *narrator) line(format string, args ...any) { fmt.Printf("  "+format+"\n
 // proved is one piece of evidence that was looked at and held.
 func (n *narrator) proved(format string, args ...any) {
 	n.count++
-	fmt.Printf("  ✓ "+format+"\n", args...)
+	text := fmt.Sprintf(format, args...)
+	n.rows = append(n.rows, figure.Exactly(text, 1, 1, "evidence", fmt.Sprintf("%.1f s after the start", time.Since(n.started).Seconds())))
+	fmt.Println("  ✓ " + text)
 }
