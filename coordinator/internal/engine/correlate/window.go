@@ -1,0 +1,253 @@
+package correlate
+
+import (
+	"cmp"
+	"encoding/base32"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// storyKey names a storyline in the fleet: a sensor numbers its own.
+type storyKey struct{ host, storyline string }
+
+// String is how an incident lists it.
+func (k storyKey) String() string { return k.host + "/" + k.storyline }
+
+// story is what the window holds of one storyline.
+type story struct {
+	key      storyKey
+	hostName string
+	findings []*operatorv1.FindingRow // by time, then id
+	ids      map[string]bool
+	out, in  map[tuple]endpoint
+	touched  int64 // time of the newest thing in it
+}
+
+// tuple is a flow as both ends see it: client is who connected.
+type tuple struct {
+	protocol       uint32
+	client, server netip.AddrPort
+}
+
+// endpoint is one end's sight of a flow.
+type endpoint struct {
+	opened  int64
+	process *sensorv1.Process
+}
+
+// Bounds of the window: beyond them the oldest storyline, finding or flow goes.
+// They are far above what an honest day brings and keep the engine below 100 MiB.
+const (
+	maxStories          = 5000
+	maxFindingsPerStory = 200
+	maxFlowsPerStory    = 1000
+)
+
+// window holds the recent storylines with findings, and which flows join them.
+// It is a cache of the store: losing it loses nothing.
+type window struct {
+	stories map[storyKey]*story
+	// byTuple finds the other end of a flow.
+	outbound, inbound map[tuple]map[storyKey]bool
+	dropped           int
+}
+
+func newWindow() *window {
+	return &window{
+		stories:  make(map[storyKey]*story),
+		outbound: make(map[tuple]map[storyKey]bool),
+		inbound:  make(map[tuple]map[storyKey]bool),
+	}
+}
+
+func (w *window) story(key storyKey) *story {
+	s := w.stories[key]
+	if s == nil {
+		if len(w.stories) >= maxStories {
+			w.evictOldest()
+		}
+		s = &story{key: key, ids: make(map[string]bool), out: make(map[tuple]endpoint), in: make(map[tuple]endpoint)}
+		w.stories[key] = s
+	}
+	return s
+}
+
+func (w *window) evictOldest() {
+	var oldest *story
+	for _, s := range w.stories {
+		if oldest == nil || s.touched < oldest.touched || s.touched == oldest.touched && s.key.String() < oldest.key.String() {
+			oldest = s
+		}
+	}
+	w.remove(oldest)
+	w.dropped++
+}
+
+func (w *window) remove(s *story) {
+	for t := range s.out {
+		unlink(w.outbound, t, s.key)
+	}
+	for t := range s.in {
+		unlink(w.inbound, t, s.key)
+	}
+	delete(w.stories, s.key)
+}
+
+// forget drops the storylines in which nothing happened since the horizon.
+func (w *window) forget(horizon time.Time) {
+	for _, s := range w.stories {
+		if s.touched < horizon.UnixNano() {
+			w.remove(s)
+		}
+	}
+}
+
+// addFinding takes a finding in; a second time it changes nothing.
+func (w *window) addFinding(row *operatorv1.FindingRow) {
+	f := row.GetFinding()
+	if row.GetHost() == "" || f.GetId() == "" || f.GetStoryline() == "" || row.GetDisposition() == "closed" {
+		return
+	}
+	s := w.story(storyKey{row.GetHost(), f.GetStoryline()})
+	s.hostName = cmp.Or(row.GetHostName(), s.hostName)
+	s.touched = max(s.touched, f.GetTime())
+	if !s.ids[f.GetId()] {
+		s.ids[f.GetId()] = true
+		at, _ := slices.BinarySearchFunc(s.findings, row, compareRows)
+		s.findings = slices.Insert(s.findings, at, row)
+		if len(s.findings) > maxFindingsPerStory {
+			// Keep the first, which tells how it began, and the newest.
+			delete(s.ids, s.findings[1].GetFinding().GetId())
+			s.findings = slices.Delete(s.findings, 1, 2)
+			w.dropped++
+		}
+	}
+	for _, flow := range f.GetFlows() {
+		w.addFlow(s, flow, f.GetProcess())
+	}
+	if origin := f.GetOrigin(); origin != nil {
+		w.addFlow(s, origin, f.GetProcess())
+	}
+}
+
+// addNote takes a flow of a storyline in. A note may come before its
+// storyline's finding: it waits in the window for it.
+func (w *window) addNote(host string, at int64, note *sensorv1.FlowNote) {
+	if host == "" || note.GetStoryline() == "" || note.GetFlow() == nil {
+		return
+	}
+	s := w.story(storyKey{host, note.GetStoryline()})
+	s.touched = max(s.touched, at)
+	w.addFlow(s, note.GetFlow(), note.GetProcess())
+}
+
+func (w *window) addFlow(s *story, flow *sensorv1.Flow, process *sensorv1.Process) {
+	t, ok := tupleOf(flow)
+	if !ok {
+		return
+	}
+	mine, all := s.out, w.outbound
+	if flow.GetInbound() {
+		mine, all = s.in, w.inbound
+	}
+	if _, known := mine[t]; known {
+		return
+	}
+	if len(mine) >= maxFlowsPerStory {
+		w.dropped++
+		return
+	}
+	mine[t] = endpoint{opened: flow.GetOpened(), process: process}
+	if all[t] == nil {
+		all[t] = make(map[storyKey]bool)
+	}
+	all[t][s.key] = true
+}
+
+func unlink(all map[tuple]map[storyKey]bool, t tuple, key storyKey) {
+	delete(all[t], key)
+	if len(all[t]) == 0 {
+		delete(all, t)
+	}
+}
+
+// tupleOf is the flow's identity on both hosts; not ok for what names no two
+// hosts (loopback, unspecified or malformed addresses).
+func tupleOf(flow *sensorv1.Flow) (tuple, bool) {
+	local, ok1 := netip.AddrFromSlice(flow.GetLocal())
+	remote, ok2 := netip.AddrFromSlice(flow.GetRemote())
+	if !ok1 || !ok2 || flow.GetLocalPort() == 0 || flow.GetRemotePort() == 0 ||
+		flow.GetLocalPort() > 0xffff || flow.GetRemotePort() > 0xffff {
+		return tuple{}, false
+	}
+	local, remote = local.Unmap(), remote.Unmap()
+	if local.IsLoopback() || remote.IsLoopback() || local.IsUnspecified() || remote.IsUnspecified() {
+		return tuple{}, false
+	}
+	l := netip.AddrPortFrom(local, uint16(flow.GetLocalPort()))
+	r := netip.AddrPortFrom(remote, uint16(flow.GetRemotePort()))
+	if flow.GetInbound() {
+		return tuple{flow.GetProtocol(), r, l}, true
+	}
+	return tuple{flow.GetProtocol(), l, r}, true
+}
+
+// hop is one storyline reaching another host's.
+type hop struct {
+	from, to storyKey
+	flow     tuple
+	time     int64
+	client   *sensorv1.Process
+	server   *sensorv1.Process
+}
+
+// maxSkew bounds how far apart the two ends' clocks may see one flow: beyond
+// it the same five numbers are a later flow from a reused port.
+const maxSkew = 10 * time.Minute
+
+// hops lists every pair of storylines with findings that one exact flow joins.
+func (w *window) hops() []hop {
+	var found []hop
+	for t, clients := range w.outbound {
+		for from := range clients {
+			for to := range w.inbound[t] {
+				a, b := w.stories[from], w.stories[to]
+				if from.host == to.host || len(a.findings) == 0 || len(b.findings) == 0 {
+					continue
+				}
+				out, in := a.out[t], b.in[t]
+				if apart := out.opened - in.opened; out.opened != 0 && in.opened != 0 &&
+					(apart > int64(maxSkew) || apart < -int64(maxSkew)) {
+					continue
+				}
+				found = append(found, hop{from: from, to: to, flow: t, time: cmp.Or(out.opened, in.opened), client: out.process, server: in.process})
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b hop) int {
+		return cmp.Or(cmp.Compare(a.time, b.time), strings.Compare(a.from.String(), b.from.String()),
+			strings.Compare(a.to.String(), b.to.String()), strings.Compare(a.flow.String(), b.flow.String()))
+	})
+	return found
+}
+
+func (t tuple) String() string {
+	name := map[uint32]string{6: "tcp", 17: "udp"}[t.protocol]
+	if name == "" {
+		name = fmt.Sprintf("protocol %d", t.protocol)
+	}
+	return fmt.Sprintf("%s %s → %s", name, t.client, t.server)
+}
+
+func compareRows(a, b *operatorv1.FindingRow) int {
+	return cmp.Or(cmp.Compare(a.GetFinding().GetTime(), b.GetFinding().GetTime()),
+		strings.Compare(a.GetFinding().GetId(), b.GetFinding().GetId()))
+}
+
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)

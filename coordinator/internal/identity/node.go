@@ -1,0 +1,336 @@
+package identity
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// The files of a data directory that are this package's.
+const (
+	fileAuthority    = "ca.crt"
+	fileAuthorityKey = "ca.key"
+	fileNode         = "node.crt"
+	fileNodeKey      = "node.key"
+	fileCluster      = "cluster.json"
+)
+
+// Membership says which node of which cluster a data directory is.
+type Membership struct {
+	ClusterID string `json:"cluster_id"`
+	NodeID    string `json:"node_id"`
+	// Founder is the node that made the cluster: it alone starts the first term of the log.
+	Founder bool `json:"founder"`
+	// Address and OperatorAddress are those that the node was made with: the
+	// defaults of a start without a configuration.
+	Address         string `json:"address"`
+	OperatorAddress string `json:"operator_address"`
+	// Peers are the nodes known when this one joined, to find the cluster by.
+	Peers []Peer `json:"peers,omitempty"`
+}
+
+// Peer is another node of the cluster.
+type Peer struct {
+	ID              string `json:"id"`
+	Address         string `json:"address"`
+	OperatorAddress string `json:"operator_address"`
+}
+
+// Node is a node's own identity: its certificate, which it renews itself, and
+// the cluster's authority. Safe for concurrent use.
+type Node struct {
+	dir        string
+	membership Membership
+	authority  *Authority
+	key        crypto.Signer
+	now        func() time.Time
+
+	mu          sync.Mutex // guards certificate and names
+	certificate *tls.Certificate
+	names       []string
+}
+
+// Create writes the identity of a node into dir, which must hold none.
+func Create(dir string, m Membership, authority *Authority, key crypto.Signer, chain [][]byte) (*Node, error) {
+	if _, err := os.Stat(filepath.Join(dir, fileCluster)); err == nil {
+		return nil, fmt.Errorf("%s: %w", dir, ErrInitialised)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	authorityKey, err := authority.KeyDER()
+	if err != nil {
+		return nil, err
+	}
+	nodeKey, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the node's key: %w", err)
+	}
+	description, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s: %w", fileCluster, err)
+	}
+	// cluster.json last: its presence says that the rest is complete.
+	for _, f := range []struct {
+		name string
+		data []byte
+		mode fs.FileMode
+	}{
+		{fileAuthority, encodePEM("CERTIFICATE", authority.certificate.Raw), 0o644},
+		{fileAuthorityKey, encodePEM("PRIVATE KEY", authorityKey), 0o600},
+		{fileNode, encodePEM("CERTIFICATE", chain...), 0o644},
+		{fileNodeKey, encodePEM("PRIVATE KEY", nodeKey), 0o600},
+		{fileCluster, append(description, '\n'), 0o644},
+	} {
+		if err := writeFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
+			return nil, err
+		}
+	}
+	return Load(dir)
+}
+
+// Load reads a data directory's identity and checks that its parts belong together.
+func Load(dir string) (*Node, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, fileCluster))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotInitialised)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the node's identity: %w", err)
+	}
+	n := &Node{dir: dir, now: time.Now}
+	if err := json.Unmarshal(raw, &n.membership); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", filepath.Join(dir, fileCluster), err)
+	}
+	root, err := readPEM(filepath.Join(dir, fileAuthority), "CERTIFICATE")
+	if err != nil {
+		return nil, err
+	}
+	rootKey, err := readKey(filepath.Join(dir, fileAuthorityKey))
+	if err != nil {
+		return nil, err
+	}
+	if n.authority, err = newAuthority(n.membership.ClusterID, root[0], rootKey); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	if n.key, err = readKey(filepath.Join(dir, fileNodeKey)); err != nil {
+		return nil, err
+	}
+	chain, err := readPEM(filepath.Join(dir, fileNode), "CERTIFICATE")
+	if err != nil {
+		return nil, err
+	}
+	if err := n.adopt(chain); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return n, nil
+}
+
+// adopt takes a chain as the node's certificate after checking that it is this node's.
+func (n *Node) adopt(chain [][]byte) error {
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return fmt.Errorf("parsing the node's certificate: %w", err)
+	}
+	peer, err := link.PeerOf(leaf)
+	if err != nil {
+		return fmt.Errorf("reading the node's certificate: %w", err)
+	}
+	if peer.Cluster != n.membership.ClusterID || peer.Kind != KindNode || peer.ID != n.membership.NodeID {
+		return fmt.Errorf("%w: certificate of %s %s in cluster %s, expected node %s in cluster %s",
+			ErrMismatch, peer.Kind, peer.ID, peer.Cluster, n.membership.NodeID, n.membership.ClusterID)
+	}
+	if err := leaf.CheckSignatureFrom(n.authority.certificate); err != nil {
+		return fmt.Errorf("%w: the node's certificate is not signed by the cluster's authority", ErrMismatch)
+	}
+	public, ok := n.key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(leaf.PublicKey) {
+		return fmt.Errorf("%w: the node's key is not its certificate's", ErrMismatch)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.certificate = &tls.Certificate{Certificate: chain, PrivateKey: n.key, Leaf: leaf}
+	return nil
+}
+
+// Membership says which node of which cluster this is.
+func (n *Node) Membership() Membership { return n.membership }
+
+// Authority is the cluster's root.
+func (n *Node) Authority() *Authority { return n.authority }
+
+// Dir is the data directory.
+func (n *Node) Dir() string { return n.dir }
+
+// SetNames says at which hosts operators reach this node and renews the
+// certificate when it lacks one of them.
+func (n *Node) SetNames(names []string) error {
+	n.mu.Lock()
+	n.names = slices.Clone(names)
+	n.mu.Unlock()
+	_, err := n.Certificate()
+	return err
+}
+
+// Certificate is the node's current one: renewed on the way when half of its
+// life is over, so that no timer is needed. A renewal that fails is an error
+// only when the present certificate has expired.
+func (n *Node) Certificate() (*tls.Certificate, error) {
+	n.mu.Lock()
+	current, names := n.certificate, n.names
+	n.mu.Unlock()
+	leaf := current.Leaf
+	now := n.now()
+	half := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
+	if now.Before(half) && carries(leaf, names) {
+		return current, nil
+	}
+	chain, err := n.authority.SignNode(n.key.Public(), n.membership.NodeID, names)
+	if err == nil {
+		err = n.adopt(chain)
+	}
+	if err == nil {
+		// The new certificate serves even when it cannot be kept: the next start renews again.
+		_ = writeFile(filepath.Join(n.dir, fileNode), encodePEM("CERTIFICATE", chain...), 0o644)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.certificate, nil
+	}
+	if now.After(leaf.NotAfter) {
+		return nil, fmt.Errorf("renewing the node's certificate: %w", err)
+	}
+	return current, nil
+}
+
+func carries(leaf *x509.Certificate, names []string) bool {
+	for _, name := range names {
+		if ip, err := netip.ParseAddr(name); err == nil {
+			want := ip.WithZone("").AsSlice()
+			if !slices.ContainsFunc(leaf.IPAddresses, func(have net.IP) bool {
+				return bytes.Equal(have, want)
+			}) {
+				return false
+			}
+		} else if name != "" && !slices.Contains(leaf.DNSNames, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// Credentials are what the link presents and verifies with.
+func (n *Node) Credentials(revoked func(serial string) bool) link.Credentials {
+	return link.Credentials{Certificate: n.Certificate, Roots: n.authority.Roots, Revoked: revoked}
+}
+
+// PeersOf turns a node list into what cluster.json keeps.
+func PeersOf(nodes []*sensorv1.Node) []Peer {
+	peers := make([]Peer, 0, len(nodes))
+	for _, node := range nodes {
+		peers = append(peers, Peer{ID: node.GetId(), Address: node.GetAddress(), OperatorAddress: node.GetOperatorAddress()})
+	}
+	return peers
+}
+
+// AuthorityFromEnrolment rebuilds the authority that a joining node was handed.
+func AuthorityFromEnrolment(cluster string, root, keyDER []byte) (*Authority, error) {
+	key, err := parseKey(keyDER)
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(cluster, root, key)
+}
+
+func encodePEM(kind string, blocks ...[]byte) []byte {
+	var out bytes.Buffer
+	for _, der := range blocks {
+		out.Write(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	return out.Bytes()
+}
+
+func readPEM(path, kind string) ([][]byte, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the node's identity: %w", err)
+	}
+	var blocks [][]byte
+	for {
+		var block *pem.Block
+		if block, raw = pem.Decode(raw); block == nil {
+			break
+		}
+		if block.Type == kind {
+			blocks = append(blocks, block.Bytes)
+		}
+	}
+	if len(blocks) == 0 {
+		return nil, fmt.Errorf("reading %s: it holds no PEM block of type %s", path, kind)
+	}
+	return blocks, nil
+}
+
+func readKey(path string) (crypto.Signer, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the node's identity: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fmt.Errorf("%s has mode %04o: %w: run 'chmod 600 %s' and consider whether it was copied", path, mode, ErrInsecureKey, path)
+	}
+	blocks, err := readPEM(path, "PRIVATE KEY")
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(blocks[0])
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return key, nil
+}
+
+func parseKey(der []byte) (crypto.Signer, error) {
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("parsing a private key: %w", err)
+	}
+	signer, ok := parsed.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("parsing a private key: %T cannot sign", parsed)
+	}
+	return signer, nil
+}
+
+// writeFile replaces a file at once and durably: a crash leaves the old one or the new one.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,308 @@
+// Package ingest speaks with sensors: it enrols them, keeps their sessions, and
+// brings what they report into the replicated log.
+//
+// Its one idea: nothing is acknowledged that a quorum has not on disk. A batch
+// is proposed as it came, the log decides whether it fits (by host, boot and
+// sequence), and only the log's answer makes an Ack or a Resume. The node itself
+// remembers nothing of a batch, so a session can end here and go on at another
+// node at any record.
+//
+// Invariant: who a host is comes from its certificate. No message names it.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// Log is the replicated log, from any node.
+type Log interface {
+	Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error)
+	Subscribe(fn func(index uint64, cmd *raftv1.Command, res *raftv1.Result)) (cancel func())
+	ReadBarrier(ctx context.Context) error
+}
+
+// Store is what ingest reads of the replicated state on this node.
+type Store interface {
+	// Session is the number of a host's newest session; an error for an unknown host.
+	Session(ctx context.Context, host string) (number uint64, connected bool, err error)
+	Nodes(ctx context.Context) ([]*sensorv1.Node, error)
+	// Position is the last sequence stored of a host's boot; 0 when there is none.
+	Position(ctx context.Context, host string, boot []byte) (uint64, error)
+	// PendingGrants are the signed grants that the host has not answered, oldest first.
+	PendingGrants(ctx context.Context, host string) ([]*sensorv1.SignedGrant, error)
+}
+
+// Config of a Server.
+type Config struct {
+	// NodeID is this node's id: it stands in Welcome and in what this node proposes.
+	NodeID string
+	// Version is the coordinator's, told to sensors.
+	Version string
+	// Authority signs what enrols and renews.
+	Authority *identity.Authority
+	// Log and Store are the replicated log and the state that it makes.
+	Log   Log
+	Store Store
+	// Logger takes what an administrator should know; nil discards it.
+	Logger *slog.Logger
+	// CoalesceBytes and CoalesceDelay: batches of many hosts become one log entry
+	// when they sum up to so many bytes (default 64 KiB) or the first of them has
+	// waited so long (default 20 ms). An fsync costs the same for one as for many.
+	CoalesceBytes int
+	CoalesceDelay time.Duration
+	// MaxInflightBytes bounds what this node holds of batches that are not yet
+	// committed (default 64 MiB). Beyond it sessions are not read: the sensors spool.
+	MaxInflightBytes int64
+	// MaxSessions bounds the sessions of this node (default 20,000).
+	MaxSessions int
+	// CommitTimeout is how long a batch may wait for a quorum before the session is
+	// closed so that the sensor tries another node (default 4 s).
+	CommitTimeout time.Duration
+	// HelloTimeout is how long a new connection may stay silent (default 10 s).
+	HelloTimeout time.Duration
+	// Now is the clock.
+	Now func() time.Time
+}
+
+func (c *Config) populate() error {
+	var problems []error
+	if c.NodeID == "" {
+		problems = append(problems, errors.New("NodeID is empty"))
+	}
+	if c.Authority == nil || c.Log == nil || c.Store == nil {
+		problems = append(problems, errors.New("Authority, Log and Store must be set"))
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.CoalesceBytes <= 0 {
+		c.CoalesceBytes = 64 << 10
+	}
+	if c.CoalesceDelay <= 0 {
+		c.CoalesceDelay = 20 * time.Millisecond
+	}
+	if c.MaxInflightBytes <= 0 {
+		c.MaxInflightBytes = 64 << 20
+	}
+	if c.MaxSessions <= 0 {
+		c.MaxSessions = 20000
+	}
+	if c.CommitTimeout <= 0 {
+		c.CommitTimeout = 4 * time.Second
+	}
+	if c.HelloTimeout <= 0 {
+		c.HelloTimeout = 10 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return nil
+}
+
+// Server is one node's side of the link to sensors.
+type Server struct {
+	cfg     Config
+	batcher *batcher
+	limiter *limiter
+	counts  counters
+
+	mu       sync.Mutex // guards sessions and closed
+	sessions map[string]*session
+	closed   bool
+
+	// closing waits for the goroutines that report ended sessions, slots bounds
+	// them, and running ends with Run.
+	closing sync.WaitGroup
+	slots   chan struct{}
+	running context.Context
+	stop    context.CancelFunc
+	// enrolling bounds the enrolments at once.
+	enrolling chan struct{}
+}
+
+// counters are since the start of the node.
+type counters struct {
+	batches, records, resumes, renewals, enrolled, replaced, malformed, slow atomic.Uint64
+
+	mu      sync.Mutex
+	refused map[string]uint64 // by code
+}
+
+// Stats are what happened at this node since it started.
+type Stats struct {
+	Sessions  int
+	Batches   uint64
+	Records   uint64
+	Resumes   uint64
+	Renewals  uint64
+	Enrolled  uint64
+	Replaced  uint64 // sessions ended by a newer one of the same host
+	Malformed uint64 // oversized, truncated or senseless messages
+	Slow      uint64 // sessions ended because the sensor did not read
+	Refused   map[string]uint64
+}
+
+// New makes a Server; it does nothing before Run.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.populate(); err != nil {
+		return nil, err
+	}
+	running, stop := context.WithCancel(context.Background())
+	return &Server{
+		running:   running,
+		stop:      stop,
+		enrolling: make(chan struct{}, maxEnrolling),
+		cfg:       cfg,
+		batcher:   newBatcher(cfg),
+		limiter:   newLimiter(cfg.Now),
+		counts:    counters{refused: make(map[string]uint64)},
+		sessions:  make(map[string]*session),
+		slots:     make(chan struct{}, 64),
+	}, nil
+}
+
+// Run brings batches into the log and pushes grants and node lists to the
+// sessions until ctx ends. The handlers work only while it runs.
+func (s *Server) Run(ctx context.Context) error {
+	cancel := s.cfg.Log.Subscribe(s.committed)
+	err := s.batcher.run(ctx)
+	cancel()
+	s.mu.Lock()
+	s.closed = true
+	open := make([]*session, 0, len(s.sessions))
+	for _, session := range s.sessions {
+		open = append(open, session)
+	}
+	s.mu.Unlock()
+	for _, session := range open {
+		session.end(link.CodeShutdown, "this node is stopping: another one will take the session")
+	}
+	s.stop()
+	s.closing.Wait()
+	return err
+}
+
+// Stats reads the counters.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	sessions := len(s.sessions)
+	s.mu.Unlock()
+	c := &s.counts
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	refused := make(map[string]uint64, len(c.refused))
+	for code, n := range c.refused {
+		refused[code] = n
+	}
+	return Stats{Sessions: sessions, Batches: c.batches.Load(), Records: c.records.Load(), Resumes: c.resumes.Load(),
+		Renewals: c.renewals.Load(), Enrolled: c.enrolled.Load(), Replaced: c.replaced.Load(), Malformed: c.malformed.Load(),
+		Slow: c.slow.Load(), Refused: refused}
+}
+
+func (s *Server) countRefusal(code string) {
+	s.counts.mu.Lock()
+	defer s.counts.mu.Unlock()
+	s.counts.refused[code]++
+}
+
+// committed runs for every entry that this node applies. It must not block: it
+// only hands messages to sessions.
+func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
+	if res.GetRejected() != "" {
+		return
+	}
+	switch {
+	case cmd.GetRequestResponse() != nil:
+		request := cmd.GetRequestResponse()
+		for _, host := range request.GetDecoded().GetHosts() {
+			if session := s.session(host); session != nil {
+				session.grant(request.GetGrant())
+			}
+		}
+	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil:
+		// Reading the store here would read it inside the application of an entry.
+		s.closing.Go(s.pushNodes)
+	}
+}
+
+func (s *Server) pushNodes() {
+	ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
+	defer cancel()
+	nodes, err := s.cfg.Store.Nodes(ctx)
+	if err != nil {
+		s.cfg.Logger.Warn("node list not pushed to the sensors", "error", err)
+		return
+	}
+	message := &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Nodes{Nodes: &sensorv1.NodeList{Nodes: nodes}}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, session := range s.sessions {
+		session.send(message)
+	}
+}
+
+func (s *Server) session(host string) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sessions[host]
+}
+
+// register makes the session the host's only one here: the newest wins, since a
+// sensor that comes again has lost the older one, whatever it looks like from here.
+func (s *Server) register(n *session) *refusal {
+	s.mu.Lock()
+	old := s.sessions[n.host]
+	if s.closed || old == nil && len(s.sessions) >= s.cfg.MaxSessions {
+		s.mu.Unlock()
+		return &refusal{code: "busy", message: "this node takes no more sessions: try another one", retry: 5}
+	}
+	s.sessions[n.host] = n
+	s.mu.Unlock()
+	if old != nil {
+		s.counts.replaced.Add(1)
+		s.cfg.Logger.Warn("host opened a second session; the older one is closed. If this recurs, two machines use one identity: enrol one of them again",
+			"host", n.host, "old_address", old.conn.RemoteAddr().String(), "new_address", n.conn.RemoteAddr().String(),
+			"same_machine", old.facts.GetMachineIdHash() == n.facts.GetMachineIdHash())
+		old.end(link.CodeSuperseded, "a newer session of this host has taken over")
+	}
+	return nil
+}
+
+// unregister tells whether the session was still the host's; if so, the caller
+// owes s.closing a Done.
+func (s *Server) unregister(n *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions[n.host] != n {
+		return false
+	}
+	delete(s.sessions, n.host)
+	if !s.closed {
+		s.closing.Add(1) // under the lock, so that Run's wait cannot pass it by
+	}
+	return !s.closed
+}
+
+// refusal is an answer that says what to do.
+type refusal struct {
+	code, message string
+	retry         uint32
+}
+
+func (r *refusal) proto() *sensorv1.Refusal {
+	return &sensorv1.Refusal{Code: r.code, Message: r.message, RetryAfterSeconds: r.retry}
+}

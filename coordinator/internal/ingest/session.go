@@ -1,0 +1,375 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/proto/frame"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+const (
+	// sendQueue bounds the messages that wait for a sensor to read. Grants and node
+	// lists are rare; a sensor that lets so many pile up is not reading at all.
+	sendQueue = 64
+	// writeTimeout is how long one message may take to leave.
+	writeTimeout = 10 * time.Second
+	// renewPause keeps one sensor from making the node sign without end.
+	renewPause = 10 * time.Second
+	// maxBatchRecords bounds the records of a batch, whatever their size: a row
+	// costs more than its bytes.
+	maxBatchRecords = 10_000
+	bootLength      = 16
+	maxFacts        = 32 << 10
+)
+
+// session is one sensor's, from Welcome to its end.
+type session struct {
+	server *Server
+	conn   *link.Conn
+	host   string
+	number uint64
+	facts  *sensorv1.HostFacts
+	// welcome is made by connect.
+	welcome *sensorv1.Welcome
+	out     chan *sensorv1.CoordinatorMessage
+	// gone is closed by end; the writer leaves then.
+	gone chan struct{}
+	once sync.Once
+
+	mu     sync.Mutex // guards nonces
+	nonces [][]byte   // grants already sent in this session
+}
+
+// codeStaleSession is the log's answer to a session number that is not the highest.
+const codeStaleSession = "stale-session"
+
+// ServeSensor is the handler of vedette-sensor/1.
+func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
+	logger := s.cfg.Logger.With("host", conn.Peer().ID, "address", conn.RemoteAddr().String())
+	err := s.serveSensor(ctx, conn)
+	switch {
+	case err == nil, ctx.Err() != nil, errors.Is(err, io.EOF):
+	case errors.Is(err, frame.ErrTooLarge), errors.Is(err, frame.ErrTruncated), errors.Is(err, frame.ErrMalformed), errors.Is(err, errProtocol):
+		s.counts.malformed.Add(1)
+		logger.Warn("session closed because of what the sensor sent", "error", err)
+		_ = conn.Abort(err)
+	default:
+		logger.Debug("session ended", "error", err)
+	}
+}
+
+// errProtocol: a well-formed message that has no place where it came.
+var errProtocol = errors.New("protocol violation")
+
+func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) error {
+	helloCtx, cancel := context.WithTimeout(ctx, s.cfg.HelloTimeout)
+	defer cancel()
+	stream, err := conn.AcceptStream(helloCtx)
+	if err != nil {
+		return fmt.Errorf("waiting for a stream: %w", err)
+	}
+	defer func() { _ = stream.Close() }()
+	_ = stream.SetReadDeadline(time.Now().Add(s.cfg.HelloTimeout))
+	var first sensorv1.SensorMessage
+	if err := frame.Read(stream, &first); err != nil {
+		return fmt.Errorf("reading hello: %w", err)
+	}
+	_ = stream.SetReadDeadline(time.Time{})
+	hello := first.GetHello()
+	n := &session{server: s, conn: conn, host: conn.Peer().ID, facts: hello.GetFacts(),
+		out: make(chan *sensorv1.CoordinatorMessage, sendQueue), gone: make(chan struct{})}
+	refused := s.check(ctx, hello, n.host)
+	if refused == nil {
+		refused = s.register(n)
+	}
+	if refused == nil {
+		defer s.ended(n)
+		refused = s.connect(ctx, n, hello)
+	}
+	if refused != nil {
+		s.countRefusal(refused.code)
+		s.cfg.Logger.Warn("session refused", "host", n.host, "address", conn.RemoteAddr().String(), "code", refused.code, "reason", refused.message)
+		return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Refusal{Refusal: refused.proto()}})
+	}
+	// Before the writer begins: grants may wait already, and none may come before it.
+	if err := n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Welcome{Welcome: n.welcome}}); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var writer sync.WaitGroup
+	writer.Go(func() { n.writeAll(ctx, stream) })
+	defer writer.Wait()
+	defer stop()
+	s.resendGrants(ctx, n)
+	return s.read(ctx, n, stream)
+}
+
+// check judges a Hello before anything is written down.
+func (s *Server) check(ctx context.Context, hello *sensorv1.Hello, host string) *refusal {
+	switch {
+	case hello == nil:
+		return &refusal{code: "hello-expected", message: "the first message of a session must be a hello"}
+	case hello.GetProtocol() != frame.ProtocolVersion:
+		return &refusal{code: "unknown-protocol", message: fmt.Sprintf(
+			"the sensor speaks protocol version %d, this coordinator speaks version %d: install a sensor and a coordinator of the same release (this coordinator is %s)",
+			hello.GetProtocol(), frame.ProtocolVersion, s.cfg.Version), retry: 300}
+	case len(hello.GetBoot()) != bootLength:
+		return &refusal{code: "bad-hello", message: fmt.Sprintf("the boot id has %d bytes instead of %d", len(hello.GetBoot()), bootLength)}
+	case proto.Size(hello.GetFacts()) > maxFacts:
+		return &refusal{code: "bad-hello", message: fmt.Sprintf("the host's facts have %d bytes, the limit is %d: does it have very many addresses or labels?", proto.Size(hello.GetFacts()), maxFacts)}
+	case !identity.IsHostID(host):
+		return &refusal{code: "bad-certificate", message: "the certificate names no host id: enrol again with a new join token"}
+	}
+	if s.known(ctx, host) {
+		return nil
+	}
+	// A host that enrolled at another node a moment ago may not have come here yet.
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
+	defer cancel()
+	if err := s.cfg.Log.ReadBarrier(ctx); err != nil {
+		return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
+	}
+	if !s.known(ctx, host) {
+		return &refusal{code: "unknown-host", message: fmt.Sprintf("host %s is not, or no longer, in this cluster: enrol again with a new join token", host), retry: 300}
+	}
+	return nil
+}
+
+func (s *Server) known(ctx context.Context, host string) bool {
+	_, _, err := s.cfg.Store.Session(ctx, host)
+	return err == nil
+}
+
+// connect notes the session in the log and makes the Welcome.
+func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello) *refusal {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
+	defer cancel()
+	host, _, err := net.SplitHostPort(n.conn.RemoteAddr().String())
+	if err != nil {
+		host = n.conn.RemoteAddr().String()
+	}
+	for {
+		// Above every earlier session that this node knows of; when it knows too
+		// little, the log says so and the barrier lets it catch up.
+		newest, _, err := s.cfg.Store.Session(ctx, n.host)
+		if err != nil {
+			return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+		}
+		n.number = newest + 1
+		res, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
+			Body: &raftv1.Command_HostSession{HostSession: &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Connected: true,
+				Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number}}})
+		if err == nil {
+			// Behind the barrier this node's store holds all that was ever acknowledged.
+			err = s.cfg.Log.ReadBarrier(ctx)
+		}
+		if err != nil {
+			return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
+		}
+		if res.GetRejected() == "" {
+			break
+		}
+		if res.GetRejected() != codeStaleSession || ctx.Err() != nil {
+			return &refusal{code: res.GetRejected(), message: res.GetMessage(), retry: 60}
+		}
+	}
+	acked, err := s.cfg.Store.Position(ctx, n.host, hello.GetBoot())
+	if err != nil {
+		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+	}
+	nodes, err := s.cfg.Store.Nodes(ctx)
+	if err != nil {
+		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+	}
+	n.welcome = &sensorv1.Welcome{Protocol: frame.ProtocolVersion, HostId: n.host, NodeId: s.cfg.NodeID, CoordinatorVersion: s.cfg.Version,
+		Acked: acked, Nodes: &sensorv1.NodeList{Nodes: nodes}, Time: s.cfg.Now().UnixNano()}
+	s.cfg.Logger.Info("session opened", "host", n.host, "name", hello.GetFacts().GetName(), "address", host, "acked", acked)
+	return nil
+}
+
+// ended takes the session out and notes it in the log, unless a newer one has taken its place.
+func (s *Server) ended(n *session) {
+	n.end(link.CodeOK, "")
+	if !s.unregister(n) {
+		return
+	}
+	if n.welcome == nil {
+		s.closing.Done()
+		return
+	}
+	s.cfg.Logger.Info("session closed", "host", n.host)
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		// Many at once (a lost network): the hosts will be seen to be silent by the
+		// time since their last batch; the log has better things to do.
+		s.closing.Done()
+		return
+	}
+	go func() {
+		defer s.closing.Done()
+		defer func() { <-s.slots }()
+		ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
+		defer cancel()
+		_, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
+			Body: &raftv1.Command_HostSession{HostSession: &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Session: n.number}}})
+		if err != nil && s.running.Err() == nil {
+			s.cfg.Logger.Warn("end of a session not noted", "host", n.host, "error", err)
+		}
+	}()
+}
+
+// resendGrants sends what the host has not answered: it may have been away.
+func (s *Server) resendGrants(ctx context.Context, n *session) {
+	grants, err := s.cfg.Store.PendingGrants(ctx, n.host)
+	if err != nil {
+		s.cfg.Logger.Warn("pending grants not read", "host", n.host, "error", err)
+		return
+	}
+	now := s.cfg.Now().UnixNano()
+	for _, signed := range grants {
+		var grant sensorv1.Grant
+		if proto.Unmarshal(signed.GetPayload(), &grant) == nil && grant.GetNotAfter() > now {
+			n.grant(signed)
+		}
+	}
+}
+
+// read takes the sensor's messages one after another until the session ends.
+func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
+	var renewed time.Time
+	for {
+		var m sensorv1.SensorMessage
+		if err := frame.Read(stream, &m); err != nil {
+			return err
+		}
+		switch body := m.GetBody().(type) {
+		case *sensorv1.SensorMessage_Batch:
+			if err := s.batch(ctx, n, body.Batch); err != nil {
+				return err
+			}
+		case *sensorv1.SensorMessage_Renew:
+			now := s.cfg.Now()
+			if now.Sub(renewed) < renewPause {
+				return fmt.Errorf("%w: certificate renewals less than %s apart", errProtocol, renewPause)
+			}
+			renewed = now
+			chain, err := s.cfg.Authority.SignHost(body.Renew.GetCsr(), n.host)
+			if err != nil {
+				return fmt.Errorf("%w: %w", errProtocol, err)
+			}
+			s.counts.renewals.Add(1)
+			n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{
+				Chain: chain, Roots: [][]byte{s.cfg.Authority.Certificate().Raw}}}})
+		case *sensorv1.SensorMessage_GrantResult:
+			s.cfg.Logger.Debug("grant answered", "host", n.host, "state", body.GrantResult.GetStatus().GetState().String())
+		default:
+			return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
+		}
+	}
+}
+
+func (s *Server) batch(ctx context.Context, n *session, batch *sensorv1.Batch) error {
+	if len(batch.GetBoot()) != bootLength {
+		return fmt.Errorf("%w: a batch with a boot id of %d bytes instead of %d", errProtocol, len(batch.GetBoot()), bootLength)
+	}
+	if count := len(batch.GetRecords()); count == 0 || count > maxBatchRecords {
+		return fmt.Errorf("%w: a batch of %d records, allowed are 1 to %d", errProtocol, count, maxBatchRecords)
+	}
+	last := batch.GetPrev()
+	for _, record := range batch.GetRecords() {
+		if record.GetSequence() <= last {
+			return fmt.Errorf("%w: record %d follows %d in a batch: sequences must rise", errProtocol, record.GetSequence(), last)
+		}
+		last = record.GetSequence()
+	}
+	ack, err := s.batcher.submit(ctx, &raftv1.HostBatch{Host: n.host, Batch: batch})
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, errStopping) {
+			s.cfg.Logger.Warn("batch not committed; the sensor will try another node", "host", n.host, "error", err)
+			n.end(link.CodeInternal, "this node cannot reach a quorum: try another one")
+		}
+		return fmt.Errorf("committing a batch: %w", err)
+	}
+	if ack.GetGap() {
+		s.counts.resumes.Add(1)
+		n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+		return nil
+	}
+	s.counts.batches.Add(1)
+	s.counts.records.Add(uint64(len(batch.GetRecords())))
+	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+	return nil
+}
+
+// grant sends a grant once in a session: a sensor honours its nonce once, and a
+// second copy would only be answered with a refusal.
+func (n *session) grant(signed *sensorv1.SignedGrant) {
+	n.mu.Lock()
+	for _, sent := range n.nonces {
+		if bytes.Equal(sent, signed.GetSignature()) {
+			n.mu.Unlock()
+			return
+		}
+	}
+	n.nonces = append(n.nonces, signed.GetSignature())
+	n.mu.Unlock()
+	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Grant{Grant: signed}})
+}
+
+// send queues a message and never blocks: a sensor that does not read loses its
+// session, and what matters of the queue comes again with the next one.
+func (n *session) send(m *sensorv1.CoordinatorMessage) {
+	select {
+	case n.out <- m:
+	case <-n.gone:
+	default:
+		n.server.counts.slow.Add(1)
+		n.server.cfg.Logger.Warn("session closed: the sensor does not read", "host", n.host)
+		n.end(link.CodeProtocol, "too many unread messages")
+	}
+}
+
+func (n *session) writeAll(ctx context.Context, stream net.Conn) {
+	for {
+		select {
+		case m := <-n.out:
+			if err := n.write(stream, m); err != nil {
+				n.end(link.CodeInternal, "writing to the sensor failed")
+				return
+			}
+		case <-n.gone:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *session) write(stream net.Conn, m *sensorv1.CoordinatorMessage) error {
+	_ = stream.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return frame.Write(stream, m)
+}
+
+// end closes the connection, once; an empty reason leaves that to the listener,
+// so that the peer can take the last answer.
+func (n *session) end(code uint64, reason string) {
+	n.once.Do(func() {
+		close(n.gone)
+		if reason != "" {
+			_ = n.conn.CloseWithReason(code, reason)
+		}
+	})
+}
