@@ -41,6 +41,10 @@ const (
 	TraitWorldWritable = "world-writable-dir"
 	TraitSetID         = "set-id"
 	TraitHidden        = "hidden-path"
+	// TraitOutsideScope: an ancestor that the sensor's scope does not cover; told from /proc.
+	TraitOutsideScope = "outside-scope"
+	// TraitUnseen: ended before anything could be learnt of it but its key.
+	TraitUnseen = "unseen"
 )
 
 // Ancestors returns the chain from the parent upward, nearest first, at most limit.

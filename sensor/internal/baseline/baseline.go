@@ -1,0 +1,344 @@
+// Package baseline learns what a host normally does: which image starts which,
+// who talks to whom at which port, who looks up which domain. It says of every
+// observation whether that was ever seen before and how improbable it is.
+//
+// Invariant: the sum of the counts that Harvest hands out for a behaviour is
+// exactly how often it was observed, over any number of harvests and restarts;
+// and nothing becomes known by a storyline with findings or in a window with
+// losses.
+package baseline
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// Config is how learning goes. Zero values take the defaults.
+type Config struct {
+	// Window is the length of a learning window (default 10m): seeing something a
+	// thousand times in one counts as seeing it once.
+	Window time.Duration
+	// KnownWindows is the number of distinct windows that make a behaviour known (default 3).
+	KnownWindows int
+	// LearnFor is the observed time after which novelty may be a finding: default
+	// 24h, negative for at once. Time in which the sensor did not run is not observed.
+	LearnFor time.Duration
+	// MaxBehaviours bounds memory and file (default 20000). When full, the least
+	// recently seen behaviour that is not known goes, else the least recently seen;
+	// out of a sample, and never one with counts that no summary told yet. If there
+	// is none to go, the new one is not kept and counted as a loss.
+	MaxBehaviours int
+	// FlushEvery is how often changes are written (default 10s); a crash loses at
+	// most so much learning.
+	FlushEvery time.Duration
+	// TaintFor is how long a storyline with findings teaches nothing (default 24h).
+	TaintFor time.Duration
+	// SummaryBytes is about how much one Harvest hands out at most (default 512
+	// KiB, so that it fits a frame); the rest comes with the next.
+	SummaryBytes int
+	// Now is the clock; default time.Now.
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Window <= 0 {
+		c.Window = 10 * time.Minute
+	}
+	if c.KnownWindows <= 0 {
+		c.KnownWindows = 3
+	}
+	if c.LearnFor == 0 {
+		c.LearnFor = 24 * time.Hour
+	}
+	if c.MaxBehaviours <= 0 {
+		c.MaxBehaviours = 20000
+	}
+	if c.FlushEvery <= 0 {
+		c.FlushEvery = 10 * time.Second
+	}
+	if c.TaintFor <= 0 {
+		c.TaintFor = 24 * time.Hour
+	}
+	if c.SummaryBytes <= 0 {
+		c.SummaryBytes = 512 << 10
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// ErrInUse is returned by Open when another process holds the file.
+var ErrInUse = errors.New("baseline is used by another sensor")
+
+// maxTainted bounds the remembered storylines with findings; the oldest mark goes first.
+const maxTainted = 4096
+
+// Baseline is the stage. Observe is for one goroutine; everything may be called from any.
+type Baseline struct {
+	cfg  Config
+	path string
+
+	mu       sync.Mutex
+	entries  map[event.BehaviourKey]*entry
+	subjects map[subjectKey]*subject
+	objects  map[objectKey]int // distinct subjects
+	images   map[string]*image
+	edges    [4]int // distinct behaviours by kind
+	things   [4]int // distinct objects by kind
+	known    uint64
+
+	window  int64 // index of the current learning window
+	lossy   bool  // this window lost events: it teaches nothing
+	touched map[*entry]event.ProcessKey
+	tainted map[event.ProcessKey]time.Time
+
+	changed map[*entry]struct{} // counts that no summary told
+	dirty   map[event.BehaviourKey]struct{}
+	losses  map[string]uint64 // since the last harvest, by cause
+
+	observed  time.Duration
+	lastTick  time.Time
+	harvested time.Time
+
+	db      *bbolt.DB
+	writing sync.Mutex // one batch at a time, taken before mu
+	stop    chan struct{}
+	stopped sync.WaitGroup
+	once    sync.Once
+	closeE  error
+}
+
+// entry is one behaviour.
+type entry struct {
+	key             event.BehaviourKey
+	kind            event.BehaviourKind
+	subject, object string
+	count, pending  uint64
+	first, last     int64 // Unix ns
+	windows         uint32
+	lastWindow      int64
+	known           bool
+	clean           bool // seen outside of storylines with findings
+	told            bool // a summary named it
+}
+
+// Open reads the baseline at path, or begins one. A file that cannot be read is
+// moved aside: learning anew is better than not watching.
+func Open(path string, cfg Config) (*Baseline, error) {
+	cfg = cfg.withDefaults()
+	b := &Baseline{cfg: cfg, path: path, stop: make(chan struct{})}
+	b.reset()
+	now := cfg.Now()
+	b.lastTick, b.harvested = now, now
+	if err := b.open(); err != nil {
+		return nil, err
+	}
+	b.window = b.windowOf(now)
+	b.stopped.Add(1)
+	go b.flushing()
+	return b, nil
+}
+
+func (b *Baseline) reset() {
+	b.entries = map[event.BehaviourKey]*entry{}
+	b.subjects = map[subjectKey]*subject{}
+	b.objects = map[objectKey]int{}
+	b.images = map[string]*image{}
+	b.touched = map[*entry]event.ProcessKey{}
+	b.tainted = map[event.ProcessKey]time.Time{}
+	b.changed = map[*entry]struct{}{}
+	b.dirty = map[event.BehaviourKey]struct{}{}
+	b.losses = map[string]uint64{}
+	b.edges, b.things, b.known, b.observed = [4]int{}, [4]int{}, 0, 0
+}
+
+// Observe counts an observation's behaviour and says what was known of it before.
+func (b *Baseline) Observe(o *event.Observation) event.Verdict {
+	kind, subjectName, objectName, ok := b.behaviourOf(o)
+	if !ok {
+		return event.Verdict{Learning: b.State().Learning}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tick(o.Time)
+	if kind == event.BehaviourFlow {
+		objectName = b.collapse(subjectName, objectName)
+	}
+	key := KeyOf(kind, subjectName, objectName)
+	e := b.entries[key]
+	v := event.Verdict{
+		Behaviour: event.Behaviour{Key: key, Kind: kind, Subject: subjectName, Object: objectName},
+		Tracked:   true, New: e == nil || !e.clean, Learning: b.learning(),
+		Surprise: b.surprise(kind, subjectName, objectName, e),
+	}
+	acting := subjectName
+	if kind == event.BehaviourExec {
+		acting = objectName
+	}
+	img := b.images[acting]
+	v.ImageNew = img == nil || img.clean == 0
+	if e != nil {
+		v.Known, v.Seen = e.known, e.count
+	} else if e = b.admit(kind, key, subjectName, objectName, o.Time); e == nil {
+		b.losses["full"]++
+		return v
+	}
+	e.count++
+	e.pending++
+	e.last = max(e.last, o.Time.UnixNano())
+	b.changed[e] = struct{}{}
+	b.dirty[key] = struct{}{}
+	b.learn(e, o.Process.Anchor)
+	return v
+}
+
+// learn gives the current window to an entry, unless its storyline is marked.
+func (b *Baseline) learn(e *entry, anchor event.ProcessKey) {
+	if len(b.tainted) > 0 {
+		if _, bad := b.tainted[anchor]; bad {
+			return
+		}
+	}
+	if !e.clean {
+		b.setClean(e, true)
+	}
+	if by, seen := b.touched[e]; !seen {
+		b.touched[e] = anchor
+	} else if by != anchor {
+		b.touched[e] = event.ProcessKey{} // seen in several storylines
+	}
+}
+
+// MarkTainted says that a storyline has a finding: from now on it teaches
+// nothing, and what it alone taught in this window is forgotten.
+func (b *Baseline) MarkTainted(anchor event.ProcessKey) {
+	if anchor == (event.ProcessKey{}) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.tainted) >= maxTainted {
+		var oldest event.ProcessKey
+		var at time.Time
+		for k, t := range b.tainted {
+			if at.IsZero() || t.Before(at) {
+				oldest, at = k, t
+			}
+		}
+		delete(b.tainted, oldest)
+	}
+	b.tainted[anchor] = b.lastTick
+	for e, by := range b.touched {
+		if by != anchor {
+			continue
+		}
+		delete(b.touched, e)
+		if e.windows == 0 {
+			b.setClean(e, false)
+			b.dirty[e.key] = struct{}{}
+		}
+	}
+}
+
+// MarkLoss says that events of the current window were lost: it teaches nothing.
+func (b *Baseline) MarkLoss() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lossy = true
+}
+
+// tick moves the observed time and the learning window on.
+func (b *Baseline) tick(now time.Time) {
+	if step := now.Sub(b.lastTick); step > 0 {
+		// A longer gap means that the machine slept or the clock was set.
+		b.observed += min(step, max(b.cfg.Window, time.Minute))
+		b.lastTick = now
+	}
+	if w := b.windowOf(now); w > b.window {
+		b.settle()
+		b.window, b.lossy = w, false
+		for anchor, at := range b.tainted {
+			if now.Sub(at) > b.cfg.TaintFor {
+				delete(b.tainted, anchor)
+			}
+		}
+	}
+}
+
+func (b *Baseline) windowOf(t time.Time) int64 { return t.UnixNano() / int64(b.cfg.Window) }
+
+// settle credits the window that ended to what was seen in it.
+func (b *Baseline) settle() {
+	for e := range b.touched {
+		if b.lossy || e.lastWindow == b.window {
+			continue
+		}
+		e.windows++
+		e.lastWindow = b.window
+		if s := b.subjects[subjectKey{e.kind, e.subject}]; s != nil {
+			s.windows++
+		}
+		if img := b.images[e.subject]; img != nil && img.lastWindow != b.window {
+			img.lastWindow = b.window
+			img.windows++
+		}
+		if !e.known && e.windows >= uint32(b.cfg.KnownWindows) { //nolint:gosec // positive by withDefaults
+			e.known = true
+			b.known++
+			b.changed[e] = struct{}{} // the summary says that it is known now
+		}
+		b.dirty[e.key] = struct{}{}
+	}
+	clear(b.touched)
+}
+
+func (b *Baseline) learning() bool { return b.observed < b.cfg.LearnFor }
+
+// State is how far learning is.
+func (b *Baseline) State() event.BaselineState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state()
+}
+
+func (b *Baseline) state() event.BaselineState {
+	s := event.BaselineState{Behaviours: uint64(len(b.entries)), Known: b.known, Learning: b.learning(), Confidence: 1}
+	if b.cfg.LearnFor > 0 {
+		s.Confidence = min(1, float64(b.observed)/float64(b.cfg.LearnFor))
+	}
+	if s.Behaviours > 0 {
+		s.Confidence *= 0.5 + 0.5*float64(s.Known)/float64(s.Behaviours)
+	} else {
+		s.Confidence = 0
+	}
+	return s
+}
+
+// Close writes what is not yet written. It is idempotent.
+func (b *Baseline) Close() error {
+	b.once.Do(func() {
+		close(b.stop)
+		b.stopped.Wait()
+		b.mu.Lock()
+		b.settle()
+		b.mu.Unlock()
+		err := b.flush()
+		if closeErr := b.db.Close(); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("closing baseline: %w", closeErr))
+		}
+		b.closeE = err
+	})
+	return b.closeE
+}

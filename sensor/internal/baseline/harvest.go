@@ -1,0 +1,59 @@
+package baseline
+
+import (
+	"slices"
+	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// bytes that a behaviour and a delta take in a message beside their strings.
+const (
+	behaviourBytes = 48
+	deltaBytes     = 48
+)
+
+// Harvest hands out the counts since the last one, with the health and losses
+// that the caller knows. They are handed out once: the caller keeps the summary.
+func (b *Baseline) Harvest(now time.Time, health event.Health, losses []event.Loss) event.Summary {
+	summary := b.harvest(now, health, losses)
+	if err := b.flush(); err != nil {
+		b.cfg.Logger.Error("writing baseline", "path", b.path, "error", err)
+	}
+	return summary
+}
+
+func (b *Baseline) harvest(now time.Time, health event.Health, losses []event.Loss) event.Summary {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tick(now)
+	s := event.Summary{Start: b.harvested, End: now, Health: health, Losses: slices.Clone(losses)}
+	b.harvested = now
+	room := b.cfg.SummaryBytes
+	for e := range b.changed {
+		cost := deltaBytes
+		if !e.told {
+			cost += behaviourBytes + len(e.subject) + len(e.object)
+		}
+		if room -= cost; room < 0 {
+			break
+		}
+		if !e.told {
+			s.New = append(s.New, event.Behaviour{Key: e.key, Kind: e.kind, Subject: e.subject, Object: e.object})
+			s.FirstSeen = append(s.FirstSeen, time.Unix(0, e.first))
+			e.told = true
+		}
+		s.Deltas = append(s.Deltas, event.BehaviourDelta{Key: e.key, Count: e.pending, LastSeen: time.Unix(0, e.last), Known: e.known})
+		e.pending = 0
+		delete(b.changed, e)
+		b.dirty[e.key] = struct{}{}
+	}
+	for _, cause := range []string{"corrupt-file", "damaged-entry", "evicted", "full", "write-failed"} {
+		if n := b.losses[cause]; n > 0 {
+			s.Losses = append(s.Losses, event.Loss{Where: "baseline", Cause: cause, Count: n})
+		}
+	}
+	clear(b.losses)
+	s.Baseline = b.state()
+	return s
+}

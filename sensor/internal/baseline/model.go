@@ -1,0 +1,192 @@
+package baseline
+
+import (
+	"math"
+	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+type subjectKey struct {
+	kind event.BehaviourKind
+	name string
+}
+
+type objectKey struct {
+	kind event.BehaviourKind
+	name string
+}
+
+// subject is what an image does of one kind.
+type subject struct {
+	objects int    // distinct
+	windows uint64 // sum over its behaviours of the windows each was seen in
+	public  int    // distinct inbound peers on the internet
+}
+
+// image is an image's presence on the host, whatever it does.
+type image struct {
+	refs       int // behaviours that name it
+	clean      int // of these, seen outside of storylines with findings
+	windows    uint64
+	lastWindow int64
+}
+
+// surprise is -log2 of the smoothed probability of object given subject.
+//
+// Counts are windows, not events, so that a chatty program is not more certain
+// than a quiet one. Unseen objects get the share that Witten and Bell (1991)
+// give them: the rate at which this subject did new things, over all windows in
+// which it was seen to do anything at all. That share is divided by how many
+// other subjects have the object (the continuation probability of Kneser and
+// Ney, 1995): a shell is a less surprising new child than a program that nobody
+// ever started.
+func (b *Baseline) surprise(kind event.BehaviourKind, subjectName, objectName string, e *entry) float64 {
+	var distinct, windows, own float64
+	if s := b.subjects[subjectKey{kind, subjectName}]; s != nil {
+		distinct, windows = float64(s.objects), float64(s.windows)
+	}
+	if img := b.images[subjectName]; img != nil {
+		windows = max(windows, float64(img.windows))
+	}
+	if e != nil && e.clean {
+		own = max(float64(e.windows), 0.5)
+	}
+	spread := float64(b.objects[objectKey{kind, objectName}])
+	backoff := (spread + 1) / (float64(b.edges[kind]) + float64(b.things[kind]) + 1)
+	fresh := distinct + 0.5
+	p := (own + fresh*backoff) / (windows + fresh + 0.5)
+	return -math.Log2(min(max(p, 1e-12), 1))
+}
+
+// sampled is how many behaviours an eviction looks at: exact order would need a
+// list that every event changes.
+const sampled = 48
+
+// admit makes an entry, and room for it; nil when there is none.
+func (b *Baseline) admit(kind event.BehaviourKind, key event.BehaviourKey, subjectName, objectName string, at time.Time) *entry {
+	if len(b.entries) >= b.cfg.MaxBehaviours && !b.evict() {
+		return nil
+	}
+	e := &entry{key: key, kind: kind, subject: subjectName, object: objectName, first: at.UnixNano(), last: at.UnixNano(), lastWindow: -1}
+	b.link(e)
+	return e
+}
+
+func (b *Baseline) evict() bool {
+	var victim *entry
+	looked := 0
+	for _, e := range b.entries {
+		if looked++; looked > sampled {
+			break
+		}
+		if _, busy := b.changed[e]; busy {
+			continue
+		}
+		if victim == nil || (victim.known && !e.known) || (victim.known == e.known && e.last < victim.last) {
+			victim = e
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	b.unlink(victim)
+	b.losses["evicted"]++
+	return true
+}
+
+// link adds an entry to every count.
+func (b *Baseline) link(e *entry) {
+	b.entries[e.key] = e
+	b.edges[e.kind]++
+	sk, ok := subjectKey{e.kind, e.subject}, objectKey{e.kind, e.object}
+	s := b.subjects[sk]
+	if s == nil {
+		s = &subject{}
+		b.subjects[sk] = s
+	}
+	s.objects++
+	s.windows += uint64(e.windows)
+	if isPublicInbound(e.object) && e.kind == event.BehaviourFlow {
+		s.public++
+	}
+	if b.objects[ok]++; b.objects[ok] == 1 {
+		b.things[e.kind]++
+	}
+	for _, name := range e.images() {
+		img := b.images[name]
+		if img == nil {
+			img = &image{lastWindow: -1}
+			b.images[name] = img
+		}
+		img.refs++
+		if e.clean {
+			img.clean++
+		}
+		if name == e.subject {
+			img.windows = max(img.windows, uint64(e.windows))
+		}
+	}
+	if e.known {
+		b.known++
+	}
+}
+
+func (b *Baseline) unlink(e *entry) {
+	delete(b.entries, e.key)
+	delete(b.touched, e)
+	delete(b.changed, e)
+	b.dirty[e.key] = struct{}{}
+	b.edges[e.kind]--
+	sk, ok := subjectKey{e.kind, e.subject}, objectKey{e.kind, e.object}
+	if s := b.subjects[sk]; s != nil {
+		s.windows -= min(s.windows, uint64(e.windows))
+		if isPublicInbound(e.object) && e.kind == event.BehaviourFlow {
+			s.public--
+		}
+		if s.objects--; s.objects == 0 {
+			delete(b.subjects, sk)
+		}
+	}
+	if b.objects[ok]--; b.objects[ok] <= 0 {
+		delete(b.objects, ok)
+		b.things[e.kind]--
+	}
+	for _, name := range e.images() {
+		if img := b.images[name]; img != nil {
+			if e.clean {
+				img.clean--
+			}
+			if img.refs--; img.refs == 0 {
+				delete(b.images, name)
+			}
+		}
+	}
+	if e.known {
+		b.known--
+	}
+}
+
+// images are the images that a behaviour shows to be on this host.
+func (e *entry) images() []string {
+	if e.kind == event.BehaviourExec && e.object != e.subject {
+		return []string{e.subject, e.object}
+	}
+	return []string{e.subject}
+}
+
+func (b *Baseline) setClean(e *entry, clean bool) {
+	if e.clean == clean {
+		return
+	}
+	e.clean = clean
+	for _, name := range e.images() {
+		if img := b.images[name]; img != nil {
+			if clean {
+				img.clean++
+			} else {
+				img.clean--
+			}
+		}
+	}
+}
