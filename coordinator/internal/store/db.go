@@ -1,0 +1,301 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	sqlite3 "github.com/mattn/go-sqlite3"
+)
+
+var (
+	// ErrApplied is returned by Update for an index that the state already holds.
+	ErrApplied = errors.New("index is already applied")
+	// ErrNotFound is returned by reads of one thing that does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrAmbiguous is returned when a host's name belongs to several hosts: use the id.
+	ErrAmbiguous = errors.New("name is not unique, use the id")
+	// ErrBadPage is returned for a page token that this store did not make.
+	ErrBadPage = errors.New("page token is not valid")
+	// ErrClosed is returned after Close.
+	ErrClosed = errors.New("store is closed")
+	// ErrFull is returned by Update when the disk is full: nothing was written, and
+	// the same entry may be applied again when there is room.
+	ErrFull = errors.New("disk is full")
+	// ErrSnapshot is returned for a snapshot that is torn, changed or not one.
+	ErrSnapshot = errors.New("snapshot is damaged")
+)
+
+// minSQLite is the first release without the WAL-reset corruption of 3.51.2
+// (https://sqlite.org/releaselog/3_51_3.html).
+const minSQLite = 3051003
+
+// readers bounds the connections of the pool: SQLite readers are processor-bound.
+const readers = 4
+
+// DB is the state of one node. Its methods may be called from any goroutine.
+type DB struct {
+	path   string
+	logger *slog.Logger
+
+	// mu is held for reading by everything that uses the connections, and for
+	// writing by Restore and Close, which replace them.
+	mu     sync.RWMutex
+	closed bool
+	pool   *sql.DB
+
+	// writing serialises Update, Snapshot's start and Restore.
+	writing sync.Mutex
+	writer  *sqlite3.SQLiteConn
+	stmts   map[string]*sqlite3.SQLiteStmt
+
+	applied atomic.Uint64
+	// reached is closed and replaced whenever applied grows.
+	waiting sync.Mutex
+	reached chan struct{}
+}
+
+// Open opens the state at path, or makes it. The directory must exist.
+func Open(ctx context.Context, path string, logger *slog.Logger) (*DB, error) {
+	version, number, _ := sqlite3.Version()
+	if err := checkVersion(version, number); err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("resolving state path: %w", err)
+	}
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	// A temporary file of a restore or snapshot that a crash interrupted.
+	for _, pattern := range []string{path + ".restore-*", path + ".snapshot-*"} {
+		left, _ := filepath.Glob(pattern)
+		for _, name := range left {
+			_ = os.Remove(name)
+		}
+	}
+	db := &DB{path: path, logger: logger, reached: make(chan struct{})}
+	if err := db.connect(ctx); err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+func checkVersion(version string, number int) error {
+	if number < minSQLite {
+		return fmt.Errorf("SQLite %s is linked, which can corrupt a WAL database: build with 3.51.3 or later (go-sqlite3 v1.14.53)", version)
+	}
+	return nil
+}
+
+func dsn(path, query string) string {
+	return (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query}).String()
+}
+
+func openConn(path, query string) (*sqlite3.SQLiteConn, error) {
+	c, err := (&sqlite3.SQLiteDriver{}).Open(dsn(path, query))
+	if err != nil {
+		return nil, err
+	}
+	return c.(*sqlite3.SQLiteConn), nil
+}
+
+// connect opens writer and pool; the caller holds mu, or is the only one to know db.
+func (db *DB) connect(ctx context.Context) error {
+	// The WAL may grow to 4,096 pages (16 MiB) before a checkpoint: an fsync each
+	// 1,000 pages is what would limit the writer.
+	writer, err := openConn(db.path, "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-32768")
+	if err != nil {
+		return fmt.Errorf("opening state %s: %w", db.path, err)
+	}
+	for _, q := range []string{"PRAGMA wal_autocheckpoint=4096", "PRAGMA temp_store=MEMORY"} {
+		if _, err := writer.Exec(q, nil); err != nil {
+			_ = writer.Close()
+			return fmt.Errorf("configuring state %s: %w", db.path, err)
+		}
+	}
+	if err := migrate(writer); err != nil {
+		_ = writer.Close()
+		return fmt.Errorf("migrating state %s: %w", db.path, err)
+	}
+	applied, err := readApplied(writer)
+	if err != nil {
+		_ = writer.Close()
+		return fmt.Errorf("reading applied index of %s: %w", db.path, err)
+	}
+	pool, err := sql.Open("sqlite3", dsn(db.path, "_query_only=true&_busy_timeout=5000"))
+	if err == nil {
+		pool.SetMaxOpenConns(readers)
+		pool.SetMaxIdleConns(readers)
+		err = pool.PingContext(ctx)
+	}
+	if err != nil {
+		_ = writer.Close()
+		return fmt.Errorf("opening readers of %s: %w", db.path, err)
+	}
+	db.writer, db.pool = writer, pool
+	db.stmts = make(map[string]*sqlite3.SQLiteStmt)
+	db.setApplied(applied)
+	return nil
+}
+
+// disconnect is connect's inverse; it leaves the file alone, without a WAL.
+func (db *DB) disconnect() error {
+	err := db.pool.Close()
+	for _, s := range db.stmts {
+		err = errors.Join(err, s.Close())
+	}
+	db.stmts = nil
+	return errors.Join(err, db.writer.Close())
+}
+
+func (db *DB) setApplied(index uint64) {
+	db.applied.Store(index)
+	db.waiting.Lock()
+	close(db.reached)
+	db.reached = make(chan struct{})
+	db.waiting.Unlock()
+}
+
+// AppliedIndex is the index of the last entry whose transaction has committed.
+func (db *DB) AppliedIndex() uint64 { return db.applied.Load() }
+
+// WaitApplied returns when entry index is applied.
+func (db *DB) WaitApplied(ctx context.Context, index uint64) error {
+	for {
+		db.waiting.Lock()
+		reached := db.reached
+		db.waiting.Unlock()
+		if db.applied.Load() >= index {
+			return nil
+		}
+		select {
+		case <-reached:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for index %d, applied is %d: %w", index, db.applied.Load(), ctx.Err())
+		}
+	}
+}
+
+// Update applies the log entry index: it runs fn in one transaction and writes
+// the index in the same one. When fn fails, nothing of it remains. An index that
+// was applied before is ErrApplied, and fn is not called.
+func (db *DB) Update(index uint64, fn func(*Tx) error) error {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	if db.closed {
+		return ErrClosed
+	}
+	db.writing.Lock()
+	defer db.writing.Unlock()
+	if index <= db.applied.Load() {
+		return ErrApplied
+	}
+	tx := &Tx{db: db}
+	if _, err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+		return fmt.Errorf("beginning entry %d: %w", index, full(err))
+	}
+	err := fn(tx)
+	if err == nil {
+		_, err = tx.exec("UPDATE applied SET idx = ?", int64(index))
+	}
+	if err == nil {
+		_, err = tx.exec("COMMIT")
+	}
+	if err != nil {
+		// SQLite may have rolled back by itself (a full disk): then this is an error that says nothing.
+		if !db.writer.AutoCommit() {
+			if _, rerr := tx.exec("ROLLBACK"); rerr != nil {
+				err = errors.Join(err, fmt.Errorf("rolling back: %w", rerr))
+			}
+		}
+		return fmt.Errorf("applying entry %d: %w", index, full(err))
+	}
+	db.setApplied(index)
+	return nil
+}
+
+func full(err error) error {
+	var se sqlite3.Error
+	if errors.As(err, &se) && se.Code == sqlite3.ErrFull {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
+}
+
+// Close ends every use. It is idempotent.
+func (db *DB) Close() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return nil
+	}
+	db.closed = true
+	return db.disconnect()
+}
+
+// Tx is one log entry's transaction. It is used by one goroutine, inside Update.
+type Tx struct{ db *DB }
+
+func (tx *Tx) stmt(q string) (*sqlite3.SQLiteStmt, error) {
+	if s, ok := tx.db.stmts[q]; ok {
+		return s, nil
+	}
+	ds, err := tx.db.writer.Prepare(q)
+	if err != nil {
+		return nil, fmt.Errorf("preparing %q: %w", q, err)
+	}
+	s := ds.(*sqlite3.SQLiteStmt)
+	tx.db.stmts[q] = s
+	return s, nil
+}
+
+// exec runs q and returns how many rows it changed. The driver is used directly:
+// database/sql would cost about as much as SQLite does for a narrow row.
+func (tx *Tx) exec(q string, args ...driver.Value) (int64, error) {
+	s, err := tx.stmt(q)
+	if err != nil {
+		return 0, err
+	}
+	r, err := s.Exec(args)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// rows calls each for every row of q; the values are only valid during the call.
+func (tx *Tx) rows(q string, each func([]driver.Value) error, args ...driver.Value) (err error) {
+	s, err := tx.stmt(q)
+	if err != nil {
+		return err
+	}
+	rows, err := s.Query(args)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	return eachRow(rows, each)
+}
+
+// one reads the first row of q and says whether there was one.
+func (tx *Tx) one(q string, get func([]driver.Value), args ...driver.Value) (bool, error) {
+	found := false
+	err := tx.rows(q, func(v []driver.Value) error {
+		if !found {
+			found = true
+			get(v)
+		}
+		return nil
+	}, args...)
+	return found, err
+}

@@ -1,0 +1,269 @@
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"math"
+
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// FindingFilter limits a list of findings; empty fields do not.
+type FindingFilter struct {
+	Host      string // id or name
+	Since     int64  // Unix ns of the finding
+	Storyline string
+	Incident  string
+}
+
+const findingColumns = "f.n, h.id, h.name, f.disposition, f.incident, f.stored_at, f.body FROM findings f JOIN hosts h ON h.n = f.host"
+
+func scanFinding(s scanner, n *int64) (*operatorv1.FindingRow, error) {
+	r := &operatorv1.FindingRow{Finding: &sensorv1.Finding{}}
+	return r, s.Scan(n, &r.Host, &r.HostName, &r.Disposition, &r.Incident, &r.StoredAt, protoColumn{r.Finding})
+}
+
+// Findings lists findings, the last stored first.
+func (db *DB) Findings(ctx context.Context, f FindingFilter, p Page) ([]*operatorv1.FindingRow, string, error) {
+	before, err := p.before()
+	if err != nil {
+		return nil, "", err
+	}
+	q, args := "SELECT "+findingColumns+" WHERE f.n < ?", []any{before}
+	if f.Host != "" {
+		q += " AND f.host IN (SELECT n FROM hosts WHERE id = ? OR name = ?)"
+		args = append(args, f.Host, f.Host)
+	}
+	if f.Since != 0 {
+		q += " AND f.time >= ?"
+		args = append(args, f.Since)
+	}
+	if f.Storyline != "" {
+		q += " AND f.storyline = ?"
+		args = append(args, f.Storyline)
+	}
+	if f.Incident != "" {
+		q += " AND f.incident = ? AND f.incident <> ''"
+		args = append(args, f.Incident)
+	}
+	return paged(ctx, db, p, scanFinding, q+" ORDER BY f.n DESC LIMIT ?", args...)
+}
+
+// Finding reads one finding.
+func (db *DB) Finding(ctx context.Context, id string) (row *operatorv1.FindingRow, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		var n int64
+		row, err = scanFinding(s, &n)
+		return err
+	}, "SELECT "+findingColumns+" WHERE f.id = ?", id)
+	if err == nil && row == nil {
+		err = fmt.Errorf("finding %q: %w", id, ErrNotFound)
+	}
+	return row, err
+}
+
+// FindingsSince are the findings that entries after index stored, oldest first,
+// and the index to ask with next: the findings of one entry are never split, so
+// an engine that resumes misses none and sees none twice. At most about limit
+// rows (bounded by MaxPage) and the rest of the last entry's.
+func (db *DB) FindingsSince(ctx context.Context, index uint64, limit uint32) ([]*operatorv1.FindingRow, uint64, error) {
+	var out []*operatorv1.FindingRow
+	next := index
+	from := int64(min(index, math.MaxInt64))
+	err := db.each(ctx, func(s scanner) error {
+		var n, idx int64
+		r := &operatorv1.FindingRow{Finding: &sensorv1.Finding{}}
+		if err := s.Scan(&n, &r.Host, &r.HostName, &r.Disposition, &r.Incident, &r.StoredAt, protoColumn{r.Finding}, &idx); err != nil {
+			return err
+		}
+		out, next = append(out, r), uint64(idx)
+		return nil
+	}, `SELECT f.n, h.id, h.name, f.disposition, f.incident, f.stored_at, f.body, f.idx
+		FROM findings f JOIN hosts h ON h.n = f.host WHERE f.idx > ?1 AND f.idx <= coalesce(
+			(SELECT idx FROM findings WHERE idx > ?1 ORDER BY idx, n LIMIT 1 OFFSET ?2), 9223372036854775807)
+		ORDER BY f.idx, f.n`, from, Page{Size: limit}.limit()-1)
+	return out, next, err
+}
+
+// FlowRow is one end of a flow of a storyline.
+type FlowRow struct {
+	Host  string
+	Time  int64
+	Index uint64
+	Note  *sensorv1.FlowNote
+}
+
+func scanFlow(s scanner) (*FlowRow, error) {
+	r := &FlowRow{Note: &sensorv1.FlowNote{}}
+	return r, s.Scan(&r.Host, &r.Time, &r.Index, protoColumn{r.Note})
+}
+
+// FlowsByTuple are the ends of one flow (see FlowTuple), the newest first: a
+// connect on one host and its accept on another have the same tuple.
+func (db *DB) FlowsByTuple(ctx context.Context, tuple []byte) (out []*FlowRow, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		r, err := scanFlow(s)
+		out = append(out, r)
+		return err
+	}, "SELECT h.id, f.time, f.idx, f.body FROM flows f JOIN hosts h ON h.n = f.host WHERE f.tuple = ? ORDER BY f.n DESC LIMIT ?", blob(tuple), DefaultPage)
+	return out, err
+}
+
+// FlowsSince are the flow notes that entries after index stored, oldest first,
+// and the index to ask with next (see FindingsSince).
+func (db *DB) FlowsSince(ctx context.Context, index uint64, limit uint32) ([]*FlowRow, uint64, error) {
+	var out []*FlowRow
+	next := index
+	from := int64(min(index, math.MaxInt64))
+	err := db.each(ctx, func(s scanner) error {
+		r, err := scanFlow(s)
+		if err == nil {
+			out, next = append(out, r), r.Index
+		}
+		return err
+	}, `SELECT h.id, f.time, f.idx, f.body FROM flows f JOIN hosts h ON h.n = f.host WHERE f.idx > ?1 AND f.idx <= coalesce(
+			(SELECT idx FROM flows WHERE idx > ?1 ORDER BY idx, n LIMIT 1 OFFSET ?2), 9223372036854775807)
+		ORDER BY f.idx, f.n`, from, Page{Size: limit}.limit()-1)
+	return out, next, err
+}
+
+// IncidentFilter limits a list of incidents; empty fields do not.
+type IncidentFilter struct {
+	Status string // open closed
+	Since  int64  // Unix ns of the last thing seen in it
+}
+
+func scanIncident(s scanner, n *int64) (*raftv1.Incident, error) {
+	in := &raftv1.Incident{}
+	return in, s.Scan(n, protoColumn{in})
+}
+
+// Incidents lists incidents, the last opened first.
+func (db *DB) Incidents(ctx context.Context, f IncidentFilter, p Page) ([]*raftv1.Incident, string, error) {
+	before, err := p.before()
+	if err != nil {
+		return nil, "", err
+	}
+	q, args := "SELECT n, body FROM incidents WHERE n < ?", []any{before}
+	if f.Status != "" {
+		q += " AND status = ?"
+		args = append(args, f.Status)
+	}
+	if f.Since != 0 {
+		q += " AND last_seen >= ?"
+		args = append(args, f.Since)
+	}
+	return paged(ctx, db, p, scanIncident, q+" ORDER BY n DESC LIMIT ?", args...)
+}
+
+// Incident reads one incident.
+func (db *DB) Incident(ctx context.Context, id string) (in *raftv1.Incident, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		var n int64
+		in, err = scanIncident(s, &n)
+		return err
+	}, "SELECT n, body FROM incidents WHERE id = ?", id)
+	if err == nil && in == nil {
+		err = fmt.Errorf("incident %q: %w", id, ErrNotFound)
+	}
+	return in, err
+}
+
+// IsolationFilter limits a list of isolations; empty fields do not.
+type IsolationFilter struct {
+	Host   string // id or name
+	Active bool   // only what is pending or applied
+}
+
+const isolationColumns = `i.n, o.id, h.id, h.name, i.state, o.requested_by, o.reason, i.lease_expires, o.nonce,
+	i.applied_at, i.self_test, i.detail, o.action, o.requested_at FROM isolations i JOIN operations o ON o.n = i.operation JOIN hosts h ON h.n = i.host`
+
+var stateWords = map[sensorv1.IsolationState]string{
+	sensorv1.IsolationState_ISOLATION_STATE_PENDING:  "pending",
+	sensorv1.IsolationState_ISOLATION_STATE_APPLIED:  "applied",
+	sensorv1.IsolationState_ISOLATION_STATE_RELEASED: "released",
+	sensorv1.IsolationState_ISOLATION_STATE_REFUSED:  "refused",
+	sensorv1.IsolationState_ISOLATION_STATE_FAILED:   "failed",
+	sensorv1.IsolationState_ISOLATION_STATE_EXPIRED:  "expired",
+}
+
+func scanIsolation(s scanner, n *int64) (*operatorv1.Isolation, error) {
+	r := &operatorv1.Isolation{}
+	var state sensorv1.IsolationState
+	var action sensorv1.Action
+	var nonce []byte
+	if err := s.Scan(n, &r.Operation, &r.Host, &r.HostName, &state, &r.RequestedBy, &r.Reason, &r.LeaseExpires, &nonce,
+		&r.AppliedAt, &r.SelfTest, &r.Detail, &action, &r.RequestedAt); err != nil {
+		return nil, err
+	}
+	r.Id = r.Operation + "/" + r.Host
+	r.State = stateWords[state]
+	r.Grant = hex.EncodeToString(nonce)
+	r.Action = "isolate"
+	if action == sensorv1.Action_ACTION_RELEASE {
+		r.Action = "release"
+	}
+	return r, nil
+}
+
+// Isolations lists isolations and releases by host, the last requested first.
+func (db *DB) Isolations(ctx context.Context, f IsolationFilter, p Page) ([]*operatorv1.Isolation, string, error) {
+	before, err := p.before()
+	if err != nil {
+		return nil, "", err
+	}
+	q, args := "SELECT "+isolationColumns+" WHERE i.n < ?", []any{before}
+	if f.Host != "" {
+		q += " AND i.host IN (SELECT n FROM hosts WHERE id = ? OR name = ?)"
+		args = append(args, f.Host, f.Host)
+	}
+	if f.Active {
+		q += " AND i.state IN (1, 2)"
+	}
+	return paged(ctx, db, p, scanIsolation, q+" ORDER BY i.n DESC LIMIT ?", args...)
+}
+
+// Operation reads all rows of an operation, in the order of the grant's hosts.
+func (db *DB) Operation(ctx context.Context, id string) (out []*operatorv1.Isolation, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		var n int64
+		r, err := scanIsolation(s, &n)
+		out = append(out, r)
+		return err
+	}, "SELECT "+isolationColumns+" WHERE o.id = ? ORDER BY i.n", id)
+	if err == nil && len(out) == 0 {
+		err = fmt.Errorf("operation %q: %w", id, ErrNotFound)
+	}
+	return out, err
+}
+
+// PendingGrants are the grants that a host has not answered, oldest first: what
+// ingest hands to a sensor that connects.
+func (db *DB) PendingGrants(ctx context.Context, host string) (out []*sensorv1.SignedGrant, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		g := &sensorv1.SignedGrant{}
+		out = append(out, g)
+		return s.Scan(protoColumn{g})
+	}, `SELECT o.signed FROM isolations i JOIN operations o ON o.n = i.operation
+		WHERE i.host = (SELECT n FROM hosts WHERE id = ?) AND i.state = 1 ORDER BY i.n`, host)
+	return out, err
+}
+
+// Audit lists entries after the given one, oldest first, and says whether more follow.
+func (db *DB) Audit(ctx context.Context, after uint64, limit uint32) (out []*operatorv1.AuditEntry, more bool, err error) {
+	size := Page{Size: limit}.limit()
+	err = db.each(ctx, func(s scanner) error {
+		if len(out) == size {
+			more = true
+			return nil
+		}
+		e := &operatorv1.AuditEntry{}
+		out = append(out, e)
+		return s.Scan(&e.Index, &e.Time, &e.Actor, &e.Action, &e.Subject, &e.Detail, &e.Previous, &e.Hash)
+	}, "SELECT idx, time, actor, action, subject, detail, previous, hash FROM audit WHERE idx > ? ORDER BY idx LIMIT ?",
+		int64(min(after, math.MaxInt64)), size+1)
+	return out, more, err
+}

@@ -1,0 +1,250 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"maps"
+
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// HostFilter limits a list of hosts. The zero value is every host.
+type HostFilter struct {
+	IDs    []string          // ids or names; a name takes every host that has it
+	Labels map[string]string // all must match
+}
+
+const hostColumns = "n, id, name, address, node, connected, last_seen, enrolled_at, version, isolation, labels, facts, health"
+
+func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
+	h := &operatorv1.Host{Facts: &sensorv1.HostFacts{}, Health: &sensorv1.Health{}}
+	var connected bool
+	var labels map[string]string
+	if err := s.Scan(n, &h.Id, &h.Name, &h.Address, &h.Node, &connected, &h.LastSeen, &h.EnrolledAt,
+		&h.SensorVersion, &h.Isolation, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}); err != nil {
+		return nil, err
+	}
+	// An operator's label wins over what a host says about itself.
+	h.Labels = maps.Clone(h.Facts.GetLabels())
+	if h.Labels == nil {
+		h.Labels = make(map[string]string)
+	}
+	maps.Copy(h.Labels, labels)
+	switch {
+	case connected:
+		h.State = "online"
+	case h.LastSeen == 0:
+		h.State = "never-seen"
+	default:
+		h.State = "silent"
+	}
+	h.EventsTotal, h.EventsSuppressed, h.EventsLost = h.Health.GetEventsTotal(), h.Health.GetEventsSuppressed(), h.Health.GetEventsLost()
+	h.Baseline = h.Health.GetBaseline()
+	if empty(h.Health) {
+		h.Health = nil
+	}
+	return h, nil
+}
+
+func (f HostFilter) match(h *operatorv1.Host) bool {
+	for k, v := range f.Labels {
+		if got, ok := h.GetLabels()[k]; !ok || got != v {
+			return false
+		}
+	}
+	if len(f.IDs) == 0 {
+		return true
+	}
+	for _, id := range f.IDs {
+		if id == h.GetId() || id == h.GetName() {
+			return true
+		}
+	}
+	return false
+}
+
+// Hosts lists hosts in the order of their enrolment, with their loss totals.
+func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Host, string, error) {
+	after := int64(-1)
+	if p.Token != "" {
+		n, err := p.before()
+		if err != nil {
+			return nil, "", err
+		}
+		after = n
+	}
+	var hosts []*operatorv1.Host
+	var numbers []int64
+	more := false
+	// Labels live in two places (token and facts), so the filter runs here; a
+	// fleet of 10,000 is a few milliseconds.
+	err := db.each(ctx, func(s scanner) error {
+		if more {
+			return nil
+		}
+		var n int64
+		h, err := scanHost(s, &n)
+		if err != nil || !f.match(h) {
+			return err
+		}
+		if len(hosts) == p.limit() {
+			more = true
+			return nil
+		}
+		hosts, numbers = append(hosts, h), append(numbers, n)
+		return nil
+	}, "SELECT "+hostColumns+" FROM hosts WHERE n > ? ORDER BY n", after)
+	if err != nil {
+		return nil, "", err
+	}
+	for i, h := range hosts {
+		if h.Losses, err = db.losses(ctx, numbers[i]); err != nil {
+			return nil, "", err
+		}
+	}
+	if more {
+		return hosts, pageToken(numbers[len(numbers)-1]), nil
+	}
+	return hosts, "", nil
+}
+
+func (db *DB) losses(ctx context.Context, host int64) (out []*sensorv1.Loss, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		l := &sensorv1.Loss{}
+		out = append(out, l)
+		return s.Scan(&l.Where, &l.Cause, &l.Count)
+	}, "SELECT place, cause, count FROM losses WHERE host = ? ORDER BY place, cause", host)
+	return out, err
+}
+
+// Host reads one host, by id or by a name that only one host has.
+func (db *DB) Host(ctx context.Context, idOrName string) (*operatorv1.Host, error) {
+	var host *operatorv1.Host
+	var n int64
+	exact, found := false, 0
+	err := db.each(ctx, func(s scanner) error {
+		var row int64
+		h, err := scanHost(s, &row)
+		if err != nil {
+			return err
+		}
+		if h.GetId() == idOrName {
+			host, n, exact = h, row, true
+		} else if !exact {
+			host, n = h, row
+		}
+		found++
+		return nil
+	}, "SELECT "+hostColumns+" FROM hosts WHERE id = ?1 OR name = ?1 LIMIT 100", idOrName)
+	switch {
+	case err != nil:
+		return nil, err
+	case found == 0:
+		return nil, fmt.Errorf("host %q: %w", idOrName, ErrNotFound)
+	case found > 1 && !exact:
+		return nil, fmt.Errorf("host %q: %w", idOrName, ErrAmbiguous)
+	}
+	host.Losses, err = db.losses(ctx, n)
+	return host, err
+}
+
+// Session is the number of a host's newest session, 0 before the first, and
+// whether it stands. The next session of that host must be higher.
+func (db *DB) Session(ctx context.Context, host string) (session uint64, connected bool, err error) {
+	found := false
+	err = db.each(ctx, func(s scanner) error {
+		found = true
+		return s.Scan(&session, &connected)
+	}, "SELECT session, connected FROM hosts WHERE id = ?", host)
+	if err == nil && !found {
+		err = fmt.Errorf("host %q: %w", host, ErrNotFound)
+	}
+	return session, connected, err
+}
+
+// Position is the last sequence stored of a host's boot; 0 when there is none.
+func (db *DB) Position(ctx context.Context, host string, boot []byte) (sequence uint64, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&sequence) },
+		"SELECT sequence FROM positions WHERE boot = ? AND host = (SELECT n FROM hosts WHERE id = ?)", blob(boot), host)
+	return sequence, err
+}
+
+const behaviourColumns = `s.key, coalesce(b.kind, 0), coalesce(b.subject, x''), coalesce(b.object, x''), s.first_seen,
+	s.count, s.last_seen, s.known, coalesce(b.hosts, 0), h.id FROM sightings s JOIN hosts h ON h.n = s.host LEFT JOIN behaviours b ON b.key = s.key`
+
+func scanBehaviour(s scanner) (*operatorv1.BehaviourRow, error) {
+	b := &sensorv1.Behaviour{}
+	r := &operatorv1.BehaviourRow{Behaviour: b}
+	return r, s.Scan(&b.Key, &b.Kind, &b.Subject, &b.Object, &b.FirstSeen, &r.Count, &r.LastSeen, &r.Known, &r.Hosts, &r.Host)
+}
+
+// Behaviours are a host's, the newest first, at most limit (bounded by MaxPage).
+func (db *DB) Behaviours(ctx context.Context, host string, limit uint32) (out []*operatorv1.BehaviourRow, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		r, err := scanBehaviour(s)
+		out = append(out, r)
+		return err
+	}, "SELECT "+behaviourColumns+" WHERE h.id = ? ORDER BY s.first_seen DESC, s.key LIMIT ?", host, Page{Size: limit}.limit())
+	return out, err
+}
+
+// Prevalence is on how many hosts a behaviour is seen.
+func (db *DB) Prevalence(ctx context.Context, key []byte) (hosts uint64, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&hosts) }, "SELECT hosts FROM behaviours WHERE key = ?", blob(key))
+	return hosts, err
+}
+
+// Nodes are the coordinator nodes, by id.
+func (db *DB) Nodes(ctx context.Context) (out []*sensorv1.Node, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		n := &sensorv1.Node{}
+		out = append(out, n)
+		return s.Scan(&n.Id, &n.Address, &n.OperatorAddress)
+	}, "SELECT id, address, operator_address FROM nodes ORDER BY id")
+	return out, err
+}
+
+// Operator is an operator's role.
+func (db *DB) Operator(ctx context.Context, name string) (role string, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&role) }, "SELECT role FROM operators WHERE name = ?", name)
+	if err == nil && role == "" {
+		err = fmt.Errorf("operator %q: %w", name, ErrNotFound)
+	}
+	return role, err
+}
+
+// ClusterID is the cluster's id, empty before it has one.
+func (db *DB) ClusterID(ctx context.Context) (id string, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&id) }, "SELECT id FROM cluster")
+	return id, err
+}
+
+// Tokens are the join tokens, newest first, without their secrets (only a hash is kept).
+func (db *DB) Tokens(ctx context.Context) (out []*Token, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		t := &Token{}
+		out = append(out, t)
+		return s.Scan(&t.ID, &t.SecretSHA256, &t.Kind, &t.Expires, &t.Created, &t.UsedAt, &t.UsedBy, labelsColumn{&t.Labels})
+	}, "SELECT "+tokenColumns+" FROM tokens ORDER BY created DESC, id LIMIT ?", MaxPage)
+	return out, err
+}
+
+// Counts are the figures of a status page.
+type Counts struct {
+	Hosts, HostsSilent, FindingsSince, IncidentsOpen, Isolated uint64
+}
+
+// Counts reads the figures; findings are those stored since the given time.
+func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
+	err = db.read(func(pool *sql.DB) error {
+		return pool.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM hosts),
+			(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0),
+			(SELECT count(*) FROM findings WHERE stored_at >= ?),
+			(SELECT count(*) FROM incidents WHERE status = 'open'),
+			(SELECT count(*) FROM hosts WHERE isolation = 'applied')`, since).
+			Scan(&c.Hosts, &c.HostsSilent, &c.FindingsSince, &c.IncidentsOpen, &c.Isolated)
+	})
+	return c, err
+}

@@ -1,0 +1,206 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// What one host can make the coordinators keep. Beyond a limit the new row
+// (behaviours) or the oldest rows (findings, flows) go, and a loss says so.
+const (
+	MaxBehaviours = 100_000
+	MaxFindings   = 20_000
+	MaxFlows      = 20_000
+	MaxBoots      = 64
+	maxLosses     = 64
+	// maxCount keeps sums inside an SQLite integer: an overflow would become a
+	// REAL, which a STRICT column refuses, and a hostile host could stop every node.
+	maxCount = int64(1) << 60
+	// pruneBatch rows are deleted at once, so that pruning is not paid for each row.
+	pruneBatch = 256
+)
+
+// encode never answers nil, which SQLite would keep as NULL.
+func encode(m proto.Message) ([]byte, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	return blob(b), err
+}
+
+func clamp(v uint64) int64 {
+	if v > uint64(maxCount) {
+		return maxCount
+	}
+	return int64(v)
+}
+
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// Position is the last sequence stored of a host's boot; 0 when there is none.
+func (tx *Tx) Position(host int64, boot []byte) (uint64, error) {
+	var sequence uint64
+	_, err := tx.one("SELECT sequence FROM positions WHERE host = ? AND boot = ?",
+		func(v []val) { sequence = uint64(asInt(v[0])) }, host, blob(boot))
+	return sequence, err
+}
+
+// SetPosition moves a boot's position. A host's oldest boots beyond MaxBoots are forgotten.
+func (tx *Tx) SetPosition(host int64, boot []byte, sequence, index uint64) error {
+	n, err := tx.exec("UPDATE positions SET sequence = ?, idx = ? WHERE host = ? AND boot = ?",
+		int64(sequence), int64(index), host, blob(boot))
+	if err != nil || n > 0 {
+		return err
+	}
+	if _, err := tx.exec("INSERT INTO positions (host, boot, sequence, idx) VALUES (?, ?, ?, ?)",
+		host, blob(boot), int64(sequence), int64(index)); err != nil {
+		return err
+	}
+	_, err = tx.exec(`DELETE FROM positions WHERE host = ?1 AND boot IN (
+		SELECT boot FROM positions WHERE host = ?1 ORDER BY idx DESC, boot LIMIT -1 OFFSET ?2)`, host, int64(MaxBoots))
+	return err
+}
+
+// Sight notes that a host shows a behaviour that it had not told before, and what it is.
+func (tx *Tx) Sight(host int64, b *sensorv1.Behaviour) error {
+	const describe = `INSERT INTO behaviours (key, kind, subject, object, first_seen, hosts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+		ON CONFLICT (key) DO UPDATE SET hosts = hosts + excluded.hosts,
+			first_seen = min(first_seen, excluded.first_seen),
+			subject = CASE kind WHEN 0 THEN excluded.subject ELSE subject END,
+			object = CASE kind WHEN 0 THEN excluded.object ELSE object END,
+			kind = CASE kind WHEN 0 THEN excluded.kind ELSE kind END`
+	added, err := tx.addSighting(host, b.GetKey(), 0, b.GetFirstSeen(), b.GetFirstSeen(), false)
+	if err != nil || added < 0 {
+		return err
+	}
+	_, err = tx.exec(describe, blob(b.GetKey()), int64(b.GetKind()), blob(b.GetSubject()), blob(b.GetObject()), b.GetFirstSeen(), added)
+	return err
+}
+
+// addSighting returns 1 when it made the row, 0 when it was there, -1 when the host is at its limit.
+func (tx *Tx) addSighting(host int64, key []byte, count, first, last int64, known bool) (int64, error) {
+	n, err := tx.exec(`INSERT INTO sightings (host, key, count, first_seen, last_seen, known)
+		SELECT ?1, ?2, ?3, ?4, ?5, ?6 FROM hosts WHERE n = ?1 AND behaviours < ?7
+		ON CONFLICT DO NOTHING`, host, blob(key), count, first, last, known, int64(MaxBehaviours))
+	if err != nil {
+		return 0, err
+	}
+	if n == 1 {
+		_, err = tx.exec("UPDATE hosts SET behaviours = behaviours + 1 WHERE n = ?", host)
+		return 1, err
+	}
+	there, err := tx.one("SELECT 1 FROM sightings WHERE host = ? AND key = ?", func([]val) {}, host, blob(key))
+	if err != nil || there {
+		return 0, err
+	}
+	return -1, tx.AddLoss(host, &sensorv1.Loss{Where: "store", Cause: "behaviour-limit", Count: 1})
+}
+
+// Count adds to a behaviour of a host. One that was never described (its summary
+// was dropped from a full spool) is kept with kind 0 until a description comes.
+func (tx *Tx) Count(host int64, d *sensorv1.BehaviourDelta) error {
+	n, err := tx.exec(`UPDATE sightings SET count = min(count + ?, 1152921504606846976),
+		last_seen = max(last_seen, ?), known = ? WHERE host = ? AND key = ?`,
+		clamp(d.GetCount()), d.GetLastSeen(), d.GetKnown(), host, blob(d.GetKey()))
+	if err != nil || n > 0 {
+		return err
+	}
+	added, err := tx.addSighting(host, d.GetKey(), clamp(d.GetCount()), d.GetLastSeen(), d.GetLastSeen(), d.GetKnown())
+	if err != nil || added < 1 {
+		return err
+	}
+	_, err = tx.exec(`INSERT INTO behaviours (key, kind, subject, object, first_seen, hosts) VALUES (?, 0, x'', x'', ?, 1)
+		ON CONFLICT (key) DO UPDATE SET hosts = hosts + 1`, blob(d.GetKey()), d.GetLastSeen())
+	return err
+}
+
+// AddLoss adds to a host's loss totals. Causes beyond maxLosses are counted together.
+func (tx *Tx) AddLoss(host int64, l *sensorv1.Loss) error {
+	const add = `UPDATE losses SET count = min(count + ?, 1152921504606846976) WHERE host = ? AND place = ? AND cause = ?`
+	place, cause := l.GetWhere(), l.GetCause()
+	n, err := tx.exec(add, clamp(l.GetCount()), host, place, cause)
+	if err != nil || n > 0 {
+		return err
+	}
+	var have int64
+	if _, err := tx.one("SELECT count(*) FROM losses WHERE host = ?", func(v []val) { have = asInt(v[0]) }, host); err != nil {
+		return err
+	}
+	if have >= maxLosses-1 {
+		place, cause = "other", "other"
+	}
+	_, err = tx.exec(`INSERT INTO losses (host, place, cause, count) VALUES (?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET count = min(count + excluded.count, 1152921504606846976)`, host, place, cause, clamp(l.GetCount()))
+	return err
+}
+
+// AddFinding stores a finding. A finding whose id exists is not stored again
+// (false): ids are ULIDs, so it is one host's mistake or malice.
+func (tx *Tx) AddFinding(host int64, index uint64, stored int64, f *sensorv1.Finding) (bool, error) {
+	body, err := encode(f)
+	if err != nil {
+		return false, fmt.Errorf("encoding finding: %w", err)
+	}
+	n, err := tx.exec(`INSERT INTO findings (id, host, idx, time, stored_at, storyline, disposition, incident, body)
+		VALUES (?, ?, ?, ?, ?, ?, 'new', '', ?) ON CONFLICT DO NOTHING`,
+		f.GetId(), host, int64(index), f.GetTime(), stored, f.GetStoryline(), body)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, tx.grew(host, "findings", MaxFindings,
+		"DELETE FROM findings WHERE n IN (SELECT n FROM findings WHERE host = ? AND disposition <> 'in-incident' ORDER BY n LIMIT 256)", "finding-limit")
+}
+
+// AddFlow stores a flow of a storyline.
+func (tx *Tx) AddFlow(host int64, index uint64, time int64, note *sensorv1.FlowNote) error {
+	body, err := encode(note)
+	if err != nil {
+		return fmt.Errorf("encoding flow note: %w", err)
+	}
+	if _, err := tx.exec("INSERT INTO flows (host, idx, time, tuple, storyline, body) VALUES (?, ?, ?, ?, ?, ?)",
+		host, int64(index), time, FlowTuple(note.GetFlow()), note.GetStoryline(), body); err != nil {
+		return err
+	}
+	return tx.grew(host, "flows", MaxFlows,
+		"DELETE FROM flows WHERE n IN (SELECT n FROM flows WHERE host = ? ORDER BY n LIMIT 256)", "flow-limit")
+}
+
+// grew counts a new row of a host and prunes its oldest ones above the limit.
+func (tx *Tx) grew(host int64, column string, limit int64, prune, cause string) error {
+	var have int64
+	if _, err := tx.one("UPDATE hosts SET "+column+" = "+column+" + 1 WHERE n = ? RETURNING "+column,
+		func(v []val) { have = asInt(v[0]) }, host); err != nil {
+		return err
+	}
+	if have < limit+pruneBatch {
+		return nil
+	}
+	gone, err := tx.exec(prune, host)
+	if err != nil || gone == 0 {
+		return err
+	}
+	if _, err := tx.exec("UPDATE hosts SET "+column+" = "+column+" - ? WHERE n = ?", gone, host); err != nil {
+		return err
+	}
+	return tx.AddLoss(host, &sensorv1.Loss{Where: "store", Cause: cause, Count: uint64(gone)})
+}
+
+// FlowTuple is a flow's 5-tuple with the client first, the same bytes at both
+// of its ends (where no address translation lies between them).
+func FlowTuple(f *sensorv1.Flow) []byte {
+	client, cport, server, sport := f.GetLocal(), f.GetLocalPort(), f.GetRemote(), f.GetRemotePort()
+	if f.GetInbound() {
+		client, cport, server, sport = server, sport, client, cport
+	}
+	b := []byte{byte(f.GetProtocol()), byte(len(client)), byte(len(server))}
+	b = append(append(b, client...), server...)
+	b = binary.BigEndian.AppendUint16(b, uint16(cport))
+	return binary.BigEndian.AppendUint16(b, uint16(sport))
+}
