@@ -1,0 +1,154 @@
+package state
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+)
+
+// Codes of rejections. They are part of the operators' contract: never renamed.
+const (
+	RejectUnknownCommand  = "unknown-command"
+	RejectInvalid         = "invalid"
+	RejectKeyReused       = "idempotency-key-reused"
+	RejectUnknownHost     = "unknown-host"
+	RejectHostExists      = "host-exists"
+	RejectTokenExists     = "token-exists"
+	RejectTooManyTokens   = "too-many-tokens"
+	RejectBadToken        = "bad-token"
+	RejectTokenExpired    = "token-expired"
+	RejectTokenUsed       = "token-used"
+	RejectTokenKind       = "wrong-token-kind"
+	RejectClusterExists   = "cluster-exists"
+	RejectUnknownNode     = "unknown-node"
+	RejectUnknownIncident = "unknown-incident"
+	RejectIncidentClosed  = "incident-closed"
+	RejectGrantMismatch   = "grant-mismatch"
+	RejectWrongCluster    = "wrong-cluster"
+	RejectNonceUsed       = "nonce-used"
+	RejectOperationExists = "operation-exists"
+	RejectGrantExpired    = "grant-expired"
+	RejectBadLease        = "bad-lease"
+	RejectStaleSession    = "stale-session"
+)
+
+// maxKey bounds an idempotency key, in bytes.
+const maxKey = 128
+
+// applier is one command being applied.
+type applier struct {
+	tx    *store.Tx
+	index uint64
+	cmd   *raftv1.Command
+}
+
+// Apply applies the command of log entry index inside tx. The result is the
+// same on every node. An error means that the store failed.
+func Apply(tx *store.Tx, index uint64, cmd *raftv1.Command) (*raftv1.Result, error) {
+	a := &applier{tx: tx, index: index, cmd: cmd}
+	result, err := a.once()
+	if err != nil {
+		return nil, err
+	}
+	result.Index = index
+	return result, nil
+}
+
+// once answers a command whose key is known with what the first one did. Only
+// accepted commands are remembered: a rejected one did nothing, and may succeed later.
+func (a *applier) once() (*raftv1.Result, error) {
+	key := a.cmd.GetIdempotencyKey()
+	if key == "" {
+		return a.apply()
+	}
+	if len(key) > maxKey {
+		return reject(RejectInvalid, "the idempotency key is longer than %d bytes: use a shorter one", maxKey), nil
+	}
+	kind := commandNumber(a.cmd)
+	earlier, earlierKind, err := a.tx.Remembered(a.cmd.GetActor(), key)
+	if err != nil {
+		return nil, fmt.Errorf("reading idempotency key: %w", err)
+	}
+	if earlier != nil {
+		if earlierKind != kind {
+			return reject(RejectKeyReused, "idempotency key %q was used for another kind of request: use a new one", key), nil
+		}
+		return earlier, nil
+	}
+	result, err := a.apply()
+	if err != nil || result.GetRejected() != "" {
+		return result, err
+	}
+	result.Index = a.index
+	if err := a.tx.Remember(a.cmd.GetActor(), key, kind, result); err != nil {
+		return nil, fmt.Errorf("remembering idempotency key: %w", err)
+	}
+	return result, nil
+}
+
+// commandNumber is the field number of a command's body, which never changes.
+func commandNumber(cmd *raftv1.Command) int32 {
+	m := cmd.ProtoReflect()
+	field := m.WhichOneof(m.Descriptor().Oneofs().ByName("body"))
+	if field == nil {
+		return 0
+	}
+	return int32(field.Number())
+}
+
+func (a *applier) apply() (*raftv1.Result, error) {
+	switch body := a.cmd.GetBody().(type) {
+	case *raftv1.Command_Ingest:
+		return a.ingest(body.Ingest)
+	case *raftv1.Command_EnrollHost:
+		return a.enrollHost(body.EnrollHost)
+	case *raftv1.Command_CreateToken:
+		return a.createToken(body.CreateToken)
+	case *raftv1.Command_ConsumeToken:
+		return a.consumeToken(body.ConsumeToken)
+	case *raftv1.Command_RequestResponse:
+		return a.requestResponse(body.RequestResponse)
+	case *raftv1.Command_PutIncident:
+		return a.putIncident(body.PutIncident)
+	case *raftv1.Command_CloseIncident:
+		return a.closeIncident(body.CloseIncident)
+	case *raftv1.Command_PutNode:
+		return a.putNode(body.PutNode)
+	case *raftv1.Command_RemoveNode:
+		return a.removeNode(body.RemoveNode)
+	case *raftv1.Command_HostSession:
+		return a.hostSession(body.HostSession)
+	case *raftv1.Command_PutOperator:
+		return a.putOperator(body.PutOperator)
+	case *raftv1.Command_InitCluster:
+		return a.initCluster(body.InitCluster)
+	}
+	return reject(RejectUnknownCommand, "this node does not know the command: bring all nodes to the same version"), nil
+}
+
+func accept(id string) *raftv1.Result { return &raftv1.Result{Id: id} }
+
+func reject(code, format string, args ...any) *raftv1.Result {
+	return &raftv1.Result{Rejected: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func (a *applier) audit(action, subject, format string, args ...any) error {
+	return a.auditAs(a.cmd.GetActor(), action, subject, format, args...)
+}
+
+func (a *applier) auditAs(actor, action, subject, format string, args ...any) error {
+	err := a.tx.Audit(&operatorv1.AuditEntry{
+		Time: a.cmd.GetTime(), Actor: actor, Action: action, Subject: subject, Detail: fmt.Sprintf(format, args...),
+	})
+	if err != nil {
+		return fmt.Errorf("writing audit entry: %w", err)
+	}
+	return nil
+}
+
+// same compares two messages by what they say.
+func same(a, b proto.Message) bool { return proto.Equal(a, b) }
