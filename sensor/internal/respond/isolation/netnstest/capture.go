@@ -1,0 +1,84 @@
+package netnstest
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Capture sees every frame that arrives at one device.
+type Capture struct {
+	fd int
+}
+
+const (
+	captureBufferBytes = 16 << 20
+	// quiet is how long nothing may arrive before a capture believes that no more
+	// comes: veth delivers within microseconds, a busy machine within milliseconds.
+	quiet = 60 * time.Millisecond
+)
+
+// NewCapture starts to capture.
+func NewCapture(t testing.TB, n *Namespace, device string) *Capture {
+	t.Helper()
+	c := &Capture{fd: -1}
+	index := n.Index(t, device)
+	n.Must(t, "opening a capture", func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		c.fd = fd
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBufferBytes)
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: BigEndian16(unix.ETH_P_ALL), Ifindex: index})
+	})
+	t.Cleanup(func() { _ = unix.Close(c.fd) })
+	return c
+}
+
+// Frames are all that arrived since the last call, once the wire is quiet.
+func (c *Capture) Frames(t testing.TB) [][]byte {
+	t.Helper()
+	var frames [][]byte
+	buffer := make([]byte, 1<<16)
+	for {
+		size, from, err := unix.Recvfrom(c.fd, buffer, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			ready, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(quiet.Milliseconds()))
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				t.Fatalf("waiting for frames: %v", err)
+			}
+			if err == nil && ready == 0 {
+				return frames
+			}
+			continue
+		case err != nil:
+			t.Fatalf("capturing: %v", err)
+		}
+		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype == unix.PACKET_OUTGOING {
+			continue
+		}
+		frames = append(frames, bytes.Clone(buffer[:size]))
+	}
+}
+
+// Count is the number of newly arrived frames that hold marker.
+func (c *Capture) Count(t testing.TB, marker []byte) int {
+	t.Helper()
+	seen := 0
+	for _, frame := range c.Frames(t) {
+		if bytes.Contains(frame, marker) {
+			seen++
+		}
+	}
+	return seen
+}
+
+// BigEndian16 is a number in network order, for the kernel's link-layer addresses.
+func BigEndian16(v uint16) uint16 { return v<<8 | v>>8 }

@@ -1,0 +1,203 @@
+package respond
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
+)
+
+// reachablePause is between two questions to a coordinator that does not answer.
+const reachablePause = 200 * time.Millisecond
+
+// Run keeps an isolation in force and ends it in time, until ctx ends. While
+// nothing is isolated it waits and does nothing.
+func (r *Responder) Run(ctx context.Context) error {
+	var owned sync.WaitGroup
+	defer owned.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	owned.Go(func() { r.resume(ctx) })
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.kick:
+		}
+		if r.State() != StateNone {
+			r.keep(ctx)
+		}
+	}
+}
+
+// keep runs while a lease is in force.
+func (r *Responder) keep(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var owned sync.WaitGroup
+	defer owned.Wait()
+	defer cancel()
+	owned.Go(func() {
+		if err := r.barrier.Watch(ctx, r.wake); err != nil && ctx.Err() == nil {
+			r.cfg.Logger.Warn("isolation is watched by looking only", "every", r.cfg.Tick, "error", err)
+		}
+	})
+	ticker := time.NewTicker(r.cfg.Tick)
+	defer ticker.Stop()
+	for r.State() != StateNone {
+		r.tick()
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.kick:
+		case <-ticker.C:
+		}
+	}
+}
+
+// tick ends what is over and repairs what was changed.
+func (r *Responder) tick() {
+	r.mu.Lock()
+	defer r.unlockAndReport()
+	lease := r.record.Lease
+	if lease == nil {
+		return
+	}
+	if lease.remaining(r.cfg.Clock) <= 0 {
+		r.expire()
+		return
+	}
+	spec, found := r.spec(), r.cfg.Clock.Boot()
+	drift, err := r.barrier.Reconcile(spec)
+	if errors.Is(err, isolation.ErrNotApplied) {
+		err = r.barrier.Apply(spec)
+	}
+	if err != nil {
+		r.failed("isolation could not be put back and is tried again", err)
+		return
+	}
+	r.lastFailure = ""
+	switch drift {
+	case isolation.Unchanged:
+	case isolation.Surroundings:
+		lease.Nodes = spec.Nodes
+		_ = r.save() // logged there; the next change saves again
+		r.cfg.Logger.Info("isolation follows the host's devices and the cluster's nodes", "operation", lease.Operation)
+	case isolation.Tampered:
+		r.counters.Reapplied++
+		took := r.cfg.Clock.Boot() - found
+		r.cfg.Logger.Warn("isolation was changed by another program and is put back", "operation", lease.Operation, "took", took)
+		if times := r.tampers.note(found); times > 0 {
+			r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED,
+				fmt.Sprintf("another program changed or removed the isolation in the kernel, %d times since the last report; it was put back %s after it was noticed", times, took.Round(time.Microsecond))))
+		}
+	}
+}
+
+// tamperLog joins repairs that come in a row: whoever removes the table in a
+// loop must not fill the spool.
+type tamperLog struct {
+	reported time.Duration
+	pending  int
+	ever     bool
+}
+
+const tamperReportEvery = 5 * time.Second
+
+// note counts one repair and returns how many to report now, 0 for none.
+func (t *tamperLog) note(now time.Duration) int {
+	t.pending++
+	if t.ever && now-t.reported < tamperReportEvery {
+		return 0
+	}
+	times := t.pending
+	t.ever, t.reported, t.pending = true, now, 0
+	return times
+}
+
+// expire ends a lease in time. mu is held.
+func (r *Responder) expire() {
+	if r.end(sensorv1.IsolationState_ISOLATION_STATE_EXPIRED, "the lease ended") {
+		r.counters.Expired++
+	}
+}
+
+// end removes the cut without a grant. What cannot be removed stays in force on
+// paper too, and is tried again. mu is held.
+func (r *Responder) end(state sensorv1.IsolationState, why string) bool {
+	lease := r.record.Lease
+	if err := r.barrier.Remove(); err != nil {
+		r.failed("isolation could not be ended and is tried again", err)
+		return false
+	}
+	r.record.Lease = nil
+	_ = r.save() // logged there; an unsaved end is an ended lease at the next start
+	r.report(r.status(lease, state, why))
+	r.cfg.Logger.Info("isolation is ended", "operation", lease.Operation, "why", why)
+	return true
+}
+
+type selfTest struct {
+	text string
+	err  error
+}
+
+// ErrUnreachable says that no coordinator answered through the cut.
+var ErrUnreachable = errors.New("no coordinator answered while isolated")
+
+// selfTest proves both sides of a cut: an ordinary packet is dropped, the
+// coordinator answers.
+func (r *Responder) selfTest(ctx context.Context, limit time.Duration) selfTest {
+	probe, err := r.barrier.Probe()
+	if err != nil {
+		return selfTest{text: err.Error(), err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	started := time.Now()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	last := errors.New("not asked")
+	for {
+		select {
+		case <-ctx.Done():
+			text := fmt.Sprintf("%s; coordinator did not answer in %s: %v", probe, limit, last)
+			return selfTest{text: text, err: fmt.Errorf("%w (within %s: %w)", ErrUnreachable, limit, last)}
+		case <-pause.C:
+		}
+		if last = r.cfg.Reachable(ctx); last == nil {
+			return selfTest{text: fmt.Sprintf("%s; coordinator answered after %s", probe, time.Since(started).Round(time.Millisecond))}
+		}
+		pause.Reset(reachablePause)
+	}
+}
+
+// resume goes on with a self-test that a restart interrupted.
+func (r *Responder) resume(ctx context.Context) {
+	r.granting.Lock()
+	defer r.granting.Unlock()
+	r.mu.Lock()
+	lease := r.record.Lease
+	r.mu.Unlock()
+	if lease == nil || lease.Phase != phaseTesting || ctx.Err() != nil {
+		return
+	}
+	test := r.selfTest(ctx, r.cfg.ResumeTimeout)
+	r.mu.Lock()
+	defer r.unlockAndReport()
+	if r.record.Lease != lease || ctx.Err() != nil {
+		return
+	}
+	lease.SelfTest = test.text
+	if test.err != nil {
+		r.report(r.revert(lease, nil, test.err))
+		return
+	}
+	lease.Phase = phaseApplied
+	_ = r.save() // logged there; the test is repeated at the next start
+	r.counters.Honoured++
+	r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "proved after a restart; "+leftOpen(r.spec())))
+}
