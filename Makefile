@@ -37,7 +37,7 @@ check-generated: tools-generate ## what is generated is what its sources say
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@FUZZTIME=$${FUZZTIME:-10s} scripts/fuzz.sh
 package-test: package ## (root) the real packages through install, enrol, run, upgrade, purge in a throw-away root
-	@scripts/package/test.sh
+	@TOOLS=$(TOOLS) scripts/package/test.sh
 
 ##@ Build
 .PHONY: build generate package clean help tools-generate FORCE

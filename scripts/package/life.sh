@@ -1,0 +1,236 @@
+# Sourced by test.sh inside the namespaces: $2 is the work folder, $3 the lower root.
+work=$2
+root=$work/root
+failures=0
+checks=0
+started=()
+
+say() { printf '%s\n' "$*"; }
+
+# check TEXT COMMAND…: one line each; the output only when it fails.
+check() {
+	local text=$1
+	shift
+	checks=$((checks + 1))
+	if "$@" >"$work/output" 2>&1; then
+		say "  ✓ $text"
+	else
+		failures=$((failures + 1))
+		say "  ✗ $text"
+		say "      $*"
+		sed 's/^/      /' "$work/output"
+	fi
+}
+
+inside() { chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+	HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@" </dev/null; }
+
+# Not what a package owns: what dpkg, useradd and ldconfig keep for themselves.
+files() {
+	(cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./tmp \
+		-o -path ./var/lib/dpkg -o -path ./var/lib/rpm -o -path ./var/log -o -path ./var/cache \) -prune \
+		-o ! -path './etc/*-' ! -path ./etc/.pwd.lock -print | sort)
+}
+
+same_files() { diff "$work/files-before" <(files); }
+
+contains() { grep -qF -- "$1" "$2"; }
+
+# within SECONDS COMMAND…: until it holds.
+within() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		[ "$SECONDS" -lt "$end" ] || return 1
+		sleep 0.2
+	done
+}
+
+# start NAME COMMAND…: a service in the root, under a stand-in for systemd.
+start() {
+	local name=$1
+	shift
+	chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+		/run/notifyprobe "/run/notify-$name" "$@" >"$work/$name.log" 2>&1 </dev/null &
+	started+=($!)
+	eval "${name}_pid=$!"
+}
+
+stop() { # stop PID: an orderly end within 10 s
+	kill -TERM "$1" 2>/dev/null
+	within 10 gone "$1" || { kill -KILL "$1"; return 1; }
+	wait "$1" 2>/dev/null
+	return 0
+}
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+finish() {
+	local pid
+	for pid in "${started[@]}"; do
+		gone "$pid" || stop "$pid"
+	done
+	if [ "$failures" != 0 ]; then
+		for log in "$work"/*.log; do
+			[ -s "$log" ] || continue
+			say "--- $(basename "$log")"
+			tail -40 "$log"
+		done
+	fi
+}
+trap finish EXIT
+
+# verify_unit NAME: systemd's own reading of the installed unit.
+verify_unit() {
+	local said
+	said=$(systemd-analyze verify --man=no --root="$root" "$1.service" 2>&1 | grep -F "$1") || true
+	printf '%s\n' "$said"
+	[ -z "$said" ]
+}
+
+# unit_condition NAME: the file that the unit waits for has been made.
+unit_condition() {
+	local unit=$root/usr/lib/systemd/system/$1.service
+	test -e "$root$(sed -n 's/^ConditionPathExists=//p' "$unit")"
+}
+
+mount_root() {
+	mkdir -p "$work/layer" "$root"
+	# An upper layer inside its own lower one is refused: it gets a mount of its own.
+	mount -t tmpfs -o mode=755,size=1g package-test "$work/layer" &&
+		mkdir "$work/layer/upper" "$work/layer/work" &&
+		mount -t overlay -o "lowerdir=$lower,upperdir=$work/layer/upper,workdir=$work/layer/work" package-test "$root" &&
+		mount -t tmpfs -o mode=755 package-test "$root/run" &&
+		mount -t tmpfs -o mode=1777 package-test "$root/tmp" &&
+		mount --rbind /proc "$root/proc" && mount --rbind /sys "$root/sys" && mount --rbind /dev "$root/dev" &&
+		cp "$work/notifyprobe" "$root/run/notifyprobe"
+}
+
+un# verify_unit NAME: systemd's own reading of the installed unit.
+verify_unit() {
+	local said
+	said=$(systemd-analyze verify --man=no --root="$root" "$1.service" 2>&1 | grep -F "$1") || true
+	printf '%s\n' "$said"
+	[ -z "$said" ]
+}
+
+# unit_condition NAME: the file that the unit waits for has been made.
+unit_condition() {
+	local unit=$root/usr/lib/systemd/system/$1.service
+	test -e "$root$(sed -n 's/^ConditionPathExists=//p' "$unit")"
+}
+
+mount_root() {
+	umount -R "$root" && umount "$work/layer"
+}
+
+lower=$3
+ip link set lo up 2>/dev/null || ifconfig lo up
+deb_sensor=$(echo dist/vedette-sensor_*.deb)
+deb_coordinator=$(echo dist/vedette-coordinator_*.deb)
+deb_cli=$(echo dist/vedette_*.deb)
+
+say "binaries"
+for program in vedette vedette-sensor; do
+	check "$program is static" bash -c "ldd bin/$program 2>&1 | grep -qE 'not a dynamic executable|statically linked'"
+done
+
+say "install (over $lower)"
+mount_root || { say "package-test: cannot make a throw-away root"; exit 1; }
+files >"$work/files-before"
+mkdir "$root/tmp/debs" && cp dist/*.deb "$work"/next/*.deb "$root/tmp/debs/"
+check "dpkg installs all three" inside dpkg -i "/tmp/debs/$(basename "$deb_sensor")" "/tmp/debs/$(basename "$deb_coordinator")" "/tmp/debs/$(basename "$deb_cli")"
+for program in vedette-sensor vedette-coordinator; do
+	check "$program --help" inside "$program" --help
+	check "$program --version says a version" bash -c "chroot '$root' $program --version | grep -qE '[0-9]+\.[0-9]+\.[0-9]+'"
+	check "$program --print-config reads the default config" inside "$program" --print-config
+	check "$program.8 is there" test -s "$root/usr/share/man/man8/$program.8.gz"
+done
+check "vedette version" inside vedette version --client
+check "vedette.1 is there" test -s "$root/usr/share/man/man1/vedette.1.gz"
+check "bash completion is there" test -s "$root/usr/share/bash-completion/completions/vedette"
+check "sensor's config is its own" test "$(stat -c %a "$root/etc/vedette/sensor.yaml")" = 600
+check "sensor's state is its own" test "$(stat -c %a "$root/var/lib/vedette-sensor")" = 700
+check "the coordinator has its user" inside getent passwd vedette-coordinator
+if command -v systemd-analyze >/dev/null; then
+	for unit in vedette-sensor vedette-coordinator; do
+		check "systemd-analyze verify $unit" verify_unit "$unit"
+	done
+fi
+
+say "refusals"
+check "a sensor without identity says enrol" bash -c "! chroot '$root' vedette-sensor >'$work/refused' 2>&1 && grep -q enroll '$work/refused'"
+check "a wrong token is refused with a reason" bash -c "! chroot '$root' vedette-sensor enroll --coordinator 127.0.0.1:7443 --token nonsense >'$work/refused' 2>&1 && grep -qi token '$work/refused'"
+
+say "enrol and run"
+context=/var/lib/vedette-coordinator/admin.context.yaml
+vedette() { inside vedette --context-file "$context" "$@"; }
+check "init makes the cluster, as the service's user" inside runuser -u vedette-coordinator -- \
+	vedette-coordinator init --data /var/lib/vedette-coordinator --id c1 --listen 127.0.0.1:7443 --operator-listen 127.0.0.1:7444
+check "the unit finds what it waits for" unit_condition vedette-coordinator
+cat >>"$root/etc/vedette/coordinator.yaml" <<'YAML'
+# changed by the operator
+id: c1
+listen: 127.0.0.1:7443
+operator_listen: 127.0.0.1:7444
+YAML
+start coordinator setpriv --reuid vedette-coordinator --regid vedette-coordinator --clear-groups \
+	--bounding-set=-all --inh-caps=-all --no-new-privs vedette-coordinator --config /etc/vedette/coordinator.yaml
+check "the coordinator answers" within 20 vedette status
+check "it tells systemd that it is ready" within 5 contains "notify: READY=1" "$work/coordinator.log"
+check "it feeds the watchdog" within 5 contains "notify: WATCHDOG=1" "$work/coordinator.log"
+
+check "a token is made" bash -c "$(declare -f inside); root='$root' inside vedette --context-file '$context' token create -o name >'$root/run/token'"
+check "the host enrols with it" inside vedette-sensor enroll --coordinator 127.0.0.1:7443 --token-file /run/token
+check "the token serves once" bash -c "! chroot '$root' vedette-sensor enroll --force --coordinator 127.0.0.1:7443 --state-dir /run/other --token-file /run/token"
+check "the unit finds what it waits for" unit_condition vedette-sensor
+{ echo "# changed by the operator"; echo "scope: netns:self"; echo "summary_interval: 1s"; } >>"$root/etc/vedette/sensor.yaml"
+bounding=$(sed -n 's/^CapabilityBoundingSet=//p' scripts/package/units/vedette-sensor.service |
+	tr 'A-Z ' 'a-z,' | sed 's/cap_/+/g')
+run_sensor() {
+	start sensor setpriv --bounding-set="-all,$bounding" --inh-caps=-all --no-new-privs \
+		vedette-sensor --config /etc/vedette/sensor.yaml
+}
+online() { vedette host list -o json >"$work/hosts.json" && grep -q '"state": *"online"' "$work/hosts.json"; }
+hosts() { grep -o '"id": *"h-[a-z2-7]*"' "$work/hosts.json" | sort -u; }
+run_sensor
+check "the sensor runs with the unit's capabilities and comes online" within 30 online
+check "it tells systemd that it is ready" within 5 contains "notify: READY=1" "$work/sensor.log"
+check "it feeds the watchdog" within 5 contains "notify: WATCHDOG=1" "$work/sensor.log"
+before=$(hosts)
+
+say "upgrade"
+check "dpkg upgrades" inside dpkg --force-confold -i /tmp/debs/vedette-sensor_99.0.0_*.deb /tmp/debs/vedette-coordinator_99.0.0_*.deb
+for config in sensor coordinator; do
+	check "$config.yaml keeps what the operator changed" grep -q "changed by the operator" "$root/etc/vedette/$config.yaml"
+done
+check "the sensor ends in order" stop "$sensor_pid"
+run_sensor
+check "the sensor comes online again" within 30 online
+check "as the same host" test "$(hosts)" = "$before"
+
+say "remove and purge"
+check "the sensor ends in order" stop "$sensor_pid"
+check "the coordinator ends in order" stop "$coordinator_pid"
+check "dpkg removes" inside dpkg -r vedette-sensor vedette-coordinator vedette
+check "the programs are gone" bash -c "! ls '$root'/usr/bin/vedette*"
+check "the configs stay" test -s "$root/etc/vedette/sensor.yaml"
+check "the state stays" test -s "$root/var/lib/vedette-coordinator/cluster.json"
+check "dpkg purges" inside dpkg -P vedette-sensor vedette-coordinator vedette
+check "nothing is left behind" same_files
+check "the user is gone" bash -c "! chroot '$root' getent passwd vedette-coordinator"
+
+if command -v rpm >/dev/null; then
+	say "rpm"
+	unmount_root && mount_root || { say "package-test: cannot make a second root"; exit 1; }
+	mkdir "$root/tmp/rpms" && cp dist/*.rpm "$root/tmp/rpms/"
+	rpms() { rpm --root "$root" --dbpath /var/lib/rpm "$@"; }
+	check "rpm installs all three" rpms -i --nodeps "$root"/tmp/rpms/*.rpm
+	check "the coordinator has its user" inside getent passwd vedette-coordinator
+	check "configs are marked as such" test "$(rpms -qc vedette-sensor vedette-coordinator | tr '\n' ' ')" = "/etc/vedette/sensor.yaml /etc/vedette/coordinator.yaml "
+	check "vedette-sensor --version" inside vedette-sensor --version
+	check "rpm removes" rpms -e vedette-sensor vedette-coordinator vedette
+	check "the programs are gone" bash -c "! ls '$root'/usr/bin/vedette*"
+fi
+
+say "package-test: $((checks - failures)) of $checks hold"
+[ "$failures" = 0 ]
