@@ -8,6 +8,7 @@ set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 . scripts/env.sh
 export LC_ALL=C.UTF-8
+: "${TOOLS:?"run it with make package-test"}"
 
 if [ "$(id -u)" != 0 ]; then
 	echo "package-test: needs root for a throw-away root and namespaces: sudo make package-test" >&2
