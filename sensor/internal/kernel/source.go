@@ -2,46 +2,262 @@ package kernel
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/vedette-edr/vedette/bpf"
+	"github.com/vedette-edr/vedette/sensor/internal/decode"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
-// Features is what this kernel can do.
-type Features struct {
-	Release     string // uname -r
-	CgroupMount string // where cgroup v2 is mounted, "" when nowhere
-	Gaps        []string
+// tick is how long an event that wakes nobody may lie unread.
+const tick = 50 * time.Millisecond
+
+// Source is the loaded and attached programs and what reads them.
+type Source struct {
+	cfg      Config
+	features Features
+
+	collection *ebpf.Collection
+	links      []link.Link
+	critical   *ring
+	bulk       *ring
+	poll       *poller
+	sweep      *sweeper
+
+	malformed atomic.Uint64 // records that decode refused
+	notDNS    atomic.Uint64 // datagrams on port 53 that are no DNS
+
+	mu      sync.Mutex // guards what follows, and the programs' life
+	closed  bool
+	running sync.WaitGroup
+	final   []event.Loss // the losses at the time of Close
+	totals  [counterCount]uint64
 }
 
-// Source is the loaded and attached programs.
-type Source struct{}
-
-// Probe says what this kernel and this process's rights allow.
-func Probe() (Features, error) { return Features{}, ErrTooOld }
-
-// Open loads and attaches.
+// Open loads the programs, limits them to the scope, attaches them and gives the
+// sockets that exist already to their owners. Events lie in the rings from here
+// on; Run reads them.
 func Open(cfg Config) (*Source, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("checking kernel configuration: %w", err)
+	}
+	features, err := Probe()
+	if err != nil {
 		return nil, err
 	}
-	return nil, ErrTooOld
+	knobs, err := resolveScope(cfg.Scope, features.CgroupMount)
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{cfg: cfg, features: features}
+	if err := s.open(knobs); err != nil {
+		return nil, errors.Join(err, s.release())
+	}
+	cfg.Logger.Info("watching the kernel", slog.String("kernel", features.Release),
+		slog.String("scope", cfg.Scope.Kind), slog.Int("programs", len(s.links)))
+	return s, nil
 }
 
-// Run reads until ctx ends and calls sink from one goroutine.
-func (s *Source) Run(ctx context.Context, sink func(event.Event)) error { return ErrClosed }
+func (s *Source) open(knobs scopeKnobs) (err error) {
+	if s.collection, err = load(s.cfg, s.features, knobs); err != nil {
+		return err
+	}
+	if s.critical, err = openRing(s.collection.Maps[bpf.VedetteMapCritical]); err != nil {
+		return fmt.Errorf("opening critical ring: %w", err)
+	}
+	if s.bulk, err = openRing(s.collection.Maps[bpf.VedetteMapBulk]); err != nil {
+		return fmt.Errorf("opening bulk ring: %w", err)
+	}
+	if s.poll, err = newPoller(s.critical, s.bulk); err != nil {
+		return err
+	}
+	s.sweep = newSweeper(s.collection.Maps[bpf.VedetteMapUdpFlows], s.cfg.MaxFlows)
+	if s.links, err = attach(s.collection, s.features); err != nil {
+		return err
+	}
+	return seed(s.collection)
+}
 
-// Losses are cumulative and exact, by where and cause.
-func (s *Source) Losses() []event.Loss { return nil }
+// Run reads until ctx ends, which is no error, and calls sink from this one
+// goroutine. What one process caused comes in order: a flow never before the fork
+// or the exec of who made it. Run may be called once at a time.
+func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+	defer s.running.Done()
 
-// Counters says how many events the programs made, and how many they kept back.
-func (s *Source) Counters() (total, suppressed uint64) { return 0, 0 }
+	stop := context.AfterFunc(ctx, func() { _ = s.poll.wake() })
+	defer stop()
+	for {
+		if err := s.drain(ctx, sink); err != nil {
+			return err
+		}
+		if err := s.sweep.run(sink); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if s.isClosed() {
+			return ErrClosed
+		}
+		if err := s.poll.wait(int(tick / time.Millisecond)); err != nil {
+			return err
+		}
+	}
+}
+
+// drain reads both rings until the critical one has nothing left.
+func (s *Source) drain(ctx context.Context, sink func(event.Event)) error {
+	each := func(raw []byte) { s.decode(raw, sink) }
+	for {
+		// Where the bulk ring ends is noted before the critical one is read: so
+		// whatever caused a bulk event up to there is told before it.
+		bulkEnd := s.bulk.end()
+		criticalEnd := s.critical.end()
+		done, err := s.critical.read(criticalEnd, each)
+		if err != nil {
+			return fmt.Errorf("reading critical ring: %w", err)
+		}
+		if done {
+			if _, err := s.bulk.read(bulkEnd, each); err != nil {
+				return fmt.Errorf("reading bulk ring: %w", err)
+			}
+		}
+		if ctx.Err() != nil || done && s.critical.end() == criticalEnd {
+			return nil
+		}
+	}
+}
+
+func (s *Source) decode(raw []byte, sink func(event.Event)) {
+	ev, err := decode.Decode(raw)
+	switch {
+	case err == nil:
+		sink(ev)
+	case errors.Is(err, decode.ErrNotDNS):
+		s.notDNS.Add(1)
+	default:
+		if s.malformed.Add(1) == 1 { // once: it would repeat for each event
+			s.cfg.Logger.Error("a record of the kernel programs is malformed", slog.Any("error", err))
+		}
+	}
+}
+
+func (s *Source) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// Tasks lists the processes that run now, exactly as fork and exec name them:
+// those of the scope, and their ancestors. A process that begins while the list
+// is made may be missing; its fork and exec are in the rings, since those were
+// attached before.
+func (s *Source) Tasks(ctx context.Context) ([]Task, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	raw, err := iterate(s.collection.Programs[bpf.VedetteProgListTasks])
+	if err != nil {
+		return nil, fmt.Errorf("listing tasks: %w", err)
+	}
+	all, err := decode.Tasks(raw)
+	if err != nil {
+		return nil, fmt.Errorf("listing tasks: %w", err)
+	}
+	return scopeTasks(all), nil
+}
+
+// scopeTasks keeps what is in the scope, and its ancestors, in the kernel's order.
+func scopeTasks(all []decode.Task) []Task {
+	byKey := make(map[event.ProcessKey]decode.Task, len(all))
+	for _, t := range all {
+		byKey[t.Key] = t
+	}
+	keep := make(map[event.ProcessKey]bool, len(all))
+	for _, t := range all {
+		if !t.InScope {
+			continue
+		}
+		for at, ok := t, true; ok && !keep[at.Key]; at, ok = byKey[at.Parent] {
+			keep[at.Key] = true
+		}
+	}
+	tasks := make([]Task, 0, len(keep))
+	for _, t := range all {
+		if keep[t.Key] {
+			tasks = append(tasks, Task(t))
+		}
+	}
+	return tasks
+}
 
 // CoverageGaps lists what is not seen on this machine.
-func (s *Source) CoverageGaps() []string { return nil }
+func (s *Source) CoverageGaps() []string {
+	gaps := append([]string(nil), s.features.Gaps...)
+	if n := s.counter(counterUnattributed); n > 0 {
+		gaps = append(gaps, fmt.Sprintf("%d flow events of sockets that no process is known to own were not told", n))
+	}
+	if n := s.notDNS.Load(); n > 0 {
+		gaps = append(gaps, fmt.Sprintf("%d datagrams on port 53 were not DNS", n))
+	}
+	return gaps
+}
 
-// Tasks lists the processes of the scope and their ancestors.
-func (s *Source) Tasks(ctx context.Context) ([]Task, error) { return nil, ErrClosed }
+// Close detaches everything and waits for Run. It is idempotent.
+func (s *Source) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	wake := s.poll.wake()
+	s.running.Wait()
 
-// Close detaches everything. It is idempotent.
-func (s *Source) Close() error { return nil }
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.final = s.readLosses()
+	s.totals = s.readCounters()
+	return errors.Join(wake, s.release())
+}
+
+// release undoes what open did, as far as it came.
+func (s *Source) release() error {
+	errs := []error{closeLinks(s.links)}
+	s.links = nil
+	for _, r := range []*ring{s.critical, s.bulk} {
+		if r != nil {
+			errs = append(errs, r.close())
+		}
+	}
+	if s.poll != nil {
+		errs = append(errs, s.poll.close())
+	}
+	if s.collection != nil {
+		s.collection.Close()
+		s.collection = nil
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// What clang and the kernel need of every program: sections, map notation, the
+// helpers that are used (by their stable numbers) and reads of kernel memory.
+#ifndef VEDETTE_CORE_H
+#define VEDETTE_CORE_H
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+
+/* The notation of a BTF-described map: numbers are array sizes, types pointers. */
+#define MAP_NUMBER(name, value) int (*name)[value]
+#define MAP_TYPE(name, type) typeof(type) *name
+
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static u64 (*bpf_get_current_pid_tgid)(void) = (void *)14;
+static long (*bpf_skb_load_bytes)(const void *skb, u32 offset, void *to, u32 len) = (void *)26;
+static u64 (*bpf_get_current_task)(void) = (void *)35;
+static u64 (*bpf_get_socket_cookie)(void *ctx) = (void *)46;
+static struct bpf_sock *(*bpf_sk_fullsock)(struct bpf_sock *sk) = (void *)95;
+static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107;
+static long (*bpf_probe_read_user)(void *dst, u32 size, const void *from) = (void *)112;
+static long (*bpf_probe_read_kernel)(void *dst, u32 size, const void *from) = (void *)113;
+static long (*bpf_probe_read_kernel_str)(void *dst, u32 size, const void *from) = (void *)115;
+static u64 (*bpf_ktime_get_boot_ns)(void) = (void *)125;
+static long (*bpf_seq_write)(struct seq_file *seq, const void *data, u32 len) = (void *)127;
+static long (*bpf_ringbuf_output)(void *ring, void *data, u64 size, u64 flags) = (void *)130;
+static u64 (*bpf_ringbuf_query)(void *ring, u64 what) = (void *)134;
+static struct task_struct *(*bpf_get_current_task_btf)(void) = (void *)158;
+static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
+
+/* Whether the running kernel has a field: decided at load time, so that the
+ * branch not taken is never verified. */
+#define HAS_FIELD(field) __builtin_preserve_field_info(field, 2)
+
+/* One field through a pointer that the verifier does not know. A pointer that
+ * leads nowhere reads as zero. */
+#define READ(src)                                                                        \
+	({                                                                               \
+		typeof(src) value_ = 0;                                                  \
+		bpf_probe_read_kernel(&value_, sizeof(value_),                           \
+				      __builtin_preserve_access_index(&(src)));          \
+		value_;                                                                  \
+	})
+
+/* The compiler must not move or merge what follows: it knows nothing of the
+ * verifier, which forgets a bound that was checked on another copy. */
+#define KEEP(x) asm volatile("" : "+r"(x))
+
+#endif

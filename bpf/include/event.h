@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// The contract between the programs and package decode. Fixed widths, explicit
+// padding, multiples of 8 bytes, never packed; enumerations only grow at their
+// end; what varies in length comes last. A test compares every offset with Go's.
+#ifndef VEDETTE_EVENT_H
+#define VEDETTE_EVENT_H
+
+enum event_type {
+	EVENT_EXEC = 1,
+	EVENT_FORK = 2,
+	EVENT_EXIT = 3,
+	EVENT_FLOW_OPEN = 4,
+	EVENT_FLOW_CLOSE = 5,
+	EVENT_DNS = 6,
+};
+
+/* Causes of loss: the index into `losses`. Each says what exactly did not arrive. */
+enum loss {
+	LOSS_EXEC_RING_FULL = 0,      /* an exec: the critical ring had no room */
+	LOSS_FORK_RING_FULL = 1,      /* a fork: the critical ring had no room */
+	LOSS_EXIT_RING_FULL = 2,      /* an exit: the critical ring had no room */
+	LOSS_FLOW_RING_FULL = 3,      /* a flow's opening or end: the bulk ring had no room */
+	LOSS_DNS_RING_FULL = 4,       /* a DNS message: the bulk ring had no room */
+	LOSS_ARGV_UNREADABLE = 5,     /* an exec's argv (the exec itself arrived): its page was not in memory */
+	LOSS_OWNER_STORAGE = 6,       /* the owner of a socket, and so its flows: no memory for the socket's storage */
+	LOSS_UDP_TABLE_FULL = 7,      /* a datagram's count: its flow was new and the flow table full */
+	LOSS_UDP_UNPARSED = 8,        /* a datagram's count: its IP headers could not be followed to UDP */
+	LOSS_DNS_UNREADABLE = 9,      /* a DNS message: its bytes could not be copied from the packet */
+	LOSS_PATH_UNREADABLE = 10,    /* an exec's path (the exec itself arrived): a name could not be read */
+	LOSS_COUNT = 11,
+};
+
+/* Index into `counters`. */
+enum counter {
+	COUNTER_TOTAL = 0,        /* events made in the scope, lost ones included */
+	COUNTER_SUPPRESSED = 1,   /* events kept back as known */
+	COUNTER_UNATTRIBUTED = 2, /* flow events and datagrams of sockets that no process is known to own */
+	COUNTER_COUNT = 3,
+};
+
+enum { COMM_LEN = 16 };
+
+struct event_head {
+	u16 type; /* enum event_type */
+	u16 flags; /* the type's own */
+	u32 size; /* of the whole record */
+	u64 time; /* CLOCK_BOOTTIME, ns */
+	u64 start; /* start_boottime of the thread-group leader */
+	u64 parent_start;
+	u64 cgroup; /* v2 id */
+	u32 pid; /* thread group, initial pid namespace */
+	u32 tid;
+	u32 parent_pid;
+	u32 uid; /* effective, initial user namespace */
+	u32 netns; /* inode */
+	u32 pad;
+	u8 comm[COMM_LEN];
+};
+
+enum exec_flags {
+	EXEC_PATH_TRUNCATED = 1,
+	EXEC_ARGV_TRUNCATED = 2,
+	EXEC_MEMFD = 4,
+	EXEC_SETID = 8,
+};
+
+struct event_exec {
+	struct event_head head;
+	u64 device;
+	u64 inode;
+	u64 change; /* ctime, ns since the epoch */
+	u64 file_size;
+	u32 nlink;
+	u32 mount_ns;
+	u32 old_tid; /* of the thread that called execve, if not the leader */
+	u32 real_uid;
+	u32 gid;
+	u32 login_uid;
+	u32 session;
+	u32 argv_bytes; /* whole length, before truncation */
+	u16 path_len; /* of what follows, in this order */
+	u16 filename_len;
+	u16 interp_len;
+	u16 argv_len;
+	/* path: components from the file upward, each ended by NUL
+	 * filename, interp: without NUL · argv: as in memory, NUL between */
+};
+
+struct event_fork {
+	struct event_head head; /* of the forking process */
+	u64 child_start;
+	u32 child_pid;
+	u32 pad2;
+};
+
+struct event_exit {
+	struct event_head head;
+	u32 status; /* wait(2) status word */
+	u32 pad2;
+};
+
+enum flow_flags {
+	FLOW_INBOUND = 1,
+	FLOW_FAILED = 2,
+	FLOW_SEEDED = 4, /* began before the sensor */
+};
+
+struct event_flow {
+	struct event_head head; /* of the owning process */
+	u64 cookie;
+	u64 opened;
+	u64 bytes_in;
+	u64 bytes_out;
+	u64 packets_in;
+	u64 packets_out;
+	u16 family; /* AF_INET or AF_INET6 */
+	u16 protocol; /* IANA */
+	u16 local_port; /* host order */
+	u16 remote_port;
+	u8 local[16]; /* IPv4: the first four bytes */
+	u8 remote[16];
+};
+
+/* A DNS message as it was on the wire; bounded by what EDNS says is safe to send
+ * unfragmented (DNS flag day 2020), so that a large answer is cut and flagged. */
+enum { DNS_MAX = 1232 };
+enum dns_flags {
+	DNS_INGRESS = 1,
+	DNS_CUT = 2,
+};
+
+struct event_dns {
+	struct event_head head;
+	u16 family;
+	u16 len; /* of the message that follows */
+	u16 local_port;
+	u16 remote_port;
+	u8 local[16];
+	u8 remote[16];
+};
+
+/* A UDP flow in the table: user space sweeps it and makes the flow's end. */
+struct udp_key {
+	u64 cookie;
+	u8 remote[16];
+	u16 remote_port;
+	u16 family;
+	u32 pad;
+};
+
+struct udp_flow {
+	struct event_flow flow; /* as it was told at its first datagram */
+	u64 last; /* CLOCK_BOOTTIME of the latest datagram */
+};
+
+/* One process, from the task iterator. */
+struct task_record {
+	u64 start;
+	u64 parent_start;
+	u64 cgroup;
+	u32 pid;
+	u32 parent_pid;
+	u32 uid;
+	u32 netns;
+	u32 in_scope;
+	u32 pad;
+	u8 comm[COMM_LEN];
+};
+
+#endif

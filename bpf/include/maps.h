@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Every map, its bound and what happens at the bound. Sizes marked "knob" are set
+// by user space before loading. No map is pinned or shared between sensors.
+#ifndef VEDETTE_MAPS_H
+#define VEDETTE_MAPS_H
+
+/* Knobs: constants to the verifier, which removes what they rule out. */
+enum scope_kind {
+	SCOPE_HOST = 0,
+	SCOPE_CGROUP = 1,
+	SCOPE_NETNS = 2,
+};
+const volatile u32 scope_kind = SCOPE_HOST;
+const volatile u64 scope_cgroup = 0; /* id of the subtree's root */
+const volatile u32 scope_level = 0; /* and its depth */
+const volatile u32 scope_netns = 0; /* inode */
+const volatile u32 exit_tells_group = 0; /* sched_process_exit has group_dead (6.16) */
+const volatile u64 critical_wake_bytes = 1 << 20; /* unread bytes at which the reader is woken early */
+const volatile u64 bulk_wake_bytes = 1 << 20;
+
+/* exec, fork, exit. Full: the event is lost and counted. Size: knob. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_RINGBUF);
+	MAP_NUMBER(max_entries, 4 << 20);
+} critical SEC(".maps");
+
+/* flows, DNS. Full: the event is lost and counted. Size: knob. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_RINGBUF);
+	MAP_NUMBER(max_entries, 4 << 20);
+} bulk SEC(".maps");
+
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, LOSS_COUNT);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} losses SEC(".maps");
+
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, COUNTER_COUNT);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} counters SEC(".maps");
+
+/* Who owns a socket. Lives and dies with the socket, so it needs no bound of its
+ * own; CLONE hands the listener's owner on to each accepted socket. */
+struct owner {
+	u64 start;
+	u64 parent_start;
+	u64 cgroup;
+	u64 opened; /* 0: no flow has been told */
+	u32 pid;
+	u32 tid;
+	u32 parent_pid;
+	u32 uid;
+	u32 netns;
+	u32 flags; /* enum flow_flags */
+	u8 comm[COMM_LEN];
+};
+
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	MAP_TYPE(key, int);
+	MAP_TYPE(value, struct owner);
+} owners SEC(".maps");
+
+/* UDP flows by socket and remote. Full: the datagram's count is lost and counted;
+ * nothing is evicted unseen. User space removes idle flows, the faster the fuller
+ * it is. Size: knob. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, 16384);
+	MAP_TYPE(key, struct udp_key);
+	MAP_TYPE(value, struct udp_flow);
+} udp_flows SEC(".maps");
+
+/* Ports listened on when the sensor started: tells the direction of flows that
+ * are older. Written only by the seeding iterator. Full: such a flow is taken for
+ * outbound. */
+struct listen_key {
+	u32 netns;
+	u32 port;
+};
+enum { LISTENERS_MAX = 8192 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, LISTENERS_MAX);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, struct listen_key);
+	MAP_TYPE(value, u8);
+} listeners SEC(".maps");
+
+/* Working space, one per CPU and program: the kernel never runs a program inside
+ * itself on one CPU, but another program may interrupt. */
+enum {
+	ARGV_MAX = 4096,
+	PATH_MAX = 4096,
+	NAME_ROOM = 256, /* NAME_MAX and NUL */
+	FILENAME_ROOM = 4096, /* what getname() accepts */
+	INTERP_ROOM = 256, /* BINPRM_BUF_SIZE */
+};
+struct exec_space {
+	struct event_exec event;
+	/* Room past the sum, because each copy is checked against its largest size. */
+	u8 data[PATH_MAX + NAME_ROOM + FILENAME_ROOM + INTERP_ROOM + ARGV_MAX];
+	/* The length so far while the path is walked: the verifier does not follow
+	 * what is in a map, and so finds every round of the loop alike (1,000,000
+	 * instructions become 10,000). */
+	u32 walked;
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct exec_space);
+} exec_spaces SEC(".maps");
+
+struct dns_space {
+	struct event_dns event;
+	u8 data[DNS_MAX];
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 2); /* egress, ingress */
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct dns_space);
+} dns_spaces SEC(".maps");
+
+#endif

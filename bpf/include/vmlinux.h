@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// The few kernel types and fields that the programs read, and no others. Only
+// names matter: offsets are fitted at load time to the running kernel (CO-RE).
+// A type with a ___suffix is the same kernel type as it was in other releases.
+#ifndef VEDETTE_VMLINUX_H
+#define VEDETTE_VMLINUX_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed char s8;
+typedef short s16;
+typedef int s32;
+typedef long long s64;
+typedef _Bool bool;
+#define true 1
+#define false 0
+#define NULL ((void *)0)
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+enum {
+	BPF_NOEXIST = 1, /* bpf_map_update_elem */
+};
+enum {
+	BPF_F_NO_PREALLOC = 1U << 0,
+	BPF_F_CLONE = 1U << 9,
+};
+enum {
+	BPF_SK_STORAGE_GET_F_CREATE = 1U << 0,
+};
+enum {
+	BPF_RB_NO_WAKEUP = 1ULL << 0,
+	BPF_RB_FORCE_WAKEUP = 1ULL << 1,
+	BPF_RB_AVAIL_DATA = 0, /* bpf_ringbuf_query */
+	BPF_RB_CONS_POS = 2,
+};
+
+/* The user-visible program contexts (include/uapi/linux/bpf.h): fixed layout. */
+struct bpf_sock {
+	u32 bound_dev_if;
+	u32 family;
+	u32 type;
+	u32 protocol;
+};
+struct bpf_sock_addr {
+	u32 user_family;
+	u32 user_ip4;
+	u32 user_ip6[4];
+	u32 user_port;
+	u32 family;
+	u32 type;
+	u32 protocol;
+	u32 msg_src_ip4;
+	u32 msg_src_ip6[4];
+	u32 pad;
+	struct bpf_sock *sk;
+};
+struct __sk_buff {
+	u32 len;
+	u32 pkt_type;
+	u32 mark;
+	u32 queue_mapping;
+	u32 protocol;
+	u32 vlan_present;
+	u32 vlan_tci;
+	u32 vlan_proto;
+	u32 priority;
+	u32 ingress_ifindex;
+	u32 ifindex;
+	u32 tc_index;
+	u32 cb[5];
+	u32 hash;
+	u32 tc_classid;
+	u32 data;
+	u32 data_end;
+	u32 napi_id;
+	u32 family;
+	u32 remote_ip4;
+	u32 local_ip4;
+	u32 remote_ip6[4];
+	u32 local_ip6[4];
+	u32 remote_port;
+	u32 local_port;
+	u32 data_meta;
+	u64 flow_keys;
+	u64 tstamp;
+	u32 wire_len;
+	u32 gso_segs;
+	struct bpf_sock *sk;
+	u32 gso_size;
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct {
+	u32 val;
+} kuid_t;
+typedef struct {
+	u32 val;
+} kgid_t;
+typedef struct {
+	int counter;
+} atomic_t;
+typedef struct {
+	s64 counter;
+} atomic64_t;
+typedef struct {
+	u64 val; /* two u32 before 6.3, the same eight bytes */
+} kernel_cap_t;
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+struct net {
+	struct ns_common ns;
+};
+struct mnt_namespace {
+	struct ns_common ns;
+};
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+	struct net *net_ns;
+};
+struct cred {
+	kuid_t uid;
+	kgid_t gid;
+	kuid_t euid;
+	kgid_t egid;
+	kernel_cap_t cap_permitted;
+};
+struct kernfs_node {
+	u64 id;
+};
+struct cgroup {
+	int level;
+	struct kernfs_node *kn;
+	struct cgroup *ancestors[]; /* 6.1 */
+};
+struct cgroup___ids { /* before 6.1 */
+	u64 ancestor_ids[];
+};
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+struct signal_struct {
+	atomic_t live;
+	int group_exit_code;
+	unsigned int flags;
+};
+struct mm_struct {
+	unsigned long arg_start;
+	unsigned long arg_end;
+};
+struct qstr {
+	const unsigned char *name;
+};
+struct super_block {
+	u32 s_dev;
+};
+struct inode {
+	u16 i_mode;
+	kuid_t i_uid;
+	kgid_t i_gid;
+	struct super_block *i_sb;
+	unsigned long i_ino;
+	unsigned int i_nlink;
+	s64 i_size;
+	s64 i_ctime_sec; /* 6.11 */
+	u32 i_ctime_nsec;
+};
+struct inode___66 { /* 6.6 to 6.10 */
+	struct timespec64 __i_ctime;
+};
+struct inode___65 { /* up to 6.5 */
+	struct timespec64 i_ctime;
+};
+struct vfsmount;
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+struct fs_struct {
+	struct path root;
+};
+struct file {
+	struct inode *f_inode;
+	struct path f_path;
+};
+struct task_struct {
+	unsigned int flags;
+	struct mm_struct *mm;
+	int exit_code;
+	int pid;
+	int tgid;
+	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	u64 start_boottime;
+	struct cred *cred;
+	char comm[16];
+	struct fs_struct *fs;
+	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+	kuid_t loginuid;
+	unsigned int sessionid;
+	struct css_set *cgroups;
+};
+struct linux_binprm {
+	struct file *file;
+	const char *filename;
+	const char *interp;
+	unsigned int secureexec : 1;
+};
+
+struct in6_addr {
+	u8 bytes[16];
+};
+typedef struct {
+	struct net *net;
+} possible_net_t;
+struct sock_common {
+	u32 skc_daddr;
+	u32 skc_rcv_saddr;
+	u16 skc_dport;
+	u16 skc_num;
+	u16 skc_family;
+	volatile unsigned char skc_state;
+	unsigned char skc_net_refcnt : 1;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
+};
+struct sock {
+	struct sock_common __sk_common;
+	u16 sk_protocol;
+};
+struct tcp_sock {
+	u32 segs_out;
+	u64 bytes_sent;
+	u64 bytes_received;
+	u32 segs_in;
+	u64 bytes_retrans;
+};
+struct socket {
+	struct sock *sk;
+};
+
+struct seq_file;
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Processes: who they are, whether they are in the scope, and fork, exec, exit.
+
+enum {
+	PF_KTHREAD = 0x00200000,
+	SIGNAL_GROUP_EXIT = 0x00000004,
+	S_ISUID = 04000,
+	S_ISGID = 02000,
+	NO_LOGIN = 0xffffffff,
+	/* The kernel keeps "was asked for" in the top bit of the nanoseconds (6.13). */
+	CTIME_NSEC_MASK = 0x7fffffff,
+	NSEC_PER_SEC = 1000000000,
+	/* Names and mounts passed on the way to the root. PATH_MAX allows 2048 names,
+	 * people use 20; what is deeper is truncated and says so. */
+	PATH_STEPS_MAX = 96,
+};
+
+INLINE u64 task_cgroup(struct task_struct *task)
+{
+	return task->cgroups->dfl_cgrp->kn->id;
+}
+
+INLINE bool task_in_cgroup(struct task_struct *task)
+{
+	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
+	u32 level = scope_level;
+
+	if (cgroup->level < (int)level)
+		return false;
+	if (HAS_FIELD(cgroup->ancestors)) {
+		/* An array of unknown length: the verifier cannot bound the index. */
+		struct cgroup **at = __builtin_preserve_access_index(&cgroup->ancestors[0]);
+		struct cgroup *root = NULL;
+		struct kernfs_node *node;
+
+		bpf_probe_read_kernel(&root, sizeof(root), at + level);
+		node = READ(root->kn);
+		return READ(node->id) == scope_cgroup;
+	} else {
+		struct cgroup___ids *old = (void *)cgroup;
+		u64 *at = __builtin_preserve_access_index(&old->ancestor_ids[0]);
+		u64 id = 0;
+
+		bpf_probe_read_kernel(&id, sizeof(id), at + level);
+		return id == scope_cgroup;
+	}
+}
+
+INLINE bool in_scope(struct task_struct *task)
+{
+	if (scope_kind == SCOPE_CGROUP)
+		return task_in_cgroup(task);
+	if (scope_kind == SCOPE_NETNS)
+		return task->nsproxy->net_ns->ns.inum == scope_netns;
+	return true;
+}
+
+INLINE void fill_head(struct event_head *head, enum event_type type, u32 size, struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+	struct task_struct *parent = task->real_parent->group_leader;
+
+	head->type = type;
+	head->flags = 0;
+	head->size = size;
+	head->time = bpf_ktime_get_boot_ns();
+	head->start = leader->start_boottime;
+	head->pid = task->tgid;
+	head->tid = task->pid;
+	head->parent_pid = parent->tgid;
+	/* PID 1 and the first kernel threads are children of the idle task, PID 0. */
+	head->parent_start = head->parent_pid ? parent->start_boottime : 0;
+	head->cgroup = task_cgroup(task);
+	head->uid = task->cred->euid.val;
+	head->netns = task->nsproxy->net_ns->ns.inum;
+	head->pad = 0;
+	__builtin_memcpy(head->comm, task->comm, COMM_LEN);
+}
+
+INLINE u64 change_time(struct inode *inode)
+{
+	struct inode___66 *i66 = (void *)inode;
+	struct inode___65 *i65 = (void *)inode;
+
+	if (HAS_FIELD(inode->i_ctime_sec))
+		return inode->i_ctime_sec * NSEC_PER_SEC + (inode->i_ctime_nsec & CTIME_NSEC_MASK);
+	if (HAS_FIELD(i66->__i_ctime))
+		return i66->__i_ctime.tv_sec * NSEC_PER_SEC + i66->__i_ctime.tv_nsec;
+	return i65->i_ctime.tv_sec * NSEC_PER_SEC + i65->i_ctime.tv_nsec;
+}
+
+/* Whether the exec raised privileges by the file. secureexec alone also stands
+ * for a caller that had them before, and for LSM domain changes. */
+INLINE bool is_setid(struct linux_binprm *bprm, struct inode *inode, struct cred *cred)
+{
+	u64 caps = 0;
+
+	if (!bprm->secureexec)
+		return false;
+	if ((inode->i_mode & S_ISUID) && cred->euid.val == inode->i_uid.val)
+		return true;
+	if ((inode->i_mode & S_ISGID) && cred->egid.val == inode->i_gid.val)
+		return true;
+	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&cred->cap_permitted));
+	return cred->euid.val != 0 && caps != 0;
+}
+
+/* Writes the components from the file up to the root of the process, each ended
+ * by NUL. Upward is the only way a dentry can be walked; user space turns them
+ * round. */
+INLINE void walk_path(struct exec_space *space, struct file *file, struct task_struct *task)
+{
+	struct dentry *dentry = file->f_path.dentry;
+	struct vfsmount *vfs = file->f_path.mnt;
+	struct dentry *root = task->fs->root.dentry;
+	struct vfsmount *root_vfs = task->fs->root.mnt;
+	struct dentry *top = READ(vfs->mnt_root);
+	volatile u32 *walked = &space->walked;
+
+	*walked = 0;
+	for (int step = 0; step < PATH_STEPS_MAX; step++) {
+		struct dentry *parent;
+		u32 used = *walked;
+		long n;
+
+		if (dentry == root && vfs == root_vfs)
+			return;
+		if (dentry == top) {
+			struct mount *mount = (void *)vfs - __builtin_preserve_field_info(((struct mount *)0)->mnt, 0);
+			struct mount *up = READ(mount->mnt_parent);
+
+			if (up == mount) /* the namespace's root, or a detached mount */
+				return;
+			dentry = READ(mount->mnt_mountpoint);
+			vfs = __builtin_preserve_access_index(&up->mnt);
+			top = READ(vfs->mnt_root);
+			continue;
+		}
+		if (used > PATH_MAX)
+			break;
+		n = bpf_probe_read_kernel_str(space->data + used, NAME_ROOM, READ(dentry->d_name.name));
+		if (n <= 0) {
+			count_loss(LOSS_PATH_UNREADABLE);
+			break;
+		}
+		*walked = used + n;
+		parent = READ(dentry->d_parent);
+		if (dentry == parent) /* memfd and other files outside any directory: the name is all */
+			return;
+		dentry = parent;
+	}
+	space->event.head.flags |= EXEC_PATH_TRUNCATED;
+}
+
+INLINE bool is_memfd(struct file *file)
+{
+	struct dentry *dentry = file->f_path.dentry;
+	char name[8] = {};
+
+	/* A real file is never its own parent, whatever it is called. */
+	if (dentry != dentry->d_parent)
+		return false;
+	bpf_probe_read_kernel_str(name, sizeof(name), dentry->d_name.name);
+	return name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' && name[5] == ':';
+}
+
+/* Fork of a process. tp_btf, 5.5; told to the critical ring without waking: what
+ * matters of a child is what it does next. */
+SEC("tp_btf/sched_process_fork")
+int process_fork(u64 *ctx)
+{
+	struct task_struct *parent = (void *)ctx[0];
+	struct task_struct *child = (void *)ctx[1];
+	struct event_fork event = {};
+
+	if (child->pid != child->tgid || (child->flags & PF_KTHREAD))
+		return 0;
+	if (!in_scope(child))
+		return 0;
+	fill_head(&event.head, EVENT_FORK, sizeof(event), parent);
+	event.child_start = child->start_boottime;
+	event.child_pid = child->tgid;
+	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes), LOSS_FORK_RING_FULL);
+	return 0;
+}
+
+/* A completed execve: the new image is in place and has not run, so nothing that
+ * is read here can be changed by the process. tp_btf, 5.5; wakes the reader. */
+SEC("tp_btf/sched_process_exec")
+int process_exec(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	u32 old_pid = ctx[1];
+	struct linux_binprm *bprm = (void *)ctx[2];
+	struct file *file = bprm->file;
+	struct inode *inode = file->f_inode;
+	struct cred *cred = task->cred;
+	struct exec_space *space;
+	struct event_exec *e;
+	u64 start, length;
+	u32 used, zero = 0;
+	long n;
+
+	if (!in_scope(task))
+		return 0;
+	space = bpf_map_lookup_elem(&exec_spaces, &zero);
+	if (!space)
+		return 0; /* cannot be: the array has this entry */
+	e = &space->event;
+	fill_head(&e->head, EVENT_EXEC, 0, task);
+
+	e->device = inode->i_sb->s_dev;
+	e->inode = inode->i_ino;
+	e->change = change_time(inode);
+	e->file_size = inode->i_size;
+	e->nlink = inode->i_nlink;
+	e->mount_ns = task->nsproxy->mnt_ns->ns.inum;
+	e->old_tid = old_pid == (u32)task->pid ? 0 : old_pid;
+	e->real_uid = cred->uid.val;
+	e->gid = cred->egid.val;
+	e->login_uid = NO_LOGIN;
+	e->session = NO_LOGIN;
+	if (HAS_FIELD(task->loginuid)) {
+		e->login_uid = task->loginuid.val;
+		e->session = task->sessionid;
+	}
+	if (is_memfd(file))
+		e->head.flags |= EXEC_MEMFD;
+	if (is_setid(bprm, inode, cred))
+		e->head.flags |= EXEC_SETID;
+
+	walk_path(space, file, task);
+	used = space->walked;
+	if (used > PATH_MAX + NAME_ROOM)
+		return 0; /* cannot be; for the verifier */
+	e->path_len = used;
+
+	n = bpf_probe_read_kernel_str(space->data + used, FILENAME_ROOM, bprm->filename);
+	e->filename_len = n > 0 ? n - 1 : 0;
+	used += e->filename_len;
+	e->interp_len = 0;
+	if (bprm->interp != bprm->filename) {
+		if (used > PATH_MAX + NAME_ROOM + FILENAME_ROOM)
+			return 0; /* cannot be; for the verifier */
+		n = bpf_probe_read_kernel_str(space->data + used, INTERP_ROOM, bprm->interp);
+		e->interp_len = n > 0 ? n - 1 : 0;
+		used += e->interp_len;
+	}
+
+	start = task->mm->arg_start;
+	length = task->mm->arg_end - start;
+	e->argv_bytes = length;
+	e->argv_len = 0;
+	if (length > ARGV_MAX) {
+		length = ARGV_MAX;
+		e->head.flags |= EXEC_ARGV_TRUNCATED;
+	}
+	if (used > PATH_MAX + NAME_ROOM + FILENAME_ROOM + INTERP_ROOM)
+		return 0; /* cannot be; for the verifier */
+	if (length) {
+		if (bpf_probe_read_user(space->data + used, length, (void *)start)) {
+			count_loss(LOSS_ARGV_UNREADABLE);
+			e->head.flags |= EXEC_ARGV_TRUNCATED;
+		} else {
+			e->argv_len = length;
+			used += length;
+		}
+	}
+	used += sizeof(struct event_exec);
+	if (used > sizeof(struct exec_space))
+		return 0; /* cannot be; for the verifier */
+	e->head.size = used;
+	tell(&critical, space, used, wake_once(&critical), LOSS_EXEC_RING_FULL);
+	return 0;
+}
+
+/* The end of a process: its last thread. tp_btf, 5.5; not woken for. Before 6.16
+ * the tracepoint does not say which thread is the last, and two that end at the
+ * same moment may both see none left: the end is then told twice, never missed. */
+SEC("tp_btf/sched_process_exit")
+int process_exit(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	struct signal_struct *signal = task->signal;
+	struct event_exit event = {};
+
+	if (exit_tells_group) {
+		if (!ctx[1])
+			return 0;
+	} else if (signal->live.counter > 0) {
+		return 0;
+	}
+	if ((task->flags & PF_KTHREAD) || !in_scope(task))
+		return 0;
+	fill_head(&event.head, EVENT_EXIT, sizeof(event), task);
+	/* What wait(2) will say: the group's status when exit_group or a signal ended
+	 * it, else the leader's own, which may have ended long before. */
+	if (signal->flags & SIGNAL_GROUP_EXIT)
+		event.status = signal->group_exit_code;
+	else
+		event.status = task->group_leader->exit_code;
+	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes), LOSS_EXIT_RING_FULL);
+	return 0;
+}
+
+/* Every process that runs now, exactly as fork and exec name it. iter/task, 5.8. */
+SEC("iter/task")
+int list_tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct task_struct *parent;
+	struct task_record record = {};
+
+	if (!task || task->pid != task->tgid)
+		return 0;
+	parent = task->real_parent->group_leader;
+	record.start = task->start_boottime;
+	record.pid = task->tgid;
+	record.parent_pid = parent->tgid;
+	record.parent_start = record.parent_pid ? parent->start_boottime : 0;
+	record.cgroup = task_cgroup(task);
+	record.uid = task->cred->euid.val;
+	record.netns = task->nsproxy->net_ns->ns.inum;
+	record.in_scope = in_scope(task);
+	__builtin_memcpy(record.comm, task->comm, COMM_LEN);
+	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	return 0;
+}

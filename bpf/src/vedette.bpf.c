@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// The one compilation unit: it owns the rings, the maps and the counters, and
+// includes the parts that use them.
+#include "vmlinux.h"
+#include "core.h"
+#include "event.h"
+#include "maps.h"
+
+/* Keeps the types of the contract in the object's BTF, where a test compares
+ * them with Go's. */
+struct contract {
+	struct event_exec *exec;
+	struct event_fork *fork;
+	struct event_exit *exit;
+	struct event_flow *flow;
+	struct event_dns *dns;
+	struct task_record *task;
+	enum event_type types;
+	enum loss losses;
+	enum counter counters;
+	enum exec_flags exec_flags;
+	enum flow_flags flow_flags;
+	enum dns_flags dns_flags;
+};
+const volatile struct contract contract = {};
+
+INLINE void count_loss(enum loss cause)
+{
+	u32 key = cause;
+	u64 *n = bpf_map_lookup_elem(&losses, &key);
+
+	if (n) /* atomic: a program may interrupt another one on this CPU */
+		__sync_fetch_and_add(n, 1);
+}
+
+INLINE void count(enum counter which)
+{
+	u32 key = which;
+	u64 *n = bpf_map_lookup_elem(&counters, &key);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+/* Waking the reader costs several times what the event does (an interrupt and a
+ * context switch). So only an exec wakes it at once; the reader looks at both rings
+ * on a timer for everything else, and is woken early when much waits. */
+INLINE void tell(void *ring, void *event, u32 size, u64 flags, enum loss cause)
+{
+	count(COUNTER_TOTAL);
+	if (bpf_ringbuf_output(ring, event, size, flags))
+		count_loss(cause);
+}
+
+INLINE u64 wake_when_full(void *ring, u64 threshold)
+{
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) >= threshold)
+		return BPF_RB_FORCE_WAKEUP;
+	return BPF_RB_NO_WAKEUP;
+}
+
+/* The reader's position when it was last woken: while it has not moved, it is
+ * still on its way, and a burst of execs wakes it once. The kernel's own notion
+ * (wake when all before this record was read) would never wake here, because the
+ * fork before an exec lies unread. A lost race costs one period of the timer. */
+u64 woken_at = ~0ULL;
+
+INLINE u64 wake_once(void *ring)
+{
+	u64 at = bpf_ringbuf_query(ring, BPF_RB_CONS_POS);
+
+	if (at == woken_at)
+		return BPF_RB_NO_WAKEUP;
+	woken_at = at;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
+#include "process.bpf.c"
+#include "network.bpf.c"
+
+char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,189 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/vedette-edr/vedette/bpf"
+)
+
+// Programs by what they need.
+var (
+	processPrograms = []string{bpf.VedetteProgProcessFork, bpf.VedetteProgProcessExec, bpf.VedetteProgProcessExit}
+	tcpPrograms     = []string{bpf.VedetteProgTcpState}
+	seedPrograms    = []string{bpf.VedetteProgSeedOwners}
+	// The owners' hooks come before the datagrams': a datagram of a socket made
+	// between the two would else have no owner.
+	cgroupPrograms = []string{
+		bpf.VedetteProgUdpCreate,
+		bpf.VedetteProgUdpConnect4, bpf.VedetteProgUdpConnect6,
+		bpf.VedetteProgUdpSendmsg4, bpf.VedetteProgUdpSendmsg6,
+		bpf.VedetteProgDatagramOut, bpf.VedetteProgDatagramIn,
+	}
+)
+
+// load puts the programs into the kernel, fitted to it and to the scope.
+func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
+	spec, err := bpf.LoadVedette()
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded programs: %w", err)
+	}
+	if !f.Flows {
+		dropPrograms(spec, tcpPrograms, seedPrograms, cgroupPrograms)
+	} else if f.CgroupMount == "" {
+		dropPrograms(spec, cgroupPrograms)
+	}
+	for name, value := range map[string]any{
+		bpf.VedetteVarScopeKind:   knobs.kind,
+		bpf.VedetteVarScopeCgroup: knobs.cgroup,
+		bpf.VedetteVarScopeLevel:  knobs.level,
+		bpf.VedetteVarScopeNetns:  knobs.netns,
+		// A quarter: the reader then still has three quarters' time to come.
+		bpf.VedetteVarCriticalWakeBytes: uint64(cfg.CriticalRingBytes / 4),
+		bpf.VedetteVarBulkWakeBytes:     uint64(cfg.BulkRingBytes / 4),
+		bpf.VedetteVarExitTellsGroup:    boolKnob(f.ExitTellsGroup),
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("setting knob %s: %w", name, err)
+		}
+	}
+	spec.Maps[bpf.VedetteMapCritical].MaxEntries = uint32(cfg.CriticalRingBytes)
+	spec.Maps[bpf.VedetteMapBulk].MaxEntries = uint32(cfg.BulkRingBytes)
+	spec.Maps[bpf.VedetteMapUdpFlows].MaxEntries = uint32(cfg.MaxFlows)
+
+	if !versionAtLeast(5, 11) {
+		if err := rlimit.RemoveMemlock(); err != nil {
+			return nil, fmt.Errorf("raising RLIMIT_MEMLOCK: %w", err)
+		}
+	}
+	collection, err := ebpf.NewCollection(spec)
+	if err != nil {
+		var verifier *ebpf.VerifierError
+		if errors.As(err, &verifier) {
+			cfg.Logger.Error("the kernel's verifier refused a program", slog.String("kernel", f.Release), slog.String("log", fmt.Sprintf("%+v", verifier)))
+		}
+		return nil, fmt.Errorf("loading eBPF programs on kernel %s: %w", f.Release, err)
+	}
+	return collection, nil
+}
+
+func boolKnob(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func dropPrograms(spec *ebpf.CollectionSpec, lists ...[]string) {
+	for _, names := range lists {
+		for _, name := range names {
+			delete(spec.Programs, name)
+		}
+	}
+}
+
+// attach starts the programs that the collection holds.
+func attach(c *ebpf.Collection, f Features) (links []link.Link, err error) {
+	defer func() {
+		if err != nil {
+			closeLinks(links)
+		}
+	}()
+	for _, name := range append(append([]string{}, processPrograms...), tcpPrograms...) {
+		program := c.Programs[name]
+		if program == nil {
+			continue
+		}
+		l, err := link.AttachTracing(link.TracingOptions{Program: program, AttachType: ebpf.AttachTraceRawTp})
+		if err != nil {
+			return links, fmt.Errorf("attaching %s: %w", name, err)
+		}
+		links = append(links, l)
+	}
+	for _, name := range cgroupPrograms {
+		program := c.Programs[name]
+		if program == nil {
+			continue
+		}
+		// The root of the hierarchy, also for a narrower scope: what counts is where
+		// the owner is, and a socket stays in the cgroup that it was made in.
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: f.CgroupMount, Attach: cgroupAttachType(name), Program: program})
+		if err != nil {
+			return links, fmt.Errorf("attaching %s to %s: %w", name, f.CgroupMount, err)
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+func cgroupAttachType(program string) ebpf.AttachType {
+	return map[string]ebpf.AttachType{
+		bpf.VedetteProgUdpCreate:   ebpf.AttachCGroupInetSockCreate,
+		bpf.VedetteProgUdpConnect4: ebpf.AttachCGroupInet4Connect,
+		bpf.VedetteProgUdpConnect6: ebpf.AttachCGroupInet6Connect,
+		bpf.VedetteProgUdpSendmsg4: ebpf.AttachCGroupUDP4Sendmsg,
+		bpf.VedetteProgUdpSendmsg6: ebpf.AttachCGroupUDP6Sendmsg,
+		bpf.VedetteProgDatagramOut: ebpf.AttachCGroupInetEgress,
+		bpf.VedetteProgDatagramIn:  ebpf.AttachCGroupInetIngress,
+	}[program]
+}
+
+func closeLinks(links []link.Link) error {
+	var errs []error
+	for i := len(links) - 1; i >= 0; i-- {
+		errs = append(errs, links[i].Close())
+	}
+	return errors.Join(errs...)
+}
+
+// seed gives the sockets that are older than the sensor their owners.
+func seed(c *ebpf.Collection) error {
+	program := c.Programs[bpf.VedetteProgSeedOwners]
+	if program == nil {
+		return nil
+	}
+	for range 2 { // the second time all listening ports are known
+		if _, err := iterate(program); err != nil {
+			return fmt.Errorf("attributing existing sockets: %w", err)
+		}
+	}
+	return nil
+}
+
+// iterate runs an iterator program to its end and returns what it wrote.
+func iterate(program *ebpf.Program) ([]byte, error) {
+	it, err := link.AttachIter(link.IterOptions{Program: program})
+	if err != nil {
+		return nil, fmt.Errorf("attaching iterator: %w", err)
+	}
+	defer it.Close()
+	reader, err := it.Open()
+	if err != nil {
+		return nil, fmt.Errorf("opening iterator: %w", err)
+	}
+	defer reader.Close()
+	out, err := io.ReadAll(reader)
+	if err != nil {
+		return nil, fmt.Errorf("reading iterator: %w", err)
+	}
+	return out, nil
+}
+
+// perCPU sums one entry of a per-CPU array of counters.
+func perCPU(m *ebpf.Map, key uint32) (sum uint64, err error) {
+	var values []uint64
+	if err := m.Lookup(key, &values); err != nil {
+		return 0, fmt.Errorf("reading counter %s[%d]: %w", strings.TrimPrefix(m.String(), "Map"), key, err)
+	}
+	for _, v := range values {
+		sum += v
+	}
+	return sum, nil
+}

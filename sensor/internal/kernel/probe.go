@@ -1,0 +1,144 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// Features is what this kernel and this process's rights allow.
+type Features struct {
+	Release     string // uname -r
+	CgroupMount string // where cgroup v2 is mounted, "" when nowhere
+	// Flows: socket storage and cookies in tracing programs (5.12).
+	Flows bool
+	// ExitTellsGroup: sched_process_exit says which thread is the last (6.16).
+	ExitTellsGroup bool
+	Gaps           []string
+}
+
+// What no kernel lets these programs see. It is said, not hidden.
+var standingGaps = []string{
+	"DNS over TCP, TLS, HTTPS and QUIC is not read; only UDP port 53 is",
+	"an accepted TCP flow belongs to the process that called listen, also when another one serves it",
+	"connects that routing or a local firewall refuses before a SYN is made are not seen",
+	"raw, packet, SCTP, DCCP and XDP sockets and the kernel's own connections are not seen",
+	"an interpreter's or ld.so's own loads are not seen: the image is the file that the kernel ran",
+	"of a set-up with MPTCP each subflow is told as a flow",
+}
+
+// capabilities that the sensor cannot do without, and why.
+var needed = []struct {
+	bit  int
+	name string
+	use  string
+}{
+	{unix.CAP_BPF, "CAP_BPF", "loading eBPF programs"},
+	{unix.CAP_PERFMON, "CAP_PERFMON", "reading kernel memory from eBPF programs"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "attaching eBPF programs to cgroups"},
+}
+
+// Probe says what this kernel and this process's rights allow. It loads nothing
+// that stays. The error joins everything that has to change before Open can work.
+func Probe() (Features, error) {
+	var f Features
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return f, fmt.Errorf("reading the kernel's release: %w", err)
+	}
+	f.Release = unix.ByteSliceToString(uts.Release[:])
+	if err := probeRights(); err != nil {
+		return f, err
+	}
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, os.ErrNotExist) {
+			return f, ErrNoBTF
+		}
+		return f, fmt.Errorf("reading the kernel's BTF: %w", err)
+	}
+	if !hasTracepoint(spec, "sched_process_exec") || features.HaveMapType(ebpf.RingBuf) != nil {
+		return f, fmt.Errorf("%w (running %s)", ErrTooOld, f.Release)
+	}
+	f.ExitTellsGroup = tracepointArguments(spec, "sched_process_exit") >= 2
+	f.Gaps = append(f.Gaps, standingGaps...)
+	f.Flows = versionAtLeast(5, 12)
+	if !f.Flows {
+		f.Gaps = append(f.Gaps, "flows and DNS are not seen: kernel 5.12 or newer is needed")
+	}
+	if !f.ExitTellsGroup {
+		f.Gaps = append(f.Gaps, "the end of a process whose last threads end at one moment may be told twice (kernel before 6.16)")
+	}
+	if f.CgroupMount, err = cgroupMount(); err != nil {
+		return f, err
+	}
+	if f.CgroupMount == "" {
+		f.Gaps = append(f.Gaps, "UDP flows and DNS are not seen: no cgroup v2 hierarchy is mounted")
+	}
+	return f, nil
+}
+
+// probeRights names every capability that is missing, and lockdown.
+func probeRights() error {
+	var missing []error
+	effective, err := effectiveCapabilities()
+	if err != nil {
+		return err
+	}
+	has := func(bit int) bool { return effective&(1<<bit) != 0 }
+	for _, c := range needed {
+		// bpf(2) takes CAP_SYS_ADMIN for each of them.
+		if has(c.bit) || has(unix.CAP_SYS_ADMIN) {
+			continue
+		}
+		missing = append(missing, &MissingCapabilityError{Capability: c.name, For: c.use})
+	}
+	if !versionAtLeast(5, 11) && !has(unix.CAP_SYS_RESOURCE) {
+		missing = append(missing, &MissingCapabilityError{Capability: "CAP_SYS_RESOURCE", For: "raising RLIMIT_MEMLOCK for eBPF maps on kernels before 5.11"})
+	}
+	if mode, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && strings.Contains(string(mode), "[confidentiality]") {
+		missing = append(missing, ErrLockdown)
+	}
+	return errors.Join(missing...)
+}
+
+func effectiveCapabilities() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("reading capabilities: %w", err)
+	}
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
+}
+
+func hasTracepoint(spec *btf.Spec, name string) bool {
+	return tracepointArguments(spec, name) > 0
+}
+
+// tracepointArguments counts what a BTF-typed program is given; 0: no such tracepoint.
+func tracepointArguments(spec *btf.Spec, name string) int {
+	var def *btf.Typedef
+	if err := spec.TypeByName("btf_trace_"+name, &def); err != nil {
+		return 0
+	}
+	pointer, ok := def.Type.(*btf.Pointer)
+	if !ok {
+		return 0
+	}
+	proto, ok := pointer.Target.(*btf.FuncProto)
+	if !ok {
+		return 0
+	}
+	return len(proto.Params) - 1 // the first is the tracepoint's own data
+}
+
+func versionAtLeast(major, minor uint32) bool {
+	version, err := features.LinuxVersionCode()
+	return err == nil && version >= major<<16|minor<<8
+}
