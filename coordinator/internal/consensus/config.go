@@ -1,0 +1,103 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/frame"
+	"github.com/vedette-edr/vedette/proto/link"
+)
+
+var (
+	// ErrNoLeader: the command was certainly not committed, as no leader could be
+	// reached in time. Trying again is safe.
+	ErrNoLeader = errors.New("cluster has no reachable leader")
+	// ErrUncertain: the command may or may not have been committed. Proposing it
+	// again is safe when it carries an idempotency key, or is an ingest (its
+	// positions make it so); for these Propose has tried again already.
+	ErrUncertain = errors.New("outcome is uncertain")
+	// ErrClosed: the node is closing or closed, or was removed from the cluster.
+	ErrClosed = errors.New("node is closed")
+	// ErrInvalid: the command can never be committed as it is.
+	ErrInvalid = errors.New("command is invalid")
+	// ErrRefused: the leader will not do what was asked.
+	ErrRefused = errors.New("refused")
+	// ErrAhead: the store holds entries that the log does not have.
+	ErrAhead = errors.New("state is ahead of the raft log")
+)
+
+// MaxCommand is the largest encoded command, in bytes; near 64 KiB is best.
+const MaxCommand = frame.MaxFrame - 1024
+
+// Config says what a node is.
+type Config struct {
+	// ID names the node in the cluster, for ever. It is its certificate's id.
+	ID string
+	// Address is where peers reach this node, host:port. Default: the
+	// listener's own address, which is right only when it is not a wildcard.
+	Address string
+	// DataDir holds state.db and raft/. It must exist and be this node's alone.
+	DataDir string
+	// Listener dials peers. Its owner serves ALPN vedette-raft/1 with
+	// Node.ServeConn, and closes it after the node.
+	Listener *link.Listener
+	// Bootstrap makes a new cluster of this node alone, when DataDir is empty.
+	// On a node with a log it does nothing, so it may stay set.
+	Bootstrap bool
+	// Logger takes raft's messages too.
+	Logger *slog.Logger
+
+	// HeartbeatTimeout is how long a follower waits for its leader before it
+	// asks for an election (raft draws 1 to 2 times it), and as long again for
+	// an election to succeed. Default 800 ms: writes resume within 3 s of a
+	// leader's death, and a processor that is busy for half a second does not
+	// start an election.
+	HeartbeatTimeout time.Duration
+	// ProposeTimeout bounds a Propose, Barrier or membership change whose context
+	// has no deadline. Default 10 s.
+	ProposeTimeout time.Duration
+	// SnapshotThreshold is after how many entries a snapshot is taken, and
+	// TrailingLogs how many entries are kept behind it, so that a follower that
+	// was away shortly catches up from the log. Default 4096 each: 256 MiB of
+	// log at 64 KiB an entry.
+	SnapshotThreshold, TrailingLogs uint64
+	// SnapshotInterval is how often the threshold is looked at. Default 30 s:
+	// not so often that a large state is copied all the time.
+	SnapshotInterval time.Duration
+}
+
+func (c *Config) populate() error {
+	var problems []error
+	if c.ID == "" {
+		problems = append(problems, errors.New("ID is empty"))
+	}
+	if c.DataDir == "" {
+		problems = append(problems, errors.New("DataDir is empty"))
+	}
+	if c.Listener == nil {
+		problems = append(problems, errors.New("Listener is nil"))
+	} else if c.Address == "" {
+		c.Address = c.Listener.Addr().String()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	for value, fallback := range map[*time.Duration]time.Duration{
+		&c.HeartbeatTimeout: 800 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second,
+	} {
+		if *value == 0 {
+			*value = fallback
+		}
+	}
+	for value, fallback := range map[*uint64]uint64{&c.SnapshotThreshold: 4096, &c.TrailingLogs: 4096} {
+		if *value == 0 {
+			*value = fallback
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("configuring consensus: %w", errors.Join(problems...))
+	}
+	return nil
+}

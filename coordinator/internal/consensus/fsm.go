@@ -1,0 +1,99 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+)
+
+// retryFull is how often an entry is tried again while the disk is full.
+const retryFull = time.Second
+
+type fsm struct{ node *Node }
+
+// Apply implements raft.FSM.
+func (f *fsm) Apply(log *raft.Log) any { return f.node.apply(log.Index, log.Data) }
+
+// Snapshot implements raft.FSM.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return f.node.freeze() }
+
+// Restore implements raft.FSM.
+func (f *fsm) Restore(r io.ReadCloser) error { return errors.Join(f.node.db.Restore(r), r.Close()) }
+
+// apply applies one entry. An entry that cannot be applied must not be skipped,
+// or this node would silently differ from the others: it panics, naming the
+// index. Only a full disk is waited for, because room can be made.
+func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
+	cmd := &raftv1.Command{}
+	if err := proto.Unmarshal(data, cmd); err != nil {
+		panic(fmt.Sprintf("raft entry %d is corrupt: %v; restore this node from a healthy one: remove its data and join again", index, err))
+	}
+	var result *raftv1.Result
+	for {
+		err := n.db.Update(index, func(tx *store.Tx) (err error) {
+			result, err = state.Apply(tx, index, cmd)
+			return err
+		})
+		switch {
+		case err == nil:
+			n.subs.publish(index, cmd, result)
+			return result
+		case errors.Is(err, store.ErrApplied):
+			// A replay after a restart: nobody waits for this answer.
+			return nil
+		case errors.Is(err, store.ErrFull):
+			n.cfg.Logger.Error("disk is full: this node applies nothing until there is room", "index", index, "dir", n.cfg.DataDir)
+			if !n.pauseFull() {
+				return nil
+			}
+		default:
+			panic(fmt.Sprintf("raft entry %d cannot be applied: %v", index, err))
+		}
+	}
+}
+
+// pauseFull gives leadership away, as a leader that cannot apply acknowledges
+// nothing, and waits; false when the node closes.
+func (n *Node) pauseFull() bool {
+	if n.IsLeader() {
+		n.start(func() { _ = n.raft.LeadershipTransfer().Error() })
+	}
+	timer := time.NewTimer(retryFull)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-n.closing.Done():
+		return false
+	}
+}
+
+func (n *Node) freeze() (raft.FSMSnapshot, error) {
+	f, err := n.db.Freeze()
+	if err != nil {
+		return nil, err
+	}
+	return &snapshot{f}, nil
+}
+
+// snapshot is a pinned state on its way to raft's snapshot directory.
+type snapshot struct{ frozen *store.Frozen }
+
+// Persist implements raft.FSMSnapshot.
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.frozen.Write(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *snapshot) Release() { _ = s.frozen.Close() }

@@ -1,0 +1,208 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
+)
+
+const (
+	// rpcTimeout bounds a raft RPC's dial and I/O. A 4 MiB append on a busy disk
+	// takes far less; a silent peer's connection ends after 3 s by itself.
+	rpcTimeout = 4 * time.Second
+	// maxAppend entries near 64 KiB in one RPC.
+	maxAppend = 64
+	// keepSnapshots on disk: the newest, and one more should it be damaged.
+	keepSnapshots = 2
+)
+
+// Node is one member of the cluster.
+type Node struct {
+	cfg     Config
+	db      *store.DB
+	raft    *raft.Raft
+	log     *wal.WAL
+	network *raft.NetworkTransport
+	layer   *streamLayer
+	peers   *peers
+	subs    *subscribers
+	// contacts remembers each member's last answer, by id.
+	contacts sync.Map
+
+	// closing is done when Close begins; wg holds every goroutine of this node's
+	// own, and starting orders its growth before Close waits for it.
+	closing  context.Context
+	cancel   context.CancelFunc
+	starting sync.Mutex
+	wg       sync.WaitGroup
+	once     sync.Once
+	closed   error
+}
+
+// start runs fn in a goroutine that Close waits for; false when the node closes.
+func (n *Node) start(fn func()) bool {
+	n.starting.Lock()
+	defer n.starting.Unlock()
+	if n.closing.Err() != nil {
+		return false
+	}
+	n.wg.Go(fn)
+	return true
+}
+
+// Open starts the node: it reads its log and state and takes part in the
+// cluster. A restart at any point is safe.
+func Open(cfg Config) (*Node, error) {
+	if err := cfg.populate(); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(cfg.DataDir, "raft")
+	if err := os.MkdirAll(filepath.Join(dir, "wal"), 0o700); err != nil {
+		return nil, fmt.Errorf("making raft directory: %w", err)
+	}
+	n := &Node{cfg: cfg, subs: newSubscribers()}
+	n.closing, n.cancel = context.WithCancel(context.Background())
+	n.peers = newPeers(cfg.Listener)
+	if err := n.open(dir); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) open(dir string) (err error) {
+	logger := newLogger(n.cfg.Logger)
+	if n.db, err = store.Open(n.closing, filepath.Join(n.cfg.DataDir, "state.db"), n.cfg.Logger); err != nil {
+		return err
+	}
+	if n.log, err = wal.Open(filepath.Join(dir, "wal"), wal.WithLogger(logger.Named("wal"))); err != nil {
+		return fmt.Errorf("opening raft log %s (is another process using it?): %w", dir, err)
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, logger.Named("snapshot"))
+	if err != nil {
+		return fmt.Errorf("opening raft snapshots: %w", err)
+	}
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(n.cfg.ID)
+	conf.Logger = logger.Named("raft")
+	conf.HeartbeatTimeout, conf.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.HeartbeatTimeout
+	conf.LeaderLeaseTimeout = n.cfg.HeartbeatTimeout * 3 / 4
+	conf.MaxAppendEntries = maxAppend
+	// Proposals that arrive together are written with one fsync.
+	conf.BatchApplyCh = true
+	conf.SnapshotThreshold, conf.TrailingLogs = n.cfg.SnapshotThreshold, n.cfg.TrailingLogs
+	conf.SnapshotInterval = n.cfg.SnapshotInterval
+	conf.NoLegacyTelemetry = true
+	if conf.NoSnapshotRestoreOnStart, err = n.stateCoversSnapshot(snapshots); err != nil {
+		return err
+	}
+
+	n.layer = newStreamLayer(n.peers, n.cfg.Address)
+	n.network = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.layer, MaxPool: 3, Timeout: rpcTimeout, Logger: logger.Named("transport"),
+	})
+	existing, err := raft.HasExistingState(n.log, n.log, snapshots)
+	if err != nil {
+		return fmt.Errorf("reading raft state: %w", err)
+	}
+	if n.cfg.Bootstrap && !existing {
+		first := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: raft.ServerAddress(n.cfg.Address)}}}
+		if err := raft.BootstrapCluster(conf, n.log, n.log, snapshots, n.network, first); err != nil {
+			return fmt.Errorf("bootstrapping cluster: %w", err)
+		}
+	}
+	if n.raft, err = raft.NewRaft(conf, &fsm{n}, n.log, n.log, snapshots, n.network); err != nil {
+		return fmt.Errorf("starting raft: %w", err)
+	}
+	return nil
+}
+
+// stateCoversSnapshot says whether the store is at or past the newest snapshot:
+// then raft need not restore it, and replays only what the store lacks. The
+// store can be behind its log (see package store), never ahead: a state.db
+// beside somebody else's raft directory would hide rows for ever.
+func (n *Node) stateCoversSnapshot(snapshots raft.SnapshotStore) (bool, error) {
+	list, err := snapshots.List()
+	if err != nil {
+		return false, fmt.Errorf("listing raft snapshots: %w", err)
+	}
+	var newest uint64
+	if len(list) > 0 {
+		newest = list[0].Index
+	}
+	last, err := n.log.LastIndex()
+	if err != nil {
+		return false, fmt.Errorf("reading raft log: %w", err)
+	}
+	applied := n.db.AppliedIndex()
+	if applied > max(last, newest) {
+		return false, fmt.Errorf("%w: state.db is at entry %d, the log in raft/ ends at %d; put the right raft/ back, or remove both to join as a new node",
+			ErrAhead, applied, max(last, newest))
+	}
+	return newest > 0 && applied >= newest, nil
+}
+
+// Close leaves the cluster for now, without telling anybody: the others elect.
+// It is idempotent and waits for everything the node started.
+func (n *Node) Close() error {
+	n.once.Do(func() {
+		n.starting.Lock()
+		n.cancel()
+		n.starting.Unlock()
+		var errs []error
+		if n.raft != nil {
+			if err := n.raft.Shutdown().Error(); err != nil {
+				errs = append(errs, fmt.Errorf("stopping raft: %w", err))
+			}
+		}
+		n.peers.close()
+		if n.network != nil {
+			errs = append(errs, n.network.Close())
+		}
+		n.wg.Wait()
+		n.subs.close()
+		if n.log != nil {
+			errs = append(errs, n.log.Close())
+		}
+		if n.db != nil {
+			errs = append(errs, n.db.Close())
+		}
+		n.closed = errors.Join(errs...)
+	})
+	return n.closed
+}
+
+// DB is the local state, for reads. It may be behind the leader's: see ReadBarrier.
+func (n *Node) DB() *store.DB { return n.db }
+
+// AppliedIndex is the last entry that the local state holds.
+func (n *Node) AppliedIndex() uint64 { return n.db.AppliedIndex() }
+
+// Leader is the node that this one takes for the leader; ok is false when it knows none.
+func (n *Node) Leader() (id, addr string, ok bool) {
+	a, i := n.raft.LeaderWithID()
+	return string(i), string(a), i != ""
+}
+
+// IsLeader says whether this node takes itself for the leader.
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
+
+// LeaderCh tells every change of this node's leadership to its one receiver; a
+// slow receiver gets the latest.
+func (n *Node) LeaderCh() <-chan bool { return n.raft.LeaderCh() }
+
+// Snapshot takes a raft snapshot now and cuts the log behind it.
+func (n *Node) Snapshot() error {
+	if err := n.raft.Snapshot().Error(); err != nil {
+		return fmt.Errorf("taking snapshot: %w", err)
+	}
+	return nil
+}
