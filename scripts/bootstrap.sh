@@ -93,8 +93,8 @@ check_machine() {
 	[ "$(uname -s)" = Linux ] || fail "Vedette watches Linux; this is $(uname -s)."
 	[ "$(id -u)" = 0 ] || fail "needs root, to attach eBPF programs and to make network namespaces. Run: sudo make $mode"
 	kernel=$(uname -r)
-	version_at_least "${kernel%%[!0-9.]*}" 5.10 ||
-		fail "needs Linux 5.10 or newer; this is $kernel."
+	version_at_least "${kernel%%[!0-9.]*}" 5.12 ||
+		fail "needs Linux 5.12 or newer; this is $kernel."
 	[ -r /sys/kernel/btf/vmlinux ] ||
 		fail "this kernel carries no BTF (/sys/kernel/btf/vmlinux is missing). Boot a kernel built with CONFIG_DEBUG_INFO_BTF=y: the stock kernels of Debian 12, Ubuntu 22.04, RHEL 9 and newer have it."
 }

@@ -17,3 +17,9 @@ if command -v systemctl >/dev/null 2>&1; then
 		systemctl --quiet disable vedette-sensor.service || true
 	fi
 fi
+
+# Stopping the sensor does not end an isolation; removing it does, because nobody
+# could release the host any more.
+if command -v nft >/dev/null 2>&1; then
+	nft delete table netdev vedette_isolation 2>/dev/null || true
+fi
