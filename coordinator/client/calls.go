@@ -14,6 +14,13 @@ type api = operatorv1connect.OperatorServiceClient
 // pageSize is how many rows one answer brings: few enough to show the first soon.
 const pageSize = 500
 
+func size(asked uint32) uint32 {
+	if asked == 0 || asked > pageSize {
+		return pageSize
+	}
+	return asked
+}
+
 // Status asks one node what it knows of the cluster.
 func (c *Client) Status(ctx context.Context) (*operatorv1.GetStatusResponse, error) {
 	return call(ctx, c, api.GetStatus, &operatorv1.GetStatusRequest{})
@@ -37,11 +44,12 @@ func (c *Client) SelectHosts(ctx context.Context, sel *operatorv1.Selector) (*op
 	return call(ctx, c, api.SelectHosts, &operatorv1.SelectHostsRequest{Selector: sel})
 }
 
-// Findings yields findings, newest first. The request's paging fields are ignored.
+// Findings yields findings, newest first. The request's page token
+// is ignored; its page size says how many the caller expects to need, 0 for many.
 func (c *Client) Findings(ctx context.Context, req *operatorv1.ListFindingsRequest) iter.Seq2[*operatorv1.FindingRow, error] {
 	return pages(func(token string) ([]*operatorv1.FindingRow, string, error) {
 		res, err := call(ctx, c, api.ListFindings, &operatorv1.ListFindingsRequest{
-			Host: req.GetHost(), Since: req.GetSince(), Storyline: req.GetStoryline(), PageSize: pageSize, PageToken: token,
+			Host: req.GetHost(), Since: req.GetSince(), Storyline: req.GetStoryline(), PageSize: size(req.GetPageSize()), PageToken: token,
 		})
 		return res.GetFindings(), res.GetPageToken(), err
 	})
@@ -53,11 +61,12 @@ func (c *Client) Finding(ctx context.Context, id string) (*operatorv1.FindingRow
 	return res.GetFinding(), err
 }
 
-// Incidents yields incidents, newest first. The request's paging fields are ignored.
+// Incidents yields incidents, newest first. The request's page token
+// is ignored; its page size says how many the caller expects to need, 0 for many.
 func (c *Client) Incidents(ctx context.Context, req *operatorv1.ListIncidentsRequest) iter.Seq2[*raftv1.Incident, error] {
 	return pages(func(token string) ([]*raftv1.Incident, string, error) {
 		res, err := call(ctx, c, api.ListIncidents, &operatorv1.ListIncidentsRequest{
-			Status: req.GetStatus(), Since: req.GetSince(), PageSize: pageSize, PageToken: token,
+			Status: req.GetStatus(), Since: req.GetSince(), PageSize: size(req.GetPageSize()), PageToken: token,
 		})
 		return res.GetIncidents(), res.GetPageToken(), err
 	})
@@ -80,11 +89,12 @@ func (c *Client) SubmitGrant(ctx context.Context, req *operatorv1.SubmitGrantReq
 	return call(ctx, c, api.SubmitGrant, req)
 }
 
-// Isolations yields isolations and releases, newest first. The request's paging fields are ignored.
+// Isolations yields isolations and releases, newest first. The request's page token
+// is ignored; its page size says how many the caller expects to need, 0 for many.
 func (c *Client) Isolations(ctx context.Context, req *operatorv1.ListIsolationsRequest) iter.Seq2[*operatorv1.Isolation, error] {
 	return pages(func(token string) ([]*operatorv1.Isolation, string, error) {
 		res, err := call(ctx, c, api.ListIsolations, &operatorv1.ListIsolationsRequest{
-			Host: req.GetHost(), Active: req.GetActive(), PageSize: pageSize, PageToken: token,
+			Host: req.GetHost(), Active: req.GetActive(), PageSize: size(req.GetPageSize()), PageToken: token,
 		})
 		return res.GetIsolations(), res.GetPageToken(), err
 	})

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
+	"github.com/vedette-edr/vedette/coordinator/client"
+)
+
+// defaultTimeout is how long a command may take when nobody says otherwise.
+const defaultTimeout = 30 * time.Second
+
+// app is one run of the program: its streams and its global settings.
+type app struct {
+	stdin          *os.File
+	stdout, stderr *os.File
+	now            func() time.Time
+
+	// Global flags; empty means not given.
+	contextFile, contextName string
+	output, timeout          string
+	noHeaders, verbose       bool
+}
+
+func newApp(stdin, stdout, stderr *os.File) *app {
+	return &app{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
+}
+
+// run executes the command line and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var failed *commandError
+	if !errors.As(err, &failed) {
+		// What no command's body returned is cobra's judgement of the command line.
+		err = usage("%w\nsee '%s --help'", err, cmd.CommandPath())
+	}
+	code := exitCode(err)
+	if text := err.Error(); text != "" {
+		a.say("vedette: %s", text)
+	}
+	return code
+}
+
+// say writes one message for a person to stderr; what a name or a message from
+// elsewhere carries cannot drive the terminal.
+func (a *app) say(format string, args ...any) {
+	for _, line := range strings.Split(fmt.Sprintf(format, args...), "\n") {
+		_, _ = fmt.Fprintln(a.stderr, output.Safe(line)) // nowhere is left to say that stderr is gone
+	}
+}
+
+// env is the environment's word for a global flag.
+func env(name string) string { return os.Getenv("VEDETTE_" + name) }
+
+// first returns the first value that says something.
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// path is the context file in effect: flag, environment, default.
+func (a *app) path() (string, error) {
+	if p := first(a.contextFile, env("CONTEXT_FILE")); p != "" {
+		return p, nil
+	}
+	return client.DefaultPath()
+}
+
+// context loads the context in effect.
+func (a *app) context() (*client.Context, error) {
+	path, err := a.path()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.LoadContext(path, first(a.contextName, env("CONTEXT")))
+	if errors.Is(err, client.ErrNoContext) {
+		return nil, usage("%w\nrun 'vedette config import FILE' with the admin.context.yaml that a node wrote, "+
+			"or set VEDETTE_CONTEXT_FILE to it", err)
+	}
+	return c, err
+}
+
+// session is what most commands need: the cluster, a printer, and a deadline.
+type session struct {
+	*app
+	*output.Printer
+	api     *client.Client
+	context *client.Context
+	timeout time.Duration
+}
+
+// open starts a session with the context in effect.
+func (a *app) open() (*session, error) {
+	c, err := a.context()
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.printer(c.Output)
+	if err != nil {
+		return nil, err
+	}
+	timeout, err := a.deadline(c.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	opt := client.Options{UserAgent: "vedette/" + version}
+	if a.verbose {
+		opt.Logger = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	api, err := client.New(c, opt)
+	if err != nil {
+		return nil, err
+	}
+	return &session{app: a, Printer: p, api: api, context: c, timeout: timeout}, nil
+}
+
+func (a *app) deadline(fromContext string) (time.Duration, error) {
+	value := first(a.timeout, env("TIMEOUT"), fromContext)
+	if value == "" {
+		return defaultTimeout, nil
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 0 {
+		return 0, usage("timeout %q is no duration: write it as 45s or 5m, 0 for none", value)
+	}
+	return d, nil
+}
+
+// printer makes the printer of the settings in effect.
+func (a *app) printer(fromContext string) (*output.Printer, error) {
+	format, err := output.ParseFormat(first(a.output, env("OUTPUT"), fromContext, string(output.Table)))
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	headless := a.noHeaders
+	if v := env("NO_HEADERS"); v != "" && !headless {
+		if headless, err = strconv.ParseBool(v); err != nil {
+			return nil, usage("VEDETTE_NO_HEADERS=%q is neither true nor false", v)
+		}
+	}
+	p := &output.Printer{Out: a.stdout, Format: format, NoHeaders: headless}
+	if fd := int(a.stdout.Fd()); term.IsTerminal(fd) {
+		p.Colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		if width, _, err := term.GetSize(fd); err == nil {
+			p.Width = width
+		}
+	}
+	return p, nil
+}
+
+// interactive says whether a person can be asked: keys in, questions out.
+func (a *app) interactive() bool {
+	return term.IsTerminal(int(a.stdin.Fd())) && term.IsTerminal(int(a.stderr.Fd()))
+}
+
+// with makes the body of a command that talks to the cluster within the time-out.
+func (a *app) with(body func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
+	return bare(func(ctx context.Context, args []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.api.Close()
+		if s.timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, s.timeout)
+			defer cancel()
+		}
+		return body(ctx, s, args)
+	})
+}
+
+// bare makes the body of a command that needs no cluster. Its errors are marked,
+// so that run can tell them from a command line that makes no sense.
+func bare(body func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := body(cmd.Context(), args); err != nil {
+			return &commandError{err}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+)
+
+func (a *app) clusterCommand() *cobra.Command {
+	return noun("cluster", "the coordinator's nodes", "  vedette cluster members\n  vedette cluster remove node-3",
+		a.clusterMembersCommand(), a.clusterRemoveCommand())
+}
+
+func (a *app) clusterMembersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "members",
+		Short:   "list the nodes",
+		Example: "  vedette cluster members -o wide",
+		Args:    cobra.NoArgs,
+		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+			members, err := s.api.Members(ctx)
+			if err != nil {
+				return err
+			}
+			_, err = output.Print(s.Printer, a.memberTable(), output.Rows(members))
+			return err
+		}),
+	}
+}
+
+func (a *app) memberTable() output.List[*operatorv1.Member] {
+	type row = *operatorv1.Member
+	return output.List[row]{
+		Name:  row.GetId,
+		Value: func(m row) any { return shape.FromMember(m) },
+		Columns: []output.Column[row]{
+			{Head: "ID", Cell: row.GetId},
+			{Head: "ROLE", Cell: row.GetRole},
+			{Head: "STATE", Cell: row.GetState, Paint: func(m row) output.Colour { return stateColour(m.GetState()) }},
+			{Head: "INDEX", Right: true, Cell: func(m row) string { return number(m.GetAppliedIndex()) }},
+			{Head: "CONTACT", Cell: func(m row) string { return a.ago(m.GetLastContact()) }},
+			{Head: "ADDRESS", Cell: row.GetAddress},
+			{Head: "OPERATOR ADDRESS", Wide: true, Cell: row.GetOperatorAddress},
+		},
+	}
+}
+
+func (a *app) clusterRemoveCommand() *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use:   "remove NODE",
+		Short: "take a node out of the cluster",
+		Long: `Takes a node out of the cluster: it votes no more and its copy of the data grows old.
+Stop it first; to have it back it must join again, with an empty data folder.`,
+		Example: "  vedette cluster remove node-3",
+		Args:    cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
+			id := args[0]
+			members, err := s.api.Members(ctx)
+			if err != nil {
+				return err
+			}
+			alive, found := 0, false
+			for _, m := range members {
+				found = found || m.GetId() == id
+				if m.GetId() != id && m.GetState() == "alive" {
+					alive++
+				}
+			}
+			if !found {
+				return exit(exitNotFound, "no such node: %s; see 'vedette cluster members'", id)
+			}
+			if !yes {
+				if !s.interactive() {
+					return usage("nobody can be asked here (no terminal): repeat with --yes to remove node %s", id)
+				}
+				question := fmt.Sprintf("About to remove %s; of the %d others, %d are alive. Type its id to go on: ", id, len(members)-1, alive)
+				if err := s.ask(ctx, question, id); err != nil {
+					return err
+				}
+			}
+			if err := s.api.RemoveMember(ctx, id); err != nil {
+				return err
+			}
+			s.say("removed %s", id)
+			return nil
+		}),
+	}
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return c
+}

@@ -1,0 +1,391 @@
+// Package shape gives the coordinator's answers the form of the operator's contract:
+// the JSON keys that scripts rely on, in docs/cli.md.
+//
+// Invariant: every key is always there. What is not known is null, what is empty
+// is "", [] or {}; a key is never renamed, and new ones are only added.
+package shape
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// Time is Unix nanoseconds, shown as RFC 3339 in UTC; 0 is null.
+type Time int64
+
+// MarshalJSON implements json.Marshaler.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if t == 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(t.String())
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *Time) UnmarshalJSON(raw []byte) error {
+	var at *time.Time
+	if err := json.Unmarshal(raw, &at); err != nil {
+		return err
+	}
+	*t = 0
+	if at != nil {
+		*t = Time(at.UnixNano())
+	}
+	return nil
+}
+
+// String is RFC 3339 in UTC, or "" for 0.
+func (t Time) String() string {
+	if t == 0 {
+		return ""
+	}
+	return time.Unix(0, int64(t)).UTC().Format(time.RFC3339Nano)
+}
+
+// Host is a row of `host list`.
+type Host struct {
+	ID               string            `json:"id"`
+	Name             string            `json:"name"`
+	Address          string            `json:"address"`
+	Labels           map[string]string `json:"labels"`
+	State            string            `json:"state"`
+	Isolation        string            `json:"isolation"`
+	LastSeen         Time              `json:"last_seen"`
+	SensorVersion    string            `json:"sensor_version"`
+	EventsTotal      uint64            `json:"events_total"`
+	EventsSuppressed uint64            `json:"events_suppressed"`
+	EventsLost       uint64            `json:"events_lost"`
+	Baseline         Baseline          `json:"baseline"`
+}
+
+// Baseline is what a host has learnt.
+type Baseline struct {
+	Behaviours uint64  `json:"behaviours"`
+	Confidence float64 `json:"confidence"`
+	Learning   bool    `json:"learning"`
+}
+
+// Loss is a counter of what was not seen, and why.
+type Loss struct {
+	Where string `json:"where"`
+	Cause string `json:"cause"`
+	Count uint64 `json:"count"`
+}
+
+// FromHost shapes a host.
+func FromHost(h *operatorv1.Host) Host {
+	labels := h.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	b := h.GetBaseline()
+	return Host{
+		ID: h.GetId(), Name: h.GetName(), Address: h.GetAddress(), Labels: labels, State: h.GetState(),
+		Isolation: h.GetIsolation(), LastSeen: Time(h.GetLastSeen()), SensorVersion: h.GetSensorVersion(),
+		EventsTotal: h.GetEventsTotal(), EventsSuppressed: h.GetEventsSuppressed(), EventsLost: h.GetEventsLost(),
+		Baseline: Baseline{b.GetBehaviours(), b.GetConfidence(), b.GetLearning()},
+	}
+}
+
+// HostDetail is what `host show` adds.
+type HostDetail struct {
+	Host
+	EnrolledAt   Time        `json:"enrolled_at"`
+	Node         string      `json:"node"`
+	OS           string      `json:"os"`
+	Kernel       string      `json:"kernel"`
+	Arch         string      `json:"arch"`
+	Scope        string      `json:"scope"`
+	Addresses    []string    `json:"addresses"`
+	CoverageGaps []string    `json:"coverage_gaps"`
+	Losses       []Loss      `json:"losses"`
+	Health       Health      `json:"health"`
+	Behaviours   []Behaviour `json:"behaviours"`
+}
+
+// Health is what a sensor says of itself.
+type Health struct {
+	RSSBytes       uint64 `json:"rss_bytes"`
+	CPUNs          uint64 `json:"cpu_ns"`
+	SpoolBytes     uint64 `json:"spool_bytes"`
+	SpoolRecords   uint64 `json:"spool_records"`
+	DroppedRecords uint64 `json:"dropped_records"`
+	KnownBehaviour uint64 `json:"behaviours_known"`
+}
+
+// Behaviour is one behaviour of a host.
+type Behaviour struct {
+	Kind      string `json:"kind"`
+	Subject   string `json:"subject"`
+	Object    string `json:"object"`
+	Count     uint64 `json:"count"`
+	FirstSeen Time   `json:"first_seen"`
+	LastSeen  Time   `json:"last_seen"`
+	Hosts     uint64 `json:"hosts"`
+	Known     bool   `json:"known"`
+}
+
+// Gaps are what the sensor cannot see there, from its facts and its latest health.
+func Gaps(h *operatorv1.Host) []string {
+	gaps := list(h.GetHealth().GetCoverageGaps())
+	if len(gaps) == 0 {
+		gaps = list(h.GetFacts().GetCoverageGaps())
+	}
+	return gaps
+}
+
+// FromHostDetail shapes one host with its newest behaviours.
+func FromHostDetail(res *operatorv1.GetHostResponse) HostDetail {
+	h := res.GetHost()
+	facts, health := h.GetFacts(), h.GetHealth()
+	d := HostDetail{
+		Host: FromHost(h), EnrolledAt: Time(h.GetEnrolledAt()), Node: h.GetNode(), OS: facts.GetOs(),
+		Kernel: facts.GetKernel(), Arch: facts.GetArch(), Scope: facts.GetScope(), Addresses: list(facts.GetAddresses()),
+		CoverageGaps: Gaps(h), Losses: Losses(h.GetLosses()),
+		Health: Health{
+			health.GetRssBytes(), health.GetCpuNs(), health.GetSpoolBytes(), health.GetSpoolRecords(),
+			health.GetDroppedRecords(), h.GetBaseline().GetKnown(),
+		},
+		Behaviours: []Behaviour{},
+	}
+	for _, row := range res.GetBehaviours() {
+		b := row.GetBehaviour()
+		d.Behaviours = append(d.Behaviours, Behaviour{
+			Kind(b.GetKind()), output.Lossless(b.GetSubject()), output.Lossless(b.GetObject()),
+			row.GetCount(), Time(b.GetFirstSeen()), Time(row.GetLastSeen()), row.GetHosts(), row.GetKnown(),
+		})
+	}
+	return d
+}
+
+// Kind names a behaviour's kind.
+func Kind(k sensorv1.BehaviourKind) string {
+	switch k {
+	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_EXEC:
+		return "exec"
+	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_FLOW:
+		return "flow"
+	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_LOOKUP:
+		return "lookup"
+	default:
+		return "unknown"
+	}
+}
+
+// Losses shapes loss counters.
+func Losses(in []*sensorv1.Loss) []Loss {
+	out := make([]Loss, 0, len(in))
+	for _, l := range in {
+		out = append(out, Loss{l.GetWhere(), l.GetCause(), l.GetCount()})
+	}
+	return out
+}
+
+// Isolation is a row of `isolation list`.
+type Isolation struct {
+	ID           string `json:"id"`
+	Host         string `json:"host"`
+	State        string `json:"state"`
+	RequestedBy  string `json:"requested_by"`
+	Reason       string `json:"reason"`
+	LeaseExpires Time   `json:"lease_expires"`
+	Grant        string `json:"grant"`
+	AppliedAt    Time   `json:"applied_at"`
+	SelfTest     string `json:"self_test"`
+}
+
+// FromIsolation shapes an isolation.
+func FromIsolation(i *operatorv1.Isolation) Isolation {
+	return Isolation{
+		i.GetId(), i.GetHost(), i.GetState(), i.GetRequestedBy(), i.GetReason(),
+		Time(i.GetLeaseExpires()), i.GetGrant(), Time(i.GetAppliedAt()), i.GetSelfTest(),
+	}
+}
+
+// Audit is a row of `audit list`. It carries all that an entry's hash covers, so
+// that an exported list can be verified without a cluster.
+type Audit struct {
+	Index    uint64 `json:"index"`
+	Time     Time   `json:"time"`
+	Actor    string `json:"actor"`
+	Action   string `json:"action"`
+	Subject  string `json:"subject"`
+	Detail   string `json:"detail"`
+	Previous string `json:"previous"`
+	Hash     string `json:"hash"`
+}
+
+// FromAudit shapes an audit entry.
+func FromAudit(e *operatorv1.AuditEntry) Audit {
+	return Audit{
+		e.GetIndex(), Time(e.GetTime()), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail(),
+		hex.EncodeToString(e.GetPrevious()), hex.EncodeToString(e.GetHash()),
+	}
+}
+
+// Entry is the inverse of FromAudit.
+func (a Audit) Entry() (*operatorv1.AuditEntry, error) {
+	previous, err := hex.DecodeString(a.Previous)
+	if err != nil {
+		return nil, err
+	}
+	hash, err := hex.DecodeString(a.Hash)
+	if err != nil {
+		return nil, err
+	}
+	return &operatorv1.AuditEntry{
+		Index: a.Index, Time: int64(a.Time), Actor: a.Actor, Action: a.Action, Subject: a.Subject,
+		Detail: a.Detail, Previous: previous, Hash: hash,
+	}, nil
+}
+
+// Member is a row of `cluster members`.
+type Member struct {
+	ID              string `json:"id"`
+	Address         string `json:"address"`
+	OperatorAddress string `json:"operator_address"`
+	Role            string `json:"role"`
+	State           string `json:"state"`
+	AppliedIndex    uint64 `json:"applied_index"`
+	LastContact     Time   `json:"last_contact"`
+}
+
+// FromMember shapes a node of the cluster.
+func FromMember(m *operatorv1.Member) Member {
+	return Member{
+		m.GetId(), m.GetAddress(), m.GetOperatorAddress(), m.GetRole(), m.GetState(), m.GetAppliedIndex(), Time(m.GetLastContact()),
+	}
+}
+
+// Status is `status`.
+type Status struct {
+	Cluster       string   `json:"cluster_id"`
+	Node          string   `json:"node_id"`
+	Leader        *string  `json:"leader_id"`
+	Version       string   `json:"version"`
+	AppliedIndex  uint64   `json:"applied_index"`
+	Hosts         uint64   `json:"hosts"`
+	HostsSilent   uint64   `json:"hosts_silent"`
+	FindingsDay   uint64   `json:"findings_day"`
+	IncidentsOpen uint64   `json:"incidents_open"`
+	Isolated      uint64   `json:"isolated"`
+	Members       []Member `json:"members"`
+	Problems      []string `json:"problems"`
+	Time          Time     `json:"time"`
+}
+
+// FromStatus shapes a status.
+func FromStatus(s *operatorv1.GetStatusResponse) Status {
+	out := Status{
+		s.GetClusterId(), s.GetNodeId(), text(s.GetLeaderId()), s.GetVersion(), s.GetAppliedIndex(), s.GetHosts(), s.GetHostsSilent(),
+		s.GetFindingsDay(), s.GetIncidentsOpen(), s.GetIsolated(), []Member{}, list(s.GetProblems()), Time(s.GetTime()),
+	}
+	for _, m := range s.GetMembers() {
+		out.Members = append(out.Members, FromMember(m))
+	}
+	return out
+}
+
+// Incident is a row of `incident list`.
+type Incident struct {
+	ID           string   `json:"id"`
+	Status       string   `json:"status"`
+	Severity     string   `json:"severity"`
+	Confidence   float64  `json:"confidence"`
+	Title        string   `json:"title"`
+	Hosts        []string `json:"hosts"`
+	Techniques   []string `json:"techniques"`
+	FirstSeen    Time     `json:"first_seen"`
+	LastSeen     Time     `json:"last_seen"`
+	Storylines   []string `json:"storylines"`
+	Campaign     *string  `json:"campaign"`
+	Account      string   `json:"account"`
+	Timeline     []Moment `json:"timeline"`
+	ActionsTaken []string `json:"actions_taken"`
+	Recommended  []string `json:"recommended"`
+	Limits       []string `json:"limits"`
+}
+
+// Moment is one line of an incident's timeline.
+type Moment struct {
+	Time    Time   `json:"time"`
+	Host    string `json:"host"`
+	Finding string `json:"finding"`
+	Text    string `json:"text"`
+}
+
+// Edge is what joins two storylines of an incident.
+type Edge struct {
+	From     string `json:"from"`
+	To       string `json:"to"`
+	Kind     string `json:"kind"`
+	Time     Time   `json:"time"`
+	Evidence string `json:"evidence"`
+}
+
+// IncidentDetail is what `incident show` adds.
+type IncidentDetail struct {
+	Incident
+	Disposition string    `json:"disposition"`
+	ClosedBy    string    `json:"closed_by"`
+	CloseReason string    `json:"close_reason"`
+	Edges       []Edge    `json:"edges"`
+	Findings    []Finding `json:"findings"`
+}
+
+// FromIncident shapes an incident.
+func FromIncident(i *raftv1.Incident) Incident {
+	out := Incident{
+		i.GetId(), i.GetStatus(), i.GetSeverity(), i.GetConfidence(), i.GetTitle(), list(i.GetHosts()), list(i.GetTechniques()),
+		Time(i.GetFirstSeen()), Time(i.GetLastSeen()), list(i.GetStorylines()), text(i.GetCampaign()), i.GetAccount(), []Moment{},
+		list(i.GetActionsTaken()), list(i.GetRecommended()), list(i.GetLimits()),
+	}
+	for _, m := range i.GetTimeline() {
+		out.Timeline = append(out.Timeline, Moment{Time(m.GetTime()), m.GetHost(), m.GetFinding(), m.GetText()})
+	}
+	return out
+}
+
+// FromIncidentDetail shapes an incident with its findings.
+func FromIncidentDetail(res *operatorv1.GetIncidentResponse) IncidentDetail {
+	i := res.GetIncident()
+	out := IncidentDetail{FromIncident(i), i.GetDisposition(), i.GetClosedBy(), i.GetCloseReason(), []Edge{}, []Finding{}}
+	for _, e := range i.GetEdges() {
+		out.Edges = append(out.Edges, Edge{e.GetFrom(), e.GetTo(), e.GetKind(), Time(e.GetTime()), e.GetEvidence()})
+	}
+	for _, f := range res.GetFindings() {
+		out.Findings = append(out.Findings, FromFinding(f))
+	}
+	return out
+}
+
+func list(in []string) []string {
+	if in == nil {
+		return []string{}
+	}
+	return in
+}
+
+// text is nil for what is not known.
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// Endpoint renders an address of a flow as host:port, or [host]:port for IPv6.
+func Endpoint(addr []byte, port uint32) string {
+	ip, ok := netip.AddrFromSlice(addr)
+	if !ok {
+		return ""
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(port)).String()
+}

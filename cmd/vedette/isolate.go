@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vedette-edr/vedette/coordinator/client"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// defaultLease is how long an isolation lasts when nobody says otherwise.
+const defaultLease = 4 * time.Hour
+
+// order is the command line of an isolation or a release.
+type order struct {
+	action    sensorv1.Action
+	verb      string // isolate, release
+	selection selection
+	reason    string
+	ttl       time.Duration
+	key       string
+	dryRun    bool
+	yes       bool
+	wait      bool
+}
+
+func (a *app) isolateCommand() *cobra.Command {
+	o := &order{action: sensorv1.Action_ACTION_ISOLATE, verb: "isolate"}
+	c := &cobra.Command{
+		Use:   "isolate HOST...",
+		Short: "cut hosts off the network, by a lease that ends",
+		Long: `Cuts hosts off: IPv4, IPv6, containers and raw sockets, in and out, established
+connections too. Loopback, ARP and ND, DHCP and the sensor's way to the coordinator
+stay open. A host proves to itself that it is cut and that it can still be released,
+or reverts with the reason. The lease ends by itself.
+
+Each host gets one result: applied, pending (not yet heard of, the order stands until
+the lease would end), refused or failed. Without --wait the results are those of now.
+Ctrl-C during --wait only stops waiting.`,
+		Example: `  vedette isolate web1 --reason "incident inc-abcdefghijkl" --wait
+  vedette isolate --incident inc-abcdefghijkl --reason "contain" --ttl 2h --yes --wait
+  vedette isolate -l role=web --dry-run
+  vedette host list -l role=web -o name | vedette isolate - --reason "…" --yes`,
+		RunE: a.with(o.run),
+	}
+	c.Flags().DurationVar(&o.ttl, "ttl", defaultLease, "how long, at most 24h; then the host is released by itself")
+	o.flags(a, c)
+	return c
+}
+
+func (a *app) releaseCommand() *cobra.Command {
+	o := &order{action: sensorv1.Action_ACTION_RELEASE, verb: "release"}
+	c := &cobra.Command{
+		Use:   "release HOST...",
+		Short: "give isolated hosts their network back",
+		Long: `Ends the isolation of hosts. Each gets one result: applied (the network is back),
+pending, refused or failed.`,
+		Example: `  vedette release web1 --reason "cleaned" --wait
+  vedette release --incident inc-abcdefghijkl --yes --wait`,
+		RunE: a.with(o.run),
+	}
+	o.flags(a, c)
+	return c
+}
+
+func (o *order) flags(a *app, c *cobra.Command) {
+	c.Args = cobra.ArbitraryArgs
+	c.ValidArgsFunction = a.completeHosts
+	o.selection.flags(c)
+	f := c.Flags()
+	f.StringVar(&o.reason, "reason", "", "why, for the record and for whoever finds the host cut off")
+	f.BoolVar(&o.dryRun, "dry-run", false, "show which hosts it would be, and do nothing")
+	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	f.BoolVar(&o.wait, "wait", false, "wait until every host has answered, or --timeout is over")
+	f.StringVar(&o.key, "idempotency-key", "", "a repeated command with the same key gives no second order")
+}
+
+func (o *order) run(ctx context.Context, s *session, args []string) error {
+	if o.action == sensorv1.Action_ACTION_ISOLATE && (o.ttl < time.Second || o.ttl > client.MaxLease) {
+		return usage("--ttl %s: it must be from 1s to 24h; isolate again when it must be longer", o.ttl)
+	}
+	selector, err := o.selection.required(s.stdin, args)
+	if err != nil {
+		return err
+	}
+	hosts, cluster, err := pick(ctx, s, selector)
+	if err != nil {
+		return err
+	}
+	if o.dryRun {
+		results := make([]result, len(hosts))
+		for i, h := range hosts {
+			results[i] = o.planned(h)
+		}
+		if err := printResults(s, results); err != nil {
+			return err
+		}
+		s.say("dry run: nothing was done")
+		return nil
+	}
+	if err := o.confirm(ctx, s, hosts); err != nil {
+		return err
+	}
+	ids := make([]string, len(hosts))
+	for i, h := range hosts {
+		ids[i] = h.GetId()
+	}
+	operation, err := s.api.Give(ctx, client.Order{
+		Action: o.action, Hosts: ids, Lease: o.ttl.Truncate(time.Second), Reason: o.reason, ClusterID: cluster, Key: o.key,
+	})
+	if err != nil {
+		return err
+	}
+	s.say("operation %s: %s %s", operation, o.verb, plural(len(hosts), "host"))
+	return o.follow(ctx, s, operation, hosts)
+}
+
+// pick resolves the selection and refuses what is not exactly what was named.
+func pick(ctx context.Context, s *session, selector *operatorv1.Selector) ([]*operatorv1.Host, string, error) {
+	res, err := s.api.SelectHosts(ctx, selector)
+	if err != nil {
+		return nil, "", err
+	}
+	absent, err := missing(selector.GetIds(), res.GetHosts())
+	if err != nil {
+		return nil, "", err
+	}
+	if len(absent) > 0 {
+		return nil, "", exit(exitNotFound, "no such host: %s; nothing was done", strings.Join(absent, ", "))
+	}
+	if len(res.GetHosts()) == 0 {
+		return nil, "", exit(exitNotFound, "the selection matches no host; nothing was done")
+	}
+	return res.GetHosts(), res.GetClusterId(), nil
+}
+
+// confirm asks a person, or wants --yes where there is none.
+func (o *order) confirm(ctx context.Context, s *session, hosts []*operatorv1.Host) error {
+	if o.yes {
+		return nil
+	}
+	if !s.interactive() {
+		return usage("nobody can be asked here (no terminal): repeat with --yes to %s %s, or look first with --dry-run",
+			o.verb, plural(len(hosts), "host"))
+	}
+	const shown = 20
+	for i, h := range hosts {
+		if i == shown {
+			s.say("  … and %d more", len(hosts)-shown)
+			break
+		}
+		s.say("  %s", strings.Join(fields(h.GetId(), h.GetName(), h.GetAddress(), h.GetState(), labels(h.GetLabels())), "  "))
+	}
+	what := plural(len(hosts), "host")
+	if o.action == sensorv1.Action_ACTION_ISOLATE {
+		what += " for " + o.ttl.String()
+	}
+	want, how := "yes", "yes"
+	if len(hosts) > 1 {
+		want, how = fmt.Sprint(len(hosts)), "the number of hosts"
+	}
+	return s.ask(ctx, fmt.Sprintf("About to %s %s. Type %s to go on: ", o.verb, what, how), want)
+}
+
+// planned is the result of a dry run at one host.
+func (o *order) planned(h *operatorv1.Host) result {
+	return result{
+		Host: h.GetId(), Name: h.GetName(), Action: o.verb, Result: "dry-run",
+		Detail: fmt.Sprintf("%s, isolation %s", h.GetState(), first(h.GetIsolation(), "none")),
+	}
+}
+
+// follow prints what became of the order, at once or after waiting.
+func (o *order) follow(ctx context.Context, s *session, operation string, hosts []*operatorv1.Host) error {
+	var rows []*operatorv1.Isolation
+	var failed error
+	if o.wait {
+		told := map[string]bool{}
+		rows, failed = s.api.Wait(ctx, operation, func(now []*operatorv1.Isolation) {
+			o.progress(s, now, told)
+		})
+	} else {
+		res, err := s.api.Operation(ctx, operation)
+		rows, failed = res.GetHosts(), err
+	}
+	if errors.Is(failed, context.Canceled) {
+		return exit(exitInterrupted, "stopped waiting; operation %s goes on: vedette isolation watch %s", operation, operation)
+	}
+	results := o.results(operation, hosts, rows)
+	if err := printResults(s, results); err != nil {
+		return err
+	}
+	if failed != nil && !errors.Is(failed, client.ErrTimeout) {
+		return fmt.Errorf("operation %s was given, but what became of it is not known: %w", operation, failed)
+	}
+	return o.verdict(operation, results, failed != nil)
+}
+
+// progress says of every host that has settled since the last time.
+func (o *order) progress(s *session, now []*operatorv1.Isolation, told map[string]bool) {
+	done := 0
+	var fresh []string
+	for _, i := range now {
+		if !client.Settled(i) {
+			continue
+		}
+		done++
+		if !told[i.GetHost()] {
+			told[i.GetHost()] = true
+			fresh = append(fresh, first(i.GetHostName(), i.GetHost())+" "+outcome(i))
+		}
+	}
+	if len(fresh) > 0 {
+		s.say("%d of %d: %s", done, len(now), strings.Join(fresh, ", "))
+	}
+}
+
+func (o *order) results(operation string, hosts []*operatorv1.Host, rows []*operatorv1.Isolation) []result {
+	by := map[string]*operatorv1.Isolation{}
+	for _, i := range rows {
+		by[i.GetHost()] = i
+	}
+	results := make([]result, len(hosts))
+	for n, h := range hosts {
+		r := result{Host: h.GetId(), Name: h.GetName(), Action: o.verb, Operation: operation, Result: "pending"}
+		if i := by[h.GetId()]; i != nil {
+			r.Result, r.Detail, r.SelfTest = outcome(i), i.GetDetail(), i.GetSelfTest()
+			r.AppliedAt, r.LeaseExpires = stamp(i.GetAppliedAt()), stamp(i.GetLeaseExpires())
+		}
+		if r.Result == "pending" && r.Detail == "" && h.GetState() != "online" {
+			r.Detail = "the host is " + h.GetState() + "; the order waits for it"
+		}
+		results[n] = r
+	}
+	return results
+}
+
+// verdict turns the hosts' results into the command's.
+func (o *order) verdict(operation string, results []result, late bool) error {
+	count := map[string]int{}
+	for _, r := range results {
+		count[r.Result]++
+	}
+	bad := count["refused"] + count["failed"]
+	switch {
+	case late && count["pending"] > 0:
+		return exit(exitTimeout, "timed out with %d of %s pending; operation %s goes on: vedette isolation watch %s",
+			count["pending"], plural(len(results), "host"), operation, operation)
+	case bad == 0:
+		return nil
+	case bad == len(results):
+		return exit(exitError, "%s: none of %s", o.verb, plural(len(results), "host"))
+	default:
+		return exit(exitPartial, "%s: %d of %s applied, %d pending, %d refused, %d failed",
+			o.verb, count["applied"], plural(len(results), "host"), count["pending"], count["refused"], count["failed"])
+	}
+}
+
+// outcome is one host's result in the contract's words. An isolation that was
+// applied and has ended since was applied.
+func outcome(i *operatorv1.Isolation) string {
+	switch state := i.GetState(); state {
+	case "refused", "failed":
+		return state
+	case "applied", "released":
+		return "applied"
+	case "expired":
+		if i.GetAppliedAt() > 0 {
+			return "applied"
+		}
+		return "failed"
+	default:
+		return "pending"
+	}
+}

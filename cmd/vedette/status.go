@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "is all well, and what is not",
+		Long: `Shows the cluster, its nodes and what is open, with what to do about each problem.
+
+The exit code is 6 when the cluster has no leader: nothing can be decided then,
+but sensors go on watching and keep what they have to say.`,
+		Example: "  vedette status\n  vedette status -o json | jq -r '.problems[]'",
+		Args:    cobra.NoArgs,
+		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+			st, err := s.api.Status(ctx)
+			if err != nil {
+				return err
+			}
+			err = s.Show(output.Shown{
+				Name: st.GetClusterId(), Value: shape.FromStatus(st), Page: func(g *output.Page) { statusPage(g, st) },
+			})
+			if err == nil && st.GetLeaderId() == "" {
+				return exit(exitUnavailable, "the cluster has no leader: a majority of its nodes must be up and reach each other")
+			}
+			return err
+		}),
+	}
+}
+
+func statusPage(g *output.Page, st *operatorv1.GetStatusResponse) {
+	if len(st.GetProblems()) == 0 && st.GetLeaderId() != "" {
+		g.Title(output.Green, "All is well.")
+	} else {
+		g.Title(output.Yellow, plural(len(st.GetProblems()), "problem")+":")
+	}
+	for _, problem := range st.GetProblems() {
+		g.Item(problem)
+	}
+	g.Section("Cluster")
+	g.Field("id", st.GetClusterId())
+	g.Field("leader", first(st.GetLeaderId(), "none"))
+	g.Field("answered by", fmt.Sprintf("%s, version %s, index %d", st.GetNodeId(), st.GetVersion(), st.GetAppliedIndex()))
+	for _, m := range st.GetMembers() {
+		g.Painted(stateColour(m.GetState()), "node "+m.GetId(), fmt.Sprintf("%s, %s, %s", m.GetRole(), m.GetState(), m.GetAddress()))
+	}
+	g.Section("Fleet")
+	hosts := strconv.FormatUint(st.GetHosts(), 10)
+	if n := st.GetHostsSilent(); n > 0 {
+		hosts += fmt.Sprintf(", %d silent: see 'vedette host list'", n)
+	}
+	g.Field("hosts", hosts)
+	g.Field("isolated", strconv.FormatUint(st.GetIsolated(), 10))
+	g.Field("findings, last 24 h", strconv.FormatUint(st.GetFindingsDay(), 10))
+	open := strconv.FormatUint(st.GetIncidentsOpen(), 10)
+	if st.GetIncidentsOpen() > 0 {
+		open += ": see 'vedette incident list --status open'"
+	}
+	g.Field("incidents open", open)
+}
+
+// stateColour is the colour of a host's, a node's or an isolation's state.
+func stateColour(state string) output.Colour {
+	switch state {
+	case "online", "alive", "released", "benign":
+		return output.Green
+	case "silent", "unreachable", "failed", "refused":
+		return output.Red
+	case "pending", "applied", "unknown", "never-seen", "open", "expired":
+		return output.Yellow
+	default:
+		return output.Plain
+	}
+}
+
+func severityColour(severity string) output.Colour {
+	switch severity {
+	case "critical", "high":
+		return output.Red
+	case "medium":
+		return output.Yellow
+	default:
+		return output.Plain
+	}
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// clock shows a time in tables and pages: UTC, to the second.
+func clock(ns int64) string {
+	if ns == 0 {
+		return ""
+	}
+	return time.Unix(0, ns).UTC().Format("2006-01-02 15:04:05Z")
+}
+
+// ago shows how long ago a time was, in its largest unit.
+func (a *app) ago(ns int64) string {
+	if ns == 0 {
+		return "never"
+	}
+	return span(a.now().Sub(time.Unix(0, ns))) + " ago"
+}
+
+func span(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0s"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}

@@ -1,0 +1,129 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/grant"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// MaxLease bounds how long a host may be isolated by one order; it is also how long
+// the order to release it can matter to a host that is away.
+const MaxLease = 24 * time.Hour
+
+// maxOrderHosts bounds a grant: it travels to sensors whole, in one frame.
+const maxOrderHosts = 10_000
+
+// nonceSize is what sensors expect; a nonce is honoured once.
+const nonceSize = 16
+
+// Order is an isolation or a release that this operator gives.
+type Order struct {
+	Action sensorv1.Action
+	// Hosts are host ids, not names: what is signed must not depend on a look-up.
+	Hosts []string
+	// Lease is how long an isolation lasts, whole seconds. Ignored for a release.
+	Lease  time.Duration
+	Reason string
+	// ClusterID is the cluster that the hosts were selected at.
+	ClusterID string
+	// Key makes a repeated order the same order: the coordinator answers what the first did.
+	Key string
+}
+
+// Give signs the order with the operator's key and commits it. It returns the
+// operation under which its results are found. The key never leaves this process:
+// a coordinator, even a stolen one, cannot give an order by itself.
+func (c *Client) Give(ctx context.Context, o Order) (operation string, err error) {
+	if err := o.validate(c.id.cluster); err != nil {
+		return "", err
+	}
+	now := time.Now()
+	good := MaxLease
+	if o.Action == sensorv1.Action_ACTION_ISOLATE {
+		// A host that comes back after its isolation would have ended is left alone.
+		good = o.Lease
+	}
+	nonce := make([]byte, nonceSize)
+	_, _ = rand.Read(nonce) // never fails, by its contract
+	signed, err := grant.Sign(c.id.signer, c.id.chain(), &sensorv1.Grant{
+		Nonce: nonce, Action: o.Action, Hosts: o.Hosts, LeaseSeconds: uint64(o.Lease / time.Second),
+		IssuedAt: now.UnixNano(), NotAfter: now.Add(good).UnixNano(), Operator: c.operator,
+		Reason: o.Reason, Operation: NewID("op"), ClusterId: o.ClusterID,
+	})
+	if err != nil {
+		return "", fmt.Errorf("signing the grant: %w", err)
+	}
+	key := o.Key
+	if key == "" {
+		key = NewID("key")
+	}
+	res, err := c.SubmitGrant(ctx, &operatorv1.SubmitGrantRequest{Grant: signed, IdempotencyKey: key})
+	return res.GetOperation(), err
+}
+
+func (o *Order) validate(cluster string) error {
+	switch {
+	case o.ClusterID != cluster:
+		return fmt.Errorf("%w: the hosts are of cluster %q, the context is of %q", ErrUntrusted, o.ClusterID, cluster)
+	case len(o.Hosts) == 0:
+		return fmt.Errorf("%w: an order for no host", ErrInvalid)
+	case len(o.Hosts) > maxOrderHosts:
+		return fmt.Errorf("%w: %d hosts in one order, the most is %d: give several", ErrInvalid, len(o.Hosts), maxOrderHosts)
+	}
+	if o.Action == sensorv1.Action_ACTION_ISOLATE && (o.Lease < time.Second || o.Lease > MaxLease) {
+		return fmt.Errorf("%w: a lease of %s; it must be from 1s to %s", ErrInvalid, o.Lease, MaxLease)
+	}
+	return nil
+}
+
+// NewID draws an id: prefix, a dash and 12 lower-case base32 characters.
+func NewID(prefix string) string {
+	raw := make([]byte, 8)
+	_, _ = rand.Read(raw) // never fails, by its contract
+	return prefix + "-" + strings.ToLower(base32.StdEncoding.EncodeToString(raw))[:12]
+}
+
+// Settled says whether a host's part of an operation is over.
+func Settled(i *operatorv1.Isolation) bool { return i.GetState() != "" && i.GetState() != "pending" }
+
+// Wait polls an operation until every host has settled, and calls seen with every
+// answer. When ctx ends first it returns the last answer with the reason: what was
+// ordered goes on without us.
+func (c *Client) Wait(ctx context.Context, operation string, seen func([]*operatorv1.Isolation)) ([]*operatorv1.Isolation, error) {
+	var last []*operatorv1.Isolation
+	pause := 50 * time.Millisecond
+	for {
+		res, err := c.Operation(ctx, operation)
+		if err != nil && (len(last) == 0 || !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoLeader)) {
+			return last, err
+		}
+		if err == nil {
+			last = res.GetHosts()
+			seen(last)
+			open := false
+			for _, i := range last {
+				open = open || !Settled(i)
+			}
+			if !open {
+				return last, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return last, fmt.Errorf("%w waiting for %s", ErrTimeout, operation)
+			}
+			return last, ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(pause*3/2, time.Second)
+	}
+}
