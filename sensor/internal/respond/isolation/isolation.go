@@ -111,7 +111,10 @@ type applied struct {
 	spec        Spec
 	surround    surroundings
 	fingerprint fingerprint
-	nonce       [probeNonceBytes]byte
+	// unproved: another program wrote nftables at the same moment every time, so the
+	// fingerprint may show its edit of our table. Reconcile builds it again.
+	unproved bool
+	nonce    [probeNonceBytes]byte
 }
 
 // Open takes the namespace at path, such as /run/netns/web; empty is the
@@ -210,8 +213,8 @@ func (b *Barrier) Apply(spec Spec) error {
 }
 
 // rebuildAttempts bounds what devices that come and go, or another writer of
-// nftables, can make us repeat before we say so.
-const rebuildAttempts = 8
+// nftables, can make us repeat at once.
+const rebuildAttempts = 4
 
 func (b *Barrier) rebuild(spec Spec) error {
 	var last error
@@ -237,15 +240,20 @@ func (b *Barrier) rebuild(spec Spec) error {
 		if err != nil {
 			return err
 		}
-		b.current = next
 		// Exactly one transaction between the two readings is ours alone, so the
 		// fingerprint shows our table and nobody's edit of it.
-		if next.fingerprint.generation == before+1 {
+		next.unproved = next.fingerprint.generation != before+1
+		b.current, last = next, nil
+		if !next.unproved {
 			return nil
 		}
-		last = errors.New("another program keeps changing nftables at the same time")
 	}
-	return fmt.Errorf("applying isolation in %d attempts: %w", rebuildAttempts, last)
+	// The last transaction stands even when it is unproved: whoever writes nftables
+	// in a loop must not be able to prevent an isolation.
+	if last != nil {
+		return fmt.Errorf("applying isolation in %d attempts: %w", rebuildAttempts, last)
+	}
+	return nil
 }
 
 // commit sends the whole table as one batch. Deleting and making it in the same
@@ -343,7 +351,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 	if err != nil {
 		return drift, err
 	}
-	if !surround.equal(b.current.surround) || !slices.Equal(spec.Nodes, b.current.spec.Nodes) {
+	if b.current.unproved || !surround.equal(b.current.surround) || !slices.Equal(spec.Nodes, b.current.spec.Nodes) {
 		drift = Surroundings
 	}
 	generation, err := b.generation()

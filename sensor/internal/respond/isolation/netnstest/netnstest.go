@@ -200,3 +200,8 @@ func Pair(t testing.TB) (host, peer *Namespace) {
 	peer.Address(t, PeerDevice, PeerIP6+"/64")
 	return host, peer
 }
+
+// Adopt moves a device of another namespace here.
+func (n *Namespace) Adopt(from *vnl.Handle, link vnl.Link) error {
+	return from.LinkSetNsFd(link, int(n.file.Fd()))
+}

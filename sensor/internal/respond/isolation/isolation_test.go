@@ -1,0 +1,500 @@
+package isolation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	vnl "github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// ruleset is all of nftables in the namespace as the administrator's tool sees it.
+func ruleset(t *testing.T, n *netnstest.Namespace) string {
+	t.Helper()
+	var out []byte
+	n.Must(t, "listing the ruleset", func() (err error) {
+		out, err = exec.Command("nft", "list", "ruleset").CombinedOutput()
+		return err
+	})
+	return string(out)
+}
+
+func nft(t *testing.T, n *netnstest.Namespace, arguments ...string) {
+	t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("SKIP: needs the nft command")
+	}
+	n.Must(t, "nft "+strings.Join(arguments, " "), func() error {
+		out, err := exec.Command("nft", arguments...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+}
+
+// Ensure nothing comes in but the coordinator's datagrams.
+func TestIngress(t *testing.T) {
+	host, peer := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	var socket *net.UDPConn
+	host.Must(t, "listening", func() (err error) {
+		socket, err = net.ListenUDP("udp", &net.UDPAddr{Port: 5000})
+		return err
+	})
+	t.Cleanup(func() { _ = socket.Close() })
+	var listener net.Listener
+	host.Must(t, "listening", func() (err error) {
+		listener, err = net.Listen("tcp", ":5000")
+		return err
+	})
+	t.Cleanup(func() { _ = listener.Close() })
+
+	send := func(from, to, what string) {
+		t.Helper()
+		peer.Must(t, "sending", func() error { return netnstest.SendUDP(from, to, []byte(what)) })
+	}
+	// got reads until the coordinator's datagram, which is sent last on the same wire.
+	got := func() (seen []string) {
+		buffer := make([]byte, 100)
+		for {
+			if err := socket.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			size, _, err := socket.ReadFromUDP(buffer)
+			if err != nil {
+				t.Fatalf("the coordinator's datagram did not arrive after %q: %v", seen, err)
+			}
+			if string(buffer[:size]) == "last" {
+				return seen
+			}
+			seen = append(seen, string(buffer[:size]))
+		}
+	}
+	round := func() []string {
+		send("", "10.77.0.1:5000", "stranger4")
+		send("", "[fd77::1]:5000", "stranger6")
+		send("10.77.0.2:7701", "10.77.0.1:5000", "wrong port")
+		send("10.77.0.2:7700", "10.77.0.1:5000", "coordinator4")
+		send("[fd77::2]:7700", "[fd77::1]:5000", "coordinator6")
+		send("10.77.0.2:7700", "10.77.0.1:5000", "last")
+		return got()
+	}
+	dial := func(timeout time.Duration) error {
+		return peer.Do(func() error {
+			conn, err := net.DialTimeout("tcp", "10.77.0.1:5000", timeout)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err
+		})
+	}
+	all := "[stranger4 stranger6 wrong port coordinator4 coordinator6]"
+	if got := fmt.Sprint(round()); got != all {
+		t.Fatalf("before: got %s, want %s", got, all)
+	}
+	if err := dial(5 * time.Second); err != nil {
+		t.Fatalf("before: %v", err)
+	}
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(round()), "[coordinator4 coordinator6]"; got != want {
+		t.Errorf("isolated: got %s, want %s", got, want)
+	}
+	if err := dial(300 * time.Millisecond); err == nil {
+		t.Error("isolated: a TCP connection came in")
+	}
+	if in, _, err := barrier.Dropped(); err != nil || in < 4 {
+		t.Errorf("dropped on ingress: got %d, %v; want at least 4", in, err)
+	}
+	if err := barrier.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(round()); got != all {
+		t.Errorf("after: got %s, want %s", got, all)
+	}
+}
+
+// Ensure addresses are still resolved while isolated, with empty caches.
+func TestResolution(t *testing.T) {
+	host, peer := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	capture := netnstest.NewCapture(t, peer, netnstest.PeerDevice)
+	for _, n := range []*netnstest.Namespace{host, peer} {
+		handle := n.Handle(t)
+		neighbours, err := handle.NeighList(0, unix.AF_UNSPEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, neighbour := range neighbours {
+			_ = handle.NeighDel(&neighbour) // permanent ones of multicast cannot be deleted and need not
+		}
+	}
+	for _, to := range []string{"10.77.0.2:7700", "[fd77::2]:7700"} {
+		marker := "resolved " + to
+		host.Must(t, "sending", func() error { return netnstest.SendUDP("", to, []byte(marker)) })
+		if seen := capture.Count(t, []byte(marker)); seen != 1 {
+			t.Errorf("%s: %d datagrams arrived, want 1", to, seen)
+		}
+	}
+}
+
+// Ensure loopback works while everything else is cut.
+func TestLoopback(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	spec := testSpec()
+	spec.Nodes = append(spec.Nodes, netip.MustParseAddrPort("127.0.0.1:7700"))
+	if err := barrier.Apply(spec); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", netnstest.HostIP4 + ":0"} {
+		host.Must(t, "loopback "+address, func() error {
+			listener, err := net.Listen("tcp", address)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = listener.Close() }()
+			conn, err := net.DialTimeout("tcp", listener.Addr().String(), 2*time.Second)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+	}
+}
+
+// Ensure applying and releasing many times leaves nothing, and nobody else's
+// tables are touched.
+func TestNoResidue(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	nft(t, host, "add table inet theirs { chain c { type filter hook input priority 0; }; }")
+	before := ruleset(t, host)
+	for range 200 {
+		if err := barrier.Apply(testSpec()); err != nil {
+			t.Fatal(err)
+		}
+		if err := barrier.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := ruleset(t, host); after != before {
+		t.Errorf("after 200 cycles: got\n%s\nwant\n%s", after, before)
+	}
+	if err := barrier.Remove(); err != nil {
+		t.Errorf("removing what is not there: %v", err)
+	}
+}
+
+// Ensure that applying twice is one table, and that a foreign table in our name
+// is replaced and not added to.
+func TestApplyIsIdempotent(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	nft(t, host, "add table netdev "+TableName+" { chain stale { }; set s { type ipv4_addr; elements = { 192.0.2.1 } }; }")
+	list := func() string {
+		if err := barrier.Apply(testSpec()); err != nil {
+			t.Fatal(err)
+		}
+		var kept []string
+		for line := range strings.Lines(ruleset(t, host)) {
+			if !strings.Contains(line, `"probe"`) { // holds a nonce
+				kept = append(kept, line)
+			}
+		}
+		return strings.Join(kept, "")
+	}
+	first := list()
+	if strings.Contains(first, "stale") {
+		t.Errorf("a stale chain is still there:\n%s", first)
+	}
+	if second := list(); second != first {
+		t.Errorf("got\n%s\nwant\n%s", second, first)
+	}
+}
+
+func TestReconcile(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(t *testing.T, host, peer *netnstest.Namespace)
+		want   Drift
+	}{
+		{"nothing", func(*testing.T, *netnstest.Namespace, *netnstest.Namespace) {}, Unchanged},
+		{"another table", func(t *testing.T, host, _ *netnstest.Namespace) {
+			nft(t, host, "add table inet theirs")
+		}, Unchanged},
+		{"flushed ruleset", func(t *testing.T, host, _ *netnstest.Namespace) { nft(t, host, "flush ruleset") }, Tampered},
+		{"flushed chain", func(t *testing.T, host, _ *netnstest.Namespace) {
+			nft(t, host, "flush chain netdev "+TableName+" egress_ip4")
+		}, Tampered},
+		{"an accepting rule", func(t *testing.T, host, _ *netnstest.Namespace) {
+			nft(t, host, "insert rule netdev "+TableName+" egress accept")
+		}, Tampered},
+		{"a rule replaced by its equal", func(t *testing.T, host, _ *netnstest.Namespace) {
+			nft(t, host, "flush chain netdev "+TableName+" egress_2; add rule netdev "+TableName+" egress_2 jump egress")
+		}, Tampered},
+		{"a policy of accept", func(t *testing.T, host, _ *netnstest.Namespace) {
+			nft(t, host, "add chain netdev "+TableName+" egress_2 { policy accept; }")
+		}, Tampered},
+		{"a dormant table", func(t *testing.T, host, _ *netnstest.Namespace) {
+			nft(t, host, "add table netdev "+TableName+" { flags dormant; }")
+		}, Tampered},
+		{"a new device", func(t *testing.T, host, peer *netnstest.Namespace) {
+			netnstest.Wire(t, host, "late0", peer, "late1")
+		}, Surroundings},
+		{"a renamed device", func(t *testing.T, host, _ *netnstest.Namespace) {
+			handle := host.Handle(t)
+			link, err := handle.LinkByName(netnstest.HostDevice)
+			if err == nil {
+				err = handle.LinkSetName(link, "renamed0")
+			}
+			if err != nil {
+				t.Skipf("SKIP: needs renaming of a device that is up: %v", err)
+			}
+		}, Surroundings},
+		{"a vanished device", func(t *testing.T, host, _ *netnstest.Namespace) {
+			handle := host.Handle(t)
+			link, err := handle.LinkByName(netnstest.HostDevice)
+			if err == nil {
+				err = handle.LinkDel(link)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, Surroundings},
+		{"a new prefix", func(t *testing.T, host, _ *netnstest.Namespace) {
+			host.Address(t, netnstest.HostDevice, "fd78::1/64")
+		}, Surroundings},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			host, peer := netnstest.Pair(t)
+			barrier := openBarrier(t, host)
+			if err := barrier.Apply(testSpec()); err != nil {
+				t.Fatal(err)
+			}
+			tt.change(t, host, peer)
+			got, err := barrier.Reconcile(testSpec())
+			if err != nil || got != tt.want {
+				t.Errorf("got %d, %v; want %d", got, err, tt.want)
+			}
+			if again, err := barrier.Reconcile(testSpec()); err != nil || again != Unchanged {
+				t.Errorf("a second time: got %d, %v; want nothing changed", again, err)
+			}
+			if _, err := barrier.Probe(); err != nil {
+				t.Errorf("probing after the repair: %v", err)
+			}
+		})
+	}
+}
+
+// Ensure a device that comes later is cut as well.
+func TestLateDevice(t *testing.T) {
+	host, peer := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- barrier.Watch(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	defer func() { cancel(); <-done }()
+	netnstest.Wire(t, host, "late0", peer, "late1")
+	host.Address(t, "late0", "10.79.0.1/24")
+	peer.Address(t, "late1", "10.79.0.2/24")
+	deadline := time.After(5 * time.Second)
+	for drift := Unchanged; drift != Surroundings; {
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatal("the new device was not noticed")
+		}
+		var err error
+		if drift, err = barrier.Reconcile(testSpec()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	capture := netnstest.NewCapture(t, peer, "late1")
+	host.Must(t, "sending", func() error {
+		return errors.Join(
+			netnstest.SendUDP("", "10.79.0.2:9999", []byte("late leak")),
+			ignore(netnstest.SendRaw(host.Index(t, "late0"), unix.ETH_P_IP, true, []byte("late leak, too short for a header")), unix.ENOBUFS))
+	})
+	if seen := capture.Count(t, []byte("late leak")); seen != 0 {
+		t.Errorf("%d packets leaked on a device that came later", seen)
+	}
+}
+
+func ignore(err, what error) error {
+	if errors.Is(err, what) {
+		return nil
+	}
+	return err
+}
+
+// Ensure a probe notices a table that lets everything out.
+func TestProbeSeesALeak(t *testing.T) {
+	host, peer := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	if _, err := barrier.Probe(); !errors.Is(err, ErrNotApplied) {
+		t.Errorf("not applied: got %v, want %v", err, ErrNotApplied)
+	}
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	capture := netnstest.NewCapture(t, peer, netnstest.PeerDevice)
+	result, err := barrier.Probe()
+	if err != nil || result.Sent != 2 || result.Counted != 2 {
+		t.Errorf("whole: got %v, %v; want 2 probes dropped", result, err)
+	}
+	if seen := capture.Count(t, barrier.current.nonce[:]); seen != 0 {
+		t.Errorf("%d probes left the host", seen)
+	}
+	nft(t, host, "insert rule netdev "+TableName+" egress accept")
+	if result, err := barrier.Probe(); !errors.Is(err, ErrLeak) {
+		t.Errorf("with an accepting rule: got %v, %v; want %v", result, err, ErrLeak)
+	}
+}
+
+// Ensure that somebody who writes nftables in a loop cannot prevent an isolation.
+func TestBusyNftables(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier, other := openBarrier(t, host), openBarrier(t, host)
+	stop := make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := other.Supported(); err != nil { // one transaction
+				done <- err
+				return
+			}
+		}
+	}()
+	for range 10 {
+		if err := barrier.Apply(testSpec()); err != nil {
+			t.Errorf("busy: %v", err)
+		}
+		if _, err := barrier.Probe(); err != nil {
+			t.Errorf("busy: %v", err)
+		}
+	}
+	unproved := barrier.current.unproved
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if drift, err := barrier.Reconcile(testSpec()); err != nil || unproved != (drift == Surroundings) {
+		t.Errorf("quiet again after an unproved=%t table: got %d, %v", unproved, drift, err)
+	}
+	if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Unchanged {
+		t.Errorf("proved: got %d, %v", drift, err)
+	}
+}
+
+func TestSpec(t *testing.T) {
+	address := netip.MustParseAddrPort
+	many := make([]netip.AddrPort, MaxNodes+1)
+	for i := range many {
+		many[i] = netip.AddrPortFrom(peer4, uint16(i+1))
+	}
+	for _, tt := range []struct {
+		name  string
+		nodes []netip.AddrPort
+		want  string
+	}{
+		{"order and repetition", []netip.AddrPort{address("10.0.0.2:2"), address("10.0.0.1:1"), address("[::ffff:10.0.0.1]:1")}, "[10.0.0.1:1 10.0.0.2:2]"},
+		{"loopback needs none", []netip.AddrPort{address("127.0.0.1:1"), address("[::1]:1")}, "[]"},
+		{"zone", []netip.AddrPort{address("[fe80::1%eth0]:1")}, "[[fe80::1]:1]"},
+		{"no port", []netip.AddrPort{address("10.0.0.1:0")}, "error"},
+		{"everything", []netip.AddrPort{address("0.0.0.0:1")}, "error"},
+		{"multicast", []netip.AddrPort{address("[ff02::1]:1")}, "error"},
+		{"nothing", []netip.AddrPort{{}}, "error"},
+		{"too many", many, "error"},
+	} {
+		normal, err := Spec{tt.nodes}.normal()
+		got := fmt.Sprint(normal.Nodes)
+		if err != nil {
+			got = "error"
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s (%v), want %s", tt.name, got, err, tt.want)
+		}
+	}
+	if got := (Spec{[]netip.AddrPort{address("10.0.0.1:7700")}}).LeftOpen(); !strings.Contains(strings.Join(got, "\n"), "10.0.0.1:7700") {
+		t.Errorf("what is left open does not name the coordinator: %q", got)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	for _, tt := range []struct{ err, want error }{
+		{nil, nil},
+		{unix.EOPNOTSUPP, ErrNoEgress},
+		{fmt.Errorf("conn.Receive: %w", errors.Join(unix.EOPNOTSUPP, unix.ENOENT)), ErrNoEgress},
+		{unix.EPERM, ErrNoPermission},
+		{unix.EMFILE, unix.EMFILE},
+	} {
+		if got := explain(tt.err); !errors.Is(got, tt.want) {
+			t.Errorf("%v: got %v, want %v", tt.err, got, tt.want)
+		}
+	}
+}
+
+// Ensure a large host is one transaction too.
+func TestManyDevices(t *testing.T) {
+	host, peer := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	handle := host.Handle(t)
+	const pairs = 100
+	for i := range pairs {
+		attrs := vnl.NewLinkAttrs()
+		attrs.Name = fmt.Sprintf("many%d", i)
+		if err := handle.LinkAdd(&vnl.Veth{LinkAttrs: attrs, PeerName: fmt.Sprintf("far%d", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started := time.Now()
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d devices cut in %s", 2*pairs+1, time.Since(started))
+	result, err := barrier.Probe()
+	if err != nil || len(result.Devices) != 1 || len(result.Skipped) != 2*pairs {
+		t.Errorf("probing: got %v, %v", result, err)
+	}
+	_ = peer
+	started = time.Now()
+	if err := barrier.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("removed in %s", time.Since(started))
+}

@@ -1,0 +1,113 @@
+package netnstest
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Ether makes a frame.
+func Ether(to, from net.HardwareAddr, ethertype uint16, payload []byte) []byte {
+	frame := append(append([]byte{}, to...), from...)
+	return append(binary.BigEndian.AppendUint16(frame, ethertype), payload...)
+}
+
+// Options of IP4.
+type Options struct {
+	Fragment uint16 // flags and offset as they stand in the header
+	Options  []byte // a multiple of four
+}
+
+// IP4 makes a packet.
+func IP4(protocol byte, from, to netip.Addr, payload []byte, o Options) []byte {
+	size := 20 + len(o.Options)
+	header := make([]byte, size)
+	header[0] = 0x40 | byte(size/4)
+	binary.BigEndian.PutUint16(header[2:], uint16(size+len(payload)))
+	binary.BigEndian.PutUint16(header[4:], 0x7664)
+	binary.BigEndian.PutUint16(header[6:], o.Fragment)
+	header[8], header[9] = 64, protocol
+	copy(header[12:], from.AsSlice())
+	copy(header[16:], to.AsSlice())
+	copy(header[20:], o.Options)
+	binary.BigEndian.PutUint16(header[10:], Checksum(header))
+	return append(header, payload...)
+}
+
+// IP6 makes a packet.
+func IP6(next, hopLimit byte, from, to netip.Addr, payload []byte) []byte {
+	header := make([]byte, 40)
+	header[0], header[6], header[7] = 0x60, next, hopLimit
+	binary.BigEndian.PutUint16(header[4:], uint16(len(payload)))
+	copy(header[8:], from.AsSlice())
+	copy(header[24:], to.AsSlice())
+	return append(header, payload...)
+}
+
+// UDP makes a datagram without a checksum.
+func UDP(from, to uint16, payload []byte) []byte {
+	header := binary.BigEndian.AppendUint16(nil, from)
+	header = binary.BigEndian.AppendUint16(header, to)
+	header = binary.BigEndian.AppendUint16(header, uint16(8+len(payload)))
+	return append(append(header, 0, 0), payload...)
+}
+
+// NeighborSolicitation makes the ICMPv6 message with a checksum, asking for target.
+func NeighborSolicitation(from, to, target netip.Addr, options []byte) []byte {
+	message := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, target.AsSlice()...)
+	message = append(message, options...)
+	pseudo := append(from.AsSlice(), to.AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(message)))
+	pseudo = append(pseudo, 0, 0, 0, unix.IPPROTO_ICMPV6)
+	binary.BigEndian.PutUint16(message[2:], Checksum(append(pseudo, message...)))
+	return message
+}
+
+// Checksum is the Internet checksum.
+func Checksum(data []byte) uint16 {
+	var sum uint32
+	for i, b := range data {
+		if i%2 == 0 {
+			sum += uint32(b) << 8
+		} else {
+			sum += uint32(b)
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// SendRaw puts a frame on a device from inside the namespace, claiming ethertype
+// to the kernel whatever the frame says, past the queueing discipline if asked.
+func SendRaw(index int, ethertype uint16, bypass bool, frame []byte) error {
+	raw, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(raw) }()
+	if bypass {
+		if err := unix.SetsockoptInt(raw, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+			return err
+		}
+	}
+	return unix.Sendto(raw, frame, 0, &unix.SockaddrLinklayer{Protocol: BigEndian16(ethertype), Ifindex: index})
+}
+
+// SendUDP sends one datagram by an ordinary socket from inside the namespace.
+func SendUDP(local, remote string, payload []byte) error {
+	var from *net.UDPAddr
+	if local != "" {
+		from = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(local))
+	}
+	conn, err := net.DialUDP("udp", from, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(remote)))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	_, err = conn.Write(payload)
+	return err
+}
