@@ -44,6 +44,17 @@ static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 		value_;                                                                  \
 	})
 
+/* A bit field: its place in its word is fitted at load time too, which a plain
+ * access would not do. */
+#define READ_BITS(ptr, field)                                                            \
+	({                                                                               \
+		u64 bits_ = 0;                                                           \
+		bpf_probe_read_kernel(&bits_, __builtin_preserve_field_info((ptr)->field, 1), \
+				      (void *)(ptr) + __builtin_preserve_field_info((ptr)->field, 0)); \
+		bits_ <<= __builtin_preserve_field_info((ptr)->field, 4);                \
+		bits_ >> __builtin_preserve_field_info((ptr)->field, 5);                 \
+	})
+
 /* The compiler must not move or merge what follows: it knows nothing of the
  * verifier, which forgets a bound that was checked on another copy. */
 #define KEEP(x) asm volatile("" : "+r"(x))

@@ -119,7 +119,7 @@ int tcp_state(u64 *ctx)
 		return 0;
 	if (scope_kind == SCOPE_NETNS && sk->__sk_common.skc_net.net->ns.inum != scope_netns)
 		return 0;
-	if (!sk->__sk_common.skc_net_refcnt)
+	if (!READ_BITS(sk, __sk_common.skc_net_refcnt))
 		return 0; /* the kernel's own: NFS, SMB, … */
 
 	if (new == TCP_SYN_SENT || new == TCP_LISTEN) {

@@ -96,7 +96,7 @@ INLINE bool is_setid(struct linux_binprm *bprm, struct inode *inode, struct cred
 {
 	u64 caps = 0;
 
-	if (!bprm->secureexec)
+	if (!READ_BITS(bprm, secureexec))
 		return false;
 	if ((inode->i_mode & S_ISUID) && cred->euid.val == inode->i_uid.val)
 		return true;

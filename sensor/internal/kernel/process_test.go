@@ -272,7 +272,7 @@ func TestExecSetID(t *testing.T) {
 		t.Fatal(err)
 	}
 	image := copyFile(t, "/bin/true", filepath.Join(dir, "raise"))
-	if err := os.Chmod(image, 0o4755); err != nil {
+	if err := os.Chmod(image, os.ModeSetuid|0o755); err != nil {
 		t.Fatal(err)
 	}
 	nobody := func(path string) *exec.Cmd {

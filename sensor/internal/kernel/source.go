@@ -164,54 +164,6 @@ func (s *Source) isClosed() bool {
 	return s.closed
 }
 
-// Tasks lists the processes that run now, exactly as fork and exec name them:
-// those of the scope, and their ancestors. A process that begins while the list
-// is made may be missing; its fork and exec are in the rings, since those were
-// attached before.
-func (s *Source) Tasks(ctx context.Context) ([]Task, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrClosed
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	raw, err := iterate(s.collection.Programs[bpf.VedetteProgListTasks])
-	if err != nil {
-		return nil, fmt.Errorf("listing tasks: %w", err)
-	}
-	all, err := decode.Tasks(raw)
-	if err != nil {
-		return nil, fmt.Errorf("listing tasks: %w", err)
-	}
-	return scopeTasks(all), nil
-}
-
-// scopeTasks keeps what is in the scope, and its ancestors, in the kernel's order.
-func scopeTasks(all []decode.Task) []Task {
-	byKey := make(map[event.ProcessKey]decode.Task, len(all))
-	for _, t := range all {
-		byKey[t.Key] = t
-	}
-	keep := make(map[event.ProcessKey]bool, len(all))
-	for _, t := range all {
-		if !t.InScope {
-			continue
-		}
-		for at, ok := t, true; ok && !keep[at.Key]; at, ok = byKey[at.Parent] {
-			keep[at.Key] = true
-		}
-	}
-	tasks := make([]Task, 0, len(keep))
-	for _, t := range all {
-		if keep[t.Key] {
-			tasks = append(tasks, Task(t))
-		}
-	}
-	return tasks
-}
-
 // CoverageGaps lists what is not seen on this machine.
 func (s *Source) CoverageGaps() []string {
 	gaps := append([]string(nil), s.features.Gaps...)
