@@ -13,6 +13,7 @@ import (
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // ServeConn answers a peer's streams until the connection ends. It is the
@@ -70,7 +71,7 @@ func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1
 	}
 	if tag == tagMembership && cmd.GetPutNode().GetNode().GetId() == peer.ID && peer.ID != "" {
 		// A node that joins asks whichever it knows; its certificate says who it is.
-		return reply(&raftv1.Result{Id: peer.ID}, n.AddVoter(ctx, cmd.GetPutNode().GetNode()))
+		return reply(&raftv1.Result{Id: peer.ID}, n.admit(ctx, cmd.GetPutNode().GetNode()))
 	}
 	if !n.IsLeader() {
 		return &raftv1.ForwardReply{NotLeader: true}
@@ -93,6 +94,24 @@ func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1
 		return reply(&raftv1.Result{}, n.changeMembership(ctx, cmd))
 	}
 	return reply(nil, refusal("the request is unknown: bring all nodes to one version"))
+}
+
+// admit lets a node join that spent a join token (which made its row) and was
+// not removed since: its certificate outlives its membership by some hours.
+func (n *Node) admit(ctx context.Context, node *sensorv1.Node) error {
+	if err := n.ReadBarrier(ctx); err != nil {
+		return err
+	}
+	nodes, err := n.db.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, known := range nodes {
+		if known.GetId() == node.GetId() {
+			return n.AddVoter(ctx, node)
+		}
+	}
+	return refusal("node " + node.GetId() + " is not known to this cluster: join with a new token")
 }
 
 func refusal(text string) error { return &refusedError{text} }

@@ -43,7 +43,7 @@ type peer struct {
 	conn *link.Conn
 }
 
-func newPeers(l *link.Listener) *peers { 
+func newPeers(l *link.Listener) *peers {
 	return &peers{listener: l, forwards: make(chan struct{}, maxForwards), byAddr: make(map[string]*peer)}
 }
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -35,6 +36,10 @@ const (
 	RejectBadLease        = "bad-lease"
 	RejectStaleSession    = "stale-session"
 )
+
+// ErrNewerCommand is returned for a command of a later version: the node must
+// stop until it is upgraded.
+var ErrNewerCommand = errors.New("command is from a newer vedette-coordinator: upgrade this node")
 
 // maxKey bounds an idempotency key, in bytes.
 const maxKey = 128
@@ -127,7 +132,11 @@ func (a *applier) apply() (*raftv1.Result, error) {
 	case *raftv1.Command_InitCluster:
 		return a.initCluster(body.InitCluster)
 	}
-	return reject(RejectUnknownCommand, "this node does not know the command: bring all nodes to the same version"), nil
+	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
+		// Skipping what other nodes apply would make this one differ from them.
+		return nil, ErrNewerCommand
+	}
+	return reject(RejectUnknownCommand, "the command has no body"), nil
 }
 
 func accept(id string) *raftv1.Result { return &raftv1.Result{Id: id} }
