@@ -37,8 +37,10 @@ type Membership struct {
 	NodeID    string `json:"node_id"`
 	// Founder is the node that made the cluster: it alone starts the first term of the log.
 	Founder bool `json:"founder"`
-	// Address and OperatorAddress are those that the node was made with: the
-	// defaults of a start without a configuration.
+	// Listen, OperatorListen, Address and OperatorAddress are those that the node
+	// was made with: the defaults of a start without a configuration.
+	Listen          string `json:"listen"`
+	OperatorListen  string `json:"operator_listen"`
 	Address         string `json:"address"`
 	OperatorAddress string `json:"operator_address"`
 	// Peers are the nodes known when this one joined, to find the cluster by.

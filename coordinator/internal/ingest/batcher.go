@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 )
 
@@ -18,6 +19,10 @@ var errStopping = errors.New("node is stopping")
 // maxProposals bounds the log entries that one node has under way. More would
 // not be faster, since the leader's disk takes one after another.
 const maxProposals = 8
+
+// maxEntry is the largest sum of batches in one log entry, with room for what
+// stands around them.
+const maxEntry = consensus.MaxCommand - 64<<10
 
 // item is one batch on its way to the log. A session has at most one, so that
 // the order of a host's batches needs no care here.
@@ -127,6 +132,9 @@ func (b *batcher) run(ctx context.Context) error {
 	for {
 		select {
 		case it := <-b.queue:
+			if size+it.size > maxEntry {
+				flush()
+			}
 			if len(pending) == 0 {
 				timer.Reset(b.cfg.CoalesceDelay)
 			}
@@ -167,27 +175,30 @@ func (b *batcher) propose(ctx context.Context, items []item) {
 		fail(items, err)
 		return
 	}
-	acks := make(map[string]*raftv1.HostAck, len(items))
-	for _, ack := range res.GetAcks() {
-		acks[ack.GetHost()] = ack
-	}
+	// The answers come in the order of the batches; a host that the log does not
+	// know has none.
+	acks := res.GetAcks()
 	for _, it := range items {
-		ack := acks[it.batch.GetHost()]
-		if ack == nil {
+		if len(acks) == 0 || acks[0].GetHost() != it.batch.GetHost() {
 			it.done <- outcome{err: fmt.Errorf("the log did not answer for host %s", it.batch.GetHost())}
 			continue
 		}
-		it.done <- outcome{ack: ack}
+		it.done <- outcome{ack: acks[0]}
+		acks = acks[1:]
 	}
 }
 
 // propose tries until the log takes the command or ctx ends: a missing leader
-// is ordinary during an election.
+// is ordinary during an election. What ingest proposes may be committed twice
+// without harm: it carries a position, a session number or an idempotency key.
 func propose(ctx context.Context, log Log, cmd *raftv1.Command) (*raftv1.Result, error) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		res, err := log.Propose(ctx, cmd)
 		if err == nil {
 			return res, nil
+		}
+		if errors.Is(err, consensus.ErrInvalid) || errors.Is(err, consensus.ErrClosed) {
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():

@@ -219,13 +219,15 @@ func (s *Server) countRefusal(code string) {
 	s.counts.refused[code]++
 }
 
-// committed runs for every entry that this node applies. It must not block: it
-// only hands messages to sessions.
+// committed runs after every entry that this node applies, a nil command when
+// some were missed. It must not wait for a sensor: it only queues messages.
 func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 	if res.GetRejected() != "" {
 		return
 	}
 	switch {
+	case cmd == nil:
+		s.closing.Go(s.catchUp)
 	case cmd.GetRequestResponse() != nil:
 		request := cmd.GetRequestResponse()
 		for _, host := range request.GetDecoded().GetHosts() {
@@ -234,8 +236,21 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 			}
 		}
 	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil:
-		// Reading the store here would read it inside the application of an entry.
 		s.closing.Go(s.pushNodes)
+	}
+}
+
+// catchUp does for every session what a missed entry may have asked for.
+func (s *Server) catchUp() {
+	s.pushNodes()
+	s.mu.Lock()
+	open := make([]*session, 0, len(s.sessions))
+	for _, session := range s.sessions {
+		open = append(open, session)
+	}
+	s.mu.Unlock()
+	for _, session := range open {
+		s.resendGrants(s.running, session)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -27,11 +28,8 @@ const (
 	writeTimeout = 10 * time.Second
 	// renewPause keeps one sensor from making the node sign without end.
 	renewPause = 10 * time.Second
-	// maxBatchRecords bounds the records of a batch, whatever their size: a row
-	// costs more than its bytes.
-	maxBatchRecords = 10_000
-	bootLength      = 16
-	maxFacts        = 32 << 10
+	bootLength = 16
+	maxFacts   = 32 << 10
 )
 
 // session is one sensor's, from Welcome to its end.
@@ -53,7 +51,7 @@ type session struct {
 }
 
 // codeStaleSession is the log's answer to a session number that is not the highest.
-const codeStaleSession = "stale-session"
+const codeStaleSession = state.RejectStaleSession
 
 // ServeSensor is the handler of vedette-sensor/1.
 func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
@@ -282,18 +280,14 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 }
 
 func (s *Server) batch(ctx context.Context, n *session, batch *sensorv1.Batch) error {
-	if len(batch.GetBoot()) != bootLength {
-		return fmt.Errorf("%w: a batch with a boot id of %d bytes instead of %d", errProtocol, len(batch.GetBoot()), bootLength)
+	if err := state.CheckBatch(batch); err != nil {
+		return fmt.Errorf("%w: %w", errProtocol, err)
 	}
-	if count := len(batch.GetRecords()); count == 0 || count > maxBatchRecords {
-		return fmt.Errorf("%w: a batch of %d records, allowed are 1 to %d", errProtocol, count, maxBatchRecords)
+	if len(batch.GetRecords()) == 0 {
+		return fmt.Errorf("%w: an empty batch", errProtocol)
 	}
-	last := batch.GetPrev()
-	for _, record := range batch.GetRecords() {
-		if record.GetSequence() <= last {
-			return fmt.Errorf("%w: record %d follows %d in a batch: sequences must rise", errProtocol, record.GetSequence(), last)
-		}
-		last = record.GetSequence()
+	if size := proto.Size(batch); size > maxEntry {
+		return fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)
 	}
 	ack, err := s.batcher.submit(ctx, &raftv1.HostBatch{Host: n.host, Batch: batch})
 	if err != nil {

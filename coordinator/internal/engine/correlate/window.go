@@ -116,7 +116,7 @@ func (w *window) addFinding(row *operatorv1.FindingRow) {
 	}
 	s := w.story(storyKey{row.GetHost(), f.GetStoryline()})
 	s.hostName = cmp.Or(row.GetHostName(), s.hostName)
-	s.touched = max(s.touched, f.GetTime())
+	s.touched = max(s.touched, f.GetTime(), row.GetStoredAt())
 	if !s.ids[f.GetId()] {
 		s.ids[f.GetId()] = true
 		at, _ := slices.BinarySearchFunc(s.findings, row, compareRows)

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vedette-edr/vedette/coordinator"
+)
+
+// devData is where --dev keeps its node, below the working directory.
+const devData = ".vedette/dev-coordinator"
+
+// options are the flags that all commands which need a Config share.
+type options struct {
+	file   string
+	config coordinator.Config
+	print  bool
+	dev    bool
+}
+
+func root() *cobra.Command {
+	o := &options{}
+	run := func(cmd *cobra.Command, _ []string) error { return o.run(cmd) }
+	c := &cobra.Command{
+		Use:   "vedette-coordinator",
+		Short: "Run one node of a Vedette cluster",
+		Long: "Run one node of a Vedette cluster.\n\n" +
+			"A cluster is made by 'vedette-coordinator init' on its first node; every other node joins it once\n" +
+			"with 'vedette-coordinator join'. After that the program runs with --config or --data alone.",
+		Args: cobra.NoArgs, RunE: run, SilenceUsage: true, SilenceErrors: true,
+	}
+	runFlags := func(c *cobra.Command) {
+		o.flags(c)
+		c.Flags().StringVarP(&o.file, "config", "c", "", "read the configuration from this YAML `file`; flags win over it")
+		c.Flags().BoolVar(&o.print, "print-config", false, "print the effective configuration, every field explained, and leave")
+		c.Flags().BoolVar(&o.dev, "dev", false, "run one node with everything defaulted, state in ./"+devData)
+	}
+	runFlags(c)
+	again := &cobra.Command{Use: "run", Short: "Run the node (the default)", Args: cobra.NoArgs, RunE: run}
+	runFlags(again)
+	c.AddCommand(again, initCommand(), joinCommand(), operatorCommand(),
+		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "vedette-coordinator", version)
+			return err
+		}})
+	return c
+}
+
+func (o *options) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&o.config.Data, "data", "", "the node's `directory`")
+	f.StringVar(&o.config.ID, "id", "", "the node's `name` in the cluster")
+	f.StringVar(&o.config.Listen, "listen", "", "UDP `address` for sensors and nodes (default "+coordinator.DefaultListen+")")
+	f.StringVar(&o.config.OperatorListen, "operator-listen", "", "TCP `address` for operators (default "+coordinator.DefaultOperatorListen+")")
+	f.StringVar(&o.config.Advertise, "advertise", "", "--listen as others reach it")
+	f.StringVar(&o.config.OperatorAdvertise, "operator-advertise", "", "--operator-listen as others reach it")
+	f.StringVar(&o.config.LogLevel, "log-level", "", "debug, info, warn or error")
+}
+
+// load joins defaults, file and flags, the later ones winning.
+func (o *options) load() (coordinator.Config, error) {
+	cfg := coordinator.DefaultConfig()
+	if o.dev {
+		cfg.Data = devData
+	}
+	if o.file != "" {
+		if err := readConfig(o.file, &cfg); err != nil {
+			return cfg, err
+		}
+	}
+	for _, f := range []struct{ to, from *string }{
+		{&cfg.Data, &o.config.Data}, {&cfg.ID, &o.config.ID}, {&cfg.Listen, &o.config.Listen}, {&cfg.OperatorListen, &o.config.OperatorListen},
+		{&cfg.Advertise, &o.config.Advertise}, {&cfg.OperatorAdvertise, &o.config.OperatorAdvertise}, {&cfg.LogLevel, &o.config.LogLevel},
+	} {
+		if *f.from != "" {
+			*f.to = *f.from
+		}
+	}
+	cfg.Version = version
+	return cfg, nil
+}
+
+func (o *options) run(cmd *cobra.Command) error {
+	cfg, err := o.load()
+	if err != nil {
+		return err
+	}
+	level, err := coordinator.Level(cfg.LogLevel)
+	if err != nil {
+		return err
+	}
+	if o.print {
+		// Where there is a node, what it was made with is part of what is effective.
+		if node, err := coordinator.New(cfg); err == nil {
+			cfg = node.Config()
+		}
+		return printConfig(cmd.OutOrStdout(), cfg)
+	}
+	cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	node, err := coordinator.New(cfg)
+	if o.dev && errors.Is(err, coordinator.ErrNotInitialised) {
+		if cfg.ID == "" {
+			cfg.ID = "dev"
+		}
+		var path string
+		if path, err = coordinator.Init(cfg); err != nil {
+			return err
+		}
+		say(cmd.ErrOrStderr(), "Made a cluster of one node. Use it with:\n  export VEDETTE_CONTEXT_FILE=%s\n", absolute(path))
+		node, err = coordinator.New(cfg)
+	}
+	if err != nil {
+		return err
+	}
+	return node.Run(cmd.Context())
+}
+
+func initCommand() *cobra.Command {
+	o := &options{}
+	c := &cobra.Command{
+		Use:   "init --data DIR --id NAME",
+		Short: "Make a new cluster, this node being its first",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := o.load()
+			if err != nil {
+				return err
+			}
+			path, err := coordinator.Init(cfg)
+			if err != nil {
+				return err
+			}
+			say(cmd.ErrOrStderr(), "Made a cluster. The first admin's context file:\n  %s\nKeep it as you keep a root password. Next:\n"+
+				"  vedette-coordinator --data %s\n  VEDETTE_CONTEXT_FILE=%s vedette status\n", absolute(path), cfg.Data, absolute(path))
+			return nil
+		},
+	}
+	o.flags(c)
+	c.Flags().StringVarP(&o.file, "config", "c", "", "read the configuration from this YAML `file`; flags win over it")
+	return c
+}
+
+func joinCommand() *cobra.Command {
+	o := &options{}
+	var node, token string
+	c := &cobra.Command{
+		Use:   "join --data DIR --id NAME --coordinator HOST:PORT --token TOKEN",
+		Short: "Make this a node of an existing cluster",
+		Long: "Make this a node of an existing cluster. The token is of kind node: an admin makes it with\n" +
+			"'vedette token create --kind node'. '--token -' reads it from standard input.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := o.load()
+			if err != nil {
+				return err
+			}
+			if token == "-" {
+				text, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 1<<10))
+				if err != nil {
+					return fmt.Errorf("reading the token: %w", err)
+				}
+				token = string(text)
+			}
+			if err := coordinator.Join(cmd.Context(), cfg, node, token); err != nil {
+				return err
+			}
+			say(cmd.ErrOrStderr(), "This is now node %s. Next:\n  vedette-coordinator --data %s\n", cfg.ID, cfg.Data)
+			return nil
+		},
+	}
+	o.flags(c)
+	c.Flags().StringVarP(&o.file, "config", "c", "", "read the configuration from this YAML `file`; flags win over it")
+	c.Flags().StringVar(&node, "coordinator", "", "UDP `address` of a node of the cluster")
+	c.Flags().StringVar(&token, "token", os.Getenv("VEDETTE_TOKEN"), "join token of kind node (default $VEDETTE_TOKEN)")
+	_ = c.MarkFlagRequired("coordinator")
+	// What the environment holds must not stand in the help.
+	c.Flags().Lookup("token").DefValue = ""
+	return c
+}
+
+func operatorCommand() *cobra.Command {
+	var data, name, role, out string
+	var nodes []string
+	c := &cobra.Command{
+		Use:   "operator --name NAME --role ROLE",
+		Short: "Make another operator's context file, with the authority of this node",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if out == "" {
+				out = name + ".context.yaml"
+			}
+			if err := coordinator.NewOperator(data, name, role, nodes, out); err != nil {
+				return err
+			}
+			say(cmd.ErrOrStderr(), "Made operator %s (%s): %s\n", name, role, absolute(out))
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&data, "data", coordinator.DefaultData, "the node's `directory`")
+	f.StringVar(&name, "name", "", "the operator's `name`, as the audit will show it")
+	f.StringVar(&role, "role", "viewer", "viewer, hunter, responder or admin")
+	f.StringSliceVar(&nodes, "node", nil, "operator `addresses` of the cluster's nodes (default: those known here)")
+	f.StringVarP(&out, "out", "o", "", "where to write (default NAME.context.yaml)")
+	_ = c.MarkFlagRequired("name")
+	return c
+}
+
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}

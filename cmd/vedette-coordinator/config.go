@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/vedette-edr/vedette/coordinator"
+)
+
+// maxConfig bounds a configuration file: a wrong path is not read for long.
+const maxConfig = 1 << 20
+
+// readConfig reads a YAML file over cfg. A key that does not exist is an error.
+func readConfig(path string, cfg *coordinator.Config) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	if len(raw) > maxConfig {
+		return fmt.Errorf("reading the configuration: %s has more than %d bytes: is it a configuration?", path, maxConfig)
+	}
+	err = yaml.NewDecoder(bytes.NewReader(raw), yaml.Strict()).Decode(cfg)
+	var unknown *yaml.UnknownFieldError
+	switch {
+	case err == nil, errors.Is(err, io.EOF): // an empty file is all defaults
+		return nil
+	case errors.As(err, &unknown) && unknown.Token != nil:
+		at, key := unknown.Token.Position, unknown.Token.Value
+		return fmt.Errorf("%s:%d:%d: unknown key %q%s", path, at.Line, at.Column, key, suggestion(key))
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// documented are the keys of the file, in its order, with what they mean.
+var documented = []struct{ key, text string }{
+	{"id", "Name of this node in the cluster; must be the one that its data directory was made for."},
+	{"data", "Directory of the node's identity, log and state. It belongs to this node for ever: never copy it."},
+	{"listen", "UDP address, HOST:PORT, for sensors and the other nodes."},
+	{"operator_listen", "TCP address, HOST:PORT, for operators (the vedette command, curl)."},
+	{"advertise", "'listen' as sensors and the other nodes reach it. Needed when 'listen' is 0.0.0.0 or behind NAT."},
+	{"operator_advertise", "'operator_listen' as operators reach it."},
+	{"log_level", "debug, info, warn or error."},
+	{"silent_after", "A host without a batch for so long is shown as silent: three of the sensors' summary intervals."},
+}
+
+// printConfig writes cfg as a file that readConfig takes.
+func printConfig(w io.Writer, cfg coordinator.Config) error {
+	values := make(map[string]string)
+	v := reflect.ValueOf(cfg)
+	for i := range v.NumField() {
+		if key := v.Type().Field(i).Tag.Get("yaml"); key != "" && key != "-" {
+			values[key] = fmt.Sprint(v.Field(i).Interface())
+		}
+	}
+	for _, d := range documented {
+		value := values[d.key]
+		if value == "" {
+			value = `""`
+		}
+		if _, err := fmt.Fprintf(w, "# %s\n%s: %s\n", d.text, d.key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// suggestion names the key that was perhaps meant, and else all of them.
+func suggestion(wrong string) string {
+	best, distance := "", len(wrong)/2+1
+	keys := make([]string, 0, len(documented))
+	for _, d := range documented {
+		keys = append(keys, d.key)
+		if n := edits(strings.ReplaceAll(wrong, "-", "_"), d.key); n < distance {
+			best, distance = d.key, n
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf(": did you mean %q?", best)
+	}
+	return ": known are " + strings.Join(keys, ", ")
+}
+
+// edits is the Levenshtein distance.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,159 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+)
+
+// Where a node listens when nothing else is said.
+const (
+	DefaultListen         = "127.0.0.1:7443"
+	DefaultOperatorListen = "127.0.0.1:7444"
+	DefaultData           = "/var/lib/vedette-coordinator"
+)
+
+// Config of a node. What is empty is taken from the data directory, where
+// 'init' or 'join' wrote what the node was made with.
+type Config struct {
+	// ID names the node in the cluster and must be the one that its data
+	// directory was made for. Needed only as a check.
+	ID string `yaml:"id"`
+	// Data is the directory of the node's identity, log and state. It belongs to
+	// one node for ever: copying it makes a second node with the same vote.
+	Data string `yaml:"data"`
+	// Listen is the UDP address, HOST:PORT, for sensors and the other nodes.
+	Listen string `yaml:"listen"`
+	// OperatorListen is the TCP address, HOST:PORT, for operators.
+	OperatorListen string `yaml:"operator_listen"`
+	// Advertise is Listen as sensors and the other nodes reach it. Needed when
+	// Listen names no single address (0.0.0.0) or is behind address translation.
+	Advertise string `yaml:"advertise"`
+	// OperatorAdvertise is OperatorListen as operators reach it.
+	OperatorAdvertise string `yaml:"operator_advertise"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel string `yaml:"log_level"`
+	// SilentAfter is when a host without a batch is shown as silent: three of the
+	// sensors' summary intervals.
+	SilentAfter time.Duration `yaml:"silent_after"`
+
+	// Logger takes the node's log; nil discards it.
+	Logger *slog.Logger `yaml:"-"`
+	// Version is told to sensors and operators.
+	Version string `yaml:"-"`
+}
+
+// DefaultConfig is a node of the default data directory.
+func DefaultConfig() Config {
+	return Config{Data: DefaultData, LogLevel: "info", SilentAfter: 90 * time.Second, Version: "dev"}
+}
+
+// populate fills in what the data directory says.
+func (c *Config) populate(m identity.Membership) {
+	for _, f := range []struct {
+		field    *string
+		fallback string
+	}{
+		{&c.ID, m.NodeID}, {&c.Listen, m.Listen}, {&c.OperatorListen, m.OperatorListen}, {&c.LogLevel, "info"},
+		{&c.Version, "dev"},
+	} {
+		if *f.field == "" {
+			*f.field = f.fallback
+		}
+	}
+	// An address that was advertised for another listener must not outlive it.
+	if c.Advertise == "" {
+		c.Advertise = c.Listen
+		if c.Listen == m.Listen {
+			c.Advertise = m.Address
+		}
+	}
+	if c.OperatorAdvertise == "" {
+		c.OperatorAdvertise = c.OperatorListen
+		if c.OperatorListen == m.OperatorListen {
+			c.OperatorAdvertise = m.OperatorAddress
+		}
+	}
+	if c.SilentAfter == 0 {
+		c.SilentAfter = 90 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// validate joins everything that is wrong.
+func (c *Config) validate() error {
+	var problems []error
+	if c.Data == "" {
+		problems = append(problems, errors.New("data: name the node's directory"))
+	}
+	if c.ID != "" {
+		if err := identity.CheckName("id", c.ID); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	for _, a := range []struct{ key, value string }{{"listen", c.Listen}, {"operator_listen", c.OperatorListen}} {
+		if err := checkListen(a.value); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", a.key, err))
+		}
+	}
+	for _, a := range []struct{ key, value string }{{"advertise", c.Advertise}, {"operator_advertise", c.OperatorAdvertise}} {
+		if err := checkAdvertise(a.value); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", a.key, err))
+		}
+	}
+	if _, err := Level(c.LogLevel); err != nil {
+		problems = append(problems, err)
+	}
+	if c.SilentAfter < time.Second || c.SilentAfter > 24*time.Hour {
+		problems = append(problems, fmt.Errorf("silent_after: %s is not within 1s and 24h", c.SilentAfter))
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("configuration: %w", errors.Join(problems...))
+	}
+	return nil
+}
+
+// Level reads a log_level.
+func Level(text string) (slog.Level, error) {
+	switch text {
+	case "debug":
+		return slog.LevelDebug, nil
+	case "info", "":
+		return slog.LevelInfo, nil
+	case "warn":
+		return slog.LevelWarn, nil
+	case "error":
+		return slog.LevelError, nil
+	}
+	return 0, fmt.Errorf("log_level: %q is none of debug, info, warn, error", text)
+}
+
+func checkListen(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not HOST:PORT", addr)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q has no port from 1 to 65535", addr)
+	}
+	return nil
+}
+
+func checkAdvertise(addr string) error {
+	if err := checkListen(addr); err != nil {
+		return err
+	}
+	host, _, _ := net.SplitHostPort(addr)
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		return fmt.Errorf("%q names no address that others can reach: set it to this node's own", addr)
+	}
+	return nil
+}

@@ -1,0 +1,296 @@
+// Package coordinator runs one node of the cluster: it wires identity, link,
+// consensus, ingest, control and the engines together and owns their life.
+//
+// Its invariant is the order of things: nothing is served before the node's
+// identity is proved to belong to its data, and what is stopped is stopped in
+// the reverse order, so that whatever was acknowledged is on disk.
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
+	"github.com/vedette-edr/vedette/coordinator/internal/control"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/ingest"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+var (
+	// ErrRemoved: the cluster has removed this node.
+	ErrRemoved = errors.New("this node was removed from its cluster: remove its data directory and join again with a new token")
+	// ErrOtherCluster: the state in the data directory is not of the identity's cluster.
+	ErrOtherCluster = errors.New("the state in this data directory belongs to another cluster")
+)
+
+// retryPause is between two attempts to take part in the cluster.
+const retryPause = 500 * time.Millisecond
+
+// Coordinator is one node.
+type Coordinator struct {
+	cfg      Config
+	identity *identity.Node
+	ready    chan struct{}
+	started  sync.Once
+
+	mu   sync.Mutex // guards node
+	node *consensus.Node
+}
+
+// New reads the data directory and checks the configuration against it. Nothing
+// runs before Run.
+func New(cfg Config) (*Coordinator, error) {
+	if cfg.Data == "" {
+		return nil, errors.New("configuration: data: name the node's directory")
+	}
+	id, err := identity.Load(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	m := id.Membership()
+	cfg.populate(m)
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.ID != m.NodeID {
+		return nil, fmt.Errorf("configuration: id: %q, but %s is the directory of node %q", cfg.ID, cfg.Data, m.NodeID)
+	}
+	if err := id.SetNames(certificateNames(&cfg)); err != nil {
+		return nil, err
+	}
+	return &Coordinator{cfg: cfg, identity: id, ready: make(chan struct{})}, nil
+}
+
+// Config is the effective configuration.
+func (c *Coordinator) Config() Config { return c.cfg }
+
+// ClusterID is the cluster's id.
+func (c *Coordinator) ClusterID() string { return c.identity.Membership().ClusterID }
+
+// Ready is closed when the node serves; it may not have a leader yet.
+func (c *Coordinator) Ready() <-chan struct{} { return c.ready }
+
+// Leader is the id of the node that leads, as far as this one knows; ok is
+// false when it knows none.
+func (c *Coordinator) Leader() (id string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.node == nil {
+		return "", false
+	}
+	id, _, ok = c.node.Leader()
+	return id, ok
+}
+
+// certificateNames are the hosts at which an ordinary HTTPS client may reach the node.
+func certificateNames(cfg *Config) []string {
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	for _, addr := range []string{cfg.Advertise, cfg.OperatorAdvertise} {
+		if host, _, err := net.SplitHostPort(addr); err == nil && host != "" && !slices.Contains(names, host) {
+			names = append(names, host)
+		}
+	}
+	return names
+}
+
+// Run serves until ctx ends, or until something that the node cannot do without
+// fails. It may be called once.
+func (c *Coordinator) Run(ctx context.Context) (err error) {
+	first := false
+	c.started.Do(func() { first = true })
+	if !first {
+		return errors.New("running a coordinator twice")
+	}
+	logger := c.cfg.Logger.With("node", c.cfg.ID)
+	listener, err := link.Listen(c.cfg.Listen, link.ListenConfig{Credentials: c.identity.Credentials(nil), Logger: logger})
+	if err != nil {
+		return fmt.Errorf("listening for sensors and nodes on UDP %s: %w", c.cfg.Listen, err)
+	}
+	defer func() { err = errors.Join(err, listener.Close()) }()
+	operators, err := net.Listen("tcp", c.cfg.OperatorListen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listening for operators on TCP %s: another process has the port: stop it ('ss -ltnp' names it) or change operator_listen: %w", c.cfg.OperatorListen, err)
+	}
+	if err != nil {
+		return fmt.Errorf("listening for operators: %w", err)
+	}
+	defer func() { _ = operators.Close() }() // control has closed it, unless it never ran
+
+	node, err := consensus.Open(consensus.Config{ID: c.cfg.ID, Address: c.cfg.Advertise, DataDir: c.cfg.Data, Listener: listener,
+		Bootstrap: c.identity.Membership().Founder, Logger: logger})
+	if err != nil {
+		return fmt.Errorf("opening the log and state in %s: %w", c.cfg.Data, err)
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	if have, err := node.DB().ClusterID(ctx); err != nil {
+		return err
+	} else if have != "" && have != c.ClusterID() {
+		return fmt.Errorf("%s: the state is of cluster %s, the identity of %s: %w", c.cfg.Data, have, c.ClusterID(), ErrOtherCluster)
+	}
+	c.mu.Lock()
+	c.node = node
+	c.mu.Unlock()
+	return c.serve(ctx, logger, listener, operators, node)
+}
+
+func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *link.Listener, operators net.Listener, node *consensus.Node) error {
+	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
+		Log: node, Store: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
+	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, DataDir: c.cfg.Data, Authority: c.identity.Authority(),
+		Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter})
+	if err != nil {
+		return err
+	}
+	incidents, err := correlate.New(correlate.Config{Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return listener.Serve(ctx, map[string]func(context.Context, *link.Conn){
+			link.ALPNSensor: sensors.ServeSensor,
+			link.ALPNEnroll: sensors.ServeEnroll,
+			link.ALPNRaft:   node.ServeConn,
+		})
+	})
+	group.Go(func() error { return sensors.Run(ctx) })
+	group.Go(func() error { return api.Run(ctx, operators) })
+	group.Go(func() error { return incidents.Run(ctx) })
+	group.Go(func() error { return c.takePart(ctx, logger, node) })
+	group.Go(func() error { return c.watchdog(ctx, node) })
+	close(c.ready)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	logger.Info("serving", "cluster", c.ClusterID(), "udp", listener.Addr().String(), "tcp", operators.Addr().String(), "version", c.cfg.Version)
+	context.AfterFunc(ctx, func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) })
+	err = group.Wait()
+	logger.Info("stopped")
+	return err
+}
+
+// takePart makes this node known to its cluster under its present addresses: a
+// founder makes the cluster, a new node is admitted, a moved one says where it is.
+func (c *Coordinator) takePart(ctx context.Context, logger *slog.Logger, node *consensus.Node) error {
+	self := &sensorv1.Node{Id: c.cfg.ID, Address: c.cfg.Advertise, OperatorAddress: c.cfg.OperatorAdvertise}
+	for said := ""; ; {
+		err := c.introduce(ctx, node, self)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrRemoved):
+			return err
+		case err.Error() != said:
+			said = err.Error()
+			logger.Warn("not part of the cluster yet; trying again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+func (c *Coordinator) introduce(ctx context.Context, node *consensus.Node, self *sensorv1.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	m := c.identity.Membership()
+	if node.AppliedIndex() == 0 && !m.Founder {
+		peers := make([]string, 0, len(m.Peers))
+		for _, peer := range m.Peers {
+			peers = append(peers, peer.Address)
+		}
+		return node.Join(ctx, peers, self)
+	}
+	// What this node has on disk may be old; but whom to ask is in it.
+	nodes, err := node.DB().Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	var others []string
+	known := false
+	for _, n := range nodes {
+		switch {
+		case n.GetId() != self.GetId():
+			others = append(others, n.GetAddress())
+		case n.GetAddress() != self.GetAddress() || n.GetOperatorAddress() != self.GetOperatorAddress():
+			known = true
+		default:
+			return nil
+		}
+	}
+	cluster, err := node.DB().ClusterID(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case cluster == "":
+		if !m.Founder {
+			return errors.New("the cluster has no id yet")
+		}
+		res, err := node.Propose(ctx, &raftv1.Command{Time: time.Now().UnixNano(), Actor: "node:" + self.GetId(), IdempotencyKey: "init-" + m.ClusterID,
+			Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: m.ClusterID}}})
+		if err != nil {
+			return err
+		}
+		if res.GetRejected() != "" {
+			return fmt.Errorf("making the cluster: %s: %s", res.GetRejected(), res.GetMessage())
+		}
+		return node.AddVoter(ctx, self)
+	case known && len(others) > 0:
+		return node.Join(ctx, others, self)
+	case known || len(nodes) == 0:
+		return node.AddVoter(ctx, self)
+	}
+	// It is in its own list of nodes unless it was removed, or the list is old.
+	if err := node.ReadBarrier(ctx); err != nil {
+		return fmt.Errorf("this node's state does not name it as a member (was it removed?): %w", err)
+	}
+	if nodes, err = node.DB().Nodes(ctx); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(nodes, func(n *sensorv1.Node) bool { return n.GetId() == self.GetId() }) {
+		return nil
+	}
+	return ErrRemoved
+}
+
+// watchdog tells systemd that the node lives, as long as its state answers.
+func (c *Coordinator) watchdog(ctx context.Context, node *consensus.Node) error {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return nil //nolint:nilerr // not under a watchdog
+	}
+	ticker := time.NewTicker(interval / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			probe, cancel := context.WithTimeout(ctx, interval/3)
+			if _, err := node.DB().ClusterID(probe); err == nil {
+				_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			}
+			cancel()
+		}
+	}
+}

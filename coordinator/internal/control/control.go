@@ -1,0 +1,191 @@
+// Package control answers operators: the Connect service of proto/operatorv1
+// over HTTPS, on every node.
+//
+// Its one idea: who asks and what they may do is decided before any handler
+// runs, from the client certificate and one table, and what the table does not
+// name is denied. A handler only reads the state of its node or proposes a
+// command in the operator's name; it decides nothing that is not in the log.
+//
+// Reads of what is isolated are linearizable: they pass a read barrier first.
+// Lists of hosts, findings and incidents are what this node has applied.
+package control
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/operatorv1/operatorv1connect"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+)
+
+// Log is the replicated log, from any node.
+type Log interface {
+	Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error)
+	Subscribe(fn func(index uint64, cmd *raftv1.Command, res *raftv1.Result)) (cancel func())
+	ReadBarrier(ctx context.Context) error
+}
+
+// Cluster is who the nodes are.
+type Cluster interface {
+	Leader() (id, addr string, ok bool)
+	Members(ctx context.Context) ([]*operatorv1.Member, error)
+	RemoveMember(ctx context.Context, id string) error
+}
+
+const (
+	// maxRequest bounds a request's body: the largest is a grant for many hosts.
+	maxRequest = 2 << 20
+	// stopTime is how long requests may go on when the node stops.
+	stopTime = 3 * time.Second
+	// proposeTimeout bounds the time that a command may look for a quorum.
+	proposeTimeout = 8 * time.Second
+)
+
+// Config of a Server.
+type Config struct {
+	// NodeID and Version are what GetStatus says of this node.
+	NodeID  string
+	Version string
+	// DataDir is watched for room: a full disk stops a node.
+	DataDir string
+	// Authority is whose operators are served; Certificate is the node's own.
+	Authority   *identity.Authority
+	Certificate func() (*tls.Certificate, error)
+	// Log, Cluster and DB are this node's part of the cluster.
+	Log     Log
+	Cluster Cluster
+	DB      *store.DB
+	// Logger takes what an administrator should know; nil discards it.
+	Logger *slog.Logger
+	// SilentAfter is when a host without a batch counts as silent (default 90 s:
+	// three summaries at the sensors' default interval).
+	SilentAfter time.Duration
+	// WatchBuffer bounds the entries that wait for one watcher (default 512).
+	// Beyond it entries are dropped, counted, and the watcher is told.
+	WatchBuffer int
+	// MaxWatchers bounds the watchers of this node (default 64).
+	MaxWatchers int
+	// Now is the clock.
+	Now func() time.Time
+}
+
+func (c *Config) populate() error {
+	var problems []error
+	if c.NodeID == "" {
+		problems = append(problems, errors.New("NodeID is empty"))
+	}
+	if c.Authority == nil || c.Certificate == nil {
+		problems = append(problems, errors.New("Authority and Certificate must be set"))
+	}
+	if c.Log == nil || c.Cluster == nil || c.DB == nil {
+		problems = append(problems, errors.New("Log, Cluster and DB must be set"))
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("control configuration: %w", errors.Join(problems...))
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.SilentAfter <= 0 {
+		c.SilentAfter = 90 * time.Second
+	}
+	if c.WatchBuffer <= 0 {
+		c.WatchBuffer = 512
+	}
+	if c.MaxWatchers <= 0 {
+		c.MaxWatchers = 64
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return nil
+}
+
+// Server answers operators.
+type Server struct {
+	cfg      Config
+	watchers atomic.Int64
+	dropped  atomic.Uint64
+
+	mu     sync.Mutex // guards denied
+	denied map[string]uint64
+}
+
+var _ operatorv1connect.OperatorServiceHandler = (*Server)(nil)
+
+// New makes a Server.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.populate(); err != nil {
+		return nil, err
+	}
+	return &Server{cfg: cfg, denied: make(map[string]uint64)}, nil
+}
+
+// Handler is the service behind authorisation; it must be served with TLS and
+// verified client certificates.
+func (s *Server) Handler() http.Handler {
+	_, service := operatorv1connect.NewOperatorServiceHandler(s,
+		connect.WithReadMaxBytes(maxRequest),
+		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, p any) error {
+			s.cfg.Logger.Error("operator request panicked", "procedure", spec.Procedure, "panic", fmt.Sprint(p))
+			return connect.NewError(connect.CodeInternal, errors.New("this node failed at the request: its log says why"))
+		}))
+	return s.authorise(service)
+}
+
+// TLS is the configuration of the operators' listener.
+func (s *Server) TLS() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		ClientCAs:              s.cfg.Authority.Roots(),
+		NextProtos:             []string{"h2", "http/1.1"},
+		SessionTicketsDisabled: true, // a resumed session would outlive its certificate
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cfg.Certificate() },
+	}
+}
+
+// Run serves operators on listener until ctx ends.
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           s.Handler(),
+		TLSConfig:         s.TLS(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		// Handshakes that strangers fail are no event of ours.
+		ErrorLog:    slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.ServeTLS(listener, "", "") }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serving operators: %w", err)
+	case <-ctx.Done():
+	}
+	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	err := server.Shutdown(shutdown)
+	if err != nil {
+		err = server.Close()
+	}
+	<-done
+	if err != nil {
+		return fmt.Errorf("stopping the operators' server: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"connectrpc.com/connect"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/proto/link"
+	rpc "github.com/vedette-edr/vedette/proto/operatorv1/operatorv1connect"
+)
+
+// roles from least to most; each may do what those before it may.
+var roles = []string{identity.RoleViewer, identity.RoleHunter, identity.RoleResponder, identity.RoleAdmin}
+
+// least is the least role that each procedure needs. What is not here is denied
+// to everybody.
+var least = map[string]string{
+	rpc.OperatorServiceGetStatusProcedure:      identity.RoleViewer,
+	rpc.OperatorServiceListHostsProcedure:      identity.RoleViewer,
+	rpc.OperatorServiceGetHostProcedure:        identity.RoleViewer,
+	rpc.OperatorServiceListFindingsProcedure:   identity.RoleViewer,
+	rpc.OperatorServiceGetFindingProcedure:     identity.RoleViewer,
+	rpc.OperatorServiceListIncidentsProcedure:  identity.RoleViewer,
+	rpc.OperatorServiceGetIncidentProcedure:    identity.RoleViewer,
+	rpc.OperatorServiceSelectHostsProcedure:    identity.RoleViewer,
+	rpc.OperatorServiceListIsolationsProcedure: identity.RoleViewer,
+	rpc.OperatorServiceGetOperationProcedure:   identity.RoleViewer,
+	// An auditor is a viewer: the record must be checkable by who may change nothing.
+	rpc.OperatorServiceListAuditProcedure:     identity.RoleViewer,
+	rpc.OperatorServiceListMembersProcedure:   identity.RoleViewer,
+	rpc.OperatorServiceWatchProcedure:         identity.RoleViewer,
+	rpc.OperatorServiceCloseIncidentProcedure: identity.RoleHunter,
+	rpc.OperatorServiceSubmitGrantProcedure:   identity.RoleResponder,
+	rpc.OperatorServiceCreateTokenProcedure:   identity.RoleAdmin,
+	rpc.OperatorServiceRemoveMemberProcedure:  identity.RoleAdmin,
+}
+
+// may says whether a role may call a procedure, and which role it needs.
+func may(role, procedure string) (needed string, ok bool) {
+	needed, named := least[procedure]
+	have := slices.Index(roles, role)
+	return needed, named && have >= 0 && have >= slices.Index(roles, needed)
+}
+
+type operatorKey struct{}
+
+// operator is who calls; the middleware has put it there.
+func operator(ctx context.Context) link.Peer {
+	peer, _ := ctx.Value(operatorKey{}).(link.Peer)
+	return peer
+}
+
+// actor is how the audit names the caller.
+func actor(ctx context.Context) string { return "operator:" + operator(ctx).ID }
+
+// authorise lets a request through to the service when its certificate's role allows it.
+func (s *Server) authorise(next http.Handler) http.Handler {
+	errorWriter := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, err := s.identify(r)
+		if err == nil {
+			needed, ok := may(peer.Role, r.URL.Path)
+			switch {
+			case ok:
+				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, peer)))
+				return
+			case needed == "":
+				err = connect.NewError(connect.CodePermissionDenied, fmt.Errorf("%s is nothing that an operator may call", r.URL.Path))
+			default:
+				err = connect.NewError(connect.CodePermissionDenied,
+					fmt.Errorf("operator %q has role %q, this needs role %q or above: ask an admin", peer.ID, peer.Role, needed))
+			}
+		}
+		s.mu.Lock()
+		s.denied[peer.ID]++
+		count := s.denied[peer.ID]
+		if len(s.denied) > 1000 {
+			clear(s.denied)
+		}
+		s.mu.Unlock()
+		s.cfg.Logger.Warn("operator request denied", "operator", peer.ID, "path", r.URL.Path, "address", r.RemoteAddr, "denied_so_far", count, "error", err)
+		if errorWriter.IsSupported(r) {
+			_ = errorWriter.Write(w, r, err)
+			return
+		}
+		http.Error(w, err.Error(), http.StatusForbidden)
+	})
+}
+
+// identify takes the caller from the verified certificate.
+func (s *Server) identify(r *http.Request) (link.Peer, error) {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.PeerCertificates) == 0 {
+		return link.Peer{}, connect.NewError(connect.CodeUnauthenticated, errors.New("an operator certificate is needed: use the context file that 'vedette-coordinator init' wrote"))
+	}
+	leaf := r.TLS.PeerCertificates[0]
+	peer, err := link.PeerOf(leaf)
+	if err != nil {
+		return link.Peer{}, connect.NewError(connect.CodeUnauthenticated, err)
+	}
+	switch {
+	case peer.Kind != link.KindOperator:
+		return peer, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("this certificate is of %s %q: operators have their own", peer.Kind, peer.ID))
+	case peer.Cluster != s.cfg.Authority.Cluster():
+		return peer, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("this certificate is of cluster %s, this node is of %s", peer.Cluster, s.cfg.Authority.Cluster()))
+	case s.cfg.Now().After(leaf.NotAfter):
+		// A connection may outlive the certificate that it was opened with.
+		return peer, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("the certificate of operator %q has expired: ask an admin for a new context", peer.ID))
+	}
+	return peer, nil
+}

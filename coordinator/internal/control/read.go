@@ -1,0 +1,235 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"connectrpc.com/connect"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// maxSelection bounds the hosts that one action may name.
+const maxSelection = 10_000
+
+// maxSelectors bounds the ids of one selector.
+const maxSelectors = 10_000
+
+// newestBehaviours is how many GetHost shows.
+const newestBehaviours = 50
+
+// ListHosts implements the service.
+func (s *Server) ListHosts(ctx context.Context, r *operatorv1.ListHostsRequest) (*operatorv1.ListHostsResponse, error) {
+	filter := store.HostFilter{IDs: r.GetSelector().GetIds(), Labels: r.GetSelector().GetLabels()}
+	if len(filter.IDs) > maxSelectors {
+		return nil, invalid("%d ids in one selector, the limit is %d", len(filter.IDs), maxSelectors)
+	}
+	if id := r.GetSelector().GetIncident(); id != "" {
+		incident, err := s.cfg.DB.Incident(ctx, id)
+		if err != nil {
+			return nil, readError(err)
+		}
+		filter.IDs = append(slices.Clone(filter.IDs), incident.GetHosts()...)
+		if len(filter.IDs) == 0 {
+			return &operatorv1.ListHostsResponse{}, nil
+		}
+	}
+	hosts, token, err := s.cfg.DB.Hosts(ctx, filter, store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	if err != nil {
+		return nil, readError(err)
+	}
+	s.judgeSilence(hosts...)
+	return &operatorv1.ListHostsResponse{Hosts: hosts, PageToken: token}, nil
+}
+
+// judgeSilence corrects what the last session says by the time since the last
+// batch: the node that had the session may have died with it.
+func (s *Server) judgeSilence(hosts ...*operatorv1.Host) {
+	horizon := s.cfg.Now().Add(-s.cfg.SilentAfter).UnixNano()
+	for _, h := range hosts {
+		if h.GetState() == "online" && h.GetLastSeen() < horizon {
+			h.State = "silent"
+		}
+	}
+}
+
+// GetHost implements the service.
+func (s *Server) GetHost(ctx context.Context, r *operatorv1.GetHostRequest) (*operatorv1.GetHostResponse, error) {
+	host, err := s.cfg.DB.Host(ctx, r.GetId())
+	if err != nil {
+		return nil, readError(err)
+	}
+	s.judgeSilence(host)
+	behaviours, err := s.cfg.DB.Behaviours(ctx, host.GetId(), newestBehaviours)
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.GetHostResponse{Host: host, Behaviours: behaviours}, nil
+}
+
+// ListFindings implements the service.
+func (s *Server) ListFindings(ctx context.Context, r *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error) {
+	findings, token, err := s.cfg.DB.Findings(ctx,
+		store.FindingFilter{Host: r.GetHost(), Since: r.GetSince(), Storyline: r.GetStoryline()},
+		store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.ListFindingsResponse{Findings: findings, PageToken: token}, nil
+}
+
+// GetFinding implements the service.
+func (s *Server) GetFinding(ctx context.Context, r *operatorv1.GetFindingRequest) (*operatorv1.GetFindingResponse, error) {
+	finding, err := s.cfg.DB.Finding(ctx, r.GetId())
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.GetFindingResponse{Finding: finding}, nil
+}
+
+// ListIncidents implements the service.
+func (s *Server) ListIncidents(ctx context.Context, r *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error) {
+	switch r.GetStatus() {
+	case "", "open", "closed":
+	default:
+		return nil, invalid("status %q is neither open nor closed", r.GetStatus())
+	}
+	incidents, token, err := s.cfg.DB.Incidents(ctx, store.IncidentFilter{Status: r.GetStatus(), Since: r.GetSince()},
+		store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.ListIncidentsResponse{Incidents: incidents, PageToken: token}, nil
+}
+
+// GetIncident implements the service.
+func (s *Server) GetIncident(ctx context.Context, r *operatorv1.GetIncidentRequest) (*operatorv1.GetIncidentResponse, error) {
+	incident, err := s.cfg.DB.Incident(ctx, r.GetId())
+	if err != nil {
+		return nil, readError(err)
+	}
+	findings, _, err := s.cfg.DB.Findings(ctx, store.FindingFilter{Incident: incident.GetId()}, store.Page{Size: store.MaxPage})
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings}, nil
+}
+
+// SelectHosts implements the service. Every id must exist: an action on fewer
+// hosts than named would be a surprise at the worst moment.
+func (s *Server) SelectHosts(ctx context.Context, r *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error) {
+	sel := r.GetSelector()
+	if len(sel.GetIds()) == 0 && len(sel.GetLabels()) == 0 && !sel.GetAll() && sel.GetIncident() == "" {
+		return nil, invalid("the selection is empty: name hosts, a label, an incident, or ask for all of them")
+	}
+	if len(sel.GetIds()) > maxSelectors {
+		return nil, invalid("%d ids in one selector, the limit is %d", len(sel.GetIds()), maxSelectors)
+	}
+	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	named := slices.Clone(sel.GetIds())
+	if sel.GetIncident() != "" {
+		incident, err := s.cfg.DB.Incident(ctx, sel.GetIncident())
+		if err != nil {
+			return nil, readError(err)
+		}
+		named = append(named, incident.GetHosts()...)
+	}
+	filter := store.HostFilter{Labels: sel.GetLabels()}
+	if len(named) > 0 && !sel.GetAll() {
+		var missing []error
+		for _, id := range named {
+			host, err := s.cfg.DB.Host(ctx, id)
+			if err != nil {
+				missing = append(missing, err)
+				continue
+			}
+			filter.IDs = append(filter.IDs, host.GetId())
+		}
+		if len(missing) > 0 {
+			return nil, readError(errors.Join(missing...))
+		}
+	}
+	response := &operatorv1.SelectHostsResponse{ClusterId: s.cfg.Authority.Cluster()}
+	for token := ""; ; {
+		hosts, next, err := s.cfg.DB.Hosts(ctx, filter, store.Page{Size: store.MaxPage, Token: token})
+		if err != nil {
+			return nil, readError(err)
+		}
+		response.Hosts = append(response.Hosts, hosts...)
+		if len(response.GetHosts()) > maxSelection {
+			return nil, invalid("the selection has more than %d hosts: act on parts of the fleet by labels", maxSelection)
+		}
+		if token = next; token == "" {
+			break
+		}
+	}
+	if len(response.GetHosts()) == 0 {
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("no host matches the selection"))
+	}
+	s.judgeSilence(response.GetHosts()...)
+	return response, nil
+}
+
+// ListIsolations implements the service; it is linearizable.
+func (s *Server) ListIsolations(ctx context.Context, r *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error) {
+	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	isolations, token, err := s.cfg.DB.Isolations(ctx, store.IsolationFilter{Host: r.GetHost(), Active: r.GetActive()},
+		store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.ListIsolationsResponse{Isolations: isolations, PageToken: token}, nil
+}
+
+// GetOperation implements the service; it is linearizable.
+func (s *Server) GetOperation(ctx context.Context, r *operatorv1.GetOperationRequest) (*operatorv1.GetOperationResponse, error) {
+	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	hosts, err := s.cfg.DB.Operation(ctx, r.GetOperation())
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.GetOperationResponse{Operation: r.GetOperation(), Hosts: hosts}, nil
+}
+
+// ListAudit implements the service; it is linearizable.
+func (s *Server) ListAudit(ctx context.Context, r *operatorv1.ListAuditRequest) (*operatorv1.ListAuditResponse, error) {
+	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	entries, more, err := s.cfg.DB.Audit(ctx, r.GetAfter(), r.GetPageSize())
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.ListAuditResponse{Entries: entries, More: more}, nil
+}
+
+// ListMembers implements the service.
+func (s *Server) ListMembers(ctx context.Context, _ *operatorv1.ListMembersRequest) (*operatorv1.ListMembersResponse, error) {
+	members, err := s.cfg.Cluster.Members(ctx)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, err)
+	}
+	return &operatorv1.ListMembersResponse{Members: members}, nil
+}
+
+var actionWords = map[sensorv1.Action]string{
+	sensorv1.Action_ACTION_ISOLATE: "isolate",
+	sensorv1.Action_ACTION_RELEASE: "release",
+}
+
+func plural(n uint64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,39 @@
+package store
+
+import "context"
+
+// Quiet says who is not heard from, or not wholly.
+type Quiet struct {
+	Silent uint64   // hosts without a session, or without a batch for too long
+	Names  []string // of the first few of them
+	Lossy  uint64   // hosts that have lost something
+	Lost   uint64   // how much, all causes
+}
+
+// quietNames is how many silent hosts are named: a sentence must stay one.
+const quietNames = 3
+
+// Quiet counts hosts that were seen once and whose last contact is before the
+// given time (Unix ns) or whose session has ended, and what all hosts have lost.
+func (db *DB) Quiet(ctx context.Context, before int64) (q Quiet, err error) {
+	const silent = " FROM hosts WHERE last_seen > 0 AND (connected = 0 OR last_seen < ?)"
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Silent) }, "SELECT count(*)"+silent, before); err != nil {
+		return q, err
+	}
+	if err := db.each(ctx, func(s scanner) error {
+		var name string
+		err := s.Scan(&name)
+		q.Names = append(q.Names, name)
+		return err
+	}, "SELECT CASE name WHEN '' THEN id ELSE name END"+silent+" ORDER BY last_seen, n LIMIT ?", before, quietNames); err != nil {
+		return q, err
+	}
+	// total() is a REAL and cannot overflow, as sum() of hostile counts could.
+	err = db.each(ctx, func(s scanner) error {
+		var lost float64
+		err := s.Scan(&q.Lossy, &lost)
+		q.Lost = uint64(lost)
+		return err
+	}, "SELECT count(DISTINCT host), total(count) FROM losses WHERE count > 0")
+	return q, err
+}

@@ -1,0 +1,221 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/vedette-edr/vedette/coordinator/client"
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/proto/frame"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// Errors that a caller may want to tell apart.
+var (
+	// ErrNotInitialised: the data directory is no node's yet.
+	ErrNotInitialised = identity.ErrNotInitialised
+	// ErrInitialised: the data directory is a node's already.
+	ErrInitialised = identity.ErrInitialised
+	// ErrRefused: the cluster did not let the node join.
+	ErrRefused = errors.New("the cluster refused")
+)
+
+// AdminContext is the file in the data directory of a new cluster that makes its
+// reader the first admin.
+const AdminContext = "admin.context.yaml"
+
+// joinTimeout bounds one attempt to join.
+const joinTimeout = 20 * time.Second
+
+func (c *Config) membership(cluster string, founder bool) identity.Membership {
+	return identity.Membership{ClusterID: cluster, NodeID: c.ID, Founder: founder, Listen: c.Listen, OperatorListen: c.OperatorListen,
+		Address: c.Advertise, OperatorAddress: c.OperatorAdvertise}
+}
+
+// prepare completes and checks the Config of a node that is about to be made.
+func (c *Config) prepare() error {
+	c.populate(identity.Membership{Listen: DefaultListen, Address: DefaultListen, OperatorListen: DefaultOperatorListen, OperatorAddress: DefaultOperatorListen})
+	if c.ID == "" {
+		return errors.New("configuration: id: name the node, for instance with --id node-1")
+	}
+	if err := c.validate(); err != nil {
+		return err
+	}
+	if _, err := identity.Load(c.Data); err == nil {
+		return fmt.Errorf("%s: %w", c.Data, ErrInitialised)
+	} else if !errors.Is(err, ErrNotInitialised) {
+		return err
+	}
+	// A log or a state without an identity is what is left of another node.
+	for _, name := range []string{"raft", "state.db"} {
+		if _, err := os.Stat(filepath.Join(c.Data, name)); err == nil {
+			return fmt.Errorf("%s holds %s of a node that was here before: choose an empty --data", c.Data, name)
+		}
+	}
+	return nil
+}
+
+// Init makes a new cluster of one node: its authority, the node's identity and
+// the first admin's context file, whose path it returns.
+func Init(cfg Config) (string, error) {
+	if err := cfg.prepare(); err != nil {
+		return "", err
+	}
+	authority, err := identity.NewAuthority(identity.NewClusterID())
+	if err != nil {
+		return "", err
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		return "", err
+	}
+	chain, err := authority.SignNode(key.Public(), cfg.ID, certificateNames(&cfg))
+	if err != nil {
+		return "", err
+	}
+	node, err := identity.Create(cfg.Data, cfg.membership(authority.Cluster(), true), authority, key, chain)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(cfg.Data, AdminContext)
+	return path, writeOperator(node, "admin", identity.RoleAdmin, []string{cfg.OperatorAdvertise}, path)
+}
+
+// NewOperator makes an operator with the authority in a node's data directory
+// and writes the context file for the CLI to path, which must not exist. nodes
+// are the operator addresses; empty means this node's alone.
+func NewOperator(data, name, role string, nodes []string, path string) error {
+	node, err := identity.Load(data)
+	if err != nil {
+		return err
+	}
+	if len(nodes) == 0 {
+		nodes = []string{node.Membership().OperatorAddress}
+		for _, peer := range node.Membership().Peers {
+			nodes = append(nodes, peer.OperatorAddress)
+		}
+	}
+	return writeOperator(node, name, role, nodes, path)
+}
+
+func writeOperator(node *identity.Node, name, role string, nodes []string, path string) error {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("making the operator's key: %w", err)
+	}
+	authority := node.Authority()
+	chain, err := authority.SignOperator(public, name, role)
+	if err != nil {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return fmt.Errorf("encoding the operator's key: %w", err)
+	}
+	text, err := yaml.MarshalWithOptions(&client.Context{
+		Name: authority.Cluster() + "-" + name, Nodes: nodes, CA: toPEM("CERTIFICATE", authority.Certificate().Raw),
+		// The leaf alone: the root is what the other side has.
+		Certificate: toPEM("CERTIFICATE", chain[0]), Key: toPEM("PRIVATE KEY", key),
+		ClusterID: authority.Cluster(), Operator: name, Role: role,
+	}, yaml.UseLiteralStyleIfMultiline(true))
+	if err != nil {
+		return fmt.Errorf("encoding the context file: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing the context file: %w", err)
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("writing the context file: %w", err)
+	}
+	return nil
+}
+
+func toPEM(kind string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+}
+
+// Join makes the data directory a node of the cluster that the token is of. The
+// node takes part once it runs.
+func Join(ctx context.Context, cfg Config, coordinator, tokenText string) error {
+	if err := cfg.prepare(); err != nil {
+		return err
+	}
+	token, err := link.ParseToken(tokenText)
+	if err != nil {
+		return err
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		return err
+	}
+	csr, err := identity.NewRequest(key)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	enrolled, err := enroll(ctx, coordinator, token, &sensorv1.EnrollRequest{
+		Protocol: frame.ProtocolVersion, Kind: sensorv1.EnrollKind_ENROLL_KIND_NODE, TokenId: token.ID, TokenSecret: token.Secret[:],
+		Csr: csr, Node: &sensorv1.Node{Id: cfg.ID, Address: cfg.Advertise, OperatorAddress: cfg.OperatorAdvertise}})
+	if err != nil {
+		return err
+	}
+	if len(enrolled.GetRoots()) == 0 || len(enrolled.GetChain()) == 0 {
+		return fmt.Errorf("%w: its answer holds no certificate", ErrRefused)
+	}
+	authority, err := identity.AuthorityFromEnrolment(enrolled.GetClusterId(), enrolled.GetRoots()[0], enrolled.GetCaKey())
+	if err != nil {
+		return err
+	}
+	if pin := sha256.Sum256(authority.Certificate().RawSubjectPublicKeyInfo); pin != token.CA {
+		return fmt.Errorf("%w: the authority in its answer is not the token's", ErrRefused)
+	}
+	membership := cfg.membership(enrolled.GetClusterId(), false)
+	for _, peer := range identity.PeersOf(enrolled.GetNodes()) {
+		if peer.ID != cfg.ID {
+			membership.Peers = append(membership.Peers, peer)
+		}
+	}
+	_, err = identity.Create(cfg.Data, membership, authority, key, enrolled.GetChain())
+	return err
+}
+
+func enroll(ctx context.Context, addr string, token link.Token, request *sensorv1.EnrollRequest) (*sensorv1.Enrolled, error) {
+	conn, err := link.Dial(ctx, addr, link.ALPNEnroll, link.DialConfig{PinnedCA: token.CA})
+	if err != nil {
+		return nil, fmt.Errorf("reaching the cluster: %w", err)
+	}
+	defer func() { _ = conn.CloseWithReason(link.CodeOK, "") }()
+	stream, err := conn.OpenStream(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reaching the cluster: %w", err)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = stream.SetDeadline(deadline)
+	}
+	if err := frame.Write(stream, request); err != nil {
+		return nil, fmt.Errorf("asking to join: %w", err)
+	}
+	var reply sensorv1.EnrollReply
+	if err := frame.Read(stream, &reply); err != nil {
+		return nil, fmt.Errorf("asking to join: %w", err)
+	}
+	if refusal := reply.GetRefusal(); refusal != nil {
+		return nil, fmt.Errorf("%w: %s (%s)", ErrRefused, refusal.GetMessage(), refusal.GetCode())
+	}
+	return reply.GetEnrolled(), nil
+}
