@@ -170,26 +170,45 @@ func (a *app) printer(fromContext string) (*output.Printer, error) {
 	return p, nil
 }
 
-// interactive says whether a person can be asked: keys in, questions out.
-func (a *app) interactive() bool {
-	return term.IsTerminal(int(a.stdin.Fd())) && term.IsTerminal(int(a.stderr.Fd()))
+// terminal opens the terminal of the person at it, or says that there is none: a
+// process may have one and still run where nobody looks, as a cron job's child does.
+// It is not stdin, so that a list of hosts can come in by a pipe and still be agreed to.
+func (a *app) terminal() (*os.File, bool) {
+	if !term.IsTerminal(int(a.stdin.Fd())) && !term.IsTerminal(int(a.stderr.Fd())) {
+		return nil, false
+	}
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	return tty, err == nil
 }
 
 // with makes the body of a command that talks to the cluster within the time-out.
 func (a *app) with(body func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
+	return a.connected(func(ctx context.Context, s *session, args []string) error {
+		ctx, cancel := s.limit(ctx)
+		defer cancel()
+		return body(ctx, s, args)
+	})
+}
+
+// connected is with for a command that limits its own parts: a person who is asked
+// something may take the time to think.
+func (a *app) connected(body func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
 	return bare(func(ctx context.Context, args []string) error {
 		s, err := a.open()
 		if err != nil {
 			return err
 		}
 		defer s.api.Close()
-		if s.timeout > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, s.timeout)
-			defer cancel()
-		}
 		return body(ctx, s, args)
 	})
+}
+
+// limit starts the time-out.
+func (s *session) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.timeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, s.timeout)
 }
 
 // bare makes the body of a command that needs no cluster. Its errors are marked,

@@ -34,7 +34,7 @@ func (a *app) auditListCommand() *cobra.Command {
 		Short: "list the record, oldest first",
 		Example: `  vedette audit list --after 1200
   vedette audit list -o jsonl > audit.jsonl    an export that 'audit verify --file' checks`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
 			n, err := output.Print(s.Printer, auditTable(), head(s.api.Audit(ctx, after), limit))
 			if err == nil && n == 0 && s.Human() {
@@ -86,7 +86,7 @@ that elsewhere can later prove with --head that nothing before it was rewritten 
 With --file an export of 'audit list -o jsonl' (or json) is checked without any cluster.
 The exit code is 1 when the chain does not hold.`,
 		Example: "  vedette audit verify\n  vedette audit verify --file audit.jsonl\n  vedette audit verify --head 5f1d…",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
 				return a.with(func(ctx context.Context, s *session, _ []string) error {

@@ -21,7 +21,7 @@ func (a *app) clusterMembersCommand() *cobra.Command {
 		Use:     "members",
 		Short:   "list the nodes",
 		Example: "  vedette cluster members -o wide",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
 			members, err := s.api.Members(ctx)
 			if err != nil {
@@ -58,10 +58,12 @@ func (a *app) clusterRemoveCommand() *cobra.Command {
 		Long: `Takes a node out of the cluster: it votes no more and its copy of the data grows old.
 Stop it first; to have it back it must join again, with an empty data folder.`,
 		Example: "  vedette cluster remove node-3",
-		Args:    cobra.ExactArgs(1),
-		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
+		Args:    exactly("NODE"),
+		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
 			id := args[0]
-			members, err := s.api.Members(ctx)
+			looking, looked := s.limit(ctx)
+			members, err := s.api.Members(looking)
+			looked()
 			if err != nil {
 				return err
 			}
@@ -76,14 +78,18 @@ Stop it first; to have it back it must join again, with an empty data folder.`,
 				return exit(exitNotFound, "no such node: %s; see 'vedette cluster members'", id)
 			}
 			if !yes {
-				if !s.interactive() {
+				tty, ok := s.terminal()
+				if !ok {
 					return usage("nobody can be asked here (no terminal): repeat with --yes to remove node %s", id)
 				}
+				defer func() { _ = tty.Close() }()
 				question := fmt.Sprintf("About to remove %s; of the %d others, %d are alive. Type its id to go on: ", id, len(members)-1, alive)
-				if err := s.ask(ctx, question, id); err != nil {
+				if err := ask(ctx, tty, question, id); err != nil {
 					return err
 				}
 			}
+			ctx, cancel := s.limit(ctx)
+			defer cancel()
 			if err := s.api.RemoveMember(ctx, id); err != nil {
 				return err
 			}

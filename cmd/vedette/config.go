@@ -44,7 +44,7 @@ func (a *app) configGetCommand() *cobra.Command {
 		Use:     "get-contexts",
 		Short:   "list contexts",
 		Example: "  vedette config get-contexts",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: bare(func(context.Context, []string) error {
 			p, err := a.printer("")
 			if err != nil {
@@ -91,7 +91,7 @@ func (a *app) configUseCommand() *cobra.Command {
 		Use:     "use-context NAME",
 		Short:   "make a context the current one",
 		Example: "  vedette config use-context prod",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly("NAME"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			_, config, err := a.load()
 			if err != nil {
@@ -128,7 +128,7 @@ one current if none is. A context of the same name is replaced, if it is of the 
 cluster. FILE holds a private key: one that others may read is refused. Remove it
 afterwards.`,
 		Example: "  vedette config import /var/lib/vedette-coordinator/admin.context.yaml\n  vedette config import admin.context.yaml --name prod --use",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly("FILE"),
 		RunE: bare(func(_ context.Context, args []string) error {
 			in, err := client.LoadConfig(args[0])
 			if err != nil {

@@ -12,11 +12,11 @@ import (
 
 // docsCommand is for packaging, not for operators.
 func docsCommand() *cobra.Command {
-	docs := &cobra.Command{Use: "docs", Hidden: true, Short: "write this program's manual", Args: cobra.NoArgs}
+	docs := &cobra.Command{Use: "docs", Hidden: true, Short: "write this program's manual", Args: none}
 	docs.AddCommand(&cobra.Command{
 		Use:   "man DIR",
 		Short: "write man pages, one a command",
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return bare(func(context.Context, []string) error { return man(cmd.Root(), args[0]) })(cmd, args)
 		},

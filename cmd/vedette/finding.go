@@ -33,7 +33,7 @@ func (a *app) findingListCommand() *cobra.Command {
 		Example: `  vedette finding list --since 1h
   vedette finding list --host web1 -o wide
   vedette finding list -o jsonl | jq -r 'select(.score > 80) | .title'`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
 			var err error
 			if req.Since, err = a.instant(since); err != nil {
@@ -87,7 +87,7 @@ func (a *app) findingShowCommand() *cobra.Command {
 		Use:     "show FINDING",
 		Short:   "show one finding: what happened, who started it, why it stands out",
 		Example: "  vedette finding show 01JDGF2J3Z8QK9W3V5T0YXN7RM",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly("FINDING"),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			row, err := s.api.Finding(ctx, args[0])
 			if err != nil {

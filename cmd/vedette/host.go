@@ -136,7 +136,7 @@ func (a *app) hostShowCommand() *cobra.Command {
 		Use:               "show HOST",
 		Short:             "show one host: health, losses, blind spots, what is new",
 		Example:           "  vedette host show web1\n  vedette host show h-abcdefghijkl -o json | jq .losses",
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly("HOST"),
 		ValidArgsFunction: a.completeHosts,
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			res, err := s.api.Host(ctx, args[0])

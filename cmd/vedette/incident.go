@@ -29,7 +29,7 @@ func (a *app) incidentListCommand() *cobra.Command {
 		Use:     "list",
 		Short:   "list incidents, newest first",
 		Example: "  vedette incident list --status open\n  vedette incident list --since 24h -o json | jq -r '.[].account'",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
 			if req.Status != "" && req.Status != "open" && req.Status != "closed" {
 				return usage("--status %q: use open or closed", req.Status)
@@ -81,7 +81,7 @@ func (a *app) incidentShowCommand() *cobra.Command {
 		Use:               "show INCIDENT",
 		Short:             "show one incident: the account, the timeline, what to do",
 		Example:           "  vedette incident show inc-abcdefghijkl",
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly("INCIDENT"),
 		ValidArgsFunction: a.completeIncidents,
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			res, err := s.api.Incident(ctx, args[0])
@@ -185,7 +185,7 @@ func (a *app) incidentCloseCommand() *cobra.Command {
 host back: that is 'vedette release'.`,
 		Example: `  vedette incident close inc-abcdefghijkl --as benign --reason "backup migration, change 4711"
   vedette incident close inc-abcdefghijkl --as malicious --reason "web shell, host rebuilt"`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              atLeast("INCIDENT"),
 		ValidArgsFunction: a.completeIncidents,
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			if as != "benign" && as != "malicious" {

@@ -47,7 +47,7 @@ Ctrl-C during --wait only stops waiting.`,
   vedette isolate --incident inc-abcdefghijkl --reason "contain" --ttl 2h --yes --wait
   vedette isolate -l role=web --dry-run
   vedette host list -l role=web -o name | vedette isolate - --reason "…" --yes`,
-		RunE: a.with(o.run),
+		RunE: a.connected(o.run),
 	}
 	c.Flags().DurationVar(&o.ttl, "ttl", defaultLease, "how long, at most 24h; then the host is released by itself")
 	o.flags(a, c)
@@ -63,7 +63,7 @@ func (a *app) releaseCommand() *cobra.Command {
 pending, refused or failed.`,
 		Example: `  vedette release web1 --reason "cleaned" --wait
   vedette release --incident inc-abcdefghijkl --yes --wait`,
-		RunE: a.with(o.run),
+		RunE: a.connected(o.run),
 	}
 	o.flags(a, c)
 	return c
@@ -89,7 +89,9 @@ func (o *order) run(ctx context.Context, s *session, args []string) error {
 	if err != nil {
 		return err
 	}
-	hosts, cluster, err := pick(ctx, s, selector)
+	looking, looked := s.limit(ctx)
+	hosts, cluster, err := pick(looking, s, selector)
+	looked()
 	if err != nil {
 		return err
 	}
@@ -107,6 +109,8 @@ func (o *order) run(ctx context.Context, s *session, args []string) error {
 	if err := o.confirm(ctx, s, hosts); err != nil {
 		return err
 	}
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	ids := make([]string, len(hosts))
 	for i, h := range hosts {
 		ids[i] = h.GetId()
@@ -145,10 +149,12 @@ func (o *order) confirm(ctx context.Context, s *session, hosts []*operatorv1.Hos
 	if o.yes {
 		return nil
 	}
-	if !s.interactive() {
+	tty, ok := s.terminal()
+	if !ok {
 		return usage("nobody can be asked here (no terminal): repeat with --yes to %s %s, or look first with --dry-run",
 			o.verb, plural(len(hosts), "host"))
 	}
+	defer func() { _ = tty.Close() }()
 	const shown = 20
 	for i, h := range hosts {
 		if i == shown {
@@ -165,7 +171,7 @@ func (o *order) confirm(ctx context.Context, s *session, hosts []*operatorv1.Hos
 	if len(hosts) > 1 {
 		want, how = fmt.Sprint(len(hosts)), "the number of hosts"
 	}
-	return s.ask(ctx, fmt.Sprintf("About to %s %s. Type %s to go on: ", o.verb, what, how), want)
+	return ask(ctx, tty, fmt.Sprintf("About to %s %s. Type %s to go on: ", o.verb, what, how), want)
 }
 
 // planned is the result of a dry run at one host.

@@ -31,7 +31,7 @@ func (a *app) isolationListCommand() *cobra.Command {
 refused (the host did not accept the order), failed (tried, not proven, reverted) or
 expired (the lease ended).`,
 		Example: "  vedette isolation list --active\n  vedette isolation list --host web1 -o wide\n  vedette isolation list --operation op-abcdefghijkl -o json",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
 			req.PageSize = page(limit)
 			rows := s.api.Isolations(ctx, &req)
@@ -95,7 +95,7 @@ func (a *app) isolationWatchCommand() *cobra.Command {
 the results. Ctrl-C stops waiting and nothing else. The exit code is that of the order
 itself: 0 when all applied, 3 when some did, 1 when none, 7 after --timeout.`,
 		Example: "  vedette isolation watch op-abcdefghijkl --timeout 5m",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly("OPERATION"),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			o := &order{verb: "operation " + args[0]}
 			told := map[string]bool{}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
@@ -57,10 +58,12 @@ func resultColour(r result) output.Colour {
 // maxAnswer is more than any answer that is accepted.
 const maxAnswer = 256
 
-// ask puts a question on stderr and goes on only when the answer is want. Whoever
-// answers nothing, or is interrupted, has not agreed.
-func (a *app) ask(ctx context.Context, question, want string) error {
-	_, _ = fmt.Fprint(a.stderr, output.Safe(question))
+// ask puts a question to the person at the terminal and goes on only when the answer
+// is want. Whoever answers nothing, or is interrupted, has not agreed.
+func ask(ctx context.Context, tty *os.File, question, want string) error {
+	if _, err := fmt.Fprint(tty, output.Safe(question)); err != nil {
+		return fmt.Errorf("asking: %w", err)
+	}
 	type reply struct {
 		line string
 		err  error
@@ -68,12 +71,11 @@ func (a *app) ask(ctx context.Context, question, want string) error {
 	// The read cannot be interrupted; the process ends with it still waiting.
 	got := make(chan reply, 1)
 	go func() {
-		line, err := bufio.NewReader(io.LimitReader(a.stdin, maxAnswer)).ReadString('\n')
+		line, err := bufio.NewReader(io.LimitReader(tty, maxAnswer)).ReadString('\n')
 		got <- reply{line, err}
 	}()
 	select {
 	case <-ctx.Done():
-		a.say("")
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return exit(exitTimeout, "no answer in time; nothing was done")
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,6 +86,34 @@ func noun(use, short, example string, verbs ...*cobra.Command) *cobra.Command {
 		return &commandError{usage("%s needs a verb: %s\nsee '%s --help'", use, verbList(cmd), cmd.CommandPath())}
 	}
 	return c
+}
+
+// exactly wants one argument.
+func exactly(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("%s needs one %s, %d given", cmd.CommandPath(), what, len(args))
+		}
+		return nil
+	}
+}
+
+// atLeast wants one argument or more.
+func atLeast(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("%s needs at least one %s", cmd.CommandPath(), what)
+		}
+		return nil
+	}
+}
+
+// none wants no argument.
+func none(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, %q given", cmd.CommandPath(), args[0])
+	}
+	return nil
 }
 
 func unknown(cmd *cobra.Command, word string) error {

@@ -22,7 +22,7 @@ func (a *app) statusCommand() *cobra.Command {
 The exit code is 6 when the cluster has no leader: nothing can be decided then,
 but sensors go on watching and keep what they have to say.`,
 		Example: "  vedette status\n  vedette status -o json | jq -r '.problems[]'",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
 			st, err := s.api.Status(ctx)
 			if err != nil {

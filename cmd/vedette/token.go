@@ -38,7 +38,7 @@ func (a *app) tokenCreateCommand() *cobra.Command {
 		Example: `  vedette token create --label role=web
   vedette-sensor enroll --coordinator node1:7443 --token "$(vedette token create)"
   vedette token create --node --ttl 10m`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
 			if ttl < time.Second || ttl > maxTokenLife {
 				return usage("--ttl %s: a token lives from 1s to %s", ttl, maxTokenLife)

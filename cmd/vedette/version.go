@@ -25,7 +25,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Short:   "the version of this program",
 		Long:    "Shows the version of this program; 'vedette status' shows the coordinator's.",
 		Example: "  vedette version -o json",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: bare(func(context.Context, []string) error {
 			p, err := a.printer("")
 			if err != nil {

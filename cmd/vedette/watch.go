@@ -35,7 +35,7 @@ On a terminal it is a screen (q leaves it, p holds it still); elsewhere, or with
 --plain, every event is appended as a line, and with -o jsonl as a JSON object. A lost
 node is replaced by the next. It ends by Ctrl-C, q, or --timeout when given.`,
 		Example: "  vedette watch\n  vedette watch --plain --host web1\n  vedette watch -o jsonl | jq 'select(.type == \"finding\")'",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: bare(func(ctx context.Context, _ []string) error {
 			s, err := a.open()
 			if err != nil {

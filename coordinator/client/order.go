@@ -18,6 +18,10 @@ import (
 // the order to release it can matter to a host that is away.
 const MaxLease = 24 * time.Hour
 
+// maxGood is how long an order may be honoured. The coordinator allows MaxLease by
+// its own clock; the rest is for clocks that differ.
+const maxGood = MaxLease - 10*time.Minute
+
 // maxOrderHosts bounds a grant: it travels to sensors whole, in one frame.
 const maxOrderHosts = 10_000
 
@@ -46,10 +50,10 @@ func (c *Client) Give(ctx context.Context, o Order) (operation string, err error
 		return "", err
 	}
 	now := time.Now()
-	good := MaxLease
+	good := maxGood
 	if o.Action == sensorv1.Action_ACTION_ISOLATE {
 		// A host that comes back after its isolation would have ended is left alone.
-		good = o.Lease
+		good = min(o.Lease, maxGood)
 	}
 	nonce := make([]byte, nonceSize)
 	_, _ = rand.Read(nonce) // never fails, by its contract

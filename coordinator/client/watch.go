@@ -13,7 +13,7 @@ const watchPause = 500 * time.Millisecond
 
 // Watch calls event with everything that happens from now on, until ctx ends. A
 // lost stream is taken up at another node; changed hears each time of the node it
-// is lost at and why, and with a nil error of the node whose first event came. What
+// is lost at and why, and with a nil error of the node that is followed now. What
 // happened in between is not replayed: lists tell it.
 //
 // It returns nil when ctx ends, or the first error that no other node can mend.
@@ -46,12 +46,12 @@ func (c *Client) follow(ctx context.Context, i int, host string, event func(*ope
 		return err
 	}
 	defer func() { _ = stream.Close() }() // its error is Err's
-	for first := true; stream.Receive(); first = false {
-		// Only a message proves that the node answers: Watch returns before it has.
-		if first {
-			c.setPreferred(i)
-			opened()
-		}
+	// Watch returns before the node has answered; the headers of an answer prove one.
+	if len(stream.ResponseHeader()) > 0 {
+		c.setPreferred(i)
+		opened()
+	}
+	for stream.Receive() {
 		event(stream.Msg())
 	}
 	return stream.Err()
