@@ -47,6 +47,6 @@ func main() {
 	fmt.Println(counts)
 	if err != nil || counts.failed > 0 {
 		stop()
-		os.Exit(1) //nolint:gocritic // stop has just been called
+		os.Exit(1)
 	}
 }
