@@ -1,0 +1,497 @@
+package spool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/spool"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// record carries its name so that what comes out can be told apart.
+func record(name string, size int) *sensorv1.Record {
+	return &sensorv1.Record{Time: 1, Body: &sensorv1.Record_FlowNote{FlowNote: &sensorv1.FlowNote{
+		Storyline: name, Process: &sensorv1.Process{Cwd: make([]byte, size)},
+	}}}
+}
+
+func name(r *sensorv1.Record) string { return r.GetFlowNote().GetStoryline() }
+
+func open(t testing.TB, dir string, cfg spool.Config) *spool.Spool {
+	t.Helper()
+	if cfg.KernelBoot == "" {
+		cfg.KernelBoot = "boot-1"
+	}
+	s, err := spool.Open(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func put(t testing.TB, s *spool.Spool, critical bool, names ...string) {
+	t.Helper()
+	for _, n := range names {
+		if err := s.Append(record(n, 10), critical); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// drain takes all that is there without waiting, in batches of limit.
+func drain(t testing.TB, s *spool.Spool, limit int) (names []string, boot []byte, last uint64) {
+	t.Helper()
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		b, prev, recs, err := s.Next(over, limit)
+		if err != nil {
+			return names, boot, last
+		}
+		if string(b) == string(boot) && prev != last {
+			t.Fatalf("batch follows %d, the one before ended with %d", prev, last)
+		}
+		boot, last = b, recs[len(recs)-1].GetSequence()
+		for _, r := range recs {
+			if r.GetSequence() <= prev {
+				t.Fatalf("sequence %d after %d", r.GetSequence(), prev)
+			}
+			prev = r.GetSequence()
+			names = append(names, name(r))
+		}
+	}
+}
+
+func expect(t testing.TB, what string, got []string, want ...string) {
+	t.Helper()
+	if strings.Join(got, " ") != strings.Join(want, " ") {
+		t.Fatalf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+// Ensure records of both classes come in the order of Append, once, and again after Rewind.
+func TestOrderAndRewind(t *testing.T) {
+	s := open(t, t.TempDir(), spool.Config{})
+	put(t, s, false, "a", "b")
+	put(t, s, true, "c")
+	put(t, s, false, "d")
+	got, boot, last := drain(t, s, 2)
+	expect(t, "first", got, "a", "b", "c", "d")
+	got, _, _ = drain(t, s, 2)
+	expect(t, "once", got)
+	s.Rewind(boot, 2)
+	got, _, _ = drain(t, s, 9)
+	expect(t, "after rewind", got, "c", "d")
+	if err := s.Acknowledge(boot, 3); err != nil {
+		t.Fatal(err)
+	}
+	if string(s.Restart()) != string(boot) {
+		t.Error("Restart names another stream")
+	}
+	got, _, _ = drain(t, s, 9)
+	expect(t, "after acknowledge", got, "d")
+	if err := s.Acknowledge(boot, last); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.Records != 0 || len(st.Dropped) != 0 || st.DiskError != nil {
+		t.Errorf("stats: %+v", st)
+	}
+}
+
+// Ensure Next waits, and ends with its context and with the spool.
+func TestNextBlocks(t *testing.T) {
+	s := open(t, t.TempDir(), spool.Config{})
+	got := make(chan string)
+	go func() {
+		defer close(got)
+		for {
+			_, _, recs, err := s.Next(context.Background(), 10)
+			if errors.Is(err, spool.ErrClosed) {
+				return
+			}
+			for _, r := range recs {
+				got <- name(r)
+			}
+		}
+	}()
+	for _, n := range []string{"a", "b", "c"} {
+		put(t, s, false, n)
+		if g := <-got; g != n {
+			t.Fatalf("got %q, want %q", g, n)
+		}
+	}
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, more := <-got; more {
+		t.Error("a record after Close")
+	}
+	if err := s.Append(record("x", 1), false); !errors.Is(err, spool.ErrClosed) {
+		t.Errorf("Append after Close: %v", err)
+	}
+}
+
+// Ensure a restart continues the stream, a new kernel boot and a lost spool begin one.
+func TestStreams(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, spool.Config{})
+	put(t, s, false, "a", "b", "c")
+	_, boot1, _ := drain(t, s, 9)
+	if err := errors.Join(s.Acknowledge(boot1, 2), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, spool.Config{})
+	put(t, s, false, "d")
+	_, prev, recs, err := s.Next(t.Context(), 9)
+	if err != nil || prev != 2 || len(recs) != 2 || recs[1].GetSequence() != 4 {
+		t.Fatalf("after restart: prev %d, %d records, %v", prev, len(recs), err)
+	}
+	if err := errors.Join(s.Acknowledge(boot1, 4), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	// all acknowledged: only the position file knows that 4 was given
+	s = open(t, dir, spool.Config{})
+	put(t, s, false, "e")
+	boot, prev, recs, err := s.Next(t.Context(), 9)
+	if err != nil || string(boot) != string(boot1) || prev != 4 || recs[0].GetSequence() != 5 {
+		t.Fatalf("after all was acknowledged: prev %d, %v, %v", prev, recs, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, spool.Config{KernelBoot: "boot-2"})
+	put(t, s, false, "f")
+	boot, prev, recs, err = s.Next(t.Context(), 9)
+	if err != nil || string(boot) != string(boot1) || prev != 4 || len(recs) != 1 || name(recs[0]) != "e" {
+		t.Fatalf("the old boot's rest: prev %d, %v, %v", prev, recs, err)
+	}
+	boot, prev, recs, err = s.Next(t.Context(), 9)
+	if err != nil || string(boot) == string(boot1) || prev != 0 || recs[0].GetSequence() != 1 || name(recs[0]) != "f" {
+		t.Fatalf("the new boot: prev %d, %v, %v", prev, recs, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, spool.Config{KernelBoot: "boot-2"})
+	if again := s.Restart(); string(again) == string(boot) {
+		t.Error("a lost spool continued its stream")
+	}
+}
+
+// Ensure nobody else can use the directory meanwhile.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, spool.Config{})
+	if _, err := spool.Open(dir, spool.Config{}); !errors.Is(err, spool.ErrInUse) {
+		t.Errorf("got %v, want %v", err, spool.ErrInUse)
+	}
+}
+
+// Ensure each class has its own bound and the oldest go first, counted exactly.
+func TestBound(t *testing.T) {
+	s := open(t, t.TempDir(), spool.Config{MaxBytes: 256 << 10, Create: createUnsynced})
+	put(t, s, true, "first finding")
+	const n = 2000
+	for i := range n {
+		if err := s.Append(record(fmt.Sprint(i), 300), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := s.Stats()
+	if st.Bytes > 256<<10+8<<10 {
+		t.Errorf("%d bytes are kept", st.Bytes)
+	}
+	got, _, _ := drain(t, s, 100)
+	if got[0] != "first finding" {
+		t.Errorf("bulk pushed out a critical record: %v", got[0])
+	}
+	for i, g := range got[1:] {
+		if want := fmt.Sprint(n - len(got) + 1 + i); g != want {
+			t.Fatalf("record %d: got %s, want %s", i, g, want)
+		}
+	}
+	if lost := st.Dropped["full:bulk"]; lost == 0 || int(lost) != n-len(got)+1 || len(st.Dropped) != 1 {
+		t.Errorf("dropped %v, %d of %d came out", st.Dropped, len(got)-1, n)
+	}
+	for i := range n {
+		if err := s.Append(record(fmt.Sprint(i), 300), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := s.Stats(); st.Dropped["full:critical"] == 0 {
+		t.Errorf("critical records have no bound: %+v", st)
+	}
+	if l := s.Losses(); len(l) != 2 || l[0].Where != "spool" || l[0].Cause != "full:bulk" {
+		t.Errorf("losses: %+v", l)
+	}
+	if err := s.Append(record("huge", spool.MaxRecord), true); !errors.Is(err, spool.ErrTooLarge) || s.Stats().Dropped["too-large"] != 1 {
+		t.Errorf("huge: %v", err)
+	}
+}
+
+// disk is a Create whose files fail on demand, keeping half of what is written then.
+type disk struct {
+	mu    sync.Mutex
+	write error
+	sync  error
+	syncs int
+}
+
+func (d *disk) set(write, sync error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.write, d.sync = write, sync
+}
+
+func (d *disk) create(path string) (spool.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	return &diskFile{File: f, disk: d}, err
+}
+
+type diskFile struct {
+	*os.File
+	disk *disk
+}
+
+func (f *diskFile) Write(p []byte) (int, error) {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	if f.disk.write != nil {
+		n, _ := f.File.Write(p[:len(p)/2])
+		return n, f.disk.write
+	}
+	return f.File.Write(p)
+}
+
+func (f *diskFile) Sync() error {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	f.disk.syncs++
+	if f.disk.sync != nil {
+		return f.disk.sync
+	}
+	return f.File.Sync()
+}
+
+// Ensure a full or broken disk loses nothing while memory lasts, says so, and
+// that the spool finds back to the disk by itself.
+func TestDiskFails(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		write, sync error
+		critical    bool
+	}{
+		{"full", syscall.ENOSPC, nil, false},
+		{"full, critical", syscall.ENOSPC, nil, true},
+		{"broken", syscall.EIO, syscall.EIO, false},
+		{"sync fails", nil, syscall.EIO, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir, d := t.TempDir(), new(disk)
+				s := open(t, dir, spool.Config{Create: d.create})
+				put(t, s, false, "a")
+				put(t, s, true, "b")
+				d.set(tt.write, tt.sync)
+				put(t, s, tt.critical, "c", "d")
+				if err := s.Stats().DiskError; err == nil {
+					t.Error("the error is not surfaced")
+				}
+				got, _, _ := drain(t, s, 9)
+				expect(t, "while it fails", got, "a", "b", "c", "d")
+				s.Restart()
+				time.Sleep(5 * time.Second) // synctest: the retries run
+				if s.Stats().DiskError == nil {
+					t.Error("a failing disk was taken for good")
+				}
+				put(t, s, tt.critical, "e")
+				d.set(nil, nil)
+				time.Sleep(2 * time.Second)
+				if err := s.Stats().DiskError; err != nil {
+					t.Errorf("still failing: %v", err)
+				}
+				put(t, s, false, "f")
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				s = open(t, dir, spool.Config{})
+				got, _, _ = drain(t, s, 9)
+				expect(t, "after a restart", got, "a", "b", "c", "d", "e", "f")
+				if dropped := s.Stats().Dropped; dropped["damaged"]+dropped["torn"] != 0 {
+					t.Errorf("dropped %v", dropped)
+				}
+				_ = s.Close()
+			})
+		})
+	}
+}
+
+// Ensure memory is bounded too, bulk goes first, and every record lost is counted.
+func TestMemoryBound(t *testing.T) {
+	d := new(disk)
+	s := open(t, t.TempDir(), spool.Config{Create: d.create, MaxMemory: 4 << 10})
+	d.set(syscall.ENOSPC, nil)
+	put(t, s, true, "finding")
+	for i := range 100 {
+		if err := s.Append(record(fmt.Sprint(i), 100), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, _, _ := drain(t, s, 1000)
+	if got[0] != "finding" || got[len(got)-1] != "99" {
+		t.Errorf("kept %v", got)
+	}
+	if st := s.Stats(); st.Bytes > 5<<10 || int(st.Dropped["disk-error:bulk"]) != 101-len(got) {
+		t.Errorf("%+v with %d kept", st, len(got))
+	}
+}
+
+// Ensure a stream that failed in memory is never continued by a later process
+// that does not know what memory had given.
+func TestNoSequenceTwice(t *testing.T) {
+	dir, d := t.TempDir(), new(disk)
+	s := open(t, dir, spool.Config{Create: d.create})
+	put(t, s, true, "a")
+	d.set(syscall.ENOSPC, nil)
+	put(t, s, true, "b")
+	_, lost, _ := drain(t, s, 9)
+	crashed := copyDir(t, dir)
+	s2 := open(t, crashed, spool.Config{})
+	put(t, s2, true, "c")
+	for {
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		boot, _, _, err := s2.Next(over, 1)
+		if err != nil {
+			break
+		}
+		if string(boot) == string(lost) {
+			t.Error("the stream that died with memory is used again")
+		}
+	}
+}
+
+// Ensure one sync serves many bulk records, and a critical one does not wait.
+func TestGroupCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := new(disk)
+		s := open(t, t.TempDir(), spool.Config{Create: d.create})
+		d.syncs = 0
+		for range 100 {
+			put(t, s, false, "x")
+		}
+		synctest.Wait()
+		if d.syncs != 0 {
+			t.Errorf("%d syncs before the delay", d.syncs)
+		}
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		if d.syncs != 1 {
+			t.Errorf("%d syncs for a hundred bulk records", d.syncs)
+		}
+		put(t, s, true, "y")
+		if d.syncs != 2 {
+			t.Errorf("Append of a critical record returned after %d syncs, want 2", d.syncs)
+		}
+		_ = s.Close()
+	})
+}
+
+// Ensure damage costs only the damaged records, counted once.
+func TestDamage(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, spool.Config{})
+	for i := range 10 {
+		put(t, s, false, fmt.Sprint(i))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	whole, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name    string
+		damage  func([]byte) []byte
+		want    int
+		dropped map[string]uint64
+	}{
+		{"torn tail", func(b []byte) []byte { return b[:len(b)-7] }, 9, map[string]uint64{"torn": 1}},
+		{"a bit in the middle", func(b []byte) []byte { b[len(b)/2] ^= 4; return b }, 9, map[string]uint64{"damaged": 1}},
+		{"header", func(b []byte) []byte { b[3] ^= 4; return b }, 10, map[string]uint64{}},
+		{"a zeroed block", func(b []byte) []byte { clear(b[len(b)/4 : len(b)/2]); return b }, -1, nil},
+		{"only the header left", func(b []byte) []byte { return b[:44] }, 0, map[string]uint64{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := copyDir(t, dir)
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(files[0])), tt.damage(append([]byte(nil), whole...)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, dir, spool.Config{})
+			got, _, _ := drain(t, s, 100)
+			dropped := s.Stats().Dropped
+			if tt.want < 0 {
+				if dropped["damaged"] < 2 || len(got)+int(dropped["damaged"]) != 10 {
+					t.Errorf("%d came out, dropped %v", len(got), dropped)
+				}
+			} else if len(got) != tt.want || dropped["torn"] != tt.dropped["torn"] || dropped["damaged"] != tt.dropped["damaged"] {
+				t.Errorf("%d came out, dropped %v; want %d, %v", len(got), dropped, tt.want, tt.dropped)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, dir, spool.Config{})
+			if again := s.Stats().Dropped; again["torn"]+again["damaged"] != 0 {
+				t.Errorf("counted again: %v", again)
+			}
+			if again, _, _ := drain(t, s, 100); len(again) != len(got) {
+				t.Errorf("%d came out the second time", len(again))
+			}
+		})
+	}
+}
+
+// Ensure a coordinator that has more than the spool gave does not make it lose what follows.
+func TestRestoredCopy(t *testing.T) {
+	s := open(t, t.TempDir(), spool.Config{})
+	put(t, s, false, "a", "b")
+	boot := s.Restart()
+	s.Rewind(boot, 50)
+	put(t, s, false, "c")
+	got, now, _ := drain(t, s, 9)
+	expect(t, "records", got, "a", "b", "c")
+	if string(now) == string(boot) {
+		t.Error("they went out under sequences that the coordinator already has")
+	}
+}
+
+func copyDir(t testing.TB, dir string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
