@@ -78,9 +78,10 @@ struct {
 	MAP_TYPE(value, struct udp_flow);
 } udp_flows SEC(".maps");
 
-/* Ports listened on when the sensor started: tells the direction of flows that
- * are older. Written only by the seeding iterator. Full: such a flow is taken for
- * outbound. */
+/* Who listened on which port when the sensor started: the direction of older flows,
+ * and the owner of what an older MPTCP listener accepts, whose TCP socket no file
+ * leads to. Written only by the seeding iterator; a newer listener has its own
+ * owner and is never looked up here. Full: such a flow is taken for outbound. */
 struct listen_key {
 	u32 netns;
 	u32 port;
@@ -91,7 +92,7 @@ struct {
 	MAP_NUMBER(max_entries, LISTENERS_MAX);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
 	MAP_TYPE(key, struct listen_key);
-	MAP_TYPE(value, u8);
+	MAP_TYPE(value, struct owner);
 } listeners SEC(".maps");
 
 /* Working space, one per CPU and program: the kernel never runs a program inside

@@ -259,6 +259,9 @@ struct sock {
 	struct sock_common __sk_common;
 	u16 sk_protocol;
 };
+struct inet_sock {
+	u16 inet_sport;
+};
 struct tcp_sock {
 	u32 segs_out;
 	u64 bytes_sent;

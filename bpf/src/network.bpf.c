@@ -9,6 +9,7 @@ enum {
 	AF_INET6 = 10,
 	IPPROTO_TCP = 6,
 	IPPROTO_UDP = 17,
+	IPPROTO_MPTCP = 262,
 	TCP_ESTABLISHED = 1,
 	TCP_SYN_SENT = 2,
 	TCP_SYN_RECV = 3,
@@ -68,10 +69,12 @@ INLINE void head_of_owner(struct event_head *head, enum event_type type, u32 siz
 INLINE void fill_addresses(struct event_flow *e, struct sock *sk)
 {
 	struct sock_common *c = &sk->__sk_common;
+	struct inet_sock *inet = (void *)sk;
 
 	e->family = c->skc_family;
 	e->protocol = IPPROTO_TCP;
-	e->local_port = c->skc_num;
+	/* skc_num is gone at the end: the port is given back before the state changes. */
+	e->local_port = __builtin_bswap16(READ(inet->inet_sport));
 	e->remote_port = __builtin_bswap16(c->skc_dport);
 	if (e->family == AF_INET) {
 		u32 local = c->skc_rcv_saddr, remote = c->skc_daddr;
@@ -98,6 +101,33 @@ INLINE void fill_totals(struct event_flow *e, struct sock *sk)
 	e->bytes_in = received;
 	e->packets_out = READ(tcp->segs_out);
 	e->packets_in = READ(tcp->segs_in);
+}
+
+/* Gives a socket that an older listener accepted to who listened. */
+INLINE struct owner *adopt(struct sock *sk, int old)
+{
+	struct listen_key key = {};
+	struct owner *listener, *owner;
+	struct inet_sock *inet = (void *)sk;
+
+	if (old == TCP_CLOSE || old == TCP_SYN_SENT)
+		return NULL;
+	key.netns = sk->__sk_common.skc_net.net->ns.inum;
+	key.port = __builtin_bswap16(READ(inet->inet_sport));
+	listener = bpf_map_lookup_elem(&listeners, &key);
+	if (!listener)
+		return NULL;
+	owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!owner) {
+		count_loss(LOSS_OWNER_STORAGE);
+		return NULL;
+	}
+	*owner = *listener;
+	if (old != TCP_SYN_RECV) {
+		owner->opened = bpf_ktime_get_boot_ns(); /* earlier, unknown when */
+		owner->flags |= FLOW_SEEDED;
+	}
+	return owner;
 }
 
 /* TCP from connect or listen to the end. tp_btf, 5.5, with socket storage and
@@ -142,6 +172,8 @@ int tcp_state(u64 *ctx)
 	if (new == TCP_CLOSE && old == TCP_LISTEN)
 		return 0;
 	owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
+	if (!owner)
+		owner = adopt(sk, old);
 	if (!owner) {
 		/* In a cgroup's scope this is how a socket of others looks. */
 		if (scope_kind != SCOPE_CGROUP && old != TCP_CLOSE)
@@ -165,6 +197,8 @@ int tcp_state(u64 *ctx)
 	event.head.flags = flags;
 	event.cookie = bpf_get_socket_cookie(sk);
 	event.opened = owner->opened;
+	if (new == TCP_ESTABLISHED)
+		event.head.time = owner->opened;
 	fill_addresses(&event, sk);
 	if (type == EVENT_FLOW_CLOSE)
 		owner->opened = 0; /* a socket may be connected again */
@@ -380,6 +414,7 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 		head_of_owner(&e->head, EVENT_FLOW_OPEN, sizeof(*e), owner);
 		e->head.flags = way == INGRESS ? FLOW_INBOUND : 0;
 		e->cookie = key.cookie;
+		e->head.time = now;
 		e->opened = now;
 		e->family = d.family;
 		e->protocol = IPPROTO_UDP;
@@ -440,7 +475,8 @@ int seed_owners(struct bpf_iter__task_file *ctx)
 	struct owner *owner;
 	struct listen_key key = {};
 	u32 netns;
-	u8 state, one = 1;
+	u16 protocol;
+	u8 state;
 
 	if (!task || !file)
 		return 0;
@@ -452,7 +488,8 @@ int seed_owners(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
 		return 0;
-	if (sk->sk_protocol != IPPROTO_TCP && sk->sk_protocol != IPPROTO_UDP)
+	protocol = sk->sk_protocol;
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_MPTCP)
 		return 0;
 	netns = sk->__sk_common.skc_net.net->ns.inum;
 	if (scope_kind == SCOPE_NETNS && netns != scope_netns)
@@ -462,8 +499,6 @@ int seed_owners(struct bpf_iter__task_file *ctx)
 	state = sk->__sk_common.skc_state;
 	key.netns = netns;
 	key.port = sk->__sk_common.skc_num;
-	if (sk->sk_protocol == IPPROTO_TCP && state == TCP_LISTEN)
-		bpf_map_update_elem(&listeners, &key, &one, 0);
 
 	owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
 	if (!owner) {
@@ -475,16 +510,15 @@ int seed_owners(struct bpf_iter__task_file *ctx)
 		fill_owner(owner, task);
 		owner->netns = netns;
 		owner->flags = FLOW_SEEDED;
-	} else if (!(owner->flags & FLOW_SEEDED)) {
-		return 0;
+		if (state == TCP_LISTEN && protocol != IPPROTO_UDP) {
+			owner->flags = FLOW_INBOUND; /* its children are new */
+			bpf_map_update_elem(&listeners, &key, owner, BPF_NOEXIST);
+		}
 	}
-	if (sk->sk_protocol == IPPROTO_UDP)
+	if (protocol != IPPROTO_TCP || !(owner->flags & FLOW_SEEDED))
 		return 0;
-	if (state == TCP_LISTEN) {
-		owner->flags = FLOW_INBOUND; /* its children are new */
-	} else if (state != TCP_CLOSE && !owner->opened) {
-		owner->opened = bpf_ktime_get_boot_ns();
-	}
+	if (state != TCP_CLOSE && !owner->opened)
+		owner->opened = bpf_ktime_get_boot_ns(); /* earlier, unknown when */
 	if (bpf_map_lookup_elem(&listeners, &key))
 		owner->flags |= FLOW_INBOUND;
 	return 0;

@@ -51,11 +51,18 @@ type watch struct {
 // open starts a Source that is closed when the test ends.
 func open(t testing.TB, cfg Config) *watch {
 	t.Helper()
+	return openWith(t, cfg, func(*Source) {})
+}
+
+// openWith is open with a last change before reading begins.
+func openWith(t testing.TB, cfg Config, change func(*Source)) *watch {
+	t.Helper()
 	needKernel(t)
 	source, err := Open(cfg)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
+	change(source)
 	w := &watch{Source: source, t: t, more: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

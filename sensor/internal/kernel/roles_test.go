@@ -6,7 +6,26 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"testing"
 )
+
+// roleT lets a child use the parts of tests.
+type roleT struct {
+	testing.TB
+	failed int
+}
+
+func (t *roleT) Helper() {}
+
+func (t *roleT) Error(args ...any) {
+	fmt.Fprintln(os.Stderr, args...)
+	t.failed = 1
+}
+
+func (t *roleT) Fatal(args ...any) {
+	t.Error(args...)
+	os.Exit(1)
+}
 
 func init() {
 	if os.Getenv("VEDETTE_TEST_ROLE") != "" {
@@ -29,6 +48,15 @@ func playRole(role string) int {
 		}()
 		fmt.Fprintln(os.Stderr, <-done)
 		return 1
+	case "activity": // one of everything, in a network namespace of its own
+		if err := loopbackUp(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		t := &roleT{}
+		exchangeAt(t, "127.0.0.1")
+		resolve(t, "udp4", "127.0.0.1:53", "leak.example.")
+		return t.failed
 	default:
 		fmt.Fprintln(os.Stderr, "unknown role", role)
 		return 2

@@ -75,15 +75,17 @@ func resolveNetNS(path string) (scopeKnobs, error) {
 	if path == "self" {
 		path = "/proc/self/ns/net"
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return scopeKnobs{}, fmt.Errorf("resolving network namespace %q: %w", path, err)
 	}
-	if fs.Type != unix.NSFS_MAGIC {
-		return scopeKnobs{}, fmt.Errorf("resolving network namespace %q: not a namespace file: use /run/netns/NAME, /proc/PID/ns/net or self", path)
+	defer unix.Close(fd)
+	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		return scopeKnobs{}, fmt.Errorf("resolving network namespace %q: not a network namespace: use /run/netns/NAME, /proc/PID/ns/net or self", path)
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return scopeKnobs{}, fmt.Errorf("resolving network namespace %q: %w", path, err)
 	}
 	return scopeKnobs{kind: scopeNetNS, netns: uint32(st.Ino)}, nil
