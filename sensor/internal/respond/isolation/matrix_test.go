@@ -38,6 +38,7 @@ type lab struct {
 	hostMAC, peerMAC                      net.HardwareAddr
 	captures                              []*netnstest.Capture
 	established                           net.Conn
+	sender, bypassing                     *netnstest.Raw
 }
 
 func newLab(t *testing.T) *lab {
@@ -58,6 +59,7 @@ func newLab(t *testing.T) *lab {
 		netnstest.NewCapture(t, l.peer, netnstest.PeerDevice), netnstest.NewCapture(t, l.peer, "peer1"),
 	}
 	l.establish(t)
+	l.sender, l.bypassing = netnstest.NewRaw(t, l.host, false), netnstest.NewRaw(t, l.host, true)
 	return l
 }
 
@@ -158,8 +160,12 @@ type path struct {
 }
 
 func (l *lab) raw(claimed uint16, bypass bool, ethertype uint16, packet func([]byte) []byte) func([]byte) error {
+	sender := l.sender
+	if bypass {
+		sender = l.bypassing
+	}
 	return func(payload []byte) error {
-		return netnstest.SendRaw(l.index, claimed, bypass, netnstest.Ether(l.peerMAC, l.hostMAC, ethertype, packet(payload)))
+		return sender.Send(l.index, claimed, netnstest.Ether(l.peerMAC, l.hostMAC, ethertype, packet(payload)))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -81,20 +82,31 @@ func Checksum(data []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// SendRaw puts a frame on a device from inside the namespace, claiming ethertype
-// to the kernel whatever the frame says, past the queueing discipline if asked.
-func SendRaw(index int, ethertype uint16, bypass bool, frame []byte) error {
-	raw, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+// Raw is a sender of whole frames (AF_PACKET).
+type Raw struct{ fd int }
+
+// NewRaw opens a sender in the namespace, one that goes past the queueing
+// discipline if asked.
+func NewRaw(t testing.TB, n *Namespace, bypass bool) *Raw {
+	t.Helper()
+	r := &Raw{}
+	n.Must(t, "opening a raw sender", func() (err error) {
+		r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		return err
-	}
-	defer func() { _ = unix.Close(raw) }()
+	})
+	t.Cleanup(func() { _ = unix.Close(r.fd) })
 	if bypass {
-		if err := unix.SetsockoptInt(raw, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
-			return err
+		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+			t.Fatalf("bypassing the queueing discipline: %v", err)
 		}
 	}
-	return unix.Sendto(raw, frame, 0, &unix.SockaddrLinklayer{Protocol: BigEndian16(ethertype), Ifindex: index})
+	return r
+}
+
+// Send puts a frame on a device, claiming ethertype to the kernel whatever the
+// frame says.
+func (r *Raw) Send(index int, ethertype uint16, frame []byte) error {
+	return unix.Sendto(r.fd, frame, 0, &unix.SockaddrLinklayer{Protocol: BigEndian16(ethertype), Ifindex: index})
 }
 
 // SendUDP sends one datagram by an ordinary socket from inside the namespace.
