@@ -168,7 +168,10 @@ func (b *Baseline) reset() {
 func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 	kind, subjectName, objectName, ok := b.behaviourOf(o)
 	if !ok {
-		return event.Verdict{Learning: b.State().Learning}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.tick(o.Time)
+		return event.Verdict{Learning: b.learning(), Watched: b.observed}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -181,6 +184,7 @@ func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 	v := event.Verdict{
 		Behaviour: event.Behaviour{Key: key, Kind: kind, Subject: subjectName, Object: objectName},
 		Tracked:   true, New: e == nil || !e.clean, Learning: b.learning(),
+		Watched:  b.observed,
 		Surprise: b.surprise(kind, subjectName, objectName, e),
 	}
 	acting := subjectName

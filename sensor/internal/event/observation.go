@@ -110,6 +110,8 @@ type Verdict struct {
 	Seen      uint64 // times before
 	// ImageNew: the acting image itself was never seen on this host.
 	ImageNew bool
+	// Watched is how long this host was observed: what "never" is to mean in a reason.
+	Watched time.Duration
 	// Surprise in bits: how improbable this behaviour is given what its subject usually does.
 	Surprise float64
 }

@@ -1,0 +1,245 @@
+// Package detect turns observations into findings: by rules in the Sigma format,
+// by behaviour that is new and unusual for this host, and by what a process does
+// after it has a finding.
+//
+// Invariant: a finding tells one thing once. The same rule on the same process
+// is one finding; the same behaviour or rule in one storyline is told a few
+// times a minute and then counted; and what was not told is an exact number.
+package detect
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// Config is what an Engine can be told. Zero values take the defaults.
+type Config struct {
+	// RulesDir is a folder of Sigma rules (*.yml, *.yaml, any depth) that are used
+	// beside the built-in ones; empty: none. A rule that cannot be used is refused
+	// by itself, logged and listed by Rejected.
+	RulesDir string
+	// MinLevel is the lowest level that becomes a finding (default low).
+	MinLevel event.Severity
+	// Threshold is the score, 0 to 100, from which new behaviour is a finding
+	// (default 50), and TaintedThreshold the same in a storyline that already has
+	// one (default 30).
+	Threshold, TaintedThreshold float64
+	// Budget is the number of findings a minute that this host may tell, whatever
+	// happens (default 120): a flood must not become the coordinator's flood.
+	// RepeatBudget is the same for one behaviour or rule in one storyline (default 3).
+	Budget, RepeatBudget int
+	// NoteBudget is the number of flow notes a minute for one storyline (default 120).
+	NoteBudget int
+	// MaxStorylines and MaxProcesses bound what is remembered; the least recently
+	// used goes first. Defaults 2048 and 8192.
+	MaxStorylines, MaxProcesses int
+	// Now and Entropy make the ids; defaults the clock and crypto/rand.
+	Now     func() time.Time
+	Entropy io.Reader
+	Logger  *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	set := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	set(&c.Budget, 120)
+	set(&c.RepeatBudget, 3)
+	set(&c.NoteBudget, 120)
+	set(&c.MaxStorylines, 2048)
+	set(&c.MaxProcesses, 8192)
+	if c.MinLevel == "" {
+		c.MinLevel = event.Low
+	}
+	if c.Threshold <= 0 {
+		c.Threshold = 50
+	}
+	if c.TaintedThreshold <= 0 {
+		c.TaintedThreshold = 30
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Entropy == nil {
+		c.Entropy = rand.Reader
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Stats counts what was told and what was not.
+type Stats struct {
+	Rules, Rejected     int
+	Findings            uint64
+	Suppressed          uint64 // findings that the limits held back
+	NotesSuppressed     uint64
+	Storylines, Tainted int
+}
+
+// Engine is the stage. Evaluate is for one goroutine; Stats may be called from any.
+type Engine struct {
+	cfg      Config
+	rules    map[string][]*rule // by category
+	rejected []error
+	ids      ulids
+
+	mu       sync.Mutex
+	stories  *lru[event.ProcessKey, *story]
+	marked   *lru[event.ProcessKey, mark] // processes with findings
+	told     *lru[tellKey, struct{}]      // (rule or behaviour, process)
+	servers  *lru[string, struct{}]       // images seen to accept connections
+	young    *lru[string, time.Time]      // images first seen after learning
+	repeats  *lru[repeatKey, *repeat]     // (rule or behaviour, storyline)
+	budget   window
+	stats    Stats
+	severity map[event.Severity]int
+	record   record
+}
+
+// rule is a matcher with what a finding needs of it.
+type rule struct {
+	*sigma.Matcher
+	id         string
+	severity   event.Severity
+	techniques []string
+}
+
+// mark is why a process is watched.
+type mark struct {
+	rule       string
+	title      string
+	techniques []string
+	severity   event.Severity
+}
+
+type tellKey struct {
+	what string
+	who  event.ProcessKey
+	peer string
+}
+
+type repeatKey struct {
+	what   string
+	anchor event.ProcessKey
+}
+
+// New loads the built-in rules and those of RulesDir.
+func New(cfg Config) (*Engine, error) {
+	cfg = cfg.withDefaults()
+	e := &Engine{
+		cfg:     cfg,
+		rules:   map[string][]*rule{},
+		ids:     ulids{entropy: cfg.Entropy},
+		stories: newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
+		marked:  newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
+		told:    newLRU[tellKey, struct{}](cfg.MaxProcesses),
+		servers: newLRU[string, struct{}](1024),
+		young:   newLRU[string, time.Time](1024),
+		repeats: newLRU[repeatKey, *repeat](cfg.MaxStorylines),
+		severity: map[event.Severity]int{
+			event.Informational: 0, event.Low: 1, event.Medium: 2, event.High: 3, event.Critical: 4,
+		},
+	}
+	if _, ok := e.severity[cfg.MinLevel]; !ok {
+		return nil, fmt.Errorf("choosing the lowest level: %q is none", cfg.MinLevel)
+	}
+	if err := e.loadBuiltin(); err != nil {
+		return nil, err
+	}
+	if err := e.loadDir(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Rejected are the rules of RulesDir that are not used, each with file, line and reason.
+func (e *Engine) Rejected() []error { return e.rejected }
+
+// Stats is a consistent reading of the counters.
+func (e *Engine) Stats() Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.stats
+	s.Rejected = len(e.rejected)
+	s.Storylines, s.Tainted = e.stories.len(), e.marked.len()
+	for _, rules := range e.rules {
+		s.Rules += len(rules)
+	}
+	return s
+}
+
+// Evaluate decides on one observation. Findings are complete but for Losses and
+// for hashes that are still being taken.
+func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*event.Finding, notes []*event.FlowNote) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	story := e.follow(o)
+	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {
+		e.servers.put(o.Process.Image, struct{}{})
+	}
+	if _, ok := o.Event.(*event.Exec); ok && v.ImageNew && !v.Learning {
+		e.young.put(o.Process.Image, o.Time)
+	}
+
+	for _, r := range e.matching(o, v) {
+		if f := e.ruleFinding(o, v, story, r); f != nil {
+			findings = append(findings, f)
+		}
+	}
+	if len(findings) == 0 {
+		if f := e.anomaly(o, v, story); f != nil {
+			findings = append(findings, f)
+		}
+	}
+	if len(findings) == 0 {
+		if f := e.followUp(o, v, story); f != nil {
+			findings = append(findings, f)
+		}
+	}
+	if note := e.note(o, story); note != nil {
+		notes = append(notes, note)
+	}
+	return findings, notes
+}
+
+// tell applies the limits; a finding that passes them is counted and marks its process.
+func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Finding {
+	now := f.Time
+	r, ok := e.repeats.get(repeatKey{what, f.Process.Anchor})
+	if !ok {
+		r = &repeat{}
+		e.repeats.put(repeatKey{what, f.Process.Anchor}, r)
+	}
+	// The mark is set even when nothing is told: what follows is of the same storyline.
+	if e.severity[f.Severity] >= e.severity[event.Medium] {
+		e.marked.put(f.Process.Key, mark{f.RuleID, f.Title, f.Techniques, f.Severity})
+		story.mark(now)
+	}
+	if !r.allow(now, e.cfg.RepeatBudget) {
+		r.held++
+		e.stats.Suppressed++
+		return nil
+	}
+	if !e.budget.allow(now, e.cfg.Budget) {
+		e.stats.Suppressed++
+		return nil
+	}
+	if r.held > 0 {
+		f.Reason += fmt.Sprintf(" The same was seen %d more times in this storyline and is not told one by one.", r.held)
+		r.held = 0
+	}
+	f.ID = e.ids.make(e.cfg.Now())
+	e.stats.Findings++
+	return f
+}

@@ -1,0 +1,248 @@
+package detect
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// The fields that rules may name, as the Sigma taxonomy does for Linux, and
+// Vedette's own below "vedette.".
+const (
+	fieldImage = iota
+	fieldCommandLine
+	fieldParentImage
+	fieldParentCommandLine
+	fieldUser
+	fieldParentUser
+	fieldCurrentDirectory
+	fieldLogonID
+	fieldProcessID
+	fieldParentProcessID
+	fieldHashes
+	fieldSHA256
+	fieldInitiated
+	fieldProtocol
+	fieldSourceIP
+	fieldSourcePort
+	fieldDestinationIP
+	fieldDestinationPort
+	fieldDestinationHostname
+	fieldQueryName
+	// fieldTraits: memfd, deleted, world-writable-dir, set-id, hidden-path.
+	fieldTraits
+	fieldParentTraits
+	// fieldPreviousImage: what the process was before it executed Image.
+	fieldPreviousImage
+	fieldScript
+	fieldUnit
+	fieldContainer
+	// fieldServes: true when this very process was forked for an accepted connection.
+	fieldServes
+	// fieldOriginIP: whence the session came that the process belongs to.
+	fieldOriginIP
+	// fieldKnown: true when this host does this all the time.
+	fieldKnown
+	fieldCount
+)
+
+var processFields = map[string]int{
+	"Image": fieldImage, "CommandLine": fieldCommandLine,
+	"ParentImage": fieldParentImage, "ParentCommandLine": fieldParentCommandLine,
+	"User": fieldUser, "ParentUser": fieldParentUser, "CurrentDirectory": fieldCurrentDirectory,
+	"LogonId": fieldLogonID, "ProcessId": fieldProcessID, "ParentProcessId": fieldParentProcessID,
+	"Hashes": fieldHashes, "sha256": fieldSHA256, "Sha256": fieldSHA256,
+	"vedette.ImageTraits": fieldTraits, "vedette.ParentTraits": fieldParentTraits,
+	"vedette.Script": fieldScript, "vedette.Unit": fieldUnit, "vedette.Container": fieldContainer,
+	"vedette.ServesConnection": fieldServes, "vedette.OriginIp": fieldOriginIP, "vedette.Known": fieldKnown,
+}
+
+func with(more map[string]int) map[string]int {
+	all := make(map[string]int, len(processFields)+len(more))
+	for name, number := range processFields {
+		all[name] = number
+	}
+	for name, number := range more {
+		all[name] = number
+	}
+	return all
+}
+
+var schema = sigma.Schema{
+	"process_creation": with(map[string]int{"vedette.PreviousImage": fieldPreviousImage}),
+	"network_connection": with(map[string]int{
+		"Initiated": fieldInitiated, "Protocol": fieldProtocol,
+		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort,
+		"DestinationIp": fieldDestinationIP, "DestinationPort": fieldDestinationPort,
+		"DestinationHostname": fieldDestinationHostname,
+	}),
+	"dns_query": with(map[string]int{"QueryName": fieldQueryName}),
+}
+
+// record gives an observation's fields, each made when a rule first asks. It is
+// used again for the next observation.
+type record struct {
+	o      *event.Observation
+	v      event.Verdict
+	raw    [fieldCount][]string
+	folded [fieldCount][]string
+	have   [fieldCount]uint8 // 1: raw, 2: folded
+}
+
+func (r *record) reset(o *event.Observation, v event.Verdict) {
+	r.o, r.v = o, v
+	r.have = [fieldCount]uint8{}
+}
+
+// Field implements sigma.Record.
+func (r *record) Field(n int) []string {
+	if r.have[n]&1 == 0 {
+		r.have[n] |= 1
+		r.raw[n] = r.values(n, r.raw[n][:0])
+	}
+	return r.raw[n]
+}
+
+// Folded implements sigma.Record.
+func (r *record) Folded(n int) []string {
+	if r.have[n]&2 == 0 {
+		r.have[n] |= 2
+		r.folded[n] = r.folded[n][:0]
+		for _, v := range r.Field(n) {
+			r.folded[n] = append(r.folded[n], sigma.Fold(v))
+		}
+	}
+	return r.folded[n]
+}
+
+// values appends what the event has for a field. A fact that is not known gives
+// no value, so that a rule cannot match on its absence by accident of timing.
+func (r *record) values(n int, out []string) []string {
+	p := r.o.Process
+	text := func(s string) []string {
+		if s == "" {
+			return out
+		}
+		return append(out, s)
+	}
+	switch n {
+	case fieldImage:
+		return text(p.Image)
+	case fieldCommandLine:
+		return text(strings.Join(p.Argv, " "))
+	case fieldUser:
+		return text(p.User)
+	case fieldCurrentDirectory:
+		return text(p.Cwd)
+	case fieldLogonID:
+		return append(out, strconv.FormatUint(uint64(p.UID), 10))
+	case fieldProcessID:
+		return append(out, strconv.FormatUint(uint64(p.Key.PID), 10))
+	case fieldHashes:
+		if p.Hashed {
+			return append(out, "SHA256="+strings.ToUpper(hex.EncodeToString(p.SHA256[:])))
+		}
+	case fieldSHA256:
+		if p.Hashed {
+			return append(out, hex.EncodeToString(p.SHA256[:]))
+		}
+	case fieldTraits:
+		return append(out, p.Traits...)
+	case fieldScript:
+		return text(p.Script)
+	case fieldUnit:
+		return text(p.Unit)
+	case fieldContainer:
+		return text(p.Container)
+	case fieldServes:
+		return append(out, strconv.FormatBool(p.Origin != nil && p.Anchor == p.Key))
+	case fieldOriginIP:
+		if p.Origin != nil {
+			return append(out, p.Origin.Remote.Addr().Unmap().String())
+		}
+	case fieldKnown:
+		return append(out, strconv.FormatBool(r.v.Known))
+	case fieldPreviousImage:
+		if r.o.Before != nil {
+			return text(r.o.Before.Image)
+		}
+	case fieldParentImage, fieldParentCommandLine, fieldParentUser, fieldParentProcessID, fieldParentTraits:
+		return r.parentValues(n, out)
+	case fieldQueryName:
+		if d, ok := r.o.Event.(*event.DNS); ok {
+			return text(d.Name)
+		}
+	default:
+		if r.o.Flow != nil {
+			return flowValues(n, r.o.Flow, out)
+		}
+	}
+	return out
+}
+
+func (r *record) parentValues(n int, out []string) []string {
+	p := r.o.Process.Parent
+	if p == nil {
+		return out
+	}
+	s := ""
+	switch n {
+	case fieldParentImage:
+		s = p.Image
+	case fieldParentCommandLine:
+		s = strings.Join(p.Argv, " ")
+	case fieldParentUser:
+		s = p.User
+	case fieldParentProcessID:
+		s = strconv.FormatUint(uint64(p.Key.PID), 10)
+	case fieldParentTraits:
+		return append(out, p.Traits...)
+	}
+	if s == "" {
+		return out
+	}
+	return append(out, s)
+}
+
+// flowValues: in Sigma's words, source is who opened the connection.
+func flowValues(n int, f *event.Flow, out []string) []string {
+	source, destination, name := f.Local, f.Remote, f.Name
+	if f.Dir == event.Inbound {
+		source, destination, name = f.Remote, f.Local, ""
+	}
+	addr := func(a netip.AddrPort) []string { return append(out, a.Addr().Unmap().WithZone("").String()) }
+	port := func(a netip.AddrPort) []string { return append(out, strconv.Itoa(int(a.Port()))) }
+	switch n {
+	case fieldInitiated:
+		return append(out, strconv.FormatBool(f.Dir == event.Outbound))
+	case fieldProtocol:
+		return append(out, protocol(f.Proto))
+	case fieldSourceIP:
+		return addr(source)
+	case fieldSourcePort:
+		return port(source)
+	case fieldDestinationIP:
+		return addr(destination)
+	case fieldDestinationPort:
+		return port(destination)
+	case fieldDestinationHostname:
+		if name != "" {
+			return append(out, name)
+		}
+	}
+	return out
+}
+
+func protocol(number uint8) string {
+	switch number {
+	case 6:
+		return "tcp"
+	case 17:
+		return "udp"
+	}
+	return strconv.Itoa(int(number))
+}

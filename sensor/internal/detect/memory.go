@@ -1,0 +1,213 @@
+package detect
+
+import (
+	"container/list"
+	"io"
+	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// lru is a bounded map; the least recently used goes first.
+type lru[K comparable, V any] struct {
+	limit int
+	by    map[K]*list.Element
+	order *list.List
+}
+
+type lruItem[K comparable, V any] struct {
+	key   K
+	value V
+}
+
+func newLRU[K comparable, V any](limit int) *lru[K, V] {
+	return &lru[K, V]{limit: limit, by: map[K]*list.Element{}, order: list.New()}
+}
+
+func (l *lru[K, V]) len() int { return l.order.Len() }
+
+func (l *lru[K, V]) get(key K) (value V, ok bool) {
+	el := l.by[key]
+	if el == nil {
+		return value, false
+	}
+	l.order.MoveToBack(el)
+	return el.Value.(*lruItem[K, V]).value, true //nolint:forcetypeassert // only items are in it
+}
+
+func (l *lru[K, V]) put(key K, value V) {
+	if el := l.by[key]; el != nil {
+		el.Value.(*lruItem[K, V]).value = value //nolint:forcetypeassert // as above
+		l.order.MoveToBack(el)
+		return
+	}
+	if l.order.Len() >= l.limit {
+		oldest := l.order.Front()
+		delete(l.by, oldest.Value.(*lruItem[K, V]).key) //nolint:forcetypeassert // as above
+		l.order.Remove(oldest)
+	}
+	l.by[key] = l.order.PushBack(&lruItem[K, V]{key, value})
+}
+
+// window counts what happened in the current minute.
+type window struct {
+	minute int64
+	count  int
+}
+
+func (w *window) allow(now time.Time, limit int) bool {
+	if minute := now.Unix() / 60; minute != w.minute {
+		w.minute, w.count = minute, 0
+	}
+	if w.count >= limit {
+		return false
+	}
+	w.count++
+	return true
+}
+
+// repeat is how often the same was told lately, and how often it was not.
+type repeat struct {
+	window
+	held int
+}
+
+const (
+	storyFlows   = 16
+	storyLookups = 16
+	// storyFor is how long after its last finding a storyline's flows are noted.
+	storyFor = 24 * time.Hour
+)
+
+// story is what a storyline did lately.
+type story struct {
+	flows   []storyFlow // oldest first
+	lookups []storyLookup
+	marked  time.Time // last finding; zero: none
+	notes   window
+}
+
+type storyFlow struct {
+	who  event.ProcessKey
+	flow *event.Flow
+}
+
+type storyLookup struct {
+	who  event.ProcessKey
+	name string
+}
+
+func (s *story) mark(now time.Time) { s.marked = now }
+
+func (s *story) tainted(now time.Time) bool {
+	return !s.marked.IsZero() && now.Sub(s.marked) < storyFor
+}
+
+// follow finds or begins the storyline of an observation and adds what it shows.
+func (e *Engine) follow(o *event.Observation) *story {
+	s, ok := e.stories.get(o.Process.Anchor)
+	if !ok {
+		s = &story{}
+		e.stories.put(o.Process.Anchor, s)
+	}
+	who := o.Process.Key
+	switch ev := o.Event.(type) {
+	case *event.FlowOpen:
+		if len(s.flows) == storyFlows {
+			s.flows = append(s.flows[:0], s.flows[1:]...)
+		}
+		s.flows = append(s.flows, storyFlow{who, o.Flow})
+	case *event.FlowClose:
+		for i := range s.flows {
+			if s.flows[i].flow.ID == o.Flow.ID && s.flows[i].flow.Local == o.Flow.Local {
+				s.flows[i].flow = o.Flow // now with its bytes
+			}
+		}
+	case *event.DNS:
+		if ev.Response {
+			break
+		}
+		for _, l := range s.lookups {
+			if l.who == who && l.name == ev.Name {
+				return s
+			}
+		}
+		if len(s.lookups) == storyLookups {
+			s.lookups = append(s.lookups[:0], s.lookups[1:]...)
+		}
+		s.lookups = append(s.lookups, storyLookup{who, ev.Name})
+	}
+	return s
+}
+
+// evidence is what the process itself did, newest first, and then what its
+// ancestors in the storyline did.
+func (s *story) evidence(p *event.Process, current *event.Flow) (flows []*event.Flow, lookups []string) {
+	if current != nil {
+		flows = append(flows, current)
+	}
+	line := map[event.ProcessKey]bool{p.Key: true}
+	for _, a := range p.Ancestors(16) {
+		if a.Anchor == p.Anchor {
+			line[a.Key] = true
+		}
+	}
+	for _, own := range []bool{true, false} {
+		for i := len(s.flows) - 1; i >= 0; i-- {
+			f := s.flows[i]
+			if line[f.who] && (f.who == p.Key) == own && f.flow != current && len(flows) < storyFlows {
+				flows = append(flows, f.flow)
+			}
+		}
+	}
+	for i := len(s.lookups) - 1; i >= 0; i-- {
+		if line[s.lookups[i].who] {
+			lookups = append(lookups, s.lookups[i].name)
+		}
+	}
+	return flows, lookups
+}
+
+// note tells a flow of a storyline with findings: what joins hosts.
+func (e *Engine) note(o *event.Observation, s *story) *event.FlowNote {
+	if o.Flow == nil || !s.tainted(o.Time) {
+		return nil
+	}
+	if !s.notes.allow(o.Time, e.cfg.NoteBudget) {
+		e.stats.NotesSuppressed++
+		return nil
+	}
+	return &event.FlowNote{Storyline: storyline(o.Process), Process: o.Process, Flow: o.Flow}
+}
+
+// ulids makes ids that sort by time (github.com/ulid/spec): 48 bits of
+// milliseconds, 80 of entropy, in Crockford's base 32.
+type ulids struct{ entropy io.Reader }
+
+const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+func (u ulids) make(now time.Time) string {
+	var b [16]byte
+	ms := uint64(now.UnixMilli()) //nolint:gosec // after 1970
+	for i := range 6 {
+		b[i] = byte(ms >> (40 - 8*i))
+	}
+	if _, err := io.ReadFull(u.entropy, b[6:]); err != nil {
+		// crypto/rand does not fail; an injected source that does is a broken test.
+		panic("reading entropy: " + err.Error())
+	}
+	var out [26]byte
+	// 130 bits of text for 128 bits of id: the first digit has only three.
+	var acc uint32
+	bits, at := 2, 0
+	for _, c := range b {
+		acc = acc<<8 | uint32(c)
+		bits += 8
+		for bits >= 5 {
+			bits -= 5
+			out[at] = crockford[acc>>bits&31]
+			at++
+		}
+	}
+	return string(out[:])
+}

@@ -1,0 +1,140 @@
+package detect
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/rules"
+)
+
+// maxRules and maxRuleFile bound a rules directory, which others may write to.
+const (
+	maxRules    = 10000
+	maxRuleFile = 256 << 10
+)
+
+func (e *Engine) loadBuiltin() error {
+	return fs.WalkDir(rules.Files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := rules.Files.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("reading built-in rule: %w", err)
+		}
+		if err := e.add("builtin/"+path, raw); err != nil {
+			return fmt.Errorf("loading built-in rule: %w", err)
+		}
+		return nil
+	})
+}
+
+func (e *Engine) loadDir() error {
+	if e.cfg.RulesDir == "" {
+		return nil
+	}
+	count := 0
+	err := filepath.WalkDir(e.cfg.RulesDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ext := filepath.Ext(path); !d.Type().IsRegular() || (ext != ".yml" && ext != ".yaml") {
+			return nil
+		}
+		if count++; count > maxRules {
+			return fmt.Errorf("more than %d rules", maxRules)
+		}
+		raw, err := readRule(path)
+		if err == nil {
+			err = e.add(path, raw)
+		}
+		if err != nil {
+			e.rejected = append(e.rejected, err)
+			var refused *sigma.Error
+			if errors.As(err, &refused) && refused.Unsupported {
+				e.cfg.Logger.Debug("rule is not used", "error", err)
+			} else {
+				e.cfg.Logger.Warn("rule is refused", "error", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading rules_dir %s: %w", e.cfg.RulesDir, err)
+	}
+	e.cfg.Logger.Info("rules loaded", "dir", e.cfg.RulesDir, "files", count, "not_used", len(e.rejected))
+	return nil
+}
+
+func readRule(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening rule: %w", err)
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(io.LimitReader(file, maxRuleFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading rule %s: %w", path, err)
+	}
+	return raw, nil
+}
+
+func (e *Engine) add(path string, raw []byte) error {
+	parsed, err := sigma.Parse(path, raw)
+	if err != nil {
+		return err
+	}
+	matcher, err := sigma.Compile(parsed, schema)
+	if err != nil {
+		return err
+	}
+	r := &rule{Matcher: matcher, id: parsed.ID, severity: event.Severity(parsed.Level), techniques: parsed.Techniques()}
+	if r.id == "" {
+		r.id = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+	}
+	for _, others := range e.rules {
+		for _, other := range others {
+			if other.id == r.id {
+				return &sigma.Error{Path: path, Msg: fmt.Sprintf("id %s is that of %s too", r.id, other.Rule.Path)}
+			}
+		}
+	}
+	e.rules[parsed.Category] = append(e.rules[parsed.Category], r)
+	return nil
+}
+
+func categoryOf(ev event.Event) string {
+	switch ev := ev.(type) {
+	case *event.Exec:
+		return "process_creation"
+	case *event.FlowOpen:
+		return "network_connection"
+	case *event.DNS:
+		if !ev.Response {
+			return "dns_query"
+		}
+	}
+	return ""
+}
+
+func (e *Engine) matching(o *event.Observation, v event.Verdict) []*rule {
+	candidates := e.rules[categoryOf(o.Event)]
+	if len(candidates) == 0 {
+		return nil
+	}
+	e.record.reset(o, v)
+	var found []*rule
+	for _, r := range candidates {
+		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && r.Match(&e.record) {
+			found = append(found, r)
+		}
+	}
+	return found
+}
