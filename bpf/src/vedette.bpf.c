@@ -10,12 +10,12 @@
 /* Keeps the types of the contract in the object's BTF, where a test compares
  * them with Go's. */
 struct contract {
-	struct event_exec *exec;
-	struct event_fork *fork;
-	struct event_exit *exit;
-	struct event_flow *flow;
-	struct event_dns *dns;
-	struct task_record *task;
+	struct event_exec exec;
+	struct event_fork fork;
+	struct event_exit exit;
+	struct event_flow flow;
+	struct event_dns dns;
+	struct task_record task;
 	enum event_type types;
 	enum loss losses;
 	enum counter counters;

@@ -1,0 +1,176 @@
+package bpf_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/vedette-edr/vedette/bpf"
+)
+
+// member is where a field must be for package decode.
+type member struct {
+	structure, field string
+	offset, size     uint32 // bytes
+}
+
+var members = []member{
+	{"event_head", "type", 0, 2}, {"event_head", "flags", 2, 2}, {"event_head", "size", 4, 4},
+	{"event_head", "time", 8, 8}, {"event_head", "start", 16, 8}, {"event_head", "parent_start", 24, 8},
+	{"event_head", "cgroup", 32, 8}, {"event_head", "pid", 40, 4}, {"event_head", "tid", 44, 4},
+	{"event_head", "parent_pid", 48, 4}, {"event_head", "uid", 52, 4}, {"event_head", "netns", 56, 4},
+	{"event_head", "comm", 64, 16},
+	{"event_exec", "device", 80, 8}, {"event_exec", "inode", 88, 8}, {"event_exec", "change", 96, 8},
+	{"event_exec", "file_size", 104, 8}, {"event_exec", "nlink", 112, 4}, {"event_exec", "mount_ns", 116, 4},
+	{"event_exec", "old_tid", 120, 4}, {"event_exec", "real_uid", 124, 4}, {"event_exec", "gid", 128, 4},
+	{"event_exec", "login_uid", 132, 4}, {"event_exec", "session", 136, 4}, {"event_exec", "argv_bytes", 140, 4},
+	{"event_exec", "path_len", 144, 2}, {"event_exec", "filename_len", 146, 2},
+	{"event_exec", "interp_len", 148, 2}, {"event_exec", "argv_len", 150, 2},
+	{"event_fork", "child_start", 80, 8}, {"event_fork", "child_pid", 88, 4},
+	{"event_exit", "status", 80, 4},
+	{"event_flow", "cookie", 80, 8}, {"event_flow", "opened", 88, 8}, {"event_flow", "bytes_in", 96, 8},
+	{"event_flow", "bytes_out", 104, 8}, {"event_flow", "packets_in", 112, 8}, {"event_flow", "packets_out", 120, 8},
+	{"event_flow", "family", 128, 2}, {"event_flow", "protocol", 130, 2}, {"event_flow", "local_port", 132, 2},
+	{"event_flow", "remote_port", 134, 2}, {"event_flow", "local", 136, 16}, {"event_flow", "remote", 152, 16},
+	{"event_dns", "family", 80, 2}, {"event_dns", "len", 82, 2}, {"event_dns", "local_port", 84, 2},
+	{"event_dns", "remote_port", 86, 2}, {"event_dns", "local", 88, 16}, {"event_dns", "remote", 104, 16},
+	{"udp_flow", "flow", 0, 168}, {"udp_flow", "last", 168, 8},
+	{"task_record", "start", 0, 8}, {"task_record", "parent_start", 8, 8}, {"task_record", "cgroup", 16, 8},
+	{"task_record", "pid", 24, 4}, {"task_record", "parent_pid", 28, 4}, {"task_record", "uid", 32, 4},
+	{"task_record", "netns", 36, 4}, {"task_record", "in_scope", 40, 4}, {"task_record", "comm", 48, 16},
+}
+
+var sizes = map[string]uint32{
+	"event_head": 80, "event_exec": 152, "event_fork": 96, "event_exit": 88,
+	"event_flow": 168, "event_dns": 120, "udp_flow": 176, "task_record": 64,
+}
+
+func types(t *testing.T) *btf.Spec {
+	t.Helper()
+	spec, err := bpf.LoadVedette()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec.Types
+}
+
+// Ensure that what the programs write is where package decode reads it.
+func TestLayout(t *testing.T) {
+	spec := types(t)
+	seen := map[string]map[string]btf.Member{}
+	for name, size := range sizes {
+		var s *btf.Struct
+		if err := spec.TypeByName(name, &s); err != nil {
+			t.Fatalf("struct %s: %v", name, err)
+		}
+		if s.Size != size || s.Size%8 != 0 {
+			t.Errorf("struct %s has %d bytes, want %d", name, s.Size, size)
+		}
+		seen[name] = map[string]btf.Member{}
+		end := uint32(0)
+		for _, m := range s.Members {
+			if at := m.Offset.Bytes(); at != end {
+				t.Errorf("%s.%s at %d: hidden padding after %d", name, m.Name, at, end)
+			}
+			n, err := btf.Sizeof(m.Type)
+			if err != nil {
+				t.Fatal(err)
+			}
+			end = m.Offset.Bytes() + uint32(n)
+			seen[name][m.Name] = m
+		}
+		if end != size {
+			t.Errorf("struct %s: hidden padding at its end", name)
+		}
+	}
+	for _, want := range members {
+		m, ok := seen[want.structure][want.field]
+		if !ok {
+			t.Errorf("%s has no %s", want.structure, want.field)
+			continue
+		}
+		n, err := btf.Sizeof(m.Type)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Offset.Bytes() != want.offset || uint32(n) != want.size {
+			t.Errorf("%s.%s at %d of %d bytes, want %d, %d", want.structure, want.field, m.Offset.Bytes(), n, want.offset, want.size)
+		}
+	}
+}
+
+// Ensure that the numbers that both sides name do not move.
+func TestEnums(t *testing.T) {
+	spec := types(t)
+	for name, want := range map[string][]string{
+		"event_type": {1: "EVENT_EXEC", 2: "EVENT_FORK", 3: "EVENT_EXIT", 4: "EVENT_FLOW_OPEN", 5: "EVENT_FLOW_CLOSE", 6: "EVENT_DNS"},
+		"loss": {"LOSS_EXEC_RING_FULL", "LOSS_FORK_RING_FULL", "LOSS_EXIT_RING_FULL", "LOSS_FLOW_RING_FULL", "LOSS_DNS_RING_FULL",
+			"LOSS_ARGV_UNREADABLE", "LOSS_OWNER_STORAGE", "LOSS_UDP_TABLE_FULL", "LOSS_UDP_UNPARSED", "LOSS_DNS_UNREADABLE",
+			"LOSS_PATH_UNREADABLE", "LOSS_COUNT"},
+		"counter":    {"COUNTER_TOTAL", "COUNTER_SUPPRESSED", "COUNTER_UNATTRIBUTED", "COUNTER_COUNT"},
+		"exec_flags": {1: "EXEC_PATH_TRUNCATED", 2: "EXEC_ARGV_TRUNCATED", 4: "EXEC_MEMFD", 8: "EXEC_SETID"},
+		"flow_flags": {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED"},
+		"dns_flags":  {1: "DNS_INGRESS", 2: "DNS_CUT"},
+	} {
+		var e *btf.Enum
+		if err := spec.TypeByName(name, &e); err != nil {
+			t.Fatalf("enum %s: %v", name, err)
+		}
+		for _, v := range e.Values {
+			if v.Value >= uint64(len(want)) || want[v.Value] != v.Name {
+				t.Errorf("enum %s: %s is %d", name, v.Name, v.Value)
+			}
+		}
+	}
+}
+
+// Ensure that the object tells nothing of the machine that built it.
+func TestObjectHasNoPaths(t *testing.T) {
+	object, err := os.ReadFile("vedette_bpfel.o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{here, filepath.Dir(here), "/root", "/home", "/usr/", "/tmp"} {
+		if strings.Contains(string(object), path) {
+			t.Errorf("the object holds %q", path)
+		}
+	}
+}
+
+// Ensure that the committed object is what the source makes.
+func TestObjectIsCurrent(t *testing.T) {
+	clang, err := exec.LookPath("clang-19")
+	if err != nil {
+		t.Skip("SKIP: needs clang-19")
+	}
+	strip, err := exec.LookPath("llvm-strip-19")
+	if err != nil {
+		t.Skip("SKIP: needs llvm-strip-19")
+	}
+	committed, err := os.ReadFile("vedette_bpfel.o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "o")
+	build := exec.Command("go", "run", "github.com/cilium/ebpf/cmd/bpf2go", "-cc", clang, "-strip", strip, "-target", "bpfel",
+		"-go-package", "bpf", "-no-global-types", "-output-dir", filepath.Dir(out),
+		"-cflags", "-O2 -g -mcpu=v3 -Wall -Wextra -Werror", "Vedette", "src/vedette.bpf.c", "--", "-Iinclude")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building: %v: %s", err, text)
+	}
+	fresh, err := os.ReadFile(filepath.Join(filepath.Dir(out), "vedette_bpfel.o"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(fresh) != string(committed) {
+		t.Error("vedette_bpfel.o is not what the source makes: run make generate")
+	}
+}
