@@ -118,7 +118,7 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 	logger := c.cfg.Logger.With("node", c.cfg.ID)
 	listener, err := link.Listen(c.cfg.Listen, link.ListenConfig{Credentials: c.identity.Credentials(nil), Logger: logger})
 	if err != nil {
-		return fmt.Errorf("listening for sensors and nodes on UDP %s: %w", c.cfg.Listen, err)
+		return fmt.Errorf("opening the port for sensors and nodes: %w", err)
 	}
 	defer func() { err = errors.Join(err, listener.Close()) }()
 	operators, err := net.Listen("tcp", c.cfg.OperatorListen)

@@ -50,7 +50,11 @@ func prefixOf(addr net.Addr) netip.Prefix {
 func (l *limiter) wait(addr net.Addr) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return max(0, l.full[l.key(addr)].Sub(l.now())-(failureBurst-1)*failurePeriod)
+	at, failed := l.full[l.key(addr)]
+	if !failed {
+		return 0
+	}
+	return max(0, at.Sub(l.now())-(failureBurst-1)*failurePeriod)
 }
 
 func (l *limiter) failed(addr net.Addr) {

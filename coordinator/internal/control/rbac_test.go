@@ -1,0 +1,174 @@
+package control
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+)
+
+// Ensure every procedure of the service has exactly the roles written here, and
+// that a procedure which somebody adds is denied until it is written here too.
+func TestRoles(t *testing.T) {
+	// viewer, hunter, responder, admin
+	want := map[string]string{
+		"GetStatus": "yyyy", "ListHosts": "yyyy", "GetHost": "yyyy", "ListFindings": "yyyy", "GetFinding": "yyyy",
+		"ListIncidents": "yyyy", "GetIncident": "yyyy", "SelectHosts": "yyyy", "ListIsolations": "yyyy", "GetOperation": "yyyy",
+		"ListAudit": "yyyy", "ListMembers": "yyyy", "Watch": "yyyy",
+		"CloseIncident": "nyyy",
+		"SubmitGrant":   "nnyy",
+		"CreateToken":   "nnny", "RemoveMember": "nnny",
+	}
+	service := operatorv1.File_vedette_operator_proto.Services().ByName("OperatorService")
+	methods := service.Methods()
+	if methods.Len() != len(want) || methods.Len() != len(least) {
+		t.Errorf("the service has %d procedures, the table %d, this test %d", methods.Len(), len(least), len(want))
+	}
+	for i := range methods.Len() {
+		name := string(methods.Get(i).Name())
+		procedure := "/" + string(service.FullName()) + "/" + name
+		got := ""
+		for _, role := range roles {
+			if _, ok := may(role, procedure); ok {
+				got += "y"
+			} else {
+				got += "n"
+			}
+		}
+		if got != want[name] {
+			t.Errorf("%s: got %s, want %s", name, got, want[name])
+		}
+		for _, role := range []string{"", "root", "Admin"} {
+			if _, ok := may(role, procedure); ok {
+				t.Errorf("%s: role %q may call it", name, role)
+			}
+		}
+	}
+	if needed, ok := may(identity.RoleAdmin, "/vedette.operator.v1.OperatorService/Unheard"); ok || needed != "" {
+		t.Errorf("a procedure that is not in the table: got %q, %v", needed, ok)
+	}
+}
+
+// Ensure the certificate alone says who calls, and that a denial says what is missing.
+func TestAuthorise(t *testing.T) {
+	authority, err := identity.NewAuthority("c-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	operatorCert := func(a *identity.Authority, role string) tls.Certificate {
+		public, private, _ := ed25519.GenerateKey(rand.Reader)
+		chain, err := a.SignOperator(public, "ann", role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tls.Certificate{Certificate: chain, PrivateKey: private}
+	}
+	_, hostKey, _ := ed25519.GenerateKey(rand.Reader)
+	csr, err := identity.NewRequest(hostKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostChain, err := authority.SignHost(csr, identity.NewHostID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodeKey, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodeChain, err := authority.SignNode(nodeKey.Public(), "n1", []string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodeCert := tls.Certificate{Certificate: nodeChain, PrivateKey: nodeKey}
+	now := time.Now
+	s := &Server{cfg: Config{Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
+	server := httptest.NewUnstartedServer(s.authorise(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "served to "+actor(r.Context()))
+	})))
+	server.TLS = s.TLS()
+	server.StartTLS()
+	defer server.Close()
+	const token, status = "/vedette.operator.v1.OperatorService/CreateToken", "/vedette.operator.v1.OperatorService/GetStatus"
+	for _, tt := range []struct {
+		name, path string
+		cert       *tls.Certificate
+		code       int
+		says       string
+	}{
+		{"admin", token, ptr(operatorCert(authority, identity.RoleAdmin)), 200, "served to operator:ann"},
+		{"viewer reads", status, ptr(operatorCert(authority, identity.RoleViewer)), 200, "served to operator:ann"},
+		{"viewer writes", token, ptr(operatorCert(authority, identity.RoleViewer)), 403, `needs role \"admin\"`},
+		{"responder writes", token, ptr(operatorCert(authority, identity.RoleResponder)), 403, `has role \"responder\"`},
+		{"unknown path", "/", ptr(operatorCert(authority, identity.RoleAdmin)), 403, "nothing that an operator may call"},
+		{"host", status, &tls.Certificate{Certificate: hostChain, PrivateKey: hostKey}, 401, "operators have their own"},
+		{"node", status, &nodeCert, 401, "operators have their own"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			body, code, err := post(t, server.URL+tt.path, authority, tt.cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if code != tt.code || !strings.Contains(body, tt.says) {
+				t.Errorf("got %d %s, want %d saying %s", code, body, tt.code, tt.says)
+			}
+		})
+	}
+	t.Run("no certificate", func(t *testing.T) {
+		if _, _, err := post(t, server.URL+status, authority, nil); err == nil {
+			t.Error("served")
+		}
+	})
+	t.Run("certificate of another authority", func(t *testing.T) {
+		other, err := identity.NewAuthority("c-test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := post(t, server.URL+status, authority, ptr(operatorCert(other, identity.RoleAdmin))); err == nil {
+			t.Error("served")
+		}
+	})
+	t.Run("expired on an open connection", func(t *testing.T) {
+		cert := operatorCert(authority, identity.RoleAdmin)
+		now = func() time.Time { return time.Now().Add(2 * identity.OperatorLifetime) }
+		defer func() { now = time.Now }()
+		body, code, err := post(t, server.URL+status, authority, &cert)
+		if err != nil || code != 401 || !strings.Contains(body, "has expired") {
+			t.Errorf("got %d %s %v", code, body, err)
+		}
+	})
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func post(t *testing.T, url string, authority *identity.Authority, cert *tls.Certificate) (body string, code int, err error) {
+	t.Helper()
+	config := &tls.Config{RootCAs: authority.Roots(), MinVersion: tls.VersionTLS13}
+	if cert != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	}
+	transport := &http.Transport{TLSClientConfig: config}
+	defer transport.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("{}"))
+	if err != nil {
+		return "", 0, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return "", 0, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	raw, err := io.ReadAll(response.Body)
+	return string(raw), response.StatusCode, err
+}
+
