@@ -8,7 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 rm -rf dist
 mkdir -p dist/stage/man dist/stage/man1 dist/stage/completion
 bin/vedette docs man dist/stage/man1
-bin/vedette docs completion dist/stage/completion
+for shell in bash zsh fish; do
+	bin/vedette completion "$shell" >"dist/stage/completion/vedette.$shell"
+done
 cp scripts/package/man/*.8 dist/stage/man/
 # -n: no name and time inside, so that the same tree gives the same package.
 gzip -9n dist/stage/man/* dist/stage/man1/*

@@ -18,7 +18,8 @@ check() {
 		failures=$((failures + 1))
 		say "  ✗ $text"
 		say "      $*"
-		sed 's/^/      /' "$work/output"
+		tail -12 "$work/output" | sed 's/^/      /'
+		return 1
 	fi
 }
 
@@ -73,7 +74,7 @@ finish() {
 		for log in "$work"/*.log; do
 			[ -s "$log" ] || continue
 			say "--- $(basename "$log")"
-			tail -40 "$log"
+			grep -v "^notify: WATCHDOG" "$log" | tail -40
 		done
 	fi
 }
@@ -129,7 +130,7 @@ say "install (over $lower)"
 mount_root || { say "package-test: cannot make a throw-away root"; exit 1; }
 files >"$work/files-before"
 mkdir "$root/tmp/debs" && cp dist/*.deb "$work"/next/*.deb "$root/tmp/debs/"
-check "dpkg installs all three" inside dpkg -i "/tmp/debs/$(basename "$deb_sensor")" "/tmp/debs/$(basename "$deb_coordinator")" "/tmp/debs/$(basename "$deb_cli")"
+check "dpkg installs all three" inside dpkg -i "/tmp/debs/$(basename "$deb_sensor")" "/tmp/debs/$(basename "$deb_coordinator")" "/tmp/debs/$(basename "$deb_cli")" || exit 1
 for program in vedette-sensor vedette-coordinator; do
 	check "$program --help" inside "$program" --help
 	check "$program --version says a version" bash -c "chroot '$root' $program --version | grep -qE '[0-9]+\.[0-9]+\.[0-9]+'"
@@ -160,12 +161,7 @@ check "init makes the cluster" inside vedette-coordinator init --data /var/lib/v
 # What systemd does at a start, by StateDirectory= and User=.
 chown -R --reference="$root/var/lib/vedette-coordinator" "$root/var/lib/vedette-coordinator"
 check "the unit finds what it waits for" unit_condition vedette-coordinator
-cat >>"$root/etc/vedette/coordinator.yaml" <<'YAML'
-# changed by the operator
-id: c1
-listen: 127.0.0.1:7443
-operator_listen: 127.0.0.1:7444
-YAML
+echo "# changed by the operator" >>"$root/etc/vedette/coordinator.yaml"
 start coordinator setpriv --reuid vedette-coordinator --regid vedette-coordinator --clear-groups \
 	--bounding-set=-all --inh-caps=-all --no-new-privs vedette-coordinator --config /etc/vedette/coordinator.yaml
 check "the coordinator answers" within 20 vedette status
