@@ -165,7 +165,7 @@ func (a *app) hostPage(g *output.Page, res *operatorv1.GetHostResponse) {
 	g.Field("labels", labels(h.GetLabels()))
 	g.Field("scope", facts.GetScope())
 	g.Field("sensor", h.GetSensorVersion())
-	g.Field("last seen", clock(h.GetLastSeen())+", "+a.ago(h.GetLastSeen())+at(h.GetNode()))
+	g.Field("last seen", clock(h.GetLastSeen())+", "+a.ago(h.GetLastSeen())+byNode(h.GetNode()))
 	g.Field("enrolled", clock(h.GetEnrolledAt()))
 
 	g.Section("Baseline")
@@ -245,7 +245,7 @@ func fields(in ...string) []string {
 	return slices.DeleteFunc(in, func(s string) bool { return s == "" })
 }
 
-func at(node string) string {
+func byNode(node string) string {
 	if node == "" {
 		return ""
 	}

@@ -81,9 +81,10 @@ node is replaced by the next. It ends by Ctrl-C, q, or --timeout when given.`,
 	return c
 }
 
-// follow prints events until the stream cannot go on or stdout is gone. Interrupting
-// it is how it ends, and no error.
+// follow prints events until the stream cannot go on, stdout is gone, the time is
+// over, which is no error, or somebody interrupts, which is said by the exit code alone.
 func (s *session) follow(ctx context.Context, host string, print func(*operatorv1.WatchResponse) error) error {
+	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var failed error
@@ -98,6 +99,9 @@ func (s *session) follow(ctx context.Context, host string, print func(*operatorv
 			s.say("%s; trying the next node", err)
 		}
 	})
+	if err == nil && failed == nil && errors.Is(outer.Err(), context.Canceled) {
+		return exit(exitInterrupted, "")
+	}
 	return errors.Join(err, failed)
 }
 

@@ -131,6 +131,7 @@ func (c *Client) setPreferred(i int) {
 func (c *Client) do(ctx context.Context, attempt func(context.Context, operatorv1connect.OperatorServiceClient) error) error {
 	started := time.Now()
 	wait := retryFirst
+	var last error // what the round before ended with
 	for {
 		first := c.preferred()
 		var failures []error
@@ -142,6 +143,9 @@ func (c *Client) do(ctx context.Context, attempt func(context.Context, operatorv
 				return nil
 			}
 			v := judge(ctx, c.nodes[i].address, err)
+			if errors.Is(v.err, ErrTimeout) && last != nil {
+				return last // why nothing came in time says more than that the time is over
+			}
 			if !v.retry {
 				return v.err
 			}
@@ -149,6 +153,7 @@ func (c *Client) do(ctx context.Context, attempt func(context.Context, operatorv
 			failures = append(failures, v.err)
 		}
 		err := worst(failures)
+		last = err
 		limit := c.opt.RetryUnreachable
 		if errors.Is(err, ErrNoLeader) {
 			limit = c.opt.RetryFor
@@ -158,7 +163,10 @@ func (c *Client) do(ctx context.Context, attempt func(context.Context, operatorv
 		}
 		select {
 		case <-ctx.Done():
-			return judge(ctx, c.nodes[first].address, err).err
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctx.Err()
+			}
+			return err
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, retryMost)

@@ -96,7 +96,7 @@ func LoadConfig(path string) (*Config, error) {
 	}
 	var shape map[string]any
 	if err := yaml.Unmarshal(raw, &shape); err != nil {
-		return nil, fmt.Errorf("reading context file %s: %w", path, err)
+		return nil, fmt.Errorf("reading context file %s: %w", path, quiet(err))
 	}
 	config := &Config{}
 	_, several := shape["contexts"]
@@ -234,7 +234,16 @@ func strict(raw []byte, into any) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty")
 	}
-	return err
+	return quiet(err)
+}
+
+// quiet says what is wrong and where, without the lines around it: they may be a
+// private key, and errors end up in logs.
+func quiet(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(yaml.FormatError(err, false, false))
 }
 
 func plural(n int, noun string) string {

@@ -17,7 +17,11 @@ const maxNewLines = 20
 
 // Lines renders one event as plain lines, safe for a terminal.
 func Lines(ev *operatorv1.WatchResponse) []string {
-	lead := fmt.Sprintf("%s  %-12s  ", stamp(ev.GetTime()), label(ev))
+	host := label(ev)
+	if host == "" {
+		host = "-"
+	}
+	lead := fmt.Sprintf("%s  %-12s  ", stamp(ev.GetTime()), host)
 	var texts []string
 	switch body := ev.GetBody().(type) {
 	case *operatorv1.WatchResponse_Summary:
