@@ -1,0 +1,596 @@
+package enrich
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const second = uint64(1e9)
+
+// machine makes events with PIDs that no real process has.
+type machine struct {
+	*Enricher
+	now uint64
+}
+
+func newMachine(t testing.TB, change ...func(*Config)) *machine {
+	t.Helper()
+	m := &machine{now: 1000 * second}
+	cfg := Config{Boottime: func() uint64 { return m.now }}
+	for _, c := range change {
+		c(&cfg)
+	}
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Enricher = e
+	return m
+}
+
+// key is a process that is not in /proc: PIDs end at 2^22.
+func key(n uint32) event.ProcessKey {
+	return event.ProcessKey{PID: 1<<22 + n, Start: uint64(n) * second}
+}
+
+func (m *machine) head(process, parent event.ProcessKey) event.Header {
+	m.now += 1e6
+	return event.Header{Time: m.now, Process: process, Parent: parent, UID: 0}
+}
+
+func (m *machine) fork(parent, child event.ProcessKey) {
+	m.Observe(&event.Fork{Header: m.head(parent, event.ProcessKey{}), Child: child})
+}
+
+func (m *machine) exec(process, parent event.ProcessKey, path string, argv ...string) *event.Observation {
+	ev := &event.Exec{Header: m.head(process, parent), Path: []byte(path), Filename: []byte(path), LoginUID: 1<<32 - 1}
+	ev.Image = event.ImageID{Inode: 0, NLink: 1}
+	for _, a := range argv {
+		ev.Argv = append(ev.Argv, []byte(a))
+	}
+	return m.Observe(ev)
+}
+
+func (m *machine) exit(process event.ProcessKey) {
+	m.Observe(&event.Exit{Header: m.head(process, event.ProcessKey{})})
+}
+
+func (m *machine) accept(process event.ProcessKey, remote string, at uint64) *event.Observation {
+	h := m.head(process, event.ProcessKey{})
+	if at != 0 {
+		h.Time = at
+	}
+	return m.Observe(&event.FlowOpen{
+		Header: h, Flow: event.FlowID{Cookie: h.Time}, Proto: 6, Dir: event.Inbound,
+		Local: netip.MustParseAddrPort("10.0.0.1:22"), Remote: netip.MustParseAddrPort(remote),
+	})
+}
+
+func images(p *event.Process) string {
+	out := []string{p.Image}
+	for _, a := range p.Ancestors(100) {
+		out = append(out, a.Image)
+	}
+	return strings.Join(out, " < ")
+}
+
+// Ensure findings have their ancestors when those have ended.
+func TestTree(t *testing.T) {
+	m := newMachine(t)
+	m.Seed([]Task{{Key: key(1), Comm: "init", InScope: true}, {Key: key(2), Parent: key(1), Comm: "sshd", InScope: true}})
+	m.fork(key(2), key(3))
+	o := m.exec(key(3), key(2), "/bin/bash", "bash", "-c", "x")
+	if o.Before == nil || o.Before.Image != "sshd" || o.Process.Image != "/bin/bash" || len(o.Process.Argv) != 3 {
+		t.Errorf("exec: got %+v after %+v", o.Process, o.Before)
+	}
+	m.fork(key(3), key(4))
+	m.exit(key(3))
+	o = m.exec(key(4), key(3), "/bin/ls", "ls")
+	if got, want := images(o.Process), "/bin/ls < /bin/bash < sshd < init"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if p := m.Process(key(3)); p == nil || !p.Exited {
+		t.Errorf("the ended parent: got %+v", p)
+	}
+	// An exec of a process that was never seen.
+	o = m.exec(key(9), key(4), "/bin/cat", "cat")
+	if got, want := images(o.Process), "/bin/cat < /bin/ls < /bin/bash < sshd < init"; got != want || o.Before == nil || o.Before.Image != "/bin/ls" {
+		t.Errorf("never seen: got %s, want %s", got, want)
+	}
+	// A parent that ended before anything was seen of it says so.
+	o = m.exec(key(20), key(19), "/bin/true", "true")
+	if p := o.Process.Parent; p == nil || p.Key != key(19) || !slices.Contains(p.Traits, event.TraitUnseen) {
+		t.Errorf("unseen parent: got %+v", p)
+	}
+	if slices.Contains(o.Process.Traits, event.TraitUnseen) {
+		t.Error("the child itself was seen")
+	}
+	// The kernel is somebody, too.
+	if o := m.accept(event.ProcessKey{}, "10.0.0.9:1", 0); o.Process == nil || o.Process.Image != "kernel" {
+		t.Errorf("no process: got %+v", o.Process)
+	}
+}
+
+// Ensure a PID's next owner is another process.
+func TestPIDReuse(t *testing.T) {
+	m := newMachine(t)
+	old := event.ProcessKey{PID: 1<<22 + 5, Start: 1}
+	young := event.ProcessKey{PID: 1<<22 + 5, Start: 2}
+	m.exec(old, event.ProcessKey{}, "/bin/old")
+	m.exec(young, event.ProcessKey{}, "/bin/young")
+	if p := m.Process(old); p == nil || p.Image != "/bin/old" || !p.Exited {
+		t.Errorf("old: got %+v", p)
+	}
+	if p := m.Process(young); p == nil || p.Image != "/bin/young" || p.Exited {
+		t.Errorf("young: got %+v", p)
+	}
+}
+
+// Ensure memory is bounded and ancestors outlive the bounds.
+func TestBounds(t *testing.T) {
+	m := newMachine(t, func(c *Config) { c.MaxExited, c.MaxProcesses = 50, 100 })
+	m.exec(key(1), event.ProcessKey{}, "/bin/init")
+	for i := uint32(2); i < 2000; i++ { // each forks the next and ends
+		m.fork(key(i-1), key(i))
+		m.exit(key(i - 1))
+	}
+	s := m.Stats()
+	if s.Exited > 50 || s.Living > 100 {
+		t.Errorf("stats %+v", s)
+	}
+	p := m.Process(key(1999))
+	depth := len(p.Ancestors(10000))
+	if depth < keepDepth || depth > maxDepth+1 {
+		t.Errorf("%d ancestors", depth)
+	}
+	for i := uint32(3000); i < 3500; i++ {
+		m.fork(key(1999), key(i))
+	}
+	if s := m.Stats(); s.Living > 100 || s.EvictedLiving < 400 {
+		t.Errorf("a fork bomb: stats %+v", s)
+	}
+	// Ten minutes later the ended ones are gone.
+	m = newMachine(t)
+	m.exec(key(1), event.ProcessKey{}, "/bin/init")
+	m.fork(key(1), key(2))
+	m.exit(key(2))
+	m.now += 11 * 60 * second
+	m.fork(key(1), key(3))
+	m.exit(key(3))
+	if m.Process(key(2)) != nil || m.Process(key(3)) == nil {
+		t.Error("ended processes are kept too long, or too short")
+	}
+}
+
+// Ensure sessions belong to the connection that brought them, in either order of the rings.
+func TestOrigin(t *testing.T) {
+	m := newMachine(t)
+	m.Seed([]Task{{Key: event.ProcessKey{PID: 1, Start: 1}, Comm: "init", InScope: true}})
+	sshd := key(10)
+	m.exec(sshd, event.ProcessKey{PID: 1, Start: 1}, "/usr/sbin/sshd")
+	m.accept(sshd, "10.0.0.5:1111", 0)
+	m.accept(sshd, "10.0.0.6:2222", 0)
+	m.fork(sshd, key(11))
+	m.fork(sshd, key(12))
+	m.fork(sshd, key(13)) // for nobody
+	m.fork(key(12), key(14))
+	o := m.exec(key(14), key(12), "/bin/bash")
+	for n, want := range map[uint32]string{11: "10.0.0.5:1111", 12: "10.0.0.6:2222", 14: "10.0.0.6:2222", 13: ""} {
+		p := m.Process(key(n))
+		got := ""
+		if p.Origin != nil {
+			got = p.Origin.Remote.String()
+		}
+		if got != want {
+			t.Errorf("process %d: origin %q, want %q", n, got, want)
+		}
+	}
+	if o.Process.Anchor != key(12) || m.Process(key(13)).Anchor != sshd || m.Process(sshd).Anchor != sshd {
+		t.Errorf("anchors: %v, %v, %v", o.Process.Anchor, m.Process(key(13)).Anchor, m.Process(sshd).Anchor)
+	}
+
+	// The fork and even the shell are read before the accept.
+	m = newMachine(t)
+	m.exec(sshd, event.ProcessKey{}, "/usr/sbin/sshd")
+	at := m.now + 1
+	m.fork(sshd, key(11))
+	m.exec(key(11), sshd, "/usr/sbin/sshd-session")
+	m.fork(key(11), key(12))
+	m.exec(key(12), key(11), "/bin/bash")
+	m.accept(sshd, "10.0.0.7:3333", at)
+	for _, n := range []uint32{11, 12} {
+		p := m.Process(key(n))
+		if p.Origin == nil || p.Origin.Remote.String() != "10.0.0.7:3333" || p.Anchor != key(11) {
+			t.Errorf("late accept, process %d: origin %v, anchor %v", n, p.Origin, p.Anchor)
+		}
+	}
+	if up := m.Process(key(12)).Parent; up.Anchor != key(11) || up.Image != "/usr/sbin/sshd-session" || up.Parent.Image != "/usr/sbin/sshd" {
+		t.Errorf("late accept, chain: %s", images(m.Process(key(12))))
+	}
+	// Long after, a fork has nothing to do with the connection.
+	m.accept(sshd, "10.0.0.8:4444", 0)
+	m.now += 60 * second
+	m.fork(sshd, key(15))
+	if p := m.Process(key(15)); p.Origin != nil {
+		t.Errorf("a minute later: origin %v", p.Origin)
+	}
+	// A server that becomes the shell.
+	m.exec(key(30), event.ProcessKey{}, "/bin/nc")
+	m.accept(key(30), "10.0.0.9:5555", 0)
+	if o := m.exec(key(30), event.ProcessKey{}, "/bin/sh"); o.Process.Origin == nil {
+		t.Error("nc -e: no origin")
+	}
+}
+
+// Ensure addresses carry the name that was asked for, as long as it holds.
+func TestNames(t *testing.T) {
+	m := newMachine(t, func(c *Config) { c.MaxNames = 100 })
+	a, b := key(1), key(2)
+	m.exec(a, event.ProcessKey{}, "/bin/a")
+	m.exec(b, event.ProcessKey{}, "/bin/b")
+	answer := func(who event.ProcessKey, name string, ttl time.Duration, addrs ...string) {
+		ev := &event.DNS{Header: m.head(who, event.ProcessKey{}), Response: true, Name: name, CNAMEs: []string{"edge.cdn.example"}, TTL: ttl}
+		for _, addr := range addrs {
+			ev.Addrs = append(ev.Addrs, netip.MustParseAddr(addr))
+		}
+		m.Observe(ev)
+	}
+	connect := func(who event.ProcessKey, remote string) string {
+		o := m.Observe(&event.FlowOpen{Header: m.head(who, event.ProcessKey{}), Flow: event.FlowID{Cookie: m.now}, Proto: 6, Remote: netip.MustParseAddrPort(remote)})
+		return o.Flow.Name
+	}
+	answer(a, "one.example", 60*time.Second, "192.0.2.1", "2001:db8::1")
+	answer(b, "two.example", 60*time.Second, "192.0.2.1")
+	for _, tt := range []struct {
+		who          event.ProcessKey
+		remote, want string
+	}{
+		{a, "192.0.2.1:443", "one.example"},
+		{b, "192.0.2.1:443", "two.example"},
+		{key(3), "192.0.2.1:443", "two.example"},
+		{b, "[2001:db8::1]:443", "one.example"},
+		{b, "[::ffff:192.0.2.1]:443", "two.example"},
+		{b, "192.0.2.9:443", ""},
+	} {
+		if got := connect(tt.who, tt.remote); got != tt.want {
+			t.Errorf("%v to %s: got %q, want %q", tt.who, tt.remote, got, tt.want)
+		}
+	}
+	m.now += 4 * 60 * second
+	if got := connect(a, "192.0.2.1:443"); got != "" {
+		t.Errorf("after its time: got %q", got)
+	}
+	for i := range 1000 {
+		answer(a, "x.example", time.Hour, fmt.Sprintf("10.1.%d.%d", i/250, i%250))
+	}
+	if s := m.Stats(); s.Names > 100 {
+		t.Errorf("%d names", s.Names)
+	}
+	// A flow's name stays with it to its end.
+	answer(a, "long.example", time.Second, "192.0.2.50")
+	connect(a, "192.0.2.50:443")
+	id := event.FlowID{Cookie: m.now}
+	m.now += 3600 * second
+	o := m.Observe(&event.FlowClose{Header: m.head(a, event.ProcessKey{}), Flow: id, Remote: netip.MustParseAddrPort("192.0.2.50:443"), BytesIn: 7})
+	if o.Flow.Name != "long.example" || o.Flow.BytesIn != 7 {
+		t.Errorf("close: got %+v", o.Flow)
+	}
+}
+
+// start runs a real program until the test ends.
+func start(t *testing.T, path string, argv ...string) (*exec.Cmd, event.ProcessKey) {
+	t.Helper()
+	cmd := exec.Command(path, argv...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	pid := uint32(cmd.Process.Pid) //nolint:gosec // a PID
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		// The exec is over when /proc shows the new command line.
+		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.HasPrefix(string(raw), path+"\x00") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the program did not start")
+		}
+	}
+	st, ok := readStat("/proc", pid)
+	if !ok {
+		t.Fatal("no stat")
+	}
+	return cmd, event.ProcessKey{PID: pid, Start: st.startNanos() + 3}
+}
+
+// Ensure what runs at the start is known from /proc, up to PID 1.
+func TestSeedReal(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip("SKIP: needs sleep")
+	}
+	m := newMachine(t, func(c *Config) { c.Boottime = nil })
+	_, k := start(t, sleep, "300")
+	self := uint32(os.Getpid()) //nolint:gosec // a PID
+	st, _ := readStat("/proc", self)
+	m.Seed([]Task{{Key: k, Parent: event.ProcessKey{PID: self, Start: st.startNanos()}, UID: uint32(os.Getuid()), InScope: true, Comm: "sleep"}})
+	p := m.Process(k)
+	if p == nil || !strings.HasSuffix(p.Image, "/"+filepath.Base(p.Image)) || len(p.Argv) != 2 || p.Argv[1] != "300" || p.ImageID.Inode == 0 || p.User == "" {
+		t.Fatalf("got %+v", p)
+	}
+	wd, _ := os.Getwd()
+	if p.Cwd != wd {
+		t.Errorf("cwd %s, want %s", p.Cwd, wd)
+	}
+	if d := time.Since(p.StartTime); d < 0 || d > time.Minute {
+		t.Errorf("started %v ago", d)
+	}
+	if p.Parent == nil || p.Parent.Key.PID != self {
+		t.Fatalf("parent %+v", p.Parent)
+	}
+	up := p.Ancestors(100)
+	if up[len(up)-1].Key.PID != 1 {
+		t.Logf("the chain ends at %+v (a PID namespace's edge)", up[len(up)-1].Key)
+	}
+	// The same PID with another start is somebody else.
+	m.Observe(&event.Fork{Header: event.Header{Process: event.ProcessKey{PID: k.PID, Start: k.Start + 5*second}, Time: 1}, Child: key(1)})
+	if p := m.Process(event.ProcessKey{PID: k.PID, Start: k.Start + 5*second}); p == nil || len(p.Argv) != 0 {
+		t.Errorf("took another process's arguments: %+v", p)
+	}
+}
+
+// Ensure images are hashed by what was executed, and not by what lies there now.
+func TestHash(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip("SKIP: needs sleep")
+	}
+	raw, err := os.ReadFile(sleep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "prog")
+	if err := os.WriteFile(path, raw, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := newMachine(t, func(c *Config) { c.Boottime = nil })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	_, k := start(t, path, "300")
+	// Replaced at its path: the process still runs the old file.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("something else"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.Seed([]Task{{Key: k, InScope: true}})
+	p := m.WithHashes(t.Context(), m.Process(k))
+	if !p.Hashed || p.SHA256 != sha256.Sum256(raw) {
+		t.Fatalf("hashed %v: got %x", p.Hashed, p.SHA256)
+	}
+	if again := m.Process(k); !again.Hashed {
+		t.Error("the tree did not learn the hash")
+	}
+
+	// A file that is not the executed one has no hash; it is waited for at most 500 ms.
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	wrong := event.ImageID{Device: kernelDevice(st.Dev), Inode: st.Ino, Change: changeTime(&st) - 1, Size: uint64(st.Size), NLink: 1}
+	begin := time.Now()
+	q := m.WithHashes(t.Context(), &event.Process{Key: key(1), Image: path, ImageID: wrong})
+	if q.Hashed || time.Since(begin) > 2*time.Second {
+		t.Errorf("hashed %v after %v", q.Hashed, time.Since(begin))
+	}
+	right := wrong
+	right.Change++
+	if q := m.WithHashes(t.Context(), &event.Process{Key: key(1), Image: path, ImageID: right}); !q.Hashed || q.SHA256 != sha256.Sum256([]byte("something else")) {
+		t.Errorf("by path: hashed %v", q.Hashed)
+	}
+	m.cfg.MaxHashBytes = 5
+	if _, err := m.hashPath(t.Context(), path, right); !errors.Is(err, errTooLarge) {
+		t.Errorf("too large: got %v", err)
+	}
+	if err := m.cfg.withDefaults().MaxHashBytes; err != 5 {
+		t.Errorf("a set bound was changed to %d", err)
+	}
+	if m.WithHashes(t.Context(), nil) != nil {
+		t.Error("nil became somebody")
+	}
+}
+
+// Ensure the event path never waits for hashing.
+func TestHashQueueFull(t *testing.T) {
+	m := newMachine(t, func(c *Config) { c.HashQueue = 2 })
+	for i := range uint64(10) {
+		m.Observe(&event.Exec{Header: m.head(key(1), event.ProcessKey{}), Path: []byte("/x"), Image: event.ImageID{Inode: i + 1, NLink: 1}})
+	}
+	if s := m.Stats(); s.HashDropped != 8 {
+		t.Errorf("dropped %d, want 8", s.HashDropped)
+	}
+}
+
+// Ensure lost exits are noticed.
+func TestReconcile(t *testing.T) {
+	m := newMachine(t)
+	m.exec(key(1), event.ProcessKey{}, "/bin/x")
+	m.now += 60 * second
+	m.reconcile()
+	if p := m.Process(key(1)); p == nil || !p.Exited {
+		t.Errorf("got %+v", p)
+	}
+}
+
+func TestContainerAndUnit(t *testing.T) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	for _, tt := range []struct{ path, container, unit string }{
+		{"/system.slice/ssh.service", "", "ssh.service"},
+		{"/user.slice/user-0.slice/session-3.scope", "", "session-3.scope"},
+		{"/user.slice/user-1000.slice/user@1000.service/app.slice/app.service", "", "app.service"},
+		{"/system.slice/docker-" + id + ".scope", id, "docker-" + id + ".scope"},
+		{"/docker/" + id, id, ""},
+		{"/docker/" + id + "/init", id, ""},
+		{"/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + id + ".scope", id, "cri-containerd-" + id + ".scope"},
+		{"/kubepods/besteffort/pod1/" + id, id, ""},
+		{"/kubepods.slice/crio-" + id + ".scope", id, "crio-" + id + ".scope"},
+		{"/machine.slice/libpod-" + id + ".scope/container", id, "libpod-" + id + ".scope"},
+		{"/machine.slice/libpod-conmon-" + id + ".scope", "", "libpod-conmon-" + id + ".scope"},
+		{"/lxc.payload.web/system.slice/x.service", "web", "x.service"},
+		{"/lxc/web", "web", ""},
+		{"/", "", ""},
+		{"", "", ""},
+		{"/x/" + id[:63], "", ""},
+	} {
+		if c, u := containerOf(tt.path), unitOf(tt.path); c != tt.container || u != tt.unit {
+			t.Errorf("%s: got %q, %q, want %q, %q", tt.path, c, u, tt.container, tt.unit)
+		}
+	}
+}
+
+func TestTraitsAndScripts(t *testing.T) {
+	for _, tt := range []struct {
+		image string
+		id    event.ImageID
+		want  string
+	}{
+		{"/usr/bin/ls", event.ImageID{Inode: 1, NLink: 1}, ""},
+		{"/dev/shm/x", event.ImageID{Inode: 1, NLink: 1}, "world-writable-dir"},
+		{"/tmp/../tmp/x", event.ImageID{Inode: 1, NLink: 1}, "world-writable-dir"},
+		{"/tmpfoo/x", event.ImageID{Inode: 1, NLink: 1}, ""},
+		{"/var/tmp/.x/y", event.ImageID{Inode: 1, NLink: 1}, "world-writable-dir hidden-path"},
+		{"/memfd:x", event.ImageID{Inode: 1, MemoryFD: true}, "memfd"},
+		{"/opt/x", event.ImageID{Inode: 1, NLink: 0}, "deleted"},
+		{"/opt/x", event.ImageID{}, ""},
+	} {
+		if got := strings.Join(imageTraits(tt.image, tt.id, false), " "); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.image, got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		interpreter, filename, image string
+		argv                         []string
+		want                         string
+	}{
+		{"/usr/bin/python3", "./x.py", "/usr/bin/python3.11", []string{"python3", "./x.py"}, "/usr/bin/python3 ./x.py"},
+		{"", "", "/usr/bin/python3.11", []string{"python3", "-u", "x.py", "a"}, "/usr/bin/python3.11 x.py"},
+		{"", "", "/usr/bin/python3.11", []string{"python3", "-c", "print()"}, " "},
+		{"", "", "/usr/bin/bash", []string{"bash", "-lc", "x"}, " "},
+		{"", "", "/usr/bin/bash", []string{"bash", "--norc", "x.sh"}, "/usr/bin/bash x.sh"},
+		{"", "", "/usr/bin/bash", []string{"-bash"}, " "},
+		{"", "", "/usr/bin/perl", []string{"perl", "-e", "x"}, " "},
+		{"", "", "/usr/bin/ls", []string{"ls", "x"}, " "},
+		{"", "", "/usr/bin/bash", nil, " "},
+	} {
+		i, s := scriptOf(tt.interpreter, tt.filename, tt.image, tt.argv)
+		if got := i + " " + s; got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.argv, got, tt.want)
+		}
+	}
+}
+
+func TestUsers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "passwd")
+	write := func(s string) {
+		if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("root:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\n#x:y:1:1\nbad:x:huge:1:\nana:x:1000:1000::/:/bin/sh\n")
+	u := users{path: path}
+	for uid, want := range map[uint32]string{0: "root", 1000: "ana", 1: "1", 4242: "4242"} {
+		if got := u.name(uid, second); got != want {
+			t.Errorf("%d: got %q, want %q", uid, got, want)
+		}
+	}
+	write("root:x:0:0::/:/bin/sh\nbob:x:1000:1000::/:/bin/sh\n")
+	if got := u.name(1000, 2*second); got != "ana" {
+		t.Errorf("looked again too soon: %q", got)
+	}
+	if got := u.name(1000, 100*second); got != "bob" {
+		t.Errorf("after a change: got %q", got)
+	}
+	lost := users{path: path + "x"}
+	if got := lost.name(0, 1); got != "root" {
+		t.Errorf("without passwd: got %q", got)
+	}
+}
+
+func TestHostFacts(t *testing.T) {
+	facts, err := HostFacts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if facts.Name == "" || facts.Kernel == "" || facts.Arch == "" || facts.OS == "" {
+		t.Errorf("got %+v", facts)
+	}
+}
+
+func FuzzProcText(f *testing.F) {
+	f.Add([]byte("1 (a) b) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 42 1 2\n"))
+	f.Add([]byte("0::/system.slice/x.service\n12:pids:/docker/0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"))
+	f.Add([]byte("root:x:0:0::/:/bin/sh\n"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if st, ok := parseStat(raw); ok && st.startIs(st.startNanos()) != true {
+			t.Error("a start is not itself")
+		}
+		parsePasswd(raw)
+		effectiveUID(raw)
+		p := cgroup2Line(raw)
+		containerOf(p)
+		unitOf(p)
+		imageTraits(p, event.ImageID{}, false)
+	})
+}
+
+func BenchmarkObserve(b *testing.B) {
+	m := newMachine(b)
+	parent := key(1)
+	m.exec(parent, event.ProcessKey{}, "/bin/sh")
+	b.Run("fork-exec-exit", func(b *testing.B) {
+		b.ReportAllocs()
+		n := uint32(100)
+		for b.Loop() {
+			n++
+			m.fork(parent, key(n))
+			m.exec(key(n), parent, "/usr/bin/ls", "ls", "-l")
+			m.exit(key(n))
+		}
+	})
+	b.Run("flow", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			m.accept(parent, "10.0.0.9:1", 0)
+		}
+	})
+}
