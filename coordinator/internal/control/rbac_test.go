@@ -152,7 +152,7 @@ func ptr[T any](v T) *T { return &v }
 
 func post(t *testing.T, url string, authority *identity.Authority, cert *tls.Certificate) (body string, code int, err error) {
 	t.Helper()
-	config := &tls.Config{RootCAs: authority.Roots(), MinVersion: tls.VersionTLS13}
+	config := &tls.Config{RootCAs: authority.Roots(), ServerName: identity.NodeServerName, MinVersion: tls.VersionTLS13}
 	if cert != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
@@ -171,4 +171,3 @@ func post(t *testing.T, url string, authority *identity.Authority, cert *tls.Cer
 	raw, err := io.ReadAll(response.Body)
 	return string(raw), response.StatusCode, err
 }
-
