@@ -51,7 +51,7 @@ type Config struct {
 
 	// HeartbeatTimeout is how long a follower waits for its leader before it
 	// asks for an election (raft draws 1 to 2 times it), and as long again for
-	// an election to succeed. Default 800 ms: writes resume within 3 s of a
+	// an election to succeed. Default 700 ms: writes resume within 3 s of a
 	// leader's death, and a processor that is busy for half a second does not
 	// start an election.
 	HeartbeatTimeout time.Duration
@@ -85,7 +85,7 @@ func (c *Config) populate() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	for value, fallback := range map[*time.Duration]time.Duration{
-		&c.HeartbeatTimeout: 800 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second,
+		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second,
 	} {
 		if *value == 0 {
 			*value = fallback

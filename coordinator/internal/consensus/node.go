@@ -71,7 +71,7 @@ func Open(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, subs: newSubscribers()}
 	n.closing, n.cancel = context.WithCancel(context.Background())
-	n.peers = newPeers(cfg.Listener)
+	n.peers = newPeers(n.closing, cfg.Listener)
 	if err := n.open(dir); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -94,7 +94,7 @@ func (n *Node) open(dir string) (err error) {
 	conf.LocalID = raft.ServerID(n.cfg.ID)
 	conf.Logger = logger.Named("raft")
 	conf.HeartbeatTimeout, conf.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.HeartbeatTimeout
-	conf.LeaderLeaseTimeout = n.cfg.HeartbeatTimeout * 3 / 4
+	conf.LeaderLeaseTimeout = n.cfg.HeartbeatTimeout
 	conf.MaxAppendEntries = maxAppend
 	// Proposals that arrive together are written with one fsync.
 	conf.BatchApplyCh = true
@@ -158,14 +158,19 @@ func (n *Node) Close() error {
 		n.cancel()
 		n.starting.Unlock()
 		var errs []error
+		var stopped raft.Future
 		if n.raft != nil {
-			if err := n.raft.Shutdown().Error(); err != nil {
-				errs = append(errs, fmt.Errorf("stopping raft: %w", err))
-			}
+			stopped = n.raft.Shutdown()
 		}
+		// Raft waits for RPCs that are under way; to a silent peer that is seconds.
 		n.peers.close()
 		if n.network != nil {
 			errs = append(errs, n.network.Close())
+		}
+		if stopped != nil {
+			if err := stopped.Error(); err != nil {
+				errs = append(errs, fmt.Errorf("stopping raft: %w", err))
+			}
 		}
 		n.wg.Wait()
 		n.subs.close()

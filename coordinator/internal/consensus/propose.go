@@ -17,6 +17,8 @@ import (
 const (
 	firstRetry = 10 * time.Millisecond
 	lastRetry  = 200 * time.Millisecond
+	// leaderCheck is how often a waiting request looks whether it waits for the right node.
+	leaderCheck = 50 * time.Millisecond
 )
 
 // errElsewhere: this node does not lead, and did not accept the command.
@@ -158,7 +160,33 @@ func (n *Node) ask(ctx context.Context, tag byte, cmd *raftv1.Command) (*raftv1.
 	if !ok || addr == n.cfg.Address {
 		return nil, fmt.Errorf("%w, and none is known", errElsewhere)
 	}
+	ctx, stop := n.whileLeading(ctx, addr)
+	defer stop()
 	return n.askAt(ctx, addr, tag, cmd)
+}
+
+// whileLeading ends with ctx or as soon as another node than the one at addr is
+// known to lead: a leader that died silently answers nothing, and its
+// connection takes seconds to be given up.
+func (n *Node) whileLeading(ctx context.Context, addr string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if !n.start(func() {
+		ticker := time.NewTicker(leaderCheck)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if _, now, ok := n.Leader(); ok && now != addr {
+					cancel()
+				}
+			}
+		}
+	}) {
+		cancel()
+	}
+	return ctx, cancel
 }
 
 // askAt is ask for the node at addr. Until the request begins to be written it

@@ -27,6 +27,8 @@ const maxForwards = 32
 // peers keeps one QUIC connection to each peer that this node talks to.
 type peers struct {
 	listener *link.Listener
+	// closing ends dials that are under way.
+	closing context.Context
 	// forwards bounds the streams of forwarded requests: a connection carries 64
 	// streams (package link), some of which are raft's.
 	forwards chan struct{}
@@ -43,8 +45,8 @@ type peer struct {
 	conn *link.Conn
 }
 
-func newPeers(l *link.Listener) *peers {
-	return &peers{listener: l, forwards: make(chan struct{}, maxForwards), byAddr: make(map[string]*peer)}
+func newPeers(closing context.Context, l *link.Listener) *peers {
+	return &peers{listener: l, closing: closing, forwards: make(chan struct{}, maxForwards), byAddr: make(map[string]*peer)}
 }
 
 func (p *peers) conn(ctx context.Context, addr string) (*link.Conn, error) {
@@ -66,8 +68,11 @@ func (p *peers) conn(ctx context.Context, addr string) (*link.Conn, error) {
 		return nil, fmt.Errorf("waiting for the connection to %s: %w", addr, ctx.Err())
 	}
 	defer func() { <-one.turn }()
-	if one.conn != nil && one.conn.Context().Err() == nil {
-		return one.conn, nil
+	p.mu.Lock()
+	conn := one.conn
+	p.mu.Unlock()
+	if conn != nil && conn.Context().Err() == nil {
+		return conn, nil
 	}
 	conn, err := p.listener.Dial(ctx, addr, link.ALPNRaft)
 	if err != nil {
@@ -139,7 +144,7 @@ func newStreamLayer(p *peers, addr string) *streamLayer {
 
 // Dial implements raft.StreamLayer.
 func (s *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(s.peers.closing, timeout)
 	defer cancel()
 	return s.peers.open(ctx, string(addr), tagRaft)
 }

@@ -1,0 +1,148 @@
+package state_test
+
+import (
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+func protoValue(m proto.Message) protoreflect.Value {
+	return protoreflect.ValueOfMessage(m.ProtoReflect())
+}
+
+const (
+	isolate = sensorv1.Action_ACTION_ISOLATE
+	release = sensorv1.Action_ACTION_RELEASE
+)
+
+func request(action sensorv1.Action, operation string, change func(*sensorv1.Grant)) *raftv1.Command {
+	g := &sensorv1.Grant{
+		Nonce: hash(operation)[:16], Action: action, Hosts: []string{"h-1"}, LeaseSeconds: 3600, IssuedAt: now,
+		NotAfter: now + 60e9, Operator: "ada", Reason: "drill", Operation: operation, ClusterId: "c-1",
+	}
+	if change != nil {
+		change(g)
+	}
+	payload, err := proto.Marshal(g)
+	if err != nil {
+		panic(err)
+	}
+	return command(&raftv1.RequestResponse{Operation: operation, Grant: &sensorv1.SignedGrant{Payload: payload}, Decoded: g})
+}
+
+// Ensure what is asked and what hosts report give rows that say what is true.
+func TestIsolationRows(t *testing.T) {
+	const (
+		applied  = sensorv1.IsolationState_ISOLATION_STATE_APPLIED
+		released = sensorv1.IsolationState_ISOLATION_STATE_RELEASED
+		failed   = sensorv1.IsolationState_ISOLATION_STATE_FAILED
+		expired  = sensorv1.IsolationState_ISOLATION_STATE_EXPIRED
+	)
+	type step struct {
+		ask       sensorv1.Action
+		report    sensorv1.IsolationState
+		operation string
+		want      string
+	}
+	tests := map[string][]step{
+		"isolate and release": {
+			{ask: isolate, operation: "op-1", want: "pending: op-1=pending"},
+			{report: applied, operation: "op-1", want: "applied: op-1=applied"},
+			{ask: release, operation: "op-2", want: "applied: op-1=applied op-2=pending"},
+			{report: released, operation: "op-2", want: "none: op-1=released op-2=released"},
+		},
+		"released under the isolation's own operation": {
+			{ask: isolate, operation: "op-1", want: "pending: op-1=pending"},
+			{report: applied, operation: "op-1", want: "applied: op-1=applied"},
+			{ask: release, operation: "op-2", want: "applied: op-1=applied op-2=pending"},
+			{report: released, operation: "op-1", want: "none: op-1=released op-2=released"},
+		},
+		"a newer isolation supersedes what is pending": {
+			{ask: isolate, operation: "op-1", want: "pending: op-1=pending"},
+			{ask: isolate, operation: "op-2", want: "pending: op-1=released op-2=pending"},
+			{report: applied, operation: "op-2", want: "applied: op-1=released op-2=applied"},
+		},
+		"a newer isolation takes over what is applied": {
+			{ask: isolate, operation: "op-1", want: "pending: op-1=pending"},
+			{report: applied, operation: "op-1", want: "applied: op-1=applied"},
+			{ask: isolate, operation: "op-2", want: "applied: op-1=applied op-2=pending"},
+			{report: applied, operation: "op-2", want: "applied: op-1=released op-2=applied"},
+		},
+		"a newer isolation fails, the older stands": {
+			{ask: isolate, operation: "op-1", want: "pending: op-1=pending"},
+			{report: applied, operation: "op-1", want: "applied: op-1=applied"},
+			{ask: isolate, operation: "op-2", want: "applied: op-1=applied op-2=pending"},
+			{report: failed, operation: "op-2", want: "applied: op-1=applied op-2=failed"},
+		},
+		"failed":  {{ask: isolate, operation: "op-1", want: "pending: op-1=pending"}, {report: failed, operation: "op-1", want: "failed: op-1=failed"}},
+		"expired": {{ask: isolate, operation: "op-1", want: "pending: op-1=pending"}, {report: applied, operation: "op-1", want: "applied: op-1=applied"}, {report: expired, operation: "op-1", want: "none: op-1=expired"}},
+		"a report about nothing": {
+			{report: applied, operation: "op-9", want: "none:"},
+		},
+	}
+	for name, steps := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLog(t)
+			l.want("", command(&raftv1.InitCluster{ClusterId: "c-1"}))
+			l.host("h-1")
+			sequence := uint64(0)
+			for i, s := range steps {
+				if s.ask != 0 {
+					l.want("", request(s.ask, s.operation, nil))
+				} else {
+					sequence++
+					l.want("", command(&raftv1.Ingest{Batches: []*raftv1.HostBatch{{Host: "h-1", Batch: &sensorv1.Batch{
+						Boot: hash("h-1")[:16], Prev: sequence - 1, Records: []*sensorv1.Record{{Sequence: sequence, Body: &sensorv1.Record_Isolation{
+							Isolation: &sensorv1.IsolationStatus{Operation: s.operation, State: s.report, SelfTest: "x", AppliedAt: now}}}}}}}}))
+				}
+				if got := isolation(t, l, "h-1"); got != s.want {
+					t.Errorf("step %d: %q, want %q", i, got, s.want)
+				}
+			}
+		})
+	}
+}
+
+// Ensure a grant that is not exactly what was signed, is old, foreign or used is rejected whole.
+func TestRequestRejections(t *testing.T) {
+	l := newLog(t)
+	l.want("", command(&raftv1.InitCluster{ClusterId: "c-1"}))
+	l.host("h-1")
+	l.host("h-2")
+	l.want("", request(isolate, "op-0", nil))
+	tests := []struct {
+		name, code string
+		change     func(*sensorv1.Grant)
+	}{
+		{"foreign cluster", state.RejectWrongCluster, func(g *sensorv1.Grant) { g.ClusterId = "c-2" }},
+		{"nonce used", state.RejectNonceUsed, func(g *sensorv1.Grant) { g.Nonce = hash("op-0")[:16] }},
+		{"short nonce", state.RejectInvalid, func(g *sensorv1.Grant) { g.Nonce = g.GetNonce()[:8] }},
+		{"expired", state.RejectGrantExpired, func(g *sensorv1.Grant) { g.NotAfter = now }},
+		{"no hosts", state.RejectInvalid, func(g *sensorv1.Grant) { g.Hosts = nil }},
+		{"unknown host", state.RejectUnknownHost, func(g *sensorv1.Grant) { g.Hosts = []string{"h-2", "h-9"} }},
+		{"host twice", state.RejectInvalid, func(g *sensorv1.Grant) { g.Hosts = []string{"h-2", "h-2"} }},
+		{"no lease", state.RejectBadLease, func(g *sensorv1.Grant) { g.LeaseSeconds = 0 }},
+		{"endless lease", state.RejectBadLease, func(g *sensorv1.Grant) { g.LeaseSeconds = 1 << 62 }},
+		{"other operation", state.RejectInvalid, func(g *sensorv1.Grant) { g.Operation = "op-x" }},
+		{"unknown action", state.RejectInvalid, func(g *sensorv1.Grant) { g.Action = 9 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { l.want(tt.code, request(isolate, "op-1", tt.change)) })
+	}
+	mismatch := request(isolate, "op-1", nil)
+	mismatch.GetRequestResponse().Decoded = &sensorv1.Grant{Operation: "op-1"}
+	l.want(state.RejectGrantMismatch, mismatch)
+	l.want(state.RejectOperationExists, request(isolate, "op-0", func(g *sensorv1.Grant) { g.Nonce = hash("fresh")[:16] }))
+	if got := isolation(t, l, "h-2"); got != "none:" {
+		t.Errorf("h-2 = %q: a rejected request did something", got)
+	}
+	grants, err := l.db.PendingGrants(t.Context(), "h-1")
+	if err != nil || len(grants) != 1 {
+		t.Errorf("pending grants of h-1 = %d, %v, want 1", len(grants), err)
+	}
+}
