@@ -46,6 +46,7 @@ const (
 	VedetteVarScopeKind         = "scope_kind"
 	VedetteVarScopeLevel        = "scope_level"
 	VedetteVarScopeNetns        = "scope_netns"
+	VedetteVarWakeInterval      = "wake_interval"
 	VedetteVarWokenAt           = "woken_at"
 )
 
@@ -133,6 +134,7 @@ type VedetteVariableSpecs struct {
 	ScopeKind         *ebpf.VariableSpec `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.VariableSpec `ebpf:"scope_level"`
 	ScopeNetns        *ebpf.VariableSpec `ebpf:"scope_netns"`
+	WakeInterval      *ebpf.VariableSpec `ebpf:"wake_interval"`
 	WokenAt           *ebpf.VariableSpec `ebpf:"woken_at"`
 }
 
@@ -193,6 +195,7 @@ type VedetteVariables struct {
 	ScopeKind         *ebpf.Variable `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.Variable `ebpf:"scope_level"`
 	ScopeNetns        *ebpf.Variable `ebpf:"scope_netns"`
+	WakeInterval      *ebpf.Variable `ebpf:"wake_interval"`
 	WokenAt           *ebpf.Variable `ebpf:"woken_at"`
 }
 

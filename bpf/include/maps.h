@@ -18,6 +18,7 @@ const volatile u32 scope_netns = 0; /* inode */
 const volatile u32 exit_tells_group = 0; /* sched_process_exit has group_dead (6.16) */
 const volatile u64 critical_wake_bytes = 1 << 20; /* unread bytes at which the reader is woken early */
 const volatile u64 bulk_wake_bytes = 1 << 20;
+const volatile u64 wake_interval = 10000000; /* ns; the reader's busy period */
 
 /* exec, fork, exit. Full: the event is lost and counted. Size: knob. */
 struct {

@@ -41,7 +41,6 @@ enum {
 	BPF_RB_NO_WAKEUP = 1ULL << 0,
 	BPF_RB_FORCE_WAKEUP = 1ULL << 1,
 	BPF_RB_AVAIL_DATA = 0, /* bpf_ringbuf_query */
-	BPF_RB_CONS_POS = 2,
 };
 
 /* The user-visible program contexts (include/uapi/linux/bpf.h): fixed layout. */

@@ -271,7 +271,7 @@ int process_exec(u64 *ctx)
 	if (used > sizeof(struct exec_space))
 		return 0; /* cannot be; for the verifier */
 	e->head.size = used;
-	tell(&critical, space, used, wake_once(&critical), LOSS_EXEC_RING_FULL);
+	tell(&critical, space, used, wake_at_most_every(wake_interval, e->head.time), LOSS_EXEC_RING_FULL);
 	return 0;
 }
 

@@ -60,19 +60,17 @@ INLINE u64 wake_when_full(void *ring, u64 threshold)
 	return BPF_RB_NO_WAKEUP;
 }
 
-/* The reader's position when it was last woken: while it has not moved, it is
- * still on its way, and a burst of execs wakes it once. The kernel's own notion
- * (wake when all before this record was read) would never wake here, because the
- * fork before an exec lies unread. A lost race costs one period of the timer. */
-u64 woken_at = ~0ULL;
+/* When the reader was last woken. An exec after a quiet time wakes at once; in a
+ * burst the reader is awake anyway and comes back within the same interval. (The
+ * kernel's own notion, to wake when all before this record was read, would never
+ * wake: the fork before an exec lies unread.) */
+u64 woken_at = 0;
 
-INLINE u64 wake_once(void *ring)
+INLINE u64 wake_at_most_every(u64 interval, u64 now)
 {
-	u64 at = bpf_ringbuf_query(ring, BPF_RB_CONS_POS);
-
-	if (at == woken_at)
+	if (now - woken_at < interval)
 		return BPF_RB_NO_WAKEUP;
-	woken_at = at;
+	woken_at = now;
 	return BPF_RB_FORCE_WAKEUP;
 }
 

@@ -48,6 +48,7 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 		// A quarter: the reader then still has three quarters' time to come.
 		bpf.VedetteVarCriticalWakeBytes: uint64(cfg.CriticalRingBytes / 4),
 		bpf.VedetteVarBulkWakeBytes:     uint64(cfg.BulkRingBytes / 4),
+		bpf.VedetteVarWakeInterval:      uint64(busyTick),
 		bpf.VedetteVarExitTellsGroup:    boolKnob(f.ExitTellsGroup),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {

@@ -68,13 +68,16 @@ func (r *ring) close() error {
 	return err
 }
 
+// position is up to where it was read.
+func (r *ring) position() uint64 { return atomic.LoadUint64(r.consumed) }
+
 // end is the position after the last record that was begun.
 func (r *ring) end() uint64 { return atomic.LoadUint64(r.produced) }
 
 // read hands the records before end to each, which must not keep the bytes. It
 // stops early, and says so, at a record that is still being written.
 func (r *ring) read(end uint64, each func(raw []byte)) (done bool, err error) {
-	position := atomic.LoadUint64(r.consumed)
+	position := r.position()
 	for position < end {
 		at := position & r.mask
 		header := atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.data[at])))

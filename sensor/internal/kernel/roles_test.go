@@ -57,6 +57,14 @@ func playRole(role string) int {
 		exchangeAt(t, "127.0.0.1")
 		resolve(t, "udp4", "127.0.0.1:53", "leak.example.")
 		return t.failed
+	case "connect":
+		t := &roleT{}
+		exchangeAt(t, "127.0.0.1")
+		return t.failed
+	case "probe":
+		_, err := Probe()
+		fmt.Println(err)
+		return 0
 	default:
 		fmt.Fprintln(os.Stderr, "unknown role", role)
 		return 2
