@@ -128,11 +128,12 @@ func findingPage(g *output.Page, row *operatorv1.FindingRow) {
 	flowsPart(g, f)
 	lossesPart(g, f.GetLosses())
 	g.Section("Next")
+	name := handle(row.GetHost(), row.GetHostName())
 	if row.GetIncident() != "" {
-		g.Item("The whole story: vedette incident show " + row.GetIncident())
+		g.Try("The whole story", output.Command([]string{"vedette", "incident", "show", row.GetIncident()}))
 	}
-	g.Item("What else this storyline did: vedette finding list --host " + host + " --storyline " + f.GetStoryline())
-	g.Item(fmt.Sprintf("Cut the host off while you look: vedette isolate %s --reason \"finding %s\"", host, f.GetId()))
+	g.Try("What else this storyline did", output.Command([]string{"vedette", "finding", "list", "--host", name, "--storyline", f.GetStoryline()}))
+	g.Try("Cut the host off while you look", output.Command([]string{"vedette", "isolate", name, "--reason", "finding " + f.GetId()}))
 }
 
 func bracket(s string) string {

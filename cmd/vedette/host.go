@@ -203,9 +203,7 @@ func (a *app) hostPage(g *output.Page, res *operatorv1.GetHostResponse) {
 		}
 	}
 	g.Section("Next")
-	for _, step := range hostNext(h) {
-		g.Item(step)
-	}
+	hostNext(g, h)
 }
 
 func behaviourLine(row *operatorv1.BehaviourRow) string {
@@ -214,31 +212,30 @@ func behaviourLine(row *operatorv1.BehaviourRow) string {
 	if row.GetKnown() {
 		known = "known"
 	}
-	return fmt.Sprintf("%-6s %-5s %s → %s, %d times, on %s, last %s",
-		shape.Kind(b.GetKind()), known, b.GetSubject(), b.GetObject(), row.GetCount(), plural(int(row.GetHosts()), "host"), clock(row.GetLastSeen()))
+	return fmt.Sprintf("%-6s %-5s %s → %s, %s, on %s, last %s",
+		shape.Kind(b.GetKind()), known, b.GetSubject(), b.GetObject(), plural(int(row.GetCount()), "time"), plural(int(row.GetHosts()), "host"), clock(row.GetLastSeen()))
 }
 
-func hostNext(h *operatorv1.Host) []string {
-	name := first(h.GetName(), h.GetId())
-	var next []string
+func hostNext(g *output.Page, h *operatorv1.Host) {
+	name := handle(h.GetId(), h.GetName())
 	switch h.GetState() {
 	case "silent":
-		next = append(next, "The host is silent: it may be down, cut off, or its sensor killed. Check it by another way in; on the host: systemctl status vedette-sensor.")
+		g.Try("The host is silent: it may be down, cut off, or its sensor killed. Check it by another way in", "systemctl status vedette-sensor")
 	case "never-seen":
-		next = append(next, "It enrolled but never reported: on the host, systemctl status vedette-sensor and journalctl -u vedette-sensor.")
+		g.Try("It enrolled but never reported. On the host", "journalctl -u vedette-sensor")
 	}
 	switch h.GetIsolation() {
 	case "applied":
-		next = append(next, "It is isolated. See vedette isolation list --host "+name+"; give it back with vedette release "+name+".")
+		g.Try("It is isolated; give it back", "vedette release "+name)
 	case "pending":
-		next = append(next, "An order for it is not carried out yet. See vedette isolation list --host "+name+".")
+		g.Try("An order for it is not carried out yet", "vedette isolation list --host "+name)
 	case "failed":
-		next = append(next, "Its isolation failed and was reverted. See vedette isolation list --host "+name+" -o wide for why.")
+		g.Try("Its isolation failed and was reverted; see why", "vedette isolation list -o wide --host "+name)
 	}
 	if h.GetEventsLost() > 0 {
-		next = append(next, "Events were lost: that nothing was found in those windows proves nothing.")
+		g.Item("Events were lost: that nothing was found in those windows proves nothing.")
 	}
-	return append(next, "Its findings: vedette finding list --host "+name)
+	g.Try("Its findings", "vedette finding list --host "+name)
 }
 
 func fields(in ...string) []string {

@@ -90,15 +90,30 @@ func (a *app) incidentShowCommand() *cobra.Command {
 			}
 			return s.Show(output.Shown{
 				Name: res.GetIncident().GetId(), Value: shape.FromIncidentDetail(res),
-				Page: func(g *output.Page) { incidentPage(g, res) },
+				Page: func(g *output.Page) { incidentPage(g, res, s.hostNames(ctx, res.GetIncident().GetHosts())) },
 			})
 		}),
 	}
 }
 
-func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse) {
-	i := res.GetIncident()
+// hostNames are the names of hosts by id; those that cannot be had are left out,
+// because the ids say enough.
+func (s *session) hostNames(ctx context.Context, ids []string) map[string]string {
 	names := map[string]string{}
+	if len(ids) == 0 {
+		return names
+	}
+	for h, err := range s.api.Hosts(ctx, &operatorv1.Selector{Ids: ids}) {
+		if err != nil {
+			break
+		}
+		names[h.GetId()] = h.GetName()
+	}
+	return names
+}
+
+func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse, names map[string]string) {
+	i := res.GetIncident()
 	for _, f := range res.GetFindings() {
 		if f.GetHostName() != "" {
 			names[f.GetHost()] = f.GetHostName()
@@ -161,8 +176,8 @@ func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse) {
 		g.Item(step)
 	}
 	if i.GetStatus() != "closed" {
-		g.Item(fmt.Sprintf("Cut its hosts off: vedette isolate --incident %s --reason \"%s\"", i.GetId(), i.GetId()))
-		g.Item(fmt.Sprintf("Judge it: vedette incident close %s --as benign|malicious --reason \"…\"", i.GetId()))
+		g.Try("Cut its hosts off", output.Command([]string{"vedette", "isolate", "--incident", i.GetId(), "--reason", i.GetId()}))
+		g.Try("Judge it (or --as malicious)", output.Command([]string{"vedette", "incident", "close", i.GetId(), "--as", "benign", "--reason"})+" …")
 	}
 }
 

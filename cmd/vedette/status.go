@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -93,6 +94,16 @@ func severityColour(severity string) output.Colour {
 	default:
 		return output.Plain
 	}
+}
+
+// handle is what a suggested command calls a host: its name where that is a plain
+// word, else its id. A host names itself, and the command will be pasted into a shell.
+func handle(id, name string) string {
+	const word = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+	if name == "" || name[0] == '-' || strings.Trim(name, word) != "" {
+		return id
+	}
+	return name
 }
 
 func plural(n int, noun string) string {

@@ -49,6 +49,13 @@ func (g *Page) Text(s string) { g.hanging("", s) }
 // Item is one point of a list.
 func (g *Page) Item(s string) { g.hanging("- ", s) }
 
+// Try is a step with the command that does it, on a line of its own so that it can
+// be copied whole.
+func (g *Page) Try(text, command string) {
+	g.hanging("- ", text+":")
+	g.b.WriteString(indent + indent + g.p.Paint(Bold, Safe(command)) + "\n")
+}
+
 // Line is one line that is never broken, at a depth: trees and tables.
 func (g *Page) Line(depth int, c Colour, s string) {
 	g.endFields()
