@@ -332,4 +332,7 @@ func (r *Responder) status(lease *lease, state sensorv1.IsolationState, detail s
 	}
 }
 
-func leftOpen(spec isolation.Spec) string { return "left open: " + strings.Join(spec.LeftOpen(), "; ") }
+// leftOpen is told with every isolation that is applied.
+func leftOpen(spec isolation.Spec) string {
+	return "left open: " + strings.Join(spec.LeftOpen(), "; ") + ". Not cut: " + strings.Join(isolation.NotCut(), "; ")
+}

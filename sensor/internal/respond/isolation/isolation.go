@@ -97,6 +97,19 @@ func (s Spec) LeftOpen() []string {
 	return open
 }
 
+// NotCut says, for people, what this package is known not to cut. Each is
+// measured by the leak matrix, or cannot be on one machine.
+func NotCut() []string {
+	return []string{
+		// __dev_direct_xmit and the drivers' zero-copy paths have no netfilter hook.
+		"AF_XDP sockets (they need CAP_NET_RAW)",
+		// tc runs before the ingress hook, and a redirect from there skips the egress
+		// hook (nf_skip_egress).
+		"packets that a traffic-control or XDP program on one device redirects to another (some container networks do)",
+		"a device that is moved to another network namespace while isolated",
+	}
+}
+
 // Barrier is the cut of one network namespace. Its methods may be called from
 // any goroutine.
 type Barrier struct {

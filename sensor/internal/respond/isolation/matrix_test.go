@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -270,6 +271,39 @@ func (l *lab) cutPaths() []path {
 	return paths
 }
 
+// gapPaths are the ways that NotCut names: they are measured so that nobody has
+// to believe it, and so that closing one shows.
+func (l *lab) gapPaths(t *testing.T) []path {
+	var paths []path
+	xdp, err := netnstest.NewXDP(t, l.host, l.index)
+	if err != nil {
+		t.Logf("SKIP path: needs AF_XDP: %v", err)
+	} else {
+		paths = append(paths, path{"AF_XDP, copy mode", l.host, func(p []byte) error {
+			packet := netnstest.IP4(unix.IPPROTO_UDP, host4, world4, netnstest.UDP(4444, 53, p), netnstest.Options{})
+			return xdp.Send(netnstest.Ether(l.peerMAC, l.hostMAC, unix.ETH_P_IP, packet))
+		}})
+	}
+	err = l.host.Do(func() error {
+		for _, command := range []string{
+			"qdisc add dev tohost clsact",
+			// Only this destination, so that the routed container's own path stays what it is.
+			"filter add dev tohost ingress protocol ip u32 match ip dst 203.0.113.9 action mirred egress redirect dev " + netnstest.HostDevice,
+		} {
+			if out, err := exec.Command("tc", strings.Fields(command)...).CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Logf("SKIP path: needs tc with u32 and mirred: %v", err)
+	} else {
+		paths = append(paths, path{"container, redirected by tc on ingress", l.routed, udpTo("", "203.0.113.9:9999")})
+	}
+	return paths
+}
+
 func (l *lab) openPaths() []path {
 	return []path{
 		{"coordinator over IPv4", l.host, udpTo("", netip.AddrPortFrom(peer4, coordinatorPort).String())},
@@ -319,12 +353,12 @@ func (l *lab) run(t *testing.T, paths []path, round string) []int {
 func TestMatrix(t *testing.T) {
 	l := newLab(t)
 	barrier := openBarrier(t, l.host)
-	cut, open := l.cutPaths(), l.openPaths()
-	before, openBefore := l.run(t, cut, "before"), l.run(t, open, "open-before")
+	cut, open, gaps := l.cutPaths(), l.openPaths(), l.gapPaths(t)
+	before, openBefore, gapsBefore := l.run(t, cut, "before"), l.run(t, open, "open-before"), l.run(t, gaps, "gap-before")
 	if err := barrier.Apply(testSpec()); err != nil {
 		t.Fatalf("applying: %v", err)
 	}
-	during, openDuring := l.run(t, cut, "during"), l.run(t, open, "open-during")
+	during, openDuring, gapsDuring := l.run(t, cut, "during"), l.run(t, open, "open-during"), l.run(t, gaps, "gap-during")
 	if err := barrier.Remove(); err != nil {
 		t.Fatalf("removing: %v", err)
 	}
@@ -352,6 +386,19 @@ func TestMatrix(t *testing.T) {
 		row(path.name, openBefore[i], openDuring[i], "-", "open")
 		if openDuring[i] < perPath {
 			t.Errorf("%s: %d of %d packets passed the isolation", path.name, openDuring[i], perPath)
+		}
+	}
+	for i, path := range gaps {
+		verdict := "cut"
+		if gapsDuring[i] > 0 {
+			verdict = "LEAK, as NotCut says"
+		}
+		row(path.name, gapsBefore[i], gapsDuring[i], "-", verdict)
+		if gapsBefore[i] == 0 {
+			t.Errorf("%s: no packet passed without isolation: this path proves nothing", path.name)
+		}
+		if gapsDuring[i] == 0 {
+			t.Errorf("%s is cut now: take it out of NotCut and into the paths that must be", path.name)
 		}
 	}
 	t.Logf("\n%s", out.String())

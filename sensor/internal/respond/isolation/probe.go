@@ -120,7 +120,7 @@ func (r *ProbeResult) send(devices []device, nonce [probeNonceBytes]byte) error 
 	// Protocol 0: this socket never receives.
 	raw, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("opening probe socket: %w", err)
+		return fmt.Errorf("opening a packet socket to prove the isolation (needs CAP_NET_RAW): %w", err)
 	}
 	defer func() { _ = unix.Close(raw) }()
 	for _, device := range devices {
