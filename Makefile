@@ -11,6 +11,8 @@ VERSION  = $(eval VERSION := $(shell scripts/version.sh))$(VERSION)
 GOBUILD  = $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 STATIC   = CGO_ENABLED=0 $(GOBUILD)
 # Where the pinned tools of scripts/tools are built; a runner may keep it between runs.
+# Finds Go for what follows in the recipe, and leaves bin/ to the checkout's owner.
+GIVE_BACK = . scripts/env.sh; vedette_give_back
 # Named by what pins them, so that a changed version is a new file.
 PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | cut -c1-12)
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
@@ -28,10 +30,10 @@ bench: ## (root) the figures of this machine beside their targets; out/bench.jso
 .PHONY: test lint check-generated fuzz package-test
 # STEPS are make targets that count as tests beside the Go tests: make test STEPS="lint".
 test: ## every test; as root also those that need the kernel and namespaces
-	@$(GO) run -buildvcs=false ./scripts/testrun $(addprefix -step ,$(STEPS))
+	@$(GO) build -buildvcs=false -o bin/testrun ./scripts/testrun
+	@$(GIVE_BACK); exec bin/testrun $(addprefix -step ,$(STEPS))
 lint: $(TOOLS)/golangci-lint ## golangci-lint, with the dependency rules of the tree
-	@$(GO) version >/dev/null
-	@. scripts/env.sh; $(TOOLS)/golangci-lint run --config scripts/golangci.yml ./...
+	@$(GIVE_BACK); $(TOOLS)/golangci-lint run --config scripts/golangci.yml ./...
 check-generated: tools-generate ## what is generated is what its sources say
 	@TOOLS=$(TOOLS) scripts/check-generated.sh
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
@@ -42,6 +44,7 @@ package-test: package ## (root) the real packages through install, enrol, run, u
 ##@ Build
 .PHONY: build generate package clean help tools-generate FORCE
 build: bin/vedette bin/vedette-sensor bin/vedette-coordinator ## the three programs into bin/
+	@$(GIVE_BACK)
 generate: tools-generate ## Go from proto/ (buf) and from bpf/ (clang 19)
 	@TOOLS=$(TOOLS) scripts/generate.sh .
 package: build $(TOOLS)/nfpm ## deb and rpm of the sensor, the coordinator and the CLI into dist/
