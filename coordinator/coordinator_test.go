@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -516,5 +518,87 @@ func TestRestart(t *testing.T) {
 	_, welcome := sensor.open(cfg.Listen, boot)
 	if welcome.GetAcked() != 1 {
 		t.Errorf("acked: got %d, want 1", welcome.GetAcked())
+	}
+}
+
+// Ensure a watcher sees what is committed at any node, and that the API answers
+// plain JSON with the names of the contract.
+func TestWatch(t *testing.T) {
+	c := startCluster(t, 1)
+	sensor := c.enrol(0)
+	boot := newBoot()
+	ctx, cancel := context.WithCancel(t.Context())
+	events := make(chan *operatorv1.WatchResponse, 100)
+	done := make(chan error, 1)
+	go func() {
+		done <- c.api.Watch(ctx, "", func(e *operatorv1.WatchResponse) { events <- e }, func(string, error) {})
+	}()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("watch: %v", err)
+		}
+	}()
+	// What happens before the watch stands is not shown: repeat until it does.
+	session, _ := sensor.open(c.nodes[0].cfg.Advertise, boot)
+	sequence := uint64(0)
+	want := func(what string, match func(*operatorv1.WatchResponse) bool) {
+		t.Helper()
+		eventually(t, what, func() error {
+			session.batch(boot, sequence, finding(sequence+1, &sensorv1.Finding{Title: "seen", Severity: "high", Storyline: "1.1"}))
+			sequence++
+			session.wantAck(sequence)
+			for {
+				select {
+				case e := <-events:
+					if match(e) {
+						return nil
+					}
+				case <-time.After(500 * time.Millisecond):
+					return errors.New("not shown")
+				}
+			}
+		})
+	}
+	want("a finding", func(e *operatorv1.WatchResponse) bool {
+		return e.GetFinding().GetFinding().GetTitle() == "seen" && e.GetHost() == sensor.id && e.GetHostName() == "web-1"
+	})
+	want("an incident", func(e *operatorv1.WatchResponse) bool { return e.GetIncident().GetId() != "" })
+	_ = session.conn.CloseWithReason(0, "")
+	eventually(t, "the end of the session", func() error {
+		select {
+		case e := <-events:
+			if e.GetHostChange().GetChange() == "silent" {
+				return nil
+			}
+		default:
+		}
+		return errors.New("not shown")
+	})
+	status, err := c.api.Status(t.Context())
+	if err != nil || status.GetHostsSilent() != 1 || !strings.Contains(strings.Join(status.GetProblems(), "\n"), "1 host is silent (web-1)") {
+		t.Errorf("status: %v, %v", status, err)
+	}
+}
+
+// Ensure a session renews the host's certificate, for the same host only.
+func TestRenewal(t *testing.T) {
+	c := startCluster(t, 1)
+	sensor := c.enrol(0)
+	session, _ := sensor.open(c.nodes[0].cfg.Advertise, newBoot())
+	_, key, request := enrolRequest(t, c.token("sensor"))
+	session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Renew{Renew: &sensorv1.Renew{Csr: request.GetCsr()}}})
+	m := session.next(func(m *sensorv1.CoordinatorMessage) bool { return m.GetNodes() == nil })
+	leaf, err := x509.ParseCertificate(m.GetCertificate().GetChain()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if peer, err := link.PeerOf(leaf); err != nil || peer.ID != sensor.id || peer.Kind != link.KindHost {
+		t.Errorf("peer: got %+v, %v", peer, err)
+	}
+	renewed := *sensor
+	renewed.cert = tls.Certificate{Certificate: m.GetCertificate().GetChain(), PrivateKey: key}
+	if _, welcome := renewed.open(c.nodes[0].cfg.Advertise, newBoot()); welcome.GetHostId() != sensor.id {
+		t.Errorf("welcome: %v", welcome)
 	}
 }
