@@ -206,8 +206,9 @@ int tcp_state(u64 *ctx)
 	return 0;
 }
 
-/* Notes the current process as the owner of a UDP socket, unless it is already. */
-INLINE void own_udp(void *sk)
+/* Notes the current process as the owner of a UDP socket, unless it is already.
+ * Only a fresh socket is surely of its maker's network namespace. */
+INLINE void own_udp(void *sk, bool fresh)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct owner *owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
@@ -217,7 +218,7 @@ INLINE void own_udp(void *sk)
 		if (owner->pid == bpf_get_current_pid_tgid() >> 32)
 			return;
 		netns = owner->netns; /* the socket's; the process may have left it */
-	} else if (!in_scope(task)) {
+	} else if (!in_scope(task) || (scope_kind == SCOPE_NETNS && !fresh)) {
 		return;
 	} else {
 		owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -238,7 +239,7 @@ SEC("cgroup/sock_create")
 int udp_create(struct bpf_sock *ctx)
 {
 	if (ctx->protocol == IPPROTO_UDP)
-		own_udp(ctx);
+		own_udp(ctx, true);
 	return 1;
 }
 
@@ -248,7 +249,7 @@ SEC("cgroup/connect4")
 int udp_connect4(struct bpf_sock_addr *ctx)
 {
 	if (ctx->protocol == IPPROTO_UDP && ctx->sk)
-		own_udp(ctx->sk);
+		own_udp(ctx->sk, false);
 	return 1;
 }
 
@@ -256,7 +257,7 @@ SEC("cgroup/connect6")
 int udp_connect6(struct bpf_sock_addr *ctx)
 {
 	if (ctx->protocol == IPPROTO_UDP && ctx->sk)
-		own_udp(ctx->sk);
+		own_udp(ctx->sk, false);
 	return 1;
 }
 
@@ -264,7 +265,7 @@ SEC("cgroup/sendmsg4")
 int udp_sendmsg4(struct bpf_sock_addr *ctx)
 {
 	if (ctx->protocol == IPPROTO_UDP && ctx->sk)
-		own_udp(ctx->sk);
+		own_udp(ctx->sk, false);
 	return 1;
 }
 
@@ -272,7 +273,7 @@ SEC("cgroup/sendmsg6")
 int udp_sendmsg6(struct bpf_sock_addr *ctx)
 {
 	if (ctx->protocol == IPPROTO_UDP && ctx->sk)
-		own_udp(ctx->sk);
+		own_udp(ctx->sk, false);
 	return 1;
 }
 

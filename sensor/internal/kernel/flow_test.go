@@ -231,18 +231,26 @@ func openIdle(t testing.TB, cfg Config, idle time.Duration) *watch {
 
 // Ensure that a flow table without room loses counts aloud, and flows end sooner.
 func TestUDPTableFull(t *testing.T) {
-	w := open(t, Config{MaxFlows: 16})
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
+	ns := newNetNS(t) // nobody else's datagrams
+	w := open(t, Config{MaxFlows: 16, Scope: Scope{Kind: ScopeNetNS, Path: ns.path}})
+	var conn *net.UDPConn
+	ns.do(func() {
+		var err error
+		if conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+			t.Error(err)
+			return
+		}
+		for port := 1; port <= 100; port++ {
+			// Nobody listens there; that is no concern of the sender's side.
+			if _, err := conn.WriteTo([]byte("x"), &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: 20000 + port}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if conn == nil {
+		t.FailNow()
 	}
 	defer conn.Close()
-	for port := 1; port <= 100; port++ {
-		// Nobody listens there; that is no concern of the sender's side.
-		if _, err := conn.WriteTo([]byte("x"), &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: 20000 + port}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	local := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	count := func() int {
 		return len(filter(w.all(), func(e *event.FlowOpen) bool { return e.Local == local }))

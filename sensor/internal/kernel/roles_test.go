@@ -27,11 +27,10 @@ func (t *roleT) Fatal(args ...any) {
 	os.Exit(1)
 }
 
-func init() {
-	if os.Getenv("VEDETTE_TEST_ROLE") != "" {
-		runtime.LockOSThread()
-	}
-}
+// The main goroutine keeps the main thread: a test that changes its thread's
+// network namespace must never get that one, which cannot end and stands for the
+// process in /proc/self.
+func init() { runtime.LockOSThread() }
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
