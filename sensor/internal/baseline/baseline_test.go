@@ -100,6 +100,16 @@ func TestLearningTime(t *testing.T) {
 	}
 }
 
+// Ensure that a machine's sleep is not time in which it was observed.
+func TestSleepIsNotObserved(t *testing.T) {
+	c := &clock{epoch}
+	b := open(t, filepath.Join(t.TempDir(), "b.db"), config(c))
+	c.now = c.now.Add(100 * time.Hour)
+	if v := b.Observe(exec(c.now, "/bin/sh", "/bin/ls")); !v.Learning || v.Watched > 2*time.Minute {
+		t.Errorf("got %+v", v)
+	}
+}
+
 // Ensure nothing is learnt from a marked storyline or in a window with losses.
 func TestNeverLearnt(t *testing.T) {
 	c := &clock{epoch}

@@ -19,8 +19,8 @@ var (
 		"tmux", "tmux: server", "screen", "script", "cron", "crond", "atd", "systemd", "init", "runc", "crun", "containerd-shim-runc-v2", "docker-init", "tini", "dropbear", "mosh-server", "telnetd", "in.telnetd"}
 	// services face the network whether or not a connection was seen yet.
 	services = []string{"nginx", "apache2", "httpd", "lighttpd", "caddy", "haproxy", "php-fpm", "php-cgi", "postgres", "mysqld", "mariadbd",
-		"redis-server", "valkey-server", "memcached", "mongod", "named", "unbound", "vsftpd", "proftpd", "smbd", "exim4", "master",
-		"java", "tomcat", "gunicorn", "uwsgi", "slapd", "squid", "rsyncd", "etcd", "influxd", "clickhouse-server"}
+		"redis-server", "valkey-server", "memcached", "mongod", "named", "unbound", "vsftpd", "proftpd", "smbd", "exim4",
+		"gunicorn", "uwsgi", "slapd", "squid", "rsyncd", "etcd", "influxd", "clickhouse-server"}
 )
 
 func base(image string) string { return path.Base(image) }
@@ -68,7 +68,7 @@ const youngFor = 24 * time.Hour
 
 // anomaly judges behaviour that is new on this host.
 func (e *Engine) anomaly(o *event.Observation, v event.Verdict, s *story) *event.Finding {
-	tainted := s.tainted(o.Time)
+	tainted := s.within(alertFor, o.Time)
 	if !v.Tracked || !v.New || v.Learning {
 		return nil
 	}
@@ -141,17 +141,17 @@ func (e *Engine) execTerms(o *event.Observation, v event.Verdict) ([]term, strin
 	isShell := isNamed(p.Image, shells) || isNamed(p.Image, interpreters)
 	if parent != nil {
 		actor = who(parent)
-		spawner := parent.Image
-		if o.Before != nil && e.faces(o.Before.Image) {
-			spawner = o.Before.Image
+		spawner := parent
+		if o.Before != nil && e.faces(o.Before) {
+			spawner = o.Before
 		}
 		switch {
 		case e.faces(spawner):
-			add(serviceSpawn, "%s serves the network", plain(base(spawner), 60))
+			add(serviceSpawn, "%s serves the network", plain(base(spawner.Image), 60))
 			if isShell {
 				add(shellOfOne, "%s runs commands for whoever controls it", plain(base(p.Image), 60))
 			}
-		case isShell && !isNamed(spawner, sessions) && !isNamed(spawner, shells):
+		case isShell && !isNamed(spawner.Image, sessions) && !isNamed(spawner.Image, shells):
 			add(shellOther, "")
 		}
 	}
@@ -215,7 +215,7 @@ func (e *Engine) flowTerms(o *event.Observation, ev *event.FlowOpen, v event.Ver
 	case isNamed(p.Image, interpreters) && p.Script == "":
 		add(textProgram, "it runs a program given on its command line")
 	}
-	if p.Origin != nil && p.Parent != nil && e.faces(p.Parent.Image) && !isNamed(p.Parent.Image, sessions) {
+	if p.Origin != nil && p.Parent != nil && e.faces(p.Parent) {
 		add(servingNow, "it serves a session from %s", endpoint(p.Origin.Remote))
 	}
 	if port := ev.Remote.Port(); port >= 1024 || port == 23 || port == 25 {
@@ -246,15 +246,34 @@ func placeTerms(p *event.Process) []term {
 
 // faces says whether an image serves the network as its purpose; what starts
 // sessions does so by design and is not meant.
-func (e *Engine) faces(image string) bool {
-	if isNamed(image, sessions) || isNamed(image, shells) {
+func (e *Engine) faces(p *event.Process) bool {
+	if isNamed(p.Image, sessions) || isNamed(p.Image, shells) {
 		return false
 	}
-	if isNamed(image, services) {
+	if isNamed(p.Image, services) {
 		return true
 	}
-	_, seen := e.servers.get(image)
+	if _, seen := e.accepting.get(p.Key); seen {
+		return true
+	}
+	_, seen := e.servers.get(programOf(p))
 	return seen
+}
+
+// serves remembers who accepted a connection. What an interpreter without a
+// script does says nothing of its next run.
+func (e *Engine) serves(p *event.Process) {
+	e.accepting.put(p.Key, struct{}{})
+	if p.Script != "" || !isNamed(p.Image, interpreters) {
+		e.servers.put(programOf(p), struct{}{})
+	}
+}
+
+func programOf(p *event.Process) string {
+	if p.Script == "" {
+		return p.Image
+	}
+	return p.Image + " " + p.Script
 }
 
 func severityOf(score float64) event.Severity {

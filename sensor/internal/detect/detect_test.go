@@ -239,6 +239,26 @@ func TestLimits(t *testing.T) {
 		t.Errorf("got %+v", f)
 	}
 
+	// What goes on for a day is told ever more rarely, and every time is counted.
+	e = engine(t)
+	all := 0
+	for range 24 * 60 * 2 {
+		h.now = h.now.Add(30 * time.Second)
+		f, _ := e.Evaluate(h.exec(h.process(session, "/dev/shm/x", "x")), learning)
+		all += len(f)
+	}
+	if s := e.Stats(); all < 20 || all > 60 || s.Findings+s.Suppressed != 24*60*2 {
+		t.Errorf("a day of repeats: told %d, stats %+v", all, s)
+	}
+	// One storyline does not silence another.
+	e = engine(t)
+	for i := range 500 {
+		e.Evaluate(h.exec(h.process(session, "/dev/shm/x", strings.Repeat("y", i%25+1))), learning)
+	}
+	if f, _ := e.Evaluate(h.exec(h.process(nil, "/dev/shm/z", "z")), learning); len(f) != 1 {
+		t.Error("a flood silenced another storyline")
+	}
+
 	// The whole host's budget.
 	e = engine(t, func(c *Config) { c.Budget = 10 })
 	for range 100 {
@@ -392,6 +412,20 @@ func TestEcosystemCompiles(t *testing.T) {
 	t.Logf("%d of %d rules for process_creation, network_connection and dns_query compile", compiled, total)
 	if compiled*100 < total*95 {
 		t.Errorf("only %d of %d compile", compiled, total)
+	}
+}
+
+// Ensure bytes that others chose are safe on a terminal.
+func TestPlain(t *testing.T) {
+	for in, want := range map[string]string{
+		"ls -l": "ls -l", "a\x1b[2Jb": `a\x1b[2Jb`, "a\nb": `a\nb`, "a\xffb": `a\xffb`, `say "x"`: `say "x"`, "äö": "äö",
+	} {
+		if got := plain(in, 100); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+	if got := plain(strings.Repeat("x", 100), 10); got != "xxxxxxxxxx…" {
+		t.Errorf("long: got %q", got)
 	}
 }
 

@@ -33,8 +33,11 @@ type Config struct {
 	Threshold, TaintedThreshold float64
 	// Budget is the number of findings a minute that this host may tell, whatever
 	// happens (default 120): a flood must not become the coordinator's flood.
-	// RepeatBudget is the same for one behaviour or rule in one storyline (default 3).
-	Budget, RepeatBudget int
+	// StoryBudget is the same for one storyline (default 40), so that one cannot
+	// silence the others. RepeatBudget is the same for one behaviour or rule with one
+	// program and command in one storyline (default 3); what goes on is told ever
+	// more rarely, down to once an hour, with its count.
+	Budget, StoryBudget, RepeatBudget int
 	// NoteBudget is the number of flow notes a minute for one storyline (default 120).
 	NoteBudget int
 	// MaxStorylines and MaxProcesses bound what is remembered; the least recently
@@ -53,6 +56,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	set(&c.Budget, 120)
+	set(&c.StoryBudget, 40)
 	set(&c.RepeatBudget, 3)
 	set(&c.NoteBudget, 120)
 	set(&c.MaxStorylines, 2048)
@@ -94,17 +98,18 @@ type Engine struct {
 	rejected []error
 	ids      ulids
 
-	mu       sync.Mutex
-	stories  *lru[event.ProcessKey, *story]
-	marked   *lru[event.ProcessKey, mark] // processes with findings
-	told     *lru[tellKey, struct{}]      // (rule or behaviour, process)
-	servers  *lru[string, struct{}]       // images seen to accept connections
-	young    *lru[string, time.Time]      // images first seen after learning
-	repeats  *lru[repeatKey, *repeat]     // (rule or behaviour, storyline)
-	budget   window
-	stats    Stats
-	severity map[event.Severity]int
-	record   record
+	mu        sync.Mutex
+	stories   *lru[event.ProcessKey, *story]
+	marked    *lru[event.ProcessKey, mark]     // processes with findings
+	told      *lru[tellKey, struct{}]          // (rule or behaviour, process)
+	accepting *lru[event.ProcessKey, struct{}] // processes that accepted connections
+	servers   *lru[string, struct{}]           // programs that did
+	young     *lru[string, time.Time]          // images first seen after learning
+	repeats   *lru[repeatKey, *repeat]         // (rule or behaviour, storyline)
+	budget    window
+	stats     Stats
+	severity  map[event.Severity]int
+	record    record
 }
 
 // rule is a matcher with what a finding needs of it.
@@ -138,15 +143,16 @@ type repeatKey struct {
 func New(cfg Config) (*Engine, error) {
 	cfg = cfg.withDefaults()
 	e := &Engine{
-		cfg:     cfg,
-		rules:   map[string][]*rule{},
-		ids:     ulids{entropy: cfg.Entropy},
-		stories: newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
-		marked:  newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
-		told:    newLRU[tellKey, struct{}](cfg.MaxProcesses),
-		servers: newLRU[string, struct{}](1024),
-		young:   newLRU[string, time.Time](1024),
-		repeats: newLRU[repeatKey, *repeat](cfg.MaxStorylines),
+		cfg:       cfg,
+		rules:     map[string][]*rule{},
+		ids:       ulids{entropy: cfg.Entropy},
+		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
+		marked:    newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
+		told:      newLRU[tellKey, struct{}](cfg.MaxProcesses),
+		accepting: newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
+		servers:   newLRU[string, struct{}](1024),
+		young:     newLRU[string, time.Time](1024),
+		repeats:   newLRU[repeatKey, *repeat](cfg.MaxStorylines),
 		severity: map[event.Severity]int{
 			event.Informational: 0, event.Low: 1, event.Medium: 2, event.High: 3, event.Critical: 4,
 		},
@@ -186,7 +192,7 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 	defer e.mu.Unlock()
 	story := e.follow(o)
 	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {
-		e.servers.put(o.Process.Image, struct{}{})
+		e.serves(o.Process)
 	}
 	if _, ok := o.Event.(*event.Exec); ok && v.ImageNew && !v.Learning {
 		e.young.put(o.Process.Image, o.Time)
@@ -216,10 +222,11 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 // tell applies the limits; a finding that passes them is counted and marks its process.
 func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Finding {
 	now := f.Time
-	r, ok := e.repeats.get(repeatKey{what, f.Process.Anchor})
+	same := repeatKey{what + " " + alike(f.Process), f.Process.Anchor}
+	r, ok := e.repeats.get(same)
 	if !ok {
 		r = &repeat{}
-		e.repeats.put(repeatKey{what, f.Process.Anchor}, r)
+		e.repeats.put(same, r)
 	}
 	// The mark is set even when nothing is told: what follows is of the same storyline.
 	if e.severity[f.Severity] >= e.severity[event.Medium] {
@@ -231,7 +238,8 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 		e.stats.Suppressed++
 		return nil
 	}
-	if !e.budget.allow(now, e.cfg.Budget) {
+	if !story.told.allow(now, e.cfg.StoryBudget) || !e.budget.allow(now, e.cfg.Budget) {
+		r.held++
 		e.stats.Suppressed++
 		return nil
 	}

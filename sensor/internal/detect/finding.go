@@ -47,14 +47,14 @@ func (e *Engine) ruleFinding(o *event.Observation, v event.Verdict, s *story, r 
 	f.Kind, f.Title, f.RuleID = "rule", r.Rule.Title, r.id
 	f.Severity, f.Techniques = r.severity, slices.Clone(r.techniques)
 	f.Score = scoreOf[r.severity]
-	if s.tainted(o.Time) {
+	if s.within(alertFor, o.Time) {
 		f.Score = min(100, f.Score+5)
 	}
 	f.Reason = fmt.Sprintf("%s %s.", who(o.Process), deed(o))
 	if first := sentence(r.Rule.Description); first != "" {
 		f.Reason += " " + first
 	}
-	if r.id == f.RuleID && o.Process.Origin != nil {
+	if o.Process.Origin != nil {
 		f.Reason += " " + session(o.Process) + "."
 	}
 	return e.tell(f, r.id, s)

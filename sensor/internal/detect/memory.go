@@ -66,17 +66,59 @@ func (w *window) allow(now time.Time, limit int) bool {
 	return true
 }
 
-// repeat is how often the same was told lately, and how often it was not.
+// After its first few tellings a repeat is held back for a minute, and twice as
+// long each time that it is told again; a quiet time begins anew.
+const (
+	firstHold = time.Minute
+	maxHold   = time.Hour
+	quiet     = 6 * time.Hour
+)
+
+// repeat is how often the same was told, and how often it was not.
 type repeat struct {
-	window
-	held int
+	count int       // told since it began
+	held  int       // not told since the last that was
+	told  time.Time // last telling
+	last  time.Time // last occurrence
+	hold  time.Duration
+}
+
+func (r *repeat) allow(now time.Time, limit int) bool {
+	if now.Sub(r.last) > quiet {
+		r.count, r.hold = 0, firstHold
+	}
+	r.last = now
+	if r.count >= limit {
+		if now.Sub(r.told) < r.hold {
+			return false
+		}
+		r.hold = min(2*r.hold, maxHold)
+	}
+	r.count++
+	r.told = now
+	return true
+}
+
+// alike is what repeats have in common: the program and how its command begins.
+func alike(p *event.Process) string {
+	const begins = 32
+	s := p.Image
+	for _, arg := range p.Argv {
+		if len(s) > len(p.Image)+begins {
+			break
+		}
+		s += "\x00" + arg
+	}
+	return s[:min(len(s), len(p.Image)+begins)]
 }
 
 const (
 	storyFlows   = 16
 	storyLookups = 16
-	// storyFor is how long after its last finding a storyline's flows are noted.
+	// storyFor is how long after its last finding a storyline's flows are noted, and
+	// alertFor how long novelty in it needs a lower score.
 	storyFor = 24 * time.Hour
+	alertFor = time.Hour
 )
 
 // story is what a storyline did lately.
@@ -85,6 +127,7 @@ type story struct {
 	lookups []storyLookup
 	marked  time.Time // last finding; zero: none
 	notes   window
+	told    window
 }
 
 type storyFlow struct {
@@ -99,8 +142,8 @@ type storyLookup struct {
 
 func (s *story) mark(now time.Time) { s.marked = now }
 
-func (s *story) tainted(now time.Time) bool {
-	return !s.marked.IsZero() && now.Sub(s.marked) < storyFor
+func (s *story) within(d time.Duration, now time.Time) bool {
+	return !s.marked.IsZero() && now.Sub(s.marked) < d
 }
 
 // follow finds or begins the storyline of an observation and adds what it shows.
@@ -170,7 +213,7 @@ func (s *story) evidence(p *event.Process, current *event.Flow) (flows []*event.
 
 // note tells a flow of a storyline with findings: what joins hosts.
 func (e *Engine) note(o *event.Observation, s *story) *event.FlowNote {
-	if o.Flow == nil || !s.tainted(o.Time) {
+	if o.Flow == nil || !s.within(storyFor, o.Time) {
 		return nil
 	}
 	if !s.notes.allow(o.Time, e.cfg.NoteBudget) {

@@ -119,7 +119,7 @@ func TestTree(t *testing.T) {
 	if p := o.Process.Parent; p == nil || p.Key != key(19) || !slices.Contains(p.Traits, event.TraitUnseen) {
 		t.Errorf("unseen parent: got %+v", p)
 	}
-	if slices.Contains(o.Process.Traits, event.TraitUnseen) {
+	if slices.Contains(o.Process.Traits, event.TraitUnseen) || slices.Contains(o.Before.Traits, event.TraitUnseen) {
 		t.Error("the child itself was seen")
 	}
 	// The kernel is somebody, too.
@@ -394,6 +394,9 @@ func TestHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Seed([]Task{{Key: k, InScope: true}})
+	if traits := m.Process(k).Traits; slices.Contains(traits, event.TraitDeleted) {
+		t.Errorf("an upgraded program is said to have started deleted: %v", traits)
+	}
 	p := m.WithHashes(t.Context(), m.Process(k))
 	if !p.Hashed || p.SHA256 != sha256.Sum256(raw) {
 		t.Fatalf("hashed %v: got %x", p.Hashed, p.SHA256)
@@ -438,6 +441,23 @@ func TestHashQueueFull(t *testing.T) {
 	}
 	if s := m.Stats(); s.HashDropped != 8 {
 		t.Errorf("dropped %d, want 8", s.HashDropped)
+	}
+}
+
+// Ensure a finding does not wait for a hash that does not come.
+func TestHashWaitBounded(t *testing.T) {
+	m := newMachine(t) // Run is not running
+	done := make(chan *event.Process)
+	go func() {
+		done <- m.WithHashes(t.Context(), &event.Process{Key: key(1), Image: "/x", ImageID: event.ImageID{Inode: 1}})
+	}()
+	select {
+	case p := <-done:
+		if p.Hashed {
+			t.Error("hashed by nobody")
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("still waiting")
 	}
 }
 

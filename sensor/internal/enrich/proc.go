@@ -115,7 +115,11 @@ func (e *Enricher) fromProc(key event.ProcessKey, comm string) *event.Process {
 	}
 	p.Cwd = shared(readLink(e.cfg.Proc, key.PID, "cwd"))
 	p.Interpreter, p.Script = scriptOf("", "", p.Image, p.Argv)
-	p.Traits = imageTraits(p.Image, p.ImageID, false)
+	// A running program whose file is gone was upgraded, nearly always; only an
+	// exec event tells that it was gone before it ran.
+	atStart := p.ImageID
+	atStart.NLink = max(atStart.NLink, 1)
+	p.Traits = imageTraits(p.Image, atStart, false)
 	return p
 }
 
