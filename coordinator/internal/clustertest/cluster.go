@@ -150,31 +150,37 @@ func (c *Cluster) Start(m *Member) {
 	m.mu.Unlock()
 }
 
-// Kill takes a member away without a word: its datagrams stop first, so that
-// nothing it does on its way down reaches the others; then its process ends.
-func (c *Cluster) Kill(m *Member) {
+// Kill takes a member away without a word, as the death of its machine would:
+// its datagrams stop, so that nothing it does on its way down reaches anybody.
+// The function that it returns waits until its process has ended.
+func (c *Cluster) Kill(m *Member) (ended func()) {
 	c.mu.Lock()
 	c.dead[m] = true
 	c.mu.Unlock()
-	c.stop(m)
+	return c.end(m)
 }
 
 // Stop ends a member in good order.
-func (c *Cluster) Stop(m *Member) { c.stop(m) }
+func (c *Cluster) Stop(m *Member) { c.end(m)() }
 
-func (c *Cluster) stop(m *Member) {
+func (c *Cluster) end(m *Member) (ended func()) {
 	m.mu.Lock()
 	node, listener, served := m.node, m.listener, m.served
 	m.node = nil
 	m.mu.Unlock()
 	if node == nil {
-		return
+		return func() {}
 	}
-	if err := node.Close(); err != nil {
-		c.t.Errorf("closing %s: %v", m.ID, err)
-	}
-	_ = listener.Close()
-	<-served
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := node.Close(); err != nil {
+			c.t.Errorf("closing %s: %v", m.ID, err)
+		}
+		_ = listener.Close()
+		<-served
+	}()
+	return func() { <-done }
 }
 
 // Wipe removes a stopped member's files.
@@ -218,7 +224,7 @@ func (c *Cluster) Heal() {
 // Close ends everything.
 func (c *Cluster) Close() {
 	for _, m := range c.Members {
-		c.stop(m)
+		c.Stop(m)
 		m.relay.close()
 	}
 }

@@ -21,6 +21,8 @@ const (
 	rpcTimeout = 4 * time.Second
 	// maxAppend entries near 64 KiB in one RPC.
 	maxAppend = 64
+	// settleTimeout bounds how long Close waits for proposals: several leases.
+	settleTimeout = 5 * time.Second
 	// keepSnapshots on disk: the newest, and one more should it be damaged.
 	keepSnapshots = 2
 )
@@ -96,8 +98,8 @@ func (n *Node) open(dir string) (err error) {
 	conf.HeartbeatTimeout, conf.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.HeartbeatTimeout
 	conf.LeaderLeaseTimeout = n.cfg.HeartbeatTimeout
 	conf.MaxAppendEntries = maxAppend
-	// Proposals that arrive together are written with one fsync.
-	conf.BatchApplyCh = true
+	// Proposals that wait together are written with one fsync. BatchApplyCh would
+	// let raft keep some in a buffer whose futures nobody ever answers when it stops.
 	conf.SnapshotThreshold, conf.TrailingLogs = n.cfg.SnapshotThreshold, n.cfg.TrailingLogs
 	conf.SnapshotInterval = n.cfg.SnapshotInterval
 	conf.NoLegacyTelemetry = true
@@ -157,6 +159,7 @@ func (n *Node) Close() error {
 		n.starting.Lock()
 		n.cancel()
 		n.starting.Unlock()
+		n.settle()
 		var errs []error
 		var stopped raft.Future
 		if n.raft != nil {
@@ -172,7 +175,6 @@ func (n *Node) Close() error {
 				errs = append(errs, fmt.Errorf("stopping raft: %w", err))
 			}
 		}
-		n.wg.Wait()
 		n.subs.close()
 		if n.log != nil {
 			errs = append(errs, n.log.Close())
@@ -183,6 +185,24 @@ func (n *Node) Close() error {
 		n.closed = errors.Join(errs...)
 	})
 	return n.closed
+}
+
+// settle waits for the proposals that are under way, while raft still runs:
+// what it holds when it stops is never answered. A leader with a quorum answers
+// at once, one without when its lease has ended.
+func (n *Node) settle() {
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		n.wg.Wait()
+	}()
+	timer := time.NewTimer(settleTimeout)
+	defer timer.Stop()
+	select {
+	case <-settled:
+	case <-timer.C:
+		n.cfg.Logger.Error("stopping with proposals that raft does not answer", "timeout", settleTimeout)
+	}
 }
 
 // DB is the local state, for reads. It may be behind the leader's: see ReadBarrier.
