@@ -127,12 +127,13 @@ func (r *Responder) refuse(g *sensorv1.Grant, reason error) *sensorv1.GrantResul
 }
 
 func (r *Responder) isolate(g *sensorv1.Grant, digest []byte) *sensorv1.GrantResult {
+	nodes := r.cfg.NodeAddresses()
 	switch {
 	case !r.cfg.Enabled:
 		return r.refuse(g, ErrDisabled)
 	case r.cfg.ScopeKind == "cgroup":
 		return r.refuse(g, ErrScope)
-	case len(r.cfg.NodeAddresses()) == 0:
+	case len(nodes) == 0:
 		return r.refuse(g, ErrNoNodes)
 	}
 	if err := r.barrier.Supported(); err != nil {
@@ -148,8 +149,8 @@ func (r *Responder) isolate(g *sensorv1.Grant, digest []byte) *sensorv1.GrantRes
 	previous := r.record.Lease
 	next := newLease(r.cfg.Clock, length)
 	next.Operation, next.Nonce, next.Operator, next.Reason = g.GetOperation(), g.GetNonce(), g.GetOperator(), g.GetReason()
-	next.Phase, next.Nodes = phaseTesting, r.cfg.NodeAddresses()
-	spec := isolation.Spec{Nodes: next.Nodes}
+	next.Phase, next.Nodes, r.known = phaseTesting, nodes, nodes
+	spec := isolation.Spec{Nodes: nodes}
 	if previous == nil {
 		r.record.Lease = next
 	}

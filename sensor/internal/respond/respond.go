@@ -33,6 +33,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -58,9 +59,10 @@ type Config struct {
 	// StateDir holds the lease and the used nonces (isolation.lease, 0600).
 	StateDir string
 	// NodeAddresses are the coordinator nodes' UDP endpoints, all that stays open
-	// to the outside. They are asked for again at every change, so that the opening
-	// follows the cluster. They must be resolved beforehand: names cannot be looked
-	// up while isolated.
+	// to the outside. They are asked for before an isolation and every Tick during
+	// it, so that the opening follows the cluster; it may block. What was opened
+	// stays open until the release: a name that cannot be looked up while isolated
+	// must not shut out the last coordinator.
 	NodeAddresses func() []netip.AddrPort
 	// Roots verify operators' certificates.
 	Roots func() *x509.CertPool
@@ -144,6 +146,7 @@ type Responder struct {
 
 	mu          sync.Mutex
 	record      record
+	known       []netip.AddrPort // what NodeAddresses said last
 	counters    Counters
 	tampers     tamperLog
 	refusals    window
@@ -228,12 +231,17 @@ func (r *Responder) wake() {
 	}
 }
 
-// spec is what stays open now: the nodes known now, or those remembered with the
-// lease when a restart does not know any yet.
+// spec is what stays open now: the nodes remembered with the lease, and those
+// that the cluster has since. mu is held.
 func (r *Responder) spec() isolation.Spec {
-	nodes := r.cfg.NodeAddresses()
-	if len(nodes) == 0 && r.record.Lease != nil {
-		nodes = r.record.Lease.Nodes
+	nodes := r.known
+	if lease := r.record.Lease; lease != nil {
+		nodes = slices.Concat(lease.Nodes, r.known)
+		slices.SortFunc(nodes, netip.AddrPort.Compare)
+		nodes = slices.Compact(nodes)
+		if len(nodes) > isolation.MaxNodes {
+			nodes = r.known
+		}
 	}
 	return isolation.Spec{Nodes: nodes}
 }
@@ -295,7 +303,8 @@ func (r *Responder) restore() {
 func (r *Responder) adopt(remaining time.Duration, why string) {
 	lease := newLease(r.cfg.Clock, remaining)
 	lease.Operation, lease.Phase, lease.SelfTest = recoveredOperation, phaseApplied, "not tested: "+why
-	lease.Nodes = r.cfg.NodeAddresses()
+	r.known = r.cfg.NodeAddresses()
+	lease.Nodes = r.known
 	r.record.Lease = lease
 	if remaining > 0 {
 		r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, why))

@@ -296,13 +296,16 @@ func TestNodesChange(t *testing.T) {
 		}
 	}
 	b.stop()
-	// A restart that does not know the nodes yet uses those of the lease.
+	// A restart that does not know the nodes yet uses those of the lease, and does
+	// not wait for a look-up that cannot end while isolated.
 	<-nodes
-	nodes <- nil
 	b.start()
 	if got := b.leaks(); got != 1 {
 		t.Errorf("after a restart without nodes: %d packets passed, want 1", got)
 	}
+	nodes <- nil
+	b.clock.pass(time.Second, time.Second)
+	b.isIsolatedBut("the look-up found nothing", 1)
 }
 
 func TestDamagedState(t *testing.T) {

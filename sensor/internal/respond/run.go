@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,13 +16,14 @@ import (
 const reachablePause = 200 * time.Millisecond
 
 // Run keeps an isolation in force and ends it in time, until ctx ends. While
-// nothing is isolated it waits and does nothing.
+// nothing is isolated it only waits.
 func (r *Responder) Run(ctx context.Context) error {
 	var owned sync.WaitGroup
 	defer owned.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	owned.Go(func() { r.resume(ctx) })
+	owned.Go(func() { r.followNodes(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -30,6 +32,31 @@ func (r *Responder) Run(ctx context.Context) error {
 		}
 		if r.State() != StateNone {
 			r.keep(ctx)
+		}
+	}
+}
+
+// followNodes asks for the nodes while isolated. It is alone with that, since a
+// look-up of names takes its time when nothing answers.
+func (r *Responder) followNodes(ctx context.Context) {
+	ticker := time.NewTicker(r.cfg.Tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if r.State() == StateNone {
+			continue
+		}
+		nodes := r.cfg.NodeAddresses()
+		r.mu.Lock()
+		changed := !slices.Equal(nodes, r.known)
+		r.known = nodes
+		r.mu.Unlock()
+		if changed {
+			r.wake()
 		}
 	}
 }

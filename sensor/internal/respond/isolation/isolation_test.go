@@ -1,7 +1,6 @@
 package isolation
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -231,125 +230,6 @@ func TestApplyIsIdempotent(t *testing.T) {
 	}
 }
 
-func TestReconcile(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		change func(t *testing.T, host, peer *netnstest.Namespace)
-		want   Drift
-	}{
-		{"nothing", func(*testing.T, *netnstest.Namespace, *netnstest.Namespace) {}, Unchanged},
-		{"another table", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "add table inet theirs")
-		}, Unchanged},
-		{"flushed ruleset", func(t *testing.T, host, _ *netnstest.Namespace) { nft(t, host, "flush ruleset") }, Tampered},
-		{"flushed chain", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "flush chain netdev "+TableName+" egress_ip4")
-		}, Tampered},
-		{"an accepting rule", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "insert rule netdev "+TableName+" egress accept")
-		}, Tampered},
-		{"a rule replaced by its equal", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "flush chain netdev "+TableName+" egress_2; add rule netdev "+TableName+" egress_2 jump egress")
-		}, Tampered},
-		{"a policy of accept", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "add chain netdev "+TableName+" egress_2 { policy accept; }")
-		}, Tampered},
-		{"a dormant table", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "add table netdev "+TableName+" { flags dormant; }")
-		}, Tampered},
-		{"a new device", func(t *testing.T, host, peer *netnstest.Namespace) {
-			netnstest.Wire(t, host, "late0", peer, "late1")
-		}, Surroundings},
-		{"a renamed device", func(t *testing.T, host, _ *netnstest.Namespace) {
-			handle := host.Handle(t)
-			link, err := handle.LinkByName(netnstest.HostDevice)
-			if err == nil {
-				err = handle.LinkSetName(link, "renamed0")
-			}
-			if err != nil {
-				t.Skipf("SKIP: needs renaming of a device that is up: %v", err)
-			}
-		}, Surroundings},
-		{"a vanished device", func(t *testing.T, host, _ *netnstest.Namespace) {
-			handle := host.Handle(t)
-			link, err := handle.LinkByName(netnstest.HostDevice)
-			if err == nil {
-				err = handle.LinkDel(link)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}, Surroundings},
-		{"a new prefix", func(t *testing.T, host, _ *netnstest.Namespace) {
-			host.Address(t, netnstest.HostDevice, "fd78::1/64")
-		}, Surroundings},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			host, peer := netnstest.Pair(t)
-			barrier := openBarrier(t, host)
-			if err := barrier.Apply(testSpec()); err != nil {
-				t.Fatal(err)
-			}
-			tt.change(t, host, peer)
-			got, err := barrier.Reconcile(testSpec())
-			if err != nil || got != tt.want {
-				t.Errorf("got %d, %v; want %d", got, err, tt.want)
-			}
-			if again, err := barrier.Reconcile(testSpec()); err != nil || again != Unchanged {
-				t.Errorf("a second time: got %d, %v; want nothing changed", again, err)
-			}
-			if _, err := barrier.Probe(); err != nil {
-				t.Errorf("probing after the repair: %v", err)
-			}
-		})
-	}
-}
-
-// Ensure a device that comes later is cut as well.
-func TestLateDevice(t *testing.T) {
-	host, peer := netnstest.Pair(t)
-	barrier := openBarrier(t, host)
-	if err := barrier.Apply(testSpec()); err != nil {
-		t.Fatal(err)
-	}
-	changed := make(chan struct{}, 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- barrier.Watch(ctx, func() {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		})
-	}()
-	defer func() { cancel(); <-done }()
-	netnstest.Wire(t, host, "late0", peer, "late1")
-	host.Address(t, "late0", "10.79.0.1/24")
-	peer.Address(t, "late1", "10.79.0.2/24")
-	deadline := time.After(5 * time.Second)
-	for drift := Unchanged; drift != Surroundings; {
-		select {
-		case <-changed:
-		case <-deadline:
-			t.Fatal("the new device was not noticed")
-		}
-		var err error
-		if drift, err = barrier.Reconcile(testSpec()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	capture := netnstest.NewCapture(t, peer, "late1")
-	host.Must(t, "sending", func() error { return netnstest.SendUDP("", "10.79.0.2:9999", []byte("late leak")) })
-	raw := netnstest.NewRaw(t, host, true)
-	if err := raw.Send(host.Index(t, "late0"), unix.ETH_P_IP, []byte("a late leak, not even a packet")); !errors.Is(err, unix.ENOBUFS) {
-		t.Errorf("sending raw: got %v, want %v", err, unix.ENOBUFS)
-	}
-	if seen := capture.Count(t, []byte("late leak")); seen != 0 {
-		t.Errorf("%d packets leaked on a device that came later", seen)
-	}
-}
-
 // Ensure a probe notices a table that lets everything out.
 func TestProbeSeesALeak(t *testing.T) {
 	host, peer := netnstest.Pair(t)
@@ -491,4 +371,24 @@ func TestManyDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("removed in %s", time.Since(started))
+}
+
+// Ensure the caller's own namespace is meant when no path is given.
+func TestOwnNamespace(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	openBarrier(t, host)
+	host.Must(t, "isolating from inside", func() error {
+		barrier, err := Open("")
+		if err != nil {
+			return err
+		}
+		if err := barrier.Apply(testSpec()); err != nil {
+			return err
+		}
+		result, err := barrier.Probe()
+		if err == nil && fmt.Sprint(result.Devices) != "["+netnstest.HostDevice+"]" {
+			err = fmt.Errorf("cut the devices %v", result.Devices)
+		}
+		return errors.Join(err, barrier.Remove(), barrier.Close())
+	})
 }
