@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -148,24 +149,22 @@ func initCommand() *cobra.Command {
 
 func joinCommand() *cobra.Command {
 	o := &options{}
-	var node, token string
+	var node, token, file string
 	c := &cobra.Command{
-		Use:   "join --data DIR --id NAME --coordinator HOST:PORT --token TOKEN",
+		Use:   "join --data DIR --id NAME --coordinator HOST:PORT --token-file FILE",
 		Short: "Make this a node of an existing cluster",
 		Long: "Make this a node of an existing cluster. The token is of kind node: an admin makes it with\n" +
-			"'vedette token create --kind node'. '--token -' reads it from standard input.",
+			"'vedette token create --node'. Arguments are readable by every user of a machine:\n" +
+			"--token-file (- for standard input) or VEDETTE_TOKEN keep the token out of them.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := o.load()
 			if err != nil {
 				return err
 			}
-			if token == "-" {
-				text, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 1<<10))
-				if err != nil {
-					return fmt.Errorf("reading the token: %w", err)
-				}
-				token = string(text)
+			token, err := tokenText(cmd.InOrStdin(), token, file)
+			if err != nil {
+				return err
 			}
 			if err := coordinator.Join(cmd.Context(), cfg, node, token); err != nil {
 				return err
@@ -177,11 +176,39 @@ func joinCommand() *cobra.Command {
 	o.flags(c)
 	c.Flags().StringVarP(&o.file, "config", "c", "", "read the configuration from this YAML `file`; flags win over it")
 	c.Flags().StringVar(&node, "coordinator", "", "UDP `address` of a node of the cluster")
-	c.Flags().StringVar(&token, "token", os.Getenv("VEDETTE_TOKEN"), "join token of kind node (default $VEDETTE_TOKEN)")
+	c.Flags().StringVar(&token, "token", "", "join token of kind node")
+	c.Flags().StringVar(&file, "token-file", "", "read the join token from `file`, - for standard input")
+	c.MarkFlagsMutuallyExclusive("token", "token-file")
 	_ = c.MarkFlagRequired("coordinator")
-	// What the environment holds must not stand in the help.
-	c.Flags().Lookup("token").DefValue = ""
 	return c
+}
+
+// tokenText is the token from where the person put it: flag, file or environment.
+func tokenText(stdin io.Reader, token, file string) (string, error) {
+	const most = 1 << 10
+	from := stdin
+	switch {
+	case token != "":
+		return token, nil
+	case file == "":
+		token = os.Getenv("VEDETTE_TOKEN")
+		if token == "" {
+			return "", errors.New("no join token: give --token-file, --token or VEDETTE_TOKEN; an admin makes one with: vedette token create --node")
+		}
+		return token, nil
+	case file != "-":
+		opened, err := os.Open(file)
+		if err != nil {
+			return "", fmt.Errorf("reading the token: %w", err)
+		}
+		defer opened.Close()
+		from = opened
+	}
+	text, err := io.ReadAll(io.LimitReader(from, most))
+	if err != nil {
+		return "", fmt.Errorf("reading the token: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 func operatorCommand() *cobra.Command {
