@@ -46,7 +46,7 @@ var members = []member{
 
 var sizes = map[string]uint32{
 	"event_head": 80, "event_exec": 152, "event_fork": 96, "event_exit": 88,
-	"event_flow": 168, "event_dns": 120, "udp_flow": 176, "task_record": 64,
+	"event_flow": 168, "event_dns": 120, "udp_key": 32, "udp_flow": 176, "task_record": 64,
 }
 
 func types(t *testing.T) *btf.Spec {

@@ -36,7 +36,6 @@ const (
 	exitSize = headSize + 8
 	flowSize = headSize + 88
 	dnsSize  = headSize + 40
-	keySize  = 32
 	taskSize = 64
 )
 

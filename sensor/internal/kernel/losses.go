@@ -35,7 +35,7 @@ const (
 func (s *Source) Losses() []event.Loss {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.collection == nil {
 		return append([]event.Loss(nil), s.final...)
 	}
 	return s.readLosses()
@@ -78,7 +78,7 @@ func (s *Source) Counters() (total, suppressed uint64) {
 func (s *Source) counter(which int) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.collection == nil {
 		return s.totals[which]
 	}
 	return s.readCounters()[which]

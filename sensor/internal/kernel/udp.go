@@ -20,6 +20,15 @@ const (
 	idleEnd = 30 * time.Second
 	// idleEndFull is the same when the table is fuller than three quarters.
 	idleEndFull = 3 * time.Second
+	// sweepBatch is how many flows one system call copies out (88 KiB): more than
+	// any bucket of the table holds.
+	sweepBatch = 512
+)
+
+// struct udp_key and udp_flow of bpf/include/event.h, read by decode.
+type (
+	udpKey   [32]byte
+	udpValue [176]byte
 )
 
 // sweeper ends UDP flows that have gone silent: the kernel has no event for that.
@@ -31,10 +40,14 @@ type sweeper struct {
 	idle  time.Duration
 	full  time.Duration
 	every time.Duration
+
+	keys   []udpKey // one batch, kept from sweep to sweep
+	values []udpValue
 }
 
 func newSweeper(table *ebpf.Map, room int) *sweeper {
-	return &sweeper{table: table, room: room, idle: idleEnd, full: idleEndFull, every: sweepEvery}
+	return &sweeper{table: table, room: room, idle: idleEnd, full: idleEndFull, every: sweepEvery,
+		keys: make([]udpKey, sweepBatch), values: make([]udpValue, sweepBatch)}
 }
 
 // run looks through the table when it is time, and tells each flow that ended.
@@ -64,7 +77,7 @@ func (s *sweeper) run(sink func(event.Event)) error {
 		if err != nil {
 			return err
 		}
-		closed, _, err := decode.UDPFlow(value, now)
+		closed, _, err := decode.UDPFlow(value[:], now)
 		if err != nil {
 			return fmt.Errorf("reading UDP flow: %w", err)
 		}
@@ -74,34 +87,33 @@ func (s *sweeper) run(sink func(event.Event)) error {
 }
 
 // silent lists the keys of flows without a datagram for idle.
-func (s *sweeper) silent(now uint64, idle time.Duration) (keys [][]byte, used int, err error) {
-	keySize, valueSize := int(s.table.KeySize()), int(s.table.ValueSize())
-	var key, value []byte
-	flows := s.table.Iterate()
-	for flows.Next(&key, &value) {
-		if len(key) != keySize || len(value) != valueSize {
-			return nil, 0, fmt.Errorf("listing UDP flows: entry of %d and %d bytes", len(key), len(value))
-		}
-		used++
-		_, last, err := decode.UDPFlow(value, now)
-		if err != nil {
+func (s *sweeper) silent(now uint64, idle time.Duration) (silent []udpKey, used int, err error) {
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := s.table.BatchLookup(&cursor, s.keys, s.values, nil)
+		end := errors.Is(err, ebpf.ErrKeyNotExist)
+		if err != nil && !end {
 			return nil, 0, fmt.Errorf("listing UDP flows: %w", err)
 		}
-		if last+uint64(idle) < now {
-			keys = append(keys, append([]byte(nil), key...))
+		used += n
+		for i := range n {
+			_, last, err := decode.UDPFlow(s.values[i][:], now)
+			if err != nil {
+				return nil, 0, fmt.Errorf("listing UDP flows: %w", err)
+			}
+			if last+uint64(idle) < now {
+				silent = append(silent, s.keys[i])
+			}
+		}
+		if end {
+			return silent, used, nil
 		}
 	}
-	// A table that changes below the walk may break it off: the rest is for the
-	// next time.
-	if err := flows.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return nil, 0, fmt.Errorf("listing UDP flows: %w", err)
-	}
-	return keys, used, nil
 }
 
 // take removes a flow with its final totals: in one step from 5.14 on, so that no
 // datagram between is uncounted.
-func (s *sweeper) take(key []byte) (value []byte, err error) {
+func (s *sweeper) take(key udpKey) (value udpValue, err error) {
 	err = s.table.LookupAndDelete(key, &value)
 	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL) {
 		if err = s.table.Lookup(key, &value); err == nil {
@@ -109,7 +121,7 @@ func (s *sweeper) take(key []byte) (value []byte, err error) {
 		}
 	}
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, fmt.Errorf("ending UDP flow: %w", err)
+		return value, fmt.Errorf("ending UDP flow: %w", err)
 	}
 	return value, err
 }
