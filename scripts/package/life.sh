@@ -35,6 +35,7 @@ files() {
 
 same_files() { diff "$work/files-before" <(files); }
 
+lacks() { ! grep -F -- "$1" "$2"; }
 contains() { grep -qF -- "$1" "$2"; }
 
 # within SECONDS COMMAND…: until it holds.
@@ -198,8 +199,11 @@ done
 check "the sensor ends in order" stop "$sensor_pid"
 online
 seen=$(last_seen)
+# Now as it is shipped: the whole host. It only looks; nothing is isolated here.
+sed -i '/^scope:/d' "$root/etc/vedette/sensor.yaml"
 run_sensor
-check "the sensor reports again" within 30 reports
+check "the sensor reports again, of the whole host" within 30 reports
+check "the unit's capabilities are enough" lacks "not permitted" "$work/sensor.log"
 check "as the same host" test "$(hosts)" = "$before"
 
 say "remove and purge"
