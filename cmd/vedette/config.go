@@ -26,8 +26,8 @@ type contextRow struct {
 
 func (a *app) configCommand() *cobra.Command {
 	return noun("config", "contexts: which cluster, and as whom",
-		"  vedette config import admin.context.yaml\n  vedette config get-contexts\n  vedette config use-context prod",
-		a.configGetCommand(), a.configUseCommand(), a.configImportCommand())
+		"  vedette config import admin.context.yaml\n  vedette config get-contexts\n  vedette config use-context prod\n  vedette config update-nodes",
+		a.configGetCommand(), a.configUseCommand(), a.configImportCommand(), a.configUpdateCommand())
 }
 
 func (a *app) load() (string, *client.Config, error) {
@@ -163,6 +163,43 @@ afterwards.`,
 	c.Flags().StringVar(&name, "name", "", "call it so here")
 	c.Flags().BoolVar(&use, "use", false, "make it the current context")
 	return c
+}
+
+func (a *app) configUpdateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "update-nodes",
+		Short: "learn the addresses of all nodes of the cluster",
+		Long: `Asks the cluster for its nodes and writes their operator addresses into the context in
+effect, so that any of them may be away. No trust comes with an address: a node still
+has to prove that it is one.`,
+		Example: "  vedette config update-nodes",
+		Args:    none,
+		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+			members, err := s.api.Members(ctx)
+			if err != nil {
+				return err
+			}
+			var nodes []string
+			for _, m := range members {
+				if m.GetOperatorAddress() != "" {
+					nodes = append(nodes, m.GetOperatorAddress())
+				}
+			}
+			if len(nodes) == 0 {
+				return exit(exitNotFound, "the cluster names no operator address; the context stays as it is")
+			}
+			path, config, err := a.load()
+			if err != nil {
+				return err
+			}
+			config.Context(s.context.Name).Nodes = nodes
+			if err := config.Save(path); err != nil {
+				return err
+			}
+			s.say("context %s knows %s now: %s", s.context.Name, plural(len(nodes), "node"), strings.Join(nodes, ", "))
+			return nil
+		}),
+	}
 }
 
 func (a *app) merge(config, in *client.Config, path string, use bool) error {

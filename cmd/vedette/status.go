@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,12 +33,26 @@ but sensors go on watching and keep what they have to say.`,
 			err = s.Show(output.Shown{
 				Name: st.GetClusterId(), Value: shape.FromStatus(st), Page: func(g *output.Page) { statusPage(g, st) },
 			})
+			if unknown := strangers(s.context.Nodes, st.GetMembers()); unknown > 0 && s.Human() {
+				s.say("%s of the cluster not in this context: run 'vedette config update-nodes'", plural(unknown, "node"))
+			}
 			if err == nil && st.GetLeaderId() == "" {
 				return exit(exitUnavailable, "the cluster has no leader: a majority of its nodes must be up and reach each other")
 			}
 			return err
 		}),
 	}
+}
+
+// strangers counts the nodes that the context could not fall back to.
+func strangers(known []string, members []*operatorv1.Member) int {
+	n := 0
+	for _, m := range members {
+		if m.GetOperatorAddress() != "" && !slices.Contains(known, m.GetOperatorAddress()) {
+			n++
+		}
+	}
+	return n
 }
 
 func statusPage(g *output.Page, st *operatorv1.GetStatusResponse) {

@@ -54,6 +54,9 @@ type Context struct {
 type Config struct {
 	Current  string     `yaml:"current"`
 	Contexts []*Context `yaml:"contexts"`
+
+	// single: the file holds one context without a list, and is saved as it was.
+	single bool
 }
 
 // DefaultPath is where the CLI keeps its contexts: $XDG_CONFIG_HOME/vedette/config.yaml,
@@ -110,7 +113,7 @@ func LoadConfig(path string) (*Config, error) {
 		if err := strict(raw, &only); err != nil {
 			return nil, fmt.Errorf("reading context file %s: %w", path, err)
 		}
-		config = &Config{Current: only.Name, Contexts: []*Context{&only}}
+		config = &Config{Current: only.Name, Contexts: []*Context{&only}, single: true}
 	}
 	for i, c := range config.Contexts {
 		if c == nil || c.Name == "" {
@@ -155,7 +158,11 @@ func (c *Config) Merge(in *Context) (replaced bool) {
 
 // Save writes the file with mode 0600, whole or not at all.
 func (c *Config) Save(path string) error {
-	raw, err := yaml.MarshalWithOptions(c, yaml.UseLiteralStyleIfMultiline(true))
+	var document any = c
+	if c.single && len(c.Contexts) == 1 {
+		document = c.Contexts[0]
+	}
+	raw, err := yaml.MarshalWithOptions(document, yaml.UseLiteralStyleIfMultiline(true))
 	if err != nil {
 		return fmt.Errorf("encoding contexts: %w", err)
 	}

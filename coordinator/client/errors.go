@@ -72,7 +72,7 @@ func judge(ctx context.Context, node string, err error) verdict {
 	case connect.CodePermissionDenied, connect.CodeUnauthenticated:
 		return verdict{fmt.Errorf("%w: %s", ErrDenied, message(err)), false}
 	case connect.CodeNotFound:
-		return verdict{fmt.Errorf("%w: %s", ErrNotFound, message(err)), false}
+		return verdict{&answer{ErrNotFound, message(err)}, false}
 	case connect.CodeInvalidArgument, connect.CodeOutOfRange:
 		return verdict{fmt.Errorf("%w: %s", ErrInvalid, message(err)), false}
 	default:
@@ -82,6 +82,15 @@ func judge(ctx context.Context, node string, err error) verdict {
 		return verdict{fmt.Errorf("%s: %s", node, message(err)), false}
 	}
 }
+
+// answer is the coordinator's own sentence, which needs no word of ours before it.
+type answer struct {
+	kind error
+	text string
+}
+
+func (a *answer) Error() string { return a.text }
+func (a *answer) Unwrap() error { return a.kind }
 
 // aboutCertificate tells a TLS alert that rejects who we are from one that the
 // connection broke by. The alerts' type is private to crypto/tls: its words are all there is.
