@@ -26,8 +26,9 @@ import (
 )
 
 const (
-	// MaxRecord is the largest encoded record: one must fit a frame.
-	MaxRecord = frame.MaxFrame - 4<<10
+	// MaxRecord is the largest encoded record: one must fit a frame, and the
+	// log entry that a coordinator makes of it.
+	MaxRecord = frame.MaxFrame / 2
 	// MaxBatch bounds what Next returns in bytes, unless one record is larger.
 	MaxBatch = 256 << 10
 

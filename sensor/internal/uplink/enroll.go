@@ -1,0 +1,169 @@
+package uplink
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/frame"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// maxAddress is the longest DNS name with a port.
+const maxAddress = 253 + 6
+
+// enrollTimeout bounds one node's answer, a proposal to the cluster included.
+const enrollTimeout = 15 * time.Second
+
+// RefusedError is a node's refusal: it says what to do.
+type RefusedError struct {
+	Code       string
+	Message    string
+	RetryAfter time.Duration
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("refused by the coordinator (%s): %s", e.Code, e.Message)
+}
+
+func refusal(r *sensorv1.Refusal) *RefusedError {
+	return &RefusedError{Code: text(r.GetCode()), Message: text(r.GetMessage()), RetryAfter: time.Duration(min(r.GetRetryAfterSeconds(), 3600)) * time.Second}
+}
+
+// Enroll trades a join token for an identity and writes it to dir. The key is
+// made here and never leaves; the node is believed because it shows the CA that
+// the token pins. Nodes are tried in turn, until one answers.
+func Enroll(ctx context.Context, dir string, nodes []string, token link.Token, facts *sensorv1.HostFacts) (*Identity, error) {
+	if len(nodes) == 0 {
+		return nil, errors.New("enrolling: no coordinator is given; add --coordinator HOST:PORT")
+	}
+	r, err := newRenewal()
+	if err != nil {
+		return nil, fmt.Errorf("enrolling: %w", err)
+	}
+	request := &sensorv1.EnrollRequest{
+		Protocol: frame.ProtocolVersion, Kind: sensorv1.EnrollKind_ENROLL_KIND_SENSOR,
+		TokenId: token.ID, TokenSecret: token.Secret[:], Csr: r.csr, Facts: facts,
+	}
+	var failures []error
+	for _, node := range nodes {
+		enrolled, err := requestEnrolment(ctx, node, token, request)
+		if err == nil {
+			return saveEnrolment(dir, nodes, token, r, enrolled)
+		}
+		failures = append(failures, fmt.Errorf("enrolling at %s: %w", node, err))
+		var refused *RefusedError
+		if errors.As(err, &refused) && refused.RetryAfter == 0 {
+			break // the cluster has said no; its other nodes would, too
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(failures...)
+}
+
+func requestEnrolment(ctx context.Context, node string, token link.Token, request *sensorv1.EnrollRequest) (*sensorv1.Enrolled, error) {
+	ctx, cancel := context.WithTimeout(ctx, enrollTimeout)
+	defer cancel()
+	conn, err := link.Dial(ctx, node, link.ALPNEnroll, link.DialConfig{PinnedCA: token.CA, MaxIdle: enrollTimeout})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.CloseWithReason(link.CodeOK, "") }()
+	stream, err := conn.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	if err := stream.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	if err := frame.Write(stream, request); err != nil {
+		return nil, err
+	}
+	reply := new(sensorv1.EnrollReply)
+	if err := frame.Read(stream, reply); err != nil {
+		return nil, fmt.Errorf("waiting for the answer: %w", err)
+	}
+	if r := reply.GetRefusal(); r != nil {
+		return nil, refusal(r)
+	}
+	if reply.GetEnrolled() == nil {
+		return nil, errors.New("the node's answer is neither yes nor no; does it run the same release?")
+	}
+	return reply.GetEnrolled(), nil
+}
+
+func saveEnrolment(dir string, asked []string, token link.Token, r *renewal, enrolled *sensorv1.Enrolled) (*Identity, error) {
+	root, err := pinnedRoot(enrolled, token.CA)
+	if err != nil {
+		return nil, fmt.Errorf("enrolling: %w", err)
+	}
+	id := &Identity{dir: dir, HostID: enrolled.GetId(), Cluster: enrolled.GetClusterId(), roots: x509.NewCertPool()}
+	id.roots.AddCert(root)
+	id.state = identityState{HostID: id.HostID, Cluster: id.Cluster, Nodes: addresses(enrolled.GetNodes())}
+	if len(id.state.Nodes) == 0 {
+		id.state.Nodes = asked
+	}
+	if id.cert, err = id.verifyChain(r.key, enrolled.GetChain(), time.Now()); err != nil {
+		return nil, fmt.Errorf("enrolling: the certificate that came back: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("writing identity: %w", err)
+	}
+	if err := replaceFile(filepath.Join(dir, rootsFile), encodeChain([][]byte{root.Raw})); err != nil {
+		return nil, fmt.Errorf("writing identity: %w", err)
+	}
+	if err := id.swap(r.key, enrolled.GetChain()); err != nil {
+		return nil, fmt.Errorf("writing identity: %w", err)
+	}
+	// Last: with it, the directory is an identity.
+	if err := id.saveState(); err != nil {
+		return nil, err
+	}
+	return id, nil
+}
+
+// pinnedRoot is the one root that the token vouches for; others that a node may
+// name are not taken on its word.
+func pinnedRoot(enrolled *sensorv1.Enrolled, pin [32]byte) (*x509.Certificate, error) {
+	for _, der := range enrolled.GetRoots() {
+		root, err := x509.ParseCertificate(der)
+		if err == nil && root.IsCA && link.Pin(root) == pin {
+			return root, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: the answer does not hold the CA that the token names", link.ErrForeignCA)
+}
+
+// newRenewal makes a key and the request to certify it.
+func newRenewal() (*renewal, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making key: %w", err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, fmt.Errorf("making certificate request: %w", err)
+	}
+	return &renewal{key: key, csr: csr}, nil
+}
+
+func addresses(nodes []*sensorv1.Node) []string {
+	var all []string
+	for _, n := range nodes[:min(len(nodes), maxNodes)] {
+		if _, _, err := net.SplitHostPort(n.GetAddress()); err == nil && len(n.GetAddress()) <= maxAddress {
+			all = append(all, n.GetAddress())
+		}
+	}
+	return all
+}

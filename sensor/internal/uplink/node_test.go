@@ -1,0 +1,217 @@
+package uplink_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/frame"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/link/linktest"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// store is what the nodes of a test cluster share: like the real one, it takes a
+// batch only at its position.
+type store struct {
+	mu       sync.Mutex
+	position map[string]uint64
+	names    []string
+	gaps     int
+}
+
+func (s *store) take(b *sensorv1.Batch) (seq uint64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	boot := string(b.GetBoot())
+	if b.GetPrev() > s.position[boot] {
+		s.gaps++
+		return s.position[boot], false
+	}
+	for _, r := range b.GetRecords() {
+		if r.GetSequence() > s.position[boot] {
+			s.position[boot] = r.GetSequence()
+			s.names = append(s.names, r.GetFlowNote().GetStoryline())
+		}
+	}
+	return s.position[boot], true
+}
+
+func (s *store) taken() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.names...)
+}
+
+// node is a coordinator node as a sensor sees it, on the real link.
+type node struct {
+	id       string
+	ca       *linktest.CA
+	listener *link.Listener
+	store    *store
+
+	mu       sync.Mutex
+	refuse   *sensorv1.Refusal
+	mute     bool // takes batches and never answers
+	nodes    *sensorv1.NodeList
+	ahead    time.Duration // its clock
+	validity time.Duration
+	results  chan *sensorv1.GrantResult
+	hellos   chan *sensorv1.Hello
+	sessions map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
+	tokens   map[string][]byte
+	stop     func()
+}
+
+func (n *node) set(change func(*node)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(n)
+}
+
+func startNode(t *testing.T, ca *linktest.CA, id, addr string, st *store) *node {
+	t.Helper()
+	l, err := link.Listen(addr, link.ListenConfig{Credentials: ca.Issue(link.KindNode, id, "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{
+		id: id, ca: ca, listener: l, store: st, validity: 24 * time.Hour,
+		results: make(chan *sensorv1.GrantResult, 8), hellos: make(chan *sensorv1.Hello, 64),
+		sessions: make(map[*link.Conn]func(*sensorv1.CoordinatorMessage) error), tokens: make(map[string][]byte),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- l.Serve(ctx, map[string]func(context.Context, *link.Conn){link.ALPNSensor: n.serve, link.ALPNEnroll: n.enroll})
+	}()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := errors.Join(<-done, l.Close()); err != nil {
+			t.Errorf("node %s: %v", id, err)
+		}
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+func (n *node) addr() string { return n.listener.Addr().String() }
+
+func (n *node) serve(ctx context.Context, c *link.Conn) {
+	stream, err := c.AcceptStream(ctx)
+	if err != nil {
+		return
+	}
+	defer stream.Close()
+	m := new(sensorv1.SensorMessage)
+	if err := frame.Read(stream, m); err != nil {
+		return
+	}
+	var writing sync.Mutex
+	send := func(m *sensorv1.CoordinatorMessage) error {
+		writing.Lock()
+		defer writing.Unlock()
+		return frame.Write(stream, m)
+	}
+	n.mu.Lock()
+	refuse, nodes, ahead := n.refuse, n.nodes, n.ahead
+	n.mu.Unlock()
+	n.hellos <- m.GetHello()
+	if refuse != nil {
+		_ = send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Refusal{Refusal: refuse}})
+		return
+	}
+	n.store.mu.Lock()
+	acked := n.store.position[string(m.GetHello().GetBoot())]
+	n.store.mu.Unlock()
+	if err := send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Welcome{Welcome: &sensorv1.Welcome{
+		Protocol: frame.ProtocolVersion, HostId: c.Peer().ID, NodeId: n.id, Acked: acked, Nodes: nodes, Time: time.Now().Add(ahead).UnixNano(),
+	}}}); err != nil {
+		return
+	}
+	n.set(func(n *node) { n.sessions[c] = send })
+	defer n.set(func(n *node) { delete(n.sessions, c) })
+	for {
+		m := new(sensorv1.SensorMessage)
+		if err := frame.Read(stream, m); err != nil {
+			return
+		}
+		if err := n.answer(c, m, send); err != nil {
+			return
+		}
+	}
+}
+
+func (n *node) answer(c *link.Conn, m *sensorv1.SensorMessage, send func(*sensorv1.CoordinatorMessage) error) error {
+	switch body := m.GetBody().(type) {
+	case *sensorv1.SensorMessage_Batch:
+		n.mu.Lock()
+		mute := n.mute
+		n.mu.Unlock()
+		if mute {
+			return nil
+		}
+		boot := body.Batch.GetBoot()
+		if seq, ok := n.store.take(body.Batch); ok {
+			return send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: boot, Sequence: seq}}})
+		} else {
+			return send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: boot, Sequence: seq}}})
+		}
+	case *sensorv1.SensorMessage_Renew:
+		now := time.Now()
+		chain := n.ca.SignCSR(body.Renew.GetCsr(), link.KindHost, c.Peer().ID, now.Add(-time.Minute), now.Add(n.validity))
+		return send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{Chain: chain, Roots: [][]byte{n.ca.Certificate.Raw}}}})
+	case *sensorv1.SensorMessage_GrantResult:
+		n.results <- body.GrantResult
+		return nil
+	}
+	return fmt.Errorf("unexpected %T", m.GetBody())
+}
+
+func (n *node) enroll(ctx context.Context, c *link.Conn) {
+	stream, err := c.AcceptStream(ctx)
+	if err != nil {
+		return
+	}
+	defer stream.Close()
+	request := new(sensorv1.EnrollRequest)
+	if err := frame.Read(stream, request); err != nil {
+		_ = c.Abort(err)
+		return
+	}
+	n.mu.Lock()
+	secret, ok := n.tokens[request.GetTokenId()]
+	delete(n.tokens, request.GetTokenId())
+	n.mu.Unlock()
+	if !ok || string(secret) != string(request.GetTokenSecret()) {
+		_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: &sensorv1.Refusal{Code: "bad-token", Message: "make a new one"}}})
+		return
+	}
+	now := time.Now()
+	_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Enrolled{Enrolled: &sensorv1.Enrolled{
+		Id: "h-test", ClusterId: n.ca.Cluster, Roots: [][]byte{n.ca.Certificate.Raw},
+		Chain: n.ca.SignCSR(request.GetCsr(), link.KindHost, "h-test", now.Add(-time.Minute), now.Add(n.validity)),
+		Nodes: []*sensorv1.Node{{Id: n.id, Address: n.addr()}},
+	}}})
+}
+
+// push sends a message on every open session.
+func (n *node) push(t *testing.T, m *sensorv1.CoordinatorMessage) {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, send := range n.sessions {
+		if err := send(m); err != nil {
+			t.Errorf("pushing: %v", err)
+		}
+	}
+}
+
+func (n *node) token() link.Token {
+	token := link.NewToken(n.ca.Pin())
+	n.set(func(n *node) { n.tokens[token.ID] = token.Secret[:] })
+	return token
+}
