@@ -417,3 +417,34 @@ func BenchmarkObserve(b *testing.B) {
 		base.Observe(o)
 	}
 }
+
+// Ensure that all may be called at once.
+func TestConcurrent(t *testing.T) {
+	c := &clock{epoch}
+	cfg := config(c)
+	cfg.FlushEvery = time.Millisecond
+	b := open(t, filepath.Join(t.TempDir(), "b.db"), cfg)
+	done := make(chan uint64)
+	go func() {
+		var sum uint64
+		for range 20 {
+			for _, d := range b.Harvest(epoch, event.Health{}, nil).Deltas {
+				sum += d.Count
+			}
+			b.State()
+			b.MarkTainted(event.ProcessKey{PID: 1})
+			b.MarkLoss()
+		}
+		done <- sum
+	}()
+	for i := range 2000 {
+		b.Observe(exec(epoch, "/bin/sh", fmt.Sprintf("/bin/%c", 'a'+i%26)))
+	}
+	sum := <-done
+	for _, d := range b.Harvest(epoch, event.Health{}, nil).Deltas {
+		sum += d.Count
+	}
+	if sum != 2000 {
+		t.Errorf("got %d, want 2000", sum)
+	}
+}

@@ -614,3 +614,27 @@ func BenchmarkObserve(b *testing.B) {
 		}
 	})
 }
+
+// Ensure that all may be called at once.
+func TestConcurrent(t *testing.T) {
+	m := newMachine(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range uint32(200) {
+			if p := m.Process(key(i)); p != nil {
+				p.Ancestors(10)
+			}
+			m.Stats()
+			m.reconcile()
+			m.Seed([]Task{{Key: key(5000 + i), Parent: key(1), InScope: true}})
+		}
+	}()
+	now := m.now
+	for i := range uint32(2000) {
+		m.Observe(&event.Fork{Header: event.Header{Time: now, Process: key(1)}, Child: key(2 + i)})
+		m.Observe(&event.Exec{Header: event.Header{Time: now, Process: key(2 + i), Parent: key(1)}, Path: []byte("/bin/x")})
+		m.Observe(&event.Exit{Header: event.Header{Time: now, Process: key(2 + i)}})
+	}
+	<-done
+}
