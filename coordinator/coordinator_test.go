@@ -602,3 +602,62 @@ func TestRenewal(t *testing.T) {
 		t.Errorf("welcome: %v", welcome)
 	}
 }
+
+// Ensure a member that comes back at another address is found there by the others.
+func TestMemberMoves(t *testing.T) {
+	c := startCluster(t, 3)
+	c.nodes[2].stop()
+	cfg := c.nodes[2].cfg
+	cfg.Listen, cfg.Advertise = fmt.Sprintf("127.0.0.1:%d", freePort(t)), ""
+	c.nodes[2] = start(t, cfg)
+	eventually(t, "the new address", func() error {
+		members, err := c.api.Members(t.Context())
+		for _, m := range members {
+			if m.GetId() == cfg.ID && m.GetAddress() == cfg.Listen && m.GetState() == "alive" {
+				return nil
+			}
+		}
+		return fmt.Errorf("members: %v, %v", members, err)
+	})
+}
+
+// Ensure an admin can take a node out, a viewer cannot, and the audit says who did.
+func TestRemoveMember(t *testing.T) {
+	c := startCluster(t, 3)
+	path := filepath.Join(t.TempDir(), "vic.yaml")
+	if err := coordinator.NewOperator(c.nodes[0].cfg.Data, "vic", "viewer", c.admin.Nodes, path); err != nil {
+		t.Fatal(err)
+	}
+	viewer, err := client.LoadContext(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := client.New(viewer, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(api.Close)
+	if err := api.RemoveMember(t.Context(), "n3"); !errors.Is(err, client.ErrDenied) || !strings.Contains(err.Error(), `needs role "admin"`) {
+		t.Errorf("viewer: got %v", err)
+	}
+	if err := c.api.RemoveMember(t.Context(), "n9"); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("unknown node: got %v", err)
+	}
+	c.nodes[2].stop()
+	if err := c.api.RemoveMember(t.Context(), "n3"); err != nil {
+		t.Fatalf("removing: %v", err)
+	}
+	members, err := c.api.Members(t.Context())
+	if err != nil || len(members) != 2 {
+		t.Errorf("members: %v, %v", members, err)
+	}
+	for e, err := range c.api.Audit(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.GetAction() == "member-remove" && e.GetSubject() == "n3" && e.GetActor() == "operator:admin" {
+			return
+		}
+	}
+	t.Error("the audit does not say who removed the node")
+}
