@@ -67,7 +67,7 @@ func run(ctx context.Context, bin, state string) (err error) {
 	for i := range 3 {
 		nodes = append(nodes, lab.NodeSpec{
 			ID:     fmt.Sprintf("c%d", i+1),
-			Listen: fmt.Sprintf("127.0.0.1:%d", 17441+i), Operator: fmt.Sprintf("127.0.0.1:%d", 17451+i),
+			Listen: fmt.Sprintf("127.0.0.1:%d", 17741+i), Operator: fmt.Sprintf("127.0.0.1:%d", 17751+i),
 		})
 	}
 	report("starting three coordinator nodes on loopback")

@@ -1,0 +1,233 @@
+package sensor
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// Config is everything a sensor can be told. The YAML file is strict: a key
+// that is not here is an error that names its line.
+type Config struct {
+	// StateDir holds the host's identity and key, the baseline, the spool and the
+	// leases of containment. It is made 0700 and must survive reboots: without it
+	// the host has to be enrolled again.
+	StateDir string `yaml:"state_dir"`
+
+	// Coordinators are nodes to try, host:port (UDP). The list that the cluster
+	// itself hands out is remembered in StateDir and used as well, so that one
+	// living address is enough.
+	Coordinators []string `yaml:"coordinators"`
+
+	// HostName is the name shown to operators; empty: the machine's own.
+	HostName string `yaml:"host_name"`
+
+	// Scope is what this sensor sees, enforced in the kernel: "host", "cgroup:PATH"
+	// (a cgroup v2 subtree, PATH below the mount) or "netns:PATH" (a network
+	// namespace, such as /run/netns/web; "netns:self" is the sensor's own).
+	Scope Scope `yaml:"scope"`
+
+	// Labels are told to the cluster with every session; responders select hosts by
+	// them (vedette isolate -l role=web). Labels of the join token win.
+	Labels map[string]string `yaml:"labels,omitempty"`
+
+	// SummaryInterval is how often counts, health and losses go up: 1s to 1h.
+	SummaryInterval time.Duration `yaml:"summary_interval"`
+
+	// Baseline is how the host's normal behaviour is learnt.
+	Baseline BaselineConfig `yaml:"baseline"`
+
+	// SpoolMaxBytes bounds what waits on disk for an absent coordinator. Beyond it
+	// the oldest bulk records are dropped and counted. At least 1 MiB.
+	SpoolMaxBytes int64 `yaml:"spool_max_bytes"`
+
+	// RulesDir is a folder of Sigma rules read beside the built-in ones; empty: none.
+	RulesDir string `yaml:"rules_dir"`
+
+	// Isolation says whether this host may be cut off at an operator's order.
+	Isolation IsolationConfig `yaml:"isolation"`
+
+	// MemoryLimitBytes is the soft limit that the Go runtime is held to.
+	MemoryLimitBytes int64 `yaml:"memory_limit_bytes"`
+
+	// LogLevel is debug, info, warn or error. Logs go to standard error.
+	LogLevel slog.Level `yaml:"log_level"`
+}
+
+// BaselineConfig is how learning goes.
+type BaselineConfig struct {
+	// Window is the length of a learning window: a behaviour becomes known by being
+	// seen in enough distinct ones, not by being seen often in one.
+	Window time.Duration `yaml:"window"`
+	// KnownWindows is the number of distinct windows that make a behaviour known.
+	KnownWindows int `yaml:"known_windows"`
+	// LearnFor is how long a fresh host learns before novelty alone can be a
+	// finding. Rules work from the first second.
+	LearnFor time.Duration `yaml:"learn_for"`
+}
+
+// IsolationConfig bounds what grants may do here.
+type IsolationConfig struct {
+	// Enabled false refuses every isolation on this host, with that reason.
+	Enabled bool `yaml:"enabled"`
+}
+
+// Scope is the part of a machine that a sensor is limited to.
+type Scope struct {
+	Kind string // host, cgroup, netns
+	Path string
+}
+
+// String is the scope as written in the config.
+func (s Scope) String() string {
+	if s.Path == "" {
+		return s.Kind
+	}
+	return s.Kind + ":" + s.Path
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Scope) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Scope) UnmarshalText(text []byte) error {
+	kind, path, found := strings.Cut(string(text), ":")
+	switch {
+	case kind == "host" && !found:
+	case kind == "cgroup" && strings.HasPrefix(path, "/"):
+	case kind == "netns" && path == "self":
+		path = "/proc/self/ns/net"
+	case kind == "netns" && strings.HasPrefix(path, "/"):
+	default:
+		return fmt.Errorf("scope %q: want host, cgroup:/PATH, netns:/PATH or netns:self", text)
+	}
+	*s = Scope{Kind: kind, Path: path}
+	return nil
+}
+
+// DefaultConfig is what holds where a config says nothing.
+func DefaultConfig() Config {
+	return Config{
+		StateDir:        "/var/lib/vedette-sensor",
+		Coordinators:    []string{},
+		Scope:           Scope{Kind: "host"},
+		SummaryInterval: 30 * time.Second,
+		Baseline: BaselineConfig{
+			Window:       10 * time.Minute,
+			KnownWindows: 3,
+			LearnFor:     24 * time.Hour,
+		},
+		SpoolMaxBytes:    256 << 20,
+		Isolation:        IsolationConfig{Enabled: true},
+		MemoryLimitBytes: 48 << 20,
+		LogLevel:         slog.LevelInfo,
+	}
+}
+
+// LoadConfig reads a YAML file over DefaultConfig.
+func LoadConfig(path string) (Config, error) {
+	cfg := DefaultConfig()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading config: %w", err)
+	}
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return cfg, nil
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(raw), yaml.Strict())
+	if err := decoder.Decode(&cfg); err != nil {
+		return Config{}, fmt.Errorf("reading config %s: %s%s", path, whereWrong(raw), yaml.FormatError(err, false, true))
+	}
+	return cfg, nil
+}
+
+// whereWrong names the first top-level key whose value alone is refused: the
+// YAML library gives no line for a duration, a scope or a log level.
+func whereWrong(raw []byte) string {
+	file, err := parser.ParseBytes(raw, 0)
+	if err != nil || len(file.Docs) == 0 {
+		return ""
+	}
+	mapping, ok := file.Docs[0].Body.(*ast.MappingNode)
+	if !ok {
+		return ""
+	}
+	for _, entry := range mapping.Values {
+		var scratch Config
+		if err := yaml.UnmarshalWithOptions([]byte(entry.String()), &scratch, yaml.Strict()); err != nil {
+			key := entry.Key.GetToken()
+			return fmt.Sprintf("line %d, %s: ", key.Position.Line, key.Value)
+		}
+	}
+	return ""
+}
+
+// validate joins all problems, so that one run tells them all.
+func (c *Config) validate() error {
+	var problems []error
+	wrong := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf(format, args...))
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		wrong("state_dir %q: must be an absolute path", c.StateDir)
+	}
+	for _, address := range c.Coordinators {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			wrong("coordinators: %q is not host:port", address)
+		}
+	}
+	if c.Scope.Kind == "" {
+		wrong("scope: want host, cgroup:/PATH, netns:/PATH or netns:self")
+	}
+	if c.SummaryInterval < time.Second || c.SummaryInterval > time.Hour {
+		wrong("summary_interval %s: want 1s to 1h", c.SummaryInterval)
+	}
+	if c.Baseline.Window < time.Second {
+		wrong("baseline.window %s: want at least 1s", c.Baseline.Window)
+	}
+	if c.Baseline.KnownWindows < 1 {
+		wrong("baseline.known_windows %d: want at least 1", c.Baseline.KnownWindows)
+	}
+	if c.Baseline.LearnFor < 0 {
+		wrong("baseline.learn_for %s: want 0 or more", c.Baseline.LearnFor)
+	}
+	if c.SpoolMaxBytes < 1<<20 {
+		wrong("spool_max_bytes %d: want at least 1048576", c.SpoolMaxBytes)
+	}
+	if c.MemoryLimitBytes < 16<<20 {
+		wrong("memory_limit_bytes %d: want at least 16777216", c.MemoryLimitBytes)
+	}
+	return errors.Join(problems...)
+}
+
+// Print is the effective config as YAML with each field explained.
+func (c Config) Print() ([]byte, error) {
+	comments := yaml.CommentMap{
+		"$.state_dir":              {yaml.HeadComment(" identity, baseline, spool and leases (0700, kept over reboots)")},
+		"$.coordinators":           {yaml.HeadComment(" nodes to try, host:port (UDP); the cluster's own list is remembered as well")},
+		"$.host_name":              {yaml.HeadComment(" the name shown to operators; empty: the machine's own")},
+		"$.scope":                  {yaml.HeadComment(" what is seen, enforced in the kernel: host, cgroup:/PATH, netns:/PATH or netns:self")},
+		"$.labels":                 {yaml.HeadComment(" told to the cluster; the join token's labels win")},
+		"$.summary_interval":       {yaml.HeadComment(" how often counts, health and losses go up: 1s to 1h")},
+		"$.baseline":               {yaml.HeadComment(" how normal behaviour is learnt")},
+		"$.baseline.window":        {yaml.LineComment(" length of a learning window")},
+		"$.baseline.known_windows": {yaml.LineComment(" distinct windows that make a behaviour known")},
+		"$.baseline.learn_for":     {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
+		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
+		"$.rules_dir":              {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
+		"$.isolation.enabled":      {yaml.LineComment(" false refuses every isolation here")},
+		"$.memory_limit_bytes":     {yaml.HeadComment(" soft limit of the Go runtime")},
+		"$.log_level":              {yaml.HeadComment(" debug, info, warn or error")},
+	}
+	return yaml.MarshalWithOptions(c, yaml.WithComment(comments), yaml.IndentSequence(true))
+}

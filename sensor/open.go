@@ -1,0 +1,197 @@
+package sensor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/baseline"
+	"github.com/vedette-edr/vedette/sensor/internal/detect"
+	"github.com/vedette-edr/vedette/sensor/internal/enrich"
+	"github.com/vedette-edr/vedette/sensor/internal/kernel"
+	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/spool"
+	"github.com/vedette-edr/vedette/sensor/internal/uplink"
+)
+
+// openResponder opens what acts, with what it needs: the spool that its reports
+// go to and the uplink that proves a coordinator reachable.
+func (s *Sensor) openResponder() (err error) {
+	if s.spool, err = spool.Open(s.path("spool"), spool.Config{MaxBytes: s.cfg.SpoolMaxBytes, Logger: s.log}); err != nil {
+		return fmt.Errorf("opening the spool: %w", err)
+	}
+	s.onClose(s.spool.Close)
+	s.uplink, err = uplink.New(uplink.Config{
+		Identity: s.identity,
+		Nodes:    s.cfg.Coordinators,
+		Facts:    s.hostFacts,
+		Version:  s.version,
+		Logger:   s.log,
+		OnGrant: func(ctx context.Context, g *sensorv1.SignedGrant) *sensorv1.GrantResult {
+			return s.responder.Grant(ctx, g)
+		},
+	}, s.spool)
+	if err != nil {
+		return fmt.Errorf("preparing the uplink: %w", err)
+	}
+	s.responder, err = respond.New(respond.Config{
+		StateDir:      s.cfg.StateDir,
+		NodeAddresses: s.nodeAddresses,
+		Roots:         s.identity.Roots,
+		ClusterID:     s.identity.Cluster,
+		HostID:        s.identity.HostID,
+		Enabled:       s.cfg.Isolation.Enabled,
+		ScopeKind:     s.cfg.Scope.Kind,
+		NetNS:         s.isolationNamespace(),
+		Reachable:     s.uplink.Reachable,
+		Report: func(status *sensorv1.IsolationStatus) {
+			s.append(uplink.RecordFromIsolation(status), true)
+		},
+		Logger: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("preparing containment: %w", err)
+	}
+	s.onClose(s.responder.Close)
+	return nil
+}
+
+// isolationNamespace is the namespace that this sensor may cut: its scope's, or its own.
+func (s *Sensor) isolationNamespace() string {
+	if s.cfg.Scope.Kind == "netns" {
+		return s.cfg.Scope.Path
+	}
+	return ""
+}
+
+// nodeAddresses are the known nodes' endpoints as addresses. Names are resolved
+// here, while the host can still resolve them; the uplink remembers the answers.
+func (s *Sensor) nodeAddresses() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, node := range s.uplink.Nodes() {
+		if parsed, err := netip.ParseAddrPort(node); err == nil {
+			all = append(all, parsed)
+			continue
+		}
+		resolved, err := net.ResolveUDPAddr("udp", node)
+		if err != nil {
+			s.log.Warn("resolving a coordinator's name", "node", node, "error", err)
+			continue
+		}
+		all = append(all, resolved.AddrPort())
+	}
+	return all
+}
+
+func (s *Sensor) openKernel() (err error) {
+	if _, err := kernel.Probe(); err != nil {
+		return fmt.Errorf("looking at what this kernel allows: %w", err)
+	}
+	s.source, err = kernel.Open(kernel.Config{
+		Scope:  kernel.Scope{Kind: s.cfg.Scope.Kind, Path: s.cfg.Scope.Path},
+		Logger: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("attaching to the kernel: %w", err)
+	}
+	s.onClose(s.source.Close)
+	return nil
+}
+
+func (s *Sensor) openStages() (err error) {
+	if s.enricher, err = enrich.New(enrich.Config{Scoped: s.cfg.Scope.Kind != "host", Logger: s.log}); err != nil {
+		return fmt.Errorf("preparing enrichment: %w", err)
+	}
+	learnFor := s.cfg.Baseline.LearnFor
+	if learnFor == 0 {
+		learnFor = -1 // the stage's "at once"; its zero is the default
+	}
+	s.baseline, err = baseline.Open(s.path("baseline.db"), baseline.Config{
+		Window: s.cfg.Baseline.Window, KnownWindows: s.cfg.Baseline.KnownWindows, LearnFor: learnFor, Logger: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the baseline: %w", err)
+	}
+	s.onClose(s.baseline.Close)
+	if s.detector, err = detect.New(detect.Config{RulesDir: s.cfg.RulesDir, Logger: s.log}); err != nil {
+		return fmt.Errorf("loading rules: %w", err)
+	}
+	return nil
+}
+
+// seed fills the process tree with what runs already.
+func (s *Sensor) seed(ctx context.Context) error {
+	running, err := s.source.Tasks(ctx)
+	if err != nil {
+		return fmt.Errorf("listing what runs already: %w", err)
+	}
+	tasks := make([]enrich.Task, len(running))
+	for i, t := range running {
+		tasks[i] = enrich.Task(t)
+	}
+	s.enricher.Seed(tasks)
+	return nil
+}
+
+// hostFacts is what the host says of itself at the start of each session.
+func (s *Sensor) hostFacts() *sensorv1.HostFacts {
+	facts := hostFacts(s.cfg)
+	if s.source != nil {
+		facts.CoverageGaps = s.source.CoverageGaps()
+	}
+	return facts
+}
+
+func hostFacts(cfg Config) *sensorv1.HostFacts {
+	facts := &sensorv1.HostFacts{Name: cfg.HostName, Labels: maps.Clone(cfg.Labels), Scope: cfg.Scope.String()}
+	info, err := enrich.HostFacts()
+	if err != nil {
+		// A host that cannot be described is still protected.
+		if facts.Name == "" {
+			facts.Name, _ = os.Hostname()
+		}
+		return facts
+	}
+	if facts.Name == "" {
+		facts.Name = info.Name
+	}
+	facts.Os, facts.Kernel, facts.Arch = info.OS, info.Kernel, info.Arch
+	facts.MachineIdHash, facts.Addresses = info.MachineIDHash, info.Addresses
+	return facts
+}
+
+// Enroll gives this host its identity and returns the host's id.
+func Enroll(ctx context.Context, cfg Config, token string, force bool) (string, error) {
+	if err := cfg.validate(); err != nil {
+		return "", fmt.Errorf("checking config:\n%w", err)
+	}
+	if len(cfg.Coordinators) == 0 {
+		return "", errors.New("no coordinator to enrol at: give --coordinator HOST:PORT or set coordinators in the config")
+	}
+	parsed, err := link.ParseToken(token)
+	if err != nil {
+		return "", fmt.Errorf("reading the token: %w; an operator makes one with: vedette token create", err)
+	}
+	dir := cfg.StateDir + "/identity"
+	switch old, err := uplink.LoadIdentity(dir); {
+	case err == nil && !force:
+		return "", fmt.Errorf("this host is enrolled already as %s in cluster %s: --force replaces its identity", old.HostID, old.Cluster)
+	case err != nil && !errors.Is(err, uplink.ErrNotEnrolled) && !errors.Is(err, uplink.ErrExpired) && !errors.Is(err, fs.ErrNotExist) && !force:
+		return "", fmt.Errorf("looking at the old identity: %w; --force replaces it", err)
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return "", fmt.Errorf("making the state folder: %w", err)
+	}
+	identity, err := uplink.Enroll(ctx, dir, cfg.Coordinators, parsed, hostFacts(cfg))
+	if err != nil {
+		return "", err
+	}
+	return identity.HostID, nil
+}

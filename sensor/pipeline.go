@@ -1,0 +1,146 @@
+package sensor
+
+import (
+	"context"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/uplink"
+)
+
+// observe takes one kernel event through all stages; called from one goroutine.
+func (s *Sensor) observe(ev event.Event) {
+	if exec, ok := ev.(*event.Exec); ok && exec.Parent.PID == s.pid {
+		s.canaries.Add(1)
+	}
+	o := s.enricher.Observe(ev)
+	if o == nil {
+		return
+	}
+	verdict := s.baseline.Observe(o)
+	findings, notes := s.detector.Evaluate(o, verdict)
+	for _, f := range findings {
+		f.Losses = s.losses.window()
+		s.baseline.MarkTainted(f.Process.Anchor)
+		s.deliver(f)
+	}
+	for _, n := range notes {
+		s.append(uplink.RecordFromFlowNote(n), false)
+	}
+}
+
+// deliver sends a finding on: at once when its image is hashed, else by the way
+// that waits shortly for the hash. A full waiting line goes without.
+func (s *Sensor) deliver(f *event.Finding) {
+	if !f.Process.Hashed {
+		select {
+		case s.waiting <- f:
+			return
+		default:
+		}
+	}
+	s.append(uplink.RecordFromFinding(f), true)
+}
+
+// awaitHashes completes waiting findings in order; when ctx ends it sends what is left as it is.
+func (s *Sensor) awaitHashes(ctx context.Context) error {
+	for {
+		select {
+		case f := <-s.waiting:
+			f.Process = s.enricher.WithHashes(ctx, f.Process)
+			s.append(uplink.RecordFromFinding(f), true)
+			continue
+		case <-ctx.Done():
+		}
+		select {
+		case f := <-s.waiting:
+			s.append(uplink.RecordFromFinding(f), true)
+		default:
+			return nil
+		}
+	}
+}
+
+// append puts a record into the spool; a spool that refuses is a loss, counted and told.
+func (s *Sensor) append(record *sensorv1.Record, critical bool) {
+	if err := s.spool.Append(record, critical); err != nil {
+		s.losses.add("spool", "refused", 1)
+		s.log.Error("storing a record for the coordinator", "critical", critical, "error", err)
+	}
+}
+
+// summarise sends a summary every interval and a last one at the end.
+func (s *Sensor) summarise(ctx context.Context) error {
+	tick := time.NewTicker(s.cfg.SummaryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.summary(time.Now())
+			return nil
+		case now := <-tick.C:
+			s.summary(now)
+		}
+	}
+}
+
+func (s *Sensor) summary(now time.Time) {
+	losses := s.losses.harvest(s.lossTotals())
+	if len(losses) > 0 {
+		s.baseline.MarkLoss()
+	}
+	summary := s.baseline.Harvest(now, s.health(), losses)
+	record := uplink.RecordFromSummary(&summary)
+	stats := s.spool.Stats()
+	health := record.GetSummary().GetHealth()
+	health.SpoolBytes, health.SpoolRecords = uint64(max(stats.Bytes, 0)), stats.Records
+	for _, dropped := range stats.Dropped {
+		health.DroppedRecords += dropped
+	}
+	s.append(record, false)
+}
+
+// watchLosses keeps the meter near the truth between summaries: a finding states
+// the losses of its window as they were at most this long before it.
+func (s *Sensor) watchLosses(ctx context.Context) error {
+	const every = 250 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		s.losses.note(s.lossTotals())
+		if len(s.losses.window()) > 0 {
+			s.baseline.MarkLoss()
+		}
+	}
+}
+
+// lossTotals is every stage's cumulative count.
+func (s *Sensor) lossTotals() []event.Loss {
+	totals := append(s.source.Losses(), s.spool.Losses()...)
+	if evicted := s.enricher.Stats().EvictedLiving; evicted > 0 {
+		totals = append(totals, event.Loss{Where: "process-tree", Cause: "full", Count: evicted})
+	}
+	return totals
+}
+
+func (s *Sensor) health() event.Health {
+	total, suppressed := s.source.Counters()
+	used := readUsage()
+	health := event.Health{
+		RSSBytes:         used.rss,
+		CPU:              used.cpu - s.cpuBefore,
+		EventsTotal:      total,
+		EventsSuppressed: suppressed,
+		EventsLost:       s.losses.total(),
+		CoverageGaps:     s.source.CoverageGaps(),
+		Isolation:        s.responder.State(),
+	}
+	s.cpuBefore = used.cpu
+	return health
+}

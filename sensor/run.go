@@ -1,0 +1,71 @@
+package sensor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Run works until ctx ends, then sends a last summary to the spool and detaches
+// from the kernel. Containment stays: it belongs to the lease, not to the process.
+func (s *Sensor) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, s.close()) }()
+
+	// The programs are attached already: what starts meanwhile waits in the ring.
+	if err := s.seed(ctx); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return named("reading the kernel's events", s.source.Run(ctx, s.observe)) })
+	group.Go(func() error { return named("hashing images", s.enricher.Run(ctx)) })
+	group.Go(func() error { return s.awaitHashes(ctx) })
+	group.Go(func() error { return s.summarise(ctx) })
+	group.Go(func() error { return s.watchLosses(ctx) })
+	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
+	group.Go(func() error { return named("talking to the coordinators", s.uplink.Run(ctx)) })
+	group.Go(func() error { return s.watchdog(ctx) })
+	s.log.Info("sensor runs", "version", s.version, "host", s.identity.HostID, "scope", s.cfg.Scope.String())
+	notify(daemon.SdNotifyReady)
+	err = group.Wait()
+	notify(daemon.SdNotifyStopping)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func named(what string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// watchdog feeds systemd's watchdog by the canary. A sensor whose scope its own
+// children are not in cannot see a canary; it feeds the watchdog by time alone.
+func (s *Sensor) watchdog(ctx context.Context) error {
+	alive := func() { notify(daemon.SdNotifyWatchdog) }
+	if !s.seesItself() {
+		return tickle(ctx, alive)
+	}
+	return s.canary(ctx, alive)
+}
+
+// seesItself tells whether the sensor's own children are in its scope.
+func (s *Sensor) seesItself() bool {
+	switch s.cfg.Scope.Kind {
+	case "host":
+		return true
+	case "netns":
+		var own, scope unix.Stat_t
+		return unix.Stat("/proc/self/ns/net", &own) == nil && unix.Stat(s.cfg.Scope.Path, &scope) == nil && own.Ino == scope.Ino
+	}
+	return false
+}
+
+// notify tells systemd; without systemd there is nobody to tell.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }

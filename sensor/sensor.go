@@ -1,0 +1,100 @@
+// Package sensor wires the stages of the agent on one host: kernel → enrich →
+// baseline → detect → spool → uplink, and back only as grants to respond.
+//
+// Invariant: a value flows one way. The stages never see each other; what one
+// makes is handed on here and nowhere else.
+package sensor
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/baseline"
+	"github.com/vedette-edr/vedette/sensor/internal/detect"
+	"github.com/vedette-edr/vedette/sensor/internal/enrich"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/kernel"
+	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/spool"
+	"github.com/vedette-edr/vedette/sensor/internal/uplink"
+)
+
+// waitingFindings bounds those that wait for a hash; one more goes without.
+const waitingFindings = 1024
+
+// Sensor is the agent on one host.
+type Sensor struct {
+	cfg      Config
+	version  string
+	log      *slog.Logger
+	identity *uplink.Identity
+
+	source    *kernel.Source
+	enricher  *enrich.Enricher
+	baseline  *baseline.Baseline
+	detector  *detect.Engine
+	spool     *spool.Spool
+	responder *respond.Responder
+	uplink    *uplink.Uplink
+
+	losses    lossMeter
+	waiting   chan *event.Finding
+	pid       uint32
+	canaries  atomic.Uint64 // execs of our own children that came out of the kernel
+	cpuBefore time.Duration // at the last summary; only summary touches it
+	closers   []func() error
+}
+
+// New opens everything, strongest protection first: a host that should be cut is
+// cut again before anything else can fail. The caller must Run it, which closes it.
+func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("checking config:\n%w", err)
+	}
+	debug.SetMemoryLimit(cfg.MemoryLimitBytes)
+	s := &Sensor{
+		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
+		waiting: make(chan *event.Finding, waitingFindings),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state folder: %w", err)
+	}
+	// An expired certificate keeps the host from reporting, not from seeing,
+	// spooling and honouring its leases; the uplink says what to do and takes a new
+	// identity up by itself.
+	if s.identity, err = uplink.LoadIdentity(s.path("identity")); err != nil && !errors.Is(err, uplink.ErrExpired) {
+		return nil, fmt.Errorf("loading this host's identity: %w", err)
+	}
+	if err := s.openResponder(); err != nil {
+		return nil, err
+	}
+	if err := s.openKernel(); err != nil {
+		return nil, err
+	}
+	return s, s.openStages()
+}
+
+func (s *Sensor) path(name string) string { return filepath.Join(s.cfg.StateDir, name) }
+
+func (s *Sensor) onClose(f func() error) { s.closers = append(s.closers, f) }
+
+// close undoes New, newest first.
+func (s *Sensor) close() error {
+	var problems []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		problems = append(problems, s.closers[i]())
+	}
+	s.closers = nil
+	return errors.Join(problems...)
+}
