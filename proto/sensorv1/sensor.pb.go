@@ -1949,6 +1949,10 @@ type Process struct {
 	Container     string                 `protobuf:"bytes,12,opt,name=container,proto3" json:"container,omitempty"`
 	ImageTraits   []string               `protobuf:"bytes,13,rep,name=image_traits,json=imageTraits,proto3" json:"image_traits,omitempty"` // "memfd", "deleted", "world-writable-dir", …
 	Cwd           []byte                 `protobuf:"bytes,14,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	Interpreter   []byte                 `protobuf:"bytes,15,opt,name=interpreter,proto3" json:"interpreter,omitempty"` // the program that runs the script: from #! or by name
+	Script        []byte                 `protobuf:"bytes,16,opt,name=script,proto3" json:"script,omitempty"`
+	LoginUid      uint32                 `protobuf:"varint,17,opt,name=login_uid,json=loginUid,proto3" json:"login_uid,omitempty"` // 4294967295: not a login session
+	Cgroup        []byte                 `protobuf:"bytes,18,opt,name=cgroup,proto3" json:"cgroup,omitempty"`                      // path below the cgroup v2 mount
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2081,6 +2085,34 @@ func (x *Process) GetCwd() []byte {
 	return nil
 }
 
+func (x *Process) GetInterpreter() []byte {
+	if x != nil {
+		return x.Interpreter
+	}
+	return nil
+}
+
+func (x *Process) GetScript() []byte {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *Process) GetLoginUid() uint32 {
+	if x != nil {
+		return x.LoginUid
+	}
+	return 0
+}
+
+func (x *Process) GetCgroup() []byte {
+	if x != nil {
+		return x.Cgroup
+	}
+	return nil
+}
+
 type Flow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // IANA: 6, 17
@@ -2094,6 +2126,7 @@ type Flow struct {
 	BytesOut      uint64                 `protobuf:"varint,9,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
 	Opened        int64                  `protobuf:"varint,10,opt,name=opened,proto3" json:"opened,omitempty"`
 	Closed        int64                  `protobuf:"varint,11,opt,name=closed,proto3" json:"closed,omitempty"`
+	Failed        bool                   `protobuf:"varint,12,opt,name=failed,proto3" json:"failed,omitempty"` // a connect that never got an answer it wanted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2203,6 +2236,13 @@ func (x *Flow) GetClosed() int64 {
 		return x.Closed
 	}
 	return 0
+}
+
+func (x *Flow) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
 }
 
 type Finding struct {
@@ -3055,7 +3095,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04Loss\x12\x14\n" +
 	"\x05where\x18\x01 \x01(\tR\x05where\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x04R\x05count\"\xe5\x02\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"\xd4\x03\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x04R\x05start\x12\x1d\n" +
@@ -3073,7 +3113,11 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04unit\x18\v \x01(\tR\x04unit\x12\x1c\n" +
 	"\tcontainer\x18\f \x01(\tR\tcontainer\x12!\n" +
 	"\fimage_traits\x18\r \x03(\tR\vimageTraits\x12\x10\n" +
-	"\x03cwd\x18\x0e \x01(\fR\x03cwd\"\xa6\x02\n" +
+	"\x03cwd\x18\x0e \x01(\fR\x03cwd\x12 \n" +
+	"\vinterpreter\x18\x0f \x01(\fR\vinterpreter\x12\x16\n" +
+	"\x06script\x18\x10 \x01(\fR\x06script\x12\x1b\n" +
+	"\tlogin_uid\x18\x11 \x01(\rR\bloginUid\x12\x16\n" +
+	"\x06cgroup\x18\x12 \x01(\fR\x06cgroup\"\xbe\x02\n" +
 	"\x04Flow\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\ainbound\x18\x02 \x01(\bR\ainbound\x12\x14\n" +
@@ -3088,7 +3132,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\tbytes_out\x18\t \x01(\x04R\bbytesOut\x12\x16\n" +
 	"\x06opened\x18\n" +
 	" \x01(\x03R\x06opened\x12\x16\n" +
-	"\x06closed\x18\v \x01(\x03R\x06closed\"\xaf\x04\n" +
+	"\x06closed\x18\v \x01(\x03R\x06closed\x12\x16\n" +
+	"\x06failed\x18\f \x01(\bR\x06failed\"\xaf\x04\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x12\n" +

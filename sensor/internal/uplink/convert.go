@@ -95,6 +95,7 @@ func process(p *event.Process) *sensorv1.Process {
 		Pid: p.Key.PID, Start: p.Key.Start, StartTime: nanos(p.StartTime), Image: []byte(p.Image),
 		ArgvTruncated: p.ArgvTruncated, ArgvBytes: p.ArgvBytes, Uid: p.UID, User: text(p.User), Unit: text(p.Unit),
 		Container: text(p.Container), ImageTraits: texts(p.Traits), Cwd: []byte(p.Cwd),
+		Interpreter: []byte(p.Interpreter), Script: []byte(p.Script), LoginUid: p.LoginUID, Cgroup: []byte(p.Cgroup),
 	}
 	if p.Hashed {
 		out.Sha256 = p.SHA256[:]
@@ -120,7 +121,7 @@ func flow(f *event.Flow) *sensorv1.Flow {
 	}
 	out := &sensorv1.Flow{
 		Protocol: uint32(f.Proto), Inbound: f.Dir == event.Inbound, Name: text(f.Name),
-		BytesIn: f.BytesIn, BytesOut: f.BytesOut, Opened: nanos(f.Opened), Closed: nanos(f.Closed),
+		BytesIn: f.BytesIn, BytesOut: f.BytesOut, Opened: nanos(f.Opened), Closed: nanos(f.Closed), Failed: f.Failed,
 	}
 	out.Local, out.LocalPort = endpoint(f.Local)
 	out.Remote, out.RemotePort = endpoint(f.Remote)
