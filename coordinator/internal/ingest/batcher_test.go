@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -28,6 +30,9 @@ type fakeLog struct {
 }
 
 func (l *fakeLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error) {
+	if size := proto.Size(cmd); size > consensus.MaxCommand {
+		return nil, fmt.Errorf("%w: %d bytes", consensus.ErrInvalid, size)
+	}
 	select {
 	case <-time.After(l.slow):
 	case <-ctx.Done():
@@ -103,6 +108,28 @@ func TestCoalesce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Ensure a batch that does not fit beside those that wait does not spoil them.
+func TestEntryBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := testBatcher(&fakeLog{})
+		b.cfg.CoalesceBytes, b.cfg.MaxInflightBytes = 512<<10, 4<<20
+		ctx, cancel := context.WithCancel(t.Context())
+		var running, sessions sync.WaitGroup
+		running.Go(func() { _ = b.run(ctx) })
+		for i, bytes := range []int{500 << 10, 900 << 10} {
+			sessions.Go(func() {
+				if _, err := b.submit(ctx, hostBatch(fmt.Sprintf("h-%d", i), 0, bytes)); err != nil {
+					t.Errorf("%d bytes: %v", bytes, err)
+				}
+			})
+			synctest.Wait()
+		}
+		sessions.Wait()
+		cancel()
+		running.Wait()
+	})
 }
 
 // Ensure two batches of one host in an entry (an old session's and its
