@@ -54,6 +54,7 @@ func TestRulesBite(t *testing.T) {
 		{"slog", "sensor/internal/baseline/a.go", imports("log/slog"), ""},
 		{"cgo", "sensor/internal/baseline/a.go", imports("C"), "no cgo of our own"},
 		{"stage to stage", "sensor/internal/detect/a.go", ours("sensor/internal/baseline"), "never each other"},
+		{"stage's test to stage", "sensor/internal/uplink/a_test.go", ours("sensor/internal/spool"), ""},
 		{"stage to event", "sensor/internal/detect/a.go", ours("sensor/internal/event"), ""},
 		{"stage to its own part", "sensor/internal/respond/a.go", ours("sensor/internal/respond/isolation"), ""},
 		{"kernel to decode", "sensor/internal/kernel/a.go", ours("sensor/internal/decode"), ""},
