@@ -260,6 +260,12 @@ func (d *disk) set(write, sync error) {
 	d.write, d.sync = write, sync
 }
 
+func (d *disk) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.syncs
+}
+
 func (d *disk) create(path string) (spool.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	return &diskFile{File: f, disk: d}, err
@@ -393,22 +399,22 @@ func TestGroupCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := new(disk)
 		s := open(t, t.TempDir(), spool.Config{Create: d.create})
-		d.syncs = 0
+		before := d.count()
 		for range 100 {
 			put(t, s, false, "x")
 		}
 		synctest.Wait()
-		if d.syncs != 0 {
-			t.Errorf("%d syncs before the delay", d.syncs)
+		if d.count() != before {
+			t.Errorf("%d syncs before the delay", d.count()-before)
 		}
 		time.Sleep(200 * time.Millisecond)
 		synctest.Wait()
-		if d.syncs != 1 {
-			t.Errorf("%d syncs for a hundred bulk records", d.syncs)
+		if d.count() != before+1 {
+			t.Errorf("%d syncs for a hundred bulk records", d.count()-before)
 		}
 		put(t, s, true, "y")
-		if d.syncs != 2 {
-			t.Errorf("Append of a critical record returned after %d syncs, want 2", d.syncs)
+		if d.count() != before+2 {
+			t.Errorf("Append of a critical record returned after %d syncs, want 2", d.count()-before)
 		}
 		_ = s.Close()
 	})
