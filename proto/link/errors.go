@@ -153,7 +153,7 @@ func ended(err error) bool {
 }
 
 func readResult(n int, err error) (int, error) {
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
 	if err = explain(err); ended(err) {

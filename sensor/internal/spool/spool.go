@@ -268,14 +268,13 @@ func (s *Spool) append(rec *sensorv1.Record, c class) (File, error) {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(payload), MaxRecord)
 	}
 	if s.failure == nil {
-		if file, err := s.write(s.current, c, rec.GetSequence(), payload); err == nil {
+		file, err := s.write(s.current, c, rec.GetSequence(), payload)
+		if err == nil {
 			s.current.last = rec.GetSequence()
 			s.bound(c)
 			return file, nil
-		} else {
-			s.fail(err)
 		}
-		// fail began another stream
+		s.fail(err) // begins another stream
 		rec.Sequence = s.current.last + 1
 		if payload, err = proto.Marshal(rec); err != nil {
 			return nil, fmt.Errorf("encoding record: %w", err)

@@ -18,8 +18,8 @@ const (
 	maxText      = 4 << 10
 )
 
-// RecordFromFinding, like the other conversions, keeps paths and arguments as
-// the bytes that they are; only what is text by nature is made valid UTF-8.
+// RecordFromFinding converts a finding. Like the other conversions it keeps paths
+// and arguments as the bytes that they are; only what is text by nature is made valid UTF-8.
 func RecordFromFinding(f *event.Finding) *sensorv1.Record {
 	out := &sensorv1.Finding{
 		Id: text(f.ID), Time: nanos(f.Time), Kind: text(f.Kind), Title: text(f.Title), RuleId: text(f.RuleID),

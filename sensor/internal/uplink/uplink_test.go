@@ -332,7 +332,7 @@ func TestRenewal(t *testing.T) {
 	}
 	addr := n.addr()
 	n.stop()
-	n = startNode(t, ca, "n1", addr, st)
+	startNode(t, ca, "n1", addr, st)
 	h.put(t, "after")
 	until(t, "a record by the new certificate", func() bool { return slices.Equal(st.taken(), []string{"after"}) })
 }
