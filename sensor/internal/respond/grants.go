@@ -156,8 +156,9 @@ func (r *Responder) isolate(g *sensorv1.Grant, digest []byte) *sensorv1.GrantRes
 	}
 	// Saved before it is done: a crash in between leaves a lease that a restart
 	// goes on with, and never a cut without an end. A full disk must not protect an
-	// intruder, so not being able to save does not stop the isolation.
-	saveErr := r.save()
+	// intruder, so not being able to save does not stop the isolation; that is told
+	// when it is saved again below.
+	_ = r.save()
 	applyErr := r.barrier.Apply(spec)
 	r.unlockAndReport()
 	r.wake()
@@ -180,7 +181,7 @@ func (r *Responder) isolate(g *sensorv1.Grant, digest []byte) *sensorv1.GrantRes
 	} else {
 		next.Phase = phaseApplied
 		r.record.Lease = next
-		saveErr = r.save()
+		saveErr := r.save()
 		r.counters.Honoured++
 		if previous != nil {
 			r.report(r.status(previous, sensorv1.IsolationState_ISOLATION_STATE_RELEASED, "superseded by "+next.Operation+"; the host stays isolated"))

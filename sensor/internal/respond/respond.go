@@ -281,7 +281,7 @@ func (r *Responder) restore() {
 	}
 	lease := r.record.Lease
 	if lease == nil {
-		r.save()
+		_ = r.save() // logged there; nothing is in force that could be lost
 		return
 	}
 	switch {
@@ -293,7 +293,7 @@ func (r *Responder) restore() {
 		if err := r.barrier.Apply(r.spec()); err != nil {
 			r.failed("isolation could not be reapplied at the start and is tried again", err)
 		}
-		r.save()
+		_ = r.save() // logged there; the file of before the restart says the same
 		r.cfg.Logger.Info("isolation is in force again", "operation", lease.Operation, "remaining", lease.remaining(r.cfg.Clock), "was_in_kernel", present)
 	}
 	r.wake()

@@ -393,7 +393,7 @@ func TestResumedSelfTest(t *testing.T) {
 			}
 			result := make(chan *sensorv1.GrantResult, 1)
 			signed := b.sign(b.order(sensorv1.Action_ACTION_ISOLATE, "op-1"))
-			go func() { result <- b.r.Grant(context.Background(), signed) }()
+			go func() { result <- b.r.Grant(t.Context(), signed) }()
 			<-asked
 			b.stop()
 			if got := (<-result).GetStatus().GetState(); got != sensorv1.IsolationState_ISOLATION_STATE_PENDING {
