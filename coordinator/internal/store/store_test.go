@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -237,7 +238,12 @@ func TestRestoreRefusesDamage(t *testing.T) {
 		b[at] ^= 1
 		return pack(b)
 	}
+	reclaimed := bytes.Clone(raw[:len(raw)-sha256.Size])
+	reclaimed[15] ^= 1
+	sum := sha256.Sum256(reclaimed)
 	tests := map[string][]byte{
+		"claims another index, well summed": pack(append(reclaimed, sum[:]...)),
+
 		"empty":          {},
 		"not zstd":       []byte("hello, this is not a snapshot"),
 		"torn stream":    snap.Bytes()[:snap.Len()/2],
