@@ -316,7 +316,7 @@ func TestWait(t *testing.T) {
 // event for that to be known.
 func TestWatchFailsOver(t *testing.T) {
 	ca := linktest.NewCA(t)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	dying := &node{watch: func(_ context.Context, s *connect.ServerStream[operatorv1.WatchResponse]) error {
 		if err := s.Send(&operatorv1.WatchResponse{Host: "a"}); err != nil {
