@@ -39,7 +39,10 @@ func TestRealCluster(t *testing.T) {
 	t.Setenv("VEDETTE_CONTEXT_FILE", filepath.Join(c.path("n1"), "admin.context.yaml"))
 	c.start("n1")
 	// The first node is a node that others can be told of when the record says so.
-	c.until("a cluster of one", func() bool { out, code := c.vedette("audit", "list"); return code == 0 && strings.Contains(out, "member-put") })
+	c.until("a cluster of one", func() bool {
+		out, code := c.vedette("audit", "list")
+		return code == 0 && strings.Contains(out, "member-put")
+	})
 	for _, id := range []string{"n2", "n3"} {
 		token, code := c.vedette("token", "create", "--node")
 		if code != 0 {
