@@ -185,7 +185,7 @@ func worst(failures []error) error {
 	for _, kind := range []error{ErrNoLeader, ErrUnreachable, ErrUntrusted} {
 		for _, err := range failures {
 			if errors.Is(err, kind) {
-				if kind == ErrUnreachable && len(failures) > 1 {
+				if errors.Is(kind, ErrUnreachable) && len(failures) > 1 {
 					return unreachable(failures)
 				}
 				return err

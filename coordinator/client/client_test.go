@@ -139,9 +139,9 @@ func TestGoesOnToTheNextNode(t *testing.T) {
 // Ensure a failover is waited for.
 func TestWaitsForALeader(t *testing.T) {
 	ca := linktest.NewCA(t)
-	n := &node{status: func(_ context.Context, call int64) error {
+	n := &node{status: func(ctx context.Context, call int64) error {
 		if call < 4 {
-			return unavailable(nil, 0)
+			return unavailable(ctx, call)
 		}
 		return nil
 	}}

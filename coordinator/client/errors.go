@@ -56,7 +56,7 @@ func judge(ctx context.Context, node string, err error) verdict {
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "remote error" && aboutCertificate(op.Err) {
-		return verdict{fmt.Errorf("%w: %s refused this operator's certificate (%s): ask an admin for a new context file",
+		return verdict{fmt.Errorf("%w: %s refused this operator's certificate (%w): ask an admin for a new context file",
 			ErrDenied, node, op.Err), false}
 	}
 	text := fmt.Sprintf("%s: %s", node, message(err))
