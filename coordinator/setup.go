@@ -104,7 +104,9 @@ func NewOperator(data, name, role string, nodes []string, path string) error {
 	if len(nodes) == 0 {
 		nodes = []string{node.Membership().OperatorAddress}
 		for _, peer := range node.Membership().Peers {
-			nodes = append(nodes, peer.OperatorAddress)
+			if peer.OperatorAddress != "" {
+				nodes = append(nodes, peer.OperatorAddress)
+			}
 		}
 	}
 	return writeOperator(node, name, role, nodes, path)
@@ -185,8 +187,14 @@ func Join(ctx context.Context, cfg Config, coordinator, tokenText string) error 
 		return fmt.Errorf("%w: the authority in its answer is not the token's", ErrRefused)
 	}
 	membership := cfg.membership(enrolled.GetClusterId(), false)
+	// The node that answered is a way into the cluster even when its own list is
+	// still empty: a founder signs before its first log entry is written.
+	membership.Peers = []identity.Peer{{Address: coordinator}}
 	for _, peer := range identity.PeersOf(enrolled.GetNodes()) {
-		if peer.ID != cfg.ID {
+		switch {
+		case peer.Address == coordinator:
+			membership.Peers[0] = peer
+		case peer.ID != cfg.ID:
 			membership.Peers = append(membership.Peers, peer)
 		}
 	}

@@ -2,6 +2,7 @@ package sensor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -19,6 +20,9 @@ func (s *Sensor) observe(ev event.Event) {
 		return
 	}
 	verdict := s.baseline.Observe(o)
+	if s.ownLink(o) {
+		return
+	}
 	findings, notes := s.detector.Evaluate(o, verdict)
 	for _, f := range findings {
 		f.Losses = s.losses.window()
@@ -28,6 +32,12 @@ func (s *Sensor) observe(ev event.Event) {
 	for _, n := range notes {
 		s.append(uplink.RecordFromFlowNote(n), false)
 	}
+}
+
+// ownLink tells the sensor's own flows to its coordinators, which are what it is
+// there for wherever it is installed; any other flow of its process is judged.
+func (s *Sensor) ownLink(o *event.Observation) bool {
+	return o.Flow != nil && o.Process.Key.PID == s.pid && slices.Contains(s.nodeAddresses(), o.Flow.Remote)
 }
 
 // deliver sends a finding on: at once when its image is hashed, else by the way

@@ -29,8 +29,9 @@ func root() *cobra.Command {
 	o := &options{}
 	run := func(cmd *cobra.Command, _ []string) error { return o.run(cmd) }
 	c := &cobra.Command{
-		Use:   "vedette-coordinator",
-		Short: "Run one node of a Vedette cluster",
+		Use:     "vedette-coordinator",
+		Version: version,
+		Short:   "Run one node of a Vedette cluster",
 		Long: "Run one node of a Vedette cluster.\n\n" +
 			"A cluster is made by 'vedette-coordinator init' on its first node; every other node joins it once\n" +
 			"with 'vedette-coordinator join'. After that the program runs with --config or --data alone.",

@@ -30,7 +30,7 @@ func rootCommand() *cobra.Command {
 
 Without a command the sensor runs in the foreground until SIGTERM. It needs root,
 or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH,
-a kernel with BTF (5.10 or later), and an identity (see enroll).`,
+a kernel with BTF (5.12 or later), and an identity (see enroll).`,
 		Args:          cobra.NoArgs,
 		Version:       version,
 		SilenceUsage:  true,

@@ -132,6 +132,7 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
 `, h.v4, hostKey, w.key)
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			return err

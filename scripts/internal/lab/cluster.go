@@ -66,7 +66,26 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 		}
 		report(fmt.Sprintf("coordinator %s listens on %s", spec.ID, spec.Listen))
 	}
-	return c, c.allAlive(ctx)
+	if err := c.allAlive(ctx); err != nil {
+		return nil, err
+	}
+	return c, c.operator(ctx)
+}
+
+// operator makes a context that names every node, so that the CLI goes on when the founder is dead.
+func (c *Cluster) operator(ctx context.Context) error {
+	path := filepath.Join(c.lab.Dir, "operator.context.yaml")
+	if _, err := os.Stat(path); err != nil {
+		args := []string{"operator", "--data", c.lab.nodeDir(c.Nodes[0].ID), "--name", "operator", "--role", "admin", "--out", path}
+		for _, n := range c.Nodes {
+			args = append(args, "--node", n.Operator)
+		}
+		if _, err := c.lab.Run(nil, exec.CommandContext(ctx, filepath.Join(c.lab.Bin, "vedette-coordinator"), args...)); err != nil {
+			return err
+		}
+	}
+	c.Context = path
+	return nil
 }
 
 func (l *Lab) nodeDir(id string) string { return filepath.Join(l.Dir, "coordinator-"+id) }
