@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/attack"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
@@ -173,12 +174,17 @@ func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse, names map
 	points(g, "What limits this account", i.GetLimits())
 	g.Section("Next")
 	for _, step := range i.GetRecommended() {
+		if strings.HasPrefix(step, "vedette ") {
+			g.Line(0, output.Bold, step) // a command, to be copied whole
+			continue
+		}
 		g.Item(step)
 	}
-	if i.GetStatus() != "closed" {
-		g.Try("Cut its hosts off", output.Command([]string{"vedette", "isolate", "--incident", i.GetId(), "--reason", i.GetId()}))
-		g.Try("Judge it (or --as malicious)", output.Command([]string{"vedette", "incident", "close", i.GetId(), "--as", "benign", "--reason"})+" …")
+	if len(i.GetRecommended()) > 0 || i.GetStatus() == "closed" {
+		return
 	}
+	g.Try("Cut its hosts off", output.Command([]string{"vedette", "isolate", "--incident", i.GetId(), "--reason", i.GetId()}))
+	g.Try("Judge it (or --as malicious)", output.Command([]string{"vedette", "incident", "close", i.GetId(), "--as", "benign", "--reason"})+" …")
 }
 
 func points(g *output.Page, head string, items []string) {
@@ -244,6 +250,13 @@ host back: that is 'vedette release'.`,
 	f.StringVar(&as, "as", "", "the judgement: benign or malicious")
 	f.StringVar(&reason, "reason", "", "why, for the record")
 	f.StringVar(&key, "idempotency-key", "", "a repeated command with the same key changes nothing")
+	// The judgement is called disposition where it is shown: that name is understood too.
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "disposition" {
+			name = "as"
+		}
+		return pflag.NormalizedName(name)
+	})
 	completeWords(c, "as", "benign", "malicious")
 	return c
 }

@@ -114,7 +114,7 @@ func fixedIncident() *raftv1.Incident {
 		Hosts: []string{web1, app1}, Techniques: []string{"T1059.004", "T1021.004"}, FirstSeen: at(1), LastSeen: at(60),
 		Storylines: []string{"812.1000"}, Account: "On web1, nginx started a shell.\nFrom there someone logged in to app1 by ssh.",
 		Timeline:     []*raftv1.TimelineEntry{{Time: at(2), Host: web1, Finding: found, Text: "A service started a shell"}},
-		ActionsTaken: []string{"web1 was isolated by alice"}, Recommended: []string{"Isolate app1."}, Limits: []string{"5 events were lost on web1."},
+		ActionsTaken: []string{"web1 was isolated by alice"}, Recommended: []string{"Isolate app1.", "vedette isolate " + app1 + ` --reason "incident inc-aaaaaaaaaaaa, which is a reason that is longer than the page is wide"`}, Limits: []string{"5 events were lost on web1."},
 		Findings: []string{found}, Edges: []*raftv1.Edge{{From: "web1/812.1000", To: "app1/77.5", Kind: "flow", Time: at(10), Evidence: "10.0.1.1:40022 to 10.0.1.2:22"}},
 	}
 }
