@@ -57,6 +57,8 @@ const (
 	systemUser    = 5.0
 	remoteSession = 5.0
 	offHost       = 10.0
+	stranger      = 20.0
+	hop           = 15.0
 	textProgram   = 10.0
 	oddPort       = 5.0
 	loopback      = -25.0
@@ -167,6 +169,7 @@ func (e *Engine) execTerms(o *event.Observation, v event.Verdict) ([]term, strin
 	if v.ImageNew {
 		add(freshImage, "this image was never seen on this host")
 	}
+	terms = append(terms, e.strangerTerms(p)...)
 	terms = append(terms, placeTerms(p)...)
 	if slices.Contains(p.Traits, event.TraitSetID) {
 		add(setID, "it gained privileges by its file")
@@ -209,6 +212,10 @@ func (e *Engine) flowTerms(o *event.Observation, ev *event.FlowOpen, v event.Ver
 		add(freshImage, "this image was never seen on this host")
 	}
 	terms = append(terms, placeTerms(p)...)
+	terms = append(terms, e.strangerTerms(p)...)
+	if remoteAccess(p, ev) && p.Origin != nil && !p.Origin.Remote.Addr().IsLoopback() && !remote.IsLoopback() {
+		add(hop, "it goes on to another host from inside a session")
+	}
 	switch {
 	case isNamed(p.Image, shells):
 		add(serviceSpawn, "a shell has no network use of its own")
@@ -222,6 +229,26 @@ func (e *Engine) flowTerms(o *event.Observation, ev *event.FlowOpen, v event.Ver
 		add(oddPort, "port %d is no usual service's", port)
 	}
 	return terms, who(p) + " " + connection(o.Flow)
+}
+
+// strangerTerms judge where the session came from that a process belongs to.
+func (e *Engine) strangerTerms(p *event.Process) []term {
+	if p.Origin == nil {
+		return nil
+	}
+	if _, ok := e.strangers.get(p.Origin.Remote); !ok {
+		return nil
+	}
+	return []term{{stranger, fmt.Sprintf("its session came from %s, from where none came before", p.Origin.Remote.Addr().Unmap())}}
+}
+
+// remoteAccess says whether a connection logs in to another host.
+func remoteAccess(p *event.Process, open *event.FlowOpen) bool {
+	switch open.Remote.Port() {
+	case 22, 23, 512, 513, 514, 3389, 5900:
+		return true
+	}
+	return isNamed(p.Image, []string{"ssh", "dbclient", "telnet", "rsh", "rlogin", "mosh-client"})
 }
 
 // placeTerms judge where an image lies.
@@ -292,6 +319,9 @@ func severityOf(score float64) event.Severity {
 
 // techniquesOf a new behaviour, as far as the behaviour itself says.
 func techniquesOf(o *event.Observation, kind string) []string {
+	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Outbound && remoteAccess(o.Process, open) {
+		return []string{"T1021.004"}
+	}
 	if kind == "new-flow" {
 		return []string{applicationLayer}
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -105,6 +106,7 @@ type Engine struct {
 	accepting *lru[event.ProcessKey, struct{}] // processes that accepted connections
 	servers   *lru[string, struct{}]           // programs that did
 	young     *lru[string, time.Time]          // images first seen after learning
+	strangers *lru[netip.AddrPort, struct{}]   // who logged in from where nobody did before
 	repeats   *lru[repeatKey, *repeat]         // (rule or behaviour, storyline)
 	budget    window
 	stats     Stats
@@ -152,6 +154,7 @@ func New(cfg Config) (*Engine, error) {
 		accepting: newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
 		servers:   newLRU[string, struct{}](1024),
 		young:     newLRU[string, time.Time](1024),
+		strangers: newLRU[netip.AddrPort, struct{}](1024),
 		repeats:   newLRU[repeatKey, *repeat](cfg.MaxStorylines),
 		severity: map[event.Severity]int{
 			event.Informational: 0, event.Low: 1, event.Medium: 2, event.High: 3, event.Critical: 4,
@@ -193,6 +196,9 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 	story := e.follow(o)
 	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {
 		e.serves(o.Process)
+		if isNamed(o.Process.Image, sessions) && v.New && !v.Learning && !open.Remote.Addr().IsLoopback() {
+			e.strangers.put(open.Remote, struct{}{})
+		}
 	}
 	if _, ok := o.Event.(*event.Exec); ok && v.ImageNew && !v.Learning {
 		e.young.put(o.Process.Image, o.Time)
