@@ -74,28 +74,79 @@ func (r *ring) position() uint64 { return atomic.LoadUint64(r.consumed) }
 // end is the position after the last record that was begun.
 func (r *ring) end() uint64 { return atomic.LoadUint64(r.produced) }
 
-// read hands the records before end to each, which must not keep the bytes. It
-// stops early, and says so, at a record that is still being written.
-func (r *ring) read(end uint64, each func(raw []byte)) (done bool, err error) {
+// What peek found at a ring's reading position.
+type peeked int
+
+const (
+	nothing peeked = iota // no record before the end
+	busy                  // a record that is still being written
+	found
+)
+
+// peek is the next record before end, and where the one after it begins. The
+// bytes are the ring's own: they hold until advance.
+func (r *ring) peek(end uint64) (raw []byte, next uint64, state peeked, err error) {
 	position := r.position()
 	for position < end {
 		at := position & r.mask
 		header := atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.data[at])))
 		if header&ringBusy != 0 {
-			return false, nil
+			return nil, 0, busy, nil
 		}
 		length := uint64(header &^ ringDiscard)
-		next := position + (ringHeader+length+7)&^7
+		next = position + (ringHeader+length+7)&^7
 		if next > end {
-			return false, fmt.Errorf("%w: record of %d bytes at %d, end %d", errBroken, length, position, end)
+			return nil, 0, nothing, fmt.Errorf("%w: record of %d bytes at %d, end %d", errBroken, length, position, end)
 		}
 		if header&ringDiscard == 0 {
-			each(r.data[at+ringHeader : at+ringHeader+length : at+ringHeader+length])
+			return r.data[at+ringHeader : at+ringHeader+length : at+ringHeader+length], next, found, nil
 		}
 		position = next
-		atomic.StoreUint64(r.consumed, position)
+		r.advance(position)
 	}
-	return true, nil
+	return nil, 0, nothing, nil
+}
+
+// advance gives what was read back to the kernel.
+func (r *ring) advance(to uint64) { atomic.StoreUint64(r.consumed, to) }
+
+// merge hands the records of both rings to each in the order of their times,
+// which must not keep the bytes. It stops early, and says so, at a critical
+// record that is still being written: what is younger waits for it.
+func merge(critical, bulk *ring, criticalEnd, bulkEnd uint64, each func(raw []byte)) (done bool, err error) {
+	for {
+		c, cNext, cState, err := critical.peek(criticalEnd)
+		if err != nil {
+			return false, fmt.Errorf("reading critical ring: %w", err)
+		}
+		if cState == busy {
+			return false, nil
+		}
+		b, bNext, bState, err := bulk.peek(bulkEnd)
+		if err != nil {
+			return false, fmt.Errorf("reading bulk ring: %w", err)
+		}
+		switch {
+		case cState == nothing && bState != found:
+			return true, nil
+		case bState != found || cState == found && recordTime(c) <= recordTime(b):
+			each(c)
+			critical.advance(cNext)
+		default:
+			each(b)
+			bulk.advance(bNext)
+		}
+	}
+}
+
+// recordTime is a record's event_head.time; a record too short for one goes first
+// and is counted as malformed.
+func recordTime(raw []byte) uint64 {
+	const at = 8 // offsetof(struct event_head, time), checked by the layout test
+	if len(raw) < at+8 {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(raw[at:])
 }
 
 // poller waits for either ring, or for stop.

@@ -95,8 +95,9 @@ func (s *Source) open(knobs scopeKnobs) (err error) {
 }
 
 // Run reads until ctx ends, which is no error, and calls sink from this one
-// goroutine. What one process caused comes in order: a flow never before the fork
-// or the exec of who made it. Run may be called once at a time.
+// goroutine, in the order in which they happened as far as both rings tell: a flow
+// never before the fork or the exec of who made it, and a fork that serves a
+// connection after its accept. Run may be called once at a time.
 func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 	s.mu.Lock()
 	if s.closed {
@@ -137,18 +138,13 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 func (s *Source) drain(ctx context.Context, sink func(event.Event)) error {
 	each := func(raw []byte) { s.decode(raw, sink) }
 	for {
-		// Where the bulk ring ends is noted before the critical one is read: so
+		// Where the bulk ring ends is noted before the critical one's end: so
 		// whatever caused a bulk event up to there is told before it.
 		bulkEnd := s.bulk.end()
 		criticalEnd := s.critical.end()
-		done, err := s.critical.read(criticalEnd, each)
+		done, err := merge(s.critical, s.bulk, criticalEnd, bulkEnd, each)
 		if err != nil {
-			return fmt.Errorf("reading critical ring: %w", err)
-		}
-		if done {
-			if _, err := s.bulk.read(bulkEnd, each); err != nil {
-				return fmt.Errorf("reading bulk ring: %w", err)
-			}
+			return err
 		}
 		if ctx.Err() != nil || done && s.critical.end() == criticalEnd {
 			return nil
