@@ -71,7 +71,7 @@ func (w *writer) run(ctx context.Context, c *Cluster, pick int) error {
 }
 
 // write runs n writers during fn and returns them, all settled.
-func write(t *testing.T, c *Cluster, n int, fn func()) []*writer {
+func write(t *testing.T, c *Cluster, n int, fn func([]*writer)) []*writer {
 	t.Helper()
 	writers := make([]*writer, n)
 	for i := range writers {
@@ -87,10 +87,19 @@ func write(t *testing.T, c *Cluster, n int, fn func()) []*writer {
 			}
 		})
 	}
-	fn()
+	fn(writers)
 	cancel()
 	wg.Wait()
 	return writers
+}
+
+// progress waits until every writer has had n more records acknowledged.
+func progress(c *Cluster, writers []*writer, n uint64) {
+	c.t.Helper()
+	for _, w := range writers {
+		from := w.acked.Load()
+		c.Eventually(30*time.Second, fmt.Sprintf("progress of %s", w.host), func() bool { return w.acked.Load() >= from+n })
+	}
 }
 
 // verify counts, on every running member, what each writer has stored, and
