@@ -63,9 +63,10 @@ func (s *Sensor) openResponder() (err error) {
 	return nil
 }
 
-// isolationNamespace is the namespace that this sensor may cut: its scope's, or its own.
+// isolationNamespace is the namespace that this sensor may cut: its scope's, or
+// "" for the one that it is in, which needs no right to enter another.
 func (s *Sensor) isolationNamespace() string {
-	if s.cfg.Scope.Kind == "netns" {
+	if s.cfg.Scope.Kind == "netns" && !s.seesItself() {
 		return s.cfg.Scope.Path
 	}
 	return ""

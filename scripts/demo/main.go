@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -39,6 +40,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "demo: network namespaces and eBPF need root: sudo make demo")
 		os.Exit(1)
 	}
+	if err := settle(); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// The story takes about a minute and a half; three minutes is the promise.
@@ -50,10 +55,25 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, bin string, keep bool) (err error) {
-	if err := os.RemoveAll(home); err != nil {
-		return fmt.Errorf("removing what an earlier demo left: %w", err)
+// settle goes on as a copy of this program in the demo's own folder: some of what
+// the demo tries is done by itself, and a clone below /tmp would make a finding
+// of that.
+func settle() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
 	}
+	stage := filepath.Join(home, "stage")
+	if self == stage {
+		return nil
+	}
+	if err := errors.Join(os.RemoveAll(home), os.MkdirAll(home, 0o700), copyProgram(self, stage, false)); err != nil {
+		return fmt.Errorf("making the demo's folder: %w", err)
+	}
+	return syscall.Exec(stage, os.Args, os.Environ())
+}
+
+func run(ctx context.Context, bin string, keep bool) (err error) {
 	l, err := lab.New(bin, home)
 	if err != nil {
 		return err

@@ -160,7 +160,11 @@ func (w *world) program(path string, distinct bool) error {
 	if err != nil {
 		return err
 	}
-	from, err := os.Open(self)
+	return copyProgram(self, path, distinct)
+}
+
+func copyProgram(source, path string, distinct bool) error {
+	from, err := os.Open(source)
 	if err != nil {
 		return err
 	}
@@ -223,9 +227,10 @@ func leftovers() error {
 		problems = append(problems, fmt.Errorf("namespace %s is left", name))
 	}
 	processes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	own := fmt.Sprintf("/proc/%d/exe", os.Getpid())
 	for _, exe := range processes {
 		target, err := os.Readlink(exe)
-		if err == nil && (strings.HasPrefix(target, home+"/") || strings.HasPrefix(target, dropped)) {
+		if err == nil && exe != own && (strings.HasPrefix(target, home+"/") || strings.HasPrefix(target, dropped)) {
 			problems = append(problems, fmt.Errorf("process %s (%s) is left", filepath.Dir(exe), target))
 		}
 	}
