@@ -75,6 +75,8 @@ INLINE u64 wake_at_most_every(u64 interval, u64 now)
 }
 
 #include "process.bpf.c"
-#include "network.bpf.c"
+#include "owner.bpf.c"
+#include "tcp.bpf.c"
+#include "udp.bpf.c"
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// TCP flows: begun, failed and ended, with what the kernel counted.
+
+INLINE void fill_addresses(struct event_flow *e, struct sock *sk)
+{
+	struct sock_common *c = &sk->__sk_common;
+	struct inet_sock *inet = (void *)sk;
+
+	e->family = c->skc_family;
+	e->protocol = IPPROTO_TCP;
+	/* skc_num is gone at the end: the port is given back before the state changes. */
+	e->local_port = __builtin_bswap16(READ(inet->inet_sport));
+	e->remote_port = __builtin_bswap16(c->skc_dport);
+	if (e->family == AF_INET) {
+		u32 local = c->skc_rcv_saddr, remote = c->skc_daddr;
+
+		__builtin_memcpy(e->local, &local, sizeof(local));
+		__builtin_memcpy(e->remote, &remote, sizeof(remote));
+	} else {
+		bpf_probe_read_kernel(e->local, 16, __builtin_preserve_access_index(&c->skc_v6_rcv_saddr));
+		bpf_probe_read_kernel(e->remote, 16, __builtin_preserve_access_index(&c->skc_v6_daddr));
+	}
+}
+
+INLINE void fill_totals(struct event_flow *e, struct sock *sk)
+{
+	struct tcp_sock *tcp = (void *)sk;
+	u64 sent = READ(tcp->bytes_sent), again = READ(tcp->bytes_retrans);
+	u64 received = READ(tcp->bytes_received);
+
+	/* bytes_acked also counts SYN and FIN; sent less retransmitted is payload alone. */
+	e->bytes_out = sent - again;
+	/* The peer's FIN takes one number of the sequence and is counted as a byte. */
+	if (received && (sk->__sk_common.skc_flags & (1UL << SOCK_DONE)))
+		received--;
+	e->bytes_in = received;
+	e->packets_out = READ(tcp->segs_out);
+	e->packets_in = READ(tcp->segs_in);
+}
+
+/* Gives a socket that an older listener accepted to who listened. */
+INLINE struct owner *adopt(struct sock *sk, int old)
+{
+	struct listen_key key = {};
+	struct owner *listener, *owner;
+	struct inet_sock *inet = (void *)sk;
+
+	if (old == TCP_CLOSE || old == TCP_SYN_SENT)
+		return NULL;
+	key.netns = sk->__sk_common.skc_net.net->ns.inum;
+	key.port = __builtin_bswap16(READ(inet->inet_sport));
+	listener = bpf_map_lookup_elem(&listeners, &key);
+	if (!listener)
+		return NULL;
+	owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!owner) {
+		count_loss(LOSS_OWNER_STORAGE);
+		return NULL;
+	}
+	*owner = *listener;
+	if (old != TCP_SYN_RECV) {
+		owner->opened = bpf_ktime_get_boot_ns(); /* earlier, unknown when */
+		owner->flags |= FLOW_SEEDED;
+	}
+	return owner;
+}
+
+/* TCP from connect or listen to the end. tp_btf, 5.5, with socket storage and
+ * cookies for tracing programs 5.12. connect: SYN_SENT is set in the caller's
+ * context. accept: the owner is who called listen, cloned to each child. */
+SEC("tp_btf/inet_sock_set_state")
+int tcp_state(u64 *ctx)
+{
+	struct sock *sk = (void *)ctx[0];
+	int old = ctx[1], new = ctx[2];
+	struct event_flow event = {};
+	struct owner *owner;
+	enum event_type type;
+	u16 flags;
+
+	if (new != TCP_SYN_SENT && new != TCP_LISTEN && new != TCP_ESTABLISHED && new != TCP_CLOSE)
+		return 0;
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (scope_kind == SCOPE_NETNS && sk->__sk_common.skc_net.net->ns.inum != scope_netns)
+		return 0;
+	if (!READ_BITS(sk, __sk_common.skc_net_refcnt))
+		return 0; /* the kernel's own: NFS, SMB, … */
+
+	if (new == TCP_SYN_SENT || new == TCP_LISTEN) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		if (scope_kind == SCOPE_CGROUP && !task_in_cgroup(task))
+			return 0;
+		owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!owner) {
+			count_loss(LOSS_OWNER_STORAGE);
+			return 0;
+		}
+		fill_owner(owner, task);
+		owner->netns = sk->__sk_common.skc_net.net->ns.inum;
+		owner->flags = new == TCP_LISTEN ? FLOW_INBOUND : 0;
+		owner->opened = 0;
+		return 0;
+	}
+
+	if (new == TCP_CLOSE && old == TCP_LISTEN)
+		return 0;
+	owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
+	if (!owner)
+		owner = adopt(sk, old);
+	if (!owner) {
+		/* In a cgroup's scope this is how a socket of others looks. */
+		if (scope_kind != SCOPE_CGROUP && old != TCP_CLOSE)
+			count(COUNTER_UNATTRIBUTED);
+		return 0;
+	}
+	flags = owner->flags;
+	if (new == TCP_ESTABLISHED) {
+		type = EVENT_FLOW_OPEN;
+		owner->opened = bpf_ktime_get_boot_ns();
+	} else if (old == TCP_SYN_SENT) {
+		type = EVENT_FLOW_OPEN;
+		flags |= FLOW_FAILED;
+	} else if (owner->opened) {
+		type = EVENT_FLOW_CLOSE;
+		fill_totals(&event, sk);
+	} else {
+		return 0; /* a hand-shake that the peer began and nobody ended: no flow */
+	}
+	head_of_owner(&event.head, type, sizeof(event), owner);
+	event.head.flags = flags;
+	event.cookie = bpf_get_socket_cookie(sk);
+	event.opened = owner->opened;
+	if (new == TCP_ESTABLISHED)
+		event.head.time = owner->opened;
+	fill_addresses(&event, sk);
+	if (type == EVENT_FLOW_CLOSE)
+		owner->opened = 0; /* a socket may be connected again */
+	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes), LOSS_FLOW_RING_FULL);
+	return 0;
+}
