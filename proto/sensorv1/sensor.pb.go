@@ -2249,7 +2249,7 @@ type Finding struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Time       int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
-	Kind       string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"` // "rule", "new-exec", "new-flow", "tamper", …
+	Kind       string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"` // "rule", "new-exec", "new-flow", "follow-up" (of a process with a finding)
 	Title      string                 `protobuf:"bytes,4,opt,name=title,proto3" json:"title,omitempty"`
 	RuleId     string                 `protobuf:"bytes,5,opt,name=rule_id,json=ruleId,proto3" json:"rule_id,omitempty"`
 	Severity   string                 `protobuf:"bytes,6,opt,name=severity,proto3" json:"severity,omitempty"` // informational low medium high critical

@@ -164,7 +164,7 @@ func TestShellFromSharedMemory(t *testing.T) {
 		t.Fatalf("got %d findings and %d notes, want one each", len(findings), len(notes))
 	}
 	f := findings[0]
-	if f.Kind != "rule" || f.Process != nc || f.Process.Parent != shell || len(f.Flows) != 1 || f.Flows[0].Remote.String() != "10.9.9.9:4444" || !f.Learning {
+	if f.Kind != "follow-up" || f.Process != nc || f.Process.Parent != shell || len(f.Flows) != 1 || f.Flows[0].Remote.String() != "10.9.9.9:4444" || !f.Learning {
 		t.Errorf("got %+v", f)
 	}
 	if !strings.Contains(f.Reason, "10.9.9.9:4444") || !strings.Contains(f.Reason, "/dev/shm/sh") {

@@ -87,8 +87,8 @@ func (e *Engine) followUp(o *event.Observation, v event.Verdict, s *story) *even
 	}
 	e.told.put(key, struct{}{})
 	f := e.draft(o, v, s)
-	f.Kind, f.RuleID = "rule", FollowUpRule
-	f.Title = "Connection of a process that has a finding"
+	f.Kind, f.RuleID = "follow-up", FollowUpRule
+	f.Title = "Connection of a suspect process: " + plain(base(o.Process.Image), 60)
 	f.Severity = m.severity
 	f.Score = min(100, scoreOf[m.severity]+5)
 	f.Techniques = slices.Clone(m.techniques)

@@ -132,7 +132,7 @@ const (
 type Finding struct {
 	ID         string // 26 characters, ULID form: sorts by time
 	Time       time.Time
-	Kind       string // rule, new-exec, new-flow, tamper, …
+	Kind       string // rule, new-exec, new-flow, follow-up
 	Title      string
 	RuleID     string
 	Severity   Severity

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -66,7 +67,7 @@ func (c *component) describe(before *raftv1.Incident, absorbed []*raftv1.Inciden
 		inc.Edges = append(inc.Edges, &raftv1.Edge{From: h.from.host, To: h.to.host, Kind: "flow", Time: h.time, Evidence: line("%s (%s → %s)",
 			h.flow, imageText(h.client), imageText(h.server))})
 		inc.Timeline = append(inc.Timeline, &raftv1.TimelineEntry{Time: h.time, Host: h.from.host,
-			Text: line("%s connected to %s (%s)", imageText(h.client), c.name(h.to.host), h.flow)})
+			Text: line("on to %s, opened by %s (%s)", c.name(h.to.host), imageText(h.client), h.flow)})
 	}
 	inc.Edges = tidyEdges(inc.Edges)
 	inc.Timeline = tidyTimeline(inc.Timeline)
@@ -80,23 +81,33 @@ func (c *component) describe(before *raftv1.Incident, absorbed []*raftv1.Inciden
 	return inc
 }
 
-// title is the worst finding's, and the way the hosts were taken.
+// title is the worst finding's, after the way that the hosts were taken.
 func (c *component) title() string {
-	worst := c.findings[0]
-	for _, row := range c.findings {
-		if cmp.Or(cmp.Compare(severityOf(row), severityOf(worst)), cmp.Compare(row.GetFinding().GetScore(), worst.GetFinding().GetScore())) > 0 {
-			worst = row
-		}
-	}
+	worst := lead(c.findings)
 	hosts := c.hostNames()
 	title := cmp.Or(worst.GetFinding().GetTitle(), "Unusual activity")
 	switch len(hosts) {
 	case 1:
 		return line("%s on %s", title, hosts[0])
 	case 2, 3, 4:
-		return line("%s, moving across %d hosts: %s", title, len(hosts), strings.Join(hosts, " → "))
+		return line("Moved over %d hosts, %s: %s", len(hosts), strings.Join(hosts, " → "), title)
 	}
-	return line("%s, moving across %d hosts: %s …", title, len(hosts), strings.Join(hosts[:4], " → "))
+	return line("Moved over %d hosts, %s …: %s", len(hosts), strings.Join(hosts[:4], " → "), title)
+}
+
+// lead is the finding that says most: of those that stand by themselves the most
+// severe, then the highest score, then the first.
+func lead(findings []*operatorv1.FindingRow) *operatorv1.FindingRow {
+	own := func(row *operatorv1.FindingRow) int {
+		if row.GetFinding().GetKind() == "follow-up" {
+			return 0
+		}
+		return 1
+	}
+	return slices.MaxFunc(findings, func(a, b *operatorv1.FindingRow) int {
+		return cmp.Or(cmp.Compare(own(a), own(b)), cmp.Compare(severityOf(a), severityOf(b)),
+			cmp.Compare(a.GetFinding().GetScore(), b.GetFinding().GetScore()))
+	})
 }
 
 // hostNames are the component's hosts in the order they were reached.
@@ -146,9 +157,10 @@ func (c *component) confidence() float64 {
 
 // account tells what happened, host by host, in plain language.
 func (c *component) account() string {
-	lines := []string{line("%d finding%s on %d host%s between %s and %s UTC, the worst of severity %s.",
-		len(c.findings), plural(len(c.findings)), len(c.hostNames()), plural(len(c.hostNames())),
-		clock(c.findings[0].GetFinding().GetTime()), clock(c.findings[len(c.findings)-1].GetFinding().GetTime()), severities[c.severity])}
+	first, last := c.findings[0].GetFinding().GetTime(), c.findings[len(c.findings)-1].GetFinding().GetTime()
+	hosts := len(c.hostNames())
+	lines := []string{line("%d finding%s on %d host%s, the worst of severity %s, from %s UTC, within %s.",
+		len(c.findings), plural(len(c.findings)), hosts, plural(hosts), severities[c.severity], clock(first), span(last-first))}
 	for i, s := range c.stories {
 		// Leave the last line for what has to be left out.
 		if len(lines) >= maxAccountLines-2 && len(c.stories)-i > 1 {
@@ -157,26 +169,24 @@ func (c *component) account() string {
 		}
 		for _, h := range c.hops {
 			if h.to == s.key && len(lines) < maxAccountLines-2 {
-				lines = append(lines, line("From %s it came to %s: %s connected to %s (%s).", c.name(h.from.host), c.name(s.key.host),
-					imageText(h.client), imageText(h.server), h.flow))
+				lines = append(lines, line("From %s it went on to %s: %s opened %s.", c.name(h.from.host), c.name(s.key.host), imageText(h.client), h.flow))
 				break
 			}
 		}
-		lead := s.findings[0]
-		for _, row := range s.findings {
-			if severityOf(row) > severityOf(lead) {
-				lead = row
-			}
-		}
-		f := lead.GetFinding()
+		f := lead(s.findings).GetFinding()
 		more := ""
 		if extra := len(s.findings) - 1; extra > 0 {
-			more = fmt.Sprintf(" (and %d more finding%s there)", extra, plural(extra))
+			more = fmt.Sprintf(" (%d more finding%s there.)", extra, plural(extra))
 		}
-		lines = append(lines, line("On %s at %s, %s: %s%s.", c.name(s.key.host), clock(f.GetTime()), processText(f.GetProcess()),
-			strings.TrimSuffix(cmp.Or(f.GetReason(), f.GetTitle()), "."), more))
+		reason := cmp.Or(f.GetReason(), f.GetTitle()+": "+processText(f.GetProcess()))
+		lines = append(lines, line("On %s: %s%s", c.name(s.key.host), shorten(reason, maxText-len(more)-80), more))
 	}
 	return strings.Join(lines, "\n")
+}
+
+// span is a duration for people.
+func span(ns int64) string {
+	return max(time.Duration(ns).Round(time.Second), time.Second).String()
 }
 
 // actions are what people have had done to the hosts since it began.
@@ -217,9 +227,7 @@ func (c *component) recommended(inc *raftv1.Incident, known facts) []string {
 	if len(open) > 0 {
 		next = append(next, fmt.Sprintf("vedette isolate %s --reason %q", strings.Join(open, " "), "incident "+inc.GetId()))
 	}
-	return append(next,
-		"vedette incident show "+inc.GetId(),
-		fmt.Sprintf("vedette incident close %s --disposition benign --reason %q", inc.GetId(), "why it is expected"))
+	return append(next, fmt.Sprintf("vedette incident close %s --as benign --reason %q", inc.GetId(), "why it is expected"))
 }
 
 // limits say what the claim does not cover.
