@@ -174,7 +174,7 @@ func (a *applier) follow(host, n int64, operation string, state sensorv1.Isolati
 			continue
 		}
 		older := r.N < n
-		detail := ""
+		var detail string
 		switch {
 		case state == applied && older && r.State == applied:
 			detail = "superseded by " + operation

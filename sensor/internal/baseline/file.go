@@ -11,6 +11,7 @@ import (
 	"unique"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
@@ -69,7 +70,7 @@ func (b *Baseline) load() (err error) {
 		}
 	}()
 	db, err = bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("opening baseline %s: %w", b.path, ErrInUse)
 	}
 	if err != nil {

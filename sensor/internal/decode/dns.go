@@ -74,7 +74,7 @@ func parseMessage(e *event.DNS, message []byte, cut bool) error {
 
 func parseAnswers(e *event.DNS, p *dnsmessage.Parser) error {
 	ttl := uint32(0)
-	for n := 0; n < maxAnswers; n++ {
+	for n := range maxAnswers {
 		h, err := p.AnswerHeader()
 		if errors.Is(err, dnsmessage.ErrSectionDone) {
 			return nil

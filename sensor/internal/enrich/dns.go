@@ -73,7 +73,8 @@ func (c *names) learn(ev *event.DNS, now uint64) {
 		if len(kept) == namesEach {
 			kept = append(kept[:0], kept[1:]...)
 		}
-		a.names = append(kept, fresh)
+		kept = append(kept, fresh)
+		a.names = kept
 	}
 }
 

@@ -94,7 +94,8 @@ func dropPrograms(spec *ebpf.CollectionSpec, lists ...[]string) {
 func attach(c *ebpf.Collection, f Features) (links []link.Link, err error) {
 	defer func() {
 		if err != nil {
-			closeLinks(links)
+			err = errors.Join(err, closeLinks(links))
+			links = nil
 		}
 	}()
 	for _, name := range append(append([]string{}, processPrograms...), tcpPrograms...) {

@@ -43,8 +43,7 @@ type component struct {
 // What a host reports while it learns adds no score, for there everything is new.
 func (w *window) components(threshold float64) []component {
 	parent := make(map[storyKey]storyKey, len(w.stories))
-	var find func(k storyKey) storyKey
-	find = func(k storyKey) storyKey {
+	find := func(k storyKey) storyKey {
 		for parent[k] != k {
 			parent[k] = parent[parent[k]]
 			k = parent[k]

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -181,7 +182,7 @@ func TestDescription(t *testing.T) {
 		t.Errorf("account has %d lines:\n%s", lines, in.GetAccount())
 	}
 	for _, text := range append([]string{in.GetTitle()}, in.GetAccount(), in.GetTimeline()[0].GetText()) {
-		if strings.ContainsAny(strings.ReplaceAll(text, "\n", ""), "\x1b\xff") {
+		if !utf8.ValidString(text) || strings.Contains(text, "\x1b") {
 			t.Errorf("unsafe text %q", text)
 		}
 	}
