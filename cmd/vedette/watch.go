@@ -27,6 +27,7 @@ const (
 func (a *app) watchCommand() *cobra.Command {
 	var plainly bool
 	var host string
+	var hints []string
 	c := &cobra.Command{
 		Use:   "watch",
 		Short: "see what happens now",
@@ -71,12 +72,14 @@ node is replaced by the next. It ends by Ctrl-C, q, or --timeout when given.`,
 					return nil
 				})
 			default:
-				return s.screen(ctx, host)
+				return s.screen(ctx, host, hints)
 			}
 		}),
 	}
 	c.Flags().BoolVar(&plainly, "plain", false, "append lines, also on a terminal")
 	c.Flags().StringVar(&host, "host", "", "only of this host, by id or name")
+	c.Flags().StringArrayVar(&hints, "hint", nil, "show this line at the screen's foot")
+	_ = c.Flags().MarkHidden("hint") // for make up, which would else be hidden behind the screen
 	a.completeHostFlag(c)
 	return c
 }
@@ -106,10 +109,10 @@ func (s *session) follow(ctx context.Context, host string, print func(*operatorv
 }
 
 // screen runs the full-screen view beside the stream and the rounds of lists.
-func (s *session) screen(ctx context.Context, host string) error {
+func (s *session) screen(ctx context.Context, host string, hints []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	view := live.NewScreen(ctx, s.stdin, s.stdout, s.Colour)
+	view := live.NewScreen(ctx, s.stdin, s.stdout, s.Colour, hints)
 	var feeds sync.WaitGroup
 	var streamed error
 	feeds.Go(func() {

@@ -36,6 +36,9 @@ func Draw(s *State, width, height int, colour bool) string {
 		{"INCIDENTS", "none open", incidents(s, p, w), 2},
 		{"ISOLATIONS", "", isolations(s, p, w), 0},
 	}
+	if len(s.Hints) > 0 {
+		parts = append(parts, part{"TRY, in another terminal", "", hints(s, w), len(s.Hints)})
+	}
 	room := h - len(lines) - 1
 	for i, n := range share(parts, room) {
 		if n > 0 {
@@ -113,6 +116,14 @@ func pane(pt part, p *output.Printer, n, w int) []string {
 		return append(lines, p.Paint(output.Dim, fit("  "+pt.empty, w)))
 	}
 	return append(lines, pt.lines[:min(n, len(pt.lines))]...)
+}
+
+func hints(s *State, w int) []string {
+	var out []string
+	for _, hint := range s.Hints {
+		out = append(out, fit("  "+hint, w))
+	}
+	return out
 }
 
 // fit makes text safe and cuts it to the screen.

@@ -22,9 +22,10 @@ type (
 // while Run runs.
 type Screen struct{ program *tea.Program }
 
-// NewScreen makes the view on a terminal.
-func NewScreen(ctx context.Context, in, out *os.File, colour bool) *Screen {
+// NewScreen makes the view on a terminal, with hints at its foot.
+func NewScreen(ctx context.Context, in, out *os.File, colour bool, hints []string) *Screen {
 	m := &model{state: NewState(), colour: colour}
+	m.state.Hints = hints
 	return &Screen{tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out), tea.WithoutSignalHandler())}
 }
 

@@ -55,6 +55,8 @@ type State struct {
 	Isolations []*operatorv1.Isolation
 	// Trouble is why the stream is interrupted; empty while it is not.
 	Trouble string
+	// Hints are lines at the foot, such as what to try in another terminal.
+	Hints []string
 
 	names map[string]named // what a behaviour's key stands for
 	seen  map[string]mark

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
+)
+
+// latency is exec → visible in "vedette finding list", the CLI's own start included.
+func latency(ctx context.Context, c *lab.Cluster) []figure.Row {
+	const (
+		name   = "exec → visible in finding list, worst"
+		rounds = 20
+	)
+	var seen []time.Duration
+	for i := range rounds {
+		took, err := once(ctx, c, fmt.Sprintf("/dev/shm/vedette-bench-%d-%d", os.Getpid(), i))
+		if err != nil {
+			return []figure.Row{figure.Missing(name, "s", "≤ 2", err)}
+		}
+		seen = append(seen, took)
+	}
+	slices.Sort(seen)
+	return []figure.Row{
+		figure.AtMost(name, seen[rounds-1].Seconds(), 2, "s", fmt.Sprintf("of %d programs run from /dev/shm, three coordinators", rounds)),
+		figure.Info("exec → visible in finding list, median", seen[rounds/2].Seconds(), "s", ""),
+	}
+}
+
+func once(ctx context.Context, c *lab.Cluster, path string) (time.Duration, error) {
+	raw, err := os.ReadFile("/bin/true")
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(path, raw, 0o700); err != nil {
+		return 0, err
+	}
+	defer os.Remove(path)
+	began := time.Now()
+	if err := exec.CommandContext(ctx, path).Run(); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New("not within 15 s"))
+	defer cancel()
+	err = lab.Until(ctx, 20*time.Millisecond, "the finding of "+path, func(ctx context.Context) (bool, error) {
+		out, err := c.CLI(ctx, "finding", "list", "-o", "json")
+		return strings.Contains(string(out), path), err
+	})
+	return time.Since(began), err
+}
+
+func losses(ctx context.Context, c *lab.Cluster) []figure.Row {
+	const name = "events lost during this bench"
+	hosts, err := c.Hosts(ctx)
+	if err != nil {
+		return []figure.Row{figure.Missing(name, "events", "= 0", err)}
+	}
+	return []figure.Row{figure.Exactly(name, float64(hosts["bench"].Lost), 0, "events", fmt.Sprintf("of %d", hosts["bench"].Total))}
+}
