@@ -61,8 +61,8 @@ func (a *applier) createToken(in *raftv1.CreateToken) (*raftv1.Result, error) {
 	if !added {
 		return reject(RejectTokenExists, "token %s exists: create another", in.GetTokenId()), nil
 	}
-	return accept(in.GetTokenId()), a.audit("token-create", in.GetTokenId(), "kind %s, expires %d, labels %s",
-		kindWord(in.GetKind()), in.GetExpires(), labelText(in.GetLabels()))
+	return accept(in.GetTokenId()), a.audit("token-create", in.GetTokenId(), "kind %s, good for %d s%s",
+		kindWord(in.GetKind()), (in.GetExpires()-now)/1e9, labelText(in.GetLabels()))
 }
 
 func (a *applier) consumeToken(in *raftv1.ConsumeToken) (*raftv1.Result, error) {
@@ -233,6 +233,9 @@ func labelText(labels map[string]string) string {
 	for k, v := range labels {
 		pairs = append(pairs, k+"="+v)
 	}
+	if len(pairs) == 0 {
+		return ""
+	}
 	sort.Strings(pairs)
-	return "[" + strings.Join(pairs, " ") + "]"
+	return ", labels " + strings.Join(pairs, " ")
 }
