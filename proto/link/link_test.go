@@ -261,6 +261,14 @@ func TestDialVerifiesTheNode(t *testing.T) {
 	if !errors.Is(err, link.ErrForeignCA) || !strings.Contains(err.Error(), "join token") {
 		t.Errorf("by pin: got %v, want %v", err, link.ErrForeignCA)
 	}
+	host := lie(t, ca.Issue(link.KindHost, "h-9", ""), func(leaf *x509.Certificate) {
+		leaf.URIs = []*url.URL{link.PeerURI(ca.Cluster, link.KindNode, "n9")}
+	})
+	impostor := serve(t, link.ListenConfig{Credentials: host}, handlers{link.ALPNSensor: echo})
+	_, err = dial(t, impostor.Addr(), link.ALPNSensor, link.DialConfig{Credentials: ca.Issue(link.KindHost, "h-1", "")})
+	if !errors.Is(err, link.ErrWrongPeer) {
+		t.Errorf("a host in a node's place: got %v, want %v", err, link.ErrWrongPeer)
+	}
 	if _, err := link.Listen("127.0.0.1:0", link.ListenConfig{Credentials: ca.Issue(link.KindHost, "h-1", "")}); !errors.Is(err, link.ErrWrongPeer) {
 		t.Errorf("listening with a host's certificate: got %v", err)
 	}
@@ -435,13 +443,11 @@ func TestStreamIsANetConn(t *testing.T) {
 		t.Errorf("read past its deadline: %v", err)
 	}
 	blocked := make(chan error, 1)
-	writing := make(chan struct{})
 	go func() {
-		close(writing)
 		_, err := s.Write(make([]byte, 16<<20))
 		blocked <- err
 	}()
-	<-writing
+	until(t, "a blocked write", func() bool { return link.Writing(s) })
 	if err := s.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}

@@ -144,7 +144,17 @@ func TestNoSequenceTwice(t *testing.T) {
 	put(t, s, true, "a")
 	d.set(syscall.ENOSPC, nil)
 	put(t, s, true, "b")
-	_, lost, _ := drain(t, s, 9)
+	got, lost, last := drain(t, s, 9)
+	expect(t, "records", got, "a", "b")
+	// The disk is well again before the spool has tried, and takes a position.
+	d.set(nil, nil)
+	put(t, s, true, "b2")
+	if err := s.Acknowledge(lost, last); err != nil {
+		t.Fatal(err)
+	}
+	if s.Stats().DiskError == nil {
+		t.Fatal("it tried too early for this test")
+	}
 	crashed := copyDir(t, dir)
 	s2 := open(t, crashed, spool.Config{})
 	put(t, s2, true, "c")

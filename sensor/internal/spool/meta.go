@@ -33,6 +33,8 @@ type streamMeta struct {
 	ID      [16]byte `json:"id"`
 	Acked   uint64   `json:"acked"`
 	Last    uint64   `json:"last"`
+	// Next are the chains' next indices: records below them were written.
+	Next [classes]uint64 `json:"next"`
 }
 
 var errNoMeta = errors.New("position file is missing or damaged")
@@ -72,7 +74,11 @@ func (s *Spool) writeMeta(sync bool) error {
 		m.Current = 0 // memory has records of it that a restart will not know
 	}
 	for _, st := range s.streams {
-		m.Streams = append(m.Streams, streamMeta{Ordinal: st.ordinal, ID: st.id, Acked: st.acked, Last: st.last})
+		sm := streamMeta{Ordinal: st.ordinal, ID: st.id, Acked: st.acked, Last: st.last}
+		for c := range st.chains {
+			sm.Next[c] = st.chains[c].nextIndex
+		}
+		m.Streams = append(m.Streams, sm)
 	}
 	data, err := encodeMeta(m)
 	if err != nil {

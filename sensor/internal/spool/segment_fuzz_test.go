@@ -13,6 +13,8 @@ func FuzzScan(f *testing.F) {
 	f.Add(seg)
 	f.Add(seg[:len(seg)-5])
 	f.Add(append(bytes.Clone(seg), recordMagic...))
+	f.Add(append(bytes.Clone(seg), encodeRecord(3, 10, []byte("an earlier sequence"))...))
+	f.Add(append(bytes.Clone(seg), encodeRecord(30, 2, []byte("an earlier index"))...))
 	f.Add([]byte(segmentMagic))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = decodeHeader(data)

@@ -270,7 +270,7 @@ func TestDamage(t *testing.T) {
 		{"a bit in the middle", func(b []byte) []byte { b[len(b)/2] ^= 4; return b }, 9, map[string]uint64{"damaged": 1}},
 		{"header", func(b []byte) []byte { b[3] ^= 4; return b }, 10, map[string]uint64{}},
 		{"a zeroed block", func(b []byte) []byte { clear(b[len(b)/4 : len(b)/2]); return b }, -1, nil},
-		{"only the header left", func(b []byte) []byte { return b[:44] }, 0, map[string]uint64{}},
+		{"only the header left", func(b []byte) []byte { return b[:44] }, 0, map[string]uint64{"torn": 10}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := copyDir(t, dir)
@@ -294,10 +294,41 @@ func TestDamage(t *testing.T) {
 			if again := s.Stats().Dropped; again["torn"]+again["damaged"] != 0 {
 				t.Errorf("counted again: %v", again)
 			}
-			if again, _, _ := drain(t, s, 100); len(again) != len(got) {
+			again, boot, last := drain(t, s, 100)
+			if len(again) != len(got) {
 				t.Errorf("%d came out the second time", len(again))
 			}
+			// What was lost may have been sent: its sequence must not come again.
+			if dropped["torn"]+dropped["damaged"] > 0 {
+				put(t, s, false, "next")
+				if _, fresh, first := drain(t, s, 100); string(fresh) == string(boot) || first != 1 {
+					t.Errorf("the damaged stream goes on after %d with %d", last, first)
+				}
+			}
 		})
+	}
+}
+
+// Ensure records that the coordinator has are not called lost when they go.
+func TestBoundSparesAcknowledged(t *testing.T) {
+	s := open(t, t.TempDir(), spool.Config{MaxBytes: 256 << 10, Create: createUnsynced})
+	fill := func(n int) {
+		for range n {
+			if err := s.Append(record("x", 300), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill(5)
+	_, boot, last := drain(t, s, 100)
+	if err := s.Acknowledge(boot, last); err != nil {
+		t.Fatal(err)
+	}
+	const n = 2000
+	fill(n)
+	kept, _, _ := drain(t, s, 100)
+	if st := s.Stats(); int(st.Dropped["full:bulk"]) != n-len(kept) {
+		t.Errorf("dropped %v, %d of %d came out", st.Dropped, len(kept), n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -192,7 +193,7 @@ func loadStreams(dir string, known map[uint32]streamMeta, counted map[string][]s
 			}
 			l.streams[n.ordinal] = st
 		}
-		l.load(filepath.Join(dir, n.name), n.name, st, n.class, n.firstIndex, following)
+		l.load(filepath.Join(dir, n.name), st, n.class, n.firstIndex, following, known[n.ordinal].Next[n.class])
 	}
 	return l, nil
 }
@@ -205,7 +206,7 @@ type loaded struct {
 	errs    []error
 }
 
-func (l *loaded) load(path, name string, st *stream, c class, firstIndex uint64, following *uint64) {
+func (l *loaded) load(path string, st *stream, c class, firstIndex uint64, following *uint64, written uint64) {
 	data, err := readSegment(path)
 	if err != nil {
 		l.errs = append(l.errs, err)
@@ -213,7 +214,7 @@ func (l *loaded) load(path, name string, st *stream, c class, firstIndex uint64,
 	if h, err := decodeHeader(data); err == nil {
 		st.id = h.stream
 	} else if len(data) > 0 {
-		l.errs = append(l.errs, fmt.Errorf("%s: %w", name, err))
+		l.errs = append(l.errs, fmt.Errorf("%s: %w", filepath.Base(path), err))
 	}
 	s := scan(data, firstIndex)
 	seg := &segment{path: path, first: firstIndex, chain: chainName(st.ordinal, c), entries: s.entries, size: s.end}
@@ -225,13 +226,18 @@ func (l *loaded) load(path, name string, st *stream, c class, firstIndex uint64,
 		// the damage reaches to the segment's end
 		l.count(seg.chain, gap{span: span{s.nextIndex, *following}, after: seg.lastSequence(), before: math.MaxUint64}, st.acked)
 		s.nextIndex = *following
-	case following == nil && s.tail:
-		if (span{s.nextIndex, s.nextIndex + 1}).without(l.counted[seg.chain]) > 0 {
-			l.torn++
+	case following == nil:
+		tail := uint64(0)
+		if s.tail {
+			tail = max(1, uint64(bytes.Count(data[s.end:], recordMagic)))
+			if err := os.Truncate(path, s.end); err != nil {
+				l.errs = append(l.errs, fmt.Errorf("cutting torn tail: %w", err))
+			}
 		}
-		if err := os.Truncate(path, s.end); err != nil {
-			l.errs = append(l.errs, fmt.Errorf("cutting torn tail: %w", err))
+		if written > s.nextIndex && written-s.nextIndex < maxIndexJump {
+			tail = max(tail, written-s.nextIndex)
 		}
+		l.torn += span{s.nextIndex, s.nextIndex + tail}.without(l.counted[seg.chain])
 	}
 	ch := &st.chains[c]
 	ch.nextIndex = s.nextIndex

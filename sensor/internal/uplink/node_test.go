@@ -59,6 +59,7 @@ type node struct {
 	nodes    *sensorv1.NodeList
 	ahead    time.Duration // its clock
 	validity time.Duration
+	roots    [][]byte // that enrolment gives
 	results  chan *sensorv1.GrantResult
 	hellos   chan *sensorv1.Hello
 	sessions map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
@@ -82,6 +83,7 @@ func startNode(t *testing.T, ca *linktest.CA, id, addr string, st *store) *node 
 		id: id, ca: ca, listener: l, store: st, validity: 24 * time.Hour,
 		results: make(chan *sensorv1.GrantResult, 8), hellos: make(chan *sensorv1.Hello, 64),
 		sessions: make(map[*link.Conn]func(*sensorv1.CoordinatorMessage) error), tokens: make(map[string][]byte),
+		roots: [][]byte{ca.Certificate.Raw},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -185,6 +187,7 @@ func (n *node) enroll(ctx context.Context, c *link.Conn) {
 	n.mu.Lock()
 	secret, ok := n.tokens[request.GetTokenId()]
 	delete(n.tokens, request.GetTokenId())
+	roots := n.roots
 	n.mu.Unlock()
 	if !ok || string(secret) != string(request.GetTokenSecret()) {
 		_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: &sensorv1.Refusal{Code: "bad-token", Message: "make a new one"}}})
@@ -192,7 +195,7 @@ func (n *node) enroll(ctx context.Context, c *link.Conn) {
 	}
 	now := time.Now()
 	_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Enrolled{Enrolled: &sensorv1.Enrolled{
-		Id: "h-test", ClusterId: n.ca.Cluster, Roots: [][]byte{n.ca.Certificate.Raw},
+		Id: "h-test", ClusterId: n.ca.Cluster, Roots: roots,
 		Chain: n.ca.SignCSR(request.GetCsr(), link.KindHost, "h-test", now.Add(-time.Minute), now.Add(n.validity)),
 		Nodes: []*sensorv1.Node{{Id: n.id, Address: n.addr()}},
 	}}})
