@@ -17,7 +17,7 @@ import (
 // hints are what to try in another terminal, a line each.
 func hints(bin string, c *lab.Cluster) []string {
 	return []string{
-		fmt.Sprintf("sudo -s; export VEDETTE_CONTEXT_FILE=%s PATH=%s:$PATH", c.Context, bin),
+		fmt.Sprintf("sudo env VEDETTE_CONTEXT_FILE=%s PATH=%s:$PATH bash   # a shell for what follows", c.Context, bin),
 		"vedette status                 # is all well, and what to do if not",
 		"vedette host list              # this host, what it learnt, what was lost",
 		"cp /bin/bash /dev/shm/x; /dev/shm/x -c 'exec 3<>/dev/tcp/127.0.0.1/22'; rm /dev/shm/x   # an intruder's first step",

@@ -22,18 +22,35 @@ type HostInfo struct {
 	Addresses              []string
 }
 
+// osName is PRETTY_NAME of the first os-release file there is (os-release(5)).
+func osName(paths ...string) string {
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(raw)) {
+			if name, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+				return strings.Trim(name, `"'`)
+			}
+		}
+	}
+	return ""
+}
+
 // HostFacts reads them.
 func HostFacts() (*HostInfo, error) {
-	info, err := host.Info()
-	if err != nil {
-		return nil, fmt.Errorf("reading host facts: %w", err)
+	facts := &HostInfo{OS: osName("/etc/os-release", "/usr/lib/os-release"), Arch: runtime.GOARCH}
+	var err error
+	if facts.Name, err = os.Hostname(); err != nil {
+		return nil, fmt.Errorf("reading host name: %w", err)
 	}
-	facts := &HostInfo{
-		Name: info.Hostname, Kernel: info.KernelVersion, Arch: info.KernelArch,
-		OS: strings.TrimSpace(info.Platform + " " + info.PlatformVersion),
+	// Not host.Info: it runs lsb_release from the PATH, and we are root.
+	if facts.Kernel, err = host.KernelVersion(); err != nil {
+		return nil, fmt.Errorf("reading kernel version: %w", err)
 	}
-	if facts.Arch == "" {
-		facts.Arch = runtime.GOARCH
+	if arch, err := host.KernelArch(); err == nil {
+		facts.Arch = arch
 	}
 	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
 		if raw, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(raw))) > 0 {
