@@ -29,9 +29,11 @@ bench: ## (root) the figures of this machine beside their targets; out/bench.jso
 ##@ Test
 .PHONY: test lint check-generated fuzz package-test
 # STEPS are make targets that count as tests beside the Go tests: make test STEPS="lint".
+# The programs are built once, for all tests that run them.
+test: export VEDETTE_BIN = $(CURDIR)/bin
 test: ## every test; as root also those that need the kernel and namespaces
 	@$(GO) build -buildvcs=false -o bin/testrun ./scripts/testrun
-	@$(GIVE_BACK); exec bin/testrun $(addprefix -step ,$(STEPS))
+	@$(GIVE_BACK); exec bin/testrun -step build $(addprefix -step ,$(STEPS))
 lint: $(TOOLS)/golangci-lint ## golangci-lint, with the dependency rules of the tree
 	@$(GIVE_BACK); $(TOOLS)/golangci-lint run --config scripts/golangci.yml ./...
 check-generated: tools-generate ## what is generated is what its sources say
