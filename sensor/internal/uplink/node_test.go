@@ -53,18 +53,19 @@ type node struct {
 	listener *link.Listener
 	store    *store
 
-	mu       sync.Mutex
-	refuse   *sensorv1.Refusal
-	mute     bool // takes batches and never answers
-	nodes    *sensorv1.NodeList
-	ahead    time.Duration // its clock
-	validity time.Duration
-	roots    [][]byte // that enrolment gives
-	results  chan *sensorv1.GrantResult
-	hellos   chan *sensorv1.Hello
-	sessions map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
-	tokens   map[string][]byte
-	stop     func()
+	mu        sync.Mutex
+	refuse    *sensorv1.Refusal
+	mute      bool // takes batches and never answers
+	swallowed int  // that many
+	nodes     *sensorv1.NodeList
+	ahead     time.Duration // its clock
+	validity  time.Duration
+	roots     [][]byte // that enrolment gives
+	results   chan *sensorv1.GrantResult
+	hellos    chan *sensorv1.Hello
+	sessions  map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
+	tokens    map[string][]byte
+	stop      func()
 }
 
 func (n *node) set(change func(*node)) {
@@ -152,6 +153,9 @@ func (n *node) answer(c *link.Conn, m *sensorv1.SensorMessage, send func(*sensor
 	case *sensorv1.SensorMessage_Batch:
 		n.mu.Lock()
 		mute := n.mute
+		if mute {
+			n.swallowed++
+		}
 		n.mu.Unlock()
 		if mute {
 			return nil

@@ -266,8 +266,7 @@ func TestResume(t *testing.T) {
 	h := startHost(t, id, dir, nil)
 	h.put(t, counted(0, 5000)...)
 	boot := (<-n.hellos).GetBoot()
-	// It swallowed the first window: the next batches do not fit.
-	until(t, "a session", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.sessions) == 1 })
+	until(t, "a full window that is not answered", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.swallowed == 4 })
 	n.set(func(n *node) { n.mute = false })
 	n.push(t, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: boot}}})
 	for range 3 {
