@@ -29,8 +29,9 @@ func rootCommand() *cobra.Command {
 		Long: `Watch this host and report to the coordinator cluster.
 
 Without a command the sensor runs in the foreground until SIGTERM. It needs root,
-or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH,
-a kernel with BTF (5.12 or later), and an identity (see enroll).`,
+or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_PTRACE and
+CAP_DAC_READ_SEARCH, a kernel with BTF (5.12 or later), and an identity (see
+enroll).`,
 		Args:          cobra.NoArgs,
 		Version:       version,
 		SilenceUsage:  true,
@@ -57,7 +58,7 @@ a kernel with BTF (5.12 or later), and an identity (see enroll).`,
 	}
 	root.PersistentFlags().StringVar(&f.config, "config", defaultConfig, "YAML config `file`")
 	root.Flags().BoolVar(&f.print, "print-config", false, "print the effective config, explained, and exit")
-	root.AddCommand(enrollCommand(&f))
+	root.AddCommand(enrollCommand(&f), unisolateCommand(&f))
 	return root
 }
 

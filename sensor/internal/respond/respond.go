@@ -137,6 +137,7 @@ type Responder struct {
 	cfg     Config
 	barrier *isolation.Barrier
 	file    stateFile
+	lock    stateLock
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	kick    chan struct{} // the lease changed, or the kernel did
@@ -165,15 +166,20 @@ func New(cfg Config) (*Responder, error) {
 	if err != nil {
 		return nil, err
 	}
+	lock, err := lockState(cfg.StateDir)
+	if err != nil {
+		return nil, errors.Join(err, barrier.Close())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &Responder{
-		cfg: cfg, barrier: barrier, ctx: ctx, cancel: cancel,
+		cfg: cfg, barrier: barrier, lock: lock, ctx: ctx, cancel: cancel,
 		file: stateFile{filepath.Join(cfg.StateDir, "isolation.lease")},
 		kick: make(chan struct{}, 1),
 	}
 	r.mu.Lock()
 	r.restore()
 	r.unlockAndReport()
+	r.localEndReported()
 	return r, nil
 }
 
@@ -183,6 +189,7 @@ func (r *Responder) Close() error {
 	r.cancel()
 	r.granting.Lock()
 	defer r.granting.Unlock()
+	defer r.lock.release()
 	return r.barrier.Close()
 }
 
@@ -279,6 +286,10 @@ func (r *Responder) restore() {
 			r.record.Lease.rebase(r.cfg.Clock)
 		}
 	}
+	if end := r.record.LocalEnd; end != nil {
+		r.cfg.Logger.Warn("isolation was ended on the host, without a grant", "operation", end.Operation, "by", end.By, "reason", end.Reason)
+		r.report(end.status())
+	}
 	lease := r.record.Lease
 	if lease == nil {
 		_ = r.save() // logged there; nothing is in force that could be lost
@@ -297,6 +308,17 @@ func (r *Responder) restore() {
 		r.cfg.Logger.Info("isolation is in force again", "operation", lease.Operation, "remaining", lease.remaining(r.cfg.Clock), "was_in_kernel", present)
 	}
 	r.wake()
+}
+
+// localEndReported forgets an end only after it was handed on: a crash between
+// the two reports it twice.
+func (r *Responder) localEndReported() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.record.LocalEnd != nil {
+		r.record.LocalEnd = nil
+		_ = r.save() // logged there; it is reported again at the next start
+	}
 }
 
 // adopt makes a lease for a cut whose own is unknown.

@@ -32,6 +32,8 @@ type record struct {
 	Nonces []usedNonce `json:"nonces,omitempty"`
 	// IgnoreIssuedBefore (Unix ns) refuses grants signed before nonces were lost.
 	IgnoreIssuedBefore int64 `json:"ignore_issued_before,omitempty"`
+	// LocalEnd is an end that no sensor has reported yet.
+	LocalEnd *localEnd `json:"local_end,omitempty"`
 }
 
 // usedNonce is a grant that was honoured.
