@@ -14,6 +14,8 @@ import (
 var version = "dev"
 
 func main() {
+	// Keys, and what hosts tell of themselves, are for nobody else on this machine.
+	syscall.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {

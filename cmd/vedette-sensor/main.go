@@ -16,6 +16,8 @@ import (
 var version = "dev"
 
 func main() {
+	// Keys, and what this host does, are for nobody else on it.
+	syscall.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := rootCommand().ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
