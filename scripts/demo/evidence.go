@@ -92,6 +92,7 @@ func (s *story) findings(ctx context.Context) error {
 		var got finding
 		err := s.until(ctx, 10*time.Second, "the finding «"+w.what+"»", func(ctx context.Context) (bool, error) {
 			all, err := s.list(ctx)
+			slices.Reverse(all) // the oldest says how it began
 			at := slices.IndexFunc(all, w.is)
 			if at >= 0 {
 				got = all[at]
@@ -102,7 +103,8 @@ func (s *story) findings(ctx context.Context) error {
 			return errors.Join(err, s.show(ctx, "finding", "list", "-o", "wide"))
 		}
 		s.say.proved("%s", w.what)
-		s.say.line("    %s: %s", got.Title, got.Reason)
+		s.say.line("    %s", got.Title)
+		s.say.line("    %s", got.Reason)
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ const (
 	maxAccountLines = 10
 	maxTimeline     = 200
 	maxListed       = 500
-	maxText         = 300 // runes of one line
+	maxText         = 480 // runes of one line: a reason in full
 )
 
 // describe writes the incident down. before is what the store holds of it (nil:
