@@ -3,7 +3,8 @@
 //
 // Invariant: a grant that Verify accepts was signed by the key of an operator
 // who may respond, in this cluster, for exactly these bytes. The coordinator
-// only carries it; a stolen coordinator cannot make one.
+// only carries it. It is as strong as the cluster's CA: every node holds that
+// key, so that whoever takes a node over can make himself an operator.
 package grant
 
 import (
