@@ -30,6 +30,10 @@ const format = 1
 // errDamaged: a value that is not what encode writes.
 var errDamaged = errors.New("damaged entry")
 
+// errEmpty: a file of no bytes, which bbolt would take for a new one. What was
+// learnt is gone all the same, and novelty is no finding until it is learnt again.
+var errEmpty = errors.New("the file is empty")
+
 // errFormat: a file of a later version.
 var errFormat = errors.New("unknown format")
 
@@ -69,9 +73,15 @@ func (b *Baseline) load() (err error) {
 			_ = db.Close() // the reason is in err
 		}
 	}()
+	if info, statErr := os.Stat(b.path); statErr == nil && info.Size() == 0 {
+		return fmt.Errorf("opening baseline %s: %w", b.path, errEmpty)
+	}
 	db, err = bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("opening baseline %s: %w", b.path, ErrInUse)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("opening baseline %s: %w: it must be readable and writable by the user that the sensor runs as: chown it, chmod 600", b.path, err)
 	}
 	if err != nil {
 		return fmt.Errorf("opening baseline %s: %w", b.path, err)

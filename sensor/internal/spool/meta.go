@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -37,12 +38,20 @@ type streamMeta struct {
 	Next [classes]uint64 `json:"next"`
 }
 
-var errNoMeta = errors.New("position file is missing or damaged")
+var (
+	errNoMeta      = errors.New("position file is missing")
+	errDamagedMeta = errors.New("position file is damaged")
+)
 
 func readMeta(dir string) (meta, error) {
 	data, err := os.ReadFile(filepath.Join(dir, metaName))
-	if err != nil || len(data) > maxMeta {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return meta{}, errNoMeta
+	case err != nil:
+		return meta{}, fmt.Errorf("%w: %w", errDamagedMeta, err)
+	case len(data) > maxMeta:
+		return meta{}, errDamagedMeta
 	}
 	return decodeMeta(data)
 }
@@ -50,11 +59,11 @@ func readMeta(dir string) (meta, error) {
 func decodeMeta(data []byte) (meta, error) {
 	line, body, ok := bytes.Cut(data, []byte("\n"))
 	if !ok || string(line) != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)) {
-		return meta{}, errNoMeta
+		return meta{}, errDamagedMeta
 	}
 	var m meta
 	if err := json.Unmarshal(body, &m); err != nil || m.Version != metaVersion {
-		return meta{}, errNoMeta
+		return meta{}, errDamagedMeta
 	}
 	return m, nil
 }

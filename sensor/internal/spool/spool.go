@@ -45,6 +45,7 @@ const (
 	causeDamaged  = "damaged"    // did not read back as written
 	causeTorn     = "torn"       // cut off by a crash
 	causeTooLarge = "too-large"
+	causePosition = "position-file" // told by Losses; no record is lost by it
 )
 
 var (
@@ -119,9 +120,12 @@ type Spool struct {
 	current *stream
 	counted map[string][]span // damage that was told, by chain
 	dropped map[string]uint64
-	memory  int64 // bytes in current.memory
-	failure error // why the disk is not used now
-	retryAt time.Time
+	// unplaced: Open could not read what was acknowledged and what was counted as
+	// lost. No record is missing by it, but a loss may be told twice.
+	unplaced uint64
+	memory   int64 // bytes in current.memory
+	failure  error // why the disk is not used now
+	retryAt  time.Time
 
 	wake    chan struct{} // there may be something for Next
 	syncReq chan struct{}
@@ -206,6 +210,10 @@ func (s *Spool) load() error {
 		s.dropped[causeDamaged] += l.damaged
 		s.dropped[causeTorn] += l.torn
 		s.cfg.Logger.Warn("spool was damaged; the rest of it is used", "records_lost", l.damaged+l.torn, "err", errors.Join(l.errs...))
+	}
+	if metaErr != nil && (errors.Is(metaErr, errDamagedMeta) || len(l.streams) > 0) {
+		s.unplaced = 1
+		s.cfg.Logger.Warn("spool lost its position; all that it holds is offered to the coordinator again, which takes each record once", "err", metaErr)
 	}
 	// Sequences go on only when it is certain which were given. After damage,
 	// or when the position file does not know the newest stream, it is not.
@@ -436,6 +444,9 @@ func (s *Spool) Losses() []event.Loss {
 		if n > 0 {
 			losses = append(losses, event.Loss{Where: "spool", Cause: cause, Count: n})
 		}
+	}
+	if s.unplaced > 0 {
+		losses = append(losses, event.Loss{Where: "spool", Cause: causePosition, Count: s.unplaced})
 	}
 	slices.SortFunc(losses, func(a, b event.Loss) int {
 		if a.Cause < b.Cause {

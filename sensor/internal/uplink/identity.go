@@ -117,7 +117,7 @@ func (id *Identity) Reload() error {
 	}
 	cert, err := tls.LoadX509KeyPair(filepath.Join(id.dir, certFile), filepath.Join(id.dir, keyFile))
 	if err != nil {
-		return damaged(id.dir, certFile, err)
+		return damaged(id.dir, certFile+" and "+keyFile, err)
 	}
 	peer, err := link.PeerOf(cert.Leaf)
 	if err != nil {
