@@ -136,6 +136,9 @@ func (s *Sensor) lossTotals() []event.Loss {
 	if evicted := s.enricher.Stats().EvictedLiving; evicted > 0 {
 		totals = append(totals, event.Loss{Where: "process-tree", Cause: "full", Count: evicted})
 	}
+	if over := s.detector.Stats().OverBudget; over > 0 {
+		totals = append(totals, event.Loss{Where: "findings", Cause: "over-budget", Count: over})
+	}
 	return totals
 }
 

@@ -13,7 +13,12 @@ import (
 // Run works until ctx ends, then sends a last summary to the spool and detaches
 // from the kernel. Containment stays: it belongs to the lease, not to the process.
 func (s *Sensor) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, s.close()) }()
+	s.begin()
+	defer func() {
+		if err = errors.Join(err, s.close()); err == nil {
+			err = s.end()
+		}
+	}()
 
 	// The programs are attached already: what starts meanwhile waits in the ring.
 	if err := s.seed(ctx); err != nil {

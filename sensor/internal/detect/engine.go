@@ -88,6 +88,7 @@ type Stats struct {
 	Rules, Rejected     int
 	Findings            uint64
 	Suppressed          uint64 // findings that the limits held back
+	OverBudget          uint64 // those of them that no later finding's count may tell
 	NotesSuppressed     uint64
 	Storylines, Tainted int
 }
@@ -247,6 +248,7 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 	if !story.told.allow(now, e.cfg.StoryBudget) || !e.budget.allow(now, e.cfg.Budget) {
 		r.held++
 		e.stats.Suppressed++
+		e.stats.OverBudget++
 		return nil
 	}
 	if r.held > 0 {
