@@ -113,7 +113,7 @@ func (p *Process) Tail() string {
 func (p *Process) Stop() error {
 	select {
 	case <-p.exited:
-		return p.log.Close()
+		return p.closeLog()
 	default:
 	}
 	_ = syscall.Kill(-p.PID(), syscall.SIGTERM)
@@ -122,9 +122,17 @@ func (p *Process) Stop() error {
 	case <-time.After(10 * time.Second):
 		_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
 		<-p.exited
-		return errors.Join(fmt.Errorf("%s did not end within 10 s of SIGTERM and was killed; see %s", p.Name, p.LogPath), p.log.Close())
+		return errors.Join(fmt.Errorf("%s did not end within 10 s of SIGTERM and was killed; see %s", p.Name, p.LogPath), p.closeLog())
 	}
-	return p.log.Close()
+	return p.closeLog()
+}
+
+// closeLog may be called again: what was stopped is stopped once more by Close.
+func (p *Process) closeLog() error {
+	if err := p.log.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("closing a log: %w", err)
+	}
+	return nil
 }
 
 // Kill ends the child at once, as a crash would.

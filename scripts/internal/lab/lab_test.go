@@ -278,14 +278,14 @@ func TestSensorRefuses(t *testing.T) {
 		}
 		return path
 	}
-	fresh := "state_dir: " + t.TempDir() + "\n"
+	fresh := func() string { return "state_dir: " + t.TempDir() + "\n" }
 	node := r.cluster.Nodes[0].Listen
 	good, err := r.cluster.Token(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	enroll := func(token string) []string {
-		return []string{"enroll", "--config", config(fresh), "--coordinator", node, "--token", token}
+		return []string{"enroll", "--config", config(fresh()), "--coordinator", node, "--token", token}
 	}
 	wrong := strings.Split(good, ".")
 	wrong[2] = strings.Repeat("a", len(wrong[2]))
@@ -294,11 +294,11 @@ func TestSensorRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"not enrolled", []string{"--config", config(fresh)}, "enroll"},
+		{"not enrolled", []string{"--config", config(fresh())}, "enroll"},
 		{"unknown key", []string{"--config", config("statedir: /x\n")}, "[1:1]"},
 		{"not a token", enroll("hello"), "vedette token create"},
 		{"wrong secret", enroll(strings.Join(wrong, ".")), "token"},
-		{"nobody listens", []string{"enroll", "--config", config(fresh), "--coordinator", "127.0.0.1:9", "--token", good}, "127.0.0.1:9"},
+		{"nobody listens", []string{"enroll", "--config", config(fresh()), "--coordinator", "127.0.0.1:9", "--token", good}, "127.0.0.1:9"},
 		{"good token", enroll(good), ""},
 		{"used token", enroll(good), "token"},
 	}
@@ -326,10 +326,11 @@ func TestSensorRefuses(t *testing.T) {
 
 // Ensure a sensor without the right to load eBPF programs says which one it lacks.
 func TestSensorNamesMissingCapability(t *testing.T) {
-	r := newRig(t)
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		t.Skip("SKIP: needs setpriv (util-linux)")
 	}
+	r := newRig(t)
+	r.stop(t)
 	for _, name := range []string{"bpf", "perfmon"} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), "setpriv", "--bounding-set", "-sys_admin,-"+name, "--inh-caps", "-all",

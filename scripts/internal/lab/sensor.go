@@ -20,6 +20,7 @@ type SensorSpec struct {
 	Window          time.Duration
 	KnownWindows    int
 	LearnFor        time.Duration
+	More            string // further lines of the config
 }
 
 // StateDir of a sensor.
@@ -50,6 +51,7 @@ func (c *Cluster) StartSensor(ctx context.Context, spec SensorSpec) (*Process, e
 	}
 	fmt.Fprintf(&text, "summary_interval: %s\nbaseline:\n  window: %s\n  known_windows: %d\n  learn_for: %s\n",
 		spec.SummaryInterval, spec.Window, spec.KnownWindows, spec.LearnFor)
+	text.WriteString(spec.More)
 	if err := os.WriteFile(config, []byte(text.String()), 0o600); err != nil {
 		return nil, fmt.Errorf("writing a sensor's config: %w", err)
 	}
