@@ -42,6 +42,11 @@ func run(ctx context.Context, bin string) (err error) {
 	rows = append(rows, agentCost(ctx, sensor)...)
 	rows = append(rows, latency(ctx, c)...)
 	rows = append(rows, losses(ctx, c)...)
+	if err := l.Close(); err != nil {
+		return err
+	}
+	fmt.Println("killing the leader twenty times; this takes a few minutes …")
+	rows = append(rows, failover(ctx, bin, dir)...)
 	return figure.Report(os.Stdout, "out", "bench", rows)
 }
 

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
+)
+
+// failover kills the leader's process twenty times under load; the test that
+// asserts this is also what measures it.
+func failover(ctx context.Context, bin, dir string) []figure.Row {
+	const name = "leader killed → writes resume, 20 kills"
+	out := filepath.Join(dir, "failover.jsonl")
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return []figure.Row{figure.Missing(name, "s", "≤ 5", err)}
+	}
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout", "9m", "-run", "^TestClusterLosesNothingWhenLeadersDie$", "./scripts/internal/lab")
+	cmd.Env = append(os.Environ(), "VEDETTE_OUT="+out, "VEDETTE_BIN="+bin)
+	printed, failed := cmd.CombinedOutput()
+	raw, err := os.ReadFile(out)
+	if err != nil {
+		return []figure.Row{figure.Missing(name, "s", "≤ 5", fmt.Errorf("%w: %s", err, bytes.TrimSpace(printed)))}
+	}
+	var rows []figure.Row
+	for lines := bufio.NewScanner(bytes.NewReader(raw)); lines.Scan(); {
+		var row figure.Row
+		if err := json.Unmarshal(lines.Bytes(), &row); err != nil {
+			return append(rows, figure.Missing(name, "s", "≤ 5", err))
+		}
+		rows = append(rows, row)
+	}
+	if failed != nil {
+		rows = append(rows, figure.Missing("the test of twenty leader kills", "", "passes", fmt.Errorf("%w", failed)))
+	}
+	return rows
+}
