@@ -53,7 +53,8 @@ func (s *Sensor) deliver(f *event.Finding) {
 	s.append(uplink.RecordFromFinding(f), true)
 }
 
-// awaitHashes completes waiting findings in order; when ctx ends it sends what is left as it is.
+// awaitHashes completes waiting findings in order; when ctx ends it sends what is
+// left, and what the last events still bring, as it is.
 func (s *Sensor) awaitHashes(ctx context.Context) error {
 	for {
 		select {
@@ -61,7 +62,7 @@ func (s *Sensor) awaitHashes(ctx context.Context) error {
 			f.Process = s.enricher.WithHashes(ctx, f.Process)
 			s.append(uplink.RecordFromFinding(f), true)
 			continue
-		case <-ctx.Done():
+		case <-s.watched:
 		}
 		select {
 		case f := <-s.waiting:
@@ -73,11 +74,13 @@ func (s *Sensor) awaitHashes(ctx context.Context) error {
 }
 
 // append puts a record into the spool; a spool that refuses is a loss, counted and told.
-func (s *Sensor) append(record *sensorv1.Record, critical bool) {
+func (s *Sensor) append(record *sensorv1.Record, critical bool) (taken bool) {
 	if err := s.spool.Append(record, critical); err != nil {
 		s.losses.add("spool", "refused", 1)
 		s.log.Error("storing a record for the coordinator", "critical", critical, "error", err)
+		return false
 	}
+	return true
 }
 
 // summarise sends a summary every interval and a last one at the end.
@@ -87,6 +90,7 @@ func (s *Sensor) summarise(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			<-s.watched
 			s.summary(time.Now())
 			return nil
 		case now := <-tick.C:
@@ -108,7 +112,9 @@ func (s *Sensor) summary(now time.Time) {
 	for _, dropped := range stats.Dropped {
 		health.DroppedRecords += dropped
 	}
-	s.append(record, false)
+	if s.append(record, false) {
+		s.told()
+	}
 }
 
 // watchLosses keeps the meter near the truth between summaries: a finding states

@@ -25,7 +25,7 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return named("reading the kernel's events", s.source.Run(ctx, s.observe)) })
+	group.Go(func() error { return named("reading the kernel's events", s.watch(ctx)) })
 	group.Go(func() error { return named("hashing images", s.enricher.Run(ctx)) })
 	group.Go(func() error { return s.awaitHashes(ctx) })
 	group.Go(func() error { return s.summarise(ctx) })
@@ -41,6 +41,17 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 		return nil
 	}
 	return err
+}
+
+// watch takes events until ctx ends, and then what came before that: the first
+// reading may have been under way. Only behind it are the last finding and the
+// last summary the last ones.
+func (s *Sensor) watch(ctx context.Context) error {
+	defer close(s.watched)
+	if err := s.source.Run(ctx, s.observe); err != nil || ctx.Err() == nil {
+		return err
+	}
+	return s.source.Run(ctx, s.observe)
 }
 
 func named(what string, err error) error {

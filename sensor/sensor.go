@@ -45,9 +45,11 @@ type Sensor struct {
 
 	losses    lossMeter
 	waiting   chan *event.Finding
+	watched   chan struct{} // closed when no more events come
 	pid       uint32
 	canaries  atomic.Uint64 // execs of our own children that came out of the kernel
 	cpuBefore time.Duration // at the last summary; only summary touches it
+	untold    uint64        // unclean ends in no summary yet; begin's, then summary's
 	closers   []func() error
 }
 
@@ -60,7 +62,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	debug.SetMemoryLimit(cfg.MemoryLimitBytes)
 	s := &Sensor{
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
-		waiting: make(chan *event.Finding, waitingFindings),
+		waiting: make(chan *event.Finding, waitingFindings), watched: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
