@@ -110,10 +110,12 @@ func (d detail) lost(where, cause string) (count uint64) {
 	return count
 }
 
-// execs is how often the coordinator was told that image was run.
-func (d detail) execs(image string) (count uint64) {
+// execs is how often the coordinator was told that a copied shell was run. In a
+// behaviour's name numbers are stars: it is the same on every host.
+func (d detail) execs(shell string) (count uint64) {
+	_, name, _ := strings.Cut(strings.TrimPrefix(shell, "/dev/shm/vlab-"), "-")
 	for _, b := range d.Behaviours {
-		if b.Kind == "exec" && b.Object == image {
+		if b.Kind == "exec" && b.Object == "/dev/shm/vlab-*-"+name {
 			count += b.Count
 		}
 	}
@@ -136,8 +138,16 @@ func (r *rig) untilLost(t *testing.T, where, cause string) (count uint64) {
 func (r *rig) untilFound(t *testing.T, most time.Duration, image string, markers ...string) map[string]int {
 	t.Helper()
 	times := map[string]int{}
+	defer func() {
+		if t.Failed() {
+			t.Logf("told: %v\n%s", times, r.log(t))
+		}
+	}()
 	r.until(t, most, fmt.Sprintf("findings of %q", markers), func(ctx context.Context) (bool, error) {
 		all, err := r.found(ctx, image)
+		if err != nil {
+			return false, err
+		}
 		clear(times)
 		for _, f := range all {
 			for _, arg := range f.Process.Argv {
