@@ -55,6 +55,7 @@ type applier struct {
 // same on every node. An error means that the store failed.
 func Apply(tx *store.Tx, index uint64, cmd *raftv1.Command) (*raftv1.Result, error) {
 	a := &applier{tx: tx, index: index, cmd: cmd}
+	tx.Time = cmd.GetTime()
 	result, err := a.once()
 	if err != nil {
 		return nil, err

@@ -244,7 +244,11 @@ func (db *DB) Close() error {
 }
 
 // Tx is one log entry's transaction. It is used by one goroutine, inside Update.
-type Tx struct{ db *DB }
+type Tx struct {
+	db *DB
+	// Time is the command's, Unix ns: state says it, as a transaction has no clock.
+	Time int64
+}
 
 func (tx *Tx) stmt(q string) (*sqlite3.SQLiteStmt, error) {
 	if s, ok := tx.db.stmts[q]; ok {

@@ -6,16 +6,17 @@ import "context"
 type Quiet struct {
 	Silent uint64   // hosts without a session, or without a batch for too long
 	Names  []string // of the first few of them
-	Lossy  uint64   // hosts that have lost something
-	Lost   uint64   // how much, all causes
+	Lossy  uint64   // hosts that have lost something lately
+	Lost   uint64   // how much those have lost in all, of the causes that were at work lately
 }
 
 // quietNames is how many silent hosts are named: a sentence must stay one.
 const quietNames = 3
 
 // Quiet counts hosts that were seen once and whose last contact is before the
-// given time (Unix ns) or whose session has ended, and what all hosts have lost.
-func (db *DB) Quiet(ctx context.Context, before int64) (q Quiet, err error) {
+// given time (Unix ns) or whose session has ended, and those that said since
+// lossySince that they had lost something.
+func (db *DB) Quiet(ctx context.Context, before, lossySince int64) (q Quiet, err error) {
 	const silent = " FROM hosts WHERE last_seen > 0 AND (connected = 0 OR last_seen < ?)"
 	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Silent) }, "SELECT count(*)"+silent, before); err != nil {
 		return q, err
@@ -34,6 +35,6 @@ func (db *DB) Quiet(ctx context.Context, before int64) (q Quiet, err error) {
 		err := s.Scan(&q.Lossy, &lost)
 		q.Lost = uint64(lost)
 		return err
-	}, "SELECT count(DISTINCT host), total(count) FROM losses WHERE count > 0")
+	}, "SELECT count(DISTINCT host), total(count) FROM losses WHERE count > 0 AND latest >= ?", lossySince)
 	return q, err
 }

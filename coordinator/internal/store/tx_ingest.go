@@ -123,9 +123,10 @@ func (tx *Tx) Count(host int64, d *sensorv1.BehaviourDelta) error {
 
 // AddLoss adds to a host's loss totals. Causes beyond maxLosses are counted together.
 func (tx *Tx) AddLoss(host int64, l *sensorv1.Loss) error {
-	const add = `UPDATE losses SET count = min(count + ?, 1152921504606846976) WHERE host = ? AND place = ? AND cause = ?`
+	const add = `UPDATE losses SET count = min(count + ?1, 1152921504606846976), latest = CASE ?1 WHEN 0 THEN latest ELSE ?2 END
+		WHERE host = ?3 AND place = ?4 AND cause = ?5`
 	place, cause := l.GetWhere(), l.GetCause()
-	n, err := tx.exec(add, clamp(l.GetCount()), host, place, cause)
+	n, err := tx.exec(add, clamp(l.GetCount()), tx.Time, host, place, cause)
 	if err != nil || n > 0 {
 		return err
 	}
@@ -136,8 +137,9 @@ func (tx *Tx) AddLoss(host int64, l *sensorv1.Loss) error {
 	if have >= maxLosses-1 {
 		place, cause = "other", "other"
 	}
-	_, err = tx.exec(`INSERT INTO losses (host, place, cause, count) VALUES (?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET count = min(count + excluded.count, 1152921504606846976)`, host, place, cause, clamp(l.GetCount()))
+	_, err = tx.exec(`INSERT INTO losses (host, place, cause, count, latest) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET count = min(count + excluded.count, 1152921504606846976), latest = excluded.latest`,
+		host, place, cause, clamp(l.GetCount()), tx.Time)
 	return err
 }
 
