@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -138,12 +139,17 @@ func (a *applier) checkGrant(in *raftv1.RequestResponse, g *sensorv1.Grant) (*ra
 // isolationStatus writes what a host says about itself. It is believed about
 // its own rows only, in the order in which it says it.
 func (a *applier) isolationStatus(host int64, id string, s *sensorv1.IsolationStatus) error {
-	row, err := a.tx.OperationRow(s.GetOperation(), host)
-	if err != nil {
-		return fmt.Errorf("reading isolation: %w", err)
-	}
 	word, known := stateWords[s.GetState()]
-	if row == nil || !known || s.GetState() == pending || len(s.GetDetail()) > maxName || len(s.GetSelfTest()) > maxName {
+	if !known || s.GetState() == pending || len(s.GetDetail()) > maxName || len(s.GetSelfTest()) > maxName {
+		return a.lost(host, "unknown-isolation-status")
+	}
+	row, err := a.reported(host, id, s)
+	switch {
+	case err != nil:
+		return err
+	case row == nil && orderLost(s):
+		return nil // the end of a cut that nobody here knows of: there is nothing to end
+	case row == nil:
 		return a.lost(host, "unknown-isolation-status")
 	}
 	changed := row.State != s.GetState() || row.Detail != s.GetDetail()
@@ -157,6 +163,50 @@ func (a *applier) isolationStatus(host int64, id string, s *sensorv1.IsolationSt
 		return err
 	}
 	return a.auditAs("host:"+id, "isolation-"+word, id, "operation %s, %s", s.GetOperation(), s.GetDetail())
+}
+
+// orderLost: the sensor found a cut in force, and what had ordered it was lost with its files.
+func orderLost(s *sensorv1.IsolationStatus) bool {
+	return s.GetOperation() == "" || s.GetOperation() == "recovered"
+}
+
+// reported is the row that a report is about, nil when there is none. A sensor
+// that has lost the order speaks of the isolation that is in force for it; where
+// the cluster knows of none either, it gets a row of the host's own, because a
+// host that is cut off must be seen and can then be released.
+func (a *applier) reported(host int64, id string, s *sensorv1.IsolationStatus) (*store.Row, error) {
+	row, err := a.tx.OperationRow(s.GetOperation(), host)
+	if err != nil {
+		return nil, fmt.Errorf("reading isolation: %w", err)
+	}
+	if row != nil || !orderLost(s) {
+		return row, nil
+	}
+	rows, err := a.tx.HostRows(host)
+	if err != nil {
+		return nil, fmt.Errorf("reading isolations: %w", err)
+	}
+	for i := len(rows) - 1; i >= 0; i-- {
+		if r := rows[i]; r.Action == sensorv1.Action_ACTION_ISOLATE && (r.State == applied || r.State == pending && s.GetState() == applied) {
+			return &r, nil
+		}
+	}
+	if s.GetState() != applied {
+		return nil, nil
+	}
+	own := "recovered-" + id
+	if row, err = a.tx.OperationRow(own, host); err != nil || row != nil {
+		return row, err
+	}
+	operation, err := a.tx.AddOperation(&sensorv1.Grant{Operation: own, Nonce: []byte(own), Action: sensorv1.Action_ACTION_ISOLATE,
+		Operator: "host:" + id, Reason: "found in force by the sensor, which has lost the order"}, nil, a.cmd.GetTime())
+	if err != nil || operation == 0 {
+		return nil, err
+	}
+	if err := a.tx.AddIsolation(operation, host, s.GetLeaseExpires()); err != nil {
+		return nil, fmt.Errorf("storing isolation: %w", err)
+	}
+	return a.tx.OperationRow(own, host)
 }
 
 // follow ends the rows that a report has made untrue: a newer isolation that

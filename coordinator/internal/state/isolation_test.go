@@ -81,6 +81,23 @@ func TestIsolationRows(t *testing.T) {
 		},
 		"failed":  {{ask: isolate, operation: "op-1", want: "pending: op-1=pending"}, {report: failed, operation: "op-1", want: "failed: op-1=failed"}},
 		"expired": {{ask: isolate, operation: "op-1", want: "pending: op-1=pending"}, {report: applied, operation: "op-1", want: "applied: op-1=applied"}, {report: expired, operation: "op-1", want: "none: op-1=expired"}},
+		"a sensor that lost the order speaks of what is in force": {
+			{ask: isolate, operation: "op-1", want: "pending: op-1=pending"},
+			{report: applied, operation: "op-1", want: "applied: op-1=applied"},
+			{report: applied, operation: "recovered", want: "applied: op-1=applied"},
+			{report: expired, operation: "", want: "none: op-1=expired"},
+		},
+		"a cut that nobody here ordered is shown, and can be released": {
+			{report: applied, operation: "recovered", want: "applied: recovered-h-1=applied"},
+			{report: applied, operation: "", want: "applied: recovered-h-1=applied"},
+			{ask: release, operation: "op-2", want: "applied: recovered-h-1=applied op-2=pending"},
+			{report: released, operation: "op-2", want: "none: recovered-h-1=released op-2=released"},
+			{report: applied, operation: "recovered", want: "applied: recovered-h-1=applied op-2=released"},
+			{report: released, operation: "recovered", want: "none: recovered-h-1=released op-2=released"},
+		},
+		"the end of a cut that nobody knows": {
+			{report: released, operation: "recovered", want: "none:"},
+		},
 		"a report about nothing": {
 			{report: applied, operation: "op-9", want: "none:"},
 		},
