@@ -20,7 +20,7 @@ import (
 // must cost less than a person's patience, because others may be well.
 const (
 	dialTimeout      = 2 * time.Second
-	handshakeTimeout = 3 * time.Second
+	handshakeTimeout = 2 * time.Second
 	attemptTimeout   = 10 * time.Second
 	// pingAfter and pingTimeout end a stream whose node has gone without a word.
 	pingAfter   = 5 * time.Second
@@ -35,7 +35,7 @@ const (
 // Options adjust a Client.
 type Options struct {
 	// RetryFor is how long a cluster without a leader is asked again before the
-	// call gives up: a failover takes less. Default 10 s.
+	// call gives up. Default 4 s: a node that waits for an election does so itself.
 	RetryFor time.Duration
 	// RetryUnreachable is the same for a cluster of which no node can be reached
 	// at all. Default 2 s: long enough for a restart of a single node.
@@ -73,7 +73,7 @@ func New(c *Context, opt Options) (*Client, error) {
 		return nil, fmt.Errorf("context %q: %w", c.Name, err)
 	}
 	if opt.RetryFor == 0 {
-		opt.RetryFor = 10 * time.Second
+		opt.RetryFor = 4 * time.Second
 	}
 	if opt.RetryUnreachable == 0 {
 		opt.RetryUnreachable = 2 * time.Second

@@ -50,8 +50,9 @@ const (
 	maxRequest = 2 << 20
 	// stopTime is how long requests may go on when the node stops.
 	stopTime = 3 * time.Second
-	// proposeTimeout bounds the time that a command may look for a quorum.
-	proposeTimeout = 8 * time.Second
+	// proposeTimeout bounds the time that a command may look for a quorum: a
+	// failover takes less, and what takes longer has an operator waiting for nothing.
+	proposeTimeout = 5 * time.Second
 )
 
 // Config of a Server.

@@ -11,8 +11,13 @@ import (
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 )
 
-// membersTime bounds how long a status waits for what the other nodes say.
-const membersTime = 2 * time.Second
+const (
+	// membersTime bounds how long a status waits for what the other nodes say.
+	membersTime = 2 * time.Second
+	// lossTime is how long a loss is a problem: what was lost longer ago is in
+	// 'vedette host show', and nobody can do anything about it any more.
+	lossTime = time.Hour
+)
 
 // Below these a node will soon be unable to write: raft's log and a snapshot
 // beside the database need room.
@@ -29,43 +34,57 @@ func (s *Server) GetStatus(ctx context.Context, _ *operatorv1.GetStatusRequest) 
 	if err != nil {
 		return nil, readError(err)
 	}
-	quiet, err := s.cfg.DB.Quiet(ctx, now.Add(-s.cfg.SilentAfter).UnixNano())
+	quiet, err := s.cfg.DB.Quiet(ctx, now.Add(-s.cfg.SilentAfter).UnixNano(), now.Add(-lossTime).UnixNano())
 	if err != nil {
 		return nil, readError(err)
 	}
-	leader, _, led := s.cfg.Cluster.Leader()
-	status := &operatorv1.GetStatusResponse{
-		ClusterId: s.cfg.Authority.Cluster(), NodeId: s.cfg.NodeID, LeaderId: leader, Version: s.cfg.Version,
-		AppliedIndex: s.cfg.DB.AppliedIndex(), Hosts: counts.Hosts, HostsSilent: quiet.Silent, FindingsDay: counts.FindingsSince,
-		IncidentsOpen: counts.IncidentsOpen, Isolated: counts.Isolated, Time: now.UnixNano(),
-	}
+	leader, _, _ := s.cfg.Cluster.Leader()
 	membersCtx, cancel := context.WithTimeout(ctx, membersTime)
 	defer cancel()
 	members, err := s.cfg.Cluster.Members(membersCtx)
-	status.Members = members
-	status.Problems = s.problems(leaderless(led, err), members, quiet)
-	return status, nil
-}
-
-func leaderless(led bool, err error) string {
-	switch {
-	case !led:
-		return "The cluster has no leader, so nothing can be written: start the nodes that are down, a majority must run."
+	first := ""
+	switch dead := count(members, "unreachable"); {
 	case err != nil:
-		return fmt.Sprintf("The state of the nodes is not known: %v.", err)
+		first = fmt.Sprintf("The state of the nodes is not known: %v.", err)
+	case len(members) > 0 && 2*(len(members)-dead) <= len(members):
+		// Who led a moment ago leads nothing that this node could reach.
+		leader = ""
+		first = fmt.Sprintf("%d of %d nodes do not answer node %s, so nothing can be written: start the nodes that are down, a majority must run and reach each other.",
+			dead, len(members), s.cfg.NodeID)
+	case leader == "":
+		first = "The cluster has no leader, so nothing can be written: an election takes a few seconds; if this stays, a majority of the nodes cannot reach each other."
 	}
-	return ""
+	return &operatorv1.GetStatusResponse{
+		ClusterId: s.cfg.Authority.Cluster(), NodeId: s.cfg.NodeID, LeaderId: leader, Version: s.cfg.Version,
+		AppliedIndex: s.cfg.DB.AppliedIndex(), Hosts: counts.Hosts, HostsSilent: quiet.Silent, FindingsDay: counts.FindingsSince,
+		IncidentsOpen: counts.IncidentsOpen, Isolated: counts.Isolated, Time: now.UnixNano(),
+		Members: members, Problems: s.problems(first, leader, members, quiet),
+	}, nil
 }
 
-func (s *Server) problems(first string, members []*operatorv1.Member, quiet store.Quiet) []string {
+func count(members []*operatorv1.Member, state string) (n int) {
+	for _, m := range members {
+		if m.GetState() == state {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *Server) problems(first, leader string, members []*operatorv1.Member, quiet store.Quiet) []string {
 	var problems []string
 	if first != "" {
 		problems = append(problems, first)
 	}
 	for _, m := range members {
-		if m.GetState() == "unreachable" {
-			problems = append(problems, fmt.Sprintf("Node %s (%s) does not answer: look at its log, or remove it with 'vedette cluster remove %s' if it is gone for good.", m.GetId(), m.GetAddress(), m.GetId()))
+		if m.GetState() != "unreachable" {
+			continue
 		}
+		what := "look at its log"
+		if leader != "" { // without one nothing can be removed
+			what += fmt.Sprintf(", or remove it with 'vedette cluster remove %s' if it is gone for good", m.GetId())
+		}
+		problems = append(problems, fmt.Sprintf("Node %s (%s) does not answer: %s.", m.GetId(), m.GetAddress(), what))
 	}
 	if len(members) == 2 {
 		problems = append(problems, "The cluster has two nodes, so the loss of either stops it: add a third one.")
@@ -79,7 +98,7 @@ func (s *Server) problems(first string, members []*operatorv1.Member, quiet stor
 			verb(quiet.Silent, "host is", "hosts are"), names))
 	}
 	if quiet.Lossy > 0 {
-		problems = append(problems, fmt.Sprintf("%s lost %s so far: 'vedette host list -o wide' says which, 'vedette host show' where and why.",
+		problems = append(problems, fmt.Sprintf("%s lost events within the last hour (%s since they enrolled): 'vedette host list -o wide' says which, 'vedette host show' where and why.",
 			verb(quiet.Lossy, "host has", "hosts have"), plural(quiet.Lost, "event")))
 	}
 	if free, total, err := diskFree(s.cfg.DataDir); err == nil && (free < lowDiskBytes || free*100 < total*lowDiskPercent) {
