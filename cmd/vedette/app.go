@@ -56,6 +56,12 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if text := err.Error(); text != "" {
 		a.say("vedette: %s", text)
 	}
+	switch {
+	case errors.Is(err, client.ErrNoLeader):
+		a.say("Nothing was decided. A majority of the nodes must run and reach each other: 'vedette status' says which do not. Sensors go on and keep what they have to say.")
+	case errors.Is(err, client.ErrUnreachable):
+		a.say("Is a node running at these addresses, and may this machine reach it (TCP)? 'vedette config get-contexts' shows where they come from.")
+	}
 	return code
 }
 
@@ -129,6 +135,7 @@ func (a *app) open() (*session, error) {
 	if a.verbose {
 		opt.Logger = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
+	c.Nodes = remembered(c.ClusterID, c.Nodes)
 	api, err := client.New(c, opt)
 	if err != nil {
 		return nil, err

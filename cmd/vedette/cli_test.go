@@ -44,6 +44,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TEST_NOW", "1")
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/config")
+			env.Setenv("XDG_CACHE_HOME", env.WorkDir+"/cache")
 			env.Setenv("VEDETTE_CONTEXT_FILE", env.WorkDir+"/admin.context.yaml")
 			return nil
 		},

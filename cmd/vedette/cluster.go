@@ -27,6 +27,7 @@ func (a *app) clusterMembersCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			remember(s.context.ClusterID, members)
 			_, err = output.Print(s.Printer, a.memberTable(), output.Rows(members))
 			return err
 		}),

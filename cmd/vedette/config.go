@@ -170,8 +170,10 @@ func (a *app) configUpdateCommand() *cobra.Command {
 		Use:   "update-nodes",
 		Short: "learn the addresses of all nodes of the cluster",
 		Long: `Asks the cluster for its nodes and writes their operator addresses into the context in
-effect, so that any of them may be away. No trust comes with an address: a node still
-has to prove that it is one.`,
+effect, so that any of them may be away. 'vedette status' and 'vedette cluster members'
+remember them by themselves, but only for this user and in a cache
+(~/.cache/vedette/nodes-CLUSTER). No trust comes with an address: a node still has to
+prove that it is one.`,
 		Example: "  vedette config update-nodes",
 		Args:    none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {

@@ -33,7 +33,7 @@ but sensors go on watching and keep what they have to say.`,
 			err = s.Show(output.Shown{
 				Name: st.GetClusterId(), Value: shape.FromStatus(st), Page: func(g *output.Page) { statusPage(g, st) },
 			})
-			if unknown := strangers(s.context.Nodes, st.GetMembers()); unknown > 0 && s.Human() {
+			if unknown := strangers(s.context.Nodes, st.GetMembers()); !remember(st.GetClusterId(), st.GetMembers()) && unknown > 0 && s.Human() {
 				s.say("%s of the cluster not in this context: run 'vedette config update-nodes'", plural(unknown, "node"))
 			}
 			if err == nil && st.GetLeaderId() == "" {
