@@ -198,7 +198,8 @@ func (c *Cluster) Addresses() []string {
 // Command is the CLI with the operator's context, run by Run or by the caller.
 func (c *Cluster) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.lab.Bin, "vedette"), args...)
-	cmd.Env = append(os.Environ(), "VEDETTE_CONTEXT_FILE="+c.Context, "NO_COLOR=1")
+	cmd.Env = append(os.Environ(), "VEDETTE_CONTEXT_FILE="+c.Context, "NO_COLOR=1",
+		"XDG_CACHE_HOME="+filepath.Join(c.lab.Dir, "cache"))
 	return cmd
 }
 

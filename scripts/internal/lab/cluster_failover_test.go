@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -145,6 +146,9 @@ func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
 	if testing.Short() {
 		kills = 5
 	}
+	if more, err := strconv.Atoi(os.Getenv("VEDETTE_KILLS")); err == nil {
+		kills = more
+	}
 	c := newTrio(t, 3, "vkill")
 	spec := SensorSpec{Name: "web1", Scope: "netns:" + c.ns.Path(), NS: c.ns,
 		SummaryInterval: time.Second, Window: time.Second, KnownWindows: 2, LearnFor: time.Hour}
@@ -159,12 +163,22 @@ func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
 	odd := c.strange(t)
 	many, stopMany := c.write(t, 20, time.Second)
 	probes, stopProbes := c.write(t, 6, 100*time.Millisecond)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for _, p := range probes {
+			t.Logf("%s:\n%s", p.id, p.story())
+		}
+		t.Logf("the sensor said:\n%s", sensor.Tail())
+	})
 	always, stopAlways := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stopAlways()
 	running.Go(func() {
-		tick := time.NewTicker(500 * time.Millisecond)
+		// Below the 120 findings a minute that a host may tell.
+		tick := time.NewTicker(800 * time.Millisecond)
 		defer tick.Stop()
 		for always.Err() == nil {
 			odd.run(t)
@@ -197,6 +211,14 @@ func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
 		first, last, finding = append(first, slices.Min(resumed)), append(last, slices.Max(resumed)), append(finding, shown)
 		t.Logf("kill %2d: %s led; writes resume %6s, at every node's sensors %6s, strange program shown %6s",
 			kill+1, leader, round(slices.Min(resumed)), round(slices.Max(resumed)), round(shown))
+		for i, p := range probes {
+			if resumed[i] > 5*time.Second {
+				t.Logf("%s took %s:\n%s", p.id, resumed[i], p.story())
+				for _, id := range c.followers() {
+					t.Logf("%s said:\n%s", id, c.Members[id].Tail())
+				}
+			}
+		}
 		c.start(leader)
 		c.alive()
 	}
@@ -243,6 +265,7 @@ func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond
 // countedOnce compares what every node has stored with what the writers were told.
 func (c *trio) countedOnce(t *testing.T, all []*writer) {
 	t.Helper()
+	c.converged(t)
 	var acked, lost, doubled uint64
 	for _, n := range c.Nodes {
 		for _, w := range all {
@@ -259,6 +282,9 @@ func (c *trio) countedOnce(t *testing.T, all []*writer) {
 				return true, nil
 			})
 			got := host.Behaviours[0].Count
+			if got != w.seq {
+				t.Logf("%s has %d of %s, which was told %d:\n%s", n.ID, got, w.id, w.seq, w.story())
+			}
 			acked += w.seq
 			lost += w.seq - min(got, w.seq)
 			doubled += got - min(got, w.seq)
@@ -266,4 +292,19 @@ func (c *trio) countedOnce(t *testing.T, all []*writer) {
 	}
 	figure(t, "acknowledged lost", float64(lost), "", "0", lost == 0, fmt.Sprintf("of %d, on every node", acked))
 	figure(t, "acknowledged doubled", float64(doubled), "", "0", doubled == 0, "")
+}
+
+// converged waits until every node has applied the same entry.
+func (c *trio) converged(t *testing.T) {
+	t.Helper()
+	c.until(20*time.Second, "all nodes to have applied the same", func(ctx context.Context) (bool, error) {
+		var members []member
+		err := c.JSON(ctx, &members, "cluster", "members")
+		for _, m := range members {
+			if m.State != "alive" || m.Applied != members[0].Applied {
+				return false, fmt.Errorf("%+v", members)
+			}
+		}
+		return err == nil, err
+	})
 }

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +32,26 @@ type raw struct {
 	conn   *link.Conn
 	stream net.Conn
 	node   string // where the session is
+
+	mu     sync.Mutex // guards events
+	events []string   // the latest, for who asks why something took long
+}
+
+func (r *raw) note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	const most = 30
+	if len(r.events) == most {
+		r.events = r.events[1:]
+	}
+	r.events = append(r.events, time.Now().UTC().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// story is what happened last.
+func (r *raw) story() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.events, "\n")
 }
 
 // enrolRaw enrols a host that the test plays.
@@ -182,7 +204,9 @@ func (r *raw) push(ctx context.Context) error {
 	for turn := 0; ; turn++ {
 		if r.conn == nil {
 			node := r.nodes[turn%len(r.nodes)]
-			if err := r.open(ctx, node); err != nil {
+			err := r.open(ctx, node)
+			r.note("session at %s: %v", node, err)
+			if err != nil {
 				r.close()
 				if errors.Is(err, errLost) || ctx.Err() != nil {
 					return err
@@ -206,6 +230,7 @@ func (r *raw) push(ctx context.Context) error {
 			r.seq = m.GetAck().GetSequence()
 			return nil
 		}
+		r.note("batch %d at %s: %v, %v", want, r.node, m, err)
 		r.close()
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -39,6 +39,13 @@ func newTrio(t *testing.T, n int, named string) *trio {
 		}
 	})
 	c := &trio{t: t, lab: l}
+	t.Cleanup(func() {
+		if t.Failed() && c.Cluster != nil {
+			for id, p := range c.Members {
+				t.Logf("%s said:\n%s", id, p.Tail())
+			}
+		}
+	})
 	if named != "" {
 		if c.ns, err = l.Namespace(fmt.Sprintf("%s-%d", named, os.Getpid())); err != nil {
 			t.Fatal(err)

@@ -102,7 +102,7 @@ func (p *Process) Tail() string {
 	if err != nil {
 		return err.Error()
 	}
-	const most = 2000
+	const most = 6000
 	if len(raw) > most {
 		raw = raw[len(raw)-most:]
 	}
