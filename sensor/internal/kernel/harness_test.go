@@ -170,6 +170,7 @@ type netNS struct {
 
 func newNetNS(t testing.TB) *netNS {
 	t.Helper()
+	needKernel(t)
 	n := &netNS{t: t, work: make(chan func())}
 	ready := make(chan error)
 	finished := make(chan struct{})

@@ -452,9 +452,12 @@ func TestConfig(t *testing.T) {
 			t.Errorf("got %v, want it to name %s", err, field)
 		}
 	}
+}
+
+func TestMissingNamespace(t *testing.T) {
 	b := newBench(t, nil)
 	b.cfg.NetNS = "/nonexistent"
 	if _, err := New(b.cfg); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a missing namespace: got %v", err)
+		t.Errorf("got %v, want %v", err, os.ErrNotExist)
 	}
 }
