@@ -39,11 +39,11 @@ func run(ctx context.Context, bin string, keep bool) (err error) {
 	started := time.Now()
 	n := &narrator{started: started}
 	defer func() {
-		rows := append(n.rows, figure.AtMost("the whole demo", time.Since(started).Seconds(), 180, "s", ""))
+		n.rows = append(n.rows, figure.AtMost("the whole demo", time.Since(started).Seconds(), 180, "s", ""))
 		if err != nil {
-			rows = append(rows, figure.Missing("the next piece of evidence", "", "= 1", err))
+			n.rows = append(n.rows, figure.Missing("the next piece of evidence", "", "= 1", err))
 		}
-		err = errors.Join(err, figure.Write("out", "demo", rows))
+		err = errors.Join(err, figure.Write("out", "demo", n.rows))
 	}()
 	s := &story{lab: l, say: n}
 	err = s.tell(ctx)
