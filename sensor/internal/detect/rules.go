@@ -1,10 +1,12 @@
 package detect
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +20,9 @@ import (
 const (
 	maxRules    = 10000
 	maxRuleFile = 256 << 10
+	// maxNamed is how many rules that need what this sensor lacks are named in the
+	// log: a mistyped field must be seen, a whole public collection would flood it.
+	maxNamed = 20
 )
 
 func (e *Engine) loadBuiltin() error {
@@ -40,7 +45,7 @@ func (e *Engine) loadDir() error {
 	if e.cfg.RulesDir == "" {
 		return nil
 	}
-	count := 0
+	count, unsupported := 0, 0
 	err := filepath.WalkDir(e.cfg.RulesDir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -58,16 +63,23 @@ func (e *Engine) loadDir() error {
 		if err != nil {
 			e.rejected = append(e.rejected, err)
 			var refused *sigma.Error
-			if errors.As(err, &refused) && refused.Unsupported {
-				e.cfg.Logger.Debug("rule is not used", "error", err)
-			} else {
+			if !errors.As(err, &refused) || !refused.Unsupported {
 				e.cfg.Logger.Warn("rule is refused", "error", err)
+				return nil
 			}
+			level := slog.LevelWarn
+			if unsupported++; unsupported > maxNamed {
+				level = slog.LevelDebug
+			}
+			e.cfg.Logger.Log(context.Background(), level, "rule is not used", "error", err)
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("reading rules_dir %s: %w", e.cfg.RulesDir, err)
+	}
+	if unsupported > maxNamed {
+		e.cfg.Logger.Warn("more rules are not used; log_level debug names them all", "more", unsupported-maxNamed)
 	}
 	e.cfg.Logger.Info("rules loaded", "dir", e.cfg.RulesDir, "files", count, "not_used", len(e.rejected))
 	return nil
