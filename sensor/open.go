@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
-	"net/netip"
 	"os"
 
 	"github.com/vedette-edr/vedette/proto/link"
@@ -41,9 +39,10 @@ func (s *Sensor) openResponder() (err error) {
 	if err != nil {
 		return fmt.Errorf("preparing the uplink: %w", err)
 	}
+	s.nodes = newNodeBook(s.uplink.Nodes, s.identity.Resolved, s.log)
 	s.responder, err = respond.New(respond.Config{
 		StateDir:      s.cfg.StateDir,
-		NodeAddresses: s.nodeAddresses,
+		NodeAddresses: s.nodes.addresses,
 		Roots:         s.identity.Roots,
 		ClusterID:     s.identity.Cluster,
 		HostID:        s.identity.HostID,
@@ -70,25 +69,6 @@ func (s *Sensor) isolationNamespace() string {
 		return s.cfg.Scope.Path
 	}
 	return ""
-}
-
-// nodeAddresses are the known nodes' endpoints as addresses. Names are resolved
-// here, while the host can still resolve them; the uplink remembers the answers.
-func (s *Sensor) nodeAddresses() []netip.AddrPort {
-	var all []netip.AddrPort
-	for _, node := range s.uplink.Nodes() {
-		if parsed, err := netip.ParseAddrPort(node); err == nil {
-			all = append(all, parsed)
-			continue
-		}
-		resolved, err := net.ResolveUDPAddr("udp", node)
-		if err != nil {
-			s.log.Warn("resolving a coordinator's name", "node", node, "error", err)
-			continue
-		}
-		all = append(all, resolved.AddrPort())
-	}
-	return all
 }
 
 func (s *Sensor) openKernel() (err error) {

@@ -37,7 +37,7 @@ func (s *Sensor) observe(ev event.Event) {
 // ownLink tells the sensor's own flows to its coordinators, which are what it is
 // there for wherever it is installed; any other flow of its process is judged.
 func (s *Sensor) ownLink(o *event.Observation) bool {
-	return o.Flow != nil && o.Process.Key.PID == s.pid && slices.Contains(s.nodeAddresses(), o.Flow.Remote)
+	return o.Flow != nil && o.Process.Key.PID == s.pid && slices.Contains(s.nodes.addresses(), o.Flow.Remote)
 }
 
 // deliver sends a finding on: at once when its image is hashed, else by the way

@@ -32,6 +32,7 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return s.watchLosses(ctx) })
 	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
 	group.Go(func() error { return named("talking to the coordinators", s.uplink.Run(ctx)) })
+	group.Go(func() error { return s.nodes.run(ctx) })
 	group.Go(func() error { return s.watchdog(ctx) })
 	s.log.Info("sensor runs", "version", s.version, "host", s.identity.HostID, "scope", s.cfg.Scope.String())
 	notify(daemon.SdNotifyReady)

@@ -42,6 +42,7 @@ type Sensor struct {
 	spool     *spool.Spool
 	responder *respond.Responder
 	uplink    *uplink.Uplink
+	nodes     *nodeBook
 
 	losses    lossMeter
 	waiting   chan *event.Finding

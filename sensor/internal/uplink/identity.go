@@ -176,7 +176,8 @@ func (id *Identity) setNodes(nodes []string) (bool, error) {
 	return true, id.saveState()
 }
 
-func (id *Identity) resolved(node string) string {
+// Resolved is the address that a node's name had when it was last reached; "" when it never was.
+func (id *Identity) Resolved(node string) string {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	return id.state.Resolved[node]

@@ -339,7 +339,7 @@ func (u *Uplink) dial(ctx context.Context, node string) (*link.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.cfg.DialTimeout)
 	defer cancel()
 	cfg := link.DialConfig{Credentials: u.id.Credentials(), KeepAlive: u.cfg.KeepAlive, MaxIdle: u.cfg.MaxIdle}
-	remembered := u.id.resolved(node)
+	remembered := u.id.Resolved(node)
 	attempt := ctx
 	if remembered != "" {
 		var stop context.CancelFunc
