@@ -24,6 +24,7 @@ const (
 	VedetteMapListeners         = "listeners"
 	VedetteMapLosses            = "losses"
 	VedetteMapOwners            = "owners"
+	VedetteMapReader            = "reader"
 	VedetteMapUdpFlows          = "udp_flows"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
@@ -119,6 +120,7 @@ type VedetteMapSpecs struct {
 	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
 	Losses     *ebpf.MapSpec `ebpf:"losses"`
 	Owners     *ebpf.MapSpec `ebpf:"owners"`
+	Reader     *ebpf.MapSpec `ebpf:"reader"`
 	UdpFlows   *ebpf.MapSpec `ebpf:"udp_flows"`
 }
 
@@ -166,6 +168,7 @@ type VedetteMaps struct {
 	Listeners  *ebpf.Map `ebpf:"listeners"`
 	Losses     *ebpf.Map `ebpf:"losses"`
 	Owners     *ebpf.Map `ebpf:"owners"`
+	Reader     *ebpf.Map `ebpf:"reader"`
 	UdpFlows   *ebpf.Map `ebpf:"udp_flows"`
 }
 
@@ -179,6 +182,7 @@ func (m *VedetteMaps) Close() error {
 		m.Listeners,
 		m.Losses,
 		m.Owners,
+		m.Reader,
 		m.UdpFlows,
 	)
 }

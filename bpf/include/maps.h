@@ -18,7 +18,23 @@ const volatile u32 scope_netns = 0; /* inode */
 const volatile u32 exit_tells_group = 0; /* sched_process_exit has group_dead (6.16) */
 const volatile u64 critical_wake_bytes = 1 << 20; /* unread bytes at which the reader is woken early */
 const volatile u64 bulk_wake_bytes = 1 << 20;
-const volatile u64 wake_interval = 10000000; /* ns; the reader's busy period */
+const volatile u64 wake_interval = 10000000; /* ns; the least time between two wake-ups by execs */
+
+enum { FULL_WAKE_INTERVAL = 1000000 }; /* ns; the least time between two by a filling ring */
+
+/* Written by the reader alone, through a mapping: until when (CLOCK_BOOTTIME, ns) it
+ * comes by itself. 0: it sleeps until it is woken. READER_READS: it is reading. */
+#define READER_READS (~0ULL)
+struct reader {
+	u64 awake_until;
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct reader);
+} reader SEC(".maps");
 
 /* exec, fork, exit. Full: the event is lost and counted. Size: knob. */
 struct {

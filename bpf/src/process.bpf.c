@@ -181,12 +181,13 @@ int process_fork(u64 *ctx)
 	fill_head(&event.head, EVENT_FORK, sizeof(event), parent);
 	event.child_start = child->start_boottime;
 	event.child_pid = child->tgid;
-	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes), LOSS_FORK_RING_FULL);
+	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes, event.head.time), LOSS_FORK_RING_FULL);
 	return 0;
 }
 
 /* A completed execve: the new image is in place and has not run, so nothing that
- * is read here can be changed by the process. tp_btf, 5.5; wakes the reader. */
+ * is read here can be changed by the process. tp_btf, 5.5; wakes a reader
+ * that sleeps. */
 SEC("tp_btf/sched_process_exec")
 int process_exec(u64 *ctx)
 {
@@ -271,7 +272,7 @@ int process_exec(u64 *ctx)
 	if (used > sizeof(struct exec_space))
 		return 0; /* cannot be; for the verifier */
 	e->head.size = used;
-	tell(&critical, space, used, wake_at_most_every(wake_interval, e->head.time), LOSS_EXEC_RING_FULL);
+	tell(&critical, space, used, wake_sleeping(e->head.time), LOSS_EXEC_RING_FULL);
 	return 0;
 }
 
@@ -300,7 +301,7 @@ int process_exit(u64 *ctx)
 		event.status = signal->group_exit_code;
 	else
 		event.status = task->group_leader->exit_code;
-	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes), LOSS_EXIT_RING_FULL);
+	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes, event.head.time), LOSS_EXIT_RING_FULL);
 	return 0;
 }
 

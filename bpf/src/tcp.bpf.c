@@ -138,6 +138,6 @@ int tcp_state(u64 *ctx)
 	fill_addresses(&event, sk);
 	if (type == EVENT_FLOW_CLOSE)
 		owner->opened = 0; /* a socket may be connected again */
-	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes), LOSS_FLOW_RING_FULL);
+	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_FLOW_RING_FULL);
 	return 0;
 }

@@ -92,7 +92,7 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 	e->remote_port = flow->remote_port;
 	__builtin_memcpy(e->local, flow->local, sizeof(e->local));
 	__builtin_memcpy(e->remote, flow->remote, sizeof(e->remote));
-	tell(&bulk, space, size, wake_when_full(&bulk, bulk_wake_bytes), LOSS_DNS_RING_FULL);
+	tell(&bulk, space, size, wake_when_full(&bulk, bulk_wake_bytes, e->head.time), LOSS_DNS_RING_FULL);
 }
 
 INLINE int datagram(struct __sk_buff *skb, u32 way)
@@ -152,7 +152,7 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 		fresh.last = now;
 		/* Both ends of a race see the flow; only the one that put it in tells it. */
 		if (!bpf_map_update_elem(&udp_flows, &key, &fresh, BPF_NOEXIST))
-			tell(&bulk, e, sizeof(*e), wake_when_full(&bulk, bulk_wake_bytes), LOSS_FLOW_RING_FULL);
+			tell(&bulk, e, sizeof(*e), wake_when_full(&bulk, bulk_wake_bytes, now), LOSS_FLOW_RING_FULL);
 		flow = bpf_map_lookup_elem(&udp_flows, &key);
 		if (!flow) {
 			count_loss(LOSS_UDP_TABLE_FULL);

@@ -43,9 +43,6 @@ INLINE void count(enum counter which)
 		__sync_fetch_and_add(n, 1);
 }
 
-/* Waking the reader costs several times what the event does (an interrupt and a
- * context switch). So only an exec wakes it at once; the reader looks at both rings
- * on a timer for everything else, and is woken early when much waits. */
 INLINE void tell(void *ring, void *event, u32 size, u64 flags, enum loss cause)
 {
 	count(COUNTER_TOTAL);
@@ -53,25 +50,44 @@ INLINE void tell(void *ring, void *event, u32 size, u64 flags, enum loss cause)
 		count_loss(cause);
 }
 
-INLINE u64 wake_when_full(void *ring, u64 threshold)
-{
-	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) >= threshold)
-		return BPF_RB_FORCE_WAKEUP;
-	return BPF_RB_NO_WAKEUP;
-}
-
-/* When the reader was last woken. An exec after a quiet time wakes at once; in a
- * burst the reader is awake anyway and comes back within the same interval. (The
+/* Waking the reader costs several times what the event does (an interrupt and a
+ * context switch). So it says until when it comes by itself, and only an exec that
+ * finds it asleep wakes it at once; what else happens waits for the clock. (The
  * kernel's own notion, to wake when all before this record was read, would never
  * wake: the fork before an exec lies unread.) */
 u64 woken_at = 0;
 
-INLINE u64 wake_at_most_every(u64 interval, u64 now)
+INLINE bool may_wake(u64 interval, u64 now)
 {
 	if (now - woken_at < interval)
-		return BPF_RB_NO_WAKEUP;
+		return false;
 	woken_at = now;
-	return BPF_RB_FORCE_WAKEUP;
+	return true;
+}
+
+INLINE u64 reader_awake_until(void)
+{
+	u32 zero = 0;
+	struct reader *r = bpf_map_lookup_elem(&reader, &zero);
+
+	return r ? *(volatile u64 *)&r->awake_until : 0;
+}
+
+INLINE u64 wake_sleeping(u64 now)
+{
+	if (now >= reader_awake_until() && may_wake(wake_interval, now))
+		return BPF_RB_FORCE_WAKEUP;
+	return BPF_RB_NO_WAKEUP;
+}
+
+/* A ring that fills wakes a reader that waits for its clock, but not one that
+ * reads: it would only be slowed by each event that it is behind. */
+INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
+{
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) >= threshold &&
+	    reader_awake_until() != READER_READS && may_wake(FULL_WAKE_INTERVAL, now))
+		return BPF_RB_FORCE_WAKEUP;
+	return BPF_RB_NO_WAKEUP;
 }
 
 #include "process.bpf.c"

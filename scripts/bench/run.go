@@ -15,6 +15,9 @@ import (
 )
 
 func run(ctx context.Context, bin string) (err error) {
+	if *storming != "" {
+		return makeStorm(*storming)
+	}
 	dir, err := os.MkdirTemp("/run", "vedette-bench-")
 	if err != nil {
 		return fmt.Errorf("making the bench's folder: %w", err)
@@ -42,6 +45,10 @@ func run(ctx context.Context, bin string) (err error) {
 	rows = append(rows, agentCost(ctx, sensor)...)
 	rows = append(rows, latency(ctx, c)...)
 	rows = append(rows, losses(ctx, c)...)
+	if err := sensor.Stop(); err != nil {
+		return err
+	}
+	rows = append(rows, storm(ctx, l, c)...)
 	if err := l.Close(); err != nil {
 		return err
 	}

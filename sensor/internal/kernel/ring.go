@@ -23,6 +23,10 @@ const (
 	ringDiscard = 1 << 30
 )
 
+// maxRecord is whole pages that hold the longest record, an exec with all its
+// strings (struct exec_space).
+const maxRecord = 16 << 10
+
 // ring reads a BPF ring buffer without copying. Own, because one goroutine has to
 // read two rings in a fixed order and must know where one ended before it reads
 // the other (see Source.Run).
@@ -30,7 +34,7 @@ type ring struct {
 	fd       int
 	mask     uint64
 	consumer []byte // one page, ours to write
-	producer []byte // one page and the data, twice in a row
+	producer []byte // one page, the data, and the data's beginning once more
 	data     []byte
 	consumed *uint64
 	produced *uint64
@@ -43,8 +47,9 @@ func openRing(m *ebpf.Map) (*ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mapping ring positions: %w", err)
 	}
-	// The kernel maps the data twice so that a record never wraps.
-	producer, err := unix.Mmap(m.FD(), int64(page), page+2*size, unix.PROT_READ, unix.MAP_SHARED)
+	// The kernel would map the data twice in a row, so that a record never wraps. All
+	// of it counts as ours, so that the second time is cut to what a record can need.
+	producer, err := unix.Mmap(m.FD(), int64(page), page+size+min(maxRecord, size), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mapping ring data: %w", err), unix.Munmap(consumer))
 	}
@@ -95,7 +100,7 @@ func (r *ring) peek(end uint64) (raw []byte, next uint64, state peeked, err erro
 		}
 		length := uint64(header &^ ringDiscard)
 		next = position + (ringHeader+length+7)&^7
-		if next > end {
+		if next > end || length > maxRecord-ringHeader {
 			return nil, 0, nothing, fmt.Errorf("%w: record of %d bytes at %d, end %d", errBroken, length, position, end)
 		}
 		if header&ringDiscard == 0 {
@@ -147,72 +152,4 @@ func recordTime(raw []byte) uint64 {
 		return 0
 	}
 	return binary.LittleEndian.Uint64(raw[at:])
-}
-
-// poller waits for either ring, or for stop.
-type poller struct {
-	epoll, event int
-}
-
-func newPoller(rings ...*ring) (*poller, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("creating epoll: %w", err)
-	}
-	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("creating eventfd: %w", err), unix.Close(epoll))
-	}
-	p := &poller{epoll: epoll, event: event}
-	for _, fd := range append([]int{event}, fds(rings)...) {
-		interest := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-		if fd != event {
-			// Edges: what was left unread on purpose must not wake at once again.
-			interest.Events |= unix.EPOLLET
-		}
-		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &interest); err != nil {
-			return nil, errors.Join(fmt.Errorf("watching ring: %w", err), p.close())
-		}
-	}
-	return p, nil
-}
-
-func fds(rings []*ring) (out []int) {
-	for _, r := range rings {
-		out = append(out, r.fd)
-	}
-	return out
-}
-
-// wait returns when a ring woke, wake was called, or after milliseconds.
-func (p *poller) wait(milliseconds int) error {
-	var ready [4]unix.EpollEvent
-	n, err := unix.EpollWait(p.epoll, ready[:], milliseconds)
-	if errors.Is(err, unix.EINTR) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("waiting for rings: %w", err)
-	}
-	for _, e := range ready[:n] {
-		if int(e.Fd) == p.event {
-			var eight [8]byte
-			_, _ = unix.Read(p.event, eight[:]) // only empties it
-		}
-	}
-	return nil
-}
-
-// wake ends a wait from any goroutine.
-func (p *poller) wake() error {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	if _, err := unix.Write(p.event, one[:]); err != nil {
-		return fmt.Errorf("waking reader: %w", err)
-	}
-	return nil
-}
-
-func (p *poller) close() error {
-	return errors.Join(unix.Close(p.epoll), unix.Close(p.event))
 }

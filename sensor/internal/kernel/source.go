@@ -22,9 +22,12 @@ const (
 	// machine.
 	idleTick = 50 * time.Millisecond
 	// busyTick is the same after something was read, and the least distance of two
-	// wake-ups by execs: in a burst, reading by the clock costs the traced programs a
-	// tenth of a wake-up for each event.
+	// wake-ups by execs: in a burst the reader comes by the clock and the traced
+	// programs wake nobody.
 	busyTick = 10 * time.Millisecond
+	// lateness is how much later than its clock the reader may come before an exec
+	// wakes it.
+	lateness = 2 * time.Millisecond
 )
 
 // Source is the loaded and attached programs and what reads them.
@@ -84,7 +87,7 @@ func (s *Source) open(knobs scopeKnobs) (err error) {
 	if s.bulk, err = openRing(s.collection.Maps[bpf.VedetteMapBulk]); err != nil {
 		return fmt.Errorf("opening bulk ring: %w", err)
 	}
-	if s.poll, err = newPoller(s.critical, s.bulk); err != nil {
+	if s.poll, err = newPoller(s.collection.Maps[bpf.VedetteMapReader], s.critical, s.bulk); err != nil {
 		return err
 	}
 	s.sweep = newSweeper(s.collection.Maps[bpf.VedetteMapUdpFlows], s.cfg.MaxFlows)
@@ -110,16 +113,21 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 
 	stop := context.AfterFunc(ctx, func() { _ = s.poll.wake() })
 	defer stop()
-	for {
+	defer s.poll.comes(0)
+	for quiet := 0; ; {
+		s.poll.comes(readerReads)
 		before := s.critical.position() + s.bulk.position()
 		if err := s.drain(ctx, sink); err != nil {
 			return err
 		}
-		wait := idleTick
-		if s.critical.position()+s.bulk.position() != before {
-			wait = busyTick
+		if quiet++; s.critical.position()+s.bulk.position() != before {
+			quiet = 0
 		}
-		if err := s.sweep.run(sink); err != nil {
+		now, err := bootTime()
+		if err != nil {
+			return err
+		}
+		if err := s.sweep.run(now, sink); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
@@ -128,9 +136,26 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 		if s.isClosed() {
 			return ErrClosed
 		}
-		if err := s.poll.wait(int(wait / time.Millisecond)); err != nil {
+		if err := s.rest(quiet, now); err != nil {
 			return err
 		}
+	}
+}
+
+// rest waits for the rings after quiet rounds in which nothing was read. In the
+// first of them an exec may still have found the reader awake and let it sleep, so
+// that it looks once more after a short time.
+func (s *Source) rest(quiet int, now uint64) error {
+	switch quiet {
+	case 0:
+		s.poll.comes(now + uint64(busyTick+lateness))
+		return s.poll.wait(busyTick)
+	case 1:
+		s.poll.comes(0)
+		return s.poll.wait(busyTick)
+	default:
+		s.poll.comes(0)
+		return s.poll.wait(idleTick)
 	}
 }
 

@@ -50,12 +50,9 @@ func newSweeper(table *ebpf.Map, room int) *sweeper {
 		keys: make([]udpKey, sweepBatch), values: make([]udpValue, sweepBatch)}
 }
 
-// run looks through the table when it is time, and tells each flow that ended.
-func (s *sweeper) run(sink func(event.Event)) error {
-	now, err := bootTime()
-	if err != nil {
-		return err
-	}
+// run looks through the table when it is time, and tells each flow that ended;
+// now is CLOCK_BOOTTIME.
+func (s *sweeper) run(now uint64, sink func(event.Event)) error {
 	if now < s.next {
 		return nil
 	}

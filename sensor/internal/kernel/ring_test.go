@@ -1,0 +1,44 @@
+package kernel
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vedette-edr/vedette/bpf"
+)
+
+// Ensure that the longest record that a program can write lies in one piece in the
+// ring's mapping, also when it begins at the ring's very end.
+func TestLongestRecordFits(t *testing.T) {
+	spec, err := bpf.LoadVedette()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{bpf.VedetteMapExecSpaces, bpf.VedetteMapDnsSpaces} {
+		if size := spec.Maps[name].ValueSize; size+ringHeader > maxRecord {
+			t.Errorf("%s: a record of up to %d bytes and its header do not fit %d", name, size, maxRecord)
+		}
+	}
+}
+
+// Ensure that a record which runs over the ring's end is read whole.
+func TestRecordsOverTheRingsEnd(t *testing.T) {
+	ns := newNetNS(t)
+	size := max(16<<10, os.Getpagesize())
+	w := open(t, Config{Scope: Scope{Kind: ScopeNetNS, Path: ns.path}, CriticalRingBytes: size, BulkRingBytes: size})
+	for round := range 12 {
+		want := []string{"/bin/true", itoa(round), strings.Repeat("x", 3000)}
+		var pid uint32
+		ns.do(func() { pid = run(t, exec.Command(want[0], want[1:]...)) })
+		got := argv(first(w, "exec "+itoa(round), byPID(pid)))
+		if !slices.Equal(got, want) {
+			t.Fatalf("round %d: argv %.40q, want %.40q", round, got, want)
+		}
+	}
+	if n := w.malformed.Load(); n > 0 {
+		t.Errorf("%d malformed records", n)
+	}
+}
