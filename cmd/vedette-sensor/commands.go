@@ -115,7 +115,7 @@ input) or VEDETTE_TOKEN keep the token out of them.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "enrolled as %s; start the sensor: systemctl enable --now vedette-sensor\n", id)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "enrolled as %s; start the sensor, or start it anew: systemctl enable vedette-sensor && systemctl restart vedette-sensor\n", id)
 			return err
 		},
 	}
