@@ -212,40 +212,35 @@ func (c *Coordinator) takePart(ctx context.Context, logger *slog.Logger, node *c
 func (c *Coordinator) introduce(ctx context.Context, node *consensus.Node, self *sensorv1.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	m := c.identity.Membership()
-	if node.AppliedIndex() == 0 && !m.Founder {
-		peers := make([]string, 0, len(m.Peers))
-		for _, peer := range m.Peers {
-			peers = append(peers, peer.Address)
-		}
-		return node.Join(ctx, peers, self)
-	}
-	// What this node has on disk may be old; but whom to ask is in it.
+	// What this node has on disk may be old, or end before its own admission; but
+	// whom to ask is in it, or in what it was given when it joined.
 	nodes, err := node.DB().Nodes(ctx)
 	if err != nil {
 		return err
 	}
 	var others []string
-	known := false
 	for _, n := range nodes {
 		switch {
 		case n.GetId() != self.GetId():
 			others = append(others, n.GetAddress())
-		case n.GetAddress() != self.GetAddress() || n.GetOperatorAddress() != self.GetOperatorAddress():
-			known = true
-		default:
+		case n.GetAddress() == self.GetAddress() && n.GetOperatorAddress() == self.GetOperatorAddress():
 			return nil
 		}
+	}
+	m := c.identity.Membership()
+	for _, peer := range m.Peers {
+		if peer.Address != self.GetAddress() && !slices.Contains(others, peer.Address) {
+			others = append(others, peer.Address)
+		}
+	}
+	if len(others) > 0 {
+		return node.Join(ctx, others, self)
 	}
 	cluster, err := node.DB().ClusterID(ctx)
 	if err != nil {
 		return err
 	}
-	switch {
-	case cluster == "":
-		if !m.Founder {
-			return errors.New("the cluster has no id yet")
-		}
+	if cluster == "" {
 		res, err := node.Propose(ctx, &raftv1.Command{Time: time.Now().UnixNano(), Actor: "node:" + self.GetId(), IdempotencyKey: "init-" + m.ClusterID,
 			Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: m.ClusterID}}})
 		if err != nil {
@@ -254,23 +249,8 @@ func (c *Coordinator) introduce(ctx context.Context, node *consensus.Node, self 
 		if res.GetRejected() != "" {
 			return fmt.Errorf("making the cluster: %s: %s", res.GetRejected(), res.GetMessage())
 		}
-		return node.AddVoter(ctx, self)
-	case known && len(others) > 0:
-		return node.Join(ctx, others, self)
-	case known || len(nodes) == 0:
-		return node.AddVoter(ctx, self)
 	}
-	// It is in its own list of nodes unless it was removed, or the list is old.
-	if err := node.ReadBarrier(ctx); err != nil {
-		return fmt.Errorf("this node's state does not name it as a member (was it removed?): %w", err)
-	}
-	if nodes, err = node.DB().Nodes(ctx); err != nil {
-		return err
-	}
-	if slices.ContainsFunc(nodes, func(n *sensorv1.Node) bool { return n.GetId() == self.GetId() }) {
-		return nil
-	}
-	return ErrRemoved
+	return node.AddVoter(ctx, self)
 }
 
 // watchdog tells systemd that the node lives, as long as its state answers.

@@ -208,24 +208,6 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// Ensure a member that comes back at another address is found there by the others.
-func TestMemberMoves(t *testing.T) {
-	c := startCluster(t, 3)
-	c.nodes[2].stop()
-	cfg := c.nodes[2].cfg
-	cfg.Listen, cfg.Advertise = fmt.Sprintf("127.0.0.1:%d", freePort(t)), ""
-	c.nodes[2] = start(t, cfg)
-	eventually(t, "the new address", func() error {
-		members, err := c.api.Members(t.Context())
-		for _, m := range members {
-			if m.GetId() == cfg.ID && m.GetAddress() == cfg.Listen && m.GetState() == "alive" {
-				return nil
-			}
-		}
-		return fmt.Errorf("members: %v, %v", members, err)
-	})
-}
-
 // Ensure an admin can take a node out, a viewer cannot, and the audit says who did.
 func TestRemoveMember(t *testing.T) {
 	c := startCluster(t, 3)
