@@ -265,6 +265,7 @@ func TestBounded(t *testing.T) {
 func TestCorruptFile(t *testing.T) {
 	for name, spoil := range map[string]func([]byte) []byte{
 		"garbage":      func([]byte) []byte { return []byte(strings.Repeat("no database ", 1000)) },
+		"emptied":      func([]byte) []byte { return nil },
 		"cut":          func(raw []byte) []byte { return raw[:len(raw)/3] },
 		"broken pages": func(raw []byte) []byte { return append(raw[:8192:8192], make([]byte, len(raw)-8192)...) },
 	} {
