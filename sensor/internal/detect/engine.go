@@ -113,6 +113,7 @@ type Engine struct {
 	stats     Stats
 	severity  map[event.Severity]int
 	record    record
+	premises  map[premises][]*rule // the rules that can match at all, see rules.go
 }
 
 // rule is a matcher with what a finding needs of it.
@@ -148,6 +149,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg:       cfg,
 		rules:     map[string][]*rule{},
+		premises:  map[premises][]*rule{},
 		ids:       ulids{entropy: cfg.Entropy},
 		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
 		marked:    newLRU[event.ProcessKey, mark](cfg.MaxProcesses),

@@ -136,15 +136,69 @@ func categoryOf(ev event.Event) string {
 	return ""
 }
 
-func (e *Engine) matching(o *event.Observation, v event.Verdict) []*rule {
-	candidates := e.rules[categoryOf(o.Event)]
-	if len(candidates) == 0 {
+// premises are what most rules turn on and what a host repeats all day long. All
+// observations that have them in common have the same candidates.
+type premises struct {
+	category, image, parent, previous, traits string
+}
+
+var premiseFields = sigma.FieldsOf(fieldImage, fieldParentImage, fieldPreviousImage, fieldTraits)
+
+// maxPremises bounds what is remembered; past it all is learnt anew. Premises with
+// longer texts than maxPremiseBytes, which a program may choose, are not remembered.
+const (
+	maxPremises     = 2048
+	maxPremiseBytes = 1024
+)
+
+func (p premises) size() int {
+	return len(p.image) + len(p.parent) + len(p.previous) + len(p.traits)
+}
+
+func premisesOf(category string, o *event.Observation) premises {
+	p := premises{category: category, image: o.Process.Image}
+	if o.Process.Parent != nil {
+		p.parent = o.Process.Parent.Image
+	}
+	if o.Before != nil {
+		p.previous = o.Before.Image
+	}
+	if len(o.Process.Traits) > 0 {
+		p.traits = strings.Join(o.Process.Traits, "\x00")
+	}
+	return p
+}
+
+// candidates are the rules that may match; e.record is set.
+func (e *Engine) candidates(category string, o *event.Observation) []*rule {
+	all := e.rules[category]
+	if len(all) == 0 {
 		return nil
 	}
+	key := premisesOf(category, o)
+	some, known := e.premises[key]
+	if known {
+		return some
+	}
+	for _, r := range all {
+		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && !r.Excluded(&e.record, premiseFields) {
+			some = append(some, r)
+		}
+	}
+	if key.size() > maxPremiseBytes {
+		return some
+	}
+	if len(e.premises) >= maxPremises {
+		clear(e.premises)
+	}
+	e.premises[key] = some
+	return some
+}
+
+func (e *Engine) matching(o *event.Observation, v event.Verdict) (found []*rule) {
 	e.record.reset(o, v)
-	var found []*rule
-	for _, r := range candidates {
-		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && r.Match(&e.record) {
+	for _, r := range e.candidates(categoryOf(o.Event), o) {
+		if r.Match(&e.record) {
 			found = append(found, r)
 		}
 	}

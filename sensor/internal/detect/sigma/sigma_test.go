@@ -250,3 +250,64 @@ func FuzzParse(f *testing.F) {
 		m.Match(record)
 	})
 }
+
+// Ensure that a rule is excluded by some fields only if no value of the others
+// could make it match.
+func TestExcluded(t *testing.T) {
+	const image, line = 0, 1
+	schema := Schema{"process_creation": {"Image": image, "CommandLine": line}}
+	for _, c := range []struct {
+		name, detection string
+		image           string
+		excluded        bool
+	}{
+		{"other image", "s: {Image|endswith: /sh, CommandLine|contains: x}\n  condition: s", "/bin/true", true},
+		{"its image", "s: {Image|endswith: /sh, CommandLine|contains: x}\n  condition: s", "/bin/sh", false},
+		{"folded", "s: {Image|endswith: /SH, CommandLine|contains: x}\n  condition: s", "/bin/sH", false},
+		{"either", "s:\n    - {Image: /a}\n    - {CommandLine: b}\n  condition: s", "/bin/true", false},
+		{"neither", "s:\n    - {Image: /a}\n    - {Image: /b, CommandLine: b}\n  condition: s", "/bin/true", true},
+		{"negated", "s: {Image: /a}\n  n: {Image: /bin/true}\n  l: {CommandLine: x}\n  condition: l and not n", "/bin/true", true},
+		{"negated unknown", "s: {CommandLine: x}\n  condition: not s", "/bin/true", false},
+		{"absent", "s: {Image|exists: true, CommandLine: x}\n  condition: s", "", true},
+		{"null", "s: {Image: null, CommandLine: x}\n  condition: s", "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rule, err := Parse("t.yml", []byte("title: t\nlogsource: {category: process_creation, product: linux}\ndetection:\n  "+c.detection+"\nlevel: low\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := Compile(rule, schema)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := m.Excluded(onlyKnown{t, image, c.image}, FieldsOf(image)); got != c.excluded {
+				t.Errorf("excluded %v, want %v", got, c.excluded)
+			}
+		})
+	}
+}
+
+// onlyKnown fails when it is asked for more than its one field.
+type onlyKnown struct {
+	t     *testing.T
+	field int
+	value string
+}
+
+func (r onlyKnown) Field(n int) []string {
+	if n != r.field {
+		r.t.Errorf("asked for field %d", n)
+	}
+	if r.value == "" {
+		return nil
+	}
+	return []string{r.value}
+}
+
+func (r onlyKnown) Folded(n int) []string {
+	out := r.Field(n)
+	for i := range out {
+		out[i] = Fold(out[i])
+	}
+	return out
+}
