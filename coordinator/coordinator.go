@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -35,10 +36,17 @@ var (
 	ErrRemoved = errors.New("this node was removed from its cluster: remove its data directory and join again with a new token")
 	// ErrOtherCluster: the state in the data directory is not of the identity's cluster.
 	ErrOtherCluster = errors.New("the state in this data directory belongs to another cluster")
+	// ErrInUse: another process has the data directory.
+	ErrInUse = errors.New("another vedette-coordinator runs on this data directory")
 )
 
-// retryPause is between two attempts to take part in the cluster.
-const retryPause = 500 * time.Millisecond
+const (
+	// retryPause is between two attempts to take part in the cluster.
+	retryPause = 500 * time.Millisecond
+	// removedPause is how often a node looks whether it is still a member; twice
+	// in a row it must not be, so that a log that is being rewritten ends nothing.
+	removedPause = 2 * time.Second
+)
 
 // Coordinator is one node.
 type Coordinator struct {
@@ -115,6 +123,11 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 	if !first {
 		return errors.New("running a coordinator twice")
 	}
+	lock, err := lockData(c.cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
 	logger := c.cfg.Logger.With("node", c.cfg.ID)
 	listener, err := link.Listen(c.cfg.Listen, link.ListenConfig{Credentials: c.identity.Credentials(nil), Logger: logger})
 	if err != nil {
@@ -192,11 +205,11 @@ func (c *Coordinator) takePart(ctx context.Context, logger *slog.Logger, node *c
 		err := c.introduce(ctx, node, self)
 		switch {
 		case err == nil:
-			return nil
+			return c.staysPart(ctx, node)
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, ErrRemoved):
-			return err
+		case errors.Is(err, ErrRemoved), node.Removed(ctx):
+			return ErrRemoved
 		case err.Error() != said:
 			said = err.Error()
 			logger.Warn("not part of the cluster yet; trying again", "error", err)
@@ -207,6 +220,42 @@ func (c *Coordinator) takePart(ctx context.Context, logger *slog.Logger, node *c
 		case <-time.After(retryPause):
 		}
 	}
+}
+
+// staysPart ends with ErrRemoved when the cluster goes on without this node: it
+// would answer operators with what was true when it was removed.
+func (c *Coordinator) staysPart(ctx context.Context, node *consensus.Node) error {
+	ticker := time.NewTicker(removedPause)
+	defer ticker.Stop()
+	for before := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		now := node.Removed(ctx)
+		if before && now && ctx.Err() == nil {
+			return ErrRemoved
+		}
+		before = now
+	}
+}
+
+// lockData keeps the directory for this process until the file is closed. The
+// kernel lets go of it however the process ends, so that nothing is left over.
+func lockData(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w: stop it first ('fuser -v %s/state.db' names it)", dir, ErrInUse, dir)
+		}
+		return nil, fmt.Errorf("locking the data directory %s: %w", dir, err)
+	}
+	return f, nil
 }
 
 func (c *Coordinator) introduce(ctx context.Context, node *consensus.Node, self *sensorv1.Node) error {

@@ -24,6 +24,8 @@ var (
 	ErrInvalid = errors.New("command is invalid")
 	// ErrRefused: the leader will not do what was asked.
 	ErrRefused = errors.New("refused")
+	// ErrLog: the raft log cannot be read, or does not reach to the state.
+	ErrLog = errors.New("raft log is damaged")
 	// ErrAhead: the store holds entries that the log does not have.
 	ErrAhead = errors.New("state is ahead of the raft log")
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -62,6 +63,36 @@ func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 	}
 	m.State, m.AppliedIndex, m.LastContact = "alive", reply.GetResult().GetIndex(), time.Now().UnixNano()
 	n.contacts.Store(m.GetId(), contact{at: m.GetLastContact(), applied: m.GetAppliedIndex()})
+}
+
+// Removed says whether the cluster goes on without this node: it is without a
+// leader, and most of the other nodes say that it is no member. Its own log
+// cannot tell: it may end before the removal, or before the admission.
+func (n *Node) Removed(ctx context.Context) bool {
+	servers := n.servers()
+	others := len(servers)
+	if n.isMember(n.cfg.ID) {
+		others--
+	}
+	if _, _, led := n.Leader(); led || others <= 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	var refused atomic.Int64
+	var wg sync.WaitGroup
+	for _, s := range servers {
+		if string(s.ID) == n.cfg.ID {
+			continue
+		}
+		wg.Go(func() {
+			if _, err := n.askAt(ctx, string(s.Address), tagStatus, &raftv1.Command{}); errors.Is(err, ErrRefused) {
+				refused.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return 2*int(refused.Load()) > others
 }
 
 // contact is what was last known of a member.

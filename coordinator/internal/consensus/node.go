@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 
@@ -82,11 +83,11 @@ func Open(cfg Config) (*Node, error) {
 
 func (n *Node) open(dir string) (err error) {
 	logger := newLogger(n.cfg.Logger)
-	if n.db, err = store.Open(n.closing, filepath.Join(n.cfg.DataDir, "state.db"), n.cfg.Logger); err != nil {
+	if err := n.openState(filepath.Join(n.cfg.DataDir, "state.db")); err != nil {
 		return err
 	}
-	if n.log, err = wal.Open(filepath.Join(dir, "wal"), wal.WithLogger(logger.Named("wal"))); err != nil {
-		return fmt.Errorf("opening raft log %s (is another process using it?): %w", dir, err)
+	if n.log, err = openLog(filepath.Join(dir, "wal"), logger.Named("wal")); err != nil {
+		return fmt.Errorf("%w: %s: %w; %s", ErrLog, dir, err, n.startOver())
 	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, logger.Named("snapshot"))
 	if err != nil {
@@ -127,6 +128,38 @@ func (n *Node) open(dir string) (err error) {
 	return nil
 }
 
+// openState opens the state. A damaged one is set aside and made anew: all that it
+// said is in the snapshots and the log.
+func (n *Node) openState(path string) (err error) {
+	n.db, err = store.Open(n.closing, path, n.cfg.Logger)
+	if !errors.Is(err, store.ErrDamaged) {
+		return err
+	}
+	kept, aside := store.SetAside(path)
+	if aside != nil {
+		return errors.Join(err, aside)
+	}
+	n.cfg.Logger.Error("the state is damaged: it is set aside and made anew from snapshots and log; look after this disk", "kept", kept, "error", err)
+	n.db, err = store.Open(n.closing, path, n.cfg.Logger)
+	return err
+}
+
+// openLog opens raft's log; of an index that is not one the library makes a panic.
+func openLog(dir string, logger hclog.Logger) (log *wal.WAL, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("its index, wal-meta.db, is empty or damaged")
+		}
+	}()
+	return wal.Open(dir, wal.WithLogger(logger))
+}
+
+// startOver is what to do when this node's own copy cannot be trusted.
+func (n *Node) startOver() string {
+	return fmt.Sprintf("run 'vedette cluster remove %s' at the other nodes, empty %s and join again with a new token; the only node of a cluster needs its directory back from a backup",
+		n.cfg.ID, n.cfg.DataDir)
+}
+
 // stateCoversSnapshot says whether the store is at or past the newest snapshot:
 // then raft need not restore it, and replays only what the store lacks. The
 // store can be behind its log (see package store), never ahead: a state.db
@@ -146,8 +179,15 @@ func (n *Node) stateCoversSnapshot(snapshots raft.SnapshotStore) (bool, error) {
 	}
 	applied := n.db.AppliedIndex()
 	if applied > max(last, newest) {
-		return false, fmt.Errorf("%w: state.db is at entry %d, the log in raft/ ends at %d; put the right raft/ back, or remove both to join as a new node",
-			ErrAhead, applied, max(last, newest))
+		return false, fmt.Errorf("%w: state.db is at entry %d, the log in raft/ ends at %d: it was damaged or is not of this state; %s",
+			ErrAhead, applied, max(last, newest), n.startOver())
+	}
+	first, err := n.log.FirstIndex()
+	if err != nil {
+		return false, fmt.Errorf("reading raft log: %w", err)
+	}
+	if first > max(applied, newest)+1 {
+		return false, fmt.Errorf("%w: it begins at entry %d, and state and snapshots end at %d; %s", ErrLog, first, max(applied, newest), n.startOver())
 	}
 	return newest > 0 && applied >= newest, nil
 }

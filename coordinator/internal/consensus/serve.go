@@ -67,6 +67,9 @@ func (n *Node) serveStream(ctx context.Context, peer link.Peer, stream net.Conn)
 // nodes that take each other for the leader would send it round for ever.
 func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1.Command) *raftv1.ForwardReply {
 	if tag == tagStatus {
+		if servers := n.servers(); len(servers) > 0 && !n.isMember(peer.ID) {
+			return reply(nil, refusal(notMember(peer.ID)))
+		}
 		return &raftv1.ForwardReply{Result: &raftv1.Result{Id: n.cfg.ID, Index: n.AppliedIndex()}}
 	}
 	if tag == tagMembership && cmd.GetPutNode().GetNode().GetId() == peer.ID && peer.ID != "" {
@@ -78,7 +81,7 @@ func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1
 	}
 	// A node that was removed has a valid certificate for some hours yet.
 	if !n.isMember(peer.ID) {
-		return reply(nil, refusal("node "+peer.ID+" is not a member of this cluster: join again with a new token"))
+		return reply(nil, refusal(notMember(peer.ID)))
 	}
 	switch tag {
 	case tagPropose:
@@ -112,6 +115,10 @@ func (n *Node) admit(ctx context.Context, node *sensorv1.Node) error {
 		}
 	}
 	return refusal("node " + node.GetId() + " is not known to this cluster: join with a new token")
+}
+
+func notMember(id string) string {
+	return "node " + id + " is not a member of this cluster: join again with a new token"
 }
 
 func refusal(text string) error { return &refusedError{text} }

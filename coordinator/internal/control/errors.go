@@ -55,6 +55,13 @@ func (s *Server) barrier(ctx context.Context) error {
 func (s *Server) propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
+	// The founder's first entry names the cluster. A request that overtook it would
+	// be judged by a cluster without a name.
+	if id, err := s.cfg.DB.ClusterID(ctx); err != nil {
+		return nil, readError(err)
+	} else if id == "" {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("this node has not learnt its cluster's state yet: try again in a second"))
+	}
 	cmd.Time = s.cfg.Now().UnixNano()
 	cmd.Actor = actor(ctx)
 	res, err := s.cfg.Log.Propose(ctx, cmd)

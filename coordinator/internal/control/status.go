@@ -19,6 +19,10 @@ const (
 	lossTime = time.Hour
 )
 
+// farBehind is how many entries a node may lack while nothing is wrong with it:
+// several seconds of a busy cluster.
+const farBehind = 1000
+
 // Below these a node will soon be unable to write: raft's log and a snapshot
 // beside the database need room.
 const (
@@ -76,8 +80,15 @@ func (s *Server) problems(first, leader string, members []*operatorv1.Member, qu
 	if first != "" {
 		problems = append(problems, first)
 	}
+	var newest uint64
+	for _, m := range members {
+		newest = max(newest, m.GetAppliedIndex())
+	}
 	for _, m := range members {
 		if m.GetState() != "unreachable" {
+			if behind := newest - m.GetAppliedIndex(); behind > farBehind {
+				problems = append(problems, fmt.Sprintf("Node %s is %d entries behind: if it does not catch up, its disk is full or slow; its log says.", m.GetId(), behind))
+			}
 			continue
 		}
 		what := "look at its log"

@@ -61,6 +61,8 @@ var (
 	ErrInsecureKey = errors.New("private key is readable by others")
 	// ErrMismatch: the files of a data directory do not belong together.
 	ErrMismatch = errors.New("data directory mixes the files of different clusters or nodes")
+	// ErrDamaged: a file of a data directory is not what was written there.
+	ErrDamaged = errors.New("the file is damaged: restore it from a backup, or remove this node from the cluster ('vedette cluster remove'), empty its data directory and join again with a new token")
 	// ErrBadRequest: a certificate request that nobody may have signed.
 	ErrBadRequest = errors.New("bad certificate request")
 	// ErrBadName: an id outside the accepted alphabet.

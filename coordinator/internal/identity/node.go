@@ -118,7 +118,7 @@ func Load(dir string) (*Node, error) {
 	}
 	n := &Node{dir: dir, now: time.Now}
 	if err := json.Unmarshal(raw, &n.membership); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", filepath.Join(dir, fileCluster), err)
+		return nil, fmt.Errorf("reading %s: %w: %w", filepath.Join(dir, fileCluster), err, ErrDamaged)
 	}
 	root, err := readPEM(filepath.Join(dir, fileAuthority), "CERTIFICATE")
 	if err != nil {
@@ -283,7 +283,7 @@ func readPEM(path, kind string) ([][]byte, error) {
 		}
 	}
 	if len(blocks) == 0 {
-		return nil, fmt.Errorf("reading %s: it holds no PEM block of type %s", path, kind)
+		return nil, fmt.Errorf("reading %s: it holds no PEM block of type %s: %w", path, kind, ErrDamaged)
 	}
 	return blocks, nil
 }

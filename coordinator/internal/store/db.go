@@ -30,6 +30,8 @@ var (
 	// ErrFull is returned by Update when the disk is full: nothing was written, and
 	// the same entry may be applied again when there is room.
 	ErrFull = errors.New("disk is full")
+	// ErrDamaged is returned by Open for a file that is no whole database any more.
+	ErrDamaged = errors.New("state is damaged")
 	// ErrSnapshot is returned for a snapshot that is torn, changed or not one.
 	ErrSnapshot = errors.New("snapshot is damaged")
 )
@@ -85,9 +87,52 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*DB, error) {
 	}
 	db := &DB{path: path, logger: logger, reached: make(chan struct{})}
 	if err := db.connect(ctx); err != nil {
-		return nil, err
+		return nil, damaged(err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() <= maxChecked {
+		if err := db.check(ctx); err != nil {
+			return nil, errors.Join(damaged(err), db.Close())
+		}
 	}
 	return db, nil
+}
+
+// maxChecked bounds what Open reads to see whether a state is whole: above, a
+// start would take seconds, and damage shows when it is met.
+const maxChecked = 1 << 30
+
+// check finds pages that are not what they should be. What a page says cannot be
+// checked: SQLite keeps no checksums.
+func (db *DB) check(ctx context.Context) error {
+	var found string
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&found) }, "PRAGMA quick_check(1)"); err != nil {
+		return fmt.Errorf("checking state %s: %w", db.path, err)
+	}
+	if found != "ok" {
+		return fmt.Errorf("%w: %s: %s", ErrDamaged, db.path, found)
+	}
+	return nil
+}
+
+// damaged makes SQLite's words for it ErrDamaged.
+func damaged(err error) error {
+	var se sqlite3.Error
+	if errors.As(err, &se) && (se.Code == sqlite3.ErrCorrupt || se.Code == sqlite3.ErrNotADB) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// SetAside moves a damaged state to PATH.damaged, in the place of an earlier one,
+// so that Open makes an empty one.
+func SetAside(path string) (kept string, err error) {
+	kept = path + ".damaged"
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if rerr := os.Rename(path+suffix, kept+suffix); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("setting the damaged state aside: %w", rerr))
+		}
+	}
+	return kept, errors.Join(err, syncDir(path))
 }
 
 func checkVersion(version string, number int) error {
