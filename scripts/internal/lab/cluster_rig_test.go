@@ -25,6 +25,12 @@ type trio struct {
 // newTrio starts a cluster of n nodes. The namespace may be nil: nodes alone need no root.
 func newTrio(t *testing.T, n int, named string) *trio {
 	t.Helper()
+	return newTrioOn(t, n, named, func(*Lab) error { return nil })
+}
+
+// newTrioOn is newTrio on disks that prepare makes.
+func newTrioOn(t *testing.T, n int, named string, prepare func(*Lab) error) *trio {
+	t.Helper()
 	bin, err := programs()
 	if err != nil {
 		t.Fatal(err)
@@ -39,6 +45,9 @@ func newTrio(t *testing.T, n int, named string) *trio {
 		}
 	})
 	c := &trio{t: t, lab: l}
+	if err := prepare(l); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if t.Failed() && c.Cluster != nil {
 			for id, p := range c.Members {
@@ -283,4 +292,11 @@ func figure(t testing.TB, name string, value float64, unit, target string, ok bo
 	if _, err := f.Write(append(row, '\n')); err != nil {
 		t.Fatalf("writing VEDETTE_OUT: %v", err)
 	}
+}
+
+// serves says whether the cluster answers and leads.
+func (c *trio) serves(ctx context.Context) (bool, error) {
+	var s status
+	err := c.JSON(ctx, &s, "status")
+	return err == nil && s.LeaderID != "", err
 }

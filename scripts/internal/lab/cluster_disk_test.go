@@ -1,0 +1,97 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Ensure a node whose disk is full acknowledges nothing that it has not written,
+// that the others go on, that the operator is told, and that room is enough to
+// bring it back.
+func TestClusterFullDisk(t *testing.T) {
+	needRoot(t)
+	for _, leads := range []bool{false, true} {
+		t.Run(map[bool]string{false: "of a follower", true: "of the leader"}[leads], func(t *testing.T) {
+			c := newTrioOn(t, 3, "", func(l *Lab) error {
+				var all error
+				for _, id := range []string{"n1", "n2", "n3"} {
+					dir := l.nodeDir(id)
+					err := errors.Join(os.Mkdir(dir, 0o700), syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256m,mode=0700"))
+					if err == nil {
+						l.OnClose(func() error { return syscall.Unmount(dir, syscall.MNT_DETACH) })
+					}
+					all = errors.Join(all, err)
+				}
+				return all
+			})
+			writers, stop := c.write(t, 4, 20*time.Millisecond)
+			victim := c.leader()
+			if !leads {
+				victim = c.followers()[0]
+			}
+			filler := filepath.Join(c.dir(victim), "filler")
+			if err := fill(filler); err != nil {
+				t.Fatal(err)
+			}
+			from := written(writers)
+			began := time.Now()
+			c.until(60*time.Second, "writes with one full disk", func(context.Context) (bool, error) { return written(writers) > from+200, nil })
+			t.Logf("200 more writes after %s with the disk of %s full", time.Since(began).Round(10*time.Millisecond), victim)
+			var s status
+			c.until(10*time.Second, "status to say so", func(context.Context) (bool, error) {
+				for _, n := range c.Nodes {
+					c.asks(c.only(n.ID), &s, "status")
+					told := strings.Join(s.Problems, "\n")
+					if n.ID == victim && strings.Contains(told, "make room") || n.ID != victim && strings.Contains(told, "Node "+victim+" ") {
+						return true, nil
+					}
+				}
+				return false, fmt.Errorf("%q", s.Problems)
+			})
+			t.Logf("status says %q", s.Problems)
+			select {
+			case <-c.Members[victim].Exited():
+				t.Logf("%s ended:\n%s", victim, c.Members[victim].Tail())
+			default:
+				c.said(victim, "disk is full", 30*time.Second)
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-c.Members[victim].Exited(): // as systemd would
+				c.start(victim)
+			default:
+			}
+			c.alive()
+			stop()
+			c.countedOnce(t, writers)
+		})
+	}
+}
+
+// fill writes until there is no room.
+func fill(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, 1<<20)
+	for size := len(block); size > 0; {
+		if _, err = f.Write(block[:size]); err != nil {
+			size /= 16
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, io.ErrShortWrite) {
+		return errors.Join(err, f.Close())
+	}
+	return f.Close()
+}
