@@ -1,52 +1,20 @@
-# Sourced by test.sh inside the namespaces: $2 is the work folder, $3 the lower root.
-work=$2
-root=$work/root
-failures=0
-checks=0
-started=()
-
-say() { printf '%s\n' "$*"; }
-
-# check TEXT COMMAND…: one line each; the output only when it fails.
-check() {
-	local text=$1
-	shift
-	checks=$((checks + 1))
-	if "$@" >"$work/output" 2>&1; then
-		say "  ✓ $text"
-	else
-		failures=$((failures + 1))
-		say "  ✗ $text"
-		say "      $*"
-		tail -12 "$work/output" | sed 's/^/      /'
-		return 1
-	fi
-}
+# The packages' life under a stand-in for systemd, which tells what the services
+# say to it: install, enrol, run with the capabilities of the units and no others,
+# upgrade, remove, purge; deb and rpm.
+. scripts/package/checks.sh
 
 inside() { chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 	HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@" </dev/null; }
 
-# Not what a package owns: what dpkg, useradd and ldconfig keep for themselves.
+# Not what a package owns: what dpkg, useradd and ldconfig keep for themselves, and
+# what the CLI remembers for its user.
 files() {
 	(cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./tmp \
-		-o -path ./var/lib/dpkg -o -path ./var/lib/rpm -o -path ./var/log -o -path ./var/cache \) -prune \
+		-o -path ./var/lib/dpkg -o -path ./var/lib/rpm -o -path ./var/log -o -path ./var/cache -o -path ./root/.cache \) -prune \
 		-o ! -path './etc/*-' ! -path ./etc/.pwd.lock -print | sort)
 }
 
 same_files() { diff "$work/files-before" <(files); }
-
-lacks() { ! grep -F -- "$1" "$2"; }
-contains() { grep -qF -- "$1" "$2"; }
-
-# within SECONDS COMMAND…: until it holds.
-within() {
-	local end=$((SECONDS + $1))
-	shift
-	until "$@"; do
-		[ "$SECONDS" -lt "$end" ] || return 1
-		sleep 0.2
-	done
-}
 
 # start NAME COMMAND…: a service in the root, under a stand-in for systemd.
 start() {
@@ -57,29 +25,6 @@ start() {
 	started+=($!)
 	eval "${name}_pid=$!"
 }
-
-stop() { # stop PID: an orderly end within 10 s
-	kill -TERM "$1" 2>/dev/null
-	within 10 gone "$1" || { kill -KILL "$1"; return 1; }
-	wait "$1" 2>/dev/null
-	return 0
-}
-gone() { ! kill -0 "$1" 2>/dev/null; }
-
-finish() {
-	local pid
-	for pid in "${started[@]}"; do
-		gone "$pid" || stop "$pid"
-	done
-	if [ "$failures" != 0 ]; then
-		for log in "$work"/*.log; do
-			[ -s "$log" ] || continue
-			say "--- $(basename "$log")"
-			grep -v "^notify: WATCHDOG" "$log" | tail -40
-		done
-	fi
-}
-trap finish EXIT
 
 # verify_unit NAME: systemd's own reading of the installed unit. Its program is in
 # the root and systemd is not, so the program is looked for here and stood in for.
@@ -94,29 +39,49 @@ verify_unit() {
 	[ -z "$said" ]
 }
 
+# exposure NAME WORST: systemd's score of the hardening, 0 (none exposed) to 10.
+exposure() {
+	local score
+	score=$(systemd-analyze security --offline=yes "$root/usr/lib/systemd/system/$1.service" |
+		sed -n 's/.*Overall exposure level.*: \([0-9.]*\) .*/\1/p')
+	echo "$score" >"$work/exposure-$1"
+	[ -n "$score" ] && awk -v score="$score" -v worst="$2" 'BEGIN { exit score > worst }'
+}
+
+# explained PAGE COMMAND…: every flag that the command knows is in the manual page.
+explained() {
+	local page=$1 flag missing=""
+	shift
+	zcat "$root/usr/share/man/$page.gz" | sed 's/\\-/-/g' >"$work/page"
+	for flag in $(inside "$@" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' | grep -oE -- '--[a-z-]+' | grep -vx -- --help); do
+		grep -qF -- "$flag" "$work/page" || missing="$missing $flag"
+	done
+	[ -z "$missing" ] || { echo "not in $page:$missing"; return 1; }
+}
+
+# keys_explained PAGE PROGRAM: every key of the config as well.
+keys_explained() {
+	local key missing=""
+	zcat "$root/usr/share/man/$1.gz" >"$work/page"
+	for key in $(inside "$2" --print-config | sed -n 's/^ *#* *\([a-z_]*\):.*/\1/p' | sort -u); do
+		grep -qF -- "$key" "$work/page" || missing="$missing $key"
+	done
+	[ -z "$missing" ] || { echo "not in $1:$missing"; return 1; }
+}
+
 # unit_condition NAME: the file that the unit waits for has been made.
 unit_condition() {
 	local unit=$root/usr/lib/systemd/system/$1.service
 	test -e "$root$(sed -n 's/^ConditionPathExists=//p' "$unit")"
 }
 
-mount_root() {
-	mkdir -p "$work/layer" "$root"
-	# An upper layer inside its own lower one is refused: it gets a mount of its own.
-	mount -t tmpfs -o mode=755,size=1g package-test "$work/layer" &&
-		mkdir "$work/layer/upper" "$work/layer/work" &&
-		mount -t overlay -o "lowerdir=$lower,upperdir=$work/layer/upper,workdir=$work/layer/work" package-test "$root" &&
-		mount -t tmpfs -o mode=755 package-test "$root/run" &&
-		mount -t tmpfs -o mode=1777 package-test "$root/tmp" &&
+# As much of the machine as a package expects to be there.
+furnish_root() {
+	mount_root &&
 		mount --rbind /proc "$root/proc" && mount --rbind /sys "$root/sys" && mount --rbind /dev "$root/dev" &&
 		cp "$work/notifyprobe" "$root/run/notifyprobe"
 }
 
-unmount_root() {
-	umount -R "$root" && umount "$work/layer"
-}
-
-lower=$3
 ip link set lo up 2>/dev/null || ifconfig lo up
 deb_sensor=$(echo dist/vedette-sensor_*.deb)
 deb_coordinator=$(echo dist/vedette-coordinator_*.deb)
@@ -128,7 +93,7 @@ for program in vedette vedette-sensor; do
 done
 
 say "install (over $lower)"
-mount_root || { say "package-test: cannot make a throw-away root"; exit 1; }
+furnish_root || { say "package-test: cannot make a throw-away root"; exit 1; }
 files >"$work/files-before"
 mkdir "$root/tmp/debs" && cp dist/*.deb "$work"/next/*.deb "$root/tmp/debs/"
 check "dpkg installs all three" inside dpkg -i "/tmp/debs/$(basename "$deb_sensor")" "/tmp/debs/$(basename "$deb_coordinator")" "/tmp/debs/$(basename "$deb_cli")" || exit 1
@@ -136,11 +101,33 @@ for program in vedette-sensor vedette-coordinator; do
 	check "$program --help" inside "$program" --help
 	check "$program --version says a version" bash -c "chroot '$root' $program --version | grep -qE '[0-9]+\.[0-9]+\.[0-9]+'"
 	check "$program --print-config reads the default config" inside "$program" --print-config
-	check "$program.8 is there" test -s "$root/usr/share/man/man8/$program.8.gz"
+	check "$program.8 explains every flag" explained "man8/$program.8" "$program"
+	check "$program.8 explains every config key" keys_explained "man8/$program.8" "$program"
+done
+for command in enroll unisolate; do
+	check "vedette-sensor.8 explains $command" explained man8/vedette-sensor.8 vedette-sensor "$command"
+done
+for command in init join operator; do
+	check "vedette-coordinator.8 explains $command" explained man8/vedette-coordinator.8 vedette-coordinator "$command"
 done
 check "vedette version" inside vedette version
 check "vedette.1 is there" test -s "$root/usr/share/man/man1/vedette.1.gz"
-check "bash completion is there" test -s "$root/usr/share/bash-completion/completions/vedette"
+for file in bash-completion/completions/vedette zsh/vendor-completions/_vedette fish/vendor_completions.d/vedette.fish; do
+	check "completion: $file" test -s "$root/usr/share/$file"
+done
+check "every command has its page" bash -c "[ \$(ls '$root'/usr/share/man/man1/vedette*.1.gz | wc -l) -ge 20 ]"
+tidy() { # what lintian would say first
+	local package odd
+	for package in vedette-sensor vedette-coordinator vedette; do
+		inside test -s "/usr/share/doc/$package/copyright" || return 1
+		inside dpkg --verify "$package" || return 1
+	done
+	odd=$(inside dpkg -L vedette-sensor vedette-coordinator vedette | sort -u | while read -r file; do
+		find "$root$file" -maxdepth 0 \( ! -user root -o ! -group root -o -perm /6022 \) ! -type l -print
+	done)
+	[ -z "$odd" ] || { echo "not root's, set-id or writable by others: $odd"; return 1; }
+}
+check "files are root's and as packed" tidy
 check "sensor's config is its own" test "$(stat -c %a "$root/etc/vedette/sensor.yaml")" = 600
 check "sensor's state is its own" test "$(stat -c %a "$root/var/lib/vedette-sensor")" = 700
 check "the coordinator has its user" inside getent passwd vedette-coordinator
@@ -148,6 +135,9 @@ if command -v systemd-analyze >/dev/null; then
 	for unit in vedette-sensor vedette-coordinator; do
 		check "systemd-analyze verify $unit" verify_unit "$unit"
 	done
+	check "the sensor's exposure is at most 4.0" exposure vedette-sensor 4.0
+	check "the coordinator's exposure is at most 2.0" exposure vedette-coordinator 2.0
+	say "    sensor $(cat "$work/exposure-vedette-sensor"), coordinator $(cat "$work/exposure-vedette-coordinator"), of 10"
 fi
 
 say "refusals"
@@ -159,7 +149,7 @@ context=/var/lib/vedette-coordinator/admin.context.yaml
 vedette() { inside vedette --context-file "$context" "$@"; }
 check "init makes the cluster" inside vedette-coordinator init --data /var/lib/vedette-coordinator \
 	--id c1 --listen 127.0.0.1:7443 --operator-listen 127.0.0.1:7444
-# What systemd does at a start, by StateDirectory= and User=.
+# What the unit does at a start.
 chown -R --reference="$root/var/lib/vedette-coordinator" "$root/var/lib/vedette-coordinator"
 check "the unit finds what it waits for" unit_condition vedette-coordinator
 echo "# changed by the operator" >>"$root/etc/vedette/coordinator.yaml"
@@ -219,7 +209,7 @@ check "the user is gone" bash -c "! chroot '$root' getent passwd vedette-coordin
 
 if command -v rpm >/dev/null; then
 	say "rpm"
-	unmount_root && mount_root || { say "package-test: cannot make a second root"; exit 1; }
+	unmount_root && furnish_root || { say "package-test: cannot make a second root"; exit 1; }
 	mkdir "$root/tmp/rpms" && cp dist/*.rpm "$root/tmp/rpms/"
 	rpms() { rpm --root "$root" --dbpath /var/lib/rpm "$@"; }
 	check "rpm installs all three" rpms -i --nodeps "$root"/tmp/rpms/*.rpm
@@ -230,5 +220,4 @@ if command -v rpm >/dev/null; then
 	check "the programs are gone" bash -c "! ls '$root'/usr/bin/vedette*"
 fi
 
-say "package-test: $((checks - failures)) of $checks hold"
-[ "$failures" = 0 ]
+closing life

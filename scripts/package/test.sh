@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs the packages in dist/ in a throw-away root and takes them through their
-# life: install, enrol, run with the capabilities of the unit and no others,
-# upgrade, remove, purge. The root is an overlay over a bare Debian (debootstrap,
-# kept for the next run) or, where that cannot be had, over this machine; both
-# are only read. Everything runs in a mount and a network namespace of its own.
+# life, twice: under a stand-in for systemd (life.sh), and under a real systemd as
+# the first process of a container (booted.sh). The root is an overlay over a bare
+# Debian (debootstrap, kept for the next run) or, where that cannot be had, over
+# this machine; both are only read. Everything runs in namespaces of its own.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 . scripts/env.sh
@@ -15,16 +15,18 @@ if [ "$(id -u)" != 0 ]; then
 	exit 1
 fi
 
-if [ "${1:-}" = inside ]; then
-	. scripts/package/life.sh
+case ${1:-} in
+life | booted)
+	. "scripts/package/$1.sh"
 	exit
-fi
+	;;
+esac
 
 # bare_debian prints the folder of a minimal system, made at the first run.
 bare_debian() {
 	local codename mirror folder
 	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-	folder=${TMPDIR:-/tmp}/vedette-package-test-$codename
+	folder=${TMPDIR:-/tmp}/vedette-package-test-$codename-systemd
 	if [ -d "$folder" ] && [ "$(stat -c %u "$folder")" = 0 ]; then
 		echo "$folder"
 		return
@@ -37,7 +39,7 @@ bare_debian() {
 	eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
 	[ -z "${http_proxy:-}" ] || export http_proxy
 	rm -rf "$folder.part"
-	if debootstrap --variant=minbase "$codename" "$folder.part" "$mirror" >&2; then
+	if debootstrap --variant=minbase --include=systemd-sysv,dbus "$codename" "$folder.part" "$mirror" >&2; then
 		mv "$folder.part" "$folder"
 		echo "$folder"
 	else
@@ -69,4 +71,9 @@ for package in sensor coordinator; do
 done
 CGO_ENABLED=0 go build -buildvcs=false -o "$work/notifyprobe" ./scripts/package/notifyprobe || exit 1
 
-unshare --net --mount --uts -- "${BASH_SOURCE[0]}" inside "$work" "$lower"
+status=0
+for part in life booted; do
+	unshare --net --mount --uts -- "${BASH_SOURCE[0]}" "$part" "$work" "$lower" || status=1
+done
+awk '{ held += $1; checks += $2 } END { printf "package-test: %d of %d hold\n", held, checks }' "$work"/result-*
+exit "$status"

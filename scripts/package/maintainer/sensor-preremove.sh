@@ -19,7 +19,9 @@ if command -v systemctl >/dev/null 2>&1; then
 fi
 
 # Stopping the sensor does not end an isolation; removing it does, because nobody
-# could release the host any more.
-if command -v nft >/dev/null 2>&1; then
-	nft delete table netdev vedette_isolation 2>/dev/null || true
+# could release the host any more. A host that cannot be given back its network
+# keeps its sensor.
+if ! vedette-sensor unisolate --yes --reason "the package is removed"; then
+	echo "vedette-sensor: not removed, because this host would stay isolated with nobody to release it" >&2
+	exit 1
 fi
