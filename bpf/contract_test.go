@@ -28,8 +28,9 @@ var members = []member{
 	{"event_exec", "file_size", 104, 8}, {"event_exec", "nlink", 112, 4}, {"event_exec", "mount_ns", 116, 4},
 	{"event_exec", "old_tid", 120, 4}, {"event_exec", "real_uid", 124, 4}, {"event_exec", "gid", 128, 4},
 	{"event_exec", "login_uid", 132, 4}, {"event_exec", "session", 136, 4}, {"event_exec", "argv_bytes", 140, 4},
-	{"event_exec", "path_len", 144, 2}, {"event_exec", "filename_len", 146, 2},
-	{"event_exec", "interp_len", 148, 2}, {"event_exec", "argv_len", 150, 2},
+	{"event_exec", "cwd_inode", 144, 8}, {"event_exec", "cwd_device", 152, 4}, {"event_exec", "cwd_mount", 156, 4},
+	{"event_exec", "path_len", 160, 2}, {"event_exec", "filename_len", 162, 2},
+	{"event_exec", "interp_len", 164, 2}, {"event_exec", "argv_len", 166, 2},
 	{"event_fork", "child_start", 80, 8}, {"event_fork", "child_pid", 88, 4},
 	{"event_exit", "status", 80, 4},
 	{"event_flow", "cookie", 80, 8}, {"event_flow", "opened", 88, 8}, {"event_flow", "bytes_in", 96, 8},
@@ -45,7 +46,7 @@ var members = []member{
 }
 
 var sizes = map[string]uint32{
-	"event_head": 80, "event_exec": 152, "event_fork": 96, "event_exit": 88,
+	"event_head": 80, "event_exec": 168, "event_fork": 96, "event_exit": 88,
 	"event_flow": 168, "event_dns": 120, "udp_key": 32, "udp_flow": 176, "task_record": 64,
 }
 

@@ -79,6 +79,9 @@ struct event_exec {
 	u32 login_uid;
 	u32 session;
 	u32 argv_bytes; /* whole length, before truncation */
+	u64 cwd_inode; /* the working directory: who it is, its name is user space's to read */
+	u32 cwd_device;
+	u32 cwd_mount; /* mnt_id */
 	u16 path_len; /* of what follows, in this order */
 	u16 filename_len;
 	u16 interp_len;

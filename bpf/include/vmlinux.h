@@ -191,6 +191,7 @@ struct vfsmount;
 struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
+	struct inode *d_inode;
 };
 struct vfsmount {
 	struct dentry *mnt_root;
@@ -199,6 +200,7 @@ struct mount {
 	struct mount *mnt_parent;
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
+	int mnt_id;
 };
 struct path {
 	struct vfsmount *mnt;
@@ -206,6 +208,7 @@ struct path {
 };
 struct fs_struct {
 	struct path root;
+	struct path pwd;
 };
 struct file {
 	struct inode *f_inode;

@@ -153,6 +153,19 @@ INLINE void walk_path(struct exec_space *space, struct file *file, struct task_s
 	space->event.head.flags |= EXEC_PATH_TRUNCATED;
 }
 
+/* The path of the working directory would cost as much as the file's again; nearly
+ * always it is one that user space has just read. */
+INLINE void fill_cwd(struct event_exec *e, struct task_struct *task)
+{
+	struct vfsmount *vfs = task->fs->pwd.mnt;
+	struct mount *mount = (void *)vfs - __builtin_preserve_field_info(((struct mount *)0)->mnt, 0);
+	struct inode *inode = task->fs->pwd.dentry->d_inode;
+
+	e->cwd_inode = inode->i_ino;
+	e->cwd_device = inode->i_sb->s_dev;
+	e->cwd_mount = READ(mount->mnt_id);
+}
+
 INLINE bool is_memfd(struct file *file)
 {
 	struct dentry *dentry = file->f_path.dentry;
@@ -226,6 +239,7 @@ int process_exec(u64 *ctx)
 		e->login_uid = task->loginuid.val;
 		e->session = task->sessionid;
 	}
+	fill_cwd(e, task);
 	if (is_memfd(file))
 		e->head.flags |= EXEC_MEMFD;
 	if (is_setid(bprm, inode, cred))

@@ -31,7 +31,7 @@ const (
 // Sizes and offsets of bpf/include/event.h; a test compares them with its BTF.
 const (
 	headSize = 80
-	execSize = headSize + 72
+	execSize = headSize + 88
 	forkSize = headSize + 16
 	exitSize = headSize + 8
 	flowSize = headSize + 88
@@ -123,8 +123,9 @@ func decodeExec(raw []byte) (event.Event, error) {
 	e.LoginUID = order.Uint32(b[52:])
 	e.SessionID = order.Uint32(b[56:])
 	e.ArgvBytes = order.Uint32(b[60:])
-	pathLen, nameLen := int(order.Uint16(b[64:])), int(order.Uint16(b[66:]))
-	interpLen, argvLen := int(order.Uint16(b[68:])), int(order.Uint16(b[70:]))
+	e.Cwd = event.DirectoryID{Inode: order.Uint64(b[64:]), Device: order.Uint32(b[72:]), Mount: order.Uint32(b[76:])}
+	pathLen, nameLen := int(order.Uint16(b[80:])), int(order.Uint16(b[82:]))
+	interpLen, argvLen := int(order.Uint16(b[84:])), int(order.Uint16(b[86:]))
 	tail := raw[execSize:]
 	if pathLen+nameLen+interpLen+argvLen != len(tail) {
 		return nil, fmt.Errorf("%w: exec says %d+%d+%d+%d bytes, has %d", ErrMalformed, pathLen, nameLen, interpLen, argvLen, len(tail))

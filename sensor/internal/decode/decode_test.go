@@ -50,7 +50,7 @@ func wantHead() event.Header {
 
 func execRecord(flags uint16, path, filename, interp, argv string) []byte {
 	return record(typeExec, flags,
-		[]uint64{1, 2, 3, 4}, []uint32{5, 6, 7, 8, 9, 10, 11, 12},
+		[]uint64{1, 2, 3, 4}, []uint32{5, 6, 7, 8, 9, 10, 11, 12}, uint64(13), []uint32{14, 15},
 		[]uint16{uint16(len(path)), uint16(len(filename)), uint16(len(interp)), uint16(len(argv))},
 		[]byte(path+filename+interp+argv))
 }
@@ -60,7 +60,7 @@ func TestExec(t *testing.T) {
 		e := &event.Exec{
 			Header: wantHead(),
 			Image:  event.ImageID{Device: 1, Inode: 2, Change: 3, Size: 4, NLink: 5, MountNS: 6},
-			OldTID: 7, RealUID: 8, GID: 9, LoginUID: 10, SessionID: 11, ArgvBytes: 12,
+			OldTID: 7, RealUID: 8, GID: 9, LoginUID: 10, SessionID: 11, ArgvBytes: 12, Cwd: event.DirectoryID{Inode: 13, Device: 14, Mount: 15},
 			Path: []byte{}, Filename: []byte{}, Interpreter: []byte{},
 		}
 		change(e)

@@ -121,6 +121,7 @@ type Enricher struct {
 	cgroups cgroups
 	hashes  hashes
 	flows   map[event.FlowID]string // name at the time a flow opened
+	cwds    map[event.DirectoryID]cwd
 	stats   Stats
 	offset  time.Duration // wall clock minus boot clock
 	offset0 uint64        // boot time when offset was taken
@@ -148,6 +149,7 @@ func New(cfg Config) (*Enricher, error) {
 		cgroups: newCgroups(cfg.Proc, cfg.CgroupMount),
 		hashes:  newHashes(cfg),
 		flows:   map[event.FlowID]string{},
+		cwds:    map[event.DirectoryID]cwd{},
 	}
 	e.refreshClock(cfg.Boottime())
 	return e, nil

@@ -203,10 +203,7 @@ func (e *Enricher) exec(ev *event.Exec) (before, after *event.Process) {
 	if p.Image == "" {
 		p.Image = shared(string(ev.Filename))
 	}
-	p.Cwd = shared(readLink(e.cfg.Proc, h.Process.PID, "cwd"))
-	if p.Cwd == "" {
-		p.Cwd = before.Cwd
-	}
+	p.Cwd = e.cwdOf(ev, before)
 	if h.CgroupID == n.cgroup && before.Cgroup != "" && ev.Image.MountNS == before.ImageID.MountNS {
 		p.Cgroup, p.Unit, p.Container = before.Cgroup, before.Unit, before.Container
 	} else {

@@ -49,6 +49,13 @@ type ImageID struct {
 	MemoryFD bool   // made by memfd_create
 }
 
+// DirectoryID is a directory as it is mounted somewhere; its name may change.
+type DirectoryID struct {
+	Inode  uint64
+	Device uint32 // kernel dev_t
+	Mount  uint32 // the kernel's mnt_id; reused after an unmount
+}
+
 // Exec is a completed execve: the new image is already in place, its first
 // instruction has not run.
 type Exec struct {
@@ -67,6 +74,7 @@ type Exec struct {
 	LoginUID      uint32 // 4294967295: not a login session
 	SessionID     uint32
 	SetID         bool // privileges rose by the file's set-id bits or capabilities
+	Cwd           DirectoryID
 }
 
 // Fork is a new process (threads are not told).

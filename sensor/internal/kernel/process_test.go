@@ -73,8 +73,18 @@ func TestExecIdentity(t *testing.T) {
 	if err := unix.Stat(image, &st); err != nil {
 		t.Fatal(err)
 	}
-	pid := run(t, exec.Command(image, "x"))
+	cmd := exec.Command(image, "x")
+	cmd.Dir = dir
+	pid := run(t, cmd)
 	got := first(w, "exec", byPID(pid))
+	var cwd unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_INO|unix.STATX_MNT_ID, &cwd); err != nil {
+		t.Fatal(err)
+	}
+	wantCwd := event.DirectoryID{Inode: cwd.Ino, Device: cwd.Dev_major<<20 | cwd.Dev_minor, Mount: uint32(cwd.Mnt_id)}
+	if got.Cwd != wantCwd {
+		t.Errorf("working directory %+v, want %+v", got.Cwd, wantCwd)
+	}
 	want := event.ImageID{
 		Device: uint64(unix.Major(st.Dev))<<20 | uint64(unix.Minor(st.Dev)),
 		Inode:  st.Ino,
