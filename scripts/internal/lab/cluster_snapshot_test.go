@@ -1,0 +1,41 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Ensure that a follower which was away for longer than the others keep their
+// logs catches up by a snapshot. A snapshot is taken every 4,096 entries, looked
+// at twice a minute: three minutes of writing, so only with VEDETTE_LONG.
+func TestClusterFollowerCatchesUpBySnapshot(t *testing.T) {
+	if os.Getenv("VEDETTE_LONG") == "" {
+		t.Skip("SKIP: takes minutes; set VEDETTE_LONG=1")
+	}
+	c := newTrio(t, 3, "")
+	away := c.followers()[0]
+	c.Members[away].Kill()
+	writers, stop := c.write(t, 40, 10*time.Millisecond)
+	var s status
+	c.until(5*time.Minute, "12,000 entries", func(ctx context.Context) (bool, error) {
+		err := c.JSON(ctx, &s, "status")
+		return s.Applied > 12_000, fmt.Errorf("%d entries, %w", s.Applied, err)
+	})
+	log := c.Members[c.leader()].LogPath
+	c.until(2*time.Minute, "the log to be cut", func(context.Context) (bool, error) {
+		raw, err := os.ReadFile(log)
+		return strings.Contains(string(raw), "compacting logs"), err
+	})
+	stop()
+	began := time.Now()
+	c.start(away)
+	c.converged(t)
+	figure(t, "follower far behind is level again", time.Since(began).Seconds(), "s", "≤ 20", time.Since(began) < 20*time.Second, fmt.Sprintf("%d entries", s.Applied))
+	c.said(away, "Installed remote snapshot", time.Second)
+	c.sameEverywhere(t)
+	c.countedOnce(t, writers)
+}
