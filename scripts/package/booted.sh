@@ -96,7 +96,8 @@ ip address add 10.91.0.2/24 dev eth0 && ip address add fd91::2/64 dev eth0 nodad
 at_peer ip link set lo up
 at_peer ip address add $peer/24 dev eth0 && at_peer ip address add $peer6/64 dev eth0 nodad && at_peer ip link set eth0 up
 at_peer bin/vedette-coordinator init --data "$work/peer" --id c1 --listen $peer:7443 --operator-listen $peer:7444 2>"$work/peer.log"
-at_peer bin/vedette-coordinator --data "$work/peer" >>"$work/peer.log" 2>&1 </dev/null &
+# Not by at_peer: what is to be stopped is the program, not a shell around it.
+nsenter --target "$peer_pid" --net -- bin/vedette-coordinator --data "$work/peer" >>"$work/peer.log" 2>&1 </dev/null &
 started+=($!)
 
 mount_root || { say "package-test: cannot make a throw-away root"; exit 1; }
