@@ -27,7 +27,8 @@ type raw struct {
 	id    string
 	link.Credentials
 	boot []byte
-	seq  uint64 // last acknowledged
+	seq  uint64          // last acknowledged
+	done *sensorv1.Batch // what was acknowledged last
 
 	conn   *link.Conn
 	stream net.Conn
@@ -218,16 +219,27 @@ func (r *raw) push(ctx context.Context) error {
 				}
 				continue
 			}
+			// A sensor may send again what is stored already: it must count once.
+			if r.done != nil {
+				m, err := r.send(r.done, 6*time.Second)
+				r.note("batch again at %s: %v, %v", r.node, m, err)
+				if err != nil {
+					r.close()
+					continue
+				}
+				r.seq = max(r.seq, m.GetAck().GetSequence())
+			}
 		}
 		if r.seq >= want {
 			return nil // stored, its answer was lost with the node
 		}
-		m, err := r.send(r.batch(count()), 6*time.Second)
+		batch := r.batch(count())
+		m, err := r.send(batch, 6*time.Second)
 		if err == nil && m.GetAck() != nil {
 			if m.GetAck().GetSequence() < want {
 				return fmt.Errorf("%w: acknowledged %d after %d", errLost, m.GetAck().GetSequence(), r.seq)
 			}
-			r.seq = m.GetAck().GetSequence()
+			r.seq, r.done = m.GetAck().GetSequence(), batch
 			return nil
 		}
 		r.note("batch %d at %s: %v, %v", want, r.node, m, err)
