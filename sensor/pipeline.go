@@ -27,7 +27,7 @@ func (s *Sensor) observe(ev event.Event) {
 	for _, f := range findings {
 		f.Losses = s.losses.window()
 		s.baseline.MarkTainted(f.Process.Anchor)
-		s.deliver(f)
+		s.findings.add(f)
 	}
 	for _, n := range notes {
 		s.append(uplink.RecordFromFlowNote(n), false)
@@ -38,39 +38,6 @@ func (s *Sensor) observe(ev event.Event) {
 // there for wherever it is installed; any other flow of its process is judged.
 func (s *Sensor) ownLink(o *event.Observation) bool {
 	return o.Flow != nil && o.Process.Key.PID == s.pid && slices.Contains(s.nodes.addresses(), o.Flow.Remote)
-}
-
-// deliver sends a finding on: at once when its image is hashed, else by the way
-// that waits shortly for the hash. A full waiting line goes without.
-func (s *Sensor) deliver(f *event.Finding) {
-	if !f.Process.Hashed {
-		select {
-		case s.waiting <- f:
-			return
-		default:
-		}
-	}
-	s.append(uplink.RecordFromFinding(f), true)
-}
-
-// awaitHashes completes waiting findings in order; when ctx ends it sends what is
-// left, and what the last events still bring, as it is.
-func (s *Sensor) awaitHashes(ctx context.Context) error {
-	for {
-		select {
-		case f := <-s.waiting:
-			f.Process = s.enricher.WithHashes(ctx, f.Process)
-			s.append(uplink.RecordFromFinding(f), true)
-			continue
-		case <-s.watched:
-		}
-		select {
-		case f := <-s.waiting:
-			s.append(uplink.RecordFromFinding(f), true)
-		default:
-			return nil
-		}
-	}
 }
 
 // append puts a record into the spool; a spool that refuses is a loss, counted and told.

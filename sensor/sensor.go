@@ -6,6 +6,7 @@
 package sensor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,9 +26,6 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
 
-// waitingFindings bounds those that wait for a hash; one more goes without.
-const waitingFindings = 1024
-
 // Sensor is the agent on one host.
 type Sensor struct {
 	cfg      Config
@@ -45,7 +43,7 @@ type Sensor struct {
 	nodes     *nodeBook
 
 	losses    lossMeter
-	waiting   chan *event.Finding
+	findings  *findingLine
 	watched   chan struct{} // closed when no more events come
 	pid       uint32
 	canaries  atomic.Uint64 // execs of our own children that came out of the kernel
@@ -63,8 +61,11 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	debug.SetMemoryLimit(cfg.MemoryLimitBytes)
 	s := &Sensor{
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
-		waiting: make(chan *event.Finding, waitingFindings), watched: make(chan struct{}),
+		watched: make(chan struct{}),
 	}
+	s.findings = newFindingLine(
+		func(ctx context.Context, p *event.Process) *event.Process { return s.enricher.WithHashes(ctx, p) },
+		func(f *event.Finding) { s.append(uplink.RecordFromFinding(f), true) })
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
