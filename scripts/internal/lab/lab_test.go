@@ -233,38 +233,23 @@ func TestShellFromSharedMemoryIsFound(t *testing.T) {
 // that the sensor goes on by itself.
 func TestKilledProgramsResume(t *testing.T) {
 	r := newRig(t)
-	first := copied(t)
-	run := func() {
-		t.Helper()
-		if _, err := r.lab.Run(r.ns, exec.CommandContext(t.Context(), first, "-c", "true")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	count := func(ctx context.Context) (int, error) {
-		all, err := r.found(ctx, first)
-		return len(all), err
-	}
-	run()
-	r.until(t, 10*time.Second, "the first finding", func(ctx context.Context) (bool, error) {
-		n, err := count(ctx)
-		return n > 0, err
-	})
-	before, err := count(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	shell := copied(t)
+	r.run(t, shell, "-c", "true", "before")
+	r.untilFound(t, 10*time.Second, shell, "before")
 
 	r.cluster.Members["c1"].Kill()
-	run() // nobody listens: it waits in the spool
+	r.run(t, shell, "-c", "true", "meanwhile") // nobody listens
+	r.until(t, 10*time.Second, "the spool to have it", func(context.Context) (bool, error) { return r.spooled(t, "meanwhile"), nil })
 	r.sensor.Kill()
 	if err := r.cluster.StartNode(t.Context(), r.cluster.Nodes[0]); err != nil {
 		t.Fatal(err)
 	}
 	r.start(t)
-	r.until(t, 30*time.Second, "the finding that was made while the node was dead", func(ctx context.Context) (bool, error) {
-		n, err := count(ctx)
-		return n > before, err
-	})
+	for marker, times := range r.untilFound(t, 30*time.Second, shell, "before", "meanwhile") {
+		if (marker == "before" || marker == "meanwhile") && times != 1 {
+			t.Errorf("the finding %q is told %d times, want once", marker, times)
+		}
+	}
 }
 
 // Ensure bad input gets an error that says what to do.
