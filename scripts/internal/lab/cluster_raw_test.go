@@ -26,9 +26,10 @@ type raw struct {
 	nodes []string
 	id    string
 	link.Credentials
-	boot []byte
-	seq  uint64          // last acknowledged
-	done *sensorv1.Batch // what was acknowledged last
+	boot    []byte
+	ballast int
+	seq     uint64          // last acknowledged
+	done    *sensorv1.Batch // what was acknowledged last
 
 	conn   *link.Conn
 	stream net.Conn
@@ -103,7 +104,7 @@ func (c *trio) enrolRaw(t *testing.T, name string) *raw {
 		roots.AddCert(root)
 	}
 	cert := &tls.Certificate{Certificate: reply.GetEnrolled().GetChain(), PrivateKey: key}
-	r := &raw{ns: c.ns, nodes: c.Addresses(), id: reply.GetEnrolled().GetId(), boot: make([]byte, 16),
+	r := &raw{ns: c.ns, nodes: c.Addresses(), id: reply.GetEnrolled().GetId(), boot: make([]byte, 16), ballast: c.ballast,
 		Credentials: link.Credentials{Certificate: func() (*tls.Certificate, error) { return cert, nil }, Roots: func() *x509.CertPool { return roots }}}
 	_, _ = rand.Read(r.boot)
 	t.Cleanup(r.close)
@@ -233,7 +234,11 @@ func (r *raw) push(ctx context.Context) error {
 		if r.seq >= want {
 			return nil // stored, its answer was lost with the node
 		}
-		batch := r.batch(count())
+		record := count()
+		if r.ballast > 0 {
+			record.GetSummary().Health = &sensorv1.Health{CoverageGaps: []string{strings.Repeat("x", r.ballast)}}
+		}
+		batch := r.batch(record)
 		m, err := r.send(batch, 6*time.Second)
 		if err == nil && m.GetAck() != nil {
 			if m.GetAck().GetSequence() < want {

@@ -20,6 +20,8 @@ type trio struct {
 	*Cluster
 	lab *Lab
 	ns  *Namespace
+	// ballast makes every summary of a writer so many bytes larger.
+	ballast int
 }
 
 // newTrio starts a cluster of n nodes. The namespace may be nil: nodes alone need no root.
@@ -129,7 +131,8 @@ func (c *trio) ends(id string, most time.Duration) string {
 func (c *trio) said(id, text string, most time.Duration) {
 	c.t.Helper()
 	c.until(most, fmt.Sprintf("%s to say %q", id, text), func(context.Context) (bool, error) {
-		return strings.Contains(c.Members[id].Tail(), text), nil
+		raw, err := os.ReadFile(c.Members[id].LogPath)
+		return strings.Contains(string(raw), text), err
 	})
 }
 
