@@ -122,17 +122,6 @@ func (d detail) execs(shell string) (count uint64) {
 	return count
 }
 
-// untilLost waits until the coordinator shows a loss, and returns its count.
-func (r *rig) untilLost(t *testing.T, where, cause string) (count uint64) {
-	t.Helper()
-	r.until(t, 20*time.Second, fmt.Sprintf("a loss at %s by %s", where, cause), func(ctx context.Context) (bool, error) {
-		d, err := r.detail(ctx)
-		count = d.lost(where, cause)
-		return count > 0, err
-	})
-	return count
-}
-
 // untilFound waits until image has findings whose arguments hold these markers, and
 // returns how often each was told.
 func (r *rig) untilFound(t *testing.T, most time.Duration, image string, markers ...string) map[string]int {
