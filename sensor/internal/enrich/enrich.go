@@ -202,16 +202,18 @@ func (e *Enricher) Observe(ev event.Event) *event.Observation {
 	if head.Time > e.offset0+clockRefresh {
 		e.refreshClock(head.Time)
 	}
-	o := &event.Observation{Event: ev, Time: e.wall(head.Time)}
 	switch ev := ev.(type) {
-	case *event.Exec:
-		o.Before, o.Process = e.exec(ev)
 	case *event.Fork:
 		e.fork(ev)
 		return nil
 	case *event.Exit:
 		e.exit(ev)
 		return nil
+	}
+	o := &event.Observation{Event: ev, Time: e.wall(head.Time)}
+	switch ev := ev.(type) {
+	case *event.Exec:
+		o.Before, o.Process = e.exec(ev)
 	case *event.FlowOpen:
 		o.Process, o.Flow = e.flowOpen(ev)
 	case *event.FlowClose:

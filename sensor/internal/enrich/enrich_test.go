@@ -371,13 +371,18 @@ func BenchmarkObserve(b *testing.B) {
 	m := newMachine(b)
 	parent := key(1)
 	m.exec(parent, event.ProcessKey{}, "/bin/sh")
+	here := event.DirectoryID{Inode: 1}
+	m.cwds[here] = cwd{"/", 1 << 62}
 	b.Run("fork-exec-exit", func(b *testing.B) {
 		b.ReportAllocs()
 		n := uint32(100)
 		for b.Loop() {
 			n++
 			m.fork(parent, key(n))
-			m.exec(key(n), parent, "/usr/bin/ls", "ls", "-l")
+			m.Observe(&event.Exec{
+				Header: event.Header{Time: m.now, Process: key(n), Parent: parent}, Cwd: here,
+				Path: []byte("/usr/bin/ls"), Filename: []byte("/usr/bin/ls"), Argv: [][]byte{[]byte("ls"), []byte("-l")},
+			})
 			m.exit(key(n))
 		}
 	})

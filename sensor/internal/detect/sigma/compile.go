@@ -214,7 +214,7 @@ func (c *compiler) test(i item, number int, op, flags string, cased bool, v valu
 		if err != nil {
 			return nil, c.refuse(v.line, true, "%s|re: %v", i.field, err)
 		}
-		return matches{number, re}, nil
+		return matches{number, re, literalsOf(pattern)}, nil
 	}
 	glob := parseGlob(v.text)
 	switch op {

@@ -39,13 +39,14 @@ func (e inNetwork) eval(r Record) bool {
 }
 
 type matches struct {
-	field int
-	re    *regexp.Regexp
+	field    int
+	re       *regexp.Regexp
+	literals []string // one of them is in every match; see literalsOf
 }
 
 func (e matches) eval(r Record) bool {
 	for _, v := range r.Field(e.field) {
-		if e.re.MatchString(v) {
+		if e.mayMatch(v) && e.re.MatchString(v) {
 			return true
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -310,4 +312,39 @@ func (r onlyKnown) Folded(n int) []string {
 		out[i] = Fold(out[i])
 	}
 	return out
+}
+
+// Ensure that what is looked for before an expression is in whatever it matches.
+func TestLiterals(t *testing.T) {
+	for pattern, want := range map[string][]string{
+		`(^|[\s=])/etc/(shadow|group)-?($|\s)`: {"/etc/"},
+		`\s-[a-z]*c\s`:                         {"-"},
+		`exec\s+\d*<>\s*/dev/(tcp|udp)/.+`:     {"/dev/"},
+		`(abc)+`:                               {"abc"},
+		`abc|d*`:                               nil,
+		`(?i)abc`:                              nil,
+		"\ufffd":                               nil,
+		`^$`:                                   nil,
+		`1a|2b|3c|4d|5e|6f|7g|8h|9i`:           nil,
+	} {
+		if got := literalsOf(pattern); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", pattern, got, want)
+		}
+	}
+}
+
+func FuzzLiterals(f *testing.F) {
+	f.Add(`(^|[\s=])/etc/(shadow|group)-?($|\s)`, "cat /etc/shadow")
+	f.Add(`(?i)k+`, "\u212a")
+	f.Add("a\ufffd", "a\xff")
+	f.Fuzz(func(t *testing.T, pattern, text string) {
+		re, err := regexp.Compile(pattern)
+		if err != nil || len(pattern) > 200 {
+			return
+		}
+		e := matches{re: re, literals: literalsOf(pattern)}
+		if re.MatchString(text) && !e.mayMatch(text) {
+			t.Errorf("%q matches %q, which has none of %q", pattern, text, e.literals)
+		}
+	})
 }
