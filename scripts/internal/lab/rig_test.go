@@ -7,10 +7,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 )
+
+// The main thread stays with TestMain: where it is, is where the kernel says that
+// this process is, and a sensor that starts while a test has just entered the
+// watched namespace on it would take the test for a process in its scope.
+func init() { runtime.LockOSThread() }
 
 // stop ends the sensor as systemd would.
 func (r *rig) stop(t *testing.T) {
