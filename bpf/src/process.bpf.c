@@ -11,7 +11,8 @@ enum {
 	/* The kernel keeps "was asked for" in the top bit of the nanoseconds (6.13). */
 	CTIME_NSEC_MASK = 0x7fffffff,
 	NSEC_PER_SEC = 1000000000,
-	/* Names and mounts passed on the way to the root. PATH_MAX allows 2048 names,
+	/* Names passed within the file's mount, and as many names and mounts above it.
+	 * PATH_MAX allows 2048 names,
 	 * people use 20; what is deeper is truncated and says so. */
 	PATH_STEPS_MAX = 96,
 };
@@ -106,6 +107,19 @@ INLINE bool is_setid(struct linux_binprm *bprm, struct inode *inode, struct cred
 	return cred->euid.val != 0 && caps != 0;
 }
 
+/* Appends a component; false: it could not be read. */
+INLINE bool append_name(struct exec_space *space, u32 used, const void *name)
+{
+	long n = bpf_probe_read_kernel_str(space->data + used, NAME_ROOM, name);
+
+	if (n <= 0) {
+		count_loss(LOSS_PATH_UNREADABLE);
+		return false;
+	}
+	*(volatile u32 *)&space->walked = used + n;
+	return true;
+}
+
 /* Writes the components from the file up to the root of the process, each ended
  * by NUL. Upward is the only way a dentry can be walked; user space turns them
  * round. */
@@ -115,14 +129,28 @@ INLINE void walk_path(struct exec_space *space, struct file *file, struct task_s
 	struct vfsmount *vfs = file->f_path.mnt;
 	struct dentry *root = task->fs->root.dentry;
 	struct vfsmount *root_vfs = task->fs->root.mnt;
-	struct dentry *top = READ(vfs->mnt_root);
+	struct dentry *top = vfs->mnt_root;
 	volatile u32 *walked = &space->walked;
 
 	*walked = 0;
+	/* Within the file's mount the verifier knows what each pointer leads to, and a
+	 * plain load takes a tenth of the time that a helper does. */
+	for (int step = 0; step < PATH_STEPS_MAX && dentry != top; step++) {
+		struct dentry *parent = dentry->d_parent;
+		u32 used = *walked;
+
+		if (dentry == root && vfs == root_vfs)
+			return;
+		if (used > PATH_MAX || !append_name(space, used, dentry->d_name.name))
+			goto cut;
+		if (dentry == parent)
+			return;
+		dentry = parent;
+	}
+	/* Above it the way leads through mounts, which are no pointers to the verifier. */
 	for (int step = 0; step < PATH_STEPS_MAX; step++) {
 		struct dentry *parent;
 		u32 used = *walked;
-		long n;
 
 		if (dentry == root && vfs == root_vfs)
 			return;
@@ -137,19 +165,14 @@ INLINE void walk_path(struct exec_space *space, struct file *file, struct task_s
 			top = READ(vfs->mnt_root);
 			continue;
 		}
-		if (used > PATH_MAX)
+		if (used > PATH_MAX || !append_name(space, used, READ(dentry->d_name.name)))
 			break;
-		n = bpf_probe_read_kernel_str(space->data + used, NAME_ROOM, READ(dentry->d_name.name));
-		if (n <= 0) {
-			count_loss(LOSS_PATH_UNREADABLE);
-			break;
-		}
-		*walked = used + n;
 		parent = READ(dentry->d_parent);
 		if (dentry == parent) /* memfd and other files outside any directory: the name is all */
 			return;
 		dentry = parent;
 	}
+cut:
 	space->event.head.flags |= EXEC_PATH_TRUNCATED;
 }
 

@@ -143,7 +143,7 @@ func TestExecPathAcrossMounts(t *testing.T) {
 		t.Errorf("path %q, truncated %v, want %q", got.Path, got.PathTruncated, image)
 	}
 
-	deep := filepath.Join(dir, strings.Repeat("e/", 120))
+	deep := filepath.Join(dir, strings.Repeat("e/", 240))
 	if err := os.MkdirAll(deep, 0o755); err != nil {
 		t.Fatal(err)
 	}

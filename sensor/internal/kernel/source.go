@@ -25,6 +25,10 @@ const (
 	// wake-ups by execs: in a burst the reader comes by the clock and the traced
 	// programs wake nobody.
 	busyTick = 10 * time.Millisecond
+	// steadyTick is the same after steadyAfter without a quiet moment (a build, a
+	// storm): each coming costs as much as ten execs.
+	steadyTick  = 20 * time.Millisecond
+	steadyAfter = 50 // comings
 	// lateness is how much later than its clock the reader may come before an exec
 	// wakes it.
 	lateness = 2 * time.Millisecond
@@ -114,7 +118,7 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.poll.wake() })
 	defer stop()
 	defer s.poll.comes(0)
-	for quiet := 0; ; {
+	for quiet, busy := 0, 0; ; {
 		s.poll.comes(readerReads)
 		before := s.critical.position() + s.bulk.position()
 		if err := s.drain(ctx, sink); err != nil {
@@ -122,6 +126,9 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 		}
 		if quiet++; s.critical.position()+s.bulk.position() != before {
 			quiet = 0
+		}
+		if busy++; quiet > 0 {
+			busy = 0
 		}
 		now, err := bootTime()
 		if err != nil {
@@ -136,7 +143,7 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 		if s.isClosed() {
 			return ErrClosed
 		}
-		if err := s.rest(quiet, now); err != nil {
+		if err := s.rest(quiet, busy, now); err != nil {
 			return err
 		}
 	}
@@ -145,11 +152,15 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 // rest waits for the rings after quiet rounds in which nothing was read. In the
 // first of them an exec may still have found the reader awake and let it sleep, so
 // that it looks once more after a short time.
-func (s *Source) rest(quiet int, now uint64) error {
+func (s *Source) rest(quiet, busy int, now uint64) error {
 	switch quiet {
 	case 0:
-		s.poll.comes(now + uint64(busyTick+lateness))
-		return s.poll.wait(busyTick)
+		tick := busyTick
+		if busy > steadyAfter {
+			tick = steadyTick
+		}
+		s.poll.comes(now + uint64(tick+lateness))
+		return s.poll.wait(tick)
 	case 1:
 		s.poll.comes(0)
 		return s.poll.wait(busyTick)
