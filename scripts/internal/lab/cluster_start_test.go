@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"context"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -46,6 +48,11 @@ func TestClusterNodeRefusesToStart(t *testing.T) {
 	}
 
 	// Another cluster's state below this one's identity, and a mixture of identities.
+	// A node that is stopped before it has made its cluster has the state of none.
+	other.until(15*time.Second, "the other cluster to be made", func(ctx context.Context) (bool, error) {
+		out, err := other.CLI(ctx, "audit", "list")
+		return strings.Contains(string(out), "member-put"), err
+	})
 	if err := other.Members["n1"].Stop(); err != nil {
 		t.Fatal(err)
 	}
