@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -11,10 +10,10 @@ import (
 
 // Ensure that a follower which was away for longer than the others keep their
 // logs catches up by a snapshot. A snapshot is taken every 4,096 entries, looked
-// at twice a minute: two minutes of writing, so only with VEDETTE_LONG.
+// at twice a minute: a minute or two of writing.
 func TestClusterFollowerCatchesUpBySnapshot(t *testing.T) {
-	if os.Getenv("VEDETTE_LONG") == "" {
-		t.Skip("SKIP: takes minutes; set VEDETTE_LONG=1")
+	if testing.Short() {
+		t.Skip("SKIP: needs minutes, which -short does not give it")
 	}
 	c := newTrio(t, 3, "")
 	away := c.followers()[0]
