@@ -17,15 +17,21 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	VedetteMapBulk              = "bulk"
+	VedetteMapCalls             = "calls"
 	VedetteMapCounters          = "counters"
 	VedetteMapCritical          = "critical"
 	VedetteMapDnsSpaces         = "dns_spaces"
 	VedetteMapExecSpaces        = "exec_spaces"
+	VedetteMapKnown             = "known"
+	VedetteMapKnownCounts       = "known_counts"
 	VedetteMapListeners         = "listeners"
 	VedetteMapLosses            = "losses"
 	VedetteMapOwners            = "owners"
+	VedetteMapProcesses         = "processes"
 	VedetteMapReader            = "reader"
+	VedetteMapTaints            = "taints"
 	VedetteMapUdpFlows          = "udp_flows"
+	VedetteProgCallEnd          = "call_end"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
 	VedetteProgListTasks        = "list_tasks"
@@ -33,6 +39,7 @@ const (
 	VedetteProgProcessExit      = "process_exit"
 	VedetteProgProcessFork      = "process_fork"
 	VedetteProgSeedOwners       = "seed_owners"
+	VedetteProgSpreadTaint      = "spread_taint"
 	VedetteProgTcpState         = "tcp_state"
 	VedetteProgUdpConnect4      = "udp_connect4"
 	VedetteProgUdpConnect6      = "udp_connect6"
@@ -40,13 +47,17 @@ const (
 	VedetteProgUdpSendmsg4      = "udp_sendmsg4"
 	VedetteProgUdpSendmsg6      = "udp_sendmsg6"
 	VedetteVarBulkWakeBytes     = "bulk_wake_bytes"
+	VedetteVarCompatCalls       = "compat_calls"
 	VedetteVarContract          = "contract"
 	VedetteVarCriticalWakeBytes = "critical_wake_bytes"
 	VedetteVarExitTellsGroup    = "exit_tells_group"
+	VedetteVarKeepKnown         = "keep_known"
+	VedetteVarNativeCalls       = "native_calls"
 	VedetteVarScopeCgroup       = "scope_cgroup"
 	VedetteVarScopeKind         = "scope_kind"
 	VedetteVarScopeLevel        = "scope_level"
 	VedetteVarScopeNetns        = "scope_netns"
+	VedetteVarSipKey            = "sip_key"
 	VedetteVarWakeInterval      = "wake_interval"
 	VedetteVarWokenAt           = "woken_at"
 )
@@ -93,6 +104,7 @@ type VedetteSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteProgramSpecs struct {
+	CallEnd     *ebpf.ProgramSpec `ebpf:"call_end"`
 	DatagramIn  *ebpf.ProgramSpec `ebpf:"datagram_in"`
 	DatagramOut *ebpf.ProgramSpec `ebpf:"datagram_out"`
 	ListTasks   *ebpf.ProgramSpec `ebpf:"list_tasks"`
@@ -100,6 +112,7 @@ type VedetteProgramSpecs struct {
 	ProcessExit *ebpf.ProgramSpec `ebpf:"process_exit"`
 	ProcessFork *ebpf.ProgramSpec `ebpf:"process_fork"`
 	SeedOwners  *ebpf.ProgramSpec `ebpf:"seed_owners"`
+	SpreadTaint *ebpf.ProgramSpec `ebpf:"spread_taint"`
 	TcpState    *ebpf.ProgramSpec `ebpf:"tcp_state"`
 	UdpConnect4 *ebpf.ProgramSpec `ebpf:"udp_connect4"`
 	UdpConnect6 *ebpf.ProgramSpec `ebpf:"udp_connect6"`
@@ -112,16 +125,21 @@ type VedetteProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
-	Bulk       *ebpf.MapSpec `ebpf:"bulk"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Critical   *ebpf.MapSpec `ebpf:"critical"`
-	DnsSpaces  *ebpf.MapSpec `ebpf:"dns_spaces"`
-	ExecSpaces *ebpf.MapSpec `ebpf:"exec_spaces"`
-	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
-	Losses     *ebpf.MapSpec `ebpf:"losses"`
-	Owners     *ebpf.MapSpec `ebpf:"owners"`
-	Reader     *ebpf.MapSpec `ebpf:"reader"`
-	UdpFlows   *ebpf.MapSpec `ebpf:"udp_flows"`
+	Bulk        *ebpf.MapSpec `ebpf:"bulk"`
+	Calls       *ebpf.MapSpec `ebpf:"calls"`
+	Counters    *ebpf.MapSpec `ebpf:"counters"`
+	Critical    *ebpf.MapSpec `ebpf:"critical"`
+	DnsSpaces   *ebpf.MapSpec `ebpf:"dns_spaces"`
+	ExecSpaces  *ebpf.MapSpec `ebpf:"exec_spaces"`
+	Known       *ebpf.MapSpec `ebpf:"known"`
+	KnownCounts *ebpf.MapSpec `ebpf:"known_counts"`
+	Listeners   *ebpf.MapSpec `ebpf:"listeners"`
+	Losses      *ebpf.MapSpec `ebpf:"losses"`
+	Owners      *ebpf.MapSpec `ebpf:"owners"`
+	Processes   *ebpf.MapSpec `ebpf:"processes"`
+	Reader      *ebpf.MapSpec `ebpf:"reader"`
+	Taints      *ebpf.MapSpec `ebpf:"taints"`
+	UdpFlows    *ebpf.MapSpec `ebpf:"udp_flows"`
 }
 
 // VedetteVariableSpecs contains global variables before they are loaded into the kernel.
@@ -129,13 +147,17 @@ type VedetteMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteVariableSpecs struct {
 	BulkWakeBytes     *ebpf.VariableSpec `ebpf:"bulk_wake_bytes"`
+	CompatCalls       *ebpf.VariableSpec `ebpf:"compat_calls"`
 	Contract          *ebpf.VariableSpec `ebpf:"contract"`
 	CriticalWakeBytes *ebpf.VariableSpec `ebpf:"critical_wake_bytes"`
 	ExitTellsGroup    *ebpf.VariableSpec `ebpf:"exit_tells_group"`
+	KeepKnown         *ebpf.VariableSpec `ebpf:"keep_known"`
+	NativeCalls       *ebpf.VariableSpec `ebpf:"native_calls"`
 	ScopeCgroup       *ebpf.VariableSpec `ebpf:"scope_cgroup"`
 	ScopeKind         *ebpf.VariableSpec `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.VariableSpec `ebpf:"scope_level"`
 	ScopeNetns        *ebpf.VariableSpec `ebpf:"scope_netns"`
+	SipKey            *ebpf.VariableSpec `ebpf:"sip_key"`
 	WakeInterval      *ebpf.VariableSpec `ebpf:"wake_interval"`
 	WokenAt           *ebpf.VariableSpec `ebpf:"woken_at"`
 }
@@ -160,29 +182,39 @@ func (o *VedetteObjects) Close() error {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
-	Bulk       *ebpf.Map `ebpf:"bulk"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Critical   *ebpf.Map `ebpf:"critical"`
-	DnsSpaces  *ebpf.Map `ebpf:"dns_spaces"`
-	ExecSpaces *ebpf.Map `ebpf:"exec_spaces"`
-	Listeners  *ebpf.Map `ebpf:"listeners"`
-	Losses     *ebpf.Map `ebpf:"losses"`
-	Owners     *ebpf.Map `ebpf:"owners"`
-	Reader     *ebpf.Map `ebpf:"reader"`
-	UdpFlows   *ebpf.Map `ebpf:"udp_flows"`
+	Bulk        *ebpf.Map `ebpf:"bulk"`
+	Calls       *ebpf.Map `ebpf:"calls"`
+	Counters    *ebpf.Map `ebpf:"counters"`
+	Critical    *ebpf.Map `ebpf:"critical"`
+	DnsSpaces   *ebpf.Map `ebpf:"dns_spaces"`
+	ExecSpaces  *ebpf.Map `ebpf:"exec_spaces"`
+	Known       *ebpf.Map `ebpf:"known"`
+	KnownCounts *ebpf.Map `ebpf:"known_counts"`
+	Listeners   *ebpf.Map `ebpf:"listeners"`
+	Losses      *ebpf.Map `ebpf:"losses"`
+	Owners      *ebpf.Map `ebpf:"owners"`
+	Processes   *ebpf.Map `ebpf:"processes"`
+	Reader      *ebpf.Map `ebpf:"reader"`
+	Taints      *ebpf.Map `ebpf:"taints"`
+	UdpFlows    *ebpf.Map `ebpf:"udp_flows"`
 }
 
 func (m *VedetteMaps) Close() error {
 	return _VedetteClose(
 		m.Bulk,
+		m.Calls,
 		m.Counters,
 		m.Critical,
 		m.DnsSpaces,
 		m.ExecSpaces,
+		m.Known,
+		m.KnownCounts,
 		m.Listeners,
 		m.Losses,
 		m.Owners,
+		m.Processes,
 		m.Reader,
+		m.Taints,
 		m.UdpFlows,
 	)
 }
@@ -192,13 +224,17 @@ func (m *VedetteMaps) Close() error {
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteVariables struct {
 	BulkWakeBytes     *ebpf.Variable `ebpf:"bulk_wake_bytes"`
+	CompatCalls       *ebpf.Variable `ebpf:"compat_calls"`
 	Contract          *ebpf.Variable `ebpf:"contract"`
 	CriticalWakeBytes *ebpf.Variable `ebpf:"critical_wake_bytes"`
 	ExitTellsGroup    *ebpf.Variable `ebpf:"exit_tells_group"`
+	KeepKnown         *ebpf.Variable `ebpf:"keep_known"`
+	NativeCalls       *ebpf.Variable `ebpf:"native_calls"`
 	ScopeCgroup       *ebpf.Variable `ebpf:"scope_cgroup"`
 	ScopeKind         *ebpf.Variable `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.Variable `ebpf:"scope_level"`
 	ScopeNetns        *ebpf.Variable `ebpf:"scope_netns"`
+	SipKey            *ebpf.Variable `ebpf:"sip_key"`
 	WakeInterval      *ebpf.Variable `ebpf:"wake_interval"`
 	WokenAt           *ebpf.Variable `ebpf:"woken_at"`
 }
@@ -207,6 +243,7 @@ type VedetteVariables struct {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedettePrograms struct {
+	CallEnd     *ebpf.Program `ebpf:"call_end"`
 	DatagramIn  *ebpf.Program `ebpf:"datagram_in"`
 	DatagramOut *ebpf.Program `ebpf:"datagram_out"`
 	ListTasks   *ebpf.Program `ebpf:"list_tasks"`
@@ -214,6 +251,7 @@ type VedettePrograms struct {
 	ProcessExit *ebpf.Program `ebpf:"process_exit"`
 	ProcessFork *ebpf.Program `ebpf:"process_fork"`
 	SeedOwners  *ebpf.Program `ebpf:"seed_owners"`
+	SpreadTaint *ebpf.Program `ebpf:"spread_taint"`
 	TcpState    *ebpf.Program `ebpf:"tcp_state"`
 	UdpConnect4 *ebpf.Program `ebpf:"udp_connect4"`
 	UdpConnect6 *ebpf.Program `ebpf:"udp_connect6"`
@@ -224,6 +262,7 @@ type VedettePrograms struct {
 
 func (p *VedettePrograms) Close() error {
 	return _VedetteClose(
+		p.CallEnd,
 		p.DatagramIn,
 		p.DatagramOut,
 		p.ListTasks,
@@ -231,6 +270,7 @@ func (p *VedettePrograms) Close() error {
 		p.ProcessExit,
 		p.ProcessFork,
 		p.SeedOwners,
+		p.SpreadTaint,
 		p.TcpState,
 		p.UdpConnect4,
 		p.UdpConnect6,

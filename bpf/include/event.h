@@ -13,6 +13,9 @@ enum event_type {
 	EVENT_FLOW_OPEN = 4,
 	EVENT_FLOW_CLOSE = 5,
 	EVENT_DNS = 6,
+	EVENT_PROCESS = 7, /* who a process is whose fork or exec was not told when it happened */
+	EVENT_FILE = 8, /* struct event_file, file.bpf.c */
+	EVENT_PRIVILEGE = 9, /* struct event_privilege, privilege.bpf.c */
 };
 
 /* Causes of loss: the index into `losses`. Each says what exactly did not arrive. */
@@ -28,7 +31,9 @@ enum loss {
 	LOSS_UDP_UNPARSED = 8,        /* a datagram's count: its IP headers could not be followed to UDP */
 	LOSS_DNS_UNREADABLE = 9,      /* a DNS message: its bytes could not be copied from the packet */
 	LOSS_PATH_UNREADABLE = 10,    /* an exec's path (the exec itself arrived): a name could not be read */
-	LOSS_COUNT = 11,
+	LOSS_PROCESS_RING_FULL = 11,  /* who a process is: the critical ring had no room; told again with its next event */
+	LOSS_PROCESS_TABLE_FULL = 12, /* no event: a process had no room in the table, so all that it did was told */
+	LOSS_COUNT = 13,
 };
 
 /* Index into `counters`. */
@@ -49,6 +54,7 @@ struct event_head {
 	u64 start; /* start_boottime of the thread-group leader */
 	u64 parent_start;
 	u64 cgroup; /* v2 id */
+	u64 key; /* the behaviour's, by a keyed hash of this load; 0: it can not become known */
 	u32 pid; /* thread group, initial pid namespace */
 	u32 tid;
 	u32 parent_pid;
@@ -82,6 +88,7 @@ struct event_exec {
 	u64 cwd_inode; /* the working directory: who it is, its name is user space's to read */
 	u32 cwd_device;
 	u32 cwd_mount; /* mnt_id */
+	u64 argv_hash; /* keyed, of the whole argv, also of what is cut; 0: could not be read to its end */
 	u16 path_len; /* of what follows, in this order */
 	u16 filename_len;
 	u16 interp_len;
@@ -97,6 +104,14 @@ struct event_fork {
 	u32 pad2;
 };
 
+/* Told before the first event of a process whose fork or exec was known and stayed in
+ * the kernel, and before it its ancestors' that were not told either. */
+struct event_process {
+	struct event_head head; /* of the process; time: now */
+	u64 exec_key; /* of the exec that it runs; 0: none since its fork */
+	u64 exec_time;
+};
+
 struct event_exit {
 	struct event_head head;
 	u32 status; /* wait(2) status word */
@@ -107,6 +122,8 @@ enum flow_flags {
 	FLOW_INBOUND = 1,
 	FLOW_FAILED = 2,
 	FLOW_SEEDED = 4, /* began before the sensor */
+	FLOW_KNOWN = 8, /* its opening was known and not told; told of only when it grows large */
+	FLOW_TAINTED = 16, /* its process has a finding, or comes of one that has */
 };
 
 struct event_flow {

@@ -18,6 +18,8 @@ const volatile u32 scope_netns = 0; /* inode */
 const volatile u32 exit_tells_group = 0; /* sched_process_exit has group_dead (6.16) */
 const volatile u64 critical_wake_bytes = 1 << 20; /* unread bytes at which the reader is woken early */
 const volatile u64 bulk_wake_bytes = 1 << 20;
+const volatile u32 keep_known = 1; /* 0: everything is told, known or not */
+const volatile u64 sip_key[2] = { 0, 0 }; /* of this load alone: nobody can make up what counts as known */
 const volatile u64 wake_interval = 10000000; /* ns; the least time between two wake-ups by execs */
 
 enum { FULL_WAKE_INTERVAL = 1000000 }; /* ns; the least time between two by a filling ring */
@@ -27,6 +29,8 @@ enum { FULL_WAKE_INTERVAL = 1000000 }; /* ns; the least time between two by a fi
 #define READER_READS (~0ULL)
 struct reader {
 	u64 awake_until;
+	u32 pid; /* the sensor's own: what its children execute is always told */
+	u32 pad;
 };
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
@@ -112,6 +116,78 @@ struct {
 	MAP_TYPE(value, struct owner);
 } listeners SEC(".maps");
 
+/* What is known, by behaviour key, and how often it was seen since. User space alone
+ * puts keys in and takes them out; the counts lie in an array that it maps, so that it
+ * reads them without a system call, and an index is not given away again before every
+ * program that may have looked it up has ended: no count is lost. Size: knob; full:
+ * user space takes the least recently seen out. */
+struct known_count {
+	u64 count;
+	u64 last; /* CLOCK_BOOTTIME, ns */
+};
+enum { KNOWN_MAX = 32768 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, KNOWN_MAX);
+	MAP_TYPE(key, u64);
+	MAP_TYPE(value, u32);
+} known SEC(".maps");
+
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, KNOWN_MAX);
+	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct known_count);
+} known_counts SEC(".maps");
+
+/* Every process in the scope, by thread-group id: what it runs, as hashes, and what
+ * user space knows of it. Full: all that such a process does is told, and counted
+ * (LOSS_PROCESS_TABLE_FULL). Entries go with their process. Size: knob. */
+enum process_flags {
+	PROCESS_NODE = 1, /* user space knows that there is such a process */
+	PROCESS_TOLD = 2, /* and what it runs */
+	PROCESS_TAINTED = 4, /* it has a finding, or comes of one that has: everything is told */
+	PROCESS_SERVES = 8, /* it accepted connections that were told: its forks are told */
+	PROCESS_SERVING = 16, /* forked by such a one: its execs are told */
+};
+struct process {
+	u64 start; /* tells a reused pid */
+	u64 image; /* hash of the image's identity; 0: not seen */
+	u64 self; /* of image, argv and users: what a child's exec is compared with */
+	u64 parent_self; /* the parent's, at the fork */
+	u64 exec_key; /* of its last exec, 0: none since its fork */
+	u64 exec_time;
+	u64 parent_start;
+	u64 cgroup;
+	u32 parent_pid; /* who forked it, whoever adopted it since */
+	u32 uid;
+	u32 netns;
+	u32 flags; /* enum process_flags */
+};
+enum { PROCESSES_MAX = 32768 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, PROCESSES_MAX);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct process);
+} processes SEC(".maps");
+
+/* The processes that user space wants tainted, read by the iterator that marks them
+ * and all that came of them. Emptied after each run. */
+struct process_key {
+	u64 start;
+	u32 pid;
+	u32 pad;
+};
+enum { TAINTS_MAX = 1024 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, TAINTS_MAX);
+	MAP_TYPE(key, struct process_key);
+	MAP_TYPE(value, u32);
+} taints SEC(".maps");
+
 /* Working space, one per CPU and program: the kernel never runs a program inside
  * itself on one CPU, but another program may interrupt. */
 enum {
@@ -129,6 +205,13 @@ struct exec_space {
 	 * what is in a map, and so finds every round of the loop alike (1,000,000
 	 * instructions become 10,000). */
 	u32 walked;
+	u32 unreadable; /* argv; here for the same reason */
+	u64 image; /* of struct process, while the exec is looked at */
+	u64 self;
+	/* argv as it is hashed, a page at a time, with room for the last word's zeros. */
+	struct sip argv;
+	u64 first[ARGV_MAX / 8 + 1];
+	u64 later[ARGV_MAX / 8 + 1];
 };
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -138,6 +221,7 @@ struct {
 } exec_spaces SEC(".maps");
 
 struct dns_space {
+	struct udp_flow flow; /* one that is new */
 	struct event_dns event;
 	u8 data[DNS_MAX];
 };

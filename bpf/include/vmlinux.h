@@ -22,13 +22,15 @@ typedef _Bool bool;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PROG_ARRAY = 3,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
-enum {
-	BPF_NOEXIST = 1, /* bpf_map_update_elem */
+enum { /* bpf_map_update_elem */
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
 };
 enum {
 	BPF_F_NO_PREALLOC = 1U << 0,
@@ -163,9 +165,14 @@ struct signal_struct {
 struct mm_struct {
 	unsigned long arg_start;
 	unsigned long arg_end;
+	struct file *exe_file;
 };
 struct qstr {
+	u64 hash_len;
 	const unsigned char *name;
+};
+struct list_head {
+	struct list_head *next;
 };
 struct super_block {
 	u32 s_dev;
@@ -214,13 +221,22 @@ struct file {
 	struct inode *f_inode;
 	struct path f_path;
 };
+struct thread_info {
+	u32 status;
+};
+struct pt_regs { /* x86-64 */
+	unsigned long bp, bx, r10, r9, r8, cx, dx, si, di, orig_ax;
+};
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	struct mm_struct *mm;
 	int exit_code;
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
+	struct list_head children;
+	struct list_head sibling;
 	struct task_struct *group_leader;
 	u64 start_boottime;
 	struct cred *cred;

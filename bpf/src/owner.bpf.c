@@ -57,6 +57,7 @@ INLINE void head_of_owner(struct event_head *head, enum event_type type, u32 siz
 	head->start = owner->start;
 	head->parent_start = owner->parent_start;
 	head->cgroup = owner->cgroup;
+	head->key = 0;
 	head->pid = owner->pid;
 	head->tid = owner->tid;
 	head->parent_pid = owner->parent_pid;

@@ -11,6 +11,11 @@ enum {
 	/* The kernel keeps "was asked for" in the top bit of the nanoseconds (6.13). */
 	CTIME_NSEC_MASK = 0x7fffffff,
 	NSEC_PER_SEC = 1000000000,
+	/* argv is hashed whole, up to what ARG_MAX lets through with the default stack. */
+	ARGV_CHUNKS_MAX = 2 * 1024 * 1024 / ARGV_MAX,
+	/* Children of an ending process that are told before it, so that the line to their
+	 * ancestors is not lost; more are told when they do something, without it. */
+	CHILDREN_MAX = 64,
 	/* Names passed within the file's mount, and as many names and mounts above it.
 	 * PATH_MAX allows 2048 names,
 	 * people use 20; what is deeper is truncated and says so. */
@@ -73,6 +78,7 @@ INLINE void fill_head(struct event_head *head, enum event_type type, u32 size, s
 	/* PID 1 and the first kernel threads are children of the idle task, PID 0. */
 	head->parent_start = head->parent_pid ? parent->start_boottime : 0;
 	head->cgroup = task_cgroup(task);
+	head->key = 0;
 	head->uid = task->cred->euid.val;
 	head->netns = task->nsproxy->net_ns->ns.inum;
 	head->pad = 0;
@@ -201,29 +207,227 @@ INLINE bool is_memfd(struct file *file)
 	return name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' && name[5] == ':';
 }
 
-/* Fork of a process. tp_btf, 5.5; told to the critical ring without waking: what
- * matters of a child is what it does next. */
+/* The identity of an image, whatever leads to it; its name's hash and its folder tell
+ * two links to one file apart, which rules can. */
+INLINE u64 image_hash(struct file *file, u32 mount_ns)
+{
+	struct inode *inode = file->f_inode;
+	struct dentry *dentry = file->f_path.dentry;
+	struct sip s;
+
+	key_begin(&s, KEY_IMAGE);
+	sip_word(&s, (u64)inode->i_sb->s_dev << 32 | mount_ns);
+	sip_word(&s, inode->i_ino);
+	sip_word(&s, change_time(inode));
+	sip_word(&s, dentry->d_name.hash_len);
+	sip_word(&s, dentry->d_parent->d_inode->i_ino);
+	return sip_end(&s, 0);
+}
+
+/* Takes in a page of argv, the first or one of those after it. A function of its own
+ * to the verifier. */
+__attribute__((noinline)) int hash_argv(u32 length, u32 later)
+{
+	u32 zero = 0;
+	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
+	struct sip s;
+	u64 *page;
+	u32 words;
+
+	if (!space || length > ARGV_MAX)
+		return 0;
+	page = later ? space->later : space->first;
+	page[length / 8] &= (1ULL << length % 8 * 8) - 1;
+	words = (length + 7) / 8;
+	s = space->argv;
+	for (u32 i = 0; i < ARGV_MAX / 8 && i < words; i++)
+		sip_word(&s, page[i]);
+	space->argv = s;
+	return 0;
+}
+
+/* Takes in the page of argv at an address, of what is left; 1: it was not in memory. */
+__attribute__((noinline)) int hash_later(u64 at, u64 left)
+{
+	u32 zero = 0, length = left > ARGV_MAX ? ARGV_MAX : left;
+	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
+
+	KEEP(length);
+	if (!space || length > ARGV_MAX || bpf_probe_read_user(space->later, length, (void *)at))
+		return 1;
+	return hash_argv(length, 1);
+}
+
+/* Reads the first page of argv and hashes the whole; its hash stays 0 when a page of it
+ * was not in memory. The parts are functions of their own to the verifier, which would
+ * else look at what follows them once for each number of words and pages. */
+__attribute__((noinline)) int read_argv(u64 start, u64 length)
+{
+	u32 zero = 0, first = length > ARGV_MAX ? ARGV_MAX : length;
+	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
+
+	if (!space)
+		return 0;
+	KEEP(first);
+	space->unreadable = 1;
+	if (first > ARGV_MAX || bpf_probe_read_user(space->first, first, (void *)start))
+		return 0;
+	space->unreadable = 0;
+	key_begin(&space->argv, 0);
+	hash_argv(first, 0);
+	for (u32 i = 1; i < ARGV_CHUNKS_MAX; i++) {
+		u64 at = (u64)i * ARGV_MAX;
+
+		if (at >= length)
+			break;
+		if (hash_later(start + at, length - at))
+			return 0;
+	}
+	space->event.argv_hash = sip_end(&space->argv, length);
+	return 0;
+}
+
+/* Puts a process into the table; NULL: there is no room, and all of it is told. */
+INLINE struct process *enter(u32 pid, struct process *fresh)
+{
+	if (bpf_map_update_elem(&processes, &pid, fresh, BPF_ANY)) {
+		count_loss(LOSS_PROCESS_TABLE_FULL);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&processes, &pid);
+}
+
+/* A process that is older than the sensor: what its argv was nobody knows any more, so
+ * that its image alone stands for it. */
+INLINE void enter_running(struct task_struct *task, struct task_record *record)
+{
+	struct process fresh = {};
+	struct file *file = task->mm ? task->mm->exe_file : NULL;
+	u32 pid = record->pid;
+
+	fresh.start = record->start;
+	fresh.parent_pid = record->parent_pid;
+	fresh.parent_start = record->parent_start;
+	fresh.cgroup = record->cgroup;
+	fresh.uid = record->uid;
+	fresh.netns = record->netns;
+	fresh.flags = PROCESS_NODE | PROCESS_TOLD;
+	if (file) {
+		fresh.image = image_hash(file, task->nsproxy->mnt_ns->ns.inum);
+		fresh.self = fresh.image;
+	}
+	bpf_map_update_elem(&processes, &pid, &fresh, BPF_NOEXIST);
+}
+
+/* Fork of a process. tp_btf, 5.5; told to the critical ring without waking, and only
+ * when its parent's connections, a taint or a full table ask for it: what matters of a
+ * child is what it does, and that tells who it is. */
 SEC("tp_btf/sched_process_fork")
 int process_fork(u64 *ctx)
 {
 	struct task_struct *parent = (void *)ctx[0];
 	struct task_struct *child = (void *)ctx[1];
 	struct event_fork event = {};
+	struct process fresh = {};
+	struct process *p;
+	u32 pid;
 
 	if (child->pid != child->tgid || (child->flags & PF_KTHREAD))
 		return 0;
 	if (!in_scope(child))
 		return 0;
+	pid = child->tgid;
+	fresh.start = child->start_boottime;
+	fresh.parent_pid = child->real_parent->tgid;
+	fresh.parent_start = child->real_parent->group_leader->start_boottime;
+	fresh.cgroup = task_cgroup(child);
+	fresh.uid = child->cred->euid.val;
+	fresh.netns = child->nsproxy->net_ns->ns.inum;
+	p = process_of(fresh.parent_pid, fresh.parent_start);
+	if (p) {
+		fresh.image = p->image;
+		fresh.self = p->self;
+		fresh.parent_self = p->self;
+		fresh.flags = p->flags & PROCESS_TAINTED;
+		if (p->flags & PROCESS_SERVES)
+			fresh.flags |= PROCESS_SERVING;
+	}
+	if (!keep_known || fresh.flags)
+		p = NULL;
+	if (p && enter(pid, &fresh)) {
+		count(COUNTER_TOTAL);
+		count(COUNTER_SUPPRESSED);
+		return 0;
+	}
+	catch_up(fresh.parent_pid);
+	fresh.flags |= PROCESS_NODE | PROCESS_TOLD;
+	if (!p)
+		enter(pid, &fresh);
 	fill_head(&event.head, EVENT_FORK, sizeof(event), parent);
-	event.child_start = child->start_boottime;
-	event.child_pid = child->tgid;
+	event.child_start = fresh.start;
+	event.child_pid = pid;
 	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes, event.head.time), LOSS_FORK_RING_FULL);
 	return 0;
 }
 
+/* Enters into the table what the exec in the working space made of its process; 1: it
+ * was known and is not to be told. */
+__attribute__((noinline)) int settle_exec(void)
+{
+	u32 zero = 0, pid;
+	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
+	struct event_head *head;
+	struct process *p;
+	struct sip s;
+	bool is;
+
+	if (!space)
+		return 0;
+	head = &space->event.head;
+	pid = head->pid;
+	p = process_of(pid, head->start);
+	if (!p) {
+		struct process fresh = {};
+
+		fresh.start = head->start;
+		fresh.parent_pid = head->parent_pid;
+		fresh.parent_start = head->parent_start;
+		fresh.flags = PROCESS_NODE | PROCESS_TOLD;
+		p = enter(pid, &fresh);
+		if (!p)
+			return 0;
+	}
+	/* What serves a connection is judged by who is at its other end, and the sensor's
+	 * own children are its canaries. */
+	if (space->event.argv_hash && !(p->flags & PROCESS_SERVING) && head->parent_pid != sensor_pid()) {
+		key_begin(&s, KEY_EXEC);
+		sip_word(&s, space->self);
+		sip_word(&s, p->self);
+		sip_word(&s, p->parent_self);
+		sip_word(&s, space->event.cwd_inode);
+		sip_word(&s, (u64)space->event.cwd_device << 32 | space->event.cwd_mount);
+		head->key = sip_end(&s, 0);
+	}
+	is = is_known(p, head->key);
+	if (!is)
+		catch_up(pid);
+	p->exec_key = is ? head->key : 0;
+	p->exec_time = head->time;
+	p->image = space->image;
+	p->self = space->self;
+	p->cgroup = head->cgroup;
+	p->uid = head->uid;
+	p->netns = head->netns;
+	if (is)
+		clear_flags(p, PROCESS_TOLD);
+	else
+		set_flags(p, PROCESS_NODE | PROCESS_TOLD);
+	return is;
+}
+
 /* A completed execve: the new image is in place and has not run, so nothing that
  * is read here can be changed by the process. tp_btf, 5.5; wakes a reader
- * that sleeps. */
+ * that sleeps. A known one costs no path and no ring. */
 SEC("tp_btf/sched_process_exec")
 int process_exec(u64 *ctx)
 {
@@ -235,7 +439,8 @@ int process_exec(u64 *ctx)
 	struct cred *cred = task->cred;
 	struct exec_space *space;
 	struct event_exec *e;
-	u64 start, length;
+	struct sip s;
+	u64 start, length, image, self;
 	u32 used, zero = 0;
 	long n;
 
@@ -247,13 +452,7 @@ int process_exec(u64 *ctx)
 	e = &space->event;
 	fill_head(&e->head, EVENT_EXEC, 0, task);
 
-	e->device = inode->i_sb->s_dev;
-	e->inode = inode->i_ino;
-	e->change = change_time(inode);
-	e->file_size = inode->i_size;
-	e->nlink = inode->i_nlink;
 	e->mount_ns = task->nsproxy->mnt_ns->ns.inum;
-	e->old_tid = old_pid == (u32)task->pid ? 0 : old_pid;
 	e->real_uid = cred->uid.val;
 	e->gid = cred->egid.val;
 	e->login_uid = NO_LOGIN;
@@ -267,6 +466,33 @@ int process_exec(u64 *ctx)
 		e->head.flags |= EXEC_MEMFD;
 	if (is_setid(bprm, inode, cred))
 		e->head.flags |= EXEC_SETID;
+
+	start = task->mm->arg_start;
+	length = task->mm->arg_end - start;
+	e->argv_bytes = length;
+	e->argv_hash = 0;
+	read_argv(start, length);
+
+	image = image_hash(file, e->mount_ns);
+	key_begin(&s, KEY_SELF);
+	sip_word(&s, image);
+	sip_word(&s, e->argv_hash);
+	sip_word(&s, (u64)e->head.uid << 32 | e->real_uid);
+	sip_word(&s, (u64)e->gid << 32 | e->login_uid);
+	sip_word(&s, e->head.flags);
+	self = sip_end(&s, 0);
+
+	space->image = image;
+	space->self = self;
+	if (settle_exec())
+		return 0;
+
+	e->device = inode->i_sb->s_dev;
+	e->inode = inode->i_ino;
+	e->change = change_time(inode);
+	e->file_size = inode->i_size;
+	e->nlink = inode->i_nlink;
+	e->old_tid = old_pid == (u32)task->pid ? 0 : old_pid;
 
 	walk_path(space, file, task);
 	used = space->walked;
@@ -286,9 +512,6 @@ int process_exec(u64 *ctx)
 		used += e->interp_len;
 	}
 
-	start = task->mm->arg_start;
-	length = task->mm->arg_end - start;
-	e->argv_bytes = length;
 	e->argv_len = 0;
 	if (length > ARGV_MAX) {
 		length = ARGV_MAX;
@@ -297,7 +520,7 @@ int process_exec(u64 *ctx)
 	if (used > PATH_MAX + NAME_ROOM + FILENAME_ROOM + INTERP_ROOM)
 		return 0; /* cannot be; for the verifier */
 	if (length) {
-		if (bpf_probe_read_user(space->data + used, length, (void *)start)) {
+		if (*(volatile u32 *)&space->unreadable || bpf_probe_read_kernel(space->data + used, length, space->first)) {
 			count_loss(LOSS_ARGV_UNREADABLE);
 			e->head.flags |= EXEC_ARGV_TRUNCATED;
 		} else {
@@ -306,14 +529,34 @@ int process_exec(u64 *ctx)
 		}
 	}
 	used += sizeof(struct event_exec);
-	if (used > sizeof(struct exec_space))
+	if (used > sizeof(struct event_exec) + sizeof(space->data))
 		return 0; /* cannot be; for the verifier */
 	e->head.size = used;
 	tell(&critical, space, used, wake_sleeping(e->head.time), LOSS_EXEC_RING_FULL);
 	return 0;
 }
 
-/* The end of a process: its last thread. tp_btf, 5.5; not woken for. Before 6.16
+/* Before a process ends: those of its children that user space does not know are told,
+ * while their line to it is still to be had. The list may change under the walk, which
+ * the kernel's own locks would prevent: a pointer that leads nowhere ends it. */
+INLINE void tell_children(struct task_struct *task)
+{
+	void *head = __builtin_preserve_access_index(&task->children);
+	struct list_head *at = READ(task->children.next);
+
+	for (int i = 0; i < CHILDREN_MAX && at && (void *)at != head; i++) {
+		struct task_struct *child = (void *)at - __builtin_preserve_field_info(((struct task_struct *)0)->sibling, 0);
+		u32 pid = READ(child->tgid);
+		struct process *p = bpf_map_lookup_elem(&processes, &pid);
+
+		if (p && !(p->flags & PROCESS_TOLD))
+			catch_up(pid);
+		at = READ(at->next);
+	}
+}
+
+/* The end of a process: its last thread. tp_btf, 5.5; not woken for, and told only of
+ * one that user space knows. Before 6.16
  * the tracepoint does not say which thread is the last, and two that end at the
  * same moment may both see none left: the end is then told twice, never missed. */
 SEC("tp_btf/sched_process_exit")
@@ -322,6 +565,9 @@ int process_exit(u64 *ctx)
 	struct task_struct *task = (void *)ctx[0];
 	struct signal_struct *signal = task->signal;
 	struct event_exit event = {};
+	struct process *p;
+	u32 pid;
+	bool unknown;
 
 	if (exit_tells_group) {
 		if (!ctx[1])
@@ -331,6 +577,18 @@ int process_exit(u64 *ctx)
 	}
 	if ((task->flags & PF_KTHREAD) || !in_scope(task))
 		return 0;
+	if (keep_known)
+		tell_children(task);
+	pid = task->tgid;
+	p = process_of_task(task);
+	unknown = keep_known && p && !(p->flags & (PROCESS_NODE | PROCESS_TAINTED));
+	if (p)
+		bpf_map_delete_elem(&processes, &pid);
+	if (unknown) {
+		count(COUNTER_TOTAL);
+		count(COUNTER_SUPPRESSED);
+		return 0;
+	}
 	fill_head(&event.head, EVENT_EXIT, sizeof(event), task);
 	/* What wait(2) will say: the group's status when exit_group or a signal ended
 	 * it, else the leader's own, which may have ended long before. */
@@ -342,7 +600,8 @@ int process_exit(u64 *ctx)
 	return 0;
 }
 
-/* Every process that runs now, exactly as fork and exec name it. iter/task, 5.8. */
+/* Every process that runs now, exactly as fork and exec name it; those in the scope
+ * are put into the table as told, since user space hears of them here. iter/task, 5.8. */
 SEC("iter/task")
 int list_tasks(struct bpf_iter__task *ctx)
 {
@@ -363,5 +622,29 @@ int list_tasks(struct bpf_iter__task *ctx)
 	record.in_scope = in_scope(task);
 	__builtin_memcpy(record.comm, task->comm, COMM_LEN);
 	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	if (record.in_scope && !(task->flags & PF_KTHREAD))
+		enter_running(task, &record);
+	return 0;
+}
+
+/* Marks what user space wants tainted and all that came of it. Run twice: the first
+ * time a child with a lower pid may come before its parent. iter/task, 5.8. */
+SEC("iter/task")
+int spread_taint(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct process_key key = {};
+	struct process *p, *parent;
+
+	if (!task || task->pid != task->tgid)
+		return 0;
+	key.pid = task->tgid;
+	key.start = task->start_boottime;
+	p = process_of(key.pid, key.start);
+	if (!p || (p->flags & PROCESS_TAINTED))
+		return 0;
+	parent = process_of(p->parent_pid, p->parent_start);
+	if ((parent && (parent->flags & PROCESS_TAINTED)) || bpf_map_lookup_elem(&taints, &key))
+		set_flags(p, PROCESS_TAINTED);
 	return 0;
 }

@@ -39,6 +39,23 @@ INLINE void fill_totals(struct event_flow *e, struct sock *sk)
 	e->packets_in = READ(tcp->segs_in);
 }
 
+/* A known flow that sent so much is told at its end after all: what leaves by a way
+ * that is known is nothing that a count would show. */
+enum { KNOWN_FLOW_BYTES = 16 << 20 };
+
+/* What a flow is, as far as the next one of its kind is the same: the service's port
+ * and not the client's. Addresses are exact; user space, which knows names and
+ * prefixes, lets in each address that belongs to a known behaviour. */
+INLINE u64 flow_key(struct process *p, struct event_flow *e, u32 flags)
+{
+	u64 *remote = (void *)e->remote;
+	u32 port = flags & FLOW_INBOUND ? e->local_port : e->remote_port;
+
+	return key_of(KEY_FLOW, p ? p->image : 0,
+		      (u64)e->protocol << 32 | port << 8 | (flags & (FLOW_INBOUND | FLOW_FAILED)),
+		      remote[0], remote[1], e->family);
+}
+
 /* Gives a socket that an older listener accepted to who listened. */
 INLINE struct owner *adopt(struct sock *sk, int old)
 {
@@ -76,6 +93,7 @@ int tcp_state(u64 *ctx)
 	int old = ctx[1], new = ctx[2];
 	struct event_flow event = {};
 	struct owner *owner;
+	struct process *p;
 	enum event_type type;
 	u16 flags;
 
@@ -136,8 +154,27 @@ int tcp_state(u64 *ctx)
 	if (new == TCP_ESTABLISHED)
 		event.head.time = owner->opened;
 	fill_addresses(&event, sk);
-	if (type == EVENT_FLOW_CLOSE)
+	p = process_of(owner->pid, owner->start);
+	if (type == EVENT_FLOW_CLOSE) {
 		owner->opened = 0; /* a socket may be connected again */
+		owner->flags &= ~FLOW_KNOWN;
+		if ((flags & FLOW_KNOWN) && event.bytes_out < KNOWN_FLOW_BYTES && !(p && (p->flags & PROCESS_TAINTED))) {
+			count(COUNTER_TOTAL);
+			count(COUNTER_SUPPRESSED);
+			return 0;
+		}
+	} else {
+		event.head.key = flags & FLOW_SEEDED ? 0 : flow_key(p, &event, flags);
+		if (is_known(p, event.head.key)) {
+			owner->flags |= FLOW_KNOWN;
+			return 0;
+		}
+		if (p && (flags & FLOW_INBOUND))
+			set_flags(p, PROCESS_SERVES);
+	}
+	if (p && (p->flags & PROCESS_TAINTED))
+		event.head.flags |= FLOW_TAINTED;
+	catch_up(owner->pid);
 	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_FLOW_RING_FULL);
 	return 0;
 }

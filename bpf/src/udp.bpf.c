@@ -72,6 +72,7 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 		return; /* cannot be: the array has both entries */
 	e = &space->event;
 	head_of_owner(&e->head, EVENT_DNS, 0, owner);
+	catch_up(owner->pid);
 	e->head.flags = way == INGRESS ? DNS_INGRESS : 0;
 	if (length > DNS_MAX) {
 		length = DNS_MAX;
@@ -92,7 +93,7 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 	e->remote_port = flow->remote_port;
 	__builtin_memcpy(e->local, flow->local, sizeof(e->local));
 	__builtin_memcpy(e->remote, flow->remote, sizeof(e->remote));
-	tell(&bulk, space, size, wake_when_full(&bulk, bulk_wake_bytes, e->head.time), LOSS_DNS_RING_FULL);
+	tell(&bulk, e, size, wake_when_full(&bulk, bulk_wake_bytes, e->head.time), LOSS_DNS_RING_FULL);
 }
 
 INLINE int datagram(struct __sk_buff *skb, u32 way)
@@ -100,12 +101,13 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 	struct bpf_sock *sk = skb->sk;
 	struct datagram d = {};
 	struct udp_key key = {};
-	struct udp_flow fresh = {};
+	struct dns_space *space = bpf_map_lookup_elem(&dns_spaces, &way);
 	struct udp_flow *flow;
 	struct owner *owner;
+	struct process *p;
 	u64 bytes, packets, now;
 
-	if (!sk)
+	if (!sk || !space)
 		return 1;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->protocol != IPPROTO_UDP)
@@ -136,28 +138,38 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 
 	flow = bpf_map_lookup_elem(&udp_flows, &key);
 	if (!flow) {
-		struct event_flow *e = &fresh.flow;
+		struct event_flow *e = &space->flow.flow;
 
 		head_of_owner(&e->head, EVENT_FLOW_OPEN, sizeof(*e), owner);
 		e->head.flags = way == INGRESS ? FLOW_INBOUND : 0;
 		e->cookie = key.cookie;
 		e->head.time = now;
 		e->opened = now;
+		e->bytes_in = 0;
+		e->bytes_out = 0;
+		e->packets_in = 0;
+		e->packets_out = 0;
 		e->family = d.family;
 		e->protocol = IPPROTO_UDP;
 		e->remote_port = key.remote_port;
 		__builtin_memcpy(e->remote, key.remote, sizeof(e->remote));
 		e->local_port = way == EGRESS ? d.source : d.dest;
 		__builtin_memcpy(e->local, way == EGRESS ? d.from : d.to, sizeof(e->local));
-		fresh.last = now;
+		space->flow.last = now;
+		p = process_of(owner->pid, owner->start);
+		e->head.key = flow_key(p, e, e->head.flags);
+		if (is_known(p, e->head.key))
+			e->head.flags |= FLOW_KNOWN;
+		else if (p && (p->flags & PROCESS_TAINTED))
+			e->head.flags |= FLOW_TAINTED;
 		/* Both ends of a race see the flow; only the one that put it in tells it. */
-		if (!bpf_map_update_elem(&udp_flows, &key, &fresh, BPF_NOEXIST))
+		if (!bpf_map_update_elem(&udp_flows, &key, &space->flow, BPF_NOEXIST) && !(e->head.flags & FLOW_KNOWN) && !catch_up(owner->pid))
 			tell(&bulk, e, sizeof(*e), wake_when_full(&bulk, bulk_wake_bytes, now), LOSS_FLOW_RING_FULL);
 		flow = bpf_map_lookup_elem(&udp_flows, &key);
 		if (!flow) {
 			count_loss(LOSS_UDP_TABLE_FULL);
 			if (d.source == DNS_PORT || d.dest == DNS_PORT)
-				tell_dns(skb, &fresh.flow, owner, d.payload, way);
+				tell_dns(skb, &space->flow.flow, owner, d.payload, way);
 			return 1;
 		}
 	}

@@ -4,6 +4,7 @@
 // includes the parts that use them.
 #include "vmlinux.h"
 #include "core.h"
+#include "sip.h"
 #include "event.h"
 #include "maps.h"
 
@@ -13,9 +14,13 @@ struct contract {
 	struct event_exec exec;
 	struct event_fork fork;
 	struct event_exit exit;
+	struct event_process process;
 	struct event_flow flow;
 	struct event_dns dns;
 	struct task_record task;
+	struct reader reader;
+	struct known_count known_count;
+	struct process_key process_key;
 	enum event_type types;
 	enum loss losses;
 	enum counter counters;
@@ -73,6 +78,15 @@ INLINE u64 reader_awake_until(void)
 	return r ? *(volatile u64 *)&r->awake_until : 0;
 }
 
+/* The sensor's own process; 0 before it said so. */
+INLINE u32 sensor_pid(void)
+{
+	u32 zero = 0;
+	struct reader *r = bpf_map_lookup_elem(&reader, &zero);
+
+	return r ? r->pid : 0;
+}
+
 INLINE u64 wake_sleeping(u64 now)
 {
 	if (now >= reader_awake_until() && may_wake(wake_interval, now))
@@ -90,9 +104,11 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 	return BPF_RB_NO_WAKEUP;
 }
 
+#include "known.bpf.c"
 #include "process.bpf.c"
 #include "owner.bpf.c"
 #include "tcp.bpf.c"
 #include "udp.bpf.c"
+#include "syscall.bpf.c"
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -26,17 +26,20 @@ const (
 	typeFlowOpen  = 4
 	typeFlowClose = 5
 	typeDNS       = 6
+	typeProcess   = 7
 )
 
 // Sizes and offsets of bpf/include/event.h; a test compares them with its BTF.
 const (
-	headSize = 80
-	execSize = headSize + 88
+	headSize = 88
+	execSize = headSize + 96
 	forkSize = headSize + 16
 	exitSize = headSize + 8
 	flowSize = headSize + 88
 	dnsSize  = headSize + 40
 	taskSize = 64
+
+	introductionSize = headSize + 16
 )
 
 // Flags of a head, by type.
@@ -48,6 +51,8 @@ const (
 
 	flowInbound = 1
 	flowFailed  = 2
+	flowKnown   = 8
+	flowTainted = 16
 
 	dnsIngress = 1
 	dnsCut     = 2
@@ -82,6 +87,8 @@ func Decode(raw []byte) (event.Event, error) {
 		return decodeFlow(raw, kind)
 	case typeDNS:
 		return decodeDNS(raw)
+	case typeProcess:
+		return decodeIntroduction(raw)
 	default:
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, kind)
 	}
@@ -92,12 +99,13 @@ func head(raw []byte, h *event.Header) (flags uint16) {
 	h.Process.Start = order.Uint64(raw[16:])
 	h.Parent.Start = order.Uint64(raw[24:])
 	h.CgroupID = order.Uint64(raw[32:])
-	h.Process.PID = order.Uint32(raw[40:])
-	h.TID = order.Uint32(raw[44:])
-	h.Parent.PID = order.Uint32(raw[48:])
-	h.UID = order.Uint32(raw[52:])
-	h.NetNS = order.Uint32(raw[56:])
-	copy(h.Comm[:], raw[64:80])
+	h.Key = order.Uint64(raw[40:])
+	h.Process.PID = order.Uint32(raw[48:])
+	h.TID = order.Uint32(raw[52:])
+	h.Parent.PID = order.Uint32(raw[56:])
+	h.UID = order.Uint32(raw[60:])
+	h.NetNS = order.Uint32(raw[64:])
+	copy(h.Comm[:], raw[72:88])
 	return order.Uint16(raw[2:])
 }
 
@@ -124,8 +132,9 @@ func decodeExec(raw []byte) (event.Event, error) {
 	e.SessionID = order.Uint32(b[56:])
 	e.ArgvBytes = order.Uint32(b[60:])
 	e.Cwd = event.DirectoryID{Inode: order.Uint64(b[64:]), Device: order.Uint32(b[72:]), Mount: order.Uint32(b[76:])}
-	pathLen, nameLen := int(order.Uint16(b[80:])), int(order.Uint16(b[82:]))
-	interpLen, argvLen := int(order.Uint16(b[84:])), int(order.Uint16(b[86:]))
+	e.ArgvHash = order.Uint64(b[80:])
+	pathLen, nameLen := int(order.Uint16(b[88:])), int(order.Uint16(b[90:]))
+	interpLen, argvLen := int(order.Uint16(b[92:])), int(order.Uint16(b[94:]))
 	tail := raw[execSize:]
 	if pathLen+nameLen+interpLen+argvLen != len(tail) {
 		return nil, fmt.Errorf("%w: exec says %d+%d+%d+%d bytes, has %d", ErrMalformed, pathLen, nameLen, interpLen, argvLen, len(tail))
@@ -198,6 +207,17 @@ func decodeFork(raw []byte) (event.Event, error) {
 	return e, nil
 }
 
+func decodeIntroduction(raw []byte) (event.Event, error) {
+	if len(raw) != introductionSize {
+		return nil, fmt.Errorf("%w: introduction of %d bytes", ErrMalformed, len(raw))
+	}
+	e := new(event.Introduction)
+	head(raw, &e.Header)
+	e.ExecKey = order.Uint64(raw[headSize:])
+	e.ExecTime = order.Uint64(raw[headSize+8:])
+	return e, nil
+}
+
 func decodeExit(raw []byte) (event.Event, error) {
 	if len(raw) != exitSize {
 		return nil, fmt.Errorf("%w: exit of %d bytes", ErrMalformed, len(raw))
@@ -241,6 +261,8 @@ func readFlow(raw []byte) (f flow, err error) {
 		f.Dir = event.Inbound
 	}
 	f.failed = flags&flowFailed != 0
+	f.Known = flags&flowKnown != 0
+	f.Tainted = flags&flowTainted != 0
 	return f, nil
 }
 
@@ -263,6 +285,8 @@ func decodeFlow(raw []byte, kind uint16) (event.Event, error) {
 		Local:  f.Local,
 		Remote: f.Remote,
 		Failed: f.failed,
+
+		Tainted: f.Tainted,
 	}, nil
 }
 

@@ -35,22 +35,23 @@ func record(kind, flags uint16, rest ...any) []byte {
 func wantHead() event.Header {
 	h := event.Header{
 		Time:     0x0f0e0d0c0b0a0908,
-		Process:  event.ProcessKey{PID: 0x2b2a2928, Start: 0x1716151413121110},
-		Parent:   event.ProcessKey{PID: 0x33323130, Start: 0x1f1e1d1c1b1a1918},
-		TID:      0x2f2e2d2c,
-		UID:      0x37363534,
+		Process:  event.ProcessKey{PID: 0x33323130, Start: 0x1716151413121110},
+		Parent:   event.ProcessKey{PID: 0x3b3a3938, Start: 0x1f1e1d1c1b1a1918},
+		TID:      0x37363534,
+		UID:      0x3f3e3d3c,
 		CgroupID: 0x2726252423222120,
-		NetNS:    0x3b3a3938,
+		Key:      0x2f2e2d2c2b2a2928,
+		NetNS:    0x43424140,
 	}
 	for i := range h.Comm {
-		h.Comm[i] = byte(64 + i)
+		h.Comm[i] = byte(72 + i)
 	}
 	return h
 }
 
 func execRecord(flags uint16, path, filename, interp, argv string) []byte {
 	return record(typeExec, flags,
-		[]uint64{1, 2, 3, 4}, []uint32{5, 6, 7, 8, 9, 10, 11, 12}, uint64(13), []uint32{14, 15},
+		[]uint64{1, 2, 3, 4}, []uint32{5, 6, 7, 8, 9, 10, 11, 12}, uint64(13), []uint32{14, 15}, uint64(16),
 		[]uint16{uint16(len(path)), uint16(len(filename)), uint16(len(interp)), uint16(len(argv))},
 		[]byte(path+filename+interp+argv))
 }
@@ -60,7 +61,7 @@ func TestExec(t *testing.T) {
 		e := &event.Exec{
 			Header: wantHead(),
 			Image:  event.ImageID{Device: 1, Inode: 2, Change: 3, Size: 4, NLink: 5, MountNS: 6},
-			OldTID: 7, RealUID: 8, GID: 9, LoginUID: 10, SessionID: 11, ArgvBytes: 12, Cwd: event.DirectoryID{Inode: 13, Device: 14, Mount: 15},
+			OldTID: 7, RealUID: 8, GID: 9, LoginUID: 10, SessionID: 11, ArgvBytes: 12, Cwd: event.DirectoryID{Inode: 13, Device: 14, Mount: 15}, ArgvHash: 16,
 			Path: []byte{}, Filename: []byte{}, Interpreter: []byte{},
 		}
 		change(e)

@@ -26,6 +26,7 @@ type Header struct {
 	TID      uint32
 	UID      uint32 // effective, initial user namespace
 	CgroupID uint64 // cgroup v2 id, 0 when the process is in none
+	Key      uint64 // the behaviour as this load of the programs hashes it; 0: it cannot be kept back
 	NetNS    uint32 // inode of the network namespace
 	Comm     [16]byte
 }
@@ -69,6 +70,7 @@ type Exec struct {
 	Argv          [][]byte
 	ArgvBytes     uint32 // length of the whole, NULs included
 	ArgvTruncated bool   // Argv holds the first 4 KiB
+	ArgvHash      uint64 // of the whole, keyed anew with each load; 0: not all of it could be read
 	RealUID       uint32
 	GID           uint32
 	LoginUID      uint32 // 4294967295: not a login session
@@ -81,6 +83,14 @@ type Exec struct {
 type Fork struct {
 	Header
 	Child ProcessKey
+}
+
+// Introduction says who a process is whose fork or exec was known and kept back, before
+// the first thing that is told of it. Ancestors that were kept back come before it.
+type Introduction struct {
+	Header
+	ExecKey  uint64 // Header.Key of the exec that it runs; 0: none since its fork
+	ExecTime uint64 // CLOCK_BOOTTIME, ns
 }
 
 // Exit is the end of a process's last thread.
@@ -115,6 +125,8 @@ type FlowOpen struct {
 	Local  netip.AddrPort
 	Remote netip.AddrPort
 	Failed bool
+	// Tainted: the kernel told it because its process has a finding or comes of one that has.
+	Tainted bool
 }
 
 // FlowClose is the end of a flow with its totals.
@@ -127,6 +139,9 @@ type FlowClose struct {
 	BytesIn, BytesOut  uint64
 	PacketsIn, PktsOut uint64
 	Opened             uint64 // CLOCK_BOOTTIME, ns
+	// Known: its opening was kept back; it is told because it carried much.
+	Known   bool
+	Tainted bool
 }
 
 // DNS is one DNS message on UDP port 53, parsed.

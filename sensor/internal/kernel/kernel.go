@@ -75,6 +75,10 @@ type Config struct {
 	// MaxFlows bounds the table of UDP flows. A datagram of a flow for which there
 	// is no room is counted as a loss.
 	MaxFlows int
+	// KeepKnown keeps back in the kernel what Know was told, and the forks and ends of
+	// processes that did nothing else: they are introduced when they do. False: every
+	// fork, exec and exit is told.
+	KeepKnown bool
 	// Logger gets what an operator should know; nil: silence.
 	Logger *slog.Logger
 }

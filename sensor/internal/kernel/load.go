@@ -1,10 +1,13 @@
 package kernel
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -17,6 +20,7 @@ import (
 // Programs by what they need.
 var (
 	processPrograms = []string{bpf.VedetteProgProcessFork, bpf.VedetteProgProcessExec, bpf.VedetteProgProcessExit}
+	callPrograms    = []string{bpf.VedetteProgCallEnd}
 	tcpPrograms     = []string{bpf.VedetteProgTcpState}
 	seedPrograms    = []string{bpf.VedetteProgSeedOwners}
 	// The owners' hooks come before the datagrams': a datagram of a socket made
@@ -29,6 +33,16 @@ var (
 	}
 )
 
+// sipKey is fresh for each load: who knows it could make a behaviour that passes for a
+// known one.
+func sipKey() (key [2]uint64, err error) {
+	var raw [16]byte
+	if _, err := rand.Read(raw[:]); err != nil {
+		return key, fmt.Errorf("making a hash key: %w", err)
+	}
+	return [2]uint64{binary.NativeEndian.Uint64(raw[:8]), binary.NativeEndian.Uint64(raw[8:])}, nil
+}
+
 // load puts the programs into the kernel, fitted to it and to the scope.
 func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 	spec, err := bpf.LoadVedette()
@@ -40,7 +54,16 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 	} else if f.CgroupMount == "" {
 		dropPrograms(spec, cgroupPrograms)
 	}
+	if len(callClasses) == 0 {
+		dropPrograms(spec, callPrograms)
+	}
+	key, err := sipKey()
+	if err != nil {
+		return nil, err
+	}
 	for name, value := range map[string]any{
+		bpf.VedetteVarSipKey:      key,
+		bpf.VedetteVarKeepKnown:   boolKnob(cfg.KeepKnown),
 		bpf.VedetteVarScopeKind:   knobs.kind,
 		bpf.VedetteVarScopeCgroup: knobs.cgroup,
 		bpf.VedetteVarScopeLevel:  knobs.level,
@@ -54,6 +77,9 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("setting knob %s: %w", name, err)
 		}
+	}
+	if err := setCalls(spec); err != nil {
+		return nil, err
 	}
 	spec.Maps[bpf.VedetteMapCritical].MaxEntries = uint32(cfg.CriticalRingBytes)
 	spec.Maps[bpf.VedetteMapBulk].MaxEntries = uint32(cfg.BulkRingBytes)
@@ -71,6 +97,10 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 			cfg.Logger.Error("the kernel's verifier refused a program", slog.String("kernel", f.Release), slog.String("log", fmt.Sprintf("%+v", verifier)))
 		}
 		return nil, fmt.Errorf("loading eBPF programs on kernel %s: %w", f.Release, err)
+	}
+	if err := linkCalls(collection); err != nil {
+		collection.Close()
+		return nil, err
 	}
 	return collection, nil
 }
@@ -98,7 +128,7 @@ func attach(c *ebpf.Collection, f Features) (links []link.Link, err error) {
 			links = nil
 		}
 	}()
-	for _, name := range append(append([]string{}, processPrograms...), tcpPrograms...) {
+	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms) {
 		program := c.Programs[name]
 		if program == nil {
 			continue

@@ -21,7 +21,11 @@ var lossCauses = []event.Loss{
 	{Where: "udp", Cause: "headers unreadable"},
 	{Where: "dns", Cause: "payload unreadable"},
 	{Where: "exec", Cause: "path unreadable"},
+	{Where: "ring:critical", Cause: "introduction: ring full"},
 }
+
+// lossTableFull is LOSS_PROCESS_TABLE_FULL, which is no loss of an event: a gap.
+const lossTableFull = 12
 
 // enum counter of bpf/include/event.h.
 const (

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/vedette-edr/vedette/bpf"
 )
 
@@ -17,9 +19,28 @@ func TestLongestRecordFits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{bpf.VedetteMapExecSpaces, bpf.VedetteMapDnsSpaces} {
-		if size := spec.Maps[name].ValueSize; size+ringHeader > maxRecord {
-			t.Errorf("%s: a record of up to %d bytes and its header do not fit %d", name, size, maxRecord)
+	// What a program puts into a record ends with its working space's data.
+	for name, last := range map[string]string{"exec_space": "data", "dns_space": "data"} {
+		var space *btf.Struct
+		if err := spec.Types.TypeByName(name, &space); err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, m := range space.Members {
+			if m.Name != last {
+				continue
+			}
+			found = true
+			size, err := btf.Sizeof(m.Type)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size += int(m.Offset.Bytes()); size+ringHeader > maxRecord {
+				t.Errorf("%s: a record of up to %d bytes and its header do not fit %d", name, size, maxRecord)
+			}
+		}
+		if !found {
+			t.Errorf("%s has no %s", name, last)
 		}
 	}
 }

@@ -28,7 +28,7 @@ const (
 // struct udp_key and udp_flow of bpf/include/event.h, read by decode.
 type (
 	udpKey   [32]byte
-	udpValue [176]byte
+	udpValue [184]byte
 )
 
 // sweeper ends UDP flows that have gone silent: the kernel has no event for that.
@@ -77,6 +77,9 @@ func (s *sweeper) run(now uint64, sink func(event.Event)) error {
 		closed, _, err := decode.UDPFlow(value[:], now)
 		if err != nil {
 			return fmt.Errorf("reading UDP flow: %w", err)
+		}
+		if closed.Known {
+			continue
 		}
 		sink(closed)
 	}
