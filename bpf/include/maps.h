@@ -122,6 +122,7 @@ struct {
  * program that may have looked it up has ended: no count is lost. Size: knob; full:
  * user space takes the least recently seen out. */
 struct known_count {
+	u64 key; /* of whom it is now: an entry of the hash may become another's under a program */
 	u64 count;
 	u64 last; /* CLOCK_BOOTTIME, ns */
 };

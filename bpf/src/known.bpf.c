@@ -69,7 +69,7 @@ INLINE bool is_known(struct process *p, u64 key)
 	if (!index)
 		return false;
 	c = bpf_map_lookup_elem(&known_counts, index);
-	if (!c)
+	if (!c || c->key != key)
 		return false;
 	__sync_fetch_and_add(&c->count, 1);
 	c->last = bpf_ktime_get_boot_ns();

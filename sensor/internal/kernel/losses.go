@@ -45,6 +45,20 @@ func (s *Source) Losses() []event.Loss {
 	return s.readLosses()
 }
 
+// tableFull is how many processes had no room in the table of processes.
+func (s *Source) tableFull() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.collection == nil {
+		return 0
+	}
+	n, err := perCPU(s.collection.Maps[bpf.VedetteMapLosses], lossTableFull)
+	if err != nil {
+		s.cfg.Logger.Error("reading a counter", slog.Any("error", err))
+	}
+	return n
+}
+
 // readLosses needs mu and the programs alive.
 func (s *Source) readLosses() []event.Loss {
 	var losses []event.Loss

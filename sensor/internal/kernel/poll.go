@@ -24,6 +24,7 @@ type poller struct {
 	event      int
 	awake      []byte // one page: struct reader of bpf/include/maps.h
 	until      *uint64
+	self       *uint32
 	harvesting func(fd uintptr) bool // kept, so that a wait allocates nothing
 	err        error                 // of harvesting
 }
@@ -68,6 +69,7 @@ func newPoller(reader *ebpf.Map, rings ...*ring) (_ *poller, err error) {
 		return nil, fmt.Errorf("mapping reader's state: %w", err)
 	}
 	p.until = (*uint64)(unsafe.Pointer(&p.awake[0]))
+	p.self = (*uint32)(unsafe.Pointer(&p.awake[8]))
 	return p, nil
 }
 

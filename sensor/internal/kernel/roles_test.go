@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -60,6 +61,18 @@ func playRole(role string) int {
 		t := &roleT{}
 		exchangeAt(t, "127.0.0.1")
 		return t.failed
+	case "dial": // once, and send as much as is asked for
+		c, err := net.Dial("tcp", os.Getenv("VEDETTE_TEST_PEER"))
+		if err == nil {
+			n, _ := strconv.Atoi(os.Getenv("VEDETTE_TEST_BYTES"))
+			_, err = c.Write(make([]byte, n))
+			_ = c.Close()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	case "probe":
 		_, err := Probe()
 		fmt.Println(err)

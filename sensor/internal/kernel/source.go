@@ -45,6 +45,7 @@ type Source struct {
 	bulk       *ring
 	poll       *poller
 	sweep      *sweeper
+	known      *knownTable // guarded by mu
 
 	malformed atomic.Uint64 // records that decode refused
 	notDNS    atomic.Uint64 // datagrams on port 53 that are no DNS
@@ -92,6 +93,9 @@ func (s *Source) open(knobs scopeKnobs) (err error) {
 		return fmt.Errorf("opening bulk ring: %w", err)
 	}
 	if s.poll, err = newPoller(s.collection.Maps[bpf.VedetteMapReader], s.critical, s.bulk); err != nil {
+		return err
+	}
+	if s.known, err = openKnown(knownMaps(s.collection)); err != nil {
 		return err
 	}
 	s.sweep = newSweeper(s.collection.Maps[bpf.VedetteMapUdpFlows], s.cfg.MaxFlows)
@@ -214,10 +218,26 @@ func (s *Source) CoverageGaps() []string {
 	if n := s.counter(counterUnattributed); n > 0 {
 		gaps = append(gaps, fmt.Sprintf("%d flow events of sockets that no process is known to own were not told", n))
 	}
+	if n := s.tableFull(); n > 0 {
+		gaps = append(gaps, fmt.Sprintf("%d processes had no room in the table of processes: all that they did was told, at its cost", n))
+	}
 	if n := s.notDNS.Load(); n > 0 {
 		gaps = append(gaps, fmt.Sprintf("%d datagrams on port 53 were not DNS", n))
 	}
 	return gaps
+}
+
+// Detach ends the seeing: what is in the rings can still be read by Run, and what was
+// counted by Harvest, and no more comes. It is idempotent.
+func (s *Source) Detach() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := closeLinks(s.links)
+	s.links = nil
+	if err != nil {
+		return fmt.Errorf("detaching: %w", err)
+	}
+	return nil
 }
 
 // Close detaches everything and waits for Run. It is idempotent.
@@ -251,6 +271,7 @@ func (s *Source) release() error {
 	if s.poll != nil {
 		errs = append(errs, s.poll.close())
 	}
+	errs = append(errs, s.known.close())
 	if s.collection != nil {
 		s.collection.Close()
 		s.collection = nil
