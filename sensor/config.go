@@ -47,6 +47,10 @@ type Config struct {
 	// Baseline is how the host's normal behaviour is learnt.
 	Baseline BaselineConfig `yaml:"baseline"`
 
+	// KernelBaseline lets the kernel keep back, and count, what is known and untainted.
+	// False: every event leaves the kernel, at several times the cost.
+	KernelBaseline bool `yaml:"kernel_baseline"`
+
 	// SpoolMaxBytes bounds what waits on disk for an absent coordinator. Beyond it
 	// the oldest bulk records are dropped and counted. At least 1 MiB.
 	SpoolMaxBytes int64 `yaml:"spool_max_bytes"`
@@ -127,6 +131,7 @@ func DefaultConfig() Config {
 			KnownWindows: 3,
 			LearnFor:     24 * time.Hour,
 		},
+		KernelBaseline:   true,
 		SpoolMaxBytes:    256 << 20,
 		Isolation:        IsolationConfig{Enabled: true},
 		MemoryLimitBytes: 48 << 20,
@@ -223,6 +228,7 @@ func (c Config) Print() ([]byte, error) {
 		"$.baseline.window":        {yaml.LineComment(" length of a learning window")},
 		"$.baseline.known_windows": {yaml.LineComment(" distinct windows that make a behaviour known")},
 		"$.baseline.learn_for":     {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
+		"$.kernel_baseline":        {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
 		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
 		"$.rules_dir":              {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
 		"$.isolation.enabled":      {yaml.LineComment(" false refuses every isolation here")},

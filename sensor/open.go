@@ -76,8 +76,9 @@ func (s *Sensor) openKernel() (err error) {
 		return fmt.Errorf("looking at what this kernel allows: %w", err)
 	}
 	s.source, err = kernel.Open(kernel.Config{
-		Scope:  kernel.Scope{Kind: s.cfg.Scope.Kind, Path: s.cfg.Scope.Path},
-		Logger: s.log,
+		Scope:     kernel.Scope{Kind: s.cfg.Scope.Kind, Path: s.cfg.Scope.Path},
+		KeepKnown: s.cfg.KernelBaseline,
+		Logger:    s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("attaching to the kernel: %w", err)
@@ -124,6 +125,7 @@ func (s *Sensor) seed(ctx context.Context) error {
 			s.pid = pid
 		}
 	}
+	s.source.SetSelf(s.pid)
 	return nil
 }
 

@@ -24,9 +24,13 @@ func (s *Sensor) observe(ev event.Event) {
 		return
 	}
 	findings, notes := s.detector.Evaluate(o, verdict)
+	if len(findings) == 0 {
+		s.keepBack(o, verdict)
+	}
 	for _, f := range findings {
 		f.Losses = s.losses.window()
 		s.baseline.MarkTainted(f.Process.Anchor)
+		s.taint(f.Process)
 		s.findings.add(f)
 	}
 	for _, n := range notes {
@@ -67,6 +71,7 @@ func (s *Sensor) summarise(ctx context.Context) error {
 }
 
 func (s *Sensor) summary(now time.Time) {
+	s.takeCounts()
 	losses := s.losses.harvest(s.lossTotals())
 	if len(losses) > 0 {
 		s.baseline.MarkLoss()

@@ -29,6 +29,8 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return named("hashing images", s.enricher.Run(ctx)) })
 	group.Go(func() error { s.findings.run(ctx, s.watched); return nil })
 	group.Go(func() error { return s.summarise(ctx) })
+	group.Go(func() error { return s.count(ctx) })
+	group.Go(func() error { return s.spreadTaints(ctx) })
 	group.Go(func() error { return s.watchLosses(ctx) })
 	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
 	group.Go(func() error { return named("talking to the coordinators", s.uplink.Run(ctx)) })
@@ -52,7 +54,8 @@ func (s *Sensor) watch(ctx context.Context) error {
 	if err := s.source.Run(ctx, s.observe); err != nil || ctx.Err() == nil {
 		return err
 	}
-	return s.source.Run(ctx, s.observe)
+	// Nothing more is counted after this, so that the last counts are.
+	return errors.Join(s.source.Detach(), s.source.Run(ctx, s.observe))
 }
 
 func named(what string, err error) error {

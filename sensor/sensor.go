@@ -47,6 +47,7 @@ type Sensor struct {
 	uplink    *uplink.Uplink
 	nodes     *nodeBook
 
+	keeper    keeper
 	losses    lossMeter
 	findings  *findingLine
 	watched   chan struct{} // closed when no more events come
@@ -67,7 +68,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	debug.SetGCPercent(gcPercent)
 	s := &Sensor{
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
-		watched: make(chan struct{}),
+		watched: make(chan struct{}), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)},
 	}
 	s.findings = newFindingLine(
 		func(ctx context.Context, p *event.Process) *event.Process { return s.enricher.WithHashes(ctx, p) },

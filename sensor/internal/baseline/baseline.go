@@ -104,6 +104,7 @@ type Baseline struct {
 	touched map[*entry]event.ProcessKey
 	tainted map[event.ProcessKey]time.Time
 
+	kept    map[uint64]*entry   // what the kernel counts, by its own keys
 	changed map[*entry]struct{} // counts that no summary told
 	dirty   map[event.BehaviourKey]struct{}
 	losses  map[string]uint64 // since the last harvest, by cause
@@ -132,6 +133,7 @@ type entry struct {
 	known           bool
 	clean           bool // seen outside of storylines with findings
 	told            bool // a summary named it
+	kept            int  // keys of the kernel's that count for it: while there are any it stays
 }
 
 // Open reads the baseline at path, or begins one. A file that cannot be read is
@@ -158,6 +160,7 @@ func (b *Baseline) reset() {
 	b.images = map[string]*image{}
 	b.touched = map[*entry]event.ProcessKey{}
 	b.tainted = map[event.ProcessKey]time.Time{}
+	b.kept = map[uint64]*entry{}
 	b.changed = map[*entry]struct{}{}
 	b.dirty = map[event.BehaviourKey]struct{}{}
 	b.losses = map[string]uint64{}

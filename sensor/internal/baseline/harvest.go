@@ -48,7 +48,7 @@ func (b *Baseline) harvest(now time.Time, health event.Health, losses []event.Lo
 		delete(b.changed, e)
 		b.dirty[e.key] = struct{}{}
 	}
-	for _, cause := range []string{"corrupt-file", "damaged-entry", "evicted", "full", "write-failed"} {
+	for _, cause := range []string{"corrupt-file", "damaged-entry", "evicted", "full", "kept-unknown", "write-failed"} {
 		if n := b.losses[cause]; n > 0 {
 			s.Losses = append(s.Losses, event.Loss{Where: "baseline", Cause: cause, Count: n})
 		}

@@ -80,7 +80,7 @@ func (b *Baseline) evict() bool {
 		if looked++; looked > sampled {
 			break
 		}
-		if _, busy := b.changed[e]; busy {
+		if _, busy := b.changed[e]; busy || e.kept > 0 {
 			continue
 		}
 		if victim == nil || (victim.known && !e.known) || (victim.known == e.known && e.last < victim.last) {

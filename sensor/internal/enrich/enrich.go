@@ -122,10 +122,14 @@ type Enricher struct {
 	hashes  hashes
 	flows   map[event.FlowID]string // name at the time a flow opened
 	cwds    map[event.DirectoryID]cwd
-	stats   Stats
-	offset  time.Duration // wall clock minus boot clock
-	offset0 uint64        // boot time when offset was taken
-	last    uint64        // latest event time
+	// templates are execs that the kernel keeps back, by its keys; forking the images
+	// of servers that fork for connections. See kept.go.
+	templates map[uint64]*event.Exec
+	forking   map[string]struct{}
+	stats     Stats
+	offset    time.Duration // wall clock minus boot clock
+	offset0   uint64        // boot time when offset was taken
+	last      uint64        // latest event time
 }
 
 // clockRefresh is how old the difference of the two clocks may be: the wall
@@ -150,6 +154,9 @@ func New(cfg Config) (*Enricher, error) {
 		hashes:  newHashes(cfg),
 		flows:   map[event.FlowID]string{},
 		cwds:    map[event.DirectoryID]cwd{},
+
+		templates: map[uint64]*event.Exec{},
+		forking:   map[string]struct{}{},
 	}
 	e.refreshClock(cfg.Boottime())
 	return e, nil
@@ -208,6 +215,9 @@ func (e *Enricher) Observe(ev event.Event) *event.Observation {
 		return nil
 	case *event.Exit:
 		e.exit(ev)
+		return nil
+	case *event.Introduction:
+		e.introduce(ev)
 		return nil
 	}
 	o := &event.Observation{Event: ev, Time: e.wall(head.Time)}

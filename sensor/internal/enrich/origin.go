@@ -47,6 +47,7 @@ func (n *node) forgetAccepted(id event.FlowID) {
 // remembers the fork for an accept that is still under way.
 func (e *Enricher) pairFork(parent, child *node, at uint64) {
 	if flow := parent.takeAccepted(at); flow != nil {
+		e.noteForking(parent.proc.Image)
 		child.serve(flow)
 		return
 	}
@@ -66,6 +67,7 @@ func (e *Enricher) pairAccepted(n *node, flow *event.Flow, at uint64) {
 			continue
 		}
 		n.forks = slices.Delete(n.forks, i, i+1)
+		e.noteForking(n.proc.Image)
 		if child := e.tree.nodes[f.child]; child != nil {
 			child.serve(flow)
 		}

@@ -232,14 +232,19 @@ func (e *Enricher) fork(ev *event.Fork) {
 	}
 	child := e.tree.nodes[ev.Child]
 	if child == nil {
-		p := *parent.proc
-		p.Key, p.Exited = ev.Child, false
-		p.Traits = slices.DeleteFunc(slices.Clone(p.Traits), func(t string) bool {
-			return t == event.TraitOutsideScope || t == event.TraitUnseen || t == event.TraitSetID
-		})
-		child = e.insert(&p, parent, parent.cgroup, ev.Time)
+		child = e.born(parent, ev.Child, parent.cgroup, ev.Time)
 	}
 	e.pairFork(parent, child, ev.Time)
+}
+
+// born adds a child as a copy of its parent.
+func (e *Enricher) born(parent *node, key event.ProcessKey, cgroup, now uint64) *node {
+	p := *parent.proc
+	p.Key, p.Exited = key, false
+	p.Traits = slices.DeleteFunc(slices.Clone(p.Traits), func(t string) bool {
+		return t == event.TraitOutsideScope || t == event.TraitUnseen || t == event.TraitSetID
+	})
+	return e.insert(&p, parent, cgroup, now)
 }
 
 func (e *Enricher) exit(ev *event.Exit) {

@@ -122,8 +122,8 @@ func (t *knownTable) take(key uint64, now time.Time) error {
 	return nil
 }
 
-// harvest hands out what was counted since it last did.
-func (t *knownTable) harvest(now time.Time, each func(key, count, last uint64)) {
+// harvest hands out what was counted since it last did, and whose last count that was.
+func (t *knownTable) harvest(now time.Time, each func(key, count, last uint64), gone func(key uint64)) {
 	tell := func(slot uint32, key uint64) {
 		c, s := &t.counts[slot], &t.slots[slot]
 		count := atomic.LoadUint64(&c.count)
@@ -144,6 +144,9 @@ func (t *knownTable) harvest(now time.Time, each func(key, count, last uint64)) 
 		tell(r.slot, r.key)
 		t.slots[r.slot] = knownSlot{}
 		t.free = append(t.free, r.slot)
+		if _, again := t.index[r.key]; !again {
+			gone(r.key)
+		}
 	}
 	t.retiring = kept
 }
@@ -215,10 +218,11 @@ func (s *Source) Stale(n int) (keys []uint64) {
 }
 
 // Harvest hands out how often each known behaviour was seen since the last Harvest and
-// when it was last, by CLOCK_BOOTTIME. Counts are exact: none is told twice or not at
-// all, also of keys that were taken back. It stops nothing in the kernel.
-func (s *Source) Harvest(each func(key, count, last uint64)) error {
-	return s.withKnown(func(t *knownTable) error { t.harvest(time.Now(), each); return nil })
+// when it was last, by CLOCK_BOOTTIME, and then the keys that were taken back and count
+// no more. Counts are exact: none is told twice or not at all, also of keys that were
+// taken back. It stops nothing in the kernel. The functions must not call the Source.
+func (s *Source) Harvest(each func(key, count, last uint64), gone func(key uint64)) error {
+	return s.withKnown(func(t *knownTable) error { t.harvest(time.Now(), each, gone); return nil })
 }
 
 // Known is how many behaviours the kernel keeps back.

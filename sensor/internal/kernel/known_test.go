@@ -28,7 +28,7 @@ func openKnowing(t *testing.T, ns *netNS) *watch {
 // harvested sums what Harvest hands out, by key.
 func harvested(t *testing.T, w *watch, sum map[uint64]uint64) {
 	t.Helper()
-	if err := w.Harvest(func(key, count, _ uint64) { sum[key] += count }); err != nil {
+	if err := w.Harvest(func(key, count, _ uint64) { sum[key] += count }, func(uint64) {}); err != nil {
 		t.Fatal(err)
 	}
 }

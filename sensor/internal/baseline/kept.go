@@ -1,0 +1,62 @@
+package baseline
+
+import (
+	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// Keep notes that the kernel counts some of a behaviour's events itself, under a key of
+// its own: one behaviour has many, because the kernel tells addresses and arguments
+// apart that are one behaviour here. False: the behaviour is not known, so that its
+// events must still be told.
+func (b *Baseline) Keep(kernel uint64, key event.BehaviourKey) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.entries[key]
+	if e == nil || !e.known {
+		return false
+	}
+	if _, kept := b.kept[kernel]; !kept {
+		b.kept[kernel] = e
+		e.kept++
+	}
+	return true
+}
+
+// Unkeep ends that; the kernel's last count was handed to Count before.
+func (b *Baseline) Unkeep(kernel uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.kept[kernel]; e != nil {
+		e.kept--
+		delete(b.kept, kernel)
+	}
+}
+
+// Count adds what the kernel counted of a behaviour since it last said so, as if each
+// event had been observed; last is the latest one's time. It teaches as they would:
+// what is suspect is never kept back.
+func (b *Baseline) Count(kernel, n uint64, last time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.kept[kernel]
+	if e == nil {
+		b.losses["kept-unknown"] += n
+		return
+	}
+	b.tick(last)
+	e.count += n
+	e.pending += n
+	e.last = max(e.last, last.UnixNano())
+	b.changed[e] = struct{}{}
+	b.dirty[e.key] = struct{}{}
+	b.touched[e] = event.ProcessKey{} // by whom, the kernel did not say: by nobody suspect
+}
+
+// Kept is how many of the kernel's keys count for behaviours here.
+func (b *Baseline) Kept() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.kept)
+}

@@ -1,0 +1,58 @@
+package detect
+
+import (
+	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// What two observations have in common whose behaviour has one key in the kernel. An
+// exec's key holds image, arguments, users, working directory, and the same of what
+// the process and its parent were before; a flow's holds the image and the peer.
+var (
+	execFixed = sigma.FieldsOf(fieldImage, fieldCommandLine, fieldParentImage, fieldParentCommandLine, fieldUser, fieldParentUser,
+		fieldCurrentDirectory, fieldLogonID, fieldHashes, fieldSHA256, fieldTraits, fieldParentTraits, fieldPreviousImage,
+		fieldScript, fieldServes, fieldKnown)
+	outFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
+		fieldDestinationIP, fieldDestinationPort, fieldKnown)
+	inFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
+		fieldSourceIP, fieldDestinationPort, fieldKnown)
+	otherFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
+)
+
+// Settled tells whether every observation with this one's kernel key is decided as this
+// one is, which is as nothing: no rule can match, whatever the fields hold that the key
+// does not, and its storyline has no finding. Only then may the kernel keep such events
+// back. It is called after Evaluate found nothing.
+func (e *Engine) Settled(o *event.Observation, v event.Verdict) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if v.New {
+		return false
+	}
+	if story, ok := e.stories.get(o.Process.Anchor); ok && story.within(storyFor, o.Time) {
+		return false
+	}
+	if _, _, marked := e.markOf(o.Process); marked {
+		return false
+	}
+	fixed := otherFixed
+	switch ev := o.Event.(type) {
+	case *event.Exec:
+		fixed = execFixed
+	case *event.FlowOpen:
+		fixed = outFixed
+		if ev.Dir == event.Inbound {
+			fixed = inFixed
+		}
+	}
+	if !o.Process.Hashed {
+		fixed &^= sigma.FieldsOf(fieldHashes, fieldSHA256)
+	}
+	e.record.reset(o, v)
+	for _, r := range e.rules[categoryOf(o.Event)] {
+		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && !r.Excluded(&e.record, fixed) {
+			return false
+		}
+	}
+	return true
+}
