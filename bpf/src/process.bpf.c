@@ -409,8 +409,9 @@ __attribute__((noinline)) int settle_exec(void)
 		head->key = sip_end(&s, 0);
 	}
 	is = is_known(p, head->key);
+	/* An exec says itself whose child it is, which is all of a fork just before it. */
 	if (!is)
-		catch_up(pid);
+		catch_up((p->flags & PROCESS_NODE) || p->exec_key || p->parent_pid != head->parent_pid ? pid : p->parent_pid);
 	p->exec_key = is ? head->key : 0;
 	p->exec_time = head->time;
 	p->image = space->image;

@@ -39,14 +39,14 @@ func execsOf(events []event.Event, name string) []*event.Exec {
 
 // runner is a program in the namespace that runs a shell's lines and says when each ended.
 type runner struct {
-	t   *testing.T
+	t   testing.TB
 	cmd *exec.Cmd
 	in  interface{ Write([]byte) (int, error) }
 	out []byte
 	r   interface{ Read([]byte) (int, error) }
 }
 
-func newRunner(t *testing.T, ns *netNS) *runner {
+func newRunner(t testing.TB, ns *netNS) *runner {
 	t.Helper()
 	cmd := exec.Command("/bin/sh")
 	in, err := cmd.StdinPipe()
