@@ -13,6 +13,7 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/baseline"
 	"github.com/vedette-edr/vedette/sensor/internal/detect"
 	"github.com/vedette-edr/vedette/sensor/internal/enrich"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
 	"github.com/vedette-edr/vedette/sensor/internal/spool"
@@ -125,7 +126,13 @@ func (s *Sensor) seed(ctx context.Context) error {
 			s.pid = pid
 		}
 	}
-	s.source.SetSelf(s.pid)
+	self := event.ProcessKey{PID: s.pid}
+	for _, t := range running {
+		if t.Key.PID == s.pid {
+			self = t.Key
+		}
+	}
+	s.source.SetSelf(self)
 	return nil
 }
 

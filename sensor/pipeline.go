@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/detect"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
@@ -29,8 +30,10 @@ func (s *Sensor) observe(ev event.Event) {
 	}
 	for _, f := range findings {
 		f.Losses = s.losses.window()
-		s.baseline.MarkTainted(f.Process.Anchor)
-		s.taint(f.Process)
+		if f.Kind != detect.KindTamper {
+			s.baseline.MarkTainted(f.Process.Anchor)
+			s.taint(f.Process)
+		}
 		s.findings.add(f)
 	}
 	for _, n := range notes {

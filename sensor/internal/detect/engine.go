@@ -110,10 +110,13 @@ type Engine struct {
 	strangers *lru[netip.AddrPort, struct{}]   // who logged in from where nobody did before
 	repeats   *lru[repeatKey, *repeat]         // (rule or behaviour, storyline)
 	budget    window
-	stats     Stats
-	severity  map[event.Severity]int
-	record    record
-	premises  map[premises][]*rule // the rules that can match at all, see rules.go
+	// tamperBudget is apart, so that a flood of findings does not hide why it is there.
+	tamperBudget window
+
+	stats    Stats
+	severity map[event.Severity]int
+	record   record
+	premises map[premises][]*rule // the rules that can match at all, see rules.go
 }
 
 // rule is a matcher with what a finding needs of it.
@@ -196,6 +199,12 @@ func (e *Engine) Stats() Stats {
 func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*event.Finding, notes []*event.FlowNote) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if t, ok := o.Event.(*event.Tamper); ok {
+		if f := e.tamper(o, t); f != nil {
+			findings = append(findings, f)
+		}
+		return findings, nil
+	}
 	story := e.follow(o)
 	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {
 		e.serves(o.Process)

@@ -121,36 +121,48 @@ func dropPrograms(spec *ebpf.CollectionSpec, lists ...[]string) {
 }
 
 // attach starts the programs that the collection holds.
-func attach(c *ebpf.Collection, f Features) (links []link.Link, err error) {
+func attach(c *ebpf.Collection, f Features) (links []attached, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeLinks(links))
 			links = nil
 		}
 	}()
-	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms) {
+	start := func(name string, attach func(*ebpf.Program) (link.Link, error)) error {
 		program := c.Programs[name]
 		if program == nil {
-			continue
+			return nil
 		}
-		l, err := link.AttachTracing(link.TracingOptions{Program: program, AttachType: ebpf.AttachTraceRawTp})
+		a := attached{name: name, make: func() (link.Link, error) {
+			l, err := attach(program)
+			if err != nil {
+				return nil, fmt.Errorf("attaching %s: %w", name, err)
+			}
+			return l, nil
+		}}
+		if a.link, err = a.make(); err != nil {
+			return err
+		}
+		links = append(links, a)
+		return nil
+	}
+	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms) {
+		err := start(name, func(p *ebpf.Program) (link.Link, error) {
+			return link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
+		})
 		if err != nil {
-			return links, fmt.Errorf("attaching %s: %w", name, err)
+			return links, err
 		}
-		links = append(links, l)
 	}
 	for _, name := range cgroupPrograms {
-		program := c.Programs[name]
-		if program == nil {
-			continue
-		}
 		// The root of the hierarchy, also for a narrower scope: what counts is where
 		// the owner is, and a socket stays in the cgroup that it was made in.
-		l, err := link.AttachCgroup(link.CgroupOptions{Path: f.CgroupMount, Attach: cgroupAttachType(name), Program: program})
+		err := start(name, func(p *ebpf.Program) (link.Link, error) {
+			return link.AttachCgroup(link.CgroupOptions{Path: f.CgroupMount, Attach: cgroupAttachType(name), Program: p})
+		})
 		if err != nil {
-			return links, fmt.Errorf("attaching %s to %s: %w", name, f.CgroupMount, err)
+			return links, err
 		}
-		links = append(links, l)
 	}
 	return links, nil
 }
@@ -167,10 +179,10 @@ func cgroupAttachType(program string) ebpf.AttachType {
 	}[program]
 }
 
-func closeLinks(links []link.Link) error {
+func closeLinks(links []attached) error {
 	var errs []error
 	for i := len(links) - 1; i >= 0; i-- {
-		errs = append(errs, links[i].Close())
+		errs = append(errs, links[i].link.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
 // roleT lets a child use the parts of tests.
@@ -68,6 +71,26 @@ func playRole(role string) int {
 			_, err = c.Write(make([]byte, n))
 			_ = c.Close()
 		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case "watch": // until it is told that it was stopped
+		source, err := Open(Config{KeepKnown: true})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer source.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		fmt.Println("ready")
+		err = source.Run(ctx, func(e event.Event) {
+			if t, is := e.(*event.Tamper); is {
+				fmt.Println(t.What)
+				cancel()
+			}
+		})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

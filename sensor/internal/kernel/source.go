@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 
 	"github.com/vedette-edr/vedette/bpf"
 	"github.com/vedette-edr/vedette/sensor/internal/decode"
@@ -40,12 +39,16 @@ type Source struct {
 	features Features
 
 	collection *ebpf.Collection
-	links      []link.Link
+	links      []attached
 	critical   *ring
 	bulk       *ring
 	poll       *poller
 	sweep      *sweeper
 	known      *knownTable // guarded by mu
+
+	guard   guard       // the reader's
+	recheck atomic.Bool // Recheck was called
+	self    atomic.Pointer[event.ProcessKey]
 
 	malformed atomic.Uint64 // records that decode refused
 	notDNS    atomic.Uint64 // datagrams on port 53 that are no DNS
@@ -144,6 +147,7 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		s.runGuard(now, sink)
 		if s.isClosed() {
 			return ErrClosed
 		}

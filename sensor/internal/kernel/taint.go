@@ -63,12 +63,20 @@ func taint(table *ebpf.Map, spread *ebpf.Program, keys []event.ProcessKey) (err 
 	return nil
 }
 
-// SetSelf names the sensor's own process, in the initial PID namespace: what its
-// children execute is always told, because they are its canaries.
-func (s *Source) SetSelf(pid uint32) {
+// SetSelf names the sensor's own process: what its children execute is always told,
+// because they are its canaries, and what befalls the sensor is told as its own.
+func (s *Source) SetSelf(self event.ProcessKey) {
+	s.self.Store(&self)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		atomic.StoreUint32(s.poll.self, pid)
+		atomic.StoreUint32(s.poll.self, self.PID)
 	}
+}
+
+func (s *Source) selfKey() event.ProcessKey {
+	if self := s.self.Load(); self != nil {
+		return *self
+	}
+	return event.ProcessKey{}
 }
