@@ -126,13 +126,13 @@ func (s *Sensor) seed(ctx context.Context) error {
 			s.pid = pid
 		}
 	}
-	self := event.ProcessKey{PID: s.pid}
+	s.self = event.ProcessKey{PID: s.pid}
 	for _, t := range running {
 		if t.Key.PID == s.pid {
-			self = t.Key
+			s.self = t.Key
 		}
 	}
-	s.source.SetSelf(self)
+	s.source.SetSelf(s.self)
 	return nil
 }
 

@@ -73,7 +73,10 @@ func (s *Sensor) summarise(ctx context.Context) error {
 	}
 }
 
+// summary is for any goroutine: most come by the clock, some at once.
 func (s *Sensor) summary(now time.Time) {
+	s.summaries.Lock()
+	defer s.summaries.Unlock()
 	s.takeCounts()
 	losses := s.losses.harvest(s.lossTotals())
 	if len(losses) > 0 {
@@ -108,6 +111,7 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 		if len(s.losses.window()) > 0 {
 			s.baseline.MarkLoss()
 		}
+		s.watchBlindness(time.Now())
 	}
 }
 
@@ -134,6 +138,7 @@ func (s *Sensor) health() event.Health {
 		EventsLost:       s.losses.total(),
 		CoverageGaps:     s.source.CoverageGaps(),
 		Isolation:        s.responder.State(),
+		Blind:            s.blind.state(),
 	}
 	s.cpuBefore = used.cpu
 	return health

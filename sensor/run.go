@@ -8,12 +8,14 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
 // Run works until ctx ends, then sends a last summary to the spool and detaches
 // from the kernel. Containment stays: it belongs to the lease, not to the process.
 func (s *Sensor) Run(ctx context.Context) (err error) {
-	s.begin()
+	killed := s.begin()
 	defer func() {
 		if err = errors.Join(err, s.close()); err == nil {
 			err = s.end()
@@ -24,12 +26,17 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	if err := s.seed(ctx); err != nil {
 		return err
 	}
+	if killed != nil {
+		killed.Header = s.selfHeader()
+		s.observe(killed)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return named("reading the kernel's events", s.watch(ctx)) })
 	group.Go(func() error { return named("hashing images", s.enricher.Run(ctx)) })
 	group.Go(func() error { s.findings.run(ctx, s.watched); return nil })
 	group.Go(func() error { return s.summarise(ctx) })
 	group.Go(func() error { return s.count(ctx) })
+	group.Go(func() error { return s.keepRunning(ctx) })
 	group.Go(func() error { return s.spreadTaints(ctx) })
 	group.Go(func() error { return s.watchLosses(ctx) })
 	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
@@ -56,6 +63,11 @@ func (s *Sensor) watch(ctx context.Context) error {
 	}
 	// Nothing more is counted after this, so that the last counts are.
 	return errors.Join(s.source.Detach(), s.source.Run(ctx, s.observe))
+}
+
+// selfHeader is the header of an event about this process, now.
+func (s *Sensor) selfHeader() event.Header {
+	return event.Header{Time: event.BootNow(), Process: s.self, TID: s.self.PID}
 }
 
 func named(what string, err error) error {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,13 +49,17 @@ type Sensor struct {
 	nodes     *nodeBook
 
 	keeper    keeper
+	blind     blindness
+	self      event.ProcessKey // this process
 	losses    lossMeter
 	findings  *findingLine
 	watched   chan struct{} // closed when no more events come
 	pid       uint32
 	canaries  atomic.Uint64 // execs of our own children that came out of the kernel
+	summaries sync.Mutex    // one at a time
 	cpuBefore time.Duration // at the last summary; only summary touches it
-	untold    uint64        // unclean ends in no summary yet; begin's, then summary's
+	ending    sync.Mutex    // the running file and what follows
+	untold    uint64        // unclean ends in no summary yet
 	closers   []func() error
 }
 

@@ -15,3 +15,12 @@ func WallClock(bootNs uint64) time.Time {
 	}
 	return time.Now().Add(time.Duration(int64(bootNs) - boot.Nano()))
 }
+
+// BootNow is CLOCK_BOOTTIME now, in ns; 0 without that clock.
+func BootNow() uint64 {
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return 0
+	}
+	return uint64(boot.Nano()) //nolint:gosec // never negative
+}

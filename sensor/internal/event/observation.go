@@ -164,6 +164,8 @@ type Health struct {
 	EventsLost       uint64
 	CoverageGaps     []string
 	Isolation        string
+	Blind            string   // why what it says is not to be relied on; empty: it sees
+	Degraded         []string // what it leaves out to stay inside its budget, one sentence each
 }
 
 // BehaviourDelta is a count since the last summary.

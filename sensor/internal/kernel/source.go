@@ -49,6 +49,7 @@ type Source struct {
 	guard   guard       // the reader's
 	recheck atomic.Bool // Recheck was called
 	self    atomic.Pointer[event.ProcessKey]
+	posted  chan event.Event
 
 	malformed atomic.Uint64 // records that decode refused
 	notDNS    atomic.Uint64 // datagrams on port 53 that are no DNS
@@ -76,7 +77,7 @@ func Open(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{cfg: cfg, features: features}
+	s := &Source{cfg: cfg, features: features, posted: make(chan event.Event, maxPosted)}
 	if err := s.open(knobs); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -148,6 +149,7 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 			return nil
 		}
 		s.runGuard(now, sink)
+		s.drainPosted(sink)
 		if s.isClosed() {
 			return ErrClosed
 		}
@@ -175,6 +177,31 @@ func (s *Source) rest(quiet, busy int, now uint64) error {
 	default:
 		s.poll.comes(0)
 		return s.poll.wait(idleTick)
+	}
+}
+
+// maxPosted bounds the events that wait to be handed on.
+const maxPosted = 64
+
+// Post hands on an event that the kernel did not make, such as what the sensor found
+// out about itself, from the goroutine of Run and in its turn; false: too many wait.
+func (s *Source) Post(e event.Event) bool {
+	select {
+	case s.posted <- e:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Source) drainPosted(sink func(event.Event)) {
+	for {
+		select {
+		case e := <-s.posted:
+			sink(e)
+		default:
+			return
+		}
 	}
 }
 
