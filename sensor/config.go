@@ -61,6 +61,10 @@ type Config struct {
 	// Isolation says whether this host may be cut off at an operator's order.
 	Isolation IsolationConfig `yaml:"isolation"`
 
+	// Budget is what the sensor may cost. Above it, it leaves things out in a declared
+	// order, and says so; execs, privileges and tampering are never left out.
+	Budget BudgetConfig `yaml:"budget"`
+
 	// MemoryLimitBytes is the soft limit that the Go runtime is held to.
 	MemoryLimitBytes int64 `yaml:"memory_limit_bytes"`
 
@@ -78,6 +82,14 @@ type BaselineConfig struct {
 	// LearnFor is how long a fresh host learns before novelty alone can be a
 	// finding. Rules work from the first second.
 	LearnFor time.Duration `yaml:"learn_for"`
+}
+
+// BudgetConfig is what the sensor holds itself to.
+type BudgetConfig struct {
+	// CPUPercent is of one core, over ten seconds: 0.1 to 100.
+	CPUPercent float64 `yaml:"cpu_percent"`
+	// RSSBytes is resident memory: at least 32 MiB.
+	RSSBytes int64 `yaml:"rss_bytes"`
 }
 
 // IsolationConfig bounds what grants may do here.
@@ -134,6 +146,7 @@ func DefaultConfig() Config {
 		KernelBaseline:   true,
 		SpoolMaxBytes:    256 << 20,
 		Isolation:        IsolationConfig{Enabled: true},
+		Budget:           BudgetConfig{CPUPercent: 2, RSSBytes: 60 << 20},
 		MemoryLimitBytes: 48 << 20,
 		LogLevel:         slog.LevelInfo,
 	}
@@ -209,6 +222,12 @@ func (c *Config) validate() error {
 	if c.SpoolMaxBytes < 1<<20 {
 		wrong("spool_max_bytes %d: want at least 1048576", c.SpoolMaxBytes)
 	}
+	if c.Budget.CPUPercent < 0.1 || c.Budget.CPUPercent > 100 {
+		wrong("budget.cpu_percent %g: want 0.1 to 100", c.Budget.CPUPercent)
+	}
+	if c.Budget.RSSBytes < 32<<20 {
+		wrong("budget.rss_bytes %d: want at least 33554432", c.Budget.RSSBytes)
+	}
 	if c.MemoryLimitBytes < 16<<20 {
 		wrong("memory_limit_bytes %d: want at least 16777216", c.MemoryLimitBytes)
 	}
@@ -232,6 +251,9 @@ func (c Config) Print() ([]byte, error) {
 		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
 		"$.rules_dir":              {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
 		"$.isolation.enabled":      {yaml.LineComment(" false refuses every isolation here")},
+		"$.budget":                 {yaml.HeadComment(" above it file events are sampled, which is declared; execs, privileges and tampering never")},
+		"$.budget.cpu_percent":     {yaml.LineComment(" of one core, over ten seconds")},
+		"$.budget.rss_bytes":       {yaml.LineComment(" resident memory")},
 		"$.memory_limit_bytes":     {yaml.HeadComment(" soft limit of the Go runtime")},
 		"$.log_level":              {yaml.HeadComment(" debug, info, warn or error")},
 	}

@@ -130,6 +130,7 @@ func (s *Sensor) lossTotals() []event.Loss {
 func (s *Sensor) health() event.Health {
 	total, suppressed := s.source.Counters()
 	used := readUsage()
+	_, degraded := s.budget.state()
 	health := event.Health{
 		RSSBytes:         used.rss,
 		CPU:              used.cpu - s.cpuBefore,
@@ -139,6 +140,7 @@ func (s *Sensor) health() event.Health {
 		CoverageGaps:     s.source.CoverageGaps(),
 		Isolation:        s.responder.State(),
 		Blind:            s.blind.state(),
+		Degraded:         degraded,
 	}
 	s.cpuBefore = used.cpu
 	return health

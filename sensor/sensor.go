@@ -50,6 +50,7 @@ type Sensor struct {
 
 	keeper    keeper
 	blind     blindness
+	budget    budget
 	self      event.ProcessKey // this process
 	losses    lossMeter
 	findings  *findingLine
@@ -74,6 +75,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	s := &Sensor{
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
 		watched: make(chan struct{}), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)},
+		budget: budget{cpuShare: cfg.Budget.CPUPercent / 100, rss: uint64(cfg.Budget.RSSBytes)},
 	}
 	s.findings = newFindingLine(
 		func(ctx context.Context, p *event.Process) *event.Process { return s.enricher.WithHashes(ctx, p) },
