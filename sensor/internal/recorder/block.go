@@ -142,10 +142,10 @@ func (s span) outside(from, to time.Time) bool {
 // scan calls each with the blocks of a segment in order, passing over what is
 // damaged, and returns where the last good one ends. each ends it by false.
 func scan(data []byte, each func(h header, payload []byte) bool) (end int) {
-	if bytes.HasPrefix(data, []byte(fileMagic)) {
-		end = min(fileHeader, len(data))
+	if versionOf(data) != 0 {
+		end = fileHeader
 	}
-	for off := end; off < len(data); {
+	for off := 0; off < len(data); { // a header that is damaged hides no block
 		h, payload, ok := decodeBlock(data[off:])
 		if ok {
 			off += blockHeader + len(payload)
