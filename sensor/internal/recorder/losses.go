@@ -2,6 +2,9 @@ package recorder
 
 import "github.com/vedette-edr/vedette/sensor/internal/event"
 
+// LossPlace is where the losses of this stage happen, as told in Losses.
+const LossPlace = "recorder"
+
 // losses are counts of records, but for cut, which counts files: what a torn tail
 // held nobody knows.
 type losses struct{ queueFull, diskFull, writeFailed, tooLarge, cut uint64 }
@@ -45,7 +48,7 @@ func (r *Recorder) Losses() []event.Loss {
 		{Cause: "torn-tail", Count: r.lost.cut},
 	} {
 		if l.Count > 0 {
-			l.Where = "recorder"
+			l.Where = LossPlace
 			all = append(all, l)
 		}
 	}
