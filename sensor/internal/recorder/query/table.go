@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"time"
@@ -14,10 +15,10 @@ import (
 // millis is RFC 3339 in UTC to the millisecond: as wide in every line.
 const millis = "2006-01-02T15:04:05.000Z"
 
-const columns = "%-24s  %-11s  %7s  %-9s  %s\n"
+const columns = "%-24s  %-12s  %7s  %-9s  %s"
 
 func tableHead(b []byte) []byte {
-	return fmt.Appendf(b, columns, "TIME", "TYPE", "PID", "USER", "WHAT")
+	return append(fmt.Appendf(b, columns, "TIME", "TYPE", "PID", "USER", "WHAT"), '\n')
 }
 
 // tableLine appends a record as a line. Columns do not wait for wider ones to come:
@@ -34,7 +35,8 @@ func tableLine(b []byte, r *recorder.Record) []byte {
 			user = fmt.Sprint(p.UID)
 		}
 	}
-	return fmt.Appendf(b, columns, r.Time.UTC().Format(millis), safe(r.Type), pid, user, what(r))
+	b = fmt.Appendf(b, columns, r.Time.UTC().Format(millis), safe(r.Type), pid, user, what(r))
+	return append(bytes.TrimRight(b, " "), '\n')
 }
 
 // what tells in one line who did what: the command of an exec, of others the
@@ -89,7 +91,7 @@ func attribute(a *recorder.Attr) string {
 	case recorder.KindTrue:
 		return name
 	}
-	return "not " + name
+	return name + "=false"
 }
 
 func flow(f *event.Flow) string {
