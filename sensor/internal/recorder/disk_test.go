@@ -81,6 +81,9 @@ func TestTornTail(t *testing.T) {
 			t.Fatalf("%d of %d bytes: got %d records, %+v, want %d", size, len(data), len(records), stats, want)
 		}
 		r := Open(dir, c.config())
+		if blocks > 0 && total(t, dir) != int64(borders[blocks-1]) {
+			t.Fatalf("%d of %d bytes: cut to %d, want %d", size, len(data), total(t, dir), borders[blocks-1])
+		}
 		if err := errors.Join(r.flush(), r.disk.seal()); err != nil { // Close without fsync, 2,000 times
 			t.Fatal(err)
 		}
@@ -203,11 +206,11 @@ func fullDisk(t *testing.T, mount string) {
 	c := newClocks()
 	dir := filepath.Join(mount, "recorder")
 	r := Open(dir, c.config())
-	sent := uint64(0)
+	sent, first := uint64(0), uint32(2)
 	record := func(n int) {
 		for range n {
 			c.pass(time.Microsecond)
-			p := process(uint32(sent)%3000 + 2)
+			p := process(uint32(sent)%200 + first)
 			r.Record(exit(c, p.Key.PID, int32(sent)), p, nil)
 			sent++
 		}
@@ -225,6 +228,17 @@ func fullDisk(t *testing.T, mount string) {
 	if len(paused) != 1 || paused[0].Cause != "disk-full" || paused[0].Count < 501 {
 		t.Fatalf("losses: %+v", paused)
 	}
+	fill(t, filepath.Join(mount, "rest"))
+	r.resume()
+	first = 1000 // what is described now is lost, and is to be described again
+	record(1500) // some full blocks and one that is not
+	if r.flush() == nil {
+		t.Fatal("written to a full disk")
+	}
+	if got := r.Losses()[0].Count - paused[0].Count; got != 1500 {
+		t.Fatalf("got %d more lost, want 1500", got)
+	}
+	paused = r.Losses()
 
 	// From here on as in life: Run fails again, pauses, and takes it up again.
 	r.resume()
@@ -267,6 +281,58 @@ func fullDisk(t *testing.T, mount string) {
 	}
 	if told := records[len(records)-2]; told.Type != TypeLoss || attr(told, "cause").Text != "disk-full" {
 		t.Errorf("not told: %+v", told)
+	}
+}
+
+// fill takes what is left of a disk.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for page := make([]byte, 4096); ; {
+		if _, err := f.Write(page); errors.Is(err, unix.ENOSPC) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Ensure segments that the ring drops under a reader are not called damaged.
+func TestRingMovesUnderReader(t *testing.T) {
+	c := newClocks()
+	dir := t.TempDir()
+	cfg := c.config()
+	cfg.MaxBytes = MinBytes
+	r := Open(dir, cfg)
+	for i := range 40_000 {
+		p := process(uint32(i)%3000 + 2)
+		r.Record(exit(c, p.Key.PID, int32(i)), p, nil)
+		if i%400 == 0 {
+			if err := r.flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	paths := segments(t, dir)
+	if len(paths) < 4 {
+		t.Fatalf("got %d segments, want some", len(paths))
+	}
+	n := 0
+	stats, err := Read(t.Context(), dir, time.Time{}, time.Time{}, func(*Record) error {
+		if n++; n == 1 {
+			return errors.Join(os.Remove(paths[1]), os.Remove(paths[2]))
+		}
+		return nil
+	})
+	if err != nil || stats.Damaged != 0 || n < 1000 {
+		t.Errorf("got %d records, %+v, %v", n, stats, err)
 	}
 }
 

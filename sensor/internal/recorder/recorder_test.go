@@ -276,7 +276,7 @@ func TestRingBound(t *testing.T) {
 	const events = 200_000
 	for i := range events {
 		c.pass(time.Millisecond)
-		p := process(uint32(i)%5000 + 2)
+		p := process(uint32(i)%3000 + 2)
 		r.Record(exit(c, p.Key.PID, int32(i&0x7fffffff)), p, nil)
 		if i%400 == 0 {
 			if err := r.flush(); err != nil {
