@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// flushAfter is the longest that a record waits to be written: with what writing
-	// takes it is below the second that is promised.
-	flushAfter = 700 * time.Millisecond
+	// flushAfter is the longest that a record waits to be written: on a busy machine,
+	// and with what writing takes, it stays below the second that is promised.
+	flushAfter = 500 * time.Millisecond
 	// retryAfter is how long recording pauses after the disk refused.
 	retryAfter = time.Second
 	// queueBlocks bounds what waits for the disk: some 5,000 events.

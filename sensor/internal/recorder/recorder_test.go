@@ -19,6 +19,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// What is recorded is in the file after promised; slack is what a machine that runs
+// many tests may take from us.
+const promised, slack = time.Second, time.Second
+
 var bootID = [16]byte{0xb0, 1}
 
 // clocks are a machine's two clocks.
@@ -382,8 +386,8 @@ func TestRunFlushes(t *testing.T) {
 		}
 		runtime.Gosched()
 	}
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("written after %s, want at most 1 s (or a busy machine)", took)
+	if took := time.Since(began); took > promised+slack {
+		t.Errorf("written after %s, want at most %s", took, promised)
 	}
 	close(done)
 	<-ended
