@@ -14,13 +14,15 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/vedette-edr/vedette/sensor/internal/recorder"
 )
 
 // Config is everything a sensor can be told. The YAML file is strict: a key
 // that is not here is an error that names its line.
 type Config struct {
-	// StateDir holds the host's identity and key, the baseline, the spool and the
-	// leases of containment. It is made 0700 and must survive reboots: without it
+	// StateDir holds the host's identity and key, the baseline, the spool, the
+	// recordings and the leases of containment. It is made 0700 and must survive reboots: without it
 	// the host has to be enrolled again.
 	StateDir string `yaml:"state_dir"`
 
@@ -54,6 +56,9 @@ type Config struct {
 	// SpoolMaxBytes bounds what waits on disk for an absent coordinator. Beyond it
 	// the oldest bulk records are dropped and counted. At least 1 MiB.
 	SpoolMaxBytes int64 `yaml:"spool_max_bytes"`
+
+	// Recorder keeps on this host what left the kernel, for whoever asks later.
+	Recorder RecorderConfig `yaml:"recorder"`
 
 	// RulesDir is a folder of Sigma rules read beside the built-in ones; empty: none.
 	RulesDir string `yaml:"rules_dir"`
@@ -90,6 +95,14 @@ type BudgetConfig struct {
 	CPUPercent float64 `yaml:"cpu_percent"`
 	// RSSBytes is resident memory: at least 32 MiB.
 	RSSBytes int64 `yaml:"rss_bytes"`
+}
+
+// RecorderConfig is the flight recorder, which vedette-sensor recorder query reads.
+type RecorderConfig struct {
+	// Enabled false records nothing; what was recorded before stays.
+	Enabled bool `yaml:"enabled"`
+	// MaxBytes bounds the recordings on disk; the oldest go first. At least 1 MiB.
+	MaxBytes int64 `yaml:"max_bytes"`
 }
 
 // IsolationConfig bounds what grants may do here.
@@ -145,6 +158,7 @@ func DefaultConfig() Config {
 		},
 		KernelBaseline:   true,
 		SpoolMaxBytes:    256 << 20,
+		Recorder:         RecorderConfig{Enabled: true, MaxBytes: 256 << 20},
 		Isolation:        IsolationConfig{Enabled: true},
 		Budget:           BudgetConfig{CPUPercent: 2, RSSBytes: 60 << 20},
 		MemoryLimitBytes: 48 << 20,
@@ -228,6 +242,9 @@ func (c *Config) validate() error {
 	if c.Budget.RSSBytes < 32<<20 {
 		wrong("budget.rss_bytes %d: want at least 33554432", c.Budget.RSSBytes)
 	}
+	if c.Recorder.Enabled && c.Recorder.MaxBytes < recorder.MinBytes {
+		wrong("recorder.max_bytes %d: want at least %d", c.Recorder.MaxBytes, int64(recorder.MinBytes))
+	}
 	if c.MemoryLimitBytes < 16<<20 {
 		wrong("memory_limit_bytes %d: want at least 16777216", c.MemoryLimitBytes)
 	}
@@ -237,7 +254,7 @@ func (c *Config) validate() error {
 // Print is the effective config as YAML with each field explained.
 func (c Config) Print() ([]byte, error) {
 	comments := yaml.CommentMap{
-		"$.state_dir":              {yaml.HeadComment(" identity, baseline, spool and leases (0700, kept over reboots)")},
+		"$.state_dir":              {yaml.HeadComment(" identity, baseline, spool, recordings and leases (0700, kept over reboots)")},
 		"$.coordinators":           {yaml.HeadComment(" nodes to try, host:port (UDP); the cluster's own list is remembered as well")},
 		"$.host_name":              {yaml.HeadComment(" the name shown to operators; empty: the machine's own")},
 		"$.scope":                  {yaml.HeadComment(" what is seen, enforced in the kernel: host, cgroup:/PATH, netns:/PATH or netns:self")},
@@ -249,6 +266,9 @@ func (c Config) Print() ([]byte, error) {
 		"$.baseline.learn_for":     {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
 		"$.kernel_baseline":        {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
 		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
+		"$.recorder":               {yaml.HeadComment(" the flight recorder: what left the kernel, for vedette-sensor recorder query")},
+		"$.recorder.enabled":       {yaml.LineComment(" false records nothing more")},
+		"$.recorder.max_bytes":     {yaml.LineComment(" bound of the recordings on disk; the oldest go first")},
 		"$.rules_dir":              {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
 		"$.isolation.enabled":      {yaml.LineComment(" false refuses every isolation here")},
 		"$.budget":                 {yaml.HeadComment(" above it file events are sampled, which is declared; execs, privileges and tampering never")},

@@ -88,11 +88,12 @@ func TestValidateJoinsProblems(t *testing.T) {
 	cfg.Coordinators = []string{"no-port"}
 	cfg.SummaryInterval = time.Millisecond
 	cfg.SpoolMaxBytes = 1
+	cfg.Recorder.MaxBytes = 1
 	err := cfg.validate()
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"state_dir", "no-port", "summary_interval", "spool_max_bytes"} {
+	for _, want := range []string{"state_dir", "no-port", "summary_interval", "spool_max_bytes", "recorder.max_bytes"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %s", err, want)
 		}

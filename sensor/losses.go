@@ -1,10 +1,12 @@
 package sensor
 
 import (
+	"slices"
 	"sort"
 	"sync"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/recorder"
 )
 
 // lossMeter turns cumulative counters into the losses of a window, so that each
@@ -77,6 +79,23 @@ func (m *lossMeter) harvest(totals []event.Loss) []event.Loss {
 	losses := m.windowLocked()
 	m.told = m.latest
 	return losses
+}
+
+// all is every count since the start, as last noted.
+func (m *lossMeter) all() []event.Loss {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]event.Loss, 0, len(m.latest))
+	for key, count := range m.latest {
+		all = append(all, event.Loss{Where: key.where, Cause: key.cause, Count: count})
+	}
+	return all
+}
+
+// unseen tells whether any of these were events that the baseline did not see: what
+// only the recorder lost was learnt from, and a full disk must not end learning.
+func unseen(losses []event.Loss) bool {
+	return slices.ContainsFunc(losses, func(l event.Loss) bool { return l.Where != recorder.LossPlace })
 }
 
 // total is all that was lost since the start.

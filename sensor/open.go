@@ -106,7 +106,7 @@ func (s *Sensor) openStages() (err error) {
 	if s.detector, err = detect.New(detect.Config{RulesDir: s.cfg.RulesDir, Logger: s.log}); err != nil {
 		return fmt.Errorf("loading rules: %w", err)
 	}
-	return nil
+	return s.openRecorder()
 }
 
 // seed fills the process tree with what runs already.

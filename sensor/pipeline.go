@@ -17,6 +17,7 @@ func (s *Sensor) observe(ev event.Event) {
 		s.canaries.Add(1)
 	}
 	o := s.enricher.Observe(ev)
+	s.record(ev, o)
 	if o == nil {
 		return
 	}
@@ -79,7 +80,8 @@ func (s *Sensor) summary(now time.Time) {
 	defer s.summaries.Unlock()
 	s.takeCounts()
 	losses := s.losses.harvest(s.lossTotals())
-	if len(losses) > 0 {
+	s.recorder.NoteLosses(s.losses.all())
+	if unseen(losses) {
 		s.baseline.MarkLoss()
 	}
 	summary := s.baseline.Harvest(now, s.health(), losses)
@@ -108,7 +110,8 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 		case <-tick.C:
 		}
 		s.losses.note(s.lossTotals())
-		if len(s.losses.window()) > 0 {
+		s.recorder.NoteLosses(s.losses.all())
+		if unseen(s.losses.window()) {
 			s.baseline.MarkLoss()
 		}
 		s.watchBlindness(time.Now())
@@ -118,6 +121,7 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 // lossTotals is every stage's cumulative count.
 func (s *Sensor) lossTotals() []event.Loss {
 	totals := append(s.source.Losses(), s.spool.Losses()...)
+	totals = append(totals, s.recorder.Losses()...)
 	if evicted := s.enricher.Stats().EvictedLiving; evicted > 0 {
 		totals = append(totals, event.Loss{Where: "process-tree", Cause: "full", Count: evicted})
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/enrich"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
+	"github.com/vedette-edr/vedette/sensor/internal/recorder"
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
 	"github.com/vedette-edr/vedette/sensor/internal/spool"
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
@@ -43,6 +44,7 @@ type Sensor struct {
 	enricher  *enrich.Enricher
 	baseline  *baseline.Baseline
 	detector  *detect.Engine
+	recorder  *recorder.Recorder // nil when it is off
 	spool     *spool.Spool
 	responder *respond.Responder
 	uplink    *uplink.Uplink
