@@ -76,6 +76,12 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse) {
 	if n := st.GetHostsSilent(); n > 0 {
 		hosts += fmt.Sprintf(", %d silent: see 'vedette host list'", n)
 	}
+	if n := st.GetHostsBlind(); n > 0 {
+		hosts += fmt.Sprintf(", %d blind", n)
+	}
+	if n := st.GetHostsStopped(); n > 0 {
+		hosts += fmt.Sprintf(", %d stopped", n)
+	}
 	g.Field("hosts", hosts)
 	g.Field("isolated", strconv.FormatUint(st.GetIsolated(), 10))
 	g.Field("findings, last 24 h", strconv.FormatUint(st.GetFindingsDay(), 10))
@@ -91,9 +97,9 @@ func stateColour(state string) output.Colour {
 	switch state {
 	case "online", "alive", "released", "benign":
 		return output.Green
-	case "silent", "unreachable", "failed", "refused":
+	case "silent", "blind", "unreachable", "failed", "refused":
 		return output.Red
-	case "pending", "applied", "unknown", "never-seen", "open", "expired":
+	case "pending", "stopped", "applied", "unknown", "never-seen", "open", "expired":
 		return output.Yellow
 	default:
 		return output.Plain
