@@ -39,7 +39,7 @@ func TestManyVanish(t *testing.T) {
 
 	var sessions []*testSession
 	for i := range hosts {
-		s, _ := c.enrol(i % 3).open(c.nodes[i%3].cfg.Advertise, newBoot())
+		s, _ := c.enrol(i%3).open(c.nodes[i%3].cfg.Advertise, newBoot())
 		sessions = append(sessions, s)
 	}
 	began := time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -106,7 +107,7 @@ func (w *watched) silent(n int, what string, began time.Time, most time.Duration
 func (w *watched) returned(n int, text string) {
 	w.t.Helper()
 	var got []told
-	w.until(30*time.Second, fmt.Sprintf("return %d", n), func(ctx context.Context) (bool, error) {
+	w.until(45*time.Second, fmt.Sprintf("return %d", n), func(ctx context.Context) (bool, error) {
 		some, err := w.findings(ctx, "returned")
 		got = some
 		return len(some) >= n, err
@@ -127,10 +128,52 @@ func (w *watched) quiet(n int, while time.Duration) {
 	}
 }
 
-// Ensure that a sensor which is killed, stopped or frozen is a finding within 15 s, once,
+// elsewhere waits until the sensor has a session with another node than the lost one.
+func (w *watched) elsewhere(lost string) {
+	w.t.Helper()
+	w.until(20*time.Second, "the sensor to be at another node", func(ctx context.Context) (bool, error) {
+		var d struct {
+			Node  string `json:"node"`
+			State string `json:"state"`
+		}
+		err := w.JSON(ctx, &d, "host", "show", "web1")
+		return d.Node != lost && d.State == "online", err
+	})
+}
+
+// cut drops what the sensor sends, to one node or (empty) to all; the nodes hear each other.
+func (w *watched) cut(node string) {
+	w.t.Helper()
+	var ports []string
+	to := ""
+	for _, n := range w.Nodes {
+		_, port, _ := strings.Cut(n.Listen, ":")
+		ports = append(ports, port)
+		if n.ID == node {
+			to = "udp dport " + port
+		}
+	}
+	w.nft(fmt.Sprintf("table inet vsil { chain in { type filter hook input priority 0; udp sport != { %s } %s drop; }; }", strings.Join(ports, ", "), to))
+}
+
+func (w *watched) heal() { w.t.Helper(); w.nft("") }
+
+func (w *watched) nft(table string) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader("table inet vsil\ndelete table inet vsil\n" + table + "\n")
+	if _, err := w.lab.Run(w.ns, cmd); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Ensure that a sensor which is killed, stopped, frozen or cut off is a finding within 15 s, once,
 // whoever leads; that one which is told to stop, or loses its node, is none; and that a
 // return says what it was.
 func TestSilence(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("SKIP: needs nft (nftables)")
+	}
 	w := newWatched(t)
 	dir, _ := cgroup(t)
 	freeze := filepath.Join(dir, "cgroup.freeze")
@@ -174,24 +217,30 @@ func TestSilence(t *testing.T) {
 	thaw()
 	w.returned(3, "the same process")
 
+	w.cut("")
+	began = time.Now()
+	w.silent(4, "network cut", began, 15*time.Second)
+	w.heal()
+	w.returned(4, "the same process")
+
+	// Only the way to its node is cut: it finds another one.
+	lost := w.at()
+	w.cut(lost)
+	w.elsewhere(lost)
+	w.quiet(4, 16*time.Second)
+	w.heal()
+
 	if err := w.sensor.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	w.state("stopped", 3*time.Second)
-	w.quiet(3, 16*time.Second)
+	w.quiet(4, 16*time.Second)
 	w.again()
 
-	lost := w.at()
+	lost = w.at()
 	w.Members[lost].Kill()
-	w.until(20*time.Second, "the sensor to be at another node", func(ctx context.Context) (bool, error) {
-		var d struct {
-			Node  string `json:"node"`
-			State string `json:"state"`
-		}
-		err := w.JSON(ctx, &d, "host", "show", "web1")
-		return d.Node != lost && d.State == "online", err
-	})
-	w.quiet(3, 20*time.Second)
+	w.elsewhere(lost)
+	w.quiet(4, 20*time.Second)
 	w.start(lost)
 	w.alive()
 
@@ -207,10 +256,10 @@ func TestSilence(t *testing.T) {
 	leader := w.leader()
 	<-time.After(time.Until(began.Add(11 * time.Second)))
 	w.Members[leader].Kill()
-	w.silent(4, "SIGKILL, then the leader", began, 30*time.Second)
-	w.quiet(4, 10*time.Second)
+	w.silent(5, "SIGKILL, then the leader", began, 30*time.Second)
+	w.quiet(5, 10*time.Second)
 	w.start(leader)
 	w.alive()
 	w.again()
-	w.returned(4, "its sensor restarted")
+	w.returned(5, "its sensor restarted")
 }

@@ -83,10 +83,7 @@ func (u *Uplink) session(ctx context.Context, node string) error {
 		return err
 	}
 	if ctx.Err() != nil {
-		code, reason = link.CodeStopped, "the sensor stops"
-		if failure(ctx) != "" {
-			code, reason = link.CodeInternal, "the sensor failed"
-		}
+		code, reason = stopped(ctx)
 	}
 	closedBy := conn.Err() // before we close it ourselves
 	_ = conn.CloseWithReason(code, reason)
@@ -105,7 +102,7 @@ func (s *session) run(ctx context.Context, node string) error {
 		return err
 	}
 	defer func() { _ = s.stream.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = s.conn.CloseWithReason(link.CodeOK, "") })
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.CloseWithReason(stopped(ctx)) })
 	welcome, err := s.hello()
 	if !stop() || err != nil {
 		return cmp.Or(err, context.Cause(ctx))
@@ -165,6 +162,15 @@ func (s *session) goodbye(ctx context.Context) {
 	case <-s.conn.Context().Done():
 	case <-timer.C:
 	}
+}
+
+// stopped is what the connection is closed with when the sensor ends: it says the same
+// as a goodbye, to a node that has read none, but may be lost on its way.
+func stopped(ctx context.Context) (code uint64, reason string) {
+	if failure(ctx) != "" {
+		return link.CodeInternal, "the sensor failed"
+	}
+	return link.CodeStopped, "the sensor stops"
 }
 
 // failure is what the sensor ends with when nobody told it to stop; "" when somebody did.
