@@ -73,14 +73,16 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse) {
 	}
 	g.Section("Fleet")
 	hosts := strconv.FormatUint(st.GetHosts(), 10)
-	if n := st.GetHostsSilent(); n > 0 {
-		hosts += fmt.Sprintf(", %d silent: see 'vedette host list'", n)
+	for _, some := range []struct {
+		n   uint64
+		are string
+	}{{st.GetHostsSilent(), "silent"}, {st.GetHostsBlind(), "blind"}, {st.GetHostsStopped(), "stopped"}} {
+		if some.n > 0 {
+			hosts += fmt.Sprintf(", %d %s", some.n, some.are)
+		}
 	}
-	if n := st.GetHostsBlind(); n > 0 {
-		hosts += fmt.Sprintf(", %d blind", n)
-	}
-	if n := st.GetHostsStopped(); n > 0 {
-		hosts += fmt.Sprintf(", %d stopped", n)
+	if st.GetHostsSilent()+st.GetHostsBlind()+st.GetHostsStopped() > 0 {
+		hosts += ": see 'vedette host list'"
 	}
 	g.Field("hosts", hosts)
 	g.Field("isolated", strconv.FormatUint(st.GetIsolated(), 10))
