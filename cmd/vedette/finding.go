@@ -185,6 +185,9 @@ func leaf(p *sensorv1.Process) string {
 
 // command is the command line, or the image of a process that has none.
 func command(p *sensorv1.Process) string {
+	if p == nil {
+		return "" // not every finding is about one
+	}
 	argv := make([]string, len(p.GetArgv()))
 	for i, arg := range p.GetArgv() {
 		argv[i] = string(arg)

@@ -168,6 +168,13 @@ func (a *app) hostPage(g *output.Page, res *operatorv1.GetHostResponse) {
 	g.Field("last seen", clock(h.GetLastSeen())+", "+a.ago(h.GetLastSeen())+byNode(h.GetNode()))
 	g.Field("enrolled", clock(h.GetEnrolledAt()))
 
+	if health.GetBlind() {
+		g.Painted(output.Red, "blind", "the sensor does not see: "+first(health.GetBlindReason(), "it does not say why"))
+	}
+	if how := ended(h); how != "" {
+		g.Field("ended", how)
+	}
+
 	g.Section("Baseline")
 	b := h.GetBaseline()
 	g.Field("learnt", fmt.Sprintf("%d of %d behaviours are known, confidence %.0f %%", b.GetKnown(), b.GetBehaviours(), 100*b.GetConfidence()))
@@ -190,11 +197,22 @@ func (a *app) hostPage(g *output.Page, res *operatorv1.GetHostResponse) {
 	g.Field("memory", size(health.GetRssBytes()))
 	g.Field("cpu", time.Duration(health.GetCpuNs()).Round(time.Millisecond).String()+" in its last window")
 
+	if lines := health.GetDegraded(); len(lines) > 0 {
+		g.Section("What it leaves out to stay in its budget")
+		for _, l := range lines {
+			g.Item(l)
+		}
+	}
+	g.Section("Coverage")
 	if gaps := shape.Gaps(h); len(gaps) > 0 {
-		g.Section("What it cannot see there")
+		g.Text("The kernel or the set-up there leaves these gaps:")
 		for _, gap := range gaps {
 			g.Item(gap)
 		}
+	} else if health != nil {
+		g.Text("The sensor knows of no gap there.")
+	} else {
+		g.Text("Not told yet.")
 	}
 	if rows := res.GetBehaviours(); len(rows) > 0 {
 		g.Section("Newest behaviours")
@@ -219,6 +237,10 @@ func behaviourLine(row *operatorv1.BehaviourRow) string {
 func hostNext(g *output.Page, h *operatorv1.Host) {
 	name := handle(h.GetId(), h.GetName())
 	switch h.GetState() {
+	case "blind":
+		g.Try("The sensor does not see there. If nobody on that host did it, take it for an attack", "journalctl -u vedette-sensor")
+	case "stopped":
+		g.Try("Its sensor was stopped in an orderly way; start it again there", "systemctl start vedette-sensor")
 	case "silent":
 		g.Try("The host is silent: it may be down, cut off, or its sensor killed. Check it by another way in", "systemctl status vedette-sensor")
 	case "never-seen":
@@ -236,6 +258,19 @@ func hostNext(g *output.Page, h *operatorv1.Host) {
 		g.Item("Events were lost: that nothing was found in those windows proves nothing.")
 	}
 	g.Try("Its findings", "vedette finding list --host "+name)
+}
+
+// ended says in words how the last session ended; "" while one stands.
+func ended(h *operatorv1.Host) string {
+	how := map[string]string{
+		"stopped": "its sensor said goodbye", "failed": "its sensor ended with an error",
+		"closed": "it closed the connection without a goodbye", "unheard": "nothing came any more, without a goodbye",
+		"node": "the node that it was connected to was lost",
+	}[h.GetEnded()]
+	if how != "" && h.GetEndedDetail() != "" {
+		how += ": " + h.GetEndedDetail()
+	}
+	return how
 }
 
 func fields(in ...string) []string {

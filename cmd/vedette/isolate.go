@@ -239,7 +239,7 @@ func (o *order) results(operation string, hosts []*operatorv1.Host, rows []*oper
 			r.Result, r.Detail, r.SelfTest = outcome(i), i.GetDetail(), i.GetSelfTest()
 			r.AppliedAt, r.LeaseExpires = stamp(i.GetAppliedAt()), stamp(i.GetLeaseExpires())
 		}
-		if r.Result == "pending" && r.Detail == "" && h.GetState() != "online" {
+		if r.Result == "pending" && r.Detail == "" && h.GetState() != "online" && h.GetState() != "blind" {
 			r.Detail = "the host is " + h.GetState() + "; the order waits for it"
 		}
 		results[n] = r

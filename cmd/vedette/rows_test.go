@@ -32,7 +32,7 @@ var names = map[string]string{web1: "web1", app1: "app1", evil: "evil\x1b]0;owne
 
 func fixedStatus() *operatorv1.GetStatusResponse {
 	return &operatorv1.GetStatusResponse{
-		ClusterId: "c-test", NodeId: "n1", LeaderId: "n2", Version: "1.2.3", AppliedIndex: 4711, Hosts: 3, HostsSilent: 1,
+		ClusterId: "c-test", NodeId: "n1", LeaderId: "n2", Version: "1.2.3", AppliedIndex: 4711, Hosts: 3, HostsSilent: 1, HostsBlind: 1, HostsStopped: 2,
 		FindingsDay: 2, IncidentsOpen: 1, Isolated: 1, Time: at(600),
 		Members: []*operatorv1.Member{
 			{Id: "n1", Address: "10.0.0.1:7443", OperatorAddress: "10.0.0.1:7444", Role: "follower", State: "alive", AppliedIndex: 4711, LastContact: at(599)},
@@ -50,11 +50,11 @@ func fixedHosts() []*operatorv1.Host {
 			Isolation: "none", LastSeen: at(598), SensorVersion: "1.2.3", EventsTotal: 120000, EventsSuppressed: 119000, EventsLost: 7,
 			Baseline: &sensorv1.BaselineState{Behaviours: 40, Known: 38, Confidence: 0.95}, Node: "n1", EnrolledAt: at(-86400),
 			Facts:  &sensorv1.HostFacts{Name: "web1", Os: "Debian 12", Kernel: "6.1.0", Arch: "amd64", Addresses: []string{"10.0.1.1", "2001:db8::1"}, Scope: "host", CoverageGaps: []string{"io_uring connects are seen without their name"}},
-			Health: &sensorv1.Health{RssBytes: 41 << 20, CpuNs: 120e6, SpoolBytes: 2048, SpoolRecords: 3},
+			Health: &sensorv1.Health{RssBytes: 41 << 20, CpuNs: 120e6, SpoolBytes: 2048, SpoolRecords: 3, Degraded: []string{"file events are sampled, 1 in 8"}},
 			Losses: []*sensorv1.Loss{{Where: "ring:bulk", Cause: "full", Count: 5}, {Where: "decode", Cause: "malformed", Count: 2}},
 		},
 		{
-			Id: app1, Name: "app1", Labels: map[string]string{"role": "app"}, State: "silent", Isolation: "applied", LastSeen: at(0),
+			Id: app1, Name: "app1", Labels: map[string]string{"role": "app"}, State: "silent", Isolation: "applied", LastSeen: at(0), Ended: "unheard",
 			SensorVersion: "1.2.3", EventsTotal: 10, Baseline: &sensorv1.BaselineState{Behaviours: 12, Known: 3, Confidence: 0.25, Learning: true},
 		},
 		{Id: evil, Name: names[evil], State: "never-seen", Isolation: "none", Labels: map[string]string{"role": "web", "x": hostile2()}},

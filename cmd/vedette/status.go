@@ -73,8 +73,16 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse) {
 	}
 	g.Section("Fleet")
 	hosts := strconv.FormatUint(st.GetHosts(), 10)
-	if n := st.GetHostsSilent(); n > 0 {
-		hosts += fmt.Sprintf(", %d silent: see 'vedette host list'", n)
+	for _, some := range []struct {
+		n   uint64
+		are string
+	}{{st.GetHostsSilent(), "silent"}, {st.GetHostsBlind(), "blind"}, {st.GetHostsStopped(), "stopped"}} {
+		if some.n > 0 {
+			hosts += fmt.Sprintf(", %d %s", some.n, some.are)
+		}
+	}
+	if st.GetHostsSilent()+st.GetHostsBlind()+st.GetHostsStopped() > 0 {
+		hosts += ": see 'vedette host list'"
 	}
 	g.Field("hosts", hosts)
 	g.Field("isolated", strconv.FormatUint(st.GetIsolated(), 10))
@@ -91,9 +99,9 @@ func stateColour(state string) output.Colour {
 	switch state {
 	case "online", "alive", "released", "benign":
 		return output.Green
-	case "silent", "unreachable", "failed", "refused":
+	case "silent", "blind", "unreachable", "failed", "refused":
 		return output.Red
-	case "pending", "applied", "unknown", "never-seen", "open", "expired":
+	case "pending", "stopped", "applied", "unknown", "never-seen", "open", "expired":
 		return output.Yellow
 	default:
 		return output.Plain

@@ -24,7 +24,7 @@ type DialConfig struct {
 	PinnedCA [32]byte
 	// LocalAddr is the address to dial from. Default: any, a free port.
 	LocalAddr netip.AddrPort
-	// MaxIdle and KeepAlive. Default: 30 s and 10 s.
+	// MaxIdle and KeepAlive. Default: 30 s and 5 s.
 	MaxIdle, KeepAlive time.Duration
 }
 

@@ -79,6 +79,8 @@ type GetStatusResponse struct {
 	// What is wrong and what to do, one sentence each; empty when all is well.
 	Problems      []string `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"`
 	Time          int64    `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`
+	HostsBlind    uint64   `protobuf:"varint,14,opt,name=hosts_blind,json=hostsBlind,proto3" json:"hosts_blind,omitempty"`       // online, and their sensors do not see
+	HostsStopped  uint64   `protobuf:"varint,15,opt,name=hosts_stopped,json=hostsStopped,proto3" json:"hosts_stopped,omitempty"` // their sensors were stopped in an orderly way
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,13 +206,27 @@ func (x *GetStatusResponse) GetTime() int64 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetHostsBlind() uint64 {
+	if x != nil {
+		return x.HostsBlind
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetHostsStopped() uint64 {
+	if x != nil {
+		return x.HostsStopped
+	}
+	return 0
+}
+
 type Host struct {
 	state            protoimpl.MessageState  `protogen:"open.v1"`
 	Id               string                  `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name             string                  `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Address          string                  `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Labels           map[string]string       `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	State            string                  `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`         // online silent never-seen
+	State            string                  `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`         // online blind silent stopped never-seen
 	Isolation        string                  `protobuf:"bytes,6,opt,name=isolation,proto3" json:"isolation,omitempty"` // none pending applied failed
 	LastSeen         int64                   `protobuf:"varint,7,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
 	SensorVersion    string                  `protobuf:"bytes,8,opt,name=sensor_version,json=sensorVersion,proto3" json:"sensor_version,omitempty"`
@@ -223,8 +239,11 @@ type Host struct {
 	Node             string                  `protobuf:"bytes,15,opt,name=node,proto3" json:"node,omitempty"`
 	EnrolledAt       int64                   `protobuf:"varint,16,opt,name=enrolled_at,json=enrolledAt,proto3" json:"enrolled_at,omitempty"`
 	Losses           []*sensorv1.Loss        `protobuf:"bytes,17,rep,name=losses,proto3" json:"losses,omitempty"` // totals by cause
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How the last session ended (see SessionEnd.how); empty while one stands.
+	Ended         string `protobuf:"bytes,18,opt,name=ended,proto3" json:"ended,omitempty"`
+	EndedDetail   string `protobuf:"bytes,19,opt,name=ended_detail,json=endedDetail,proto3" json:"ended_detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
@@ -374,6 +393,20 @@ func (x *Host) GetLosses() []*sensorv1.Loss {
 		return x.Losses
 	}
 	return nil
+}
+
+func (x *Host) GetEnded() string {
+	if x != nil {
+		return x.Ended
+	}
+	return ""
+}
+
+func (x *Host) GetEndedDetail() string {
+	if x != nil {
+		return x.EndedDetail
+	}
+	return ""
 }
 
 type Selector struct {
@@ -2696,7 +2729,7 @@ func (*WatchResponse_HostChange) isWatchResponse_Body() {}
 
 type HostChange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Change        string                 `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"` // enrolled online silent
+	Change        string                 `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"` // enrolled online stopped disconnected silent
 	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2751,7 +2784,7 @@ var File_vedette_operator_proto protoreflect.FileDescriptor
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xad\x03\n" +
+	"\x10GetStatusRequest\"\xf3\x03\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -2767,7 +2800,10 @@ const file_vedette_operator_proto_rawDesc = "" +
 	" \x01(\x04R\bisolated\x125\n" +
 	"\amembers\x18\v \x03(\v2\x1b.vedette.operator.v1.MemberR\amembers\x12\x1a\n" +
 	"\bproblems\x18\f \x03(\tR\bproblems\x12\x12\n" +
-	"\x04time\x18\r \x01(\x03R\x04time\"\xb2\x05\n" +
+	"\x04time\x18\r \x01(\x03R\x04time\x12\x1f\n" +
+	"\vhosts_blind\x18\x0e \x01(\x04R\n" +
+	"hostsBlind\x12#\n" +
+	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\"\xeb\x05\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2788,7 +2824,9 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x04node\x18\x0f \x01(\tR\x04node\x12\x1f\n" +
 	"\venrolled_at\x18\x10 \x01(\x03R\n" +
 	"enrolledAt\x12/\n" +
-	"\x06losses\x18\x11 \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x1a9\n" +
+	"\x06losses\x18\x11 \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12\x14\n" +
+	"\x05ended\x18\x12 \x01(\tR\x05ended\x12!\n" +
+	"\fended_detail\x18\x13 \x01(\tR\vendedDetail\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x01\n" +

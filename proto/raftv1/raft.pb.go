@@ -46,6 +46,8 @@ type Command struct {
 	//	*Command_HostSession
 	//	*Command_PutOperator
 	//	*Command_InitCluster
+	//	*Command_SessionsEnded
+	//	*Command_RaiseSilence
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -217,6 +219,24 @@ func (x *Command) GetInitCluster() *InitCluster {
 	return nil
 }
 
+func (x *Command) GetSessionsEnded() *SessionsEnded {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SessionsEnded); ok {
+			return x.SessionsEnded
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRaiseSilence() *RaiseSilence {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RaiseSilence); ok {
+			return x.RaiseSilence
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -269,6 +289,14 @@ type Command_InitCluster struct {
 	InitCluster *InitCluster `protobuf:"bytes,21,opt,name=init_cluster,json=initCluster,proto3,oneof"`
 }
 
+type Command_SessionsEnded struct {
+	SessionsEnded *SessionsEnded `protobuf:"bytes,22,opt,name=sessions_ended,json=sessionsEnded,proto3,oneof"`
+}
+
+type Command_RaiseSilence struct {
+	RaiseSilence *RaiseSilence `protobuf:"bytes,23,opt,name=raise_silence,json=raiseSilence,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -292,6 +320,10 @@ func (*Command_HostSession) isCommand_Body() {}
 func (*Command_PutOperator) isCommand_Body() {}
 
 func (*Command_InitCluster) isCommand_Body() {}
+
+func (*Command_SessionsEnded) isCommand_Body() {}
+
+func (*Command_RaiseSilence) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1274,7 +1306,10 @@ type HostSession struct {
 	Facts         *sensorv1.HostFacts    `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
 	SensorVersion string                 `protobuf:"bytes,6,opt,name=sensor_version,json=sensorVersion,proto3" json:"sensor_version,omitempty"`
 	// Rises with every session of a host, so that a late "disconnected" cannot undo a newer "connected".
-	Session       uint64 `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
+	Session uint64 `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
+	// From Hello: what tells a return from a reboot.
+	KernelBoot    []byte `protobuf:"bytes,8,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
+	Instance      []byte `protobuf:"bytes,9,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1358,6 +1393,267 @@ func (x *HostSession) GetSession() uint64 {
 	return 0
 }
 
+func (x *HostSession) GetKernelBoot() []byte {
+	if x != nil {
+		return x.KernelBoot
+	}
+	return nil
+}
+
+func (x *HostSession) GetInstance() []byte {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+// Sessions that a node had, many in one entry.
+type SessionsEnded struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Node     string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Sessions []*SessionEnd          `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// Every session that the log has at the node, whatever their number: the node
+	// starts, or is lost with them.
+	All           bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionsEnded) Reset() {
+	*x = SessionsEnded{}
+	mi := &file_vedette_raft_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionsEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionsEnded) ProtoMessage() {}
+
+func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionsEnded.ProtoReflect.Descriptor instead.
+func (*SessionsEnded) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SessionsEnded) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SessionsEnded) GetSessions() []*SessionEnd {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+func (x *SessionsEnded) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type SessionEnd struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Host    string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Session uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
+	// "stopped" (it said goodbye), "failed" (it said so, with an error), "closed"
+	// (without goodbye), "unheard" (nothing came any more), "node" (the node's own doing)
+	How           string `protobuf:"bytes,3,opt,name=how,proto3" json:"how,omitempty"`
+	Heard         int64  `protobuf:"varint,4,opt,name=heard,proto3" json:"heard,omitempty"` // Unix ns at the node: the last sign of life
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionEnd) Reset() {
+	*x = SessionEnd{}
+	mi := &file_vedette_raft_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionEnd) ProtoMessage() {}
+
+func (x *SessionEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionEnd.ProtoReflect.Descriptor instead.
+func (*SessionEnd) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SessionEnd) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SessionEnd) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *SessionEnd) GetHow() string {
+	if x != nil {
+		return x.How
+	}
+	return ""
+}
+
+func (x *SessionEnd) GetHeard() int64 {
+	if x != nil {
+		return x.Heard
+	}
+	return 0
+}
+
+func (x *SessionEnd) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// The finding that a host, or several at once, went silent. It is stored only if the
+// first host's newest session is still the one that ended, and was not told before.
+type RaiseSilence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Finding       *sensorv1.Finding      `protobuf:"bytes,1,opt,name=finding,proto3" json:"finding,omitempty"`
+	Hosts         []*SilentHost          `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"` // the first one bears the finding
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseSilence) Reset() {
+	*x = RaiseSilence{}
+	mi := &file_vedette_raft_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseSilence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseSilence) ProtoMessage() {}
+
+func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseSilence.ProtoReflect.Descriptor instead.
+func (*RaiseSilence) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RaiseSilence) GetFinding() *sensorv1.Finding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *RaiseSilence) GetHosts() []*SilentHost {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type SilentHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SilentHost) Reset() {
+	*x = SilentHost{}
+	mi := &file_vedette_raft_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SilentHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SilentHost) ProtoMessage() {}
+
+func (x *SilentHost) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SilentHost.ProtoReflect.Descriptor instead.
+func (*SilentHost) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SilentHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SilentHost) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type PutOperator struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1368,7 +1664,7 @@ type PutOperator struct {
 
 func (x *PutOperator) Reset() {
 	*x = PutOperator{}
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1676,7 @@ func (x *PutOperator) String() string {
 func (*PutOperator) ProtoMessage() {}
 
 func (x *PutOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1689,7 @@ func (x *PutOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOperator.ProtoReflect.Descriptor instead.
 func (*PutOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PutOperator) GetName() string {
@@ -1424,7 +1720,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1732,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1745,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Result) GetRejected() string {
@@ -1499,7 +1795,7 @@ type HostAck struct {
 
 func (x *HostAck) Reset() {
 	*x = HostAck{}
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1807,7 @@ func (x *HostAck) String() string {
 func (*HostAck) ProtoMessage() {}
 
 func (x *HostAck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1820,7 @@ func (x *HostAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostAck.ProtoReflect.Descriptor instead.
 func (*HostAck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HostAck) GetHost() string {
@@ -1566,7 +1862,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1874,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1887,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ForwardReply) GetResult() *Result {
@@ -1619,7 +1915,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xfb\x06\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x8a\b\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -1638,7 +1934,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"removeNode\x12A\n" +
 	"\fhost_session\x18\x13 \x01(\v2\x1c.vedette.raft.v1.HostSessionH\x00R\vhostSession\x12A\n" +
 	"\fput_operator\x18\x14 \x01(\v2\x1c.vedette.raft.v1.PutOperatorH\x00R\vputOperator\x12A\n" +
-	"\finit_cluster\x18\x15 \x01(\v2\x1c.vedette.raft.v1.InitClusterH\x00R\vinitClusterB\x06\n" +
+	"\finit_cluster\x18\x15 \x01(\v2\x1c.vedette.raft.v1.InitClusterH\x00R\vinitCluster\x12G\n" +
+	"\x0esessions_ended\x18\x16 \x01(\v2\x1e.vedette.raft.v1.SessionsEndedH\x00R\rsessionsEnded\x12D\n" +
+	"\rraise_silence\x18\x17 \x01(\v2\x1d.vedette.raft.v1.RaiseSilenceH\x00R\fraiseSilenceB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -1725,7 +2023,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\"\x1c\n" +
 	"\n" +
 	"RemoveNode\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xe2\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x9f\x02\n" +
 	"\vHostSession\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
@@ -1733,7 +2031,28 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x122\n" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.vedette.sensor.v1.HostFactsR\x05facts\x12%\n" +
 	"\x0esensor_version\x18\x06 \x01(\tR\rsensorVersion\x12\x18\n" +
-	"\asession\x18\a \x01(\x04R\asession\"5\n" +
+	"\asession\x18\a \x01(\x04R\asession\x12\x1f\n" +
+	"\vkernel_boot\x18\b \x01(\fR\n" +
+	"kernelBoot\x12\x1a\n" +
+	"\binstance\x18\t \x01(\fR\binstance\"n\n" +
+	"\rSessionsEnded\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
+	"\bsessions\x18\x02 \x03(\v2\x1b.vedette.raft.v1.SessionEndR\bsessions\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\"z\n" +
+	"\n" +
+	"SessionEnd\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\x12\x10\n" +
+	"\x03how\x18\x03 \x01(\tR\x03how\x12\x14\n" +
+	"\x05heard\x18\x04 \x01(\x03R\x05heard\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"w\n" +
+	"\fRaiseSilence\x124\n" +
+	"\afinding\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.FindingR\afinding\x121\n" +
+	"\x05hosts\x18\x02 \x03(\v2\x1b.vedette.raft.v1.SilentHostR\x05hosts\":\n" +
+	"\n" +
+	"SilentHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\"5\n" +
 	"\vPutOperator\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\"\x92\x01\n" +
@@ -1766,7 +2085,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),              // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),          // 1: vedette.raft.v1.InitCluster
@@ -1784,17 +2103,22 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*PutNode)(nil),              // 13: vedette.raft.v1.PutNode
 	(*RemoveNode)(nil),           // 14: vedette.raft.v1.RemoveNode
 	(*HostSession)(nil),          // 15: vedette.raft.v1.HostSession
-	(*PutOperator)(nil),          // 16: vedette.raft.v1.PutOperator
-	(*Result)(nil),               // 17: vedette.raft.v1.Result
-	(*HostAck)(nil),              // 18: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),         // 19: vedette.raft.v1.ForwardReply
-	nil,                          // 20: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),       // 21: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),   // 22: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),     // 23: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),        // 24: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil), // 25: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),       // 26: vedette.sensor.v1.Grant
+	(*SessionsEnded)(nil),        // 16: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),           // 17: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),         // 18: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),           // 19: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),          // 20: vedette.raft.v1.PutOperator
+	(*Result)(nil),               // 21: vedette.raft.v1.Result
+	(*HostAck)(nil),              // 22: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),         // 23: vedette.raft.v1.ForwardReply
+	nil,                          // 24: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),       // 25: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),   // 26: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),     // 27: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),        // 28: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil), // 29: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),       // 30: vedette.sensor.v1.Grant
+	(*sensorv1.Finding)(nil),     // 31: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -1807,30 +2131,35 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	13, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
 	14, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
 	15, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
-	16, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
+	20, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
 	1,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
-	3,  // 12: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	21, // 13: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	22, // 14: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 15: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	20, // 16: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	23, // 17: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	22, // 18: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	24, // 19: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	25, // 20: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	26, // 21: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	9,  // 22: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	10, // 23: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	8,  // 24: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	24, // 25: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	22, // 26: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	18, // 27: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	17, // 28: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	16, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
+	18, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
+	3,  // 14: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	25, // 15: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	26, // 16: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	27, // 17: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	24, // 18: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	27, // 19: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	26, // 20: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	28, // 21: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	29, // 22: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	30, // 23: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	9,  // 24: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	10, // 25: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	8,  // 26: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	28, // 27: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	26, // 28: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	17, // 29: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	31, // 30: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	19, // 31: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	22, // 32: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	21, // 33: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -1851,6 +2180,8 @@ func file_vedette_raft_proto_init() {
 		(*Command_HostSession)(nil),
 		(*Command_PutOperator)(nil),
 		(*Command_InitCluster)(nil),
+		(*Command_SessionsEnded)(nil),
+		(*Command_RaiseSilence)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1858,7 +2189,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -509,6 +509,7 @@ type SensorMessage struct {
 	//	*SensorMessage_Batch
 	//	*SensorMessage_Renew
 	//	*SensorMessage_GrantResult
+	//	*SensorMessage_Goodbye
 	Body          isSensorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -587,6 +588,15 @@ func (x *SensorMessage) GetGrantResult() *GrantResult {
 	return nil
 }
 
+func (x *SensorMessage) GetGoodbye() *Goodbye {
+	if x != nil {
+		if x, ok := x.Body.(*SensorMessage_Goodbye); ok {
+			return x.Goodbye
+		}
+	}
+	return nil
+}
+
 type isSensorMessage_Body interface {
 	isSensorMessage_Body()
 }
@@ -608,6 +618,11 @@ type SensorMessage_GrantResult struct {
 	GrantResult *GrantResult `protobuf:"bytes,4,opt,name=grant_result,json=grantResult,proto3,oneof"`
 }
 
+type SensorMessage_Goodbye struct {
+	// The last message of a sensor that ends by itself.
+	Goodbye *Goodbye `protobuf:"bytes,5,opt,name=goodbye,proto3,oneof"`
+}
+
 func (*SensorMessage_Hello) isSensorMessage_Body() {}
 
 func (*SensorMessage_Batch) isSensorMessage_Body() {}
@@ -615,6 +630,55 @@ func (*SensorMessage_Batch) isSensorMessage_Body() {}
 func (*SensorMessage_Renew) isSensorMessage_Body() {}
 
 func (*SensorMessage_GrantResult) isSensorMessage_Body() {}
+
+func (*SensorMessage_Goodbye) isSensorMessage_Body() {}
+
+// A sensor that ends says so and waits shortly until the node hangs up, which it
+// does when the log has it. Whoever falls silent without a goodbye is a finding.
+type Goodbye struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: it was told to stop. Otherwise the error that it ends with.
+	Failure       string `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Goodbye) Reset() {
+	*x = Goodbye{}
+	mi := &file_vedette_sensor_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Goodbye) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Goodbye) ProtoMessage() {}
+
+func (x *Goodbye) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
+func (*Goodbye) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Goodbye) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
 
 type CoordinatorMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -634,7 +698,7 @@ type CoordinatorMessage struct {
 
 func (x *CoordinatorMessage) Reset() {
 	*x = CoordinatorMessage{}
-	mi := &file_vedette_sensor_proto_msgTypes[4]
+	mi := &file_vedette_sensor_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +710,7 @@ func (x *CoordinatorMessage) String() string {
 func (*CoordinatorMessage) ProtoMessage() {}
 
 func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[4]
+	mi := &file_vedette_sensor_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +723,7 @@ func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorMessage.ProtoReflect.Descriptor instead.
 func (*CoordinatorMessage) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{4}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CoordinatorMessage) GetBody() isCoordinatorMessage_Body {
@@ -785,14 +849,21 @@ type Hello struct {
 	SensorVersion string                 `protobuf:"bytes,2,opt,name=sensor_version,json=sensorVersion,proto3" json:"sensor_version,omitempty"`
 	Facts         *HostFacts             `protobuf:"bytes,3,opt,name=facts,proto3" json:"facts,omitempty"`
 	// The stream that the sensor will send next (see Batch.boot).
-	Boot          []byte `protobuf:"bytes,4,opt,name=boot,proto3" json:"boot,omitempty"`
+	Boot []byte `protobuf:"bytes,4,opt,name=boot,proto3" json:"boot,omitempty"`
+	// 16 bytes each: the kernel's boot (a hash of its boot_id) and this very process.
+	// They tell a host that comes back after a silence from one that was rebooted, and
+	// a sensor that was frozen from one that was killed.
+	KernelBoot []byte `protobuf:"bytes,5,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
+	Instance   []byte `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
+	// How long the sensor lets a session be quiet before it pings. 0: 10 s.
+	KeepAliveMs   uint32 `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_vedette_sensor_proto_msgTypes[5]
+	mi := &file_vedette_sensor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +875,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[5]
+	mi := &file_vedette_sensor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +888,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{5}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hello) GetProtocol() uint32 {
@@ -848,6 +919,27 @@ func (x *Hello) GetBoot() []byte {
 	return nil
 }
 
+func (x *Hello) GetKernelBoot() []byte {
+	if x != nil {
+		return x.KernelBoot
+	}
+	return nil
+}
+
+func (x *Hello) GetInstance() []byte {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *Hello) GetKeepAliveMs() uint32 {
+	if x != nil {
+		return x.KeepAliveMs
+	}
+	return 0
+}
+
 type Welcome struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
 	Protocol           uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -865,7 +957,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_vedette_sensor_proto_msgTypes[6]
+	mi := &file_vedette_sensor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +969,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[6]
+	mi := &file_vedette_sensor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +982,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{6}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Welcome) GetProtocol() uint32 {
@@ -959,7 +1051,7 @@ type HostFacts struct {
 
 func (x *HostFacts) Reset() {
 	*x = HostFacts{}
-	mi := &file_vedette_sensor_proto_msgTypes[7]
+	mi := &file_vedette_sensor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1063,7 @@ func (x *HostFacts) String() string {
 func (*HostFacts) ProtoMessage() {}
 
 func (x *HostFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[7]
+	mi := &file_vedette_sensor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1076,7 @@ func (x *HostFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFacts.ProtoReflect.Descriptor instead.
 func (*HostFacts) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{7}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HostFacts) GetName() string {
@@ -1061,7 +1153,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_vedette_sensor_proto_msgTypes[8]
+	mi := &file_vedette_sensor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1165,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[8]
+	mi := &file_vedette_sensor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1178,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{8}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Node) GetId() string {
@@ -1119,7 +1211,7 @@ type NodeList struct {
 
 func (x *NodeList) Reset() {
 	*x = NodeList{}
-	mi := &file_vedette_sensor_proto_msgTypes[9]
+	mi := &file_vedette_sensor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1223,7 @@ func (x *NodeList) String() string {
 func (*NodeList) ProtoMessage() {}
 
 func (x *NodeList) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[9]
+	mi := &file_vedette_sensor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1236,7 @@ func (x *NodeList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeList.ProtoReflect.Descriptor instead.
 func (*NodeList) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{9}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeList) GetNodes() []*Node {
@@ -1170,7 +1262,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_vedette_sensor_proto_msgTypes[10]
+	mi := &file_vedette_sensor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1274,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[10]
+	mi := &file_vedette_sensor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1287,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{10}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Batch) GetBoot() []byte {
@@ -1229,7 +1321,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_vedette_sensor_proto_msgTypes[11]
+	mi := &file_vedette_sensor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1333,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[11]
+	mi := &file_vedette_sensor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1346,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{11}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Ack) GetBoot() []byte {
@@ -1281,7 +1373,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_vedette_sensor_proto_msgTypes[12]
+	mi := &file_vedette_sensor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1385,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[12]
+	mi := &file_vedette_sensor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1398,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{12}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Resume) GetBoot() []byte {
@@ -1340,7 +1432,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_vedette_sensor_proto_msgTypes[13]
+	mi := &file_vedette_sensor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1444,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[13]
+	mi := &file_vedette_sensor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1457,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{13}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Record) GetSequence() uint64 {
@@ -1467,7 +1559,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_vedette_sensor_proto_msgTypes[14]
+	mi := &file_vedette_sensor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1571,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[14]
+	mi := &file_vedette_sensor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1584,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{14}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Summary) GetWindowStart() int64 {
@@ -1550,7 +1642,7 @@ type Behaviour struct {
 
 func (x *Behaviour) Reset() {
 	*x = Behaviour{}
-	mi := &file_vedette_sensor_proto_msgTypes[15]
+	mi := &file_vedette_sensor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1654,7 @@ func (x *Behaviour) String() string {
 func (*Behaviour) ProtoMessage() {}
 
 func (x *Behaviour) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[15]
+	mi := &file_vedette_sensor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1667,7 @@ func (x *Behaviour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Behaviour.ProtoReflect.Descriptor instead.
 func (*Behaviour) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{15}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Behaviour) GetKey() []byte {
@@ -1625,7 +1717,7 @@ type BehaviourDelta struct {
 
 func (x *BehaviourDelta) Reset() {
 	*x = BehaviourDelta{}
-	mi := &file_vedette_sensor_proto_msgTypes[16]
+	mi := &file_vedette_sensor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1729,7 @@ func (x *BehaviourDelta) String() string {
 func (*BehaviourDelta) ProtoMessage() {}
 
 func (x *BehaviourDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[16]
+	mi := &file_vedette_sensor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1742,7 @@ func (x *BehaviourDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BehaviourDelta.ProtoReflect.Descriptor instead.
 func (*BehaviourDelta) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{16}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BehaviourDelta) GetKey() []byte {
@@ -1694,13 +1786,18 @@ type Health struct {
 	CoverageGaps     []string               `protobuf:"bytes,9,rep,name=coverage_gaps,json=coverageGaps,proto3" json:"coverage_gaps,omitempty"`
 	Isolation        string                 `protobuf:"bytes,10,opt,name=isolation,proto3" json:"isolation,omitempty"` // "none", "full"
 	DroppedRecords   uint64                 `protobuf:"varint,11,opt,name=dropped_records,json=droppedRecords,proto3" json:"dropped_records,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The sensor runs and does not see: what it says of this host since then is not to be relied on.
+	Blind       bool   `protobuf:"varint,12,opt,name=blind,proto3" json:"blind,omitempty"`
+	BlindReason string `protobuf:"bytes,13,opt,name=blind_reason,json=blindReason,proto3" json:"blind_reason,omitempty"`
+	// What the sensor leaves out to stay inside its budget, one sentence each.
+	Degraded      []string `protobuf:"bytes,14,rep,name=degraded,proto3" json:"degraded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_vedette_sensor_proto_msgTypes[17]
+	mi := &file_vedette_sensor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1809,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[17]
+	mi := &file_vedette_sensor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1822,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{17}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Health) GetRssBytes() uint64 {
@@ -1805,6 +1902,27 @@ func (x *Health) GetDroppedRecords() uint64 {
 	return 0
 }
 
+func (x *Health) GetBlind() bool {
+	if x != nil {
+		return x.Blind
+	}
+	return false
+}
+
+func (x *Health) GetBlindReason() string {
+	if x != nil {
+		return x.BlindReason
+	}
+	return ""
+}
+
+func (x *Health) GetDegraded() []string {
+	if x != nil {
+		return x.Degraded
+	}
+	return nil
+}
+
 type BaselineState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Behaviours    uint64                 `protobuf:"varint,1,opt,name=behaviours,proto3" json:"behaviours,omitempty"`
@@ -1817,7 +1935,7 @@ type BaselineState struct {
 
 func (x *BaselineState) Reset() {
 	*x = BaselineState{}
-	mi := &file_vedette_sensor_proto_msgTypes[18]
+	mi := &file_vedette_sensor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1947,7 @@ func (x *BaselineState) String() string {
 func (*BaselineState) ProtoMessage() {}
 
 func (x *BaselineState) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[18]
+	mi := &file_vedette_sensor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1960,7 @@ func (x *BaselineState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BaselineState.ProtoReflect.Descriptor instead.
 func (*BaselineState) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{18}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BaselineState) GetBehaviours() uint64 {
@@ -1884,7 +2002,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_vedette_sensor_proto_msgTypes[19]
+	mi := &file_vedette_sensor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2014,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[19]
+	mi := &file_vedette_sensor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2027,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{19}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Loss) GetWhere() string {
@@ -1959,7 +2077,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_vedette_sensor_proto_msgTypes[20]
+	mi := &file_vedette_sensor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2089,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[20]
+	mi := &file_vedette_sensor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2102,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{20}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -2133,7 +2251,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_vedette_sensor_proto_msgTypes[21]
+	mi := &file_vedette_sensor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2263,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[21]
+	mi := &file_vedette_sensor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2276,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{21}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Flow) GetProtocol() uint32 {
@@ -2246,19 +2364,21 @@ func (x *Flow) GetFailed() bool {
 }
 
 type Finding struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Time       int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
-	Kind       string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"` // "rule", "new-exec", "new-flow", "follow-up" (of a process with a finding)
-	Title      string                 `protobuf:"bytes,4,opt,name=title,proto3" json:"title,omitempty"`
-	RuleId     string                 `protobuf:"bytes,5,opt,name=rule_id,json=ruleId,proto3" json:"rule_id,omitempty"`
-	Severity   string                 `protobuf:"bytes,6,opt,name=severity,proto3" json:"severity,omitempty"` // informational low medium high critical
-	Techniques []string               `protobuf:"bytes,7,rep,name=techniques,proto3" json:"techniques,omitempty"`
-	Score      float64                `protobuf:"fixed64,8,opt,name=score,proto3" json:"score,omitempty"`
-	Storyline  string                 `protobuf:"bytes,9,opt,name=storyline,proto3" json:"storyline,omitempty"`
-	Process    *Process               `protobuf:"bytes,10,opt,name=process,proto3" json:"process,omitempty"`
-	Ancestors  []*Process             `protobuf:"bytes,11,rep,name=ancestors,proto3" json:"ancestors,omitempty"` // nearest first
-	Flows      []*Flow                `protobuf:"bytes,12,rep,name=flows,proto3" json:"flows,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Time  int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
+	// "rule", "new-exec", "new-flow", "follow-up" (of a process with a finding), "tamper",
+	// "blind"; by the coordinator: "silent", "returned". More may come: nothing depends on the list.
+	Kind       string     `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Title      string     `protobuf:"bytes,4,opt,name=title,proto3" json:"title,omitempty"`
+	RuleId     string     `protobuf:"bytes,5,opt,name=rule_id,json=ruleId,proto3" json:"rule_id,omitempty"`
+	Severity   string     `protobuf:"bytes,6,opt,name=severity,proto3" json:"severity,omitempty"` // informational low medium high critical
+	Techniques []string   `protobuf:"bytes,7,rep,name=techniques,proto3" json:"techniques,omitempty"`
+	Score      float64    `protobuf:"fixed64,8,opt,name=score,proto3" json:"score,omitempty"`
+	Storyline  string     `protobuf:"bytes,9,opt,name=storyline,proto3" json:"storyline,omitempty"`
+	Process    *Process   `protobuf:"bytes,10,opt,name=process,proto3" json:"process,omitempty"`
+	Ancestors  []*Process `protobuf:"bytes,11,rep,name=ancestors,proto3" json:"ancestors,omitempty"` // nearest first
+	Flows      []*Flow    `protobuf:"bytes,12,rep,name=flows,proto3" json:"flows,omitempty"`
 	// The accepted flow that this storyline came in by, when it did.
 	Origin        *Flow    `protobuf:"bytes,13,opt,name=origin,proto3" json:"origin,omitempty"`
 	Losses        []*Loss  `protobuf:"bytes,14,rep,name=losses,proto3" json:"losses,omitempty"`
@@ -2271,7 +2391,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vedette_sensor_proto_msgTypes[22]
+	mi := &file_vedette_sensor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2403,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[22]
+	mi := &file_vedette_sensor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2416,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{22}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Finding) GetId() string {
@@ -2430,7 +2550,7 @@ type FlowNote struct {
 
 func (x *FlowNote) Reset() {
 	*x = FlowNote{}
-	mi := &file_vedette_sensor_proto_msgTypes[23]
+	mi := &file_vedette_sensor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2562,7 @@ func (x *FlowNote) String() string {
 func (*FlowNote) ProtoMessage() {}
 
 func (x *FlowNote) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[23]
+	mi := &file_vedette_sensor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2575,7 @@ func (x *FlowNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowNote.ProtoReflect.Descriptor instead.
 func (*FlowNote) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{23}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FlowNote) GetStoryline() string {
@@ -2498,7 +2618,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[24]
+	mi := &file_vedette_sensor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2630,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[24]
+	mi := &file_vedette_sensor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2643,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{24}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -2609,7 +2729,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2741,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2754,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -2668,7 +2788,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2800,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2813,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -2725,7 +2845,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2857,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2870,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -2811,7 +2931,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +2943,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +2956,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -2856,7 +2976,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +2988,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3001,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2909,7 +3029,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3041,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3054,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Refusal) GetCode() string {
@@ -2982,13 +3102,16 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05nodes\x18\x04 \x03(\v2\x17.vedette.sensor.v1.NodeR\x05nodes\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
-	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\"\xf2\x01\n" +
+	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\"\xaa\x02\n" +
 	"\rSensorMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.vedette.sensor.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.vedette.sensor.v1.BatchH\x00R\x05batch\x120\n" +
 	"\x05renew\x18\x03 \x01(\v2\x18.vedette.sensor.v1.RenewH\x00R\x05renew\x12C\n" +
-	"\fgrant_result\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.GrantResultH\x00R\vgrantResultB\x06\n" +
-	"\x04body\"\x9e\x03\n" +
+	"\fgrant_result\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.GrantResultH\x00R\vgrantResult\x126\n" +
+	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbyeB\x06\n" +
+	"\x04body\"#\n" +
+	"\aGoodbye\x12\x18\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\x9e\x03\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -2997,12 +3120,16 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05grant\x18\x05 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantH\x00R\x05grant\x12B\n" +
 	"\vcertificate\x18\x06 \x01(\v2\x1e.vedette.sensor.v1.CertificateH\x00R\vcertificate\x123\n" +
 	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodesB\x06\n" +
-	"\x04body\"\x92\x01\n" +
+	"\x04body\"\xf3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
 	"\x05facts\x18\x03 \x01(\v2\x1c.vedette.sensor.v1.HostFactsR\x05facts\x12\x12\n" +
-	"\x04boot\x18\x04 \x01(\fR\x04boot\"\xe5\x01\n" +
+	"\x04boot\x18\x04 \x01(\fR\x04boot\x12\x1f\n" +
+	"\vkernel_boot\x18\x05 \x01(\fR\n" +
+	"kernelBoot\x12\x1a\n" +
+	"\binstance\x18\x06 \x01(\fR\binstance\x12\"\n" +
+	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\"\xe5\x01\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -3067,7 +3194,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x1b\n" +
 	"\tlast_seen\x18\x03 \x01(\x03R\blastSeen\x12\x14\n" +
-	"\x05known\x18\x04 \x01(\bR\x05known\"\x9d\x03\n" +
+	"\x05known\x18\x04 \x01(\bR\x05known\"\xf2\x03\n" +
 	"\x06Health\x12\x1b\n" +
 	"\trss_bytes\x18\x01 \x01(\x04R\brssBytes\x12\x15\n" +
 	"\x06cpu_ns\x18\x02 \x01(\x04R\x05cpuNs\x12!\n" +
@@ -3082,7 +3209,10 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\rcoverage_gaps\x18\t \x03(\tR\fcoverageGaps\x12\x1c\n" +
 	"\tisolation\x18\n" +
 	" \x01(\tR\tisolation\x12'\n" +
-	"\x0fdropped_records\x18\v \x01(\x04R\x0edroppedRecords\"\x81\x01\n" +
+	"\x0fdropped_records\x18\v \x01(\x04R\x0edroppedRecords\x12\x14\n" +
+	"\x05blind\x18\f \x01(\bR\x05blind\x12!\n" +
+	"\fblind_reason\x18\r \x01(\tR\vblindReason\x12\x1a\n" +
+	"\bdegraded\x18\x0e \x03(\tR\bdegraded\"\x81\x01\n" +
 	"\rBaselineState\x12\x1e\n" +
 	"\n" +
 	"behaviours\x18\x01 \x01(\x04R\n" +
@@ -3233,7 +3363,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -3243,83 +3373,85 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*EnrollReply)(nil),        // 5: vedette.sensor.v1.EnrollReply
 	(*Enrolled)(nil),           // 6: vedette.sensor.v1.Enrolled
 	(*SensorMessage)(nil),      // 7: vedette.sensor.v1.SensorMessage
-	(*CoordinatorMessage)(nil), // 8: vedette.sensor.v1.CoordinatorMessage
-	(*Hello)(nil),              // 9: vedette.sensor.v1.Hello
-	(*Welcome)(nil),            // 10: vedette.sensor.v1.Welcome
-	(*HostFacts)(nil),          // 11: vedette.sensor.v1.HostFacts
-	(*Node)(nil),               // 12: vedette.sensor.v1.Node
-	(*NodeList)(nil),           // 13: vedette.sensor.v1.NodeList
-	(*Batch)(nil),              // 14: vedette.sensor.v1.Batch
-	(*Ack)(nil),                // 15: vedette.sensor.v1.Ack
-	(*Resume)(nil),             // 16: vedette.sensor.v1.Resume
-	(*Record)(nil),             // 17: vedette.sensor.v1.Record
-	(*Summary)(nil),            // 18: vedette.sensor.v1.Summary
-	(*Behaviour)(nil),          // 19: vedette.sensor.v1.Behaviour
-	(*BehaviourDelta)(nil),     // 20: vedette.sensor.v1.BehaviourDelta
-	(*Health)(nil),             // 21: vedette.sensor.v1.Health
-	(*BaselineState)(nil),      // 22: vedette.sensor.v1.BaselineState
-	(*Loss)(nil),               // 23: vedette.sensor.v1.Loss
-	(*Process)(nil),            // 24: vedette.sensor.v1.Process
-	(*Flow)(nil),               // 25: vedette.sensor.v1.Flow
-	(*Finding)(nil),            // 26: vedette.sensor.v1.Finding
-	(*FlowNote)(nil),           // 27: vedette.sensor.v1.FlowNote
-	(*Grant)(nil),              // 28: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 29: vedette.sensor.v1.SignedGrant
-	(*GrantResult)(nil),        // 30: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 31: vedette.sensor.v1.IsolationStatus
-	(*Renew)(nil),              // 32: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 33: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 34: vedette.sensor.v1.Refusal
-	nil,                        // 35: vedette.sensor.v1.HostFacts.LabelsEntry
+	(*Goodbye)(nil),            // 8: vedette.sensor.v1.Goodbye
+	(*CoordinatorMessage)(nil), // 9: vedette.sensor.v1.CoordinatorMessage
+	(*Hello)(nil),              // 10: vedette.sensor.v1.Hello
+	(*Welcome)(nil),            // 11: vedette.sensor.v1.Welcome
+	(*HostFacts)(nil),          // 12: vedette.sensor.v1.HostFacts
+	(*Node)(nil),               // 13: vedette.sensor.v1.Node
+	(*NodeList)(nil),           // 14: vedette.sensor.v1.NodeList
+	(*Batch)(nil),              // 15: vedette.sensor.v1.Batch
+	(*Ack)(nil),                // 16: vedette.sensor.v1.Ack
+	(*Resume)(nil),             // 17: vedette.sensor.v1.Resume
+	(*Record)(nil),             // 18: vedette.sensor.v1.Record
+	(*Summary)(nil),            // 19: vedette.sensor.v1.Summary
+	(*Behaviour)(nil),          // 20: vedette.sensor.v1.Behaviour
+	(*BehaviourDelta)(nil),     // 21: vedette.sensor.v1.BehaviourDelta
+	(*Health)(nil),             // 22: vedette.sensor.v1.Health
+	(*BaselineState)(nil),      // 23: vedette.sensor.v1.BaselineState
+	(*Loss)(nil),               // 24: vedette.sensor.v1.Loss
+	(*Process)(nil),            // 25: vedette.sensor.v1.Process
+	(*Flow)(nil),               // 26: vedette.sensor.v1.Flow
+	(*Finding)(nil),            // 27: vedette.sensor.v1.Finding
+	(*FlowNote)(nil),           // 28: vedette.sensor.v1.FlowNote
+	(*Grant)(nil),              // 29: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 30: vedette.sensor.v1.SignedGrant
+	(*GrantResult)(nil),        // 31: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 32: vedette.sensor.v1.IsolationStatus
+	(*Renew)(nil),              // 33: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 34: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 35: vedette.sensor.v1.Refusal
+	nil,                        // 36: vedette.sensor.v1.HostFacts.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
-	11, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
-	12, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
+	12, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
+	13, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
 	6,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	34, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
-	12, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	9,  // 6: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
-	14, // 7: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	32, // 8: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	30, // 9: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
-	10, // 10: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	34, // 11: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	15, // 12: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	16, // 13: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	29, // 14: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	33, // 15: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	13, // 16: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	11, // 17: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	13, // 18: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	35, // 19: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	12, // 20: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	17, // 21: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	18, // 22: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	26, // 23: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	31, // 24: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	27, // 25: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	19, // 26: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	20, // 27: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	21, // 28: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	23, // 29: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 30: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	22, // 31: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	24, // 32: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	24, // 33: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	25, // 34: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	25, // 35: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	23, // 36: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	24, // 37: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	25, // 38: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	2,  // 39: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	31, // 40: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	3,  // 41: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	35, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	13, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
+	10, // 6: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
+	15, // 7: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
+	33, // 8: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	31, // 9: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	8,  // 10: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
+	11, // 11: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	35, // 12: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	16, // 13: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	17, // 14: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	30, // 15: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	34, // 16: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	14, // 17: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	12, // 18: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	14, // 19: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	36, // 20: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	13, // 21: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 22: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	19, // 23: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	27, // 24: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	32, // 25: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	28, // 26: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	20, // 27: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	21, // 28: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	22, // 29: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	24, // 30: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 31: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	23, // 32: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	25, // 33: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	25, // 34: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	26, // 35: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	26, // 36: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	24, // 37: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	25, // 38: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	26, // 39: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	2,  // 40: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	32, // 41: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	3,  // 42: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -3336,8 +3468,9 @@ func file_vedette_sensor_proto_init() {
 		(*SensorMessage_Batch)(nil),
 		(*SensorMessage_Renew)(nil),
 		(*SensorMessage_GrantResult)(nil),
+		(*SensorMessage_Goodbye)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[4].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[5].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
 		(*CoordinatorMessage_Refusal)(nil),
 		(*CoordinatorMessage_Ack)(nil),
@@ -3346,7 +3479,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Certificate)(nil),
 		(*CoordinatorMessage_Nodes)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[13].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[14].OneofWrappers = []any{
 		(*Record_Summary)(nil),
 		(*Record_Finding)(nil),
 		(*Record_Isolation)(nil),
@@ -3358,7 +3491,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

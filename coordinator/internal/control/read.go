@@ -51,7 +51,7 @@ func (s *Server) ListHosts(ctx context.Context, r *operatorv1.ListHostsRequest) 
 func (s *Server) judgeSilence(hosts ...*operatorv1.Host) {
 	horizon := s.cfg.Now().Add(-s.cfg.SilentAfter).UnixNano()
 	for _, h := range hosts {
-		if h.GetState() == "online" && h.GetLastSeen() < horizon {
+		if (h.GetState() == "online" || h.GetState() == "blind") && h.GetLastSeen() < horizon {
 			h.State = "silent"
 		}
 	}

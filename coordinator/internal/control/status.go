@@ -62,6 +62,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *operatorv1.GetStatusRequest) 
 		ClusterId: s.cfg.Authority.Cluster(), NodeId: s.cfg.NodeID, LeaderId: leader, Version: s.cfg.Version,
 		AppliedIndex: s.cfg.DB.AppliedIndex(), Hosts: counts.Hosts, HostsSilent: quiet.Silent, FindingsDay: counts.FindingsSince,
 		IncidentsOpen: counts.IncidentsOpen, Isolated: counts.Isolated, Time: now.UnixNano(),
+		HostsBlind: quiet.Blind, HostsStopped: quiet.Stopped,
 		Members: members, Problems: s.problems(first, leader, members, quiet),
 	}, nil
 }
@@ -107,6 +108,14 @@ func (s *Server) problems(first, leader string, members []*operatorv1.Member, qu
 		}
 		problems = append(problems, fmt.Sprintf("%s silent (%s): see 'systemctl status vedette-sensor' there; a sensor that somebody stopped is a reason to look.",
 			verb(quiet.Silent, "host is", "hosts are"), names))
+	}
+	if quiet.Blind > 0 {
+		names := strings.Join(quiet.BlindNames, "; ")
+		if uint64(len(quiet.BlindNames)) < quiet.Blind {
+			names += "; …"
+		}
+		problems = append(problems, fmt.Sprintf("%s blind (%s): until that is mended nothing is found there. See 'vedette host show' and 'journalctl -u vedette-sensor' there; when nobody there did it, take it for an attack.",
+			verb(quiet.Blind, "host is", "hosts are"), names))
 	}
 	if quiet.Lossy > 0 {
 		problems = append(problems, fmt.Sprintf("%s lost events within the last hour (%s since they enrolled): 'vedette host list -o wide' says which, 'vedette host show' where and why.",

@@ -127,8 +127,21 @@ func (w *watcher) show(ctx context.Context, e entry, send sender) error {
 		if !session.GetConnected() {
 			return w.change(ctx, e.cmd, session.GetHost(), "silent", "its session has ended", send)
 		}
+		if err := w.returned(ctx, e.cmd, session, send); err != nil {
+			return err
+		}
 		w.names[session.GetHost()] = session.GetFacts().GetName()
 		return w.change(ctx, e.cmd, session.GetHost(), "online", fmt.Sprintf("at node %s, sensor %s", session.GetNode(), session.GetSensorVersion()), send)
+	case *raftv1.Command_SessionsEnded:
+		return w.ended(ctx, e.cmd, body.SessionsEnded, send)
+	case *raftv1.Command_RaiseSilence:
+		f := body.RaiseSilence.GetFinding()
+		for _, silent := range body.RaiseSilence.GetHosts() {
+			if err := w.change(ctx, e.cmd, silent.GetHost(), "silent", "finding "+f.GetId(), send); err != nil {
+				return err
+			}
+		}
+		return w.finding(ctx, e.cmd, f.GetId(), send)
 	case *raftv1.Command_PutIncident:
 		return w.incident(ctx, e.cmd, body.PutIncident.GetIncident().GetId(), send)
 	case *raftv1.Command_CloseIncident:
@@ -167,6 +180,39 @@ func (w *watcher) showBatch(ctx context.Context, b *raftv1.HostBatch, send sende
 		}
 	}
 	return nil
+}
+
+// ended shows the ends of sessions: they are no alarm yet, for a sensor that lost a
+// node goes to another within seconds.
+func (w *watcher) ended(ctx context.Context, cmd *raftv1.Command, in *raftv1.SessionsEnded, send sender) error {
+	for _, end := range in.GetSessions() {
+		change, detail := "disconnected", end.GetHow()
+		if end.GetHow() == "stopped" {
+			change, detail = "stopped", "its sensor was stopped"
+		}
+		if err := w.change(ctx, cmd, end.GetHost(), change, detail, send); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// returned shows the finding that a return made, if it made one.
+func (w *watcher) returned(ctx context.Context, cmd *raftv1.Command, session *raftv1.HostSession, send sender) error {
+	id, err := w.server.cfg.DB.ReturnOf(ctx, session.GetHost(), cmd.GetTime())
+	if err != nil || id == "" {
+		return nil //nolint:nilerr // the list has it
+	}
+	return w.finding(ctx, cmd, id, send)
+}
+
+func (w *watcher) finding(ctx context.Context, cmd *raftv1.Command, id string, send sender) error {
+	row, err := w.server.cfg.DB.Finding(ctx, id)
+	if err != nil || !w.wants(row.GetHost()) {
+		return nil //nolint:nilerr // gone since
+	}
+	return send(&operatorv1.WatchResponse{Time: cmd.GetTime(), Host: row.GetHost(), HostName: w.name(ctx, row.GetHost()),
+		Body: &operatorv1.WatchResponse_Finding{Finding: row}})
 }
 
 func (w *watcher) change(ctx context.Context, cmd *raftv1.Command, host, change, detail string, send sender) error {

@@ -57,6 +57,7 @@ func (l *fakeLog) Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Res
 
 func (l *fakeLog) Subscribe(func(uint64, *raftv1.Command, *raftv1.Result)) func() { return func() {} }
 func (l *fakeLog) ReadBarrier(context.Context) error                              { return nil }
+func (l *fakeLog) Leader() (id, addr string, ok bool)                             { return "n1", "", true }
 
 func testBatcher(log Log) *batcher {
 	return newBatcher(Config{NodeID: "n1", Log: log, CoalesceBytes: 64 << 10, CoalesceDelay: 20 * time.Millisecond,

@@ -30,6 +30,8 @@ type Log interface {
 	Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error)
 	Subscribe(fn func(index uint64, cmd *raftv1.Command, res *raftv1.Result)) (cancel func())
 	ReadBarrier(ctx context.Context) error
+	// Leader is who leads, as far as this node knows.
+	Leader() (id, addr string, ok bool)
 }
 
 // Store is what ingest reads of the replicated state on this node.
@@ -124,10 +126,13 @@ type Server struct {
 	sessions map[string]*session
 	closed   bool
 
-	// closing waits for the goroutines that report ended sessions, slots bounds
-	// them, and running ends with Run.
+	// ends are reported to the log. begun is closed when the log knows that this node
+	// has just started: before, an end of all its sessions could end a new one.
+	ends  *ends
+	begun chan struct{}
+
+	// closing waits for the goroutines that push to sessions, and running ends with Run.
 	closing sync.WaitGroup
-	slots   chan struct{}
 	running context.Context
 	stop    context.CancelFunc
 	// enrolling bounds the enrolments at once.
@@ -171,7 +176,8 @@ func New(cfg Config) (*Server, error) {
 		limiter:   newLimiter(cfg.Now),
 		counts:    counters{refused: make(map[string]uint64)},
 		sessions:  make(map[string]*session),
-		slots:     make(chan struct{}, 64),
+		ends:      &ends{wake: make(chan struct{}, 1)},
+		begun:     make(chan struct{}),
 	}, nil
 }
 
@@ -179,16 +185,22 @@ func New(cfg Config) (*Server, error) {
 // sessions until ctx ends. The handlers work only while it runs.
 func (s *Server) Run(ctx context.Context) error {
 	cancel := s.cfg.Log.Subscribe(s.committed)
+	var tending sync.WaitGroup
+	tending.Go(func() { s.sweep(ctx) })
+	tending.Go(func() {
+		// Whatever the log supposes: a node that starts has no session.
+		if s.note(ctx, &raftv1.SessionsEnded{Node: s.cfg.NodeID, All: true}) {
+			close(s.begun)
+			s.report(ctx)
+		}
+	})
 	err := s.batcher.run(ctx)
+	tending.Wait()
 	cancel()
 	s.mu.Lock()
 	s.closed = true
-	open := make([]*session, 0, len(s.sessions))
-	for _, session := range s.sessions {
-		open = append(open, session)
-	}
 	s.mu.Unlock()
-	for _, session := range open {
+	for _, session := range s.open() {
 		session.end(link.CodeShutdown, "this node is stopping: another one will take the session")
 	}
 	s.stop()
@@ -235,6 +247,8 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 				session.grant(request.GetGrant())
 			}
 		}
+	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:
+		s.lostByOthers()
 	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil:
 		s.closing.Go(s.pushNodes)
 	}
@@ -243,13 +257,7 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 // catchUp does for every session what a missed entry may have asked for.
 func (s *Server) catchUp() {
 	s.pushNodes()
-	s.mu.Lock()
-	open := make([]*session, 0, len(s.sessions))
-	for _, session := range s.sessions {
-		open = append(open, session)
-	}
-	s.mu.Unlock()
-	for _, session := range open {
+	for _, session := range s.open() {
 		s.resendGrants(s.running, session)
 	}
 }
@@ -297,8 +305,7 @@ func (s *Server) register(n *session) *refusal {
 	return nil
 }
 
-// unregister tells whether the session was still the host's; if so, the caller
-// owes s.closing a Done.
+// unregister tells whether the session was still the host's, at a node that goes on.
 func (s *Server) unregister(n *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -306,9 +313,6 @@ func (s *Server) unregister(n *session) bool {
 		return false
 	}
 	delete(s.sessions, n.host)
-	if !s.closed {
-		s.closing.Add(1) // under the lock, so that Run's wait cannot pass it by
-	}
 	return !s.closed
 }
 

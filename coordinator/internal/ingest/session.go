@@ -46,8 +46,15 @@ type session struct {
 	gone chan struct{}
 	once sync.Once
 
-	mu     sync.Mutex // guards nonces
+	keepAlive time.Duration // its pings are so far apart
+
+	mu     sync.Mutex // guards what follows
 	nonces [][]byte   // grants already sent in this session
+	// packets had come when it was heard last.
+	packets uint64
+	heard   time.Time
+	// how and detail say why it ends.
+	how, detail string
 }
 
 // codeStaleSession is the log's answer to a session number that is not the highest.
@@ -58,7 +65,7 @@ func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
 	logger := s.cfg.Logger.With("host", conn.Peer().ID, "address", conn.RemoteAddr().String())
 	err := s.serveSensor(ctx, conn)
 	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, io.EOF):
+	case err == nil, ctx.Err() != nil, errors.Is(err, io.EOF), errors.Is(err, errGoodbye):
 	case errors.Is(err, frame.ErrTooLarge), errors.Is(err, frame.ErrTruncated), errors.Is(err, frame.ErrMalformed), errors.Is(err, errProtocol):
 		s.counts.malformed.Add(1)
 		logger.Warn("session closed because of what the sensor sent", "error", err)
@@ -87,6 +94,7 @@ func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) error {
 	_ = stream.SetReadDeadline(time.Time{})
 	hello := first.GetHello()
 	n := &session{server: s, conn: conn, host: conn.Peer().ID, facts: hello.GetFacts(),
+		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(),
 		out: make(chan *sensorv1.CoordinatorMessage, sendQueue), gone: make(chan struct{})}
 	refused := s.check(ctx, hello, n.host)
 	if refused == nil {
@@ -125,6 +133,8 @@ func (s *Server) check(ctx context.Context, hello *sensorv1.Hello, host string) 
 			hello.GetProtocol(), frame.ProtocolVersion, s.cfg.Version), retry: 300}
 	case len(hello.GetBoot()) != bootLength:
 		return &refusal{code: "bad-hello", message: fmt.Sprintf("the boot id has %d bytes instead of %d", len(hello.GetBoot()), bootLength)}
+	case len(hello.GetKernelBoot()) > bootLength || len(hello.GetInstance()) > bootLength:
+		return &refusal{code: "bad-hello", message: fmt.Sprintf("the ids of kernel boot and process have more than %d bytes", bootLength)}
 	case proto.Size(hello.GetFacts()) > maxFacts:
 		return &refusal{code: "bad-hello", message: fmt.Sprintf("the host's facts have %d bytes, the limit is %d: does it have very many addresses or labels?", proto.Size(hello.GetFacts()), maxFacts)}
 	case !identity.IsHostID(host):
@@ -158,6 +168,11 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	if err != nil {
 		host = n.conn.RemoteAddr().String()
 	}
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+		return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
+	}
 	for {
 		// Above every earlier session that this node knows of; when it knows too
 		// little, the log says so and the barrier lets it catch up.
@@ -168,7 +183,8 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 		n.number = newest + 1
 		res, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
 			Body: &raftv1.Command_HostSession{HostSession: &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Connected: true,
-				Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number}}})
+				Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
+				KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance()}}})
 		if err == nil {
 			// Behind the barrier this node's store holds all that was ever acknowledged.
 			err = s.cfg.Log.ReadBarrier(ctx)
@@ -197,36 +213,31 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	return nil
 }
 
-// ended takes the session out and notes it in the log, unless a newer one has taken its place.
+// ended takes the session out and has the log told how it ended, unless a newer one
+// has taken its place. A session that the log may have is reported, welcomed or not.
 func (s *Server) ended(n *session) {
 	n.end(link.CodeOK, "")
-	if !s.unregister(n) {
+	if !s.unregister(n) || n.number == 0 {
 		return
 	}
-	if n.welcome == nil {
-		s.closing.Done()
+	end := n.ending(s.cfg.Now())
+	s.cfg.Logger.Info("session closed", "host", n.host, "how", end.GetHow(), "detail", end.GetDetail())
+	noted := s.ends.add(end)
+	if noted == nil {
+		s.cfg.Logger.Error("end of a session not noted: too many wait for a leader", "host", n.host)
+	}
+	if noted == nil || end.GetHow() != endStopped && end.GetHow() != endFailed {
 		return
 	}
-	s.cfg.Logger.Info("session closed", "host", n.host)
+	timer := time.NewTimer(goodbyeTime)
+	defer timer.Stop()
 	select {
-	case s.slots <- struct{}{}:
-	default:
-		// Many at once (a lost network): the hosts will be seen to be silent by the
-		// time since their last batch; the log has better things to do.
-		s.closing.Done()
-		return
+	case <-noted:
+	case <-timer.C:
+	case <-s.running.Done():
+	case <-n.conn.Context().Done(): // it does not wait
 	}
-	go func() {
-		defer s.closing.Done()
-		defer func() { <-s.slots }()
-		ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
-		defer cancel()
-		_, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
-			Body: &raftv1.Command_HostSession{HostSession: &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Session: n.number}}})
-		if err != nil && s.running.Err() == nil {
-			s.cfg.Logger.Warn("end of a session not noted", "host", n.host, "error", err)
-		}
-	}()
+	_ = n.conn.CloseWithReason(link.CodeOK, "noted")
 }
 
 // resendGrants sends what the host has not answered: it may have been away.
@@ -271,6 +282,8 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 			s.counts.renewals.Add(1)
 			n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{
 				Chain: chain, Roots: [][]byte{s.cfg.Authority.Certificate().Raw}}}})
+		case *sensorv1.SensorMessage_Goodbye:
+			return s.goodbye(n, body.Goodbye)
 		case *sensorv1.SensorMessage_GrantResult:
 			s.cfg.Logger.Debug("grant answered", "host", n.host, "state", body.GrantResult.GetStatus().GetState().String())
 		default:
@@ -293,6 +306,7 @@ func (s *Server) batch(ctx context.Context, n *session, batch *sensorv1.Batch) e
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, errStopping) {
 			s.cfg.Logger.Warn("batch not committed; the sensor will try another node", "host", n.host, "error", err)
+			n.because(endNode, "a batch was not committed")
 			n.end(link.CodeInternal, "this node cannot reach a quorum: try another one")
 		}
 		return fmt.Errorf("committing a batch: %w", err)

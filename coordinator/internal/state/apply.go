@@ -35,6 +35,7 @@ const (
 	RejectGrantExpired    = "grant-expired"
 	RejectBadLease        = "bad-lease"
 	RejectStaleSession    = "stale-session"
+	RejectNotSilent       = "not-silent"
 )
 
 // ErrNewerCommand is returned for a command of a later version: the node must
@@ -132,6 +133,10 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.putOperator(body.PutOperator)
 	case *raftv1.Command_InitCluster:
 		return a.initCluster(body.InitCluster)
+	case *raftv1.Command_SessionsEnded:
+		return a.sessionsEnded(body.SessionsEnded)
+	case *raftv1.Command_RaiseSilence:
+		return a.raiseSilence(body.RaiseSilence)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

@@ -141,6 +141,10 @@ func (a *applier) hostSession(in *raftv1.HostSession) (*raftv1.Result, error) {
 	if !ok {
 		return reject(RejectUnknownHost, "host %s is not enrolled: enrol it again", in.GetHost()), nil
 	}
+	before, err := a.tx.Presence(host)
+	if err != nil {
+		return nil, fmt.Errorf("reading a host's presence: %w", err)
+	}
 	set, err := a.tx.SetSession(host, in, a.cmd.GetTime())
 	if err != nil {
 		return nil, fmt.Errorf("storing session: %w", err)
@@ -148,10 +152,16 @@ func (a *applier) hostSession(in *raftv1.HostSession) (*raftv1.Result, error) {
 	if !set {
 		return reject(RejectStaleSession, "a newer session of %s is known", in.GetHost()), nil
 	}
-	if in.GetConnected() && in.GetFacts() != nil {
+	if !in.GetConnected() {
+		return accept(in.GetHost()), nil
+	}
+	if in.GetFacts() != nil {
 		if err := a.tx.SetFacts(host, in.GetFacts()); err != nil {
 			return nil, fmt.Errorf("storing host facts: %w", err)
 		}
+	}
+	if err := a.returned(host, before, in); err != nil {
+		return nil, err
 	}
 	return accept(in.GetHost()), nil
 }

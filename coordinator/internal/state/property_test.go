@@ -26,7 +26,7 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	facts := &sensorv1.HostFacts{Name: name("name"), Labels: map[string]string{"b": "1", "a": name("label"), "c": "3"}}
 	token := name("token")
 	var body proto.Message
-	switch rapid.IntRange(0, 11).Draw(t, "kind") {
+	switch rapid.IntRange(0, 13).Draw(t, "kind") {
 	case 0:
 		body = &raftv1.InitCluster{ClusterId: "c-1"}
 	case 1:
@@ -47,6 +47,12 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 		body = &raftv1.HostSession{Host: name("h"), Node: "n1", Connected: rapid.Bool().Draw(t, "connected"), Session: rapid.Uint64Range(0, 3).Draw(t, "session"), Facts: facts}
 	case 8:
 		body = &raftv1.PutNode{Node: &sensorv1.Node{Id: name("n"), Address: name("addr")}}
+	case 9:
+		body = &raftv1.SessionsEnded{Node: "n1", All: rapid.Bool().Draw(t, "all"), Sessions: []*raftv1.SessionEnd{{Host: name("h"),
+			Session: rapid.Uint64Range(0, 3).Draw(t, "session"), How: rapid.SampledFrom([]string{"unheard", "stopped", "x"}).Draw(t, "how"), Heard: now}}}
+	case 10:
+		body = &raftv1.RaiseSilence{Finding: &sensorv1.Finding{Id: "sil-" + name("h"), Kind: "silent", RuleId: name("rule")}, Hosts: []*raftv1.SilentHost{
+			{Host: name("h"), Session: rapid.Uint64Range(0, 3).Draw(t, "session")}, {Host: name("h"), Session: 1}}}
 	default:
 		body = &raftv1.Ingest{Batches: []*raftv1.HostBatch{drawBatch(t, name("h")), drawBatch(t, name("h"))}}
 	}

@@ -16,14 +16,14 @@ type HostFilter struct {
 	Labels map[string]string // all must match
 }
 
-const hostColumns = "n, id, name, address, node, connected, last_seen, enrolled_at, version, isolation, labels, facts, health"
+const hostColumns = "n, id, name, address, node, connected, last_seen, enrolled_at, version, isolation, ended, ended_detail, labels, facts, health"
 
 func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
 	h := &operatorv1.Host{Facts: &sensorv1.HostFacts{}, Health: &sensorv1.Health{}}
 	var connected bool
 	var labels map[string]string
 	if err := s.Scan(n, &h.Id, &h.Name, &h.Address, &h.Node, &connected, &h.LastSeen, &h.EnrolledAt,
-		&h.SensorVersion, &h.Isolation, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}); err != nil {
+		&h.SensorVersion, &h.Isolation, &h.Ended, &h.EndedDetail, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}); err != nil {
 		return nil, err
 	}
 	// An operator's label wins over what a host says about itself.
@@ -33,10 +33,14 @@ func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
 	}
 	maps.Copy(h.Labels, labels)
 	switch {
+	case connected && h.Health.GetBlind():
+		h.State = "blind"
 	case connected:
 		h.State = "online"
 	case h.LastSeen == 0:
 		h.State = "never-seen"
+	case h.Ended == "stopped":
+		h.State = "stopped"
 	default:
 		h.State = "silent"
 	}
@@ -240,7 +244,7 @@ type Counts struct {
 func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
 	err = db.read(func(pool *sql.DB) error {
 		return pool.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM hosts),
-			(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0),
+			(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended <> 'stopped'),
 			(SELECT count(*) FROM findings WHERE stored_at >= ?),
 			(SELECT count(*) FROM incidents WHERE status = 'open'),
 			(SELECT count(*) FROM hosts WHERE isolation = 'applied')`, since).

@@ -6,8 +6,14 @@ import "context"
 type Quiet struct {
 	Silent uint64   // hosts without a session, or without a batch for too long
 	Names  []string // of the first few of them
-	Lossy  uint64   // hosts that have lost something lately
-	Lost   uint64   // how much those have lost in all, of the causes that were at work lately
+	// Stopped are hosts whose sensor said goodbye.
+	Stopped uint64
+	// Blind are hosts that are online and whose sensor does not see; BlindNames the
+	// first few of them, each with the reason.
+	Blind      uint64
+	BlindNames []string
+	Lossy      uint64 // hosts that have lost something lately
+	Lost       uint64 // how much those have lost in all, of the causes that were at work lately
 }
 
 // quietNames is how many silent hosts are named: a sentence must stay one.
@@ -17,7 +23,7 @@ const quietNames = 3
 // given time (Unix ns) or whose session has ended, and those that said since
 // lossySince that they had lost something.
 func (db *DB) Quiet(ctx context.Context, before, lossySince int64) (q Quiet, err error) {
-	const silent = " FROM hosts WHERE last_seen > 0 AND (connected = 0 OR last_seen < ?)"
+	const silent = " FROM hosts WHERE last_seen > 0 AND (connected = 0 OR last_seen < ?) AND ended <> 'stopped'"
 	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Silent) }, "SELECT count(*)"+silent, before); err != nil {
 		return q, err
 	}
@@ -27,6 +33,22 @@ func (db *DB) Quiet(ctx context.Context, before, lossySince int64) (q Quiet, err
 		q.Names = append(q.Names, name)
 		return err
 	}, "SELECT CASE name WHEN '' THEN id ELSE name END"+silent+" ORDER BY last_seen, n LIMIT ?", before, quietNames); err != nil {
+		return q, err
+	}
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Stopped) },
+		"SELECT count(*) FROM hosts WHERE connected = 0 AND ended = 'stopped'"); err != nil {
+		return q, err
+	}
+	const blind = " FROM hosts WHERE connected = 1 AND last_seen >= ? AND blind <> ''"
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Blind) }, "SELECT count(*)"+blind, before); err != nil {
+		return q, err
+	}
+	if err := db.each(ctx, func(s scanner) error {
+		var name, why string
+		err := s.Scan(&name, &why)
+		q.BlindNames = append(q.BlindNames, name+": "+why)
+		return err
+	}, "SELECT CASE name WHEN '' THEN id ELSE name END, blind"+blind+" ORDER BY n LIMIT ?", before, quietNames); err != nil {
 		return q, err
 	}
 	// total() is a REAL and cannot overflow, as sum() of hostile counts could.

@@ -4,6 +4,7 @@ import (
 	"database/sql/driver"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -74,8 +75,22 @@ func (tx *Tx) SetHealth(host int64, h *sensorv1.Health) error {
 	if err != nil {
 		return fmt.Errorf("encoding health: %w", err)
 	}
-	_, err = tx.exec("UPDATE hosts SET health = ? WHERE n = ?", body, host)
+	_, err = tx.exec("UPDATE hosts SET health = ?, blind = ? WHERE n = ?", body, blindness(h), host)
 	return err
+}
+
+// maxBlindness bounds the words about why a sensor does not see, in bytes.
+const maxBlindness = 256
+
+func blindness(h *sensorv1.Health) string {
+	if !h.GetBlind() {
+		return ""
+	}
+	why := strings.ToValidUTF8(h.GetBlindReason()[:min(len(h.GetBlindReason()), maxBlindness)], "")
+	if why == "" {
+		return "it does not say why"
+	}
+	return why
 }
 
 // Cluster is the cluster's id, empty before it has one.

@@ -65,6 +65,7 @@ type node struct {
 	hellos    chan *sensorv1.Hello
 	sessions  map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
 	tokens    map[string][]byte
+	goodbyes  []string
 	stop      func()
 }
 
@@ -170,6 +171,9 @@ func (n *node) answer(c *link.Conn, m *sensorv1.SensorMessage, send func(*sensor
 		now := time.Now()
 		chain := n.ca.SignCSR(body.Renew.GetCsr(), link.KindHost, c.Peer().ID, now.Add(-time.Minute), now.Add(n.validity))
 		return send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{Chain: chain, Roots: [][]byte{n.ca.Certificate.Raw}}}})
+	case *sensorv1.SensorMessage_Goodbye:
+		n.set(func(n *node) { n.goodbyes = append(n.goodbyes, body.Goodbye.GetFailure()) })
+		return c.CloseWithReason(link.CodeOK, "noted")
 	case *sensorv1.SensorMessage_GrantResult:
 		n.results <- body.GrantResult
 		return nil

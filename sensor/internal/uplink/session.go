@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,8 @@ type session struct {
 	conn   *link.Conn
 	stream net.Conn
 
-	writing sync.Mutex
+	writing sync.Mutex // guards torn
+	torn    bool       // a message was not written whole
 
 	mu       sync.Mutex
 	sentAt   time.Time // the first thing sent since the node was last heard,
@@ -80,9 +82,12 @@ func (u *Uplink) session(ctx context.Context, node string) error {
 		_ = conn.Abort(err)
 		return err
 	}
+	if ctx.Err() != nil {
+		code, reason = stopped(ctx)
+	}
 	closedBy := conn.Err() // before we close it ourselves
 	_ = conn.CloseWithReason(code, reason)
-	if closedBy != nil && code == link.CodeOK {
+	if closedBy != nil && code != link.CodeSilent {
 		var refused *RefusedError
 		if !errors.As(err, &refused) {
 			return fmt.Errorf("session with %s: %w", node, closedBy)
@@ -97,11 +102,10 @@ func (s *session) run(ctx context.Context, node string) error {
 		return err
 	}
 	defer func() { _ = s.stream.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = s.conn.CloseWithReason(link.CodeOK, "") })
-	defer stop()
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.CloseWithReason(stopped(ctx)) })
 	welcome, err := s.hello()
-	if err != nil {
-		return err
+	if !stop() || err != nil {
+		return cmp.Or(err, context.Cause(ctx))
 	}
 	s.u.established(node, welcome)
 	s.nodes(welcome.GetNodes())
@@ -114,6 +118,7 @@ func (s *session) run(ctx context.Context, node string) error {
 		s.u.current = nil
 		s.u.mu.Unlock()
 	}()
+	running := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -130,7 +135,50 @@ func (s *session) run(ctx context.Context, node string) error {
 	cancel(err)
 	_ = s.stream.SetDeadline(time.Now()) // a writer may be blocked
 	wg.Wait()
+	if running.Err() != nil {
+		s.goodbye(running)
+	}
 	return context.Cause(ctx)
+}
+
+// goodbyeTime bounds how long a stopping sensor waits for the node to have noted it.
+const goodbyeTime = 2 * time.Second
+
+// goodbye tells the node that the sensor ends, and waits until it hangs up: only what
+// the log has is known to every node. Behind half a message nothing can be said.
+func (s *session) goodbye(ctx context.Context) {
+	s.writing.Lock()
+	torn := s.torn
+	s.writing.Unlock()
+	if torn || s.conn.Err() != nil || s.stream.SetReadDeadline(time.Now().Add(goodbyeTime)) != nil {
+		return
+	}
+	if s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Goodbye{Goodbye: &sensorv1.Goodbye{Failure: failure(ctx)}}}) != nil {
+		return
+	}
+	timer := time.NewTimer(goodbyeTime)
+	defer timer.Stop()
+	select {
+	case <-s.conn.Context().Done():
+	case <-timer.C:
+	}
+}
+
+// stopped is what the connection is closed with when the sensor ends: it says the same
+// as a goodbye, to a node that has read none, but may be lost on its way.
+func stopped(ctx context.Context) (code uint64, reason string) {
+	if failure(ctx) != "" {
+		return link.CodeInternal, "the sensor failed"
+	}
+	return link.CodeStopped, "the sensor stops"
+}
+
+// failure is what the sensor ends with when nobody told it to stop; "" when somebody did.
+func failure(ctx context.Context) string {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return text(cause.Error())
+	}
+	return ""
 }
 
 func (s *session) hello() (*sensorv1.Welcome, error) {
@@ -141,6 +189,7 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	}
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
+		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
 	}}}); err != nil {
 		return nil, err
 	}
@@ -201,7 +250,9 @@ func (s *session) send(m *sensorv1.SensorMessage) error {
 		s.sentAt, s.heardAt = time.Now(), heard
 	}
 	s.mu.Unlock()
-	return frame.Write(s.stream, m)
+	err := frame.Write(s.stream, m)
+	s.torn = s.torn || err != nil
+	return err
 }
 
 // sendBatches sends batches as long as the window allows.

@@ -8,10 +8,13 @@ package uplink
 
 import (
 	"context"
+	crand "crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -57,7 +60,10 @@ type Config struct {
 	OnGrant func(context.Context, *sensorv1.SignedGrant) *sensorv1.GrantResult
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
-	// KeepAlive and MaxIdle of the connection. Default 10 s and 30 s.
+	// KernelBoot names the kernel's boot. Default: from /proc/sys/kernel/random/boot_id.
+	KernelBoot []byte
+	// KeepAlive and MaxIdle of the connection. Default 5 s and 30 s. The node takes
+	// this host for silent when it hears nothing for 4 s more than KeepAlive.
 	KeepAlive, MaxIdle time.Duration
 	// Silence is how long a node may leave what was sent unanswered on the wire
 	// (not: uncommitted) before it is taken for dead. Default 3 s.
@@ -75,6 +81,9 @@ func (c *Config) populate() error {
 	if c.Facts == nil {
 		c.Facts = func() *sensorv1.HostFacts { return &sensorv1.HostFacts{} }
 	}
+	if c.KernelBoot == nil {
+		c.KernelBoot = kernelBoot()
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -89,12 +98,27 @@ func (c *Config) populate() error {
 	return nil
 }
 
+// idBytes of the names of the kernel's boot and of this process.
+const idBytes = 16
+
+// kernelBoot is a hash: the boot_id itself is nobody's business. Nil when it cannot be read.
+func kernelBoot() []byte {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil
+	}
+	sum := sha256.Sum256(id)
+	return sum[:idBytes]
+}
+
 // Uplink is made by New and does its work in Run.
 type Uplink struct {
 	cfg    Config
 	spool  Spool
 	id     *Identity
 	grants chan *sensorv1.SignedGrant
+	// instance names this process: a node tells by it a sensor that was frozen from a new one.
+	instance []byte
 
 	mu      sync.Mutex
 	current *session
@@ -107,7 +131,8 @@ func New(cfg Config, sp Spool) (*Uplink, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	u := &Uplink{cfg: cfg, spool: sp, id: cfg.Identity, grants: make(chan *sensorv1.SignedGrant, maxGrants)}
+	u := &Uplink{cfg: cfg, spool: sp, id: cfg.Identity, grants: make(chan *sensorv1.SignedGrant, maxGrants), instance: make([]byte, idBytes)}
+	_, _ = crand.Read(u.instance) // crypto/rand never fails
 	if len(u.Nodes()) == 0 {
 		return nil, errors.New("preparing uplink: no coordinator is known; set coordinators: [HOST:PORT] in the configuration")
 	}
@@ -133,7 +158,8 @@ func (u *Uplink) Skew() time.Duration {
 	return u.skew
 }
 
-// Run keeps a session until ctx ends; then it returns nil.
+// Run keeps a session until ctx ends; then it says goodbye and returns nil. A cause of
+// ctx other than context.Canceled is told as what the sensor failed of.
 func (u *Uplink) Run(ctx context.Context) error {
 	var acting sync.WaitGroup
 	acting.Go(func() { u.act(ctx) })

@@ -63,6 +63,58 @@ func enrollAt(t *testing.T, n *node) (*uplink.Identity, string) {
 	return id, dir
 }
 
+// Ensure a sensor that is told to end says goodbye, waits for the node's word, and says
+// of what it failed when it did.
+func TestGoodbye(t *testing.T) {
+	ca := linktest.NewCA(t)
+	for _, tt := range []struct {
+		name  string
+		cause error
+		want  string
+	}{
+		{"told to end", nil, ""},
+		{"failed", errors.New("the ring is torn"), "the ring is torn"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := startNode(t, ca, "n1", "127.0.0.1:0", newStore())
+			id, _ := enrollAt(t, n)
+			sp, err := spool.Open(t.TempDir(), spool.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sp.Close()
+			u, err := uplink.New(uplink.Config{Identity: id, KernelBoot: []byte("a kernel's boot."), KeepAlive: 3 * time.Second}, sp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancelCause(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- u.Run(ctx) }()
+			hello := <-n.hellos
+			if string(hello.GetKernelBoot()) != "a kernel's boot." || len(hello.GetInstance()) != 16 || hello.GetKeepAliveMs() != 3000 {
+				t.Errorf("hello: %v", hello)
+			}
+			if err := sp.Append(&sensorv1.Record{Time: 1, Body: &sensorv1.Record_FlowNote{FlowNote: &sensorv1.FlowNote{}}}, false); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "a session", func() bool { return len(n.store.taken()) > 0 })
+			began := time.Now()
+			cancel(tt.cause)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if len(n.goodbyes) != 1 || n.goodbyes[0] != tt.want {
+				t.Errorf("goodbyes: %q, want %q", n.goodbyes, tt.want)
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
 func startHost(t *testing.T, id *uplink.Identity, dir string, change func(*uplink.Config)) *host {
 	t.Helper()
 	h := &host{id: id, dir: dir, log: new(logBuffer)}

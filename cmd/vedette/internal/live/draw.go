@@ -164,7 +164,7 @@ func name(h *operatorv1.Host) string {
 
 func rank(h *operatorv1.Host) int {
 	switch {
-	case h.GetState() == "silent":
+	case h.GetState() == "silent", h.GetState() == "blind":
 		return 0
 	case h.GetIsolation() != "" && h.GetIsolation() != "none":
 		return 1

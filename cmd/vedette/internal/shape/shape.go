@@ -63,6 +63,9 @@ type Host struct {
 	EventsSuppressed uint64            `json:"events_suppressed"`
 	EventsLost       uint64            `json:"events_lost"`
 	Baseline         Baseline          `json:"baseline"`
+	Blind            bool              `json:"blind"`
+	BlindReason      string            `json:"blind_reason"`
+	Degraded         []string          `json:"degraded"`
 }
 
 // Baseline is what a host has learnt.
@@ -91,6 +94,7 @@ func FromHost(h *operatorv1.Host) Host {
 		Isolation: h.GetIsolation(), LastSeen: Time(h.GetLastSeen()), SensorVersion: h.GetSensorVersion(),
 		EventsTotal: h.GetEventsTotal(), EventsSuppressed: h.GetEventsSuppressed(), EventsLost: h.GetEventsLost(),
 		Baseline: Baseline{b.GetBehaviours(), b.GetConfidence(), b.GetLearning()},
+		Blind:    h.GetState() == "blind", BlindReason: h.GetHealth().GetBlindReason(), Degraded: list(h.GetHealth().GetDegraded()),
 	}
 }
 
@@ -105,6 +109,9 @@ type HostDetail struct {
 	Scope        string      `json:"scope"`
 	Addresses    []string    `json:"addresses"`
 	CoverageGaps []string    `json:"coverage_gaps"`
+	Coverage     []string    `json:"coverage"` // the same, by the name of the contract
+	Ended        string      `json:"ended"`
+	EndedDetail  string      `json:"ended_detail"`
 	Losses       []Loss      `json:"losses"`
 	Health       Health      `json:"health"`
 	Behaviours   []Behaviour `json:"behaviours"`
@@ -148,7 +155,7 @@ func FromHostDetail(res *operatorv1.GetHostResponse) HostDetail {
 	d := HostDetail{
 		Host: FromHost(h), EnrolledAt: Time(h.GetEnrolledAt()), Node: h.GetNode(), OS: facts.GetOs(),
 		Kernel: facts.GetKernel(), Arch: facts.GetArch(), Scope: facts.GetScope(), Addresses: list(facts.GetAddresses()),
-		CoverageGaps: Gaps(h), Losses: Losses(h.GetLosses()),
+		CoverageGaps: Gaps(h), Coverage: Gaps(h), Ended: h.GetEnded(), EndedDetail: h.GetEndedDetail(), Losses: Losses(h.GetLosses()),
 		Health: Health{
 			health.GetRssBytes(), health.GetCpuNs(), health.GetSpoolBytes(), health.GetSpoolRecords(),
 			health.GetDroppedRecords(), h.GetBaseline().GetKnown(),
@@ -279,6 +286,8 @@ type Status struct {
 	Members       []Member `json:"members"`
 	Problems      []string `json:"problems"`
 	Time          Time     `json:"time"`
+	HostsBlind    uint64   `json:"hosts_blind"`
+	HostsStopped  uint64   `json:"hosts_stopped"`
 }
 
 // FromStatus shapes a status.
@@ -286,6 +295,7 @@ func FromStatus(s *operatorv1.GetStatusResponse) Status {
 	out := Status{
 		s.GetClusterId(), s.GetNodeId(), text(s.GetLeaderId()), s.GetVersion(), s.GetAppliedIndex(), s.GetHosts(), s.GetHostsSilent(),
 		s.GetFindingsDay(), s.GetIncidentsOpen(), s.GetIsolated(), []Member{}, list(s.GetProblems()), Time(s.GetTime()),
+		s.GetHostsBlind(), s.GetHostsStopped(),
 	}
 	for _, m := range s.GetMembers() {
 		out.Members = append(out.Members, FromMember(m))

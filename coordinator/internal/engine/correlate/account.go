@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -60,7 +61,7 @@ func (c *component) describe(before *raftv1.Incident, absorbed []*raftv1.Inciden
 		inc.Techniques = union(inc.Techniques, f.GetTechniques())
 		inc.Findings = union(inc.Findings, []string{f.GetId()})
 		inc.Timeline = append(inc.Timeline, &raftv1.TimelineEntry{Time: f.GetTime(), Host: row.GetHost(), Finding: f.GetId(),
-			Text: line("%s: %s", f.GetTitle(), processText(f.GetProcess()))})
+			Text: told(f)})
 	}
 	for _, h := range c.hops {
 		inc.LastSeen = max(inc.LastSeen, h.time)
@@ -99,7 +100,7 @@ func (c *component) title() string {
 // severe, then the highest score, then the first.
 func lead(findings []*operatorv1.FindingRow) *operatorv1.FindingRow {
 	own := func(row *operatorv1.FindingRow) int {
-		if row.GetFinding().GetKind() == "follow-up" {
+		if kind := row.GetFinding().GetKind(); kind == "follow-up" || kind == state.KindReturned {
 			return 0
 		}
 		return 1
@@ -178,7 +179,7 @@ func (c *component) account() string {
 		if extra := len(s.findings) - 1; extra > 0 {
 			more = fmt.Sprintf(" (%d more finding%s there.)", extra, plural(extra))
 		}
-		reason := cmp.Or(f.GetReason(), f.GetTitle()+": "+processText(f.GetProcess()))
+		reason := cmp.Or(f.GetReason(), told(f))
 		lines = append(lines, line("On %s: %s%s", c.name(s.key.host), shorten(reason, maxText-len(more)-80), more))
 	}
 	return strings.Join(lines, "\n")
@@ -262,6 +263,14 @@ func (c *component) limits(known facts) []string {
 	}
 	slices.Sort(limits)
 	return append(limits, "Hosts are joined by the exact addresses and ports of a flow: a hop through address translation or a proxy, or to a host without a sensor, is not seen.")
+}
+
+// told is a finding in one line; not every one is about a process.
+func told(f *sensorv1.Finding) string {
+	if f.GetProcess() == nil {
+		return line("%s", f.GetTitle())
+	}
+	return line("%s: %s", f.GetTitle(), processText(f.GetProcess()))
 }
 
 func processText(p *sensorv1.Process) string {

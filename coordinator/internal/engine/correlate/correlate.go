@@ -164,7 +164,7 @@ func (e *Engine) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		if interesting(cmd.GetIngest()) {
 			signal(e.wake)
 		}
-	case *raftv1.Command_RequestResponse:
+	case *raftv1.Command_RequestResponse, *raftv1.Command_RaiseSilence:
 		signal(e.wake)
 	}
 }
