@@ -61,6 +61,7 @@ func RecordFromSummary(s *event.Summary) *sensorv1.Record {
 			RssBytes: s.Health.RSSBytes, CpuNs: uint64(max(s.Health.CPU, 0)),
 			EventsTotal: s.Health.EventsTotal, EventsSuppressed: s.Health.EventsSuppressed, EventsLost: s.Health.EventsLost,
 			CoverageGaps: texts(s.Health.CoverageGaps), Isolation: text(s.Health.Isolation),
+			Blind: s.Health.Blind != "", BlindReason: text(s.Health.Blind), Degraded: texts(s.Health.Degraded),
 			Baseline: &sensorv1.BaselineState{
 				Behaviours: s.Baseline.Behaviours, Known: s.Baseline.Known,
 				Confidence: s.Baseline.Confidence, Learning: s.Baseline.Learning,
