@@ -60,7 +60,7 @@ func TestTornTail(t *testing.T) {
 	}
 	wholeRecords, _ := all(t, whole)
 	borders := ends(data)
-	for size := range len(data) {
+	for size := range data {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), data[:size], 0o600); err != nil {
 			t.Fatal(err)

@@ -260,7 +260,7 @@ func (r *Recorder) process(raw []byte, has int, key event.ProcessKey, p *event.P
 	if p != nil {
 		r.scratch = appendProcess(r.scratch[:0], p)
 		sum := maphash.Bytes(r.seed, r.scratch)
-		known := false
+		var known bool
 		if id, known = r.ids[sum]; !known {
 			id = uint64(len(r.ids)) + 1
 			r.ids[sum] = id

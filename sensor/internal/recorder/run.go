@@ -98,7 +98,8 @@ func (r *Recorder) pause(failed *batch, err error) {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		r.refused = &r.lost.diskFull
 	}
-	dropped := append(r.full, failed)
+	dropped := []*batch{failed}
+	dropped = append(dropped, r.full...)
 	if r.active != nil {
 		dropped = append(dropped, r.active)
 	}
