@@ -16,7 +16,8 @@ var (
 		fieldDestinationIP, fieldDestinationPort, fieldKnown)
 	inFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
 		fieldSourceIP, fieldDestinationPort, fieldKnown)
-	otherFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
+	lookupFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldQueryName, fieldKnown)
+	otherFixed  = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
 )
 
 // Settled tells whether every observation with this one's kernel key is decided as this
@@ -44,6 +45,8 @@ func (e *Engine) Settled(o *event.Observation, v event.Verdict) bool {
 		if ev.Dir == event.Inbound {
 			fixed = inFixed
 		}
+	case *event.DNS:
+		fixed = lookupFixed
 	}
 	if !o.Process.Hashed {
 		fixed &^= sigma.FieldsOf(fieldHashes, fieldSHA256)

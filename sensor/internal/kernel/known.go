@@ -132,8 +132,12 @@ func (t *knownTable) harvest(now time.Time, each func(key, count, last uint64), 
 			s.told = count
 		}
 	}
-	for key, slot := range t.index {
-		tell(slot, key)
+	// In the order of the array, which a cache likes; what is retiring lies among them
+	// and is told as it counts.
+	for slot := range t.slots {
+		if key := t.slots[slot].key; key != 0 {
+			tell(uint32(slot), key)
+		}
 	}
 	kept := t.retiring[:0]
 	for _, r := range t.retiring {
