@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"fmt"
@@ -48,7 +49,7 @@ func (w *workshop) build(ctx context.Context, name, source string, flags ...stri
 	if !tried {
 		args := append([]string{"-O2", "-Wall", "-Wextra", "-o", path, filepath.Join(w.sources, source)}, flags...)
 		var said []byte
-		if said, err = exec.CommandContext(ctx, "gcc", args...).CombinedOutput(); err != nil {
+		if said, err = exec.CommandContext(ctx, cmp.Or(os.Getenv("CC"), "cc"), args...).CombinedOutput(); err != nil {
 			err = fmt.Errorf("compiling %s: %w: %s", source, err, bytes.TrimSpace(said))
 		}
 		w.done[name] = err
