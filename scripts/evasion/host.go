@@ -94,14 +94,26 @@ func (h *host) start(ctx context.Context, name, more string) error {
 	return nil
 }
 
-// losses is what the telling sensor itself says it lost.
+// losses is what the telling sensor itself says it lost, and why.
 func (h *host) losses(ctx context.Context) figure.Row {
 	const name = "events that the sensor says it lost"
-	hosts, err := h.cluster.Hosts(ctx)
-	if err != nil {
+	var detail struct {
+		Lost   uint64 `json:"events_lost"`
+		Total  uint64 `json:"events_total"`
+		Losses []struct {
+			Where string `json:"where"`
+			Cause string `json:"cause"`
+			Count uint64 `json:"count"`
+		} `json:"losses"`
+	}
+	if err := h.cluster.JSON(ctx, &detail, "host", "show", telling); err != nil {
 		return figure.Missing(name, "events", "", err)
 	}
-	return figure.Info(name, float64(hosts[telling].Lost), "events", fmt.Sprintf("of %d", hosts[telling].Total))
+	note := fmt.Sprintf("of %d", detail.Total)
+	for _, l := range detail.Losses {
+		note += fmt.Sprintf("; %d %s %s", l.Count, l.Where, l.Cause)
+	}
+	return figure.Info(name, float64(detail.Lost), "events", note)
 }
 
 // performance is a program's run under a sensor that has recorded all of it.

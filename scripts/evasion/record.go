@@ -139,7 +139,7 @@ func (r *record) hasTrait(name text) bool {
 
 // outboundPorts are the ends of a flow that this host began.
 func (r *record) outboundPorts() (local, remote uint16, ok bool) {
-	if r.Flow == nil || r.Flow.Direction != "outbound" {
+	if r.Flow == nil || r.Flow.Direction != "out" {
 		return 0, 0, false
 	}
 	return r.Flow.Local.Port(), r.Flow.Remote.Port(), true

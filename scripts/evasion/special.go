@@ -79,7 +79,7 @@ func oneIdentity(ctx context.Context, h *host, _ int) (verdict, error) {
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		return verdict{}, fmt.Errorf("making the aliases' folder: %w", err)
 	}
-	p, err := h.perform(ctx, telling, "alias", folder)
+	p, err := h.perform(ctx, telling, "alias", h.built, folder)
 	if err != nil {
 		return verdict{}, err
 	}
@@ -90,14 +90,18 @@ func oneIdentity(ctx context.Context, h *host, _ int) (verdict, error) {
 	told := map[string]record{}
 	hashOf := map[[2]uint64]string{}
 	err = p.records(ctx, func(r *record) {
-		if len(r.Process.Argv) == 2 {
-			told[r.who().String()+string(r.Process.Argv[1])] = *r
+		if len(r.Process.Argv) < 2 {
+			return
 		}
-		// A file is hashed beside the events, so that a later record may be the first with it.
-		if r.Process.SHA256 != "" {
-			hashOf[[2]uint64{r.Device, r.Inode}] = r.Process.SHA256
+		key := r.who().String() + string(r.Process.Argv[1])
+		if r.Type == typeExec {
+			told[key] = *r
 		}
-	}, typeExec)
+		// A file is hashed beside the events, so that only the exit may have its hash.
+		if exec, known := told[key]; known && r.Process.SHA256 != "" {
+			hashOf[[2]uint64{exec.Device, exec.Inode}] = r.Process.SHA256
+		}
+	}, typeExec, typeExit)
 	if err != nil {
 		return verdict{}, err
 	}

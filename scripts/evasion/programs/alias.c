@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// alias FOLDER: one program, started under every name that leads to it, and one
+// alias PROGRAMS FOLDER: one program, started under every name that leads to it, and one
 // other program that must not be taken for it. The last argument of each says which
 // name it was. Mounts are made in a mount namespace of our own.
 #include "files.h"
 #include <sched.h>
 #include <sys/mount.h>
+
+enum { NAMES_MAX = 64 };
 
 static char folder[PATH_BYTES];
 static char program[PATH_BYTES]; /* FOLDER/one/ran */
@@ -21,6 +23,22 @@ static const char *under(const char *name)
 	return path;
 }
 
+/* The programs run beside each other, long enough to be looked at as any that is in use. */
+static pid_t lingering[NAMES_MAX];
+static unsigned count;
+
+static void linger(pid_t child)
+{
+	CHECK(count < NAMES_MAX);
+	lingering[count++] = child;
+}
+
+static void await_all(void)
+{
+	while (count > 0)
+		await(lingering[--count]);
+}
+
 static void by_path(const char *name, const char *path)
 {
 	pid_t child = fork();
@@ -30,7 +48,7 @@ static void by_path(const char *name, const char *path)
 		execl(path, "ran", name, NULL);
 		CHECK(!"execl came back");
 	}
-	await(child);
+	linger(child);
 }
 
 /* by_descriptor executes what is open, under the path that names the descriptor
@@ -49,7 +67,7 @@ static void by_descriptor(const char *name, const char *prefix)
 		execveat(fd, *prefix ? path : "", argv, environ, *prefix ? 0 : AT_EMPTY_PATH);
 		CHECK(!"execveat came back");
 	}
-	await(child);
+	linger(child);
 }
 
 static void from_folder(void)
@@ -64,7 +82,7 @@ static void from_folder(void)
 		execveat(fd, "ran", argv, environ, 0);
 		CHECK(!"execveat came back");
 	}
-	await(child);
+	linger(child);
 }
 
 static void by_itself(void)
@@ -76,7 +94,7 @@ static void by_itself(void)
 		execl(program, "ran", "through", "/proc/self/exe", "self-exe", NULL);
 		CHECK(!"execl came back");
 	}
-	await(child);
+	linger(child);
 }
 
 static void bind(const char *from, const char *to)
@@ -101,7 +119,7 @@ static void in_namespace(void)
 		execl(under("private/ran"), "ran", "mount-namespace", NULL);
 		CHECK(!"execl came back");
 	}
-	await(child);
+	linger(child);
 }
 
 static void in_chroot(void)
@@ -118,17 +136,19 @@ static void in_chroot(void)
 		execl("/ran", "ran", "chroot", NULL);
 		CHECK(!"execl came back");
 	}
-	await(child);
+	linger(child);
 }
 
-static void make_names(void)
+static void make_names(const char *programs)
 {
+	char ran[PATH_BYTES];
 	static const char *const folders[] = {"one", "other", "bound", "merged", "empty", "private", "root"};
 
 	for (unsigned i = 0; i < sizeof(folders) / sizeof(*folders); i++)
 		CHECK(mkdir(under(folders[i]), 0700) == 0);
 	name_of(program, folder, "one/ran");
-	copy(under("../ran"), program);
+	name_of(ran, programs, "ran");
+	copy(ran, program);
 	copy(program, under("other/ran"));
 	int other = open(under("other/ran"), O_WRONLY | O_APPEND | O_CLOEXEC);
 	CHECK(other >= 0 && write(other, "x", 1) == 1 && close(other) == 0);
@@ -185,15 +205,19 @@ static void run_mounts(void)
 
 int main(int argc, char **argv)
 {
-	CHECK(argc == 2 && realpath(argv[1], folder));
-	make_names();
+	CHECK(argc == 3 && realpath(argv[2], folder));
+	CHECK(setenv("LINGER", "1", 1) == 0);
+	make_names(argv[1]);
 	by_path("absolute", program);
 	by_path("other", under("other/ran"));
 	own_mounts();
 	run_names();
 	run_mounts();
 	by_path("copy", under("copy"));
+	await_all();
+	/* A rename changes the file's change time, so that nothing else may still run. */
 	CHECK(rename(program, under("one/innocent")) == 0);
 	by_path("renamed", under("one/innocent"));
+	await_all();
 	return 0;
 }

@@ -2,12 +2,13 @@
 //
 // The program that the others start. It says who it is, by which file it runs and
 // with which arguments: what an exec truly did, told by what was executed.
-// ran through PATH WORD becomes PATH first.
+// ran through PATH WORD becomes PATH first. With LINGER it does not end at once.
 #include "truth.h"
 
 enum {
 	ARGUMENTS_SAID = 6,
 	ARGUMENT_SAID = 200, /* bytes of each */
+	LINGERS_S = 3,
 };
 
 /* FNV-1a, 64 bits: names the whole of the arguments. */
@@ -45,5 +46,7 @@ int main(int argc, char **argv)
 	    "\"argv\":[%s],\"argv_bytes\":%zu,\"argv_sum\":\"%016llx\"}\n",
 	    me.pid, me.start, parent.pid, parent.start, image, (unsigned long long)file.st_ino,
 	    (unsigned long long)file.st_dev, list, bytes, argc ? sum_of(argv[0], bytes) : 0);
+	if (getenv("LINGER"))
+		sleep(LINGERS_S);
 	return 0;
 }
