@@ -161,11 +161,11 @@ var oneNodeEach = look{
 	},
 }
 
-// didTo: who did what to which process.
+// didTo: who did what to which process; its memory is also a file.
 func didTo(op string) look {
 	claim := func(w who) string { return fmt.Sprintf("%s by %s", op, w) }
 	return look{
-		types:    []string{typePrivilege},
+		types:    []string{typePrivilege, typeFile},
 		happened: func(s *scene, t *truth) { s.tally.happened(fmt.Sprintf("process %d", t.Target), claim(t.who())) },
 		told: func(s *scene, r *record) {
 			if r.Op == op && s.actors[r.who()] {

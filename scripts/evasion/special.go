@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -109,26 +110,32 @@ func oneIdentity(ctx context.Context, h *host, _ int) (verdict, error) {
 }
 
 func joinAliases(truths []truth, told map[string]record, hashOf map[[2]uint64]string) verdict {
-	const other = "other" // the program that must not be joined
+	const (
+		itself = "absolute" // the name without anything odd
+		other  = "other"    // the program that must not be joined
+	)
 	var v verdict
 	var byHash []string
-	first, known := told[truths[0].who().String()+truths[0].Argv[1]]
+	// They run beside each other, so that any may be the first to say so.
+	at := max(0, slices.IndexFunc(truths, func(t truth) bool { return t.Argv[1] == itself }))
+	first, known := told[truths[at].who().String()+itself]
 	original := [2]uint64{first.Device, first.Inode}
 	wrong := func(format string, args ...any) {
 		v.wrong++
 		v.examples = append(v.examples, fmt.Sprintf(format, args...))
 		v.examples = v.examples[:min(len(v.examples), shown)]
 	}
-	if !known || original != [2]uint64{kernelDevice(truths[0].Device), truths[0].Inode} {
+	if !known || original != [2]uint64{kernelDevice(truths[at].Device), truths[at].Inode} {
 		wrong("the program itself is told as device and inode %v", original)
 	}
-	for i := range truths[1:] {
-		t := &truths[1+i]
+	for i := range truths {
+		t := &truths[i]
 		name := t.Argv[1]
 		r, known := told[t.who().String()+name]
 		file := [2]uint64{r.Device, r.Inode}
 		sameFile, sameHash := file == original, hashOf[file] != "" && hashOf[file] == hashOf[original]
 		switch {
+		case name == itself:
 		case !known:
 			wrong("%s is not told", name)
 		case name == other && (sameFile || sameHash):

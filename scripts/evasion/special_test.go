@@ -62,7 +62,7 @@ func TestJoinAliases(t *testing.T) {
 			wrong:  []string{"the program itself", "link is not told"},
 		},
 	}
-	names := []string{"absolute", "other", "link", "copy"}
+	names := []string{"other", "link", "absolute", "copy"}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var truths []truth
