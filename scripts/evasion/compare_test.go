@@ -162,3 +162,38 @@ func TestChoose(t *testing.T) {
 		}
 	}
 }
+
+// Ensure a race that one side always won is no proof.
+func TestRaced(t *testing.T) {
+	images := func(a, b int) []truth {
+		all := make([]truth, 0, a+b)
+		for range a {
+			all = append(all, truth{Image: "/x/ran-a"})
+		}
+		for range b {
+			all = append(all, truth{Image: "/x/ran-b"})
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		a, b int
+		want bool
+	}{{50, 50, true}, {99, 1, true}, {1, 199, false}, {100, 0, false}, {0, 0, false}} {
+		if err := raced((*truth).ranAs)(images(tt.a, tt.b)); (err == nil) != tt.want {
+			t.Errorf("%d against %d: got %v, want a race: %v", tt.a, tt.b, err, tt.want)
+		}
+	}
+}
+
+// Ensure the hash of arguments is read as a number or a text, and its absence too.
+func TestArgvHash(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"argv_hash":18446744073709551615}`: "18446744073709551615", `{"argv_hash":"00ff"}`: "00ff",
+		`{"argv_hash":0}`: "", `{"argv_hash":null}`: "", `{"argv_hash":""}`: "", `{}`: "",
+	} {
+		var r record
+		if err := json.Unmarshal([]byte(line), &r); err != nil || r.argvHash() != want {
+			t.Errorf("%s: got %q (%v), want %q", line, r.argvHash(), err, want)
+		}
+	}
+}

@@ -24,7 +24,7 @@ const (
 	// telling is the sensor that the techniques are tried on: the kernel keeps
 	// nothing back from it, so that every single event can be asked for.
 	telling = "telling"
-	// usual is a sensor as it is installed.
+	// usual is a sensor as it is installed, at a host that it has learnt.
 	usual = "usual"
 
 	recorderBytes = 4 << 30 // holds what a million forks make
@@ -57,21 +57,21 @@ func newHost(ctx context.Context, l *lab.Lab, dir string, settle time.Duration) 
 	if h.cluster, err = l.StartCluster(ctx, []lab.NodeSpec{{ID: "c1", Listen: "127.0.0.1:17641", Operator: "127.0.0.1:17651"}}, func(string) {}); err != nil {
 		return nil, err
 	}
-	return h, h.start(ctx, telling, fmt.Sprintf("kernel_baseline: false\nrecorder:\n  max_bytes: %d\nwatch:\n  paths:\n    - %q\n", recorderBytes, h.watched))
+	return h, h.start(ctx, telling, 24*time.Hour, fmt.Sprintf("kernel_baseline: false\nrecorder:\n  max_bytes: %d\nwatch:\n  paths:\n    - %q\n", recorderBytes, h.watched))
 }
 
 // file is one of the two watched files.
 func (h *host) file(which string) string { return filepath.Join(h.watched, "file-"+which) }
 
 // start starts a sensor over a network namespace of its own.
-func (h *host) start(ctx context.Context, name, more string) error {
+func (h *host) start(ctx context.Context, name string, learnFor time.Duration, more string) error {
 	ns, err := h.lab.Namespace(fmt.Sprintf("vdt-evasion-%s-%d", name, os.Getpid()))
 	if err != nil {
 		return err
 	}
 	sensor, err := h.cluster.StartSensor(ctx, lab.SensorSpec{
 		Name: name, Scope: "netns:" + ns.Path(), SummaryInterval: 5 * time.Second,
-		Window: 10 * time.Minute, KnownWindows: 3, LearnFor: 24 * time.Hour, More: more,
+		Window: 10 * time.Minute, KnownWindows: 3, LearnFor: learnFor, More: more,
 	})
 	if err != nil {
 		return err

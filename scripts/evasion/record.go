@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // who names a process: its PID in the first namespace and its start in clock ticks
@@ -94,7 +95,6 @@ type record struct {
 		Argv          []text `json:"argv"`
 		ArgvBytes     uint64 `json:"argv_bytes"`
 		ArgvTruncated bool   `json:"argv_truncated"`
-		ArgvHash      string `json:"argv_hash"`
 		SHA256        string `json:"sha256"`
 		Traits        []text `json:"traits"`
 	} `json:"process"`
@@ -113,6 +113,8 @@ type record struct {
 	Query      text   `json:"query"`
 	Response   bool   `json:"response"`
 	Transport  string `json:"transport"`
+	// ArgvHash is of all arguments, a number or a text; 0: they could not all be read.
+	ArgvHash json.RawMessage `json:"argv_hash"`
 }
 
 func (r *record) who() who    { return whoAt(r.Process.PID, r.Process.Start) }
@@ -126,6 +128,16 @@ func (r *record) argv() []string {
 		all[i] = string(a)
 	}
 	return all
+}
+
+// argvHash is "" when there is none.
+func (r *record) argvHash() string {
+	switch hash := strings.Trim(string(r.ArgvHash), `"`); hash {
+	case "0", "null":
+		return ""
+	default:
+		return hash
+	}
 }
 
 func (r *record) hasTrait(name text) bool {

@@ -22,6 +22,9 @@ type config struct {
 	settle time.Duration
 }
 
+// rowTimeout is far beyond what the longest row takes.
+const rowTimeout = 8 * time.Minute
+
 // errNothing is returned when no technique has the name that was asked for.
 var errNothing = errors.New("no technique matches (-list names them)")
 
@@ -90,6 +93,8 @@ func try(ctx context.Context, h *host, t technique) figure.Row {
 	unit := fmt.Sprintf("wrong of %d", t.times)
 	fmt.Printf("… %s\n", t.name)
 	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, rowTimeout, fmt.Errorf("not within %s", rowTimeout))
+	defer cancel()
 	v, err := t.try(ctx, h, t.times)
 	took := time.Since(began).Round(100 * time.Millisecond)
 	for _, example := range v.examples {

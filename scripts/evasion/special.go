@@ -170,7 +170,7 @@ func wholeArguments(ctx context.Context, h *host, times int) (verdict, error) {
 		},
 		told: func(s *scene, r *record) {
 			if s.actors[r.who()] {
-				hashes.called(sums[r.who()], r.Process.ArgvHash)
+				hashes.called(sums[r.who()], r.argvHash())
 				s.tally.told(r.who().String(), claim(r.Process.ArgvBytes, r.Process.ArgvTruncated))
 			}
 		},
@@ -206,7 +206,7 @@ func preloaded(ctx context.Context, h *host, times int) (_ verdict, err error) {
 // listed by then.
 func nothingFound(ctx context.Context, h *host, times int) (verdict, error) {
 	if h.spaces[usual] == nil {
-		if err := h.start(ctx, usual, ""); err != nil {
+		if err := h.start(ctx, usual, 0, ""); err != nil {
 			return verdict{}, err
 		}
 	}

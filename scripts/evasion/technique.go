@@ -67,7 +67,7 @@ func techniques(forks int) []technique {
 
 		{"dns-tcp-segments", some, "look-ups over TCP, each byte a segment", holds("names {n}", lookedUp)},
 
-		{"ordinary-memfd-re-exec", some, "what container runtimes do at each start, under a sensor as installed: no finding", nothingFound},
+		{"ordinary-memfd-re-exec", some, "what container runtimes do at each start, under a sensor that keeps what it knows back and learns no more: no finding", nothingFound},
 	}
 }
 
