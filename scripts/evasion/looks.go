@@ -75,7 +75,7 @@ func mapped(path string) look {
 			s.tally.happened(t.who().String(), "mapped "+s.host.at(path))
 		},
 		told: func(s *scene, r *record) {
-			if s.actors[r.who()] && r.Op == "map-exec" && string(r.Path) == s.host.at(path) {
+			if s.actors[r.who()] && r.Op == opMapExec && string(r.Path) == s.host.at(path) {
 				s.once(r.who().String(), "mapped "+string(r.Path))
 			}
 		},
@@ -119,7 +119,7 @@ var openedWhatWasOpened = look{
 		s.tally.happened(subject, fmt.Sprintf("%s, inode %d", s.host.pathOf(t.Inode), t.Inode))
 	},
 	told: func(s *scene, r *record) {
-		if r.Op == "open-write" && (s.actors[r.who()] || strings.HasPrefix(string(r.Path), s.host.watched)) {
+		if r.Op == opWrite && (s.actors[r.who()] || strings.HasPrefix(string(r.Path), s.host.watched)) {
 			subject := fmt.Sprintf("%s open %d", r.who(), s.seen[r.who()])
 			s.seen[r.who()]++
 			s.tally.told(subject, fmt.Sprintf("%s, inode %d", r.Path, r.Inode))

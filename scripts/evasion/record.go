@@ -81,6 +81,12 @@ const (
 	typePrivilege = "privilege"
 )
 
+// Operations on files.
+const (
+	opWrite   = "write" // opened for writing
+	opMapExec = "map-exec"
+)
+
 // record is what "vedette-sensor recorder query -o jsonl" prints of one event.
 type record struct {
 	Type    string `json:"type"`
