@@ -96,7 +96,7 @@ func (h *host) start(ctx context.Context, name string, learnFor time.Duration, m
 
 // losses is what the telling sensor itself says it lost, and why.
 func (h *host) losses(ctx context.Context) figure.Row {
-	const name = "events that the sensor says it lost"
+	const name = "losses that the sensor states"
 	var detail struct {
 		Lost   uint64 `json:"events_lost"`
 		Total  uint64 `json:"events_total"`
