@@ -185,17 +185,20 @@ func preloaded(ctx context.Context, h *host, times int) (_ verdict, err error) {
 	if err != nil {
 		return verdict{}, err
 	}
-	dir, err := os.MkdirTemp("/tmp", "vedette-evasion-")
-	if err != nil {
-		return verdict{}, fmt.Errorf("making a folder below /tmp: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	library := filepath.Join(dir, "preload.so")
 	raw, err := os.ReadFile(built)
 	if err != nil {
 		return verdict{}, fmt.Errorf("reading the library: %w", err)
 	}
-	if err := os.WriteFile(library, raw, 0o700); err != nil {
+	file, err := os.CreateTemp("/tmp", "vedette-evasion-*.so")
+	if err != nil {
+		return verdict{}, fmt.Errorf("making the library: %w", err)
+	}
+	library := file.Name()
+	defer func() { err = errors.Join(err, os.Remove(library)) }()
+	if _, err := file.Write(raw); err != nil {
+		return verdict{}, errors.Join(fmt.Errorf("writing the library: %w", err), file.Close())
+	}
+	if err := file.Close(); err != nil {
 		return verdict{}, fmt.Errorf("writing the library: %w", err)
 	}
 	return holds("image preload {n} {programs} "+library, mapped(library))(ctx, h, times)
