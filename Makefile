@@ -18,13 +18,15 @@ PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | c
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
-.PHONY: up demo bench
+.PHONY: up demo bench evasion
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
 demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
 	@exec scripts/bootstrap.sh demo
 bench: ## (root) the figures of this machine beside their targets; out/bench.jsonl
 	@exec scripts/bootstrap.sh bench
+evasion: ## (root) what has blinded other sensors, tried on this one; out/evasion.jsonl
+	@exec scripts/bootstrap.sh evasion
 
 ##@ Test
 .PHONY: test lint check-generated fuzz package-test
@@ -63,7 +65,7 @@ bin/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# bootstrap.sh up|demo|bench: makes this machine able to build and run Vedette,
+# bootstrap.sh up|demo|bench|evasion: makes this machine able to build and run Vedette,
 # builds it, and becomes bin/vedette-MODE. Every step that is already done costs
 # a few milliseconds, so it runs each time.
 set -u
-mode=${1:?"usage: bootstrap.sh up|demo|bench"}
+mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion"}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . scripts/env.sh
@@ -78,11 +78,11 @@ install_sshd() {
 }
 
 # A compiler without the C library's headers is as good as none.
-c_compiler_works() {
+c_compiler_works() { # c_compiler_works FLAG…
 	local out status
 	out=$(mktemp)
 	printf '#include <stdlib.h>\n#include <pthread.h>\nint main(void){return 0;}\n' |
-		"${CC:-$(command -v gcc || command -v cc || echo gcc)}" -x c -o "$out" - 2>/dev/null
+		"${CC:-$(command -v gcc || command -v cc || echo gcc)}" "$@" -x c -o "$out" - 2>/dev/null
 	status=$?
 	rm -f "$out"
 	return "$status"
@@ -123,6 +123,9 @@ check_go
 c_compiler_works || step "installing a C compiler (for SQLite)" \
 	install_packages "gcc libc6-dev" "gcc glibc-devel"
 c_compiler_works || fail "still no working C compiler; install gcc and the C library's headers (libc6-dev or glibc-devel)."
+# What is run in a root of its own finds no libraries there.
+[ "$mode" != evasion ] || c_compiler_works -static || step "installing the static C library (for the evasions)" \
+	install_packages "libc6-dev" "glibc-static"
 if [ "$mode" = demo ] && ! [ -x /usr/sbin/sshd ]; then
 	step "installing sshd, not enabled (the attack hops over it)" install_sshd
 fi
