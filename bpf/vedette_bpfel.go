@@ -29,9 +29,12 @@ const (
 	VedetteMapOwners            = "owners"
 	VedetteMapProcesses         = "processes"
 	VedetteMapReader            = "reader"
+	VedetteMapSegmentSpaces     = "segment_spaces"
+	VedetteMapStreams           = "streams"
 	VedetteMapTaints            = "taints"
 	VedetteMapUdpFlows          = "udp_flows"
 	VedetteProgCallEnd          = "call_end"
+	VedetteProgCallSocket       = "call_socket"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
 	VedetteProgListTasks        = "list_tasks"
@@ -105,6 +108,7 @@ type VedetteSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteProgramSpecs struct {
 	CallEnd     *ebpf.ProgramSpec `ebpf:"call_end"`
+	CallSocket  *ebpf.ProgramSpec `ebpf:"call_socket"`
 	DatagramIn  *ebpf.ProgramSpec `ebpf:"datagram_in"`
 	DatagramOut *ebpf.ProgramSpec `ebpf:"datagram_out"`
 	ListTasks   *ebpf.ProgramSpec `ebpf:"list_tasks"`
@@ -125,21 +129,23 @@ type VedetteProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
-	Bulk        *ebpf.MapSpec `ebpf:"bulk"`
-	Calls       *ebpf.MapSpec `ebpf:"calls"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Critical    *ebpf.MapSpec `ebpf:"critical"`
-	DnsSpaces   *ebpf.MapSpec `ebpf:"dns_spaces"`
-	ExecSpaces  *ebpf.MapSpec `ebpf:"exec_spaces"`
-	Known       *ebpf.MapSpec `ebpf:"known"`
-	KnownCounts *ebpf.MapSpec `ebpf:"known_counts"`
-	Listeners   *ebpf.MapSpec `ebpf:"listeners"`
-	Losses      *ebpf.MapSpec `ebpf:"losses"`
-	Owners      *ebpf.MapSpec `ebpf:"owners"`
-	Processes   *ebpf.MapSpec `ebpf:"processes"`
-	Reader      *ebpf.MapSpec `ebpf:"reader"`
-	Taints      *ebpf.MapSpec `ebpf:"taints"`
-	UdpFlows    *ebpf.MapSpec `ebpf:"udp_flows"`
+	Bulk          *ebpf.MapSpec `ebpf:"bulk"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Critical      *ebpf.MapSpec `ebpf:"critical"`
+	DnsSpaces     *ebpf.MapSpec `ebpf:"dns_spaces"`
+	ExecSpaces    *ebpf.MapSpec `ebpf:"exec_spaces"`
+	Known         *ebpf.MapSpec `ebpf:"known"`
+	KnownCounts   *ebpf.MapSpec `ebpf:"known_counts"`
+	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
+	Losses        *ebpf.MapSpec `ebpf:"losses"`
+	Owners        *ebpf.MapSpec `ebpf:"owners"`
+	Processes     *ebpf.MapSpec `ebpf:"processes"`
+	Reader        *ebpf.MapSpec `ebpf:"reader"`
+	SegmentSpaces *ebpf.MapSpec `ebpf:"segment_spaces"`
+	Streams       *ebpf.MapSpec `ebpf:"streams"`
+	Taints        *ebpf.MapSpec `ebpf:"taints"`
+	UdpFlows      *ebpf.MapSpec `ebpf:"udp_flows"`
 }
 
 // VedetteVariableSpecs contains global variables before they are loaded into the kernel.
@@ -182,21 +188,23 @@ func (o *VedetteObjects) Close() error {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
-	Bulk        *ebpf.Map `ebpf:"bulk"`
-	Calls       *ebpf.Map `ebpf:"calls"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Critical    *ebpf.Map `ebpf:"critical"`
-	DnsSpaces   *ebpf.Map `ebpf:"dns_spaces"`
-	ExecSpaces  *ebpf.Map `ebpf:"exec_spaces"`
-	Known       *ebpf.Map `ebpf:"known"`
-	KnownCounts *ebpf.Map `ebpf:"known_counts"`
-	Listeners   *ebpf.Map `ebpf:"listeners"`
-	Losses      *ebpf.Map `ebpf:"losses"`
-	Owners      *ebpf.Map `ebpf:"owners"`
-	Processes   *ebpf.Map `ebpf:"processes"`
-	Reader      *ebpf.Map `ebpf:"reader"`
-	Taints      *ebpf.Map `ebpf:"taints"`
-	UdpFlows    *ebpf.Map `ebpf:"udp_flows"`
+	Bulk          *ebpf.Map `ebpf:"bulk"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Critical      *ebpf.Map `ebpf:"critical"`
+	DnsSpaces     *ebpf.Map `ebpf:"dns_spaces"`
+	ExecSpaces    *ebpf.Map `ebpf:"exec_spaces"`
+	Known         *ebpf.Map `ebpf:"known"`
+	KnownCounts   *ebpf.Map `ebpf:"known_counts"`
+	Listeners     *ebpf.Map `ebpf:"listeners"`
+	Losses        *ebpf.Map `ebpf:"losses"`
+	Owners        *ebpf.Map `ebpf:"owners"`
+	Processes     *ebpf.Map `ebpf:"processes"`
+	Reader        *ebpf.Map `ebpf:"reader"`
+	SegmentSpaces *ebpf.Map `ebpf:"segment_spaces"`
+	Streams       *ebpf.Map `ebpf:"streams"`
+	Taints        *ebpf.Map `ebpf:"taints"`
+	UdpFlows      *ebpf.Map `ebpf:"udp_flows"`
 }
 
 func (m *VedetteMaps) Close() error {
@@ -214,6 +222,8 @@ func (m *VedetteMaps) Close() error {
 		m.Owners,
 		m.Processes,
 		m.Reader,
+		m.SegmentSpaces,
+		m.Streams,
 		m.Taints,
 		m.UdpFlows,
 	)
@@ -244,6 +254,7 @@ type VedetteVariables struct {
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedettePrograms struct {
 	CallEnd     *ebpf.Program `ebpf:"call_end"`
+	CallSocket  *ebpf.Program `ebpf:"call_socket"`
 	DatagramIn  *ebpf.Program `ebpf:"datagram_in"`
 	DatagramOut *ebpf.Program `ebpf:"datagram_out"`
 	ListTasks   *ebpf.Program `ebpf:"list_tasks"`
@@ -263,6 +274,7 @@ type VedettePrograms struct {
 func (p *VedettePrograms) Close() error {
 	return _VedetteClose(
 		p.CallEnd,
+		p.CallSocket,
 		p.DatagramIn,
 		p.DatagramOut,
 		p.ListTasks,

@@ -224,6 +224,7 @@ struct dns_space {
 	struct udp_flow flow; /* one that is new */
 	struct event_dns event;
 	u8 data[DNS_MAX];
+	u64 left; /* of a label while the question is hashed; here as `walked` above is */
 };
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -231,5 +232,29 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct dns_space);
 } dns_spaces SEC(".maps");
+
+struct segment_space {
+	struct event_segment event;
+	u8 data[SEGMENT_MAX];
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 2); /* egress, ingress */
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct segment_space);
+} segment_spaces SEC(".maps");
+
+/* Where the two streams of a connection begin, of those alone that have port 53 at an
+ * end. Lives and dies with the socket. */
+struct stream {
+	u32 first[2]; /* sequence number of the first byte: egress, ingress */
+	u32 found[2];
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, int);
+	MAP_TYPE(value, struct stream);
+} streams SEC(".maps");
 
 #endif

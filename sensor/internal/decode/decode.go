@@ -1,5 +1,6 @@
 // Package decode turns the bytes that the programs in package bpf wrote into
-// events. It is pure: no I/O, no clock, no state.
+// events. It is pure: no I/O and no clock; the only state is that of Streams, which
+// joins segments to DNS messages.
 //
 // Invariant: whatever the bytes are, the answer is an event or ErrMalformed, and
 // an event keeps none of the bytes: the ring that they lie in is reused.
@@ -27,6 +28,8 @@ const (
 	typeFlowClose = 5
 	typeDNS       = 6
 	typeProcess   = 7
+	typeSegment   = 10
+	typeSocket    = 11
 )
 
 // Sizes and offsets of bpf/include/event.h; a test compares them with its BTF.
@@ -40,6 +43,8 @@ const (
 	taskSize = 64
 
 	introductionSize = headSize + 16
+	segmentSize      = headSize + 56
+	socketSize       = headSize + 16
 )
 
 // Flags of a head, by type.
@@ -56,6 +61,10 @@ const (
 
 	dnsIngress = 1
 	dnsCut     = 2
+	dnsKnown   = 4
+
+	segmentIngress = 1
+	segmentLast    = 2
 )
 
 const (
@@ -89,6 +98,10 @@ func Decode(raw []byte) (event.Event, error) {
 		return decodeDNS(raw)
 	case typeProcess:
 		return decodeIntroduction(raw)
+	case typeSegment:
+		return decodeSegment(raw)
+	case typeSocket:
+		return decodeSocket(raw)
 	default:
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, kind)
 	}

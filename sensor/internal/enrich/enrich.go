@@ -209,6 +209,11 @@ func (e *Enricher) Observe(ev event.Event) *event.Observation {
 	case *event.Exit:
 		e.exit(ev)
 		return nil
+	case *event.DNS:
+		if ev.Known {
+			e.names.learn(ev, e.last)
+			return nil
+		}
 	}
 	o := &event.Observation{Event: ev, Time: e.wall(head.Time)}
 	switch ev := ev.(type) {

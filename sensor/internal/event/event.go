@@ -144,9 +144,10 @@ type FlowClose struct {
 	Tainted bool
 }
 
-// DNS is one DNS message on UDP port 53, parsed.
+// DNS is one DNS message on port 53, parsed.
 type DNS struct {
 	Header
+	Transport     string // udp, tcp
 	Response      bool
 	ID            uint16
 	Name          string // presentation form without the final dot, lower case; odd bytes as \DDD
@@ -157,6 +158,27 @@ type DNS struct {
 	TTL           time.Duration // smallest of the answers
 	Truncated     bool
 	Local, Remote netip.AddrPort
+	// Known: an answer to a look-up that was kept back, told for its addresses alone.
+	Known bool
+}
+
+// Address families and types of Socket, as socket(2) numbers them on x86-64.
+const (
+	FamilyInet    = 2
+	FamilyInet6   = 10
+	FamilyPacket  = 17
+	FamilyVsock   = 40
+	FamilyXDP     = 44
+	SocketTypeRaw = 3
+)
+
+// Socket is a socket that was made, or refused, of the kinds that no flow tells of: raw,
+// packet, XDP, vsock, SCTP and DCCP.
+type Socket struct {
+	Header
+	Family, Type uint16
+	Protocol     uint32 // IANA's; an ethertype for FamilyPacket
+	Errno        int32  // 0: it was made
 }
 
 // Loss is a number of events that never arrived, by where and why.

@@ -21,7 +21,12 @@ type callClass struct {
 }
 
 // callClasses is every class that there is a program for.
-var callClasses []callClass
+var callClasses = []callClass{
+	{class: classSocket, program: bpf.VedetteProgCallSocket, native: []uint16{41}, compat: []uint16{359, 102}}, // socket; socketcall
+}
+
+// enum call_class of bpf/src/syscall.bpf.c.
+const classSocket = 13
 
 // setCalls tells the dispatcher which calls are worth a look.
 func setCalls(spec *ebpf.CollectionSpec) error {

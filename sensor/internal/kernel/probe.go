@@ -25,7 +25,7 @@ type Features struct {
 
 // What no kernel lets these programs see. It is said, not hidden.
 var standingGaps = []string{
-	"DNS over TCP, TLS, HTTPS and QUIC is not read; only UDP port 53 is",
+	"DNS over TLS, HTTPS and QUIC is not read; port 53 is, over UDP and TCP",
 	"an accepted TCP flow belongs to the process that called listen, also when another one serves it",
 	"connects that routing or a local firewall refuses before a SYN is made are not seen",
 	"raw, packet, SCTP, DCCP and XDP sockets and the kernel's own connections are not seen",

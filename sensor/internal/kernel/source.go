@@ -47,7 +47,10 @@ type Source struct {
 	sweep      *sweeper
 
 	malformed atomic.Uint64 // records that decode refused
-	notDNS    atomic.Uint64 // datagrams on port 53 that are no DNS
+	notDNS    atomic.Uint64 // messages on port 53 that are no DNS
+
+	streams      decode.Streams // the reader's alone
+	streamLosses atomic.Pointer[decode.StreamLosses]
 
 	mu      sync.Mutex // guards what follows, and the programs' life
 	closed  bool
@@ -192,6 +195,10 @@ func (s *Source) decode(raw []byte, sink func(event.Event)) {
 	ev, err := decode.Decode(raw)
 	switch {
 	case err == nil:
+		if segment, ok := ev.(*decode.Segment); ok {
+			s.join(segment, sink)
+			return
+		}
 		sink(ev)
 	case errors.Is(err, decode.ErrNotDNS):
 		s.notDNS.Add(1)
@@ -199,6 +206,17 @@ func (s *Source) decode(raw []byte, sink func(event.Event)) {
 		if s.malformed.Add(1) == 1 { // once: it would repeat for each event
 			s.cfg.Logger.Error("a record of the kernel programs is malformed", slog.Any("error", err))
 		}
+	}
+}
+
+// join makes DNS messages of segments.
+func (s *Source) join(segment *decode.Segment, sink func(event.Event)) {
+	losses, notDNS := s.streams.Losses, s.streams.NotDNS
+	s.streams.Add(segment, sink)
+	s.notDNS.Add(s.streams.NotDNS - notDNS)
+	if s.streams.Losses != losses {
+		now := s.streams.Losses
+		s.streamLosses.Store(&now)
 	}
 }
 
@@ -215,7 +233,7 @@ func (s *Source) CoverageGaps() []string {
 		gaps = append(gaps, fmt.Sprintf("%d flow events of sockets that no process is known to own were not told", n))
 	}
 	if n := s.notDNS.Load(); n > 0 {
-		gaps = append(gaps, fmt.Sprintf("%d datagrams on port 53 were not DNS", n))
+		gaps = append(gaps, fmt.Sprintf("%d messages on port 53 were not DNS", n))
 	}
 	return gaps
 }
