@@ -233,9 +233,23 @@ struct {
 	MAP_TYPE(value, struct dns_space);
 } dns_spaces SEC(".maps");
 
+struct packet {
+	u16 family;
+	u16 source;
+	u16 dest;
+	u16 pad;
+	u32 payload; /* offset of the transport header, until who reads that moves it on */
+	u8 from[16];
+	u8 to[16];
+};
+
 struct segment_space {
 	struct event_segment event;
 	u8 data[SEGMENT_MAX];
+	struct packet packet;
+	/* A program that hangs on a cgroup can be interrupted by itself: a process sends,
+	 * and a softirq does. Who finds the space taken loses its bytes, counted. */
+	u64 taken;
 };
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);

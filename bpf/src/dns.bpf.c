@@ -18,21 +18,27 @@ enum {
 
 /* What is asked, by whom and which way, as a behaviour: name, type and class. Not the
  * id, and the name in lower case, because clients vary both against forgers. 0: there is
- * more or else in the message than one plain question. */
-INLINE u64 lookup_key(struct process *p, struct dns_space *space, u32 length, u32 way)
+ * more or else in the message, which lies in the space, than one plain question. A
+ * function of its own to the verifier, which looks at it once. */
+__attribute__((noinline)) u64 lookup_key(u64 image, u32 length, u32 way)
 {
-	u8 *m = space->data;
-	bool response = m[2] & 0x80;
+	struct dns_space *space = bpf_map_lookup_elem(&dns_spaces, &way);
 	u32 end = 0;
 	u64 word = 0;
+	bool response;
 	struct sip s;
+	u8 *m;
 
-	if (!p || !p->image || length < DNS_HEADER + 5 || m[4] != 0 || m[5] != 1)
+	if (!space || !image)
+		return 0;
+	m = space->data;
+	response = m[2] & 0x80;
+	if (length < DNS_HEADER + 5 || m[4] != 0 || m[5] != 1)
 		return 0;
 	if (!response && ((m[2] & 0xfe) || (m[3] & 0xcf) || m[6] || m[7] || m[8] || m[9] || m[10] || m[11] > 1))
 		return 0;
 	key_begin(&s, KEY_LOOKUP);
-	sip_word(&s, p->image);
+	sip_word(&s, image);
 	sip_word(&s, response ? !way : way);
 	space->left = 0;
 	for (u32 i = 0; i < DNS_NAME_MAX; i++) {
@@ -93,7 +99,7 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 		count_loss(LOSS_DNS_UNREADABLE);
 		return;
 	}
-	key = e->head.flags & DNS_CUT ? 0 : lookup_key(p, space, length, way);
+	key = !p || e->head.flags & DNS_CUT ? 0 : lookup_key(p->image, length, way);
 	if (!(space->data[2] & 0x80)) {
 		if (is_known(p, key))
 			return;
@@ -138,53 +144,39 @@ INLINE bool find_stream(struct bpf_sock *sk, struct owner *owner, u32 way, u32 *
 	return true;
 }
 
-INLINE void segment(struct __sk_buff *skb, struct bpf_sock *sk, u32 way)
+INLINE void tell_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct owner *owner, struct segment_space *space, u32 way)
 {
-	struct segment_space *space = bpf_map_lookup_elem(&segment_spaces, &way);
-	struct owner *owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
-	struct packet d = {};
-	struct event_segment *e;
-	u8 head[TCP_HEADER];
+	struct event_segment *e = &space->event;
+	struct packet *d = &space->packet;
 	u32 length, position, first;
-	bool last;
+	u8 head[TCP_HEADER];
+	bool last, syn;
 
-	if (!space)
-		return;
-	if (!owner) {
-		if (scope_kind == SCOPE_HOST)
-			count(COUNTER_UNATTRIBUTED);
-		return;
-	}
-	if (!parse_packet(skb, &d, IPPROTO_TCP) || bpf_skb_load_bytes(skb, d.payload, head, sizeof(head))) {
+	if (!parse_packet(skb, d, IPPROTO_TCP) || bpf_skb_load_bytes(skb, d->payload, head, sizeof(head))) {
 		count_loss(LOSS_SEGMENT_UNREADABLE);
 		return;
 	}
-	d.payload += (head[12] >> 4) * 4;
+	d->payload += (head[12] >> 4) * 4;
 	last = head[13] & (TCP_FIN | TCP_RST);
-	length = skb->len - d.payload;
-	if (skb->len <= d.payload) {
-		if (!last)
-			return; /* an ACK alone, which is every second packet */
-		length = 0;
-	}
+	syn = head[13] & TCP_SYN;
+	length = skb->len > d->payload ? skb->len - d->payload : 0;
+	if (!length && !last)
+		return; /* an ACK alone, which is every second packet */
 	/* Data in a SYN that comes in (TCP fast open): the socket is not yet there that will
 	 * have it. */
-	if ((head[13] & TCP_SYN && way == INGRESS) || !find_stream(sk, owner, way, &first)) {
+	if ((syn && way == INGRESS) || !find_stream(sk, owner, way, &first)) {
 		if (length)
 			count_loss(LOSS_SEGMENT_UNREADABLE);
 		return;
 	}
-	position = (head[4] << 24 | head[5] << 16 | head[6] << 8 | head[7]) + (head[13] & TCP_SYN ? 1 : 0) - first;
-
-	e = &space->event;
+	position = (head[4] << 24 | head[5] << 16 | head[6] << 8 | head[7]) + syn - first;
 	head_of_owner(&e->head, EVENT_DNS_SEGMENT, 0, owner);
-	catch_up(owner->pid);
 	e->cookie = bpf_get_socket_cookie(skb);
-	e->family = d.family;
-	e->local_port = way == EGRESS ? d.source : d.dest;
-	e->remote_port = way == EGRESS ? d.dest : d.source;
-	__builtin_memcpy(e->local, way == EGRESS ? d.from : d.to, sizeof(e->local));
-	__builtin_memcpy(e->remote, way == EGRESS ? d.to : d.from, sizeof(e->remote));
+	e->family = d->family;
+	e->local_port = way == EGRESS ? d->source : d->dest;
+	e->remote_port = way == EGRESS ? d->dest : d->source;
+	__builtin_memcpy(e->local, way == EGRESS ? d->from : d->to, sizeof(e->local));
+	__builtin_memcpy(e->remote, way == EGRESS ? d->to : d->from, sizeof(e->remote));
 	for (u32 i = 0; i < SEGMENT_PIECES; i++) {
 		u32 done = i * SEGMENT_MAX, n = length - done;
 
@@ -197,10 +189,10 @@ INLINE void segment(struct __sk_buff *skb, struct bpf_sock *sk, u32 way)
 			e->head.flags |= SEGMENT_LAST;
 		KEEP(n);
 		if (n > SEGMENT_MAX)
-			return;
-		if (n && bpf_skb_load_bytes(skb, d.payload + done, space->data, n)) {
+			break;
+		if (n && bpf_skb_load_bytes(skb, d->payload + done, space->data, n)) {
 			count_loss(LOSS_SEGMENT_UNREADABLE);
-			return;
+			break;
 		}
 		e->position = position + done;
 		e->len = n;
@@ -209,4 +201,33 @@ INLINE void segment(struct __sk_buff *skb, struct bpf_sock *sk, u32 way)
 	}
 	if (length > SEGMENT_PIECES * SEGMENT_MAX)
 		count_loss(LOSS_SEGMENT_UNREADABLE);
+}
+
+/* A packet of a connection with port 53 at an end. A function of its own, so that
+ * other connections' packets pay for two comparisons. */
+__attribute__((noinline)) int segment(struct __sk_buff *skb, u32 way)
+{
+	struct segment_space *space = bpf_map_lookup_elem(&segment_spaces, &way);
+	struct bpf_sock *sk = skb->sk;
+	struct owner *owner;
+
+	if (!space || !sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 0;
+	owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
+	if (!owner) {
+		if (scope_kind == SCOPE_HOST)
+			count(COUNTER_UNATTRIBUTED);
+		return 0;
+	}
+	catch_up(owner->pid);
+	if (__sync_lock_test_and_set(&space->taken, 1)) {
+		count_loss(LOSS_SEGMENT_UNREADABLE);
+		return 0;
+	}
+	tell_segment(skb, sk, owner, space, way);
+	space->taken = 0;
+	return 0;
 }

@@ -2,17 +2,8 @@
 //
 // An IP packet's way to its transport header.
 
-struct packet {
-	u16 family;
-	u16 source;
-	u16 dest;
-	u16 pad;
-	u32 payload; /* offset of the transport header, until who reads that moves it on */
-	u8 from[16];
-	u8 to[16];
-};
-
-INLINE bool parse_packet(struct __sk_buff *skb, struct packet *d, u8 protocol)
+/* Not inlined, so that its stack is not the caller's too. */
+static __attribute__((noinline)) bool parse_packet(struct __sk_buff *skb, struct packet *d, u8 protocol)
 {
 	u8 head[IP6_HEADER];
 	u16 ports[2];

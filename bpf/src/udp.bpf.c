@@ -21,7 +21,7 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 		return 1;
 	if (sk->protocol == IPPROTO_TCP) {
 		if (sk->src_port == DNS_PORT || sk->dst_port == __builtin_bswap16(DNS_PORT))
-			segment(skb, sk, way);
+			segment(skb, way);
 		return 1;
 	}
 	space = bpf_map_lookup_elem(&dns_spaces, &way);
