@@ -129,6 +129,7 @@ func TestEnums(t *testing.T) {
 		"flow_flags":    {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED", 8: "FLOW_KNOWN", 16: "FLOW_TAINTED"},
 		"dns_flags":     {1: "DNS_INGRESS", 2: "DNS_CUT", 4: "DNS_KNOWN"},
 		"segment_flags": {1: "SEGMENT_INGRESS", 2: "SEGMENT_LAST"},
+		"socket_flags":  {1: "SOCKET_ASKED"},
 	} {
 		var e *btf.Enum
 		if err := spec.TypeByName(name, &e); err != nil {

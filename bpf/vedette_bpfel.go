@@ -49,6 +49,7 @@ const (
 	VedetteProgUdpCreate        = "udp_create"
 	VedetteProgUdpSendmsg4      = "udp_sendmsg4"
 	VedetteProgUdpSendmsg6      = "udp_sendmsg6"
+	VedetteProgUringSocket      = "uring_socket"
 	VedetteVarBulkWakeBytes     = "bulk_wake_bytes"
 	VedetteVarCompatCalls       = "compat_calls"
 	VedetteVarContract          = "contract"
@@ -123,6 +124,7 @@ type VedetteProgramSpecs struct {
 	UdpCreate   *ebpf.ProgramSpec `ebpf:"udp_create"`
 	UdpSendmsg4 *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
 	UdpSendmsg6 *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
+	UringSocket *ebpf.ProgramSpec `ebpf:"uring_socket"`
 }
 
 // VedetteMapSpecs contains maps before they are loaded into the kernel.
@@ -269,6 +271,7 @@ type VedettePrograms struct {
 	UdpCreate   *ebpf.Program `ebpf:"udp_create"`
 	UdpSendmsg4 *ebpf.Program `ebpf:"udp_sendmsg4"`
 	UdpSendmsg6 *ebpf.Program `ebpf:"udp_sendmsg6"`
+	UringSocket *ebpf.Program `ebpf:"uring_socket"`
 }
 
 func (p *VedettePrograms) Close() error {
@@ -289,6 +292,7 @@ func (p *VedettePrograms) Close() error {
 		p.UdpCreate,
 		p.UdpSendmsg4,
 		p.UdpSendmsg6,
+		p.UringSocket,
 	)
 }
 

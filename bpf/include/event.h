@@ -190,6 +190,10 @@ struct event_segment {
 	u8 remote[16];
 };
 
+enum socket_flags {
+	SOCKET_ASKED = 1, /* by io_uring; what became of it is not known */
+};
+
 struct event_socket {
 	struct event_head head;
 	s32 result; /* 0, or the error */

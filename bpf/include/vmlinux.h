@@ -334,6 +334,15 @@ struct socket {
 	struct sock *sk;
 };
 
+struct io_kiocb {
+	u8 opcode;
+};
+struct io_socket { /* 5.19 */
+	int domain;
+	int type;
+	int protocol;
+};
+
 struct seq_file;
 struct bpf_iter_meta {
 	struct seq_file *seq;

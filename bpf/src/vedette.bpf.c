@@ -30,6 +30,7 @@ struct contract {
 	enum flow_flags flow_flags;
 	enum dns_flags dns_flags;
 	enum segment_flags segment_flags;
+	enum socket_flags socket_flags;
 };
 const volatile struct contract contract = {};
 

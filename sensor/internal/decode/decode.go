@@ -65,6 +65,8 @@ const (
 
 	segmentIngress = 1
 	segmentLast    = 2
+
+	socketAsked = 1
 )
 
 const (

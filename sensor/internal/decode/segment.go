@@ -48,8 +48,9 @@ func decodeSocket(raw []byte) (event.Event, error) {
 		return nil, fmt.Errorf("%w: socket of %d bytes", ErrMalformed, len(raw))
 	}
 	e := new(event.Socket)
-	head(raw, &e.Header)
+	flags := head(raw, &e.Header)
 	b := raw[headSize:]
+	e.Asked = flags&socketAsked != 0
 	e.Errno = -int32(order.Uint32(b[0:])) //nolint:gosec // the kernel's sign
 	e.Protocol = order.Uint32(b[4:])
 	e.Family, e.Type = order.Uint16(b[8:]), order.Uint16(b[10:])

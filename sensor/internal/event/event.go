@@ -179,6 +179,7 @@ type Socket struct {
 	Family, Type uint16
 	Protocol     uint32 // IANA's; an ethertype for FamilyPacket
 	Errno        int32  // 0: it was made
+	Asked        bool   // by io_uring: whether it was made is not known
 }
 
 // Loss is a number of events that never arrived, by where and why.

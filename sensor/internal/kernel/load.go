@@ -22,6 +22,7 @@ var (
 	processPrograms = []string{bpf.VedetteProgProcessFork, bpf.VedetteProgProcessExec, bpf.VedetteProgProcessExit}
 	callPrograms    = []string{bpf.VedetteProgCallEnd}
 	tcpPrograms     = []string{bpf.VedetteProgTcpState}
+	uringPrograms   = []string{bpf.VedetteProgUringSocket}
 	seedPrograms    = []string{bpf.VedetteProgSeedOwners}
 	// The owners' hooks come before the datagrams': a datagram of a socket made
 	// between the two would else have no owner.
@@ -53,6 +54,13 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 		dropPrograms(spec, tcpPrograms, seedPrograms, cgroupPrograms)
 	} else if f.CgroupMount == "" {
 		dropPrograms(spec, cgroupPrograms)
+	}
+	if f.UringSubmit == "" {
+		dropPrograms(spec, uringPrograms)
+	} else {
+		for _, name := range uringPrograms {
+			spec.Programs[name].AttachTo = f.UringSubmit
+		}
 	}
 	if len(callClasses) == 0 {
 		dropPrograms(spec, callPrograms)
@@ -128,7 +136,7 @@ func attach(c *ebpf.Collection, f Features) (links []link.Link, err error) {
 			links = nil
 		}
 	}()
-	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms) {
+	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms, uringPrograms) {
 		program := c.Programs[name]
 		if program == nil {
 			continue
