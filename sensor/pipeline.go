@@ -16,9 +16,16 @@ func (s *Sensor) observe(ev event.Event) {
 		s.canaries.Add(1)
 	}
 	o := s.enricher.Observe(ev)
-	if o == nil {
-		return
+	for _, login := range s.sessions.Observe(ev, o) {
+		s.judge(s.enricher.Observe(login))
 	}
+	if o != nil {
+		s.judge(o)
+	}
+}
+
+// judge is the part of the way on which findings are made.
+func (s *Sensor) judge(o *event.Observation) {
 	verdict := s.baseline.Observe(o)
 	if s.ownLink(o) {
 		return
@@ -26,6 +33,9 @@ func (s *Sensor) observe(ev event.Event) {
 	findings, notes := s.detector.Evaluate(o, verdict)
 	for _, f := range findings {
 		f.Losses = s.losses.window()
+		if login := s.sessions.Evidence(f.Process); login != "" {
+			f.Reason += " " + login
+		}
 		s.baseline.MarkTainted(f.Process.Anchor)
 		s.findings.add(f)
 	}
@@ -105,7 +115,7 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 
 // lossTotals is every stage's cumulative count.
 func (s *Sensor) lossTotals() []event.Loss {
-	totals := append(s.source.Losses(), s.spool.Losses()...)
+	totals := slices.Concat(s.source.Losses(), s.spool.Losses(), s.sessions.Losses())
 	if evicted := s.enricher.Stats().EvictedLiving; evicted > 0 {
 		totals = append(totals, event.Loss{Where: "process-tree", Cause: "full", Count: evicted})
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/session"
 	"github.com/vedette-edr/vedette/sensor/internal/spool"
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
@@ -40,6 +41,7 @@ type Sensor struct {
 
 	source    *kernel.Source
 	enricher  *enrich.Enricher
+	sessions  *session.Tracker
 	baseline  *baseline.Baseline
 	detector  *detect.Engine
 	spool     *spool.Spool

@@ -164,6 +164,8 @@ struct process {
 	u32 uid;
 	u32 netns;
 	u32 flags; /* enum process_flags */
+	u32 session; /* at its last exec, or its parent's: an exec in another is a login */
+	u32 pad;
 };
 enum { PROCESSES_MAX = 32768 };
 struct {

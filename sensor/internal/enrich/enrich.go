@@ -245,6 +245,19 @@ func (e *Enricher) Process(key event.ProcessKey) *event.Process {
 	return e.hashed(n)
 }
 
+// Living finds a living process by its number alone, which is what files name.
+func (e *Enricher) Living(pid uint32) (event.ProcessKey, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var found event.ProcessKey
+	for key, n := range e.tree.nodes {
+		if key.PID == pid && !n.proc.Exited && key.Start >= found.Start {
+			found = key
+		}
+	}
+	return found, found.PID != 0
+}
+
 // Stats is a consistent reading of the counters.
 func (e *Enricher) Stats() Stats {
 	e.mu.Lock()

@@ -182,6 +182,20 @@ type Socket struct {
 	Asked        bool   // by io_uring: whether it was made is not known
 }
 
+// Login is the beginning or the end of a login session. Its head names the session's
+// first process.
+type Login struct {
+	Header
+	User      string // as the login says; a number when it has no name
+	LoginUID  uint32 // NoSession: told by utmp alone
+	SessionID uint32
+	Terminal  string         // without /dev/; "" when it has none
+	Via       string         // the program that let it in: sshd, login, cron, …
+	Source    netip.AddrPort // where it came from; port 0 when only the address is known, zero when local
+	Host      string         // what utmp claims in its place
+	End       bool
+}
+
 // Loss is a number of events that never arrived, by where and why.
 type Loss struct {
 	Where string // "ring:critical", "ring:bulk", "map:flows", "decode", …
