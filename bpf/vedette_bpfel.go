@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	VedetteMapAccepts           = "accepts"
 	VedetteMapBulk              = "bulk"
 	VedetteMapCalls             = "calls"
 	VedetteMapCounters          = "counters"
@@ -131,6 +132,7 @@ type VedetteProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
+	Accepts       *ebpf.MapSpec `ebpf:"accepts"`
 	Bulk          *ebpf.MapSpec `ebpf:"bulk"`
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
@@ -190,6 +192,7 @@ func (o *VedetteObjects) Close() error {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
+	Accepts       *ebpf.Map `ebpf:"accepts"`
 	Bulk          *ebpf.Map `ebpf:"bulk"`
 	Calls         *ebpf.Map `ebpf:"calls"`
 	Counters      *ebpf.Map `ebpf:"counters"`
@@ -211,6 +214,7 @@ type VedetteMaps struct {
 
 func (m *VedetteMaps) Close() error {
 	return _VedetteClose(
+		m.Accepts,
 		m.Bulk,
 		m.Calls,
 		m.Counters,

@@ -38,7 +38,8 @@ enum loss {
 	LOSS_SEGMENT_RING_FULL = 13,  /* bytes of a DNS stream: the bulk ring had no room */
 	LOSS_SEGMENT_UNREADABLE = 14, /* bytes of a DNS stream: they could not be copied, or their place in it is not known */
 	LOSS_SOCKET_RING_FULL = 15,   /* a socket's making: the bulk ring had no room */
-	LOSS_COUNT = 16,
+	LOSS_ACCEPT_TABLE_FULL = 16,  /* no event: who accepts a connection is not told, only who listens */
+	LOSS_COUNT = 17,
 };
 
 /* Index into `counters`. */
@@ -129,6 +130,7 @@ enum flow_flags {
 	FLOW_SEEDED = 4, /* began before the sensor */
 	FLOW_KNOWN = 8, /* its opening was known and not told; told of only when it grows large */
 	FLOW_TAINTED = 16, /* its process has a finding, or comes of one that has */
+	FLOW_ACCEPTED = 32, /* told before as of who listened: this is who accepted it */
 };
 
 struct event_flow {

@@ -89,6 +89,17 @@ struct {
 	MAP_TYPE(value, struct owner);
 } owners SEC(".maps");
 
+/* Accepted connections by cookie: first that of who listened, until it accepts it itself;
+ * then that of who did instead, until the end. Full: it stays the listener's, counted. */
+enum { ACCEPTS_MAX = 16384 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, ACCEPTS_MAX);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, u64);
+	MAP_TYPE(value, struct owner);
+} accepts SEC(".maps");
+
 /* UDP flows by socket and remote. Full: the datagram's count is lost and counted;
  * nothing is evicted unseen. User space removes idle flows, the faster the fuller
  * it is. Size: knob. */

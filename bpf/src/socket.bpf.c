@@ -12,8 +12,13 @@ enum {
 	SOCK_TYPE_MASK = 15, /* flags lie above */
 	IPPROTO_DCCP = 33,
 	IPPROTO_SCTP = 132,
+	NR_ACCEPT = 43,
+	NR_ACCEPT4 = 288,
 	NR_COMPAT_SOCKETCALL = 102,
+	NR_COMPAT_ACCEPT4 = 364,
 	SOCKETCALL_SOCKET = 1,
+	SOCKETCALL_ACCEPT = 5,
+	SOCKETCALL_ACCEPT4 = 18,
 	IORING_OP_SOCKET = 45,
 	S_IFMT = 0170000,
 	S_IFSOCK = 0140000,
@@ -67,7 +72,60 @@ INLINE void tell_socket(struct task_struct *task, u16 family, u16 type, u32 prot
 	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_SOCKET_RING_FULL);
 }
 
-/* The end of socket(2), native, 32-bit and by socketcall(2). What was made is read from
+INLINE bool is_accept(struct call *call)
+{
+	if (!call->compat)
+		return call->number == NR_ACCEPT || call->number == NR_ACCEPT4;
+	if (call->number == NR_COMPAT_SOCKETCALL)
+		return call->args[0] == SOCKETCALL_ACCEPT || call->args[0] == SOCKETCALL_ACCEPT4;
+	return call->number == NR_COMPAT_ACCEPT4;
+}
+
+/* Gives an accepted connection to who accepted it, when that is not who listened: a
+ * worker, or a service whose socket its manager made. It is told again, as its. */
+INLINE void settle_accept(struct task_struct *task, s64 fd)
+{
+	struct socket *socket = fd < 0 ? NULL : socket_of(task, fd);
+	struct sock *sk = socket ? READ(socket->sk) : NULL;
+	struct event_flow event = {};
+	struct owner *owner;
+	struct process *p;
+	u32 netns, flags;
+	u64 opened;
+
+	if (!sk || READ(sk->sk_protocol) != IPPROTO_TCP)
+		return;
+	event.cookie = READ(sk->__sk_common.skc_cookie.counter);
+	owner = bpf_map_lookup_elem(&accepts, &event.cookie);
+	if (!owner)
+		return;
+	if (owner->pid == (u32)task->tgid && owner->start == task->group_leader->start_boottime) {
+		bpf_map_delete_elem(&accepts, &event.cookie);
+		return;
+	}
+	netns = owner->netns; /* the socket's */
+	flags = owner->flags;
+	opened = owner->opened;
+	fill_owner(owner, task);
+	owner->netns = netns;
+	head_of_owner(&event.head, EVENT_FLOW_OPEN, sizeof(event), owner);
+	event.opened = opened;
+	fill_addresses(&event, sk);
+	p = process_of_task(task);
+	event.head.key = flow_key(p, &event, flags);
+	if (is_known(p, event.head.key))
+		return;
+	event.head.flags = FLOW_INBOUND | FLOW_ACCEPTED;
+	if (p) {
+		set_flags(p, PROCESS_SERVES);
+		if (p->flags & PROCESS_TAINTED)
+			event.head.flags |= FLOW_TAINTED;
+	}
+	catch_up(task->tgid);
+	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_FLOW_RING_FULL);
+}
+
+/* The end of accept(2) and of socket(2), native, 32-bit and by socketcall(2). What was made is read from
  * the kernel's socket; what was refused, from the registers, but for socketcall, whose
  * arguments lie where others can change them: of that only what was made is told. */
 SEC("tp_btf/sys_exit")
@@ -80,6 +138,10 @@ int call_socket(u64 *ctx)
 	struct call call = {};
 
 	read_call(&call, ctx, task);
+	if (is_accept(&call)) {
+		settle_accept(task, call.result);
+		return 0;
+	}
 	if (call.compat && call.number == NR_COMPAT_SOCKETCALL) {
 		if (call.args[0] != SOCKETCALL_SOCKET)
 			return 0;

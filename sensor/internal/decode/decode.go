@@ -54,10 +54,11 @@ const (
 	execMemoryFD      = 4
 	execSetID         = 8
 
-	flowInbound = 1
-	flowFailed  = 2
-	flowKnown   = 8
-	flowTainted = 16
+	flowInbound  = 1
+	flowFailed   = 2
+	flowKnown    = 8
+	flowTainted  = 16
+	flowAccepted = 32
 
 	dnsIngress = 1
 	dnsCut     = 2
@@ -248,7 +249,7 @@ func decodeExit(raw []byte) (event.Event, error) {
 // flow is what is read of struct event_flow for either event.
 type flow struct {
 	event.FlowClose
-	failed bool
+	failed, accepted bool
 }
 
 func readFlow(raw []byte) (f flow, err error) {
@@ -276,6 +277,7 @@ func readFlow(raw []byte) (f flow, err error) {
 		f.Dir = event.Inbound
 	}
 	f.failed = flags&flowFailed != 0
+	f.accepted = flags&flowAccepted != 0
 	f.Known = flags&flowKnown != 0
 	f.Tainted = flags&flowTainted != 0
 	return f, nil
@@ -293,13 +295,14 @@ func decodeFlow(raw []byte, kind uint16) (event.Event, error) {
 		return &f.FlowClose, nil
 	}
 	return &event.FlowOpen{
-		Header: f.Header,
-		Flow:   f.Flow,
-		Proto:  f.Proto,
-		Dir:    f.Dir,
-		Local:  f.Local,
-		Remote: f.Remote,
-		Failed: f.failed,
+		Header:   f.Header,
+		Flow:     f.Flow,
+		Proto:    f.Proto,
+		Dir:      f.Dir,
+		Local:    f.Local,
+		Remote:   f.Remote,
+		Failed:   f.failed,
+		Accepted: f.accepted,
 
 		Tainted: f.Tainted,
 	}, nil

@@ -265,6 +265,9 @@ func (e *Enricher) flowOpen(ev *event.FlowOpen) (*event.Process, *event.Flow) {
 		}
 		e.flows[ev.Flow] = flow.Name
 	}
+	if ev.Accepted {
+		n.forgetAbove(ev.Flow)
+	}
 	if ev.Dir == event.Inbound && !ev.Failed && ev.Process != kernelKey {
 		e.pairAccepted(n, flow, ev.Time)
 	}

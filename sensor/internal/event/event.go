@@ -125,6 +125,8 @@ type FlowOpen struct {
 	Local  netip.AddrPort
 	Remote netip.AddrPort
 	Failed bool
+	// Accepted: told before as of who listened; this one accepted it, and is whose it is.
+	Accepted bool
 	// Tainted: the kernel told it because its process has a finding or comes of one that has.
 	Tainted bool
 }

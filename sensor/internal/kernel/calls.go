@@ -22,7 +22,7 @@ type callClass struct {
 
 // callClasses is every class that there is a program for.
 var callClasses = []callClass{
-	{class: classSocket, program: bpf.VedetteProgCallSocket, native: []uint16{41}, compat: []uint16{359, 102}}, // socket; socketcall
+	{class: classSocket, program: bpf.VedetteProgCallSocket, native: []uint16{41, 43, 288}, compat: []uint16{359, 364, 102}}, // socket, accept, accept4; socketcall
 }
 
 // enum call_class of bpf/src/syscall.bpf.c.

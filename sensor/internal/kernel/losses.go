@@ -26,6 +26,7 @@ var lossCauses = []event.Loss{
 	{Where: "ring:bulk", Cause: "dns over tcp: ring full"},
 	{Where: "dns over tcp", Cause: "segment unreadable"},
 	{Where: "ring:bulk", Cause: "socket: ring full"},
+	{Where: "map:accepts", Cause: "table full"},
 }
 
 // lossTableFull is LOSS_PROCESS_TABLE_FULL, which is no loss of an event: a gap.

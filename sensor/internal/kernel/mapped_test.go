@@ -66,7 +66,9 @@ func TestMappedFlows(t *testing.T) {
 		loopback := netip.MustParseAddr("127.0.0.1")
 		a, b := netip.AddrPortFrom(loopback, uint16(from)), netip.AddrPortFrom(loopback, uint16(port))
 		for dir, ends := range map[event.Direction][2]netip.AddrPort{event.Outbound: {a, b}, event.Inbound: {b, a}} {
-			got := first(w, tt.name, func(e *event.FlowOpen) bool { return e.Proto == tt.protocol && e.Local == ends[0] && e.Remote == ends[1] })
+			got := first(w, tt.name, func(e *event.FlowOpen) bool {
+				return e.Proto == tt.protocol && e.Local == ends[0] && e.Remote == ends[1]
+			})
 			if got.Dir != dir || got.Process.PID != uint32(os.Getpid()) {
 				t.Errorf("%s: told as %+v", tt.name, got)
 			}

@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -60,6 +62,20 @@ func playRole(role string) int {
 		t := &roleT{}
 		exchangeAt(t, "127.0.0.1")
 		return t.failed
+	case "accept": // once, from a listener that another made
+		listener, err := net.FileListener(os.NewFile(3, "listener"))
+		if err == nil {
+			var conn net.Conn
+			if conn, err = listener.Accept(); err == nil {
+				_, err = io.Copy(conn, conn)
+				conn.Close()
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	case "probe":
 		_, err := Probe()
 		fmt.Println(err)
