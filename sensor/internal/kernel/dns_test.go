@@ -153,6 +153,11 @@ func TestKnownLookup(t *testing.T) {
 	if got := len(told) - questions; got != 2*questions {
 		t.Errorf("%d of them told, want that of the other type and that with more in it, %d", got, 2*questions)
 	}
+	for _, e := range told[questions:] {
+		if e.Type == 1 && e.ID != 301 { // the id says how much more is in it
+			t.Errorf("told although it is known: %+v", e)
+		}
+	}
 	if _, after := w.Counters(); after-before < uint64(questions) {
 		t.Errorf("%d kept back, want at least %d", after-before, questions)
 	}

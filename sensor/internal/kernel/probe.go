@@ -29,7 +29,7 @@ type Features struct {
 // What no kernel lets these programs see. It is said, not hidden.
 var standingGaps = []string{
 	"DNS over TLS, HTTPS and QUIC is not read; port 53 is, over UDP and TCP",
-	"an accepted TCP flow belongs to the process that called listen, also when another one serves it",
+	"a TCP flow that is accepted through io_uring, or handed on after it was accepted, belongs to the process that called listen or accept",
 	"connects that routing or a local firewall refuses before a SYN is made are not seen",
 	"what goes through raw, packet, XDP, vsock, SCTP and DCCP sockets is not seen, only that they are made; the kernel's own connections are not seen",
 	"an interpreter's or ld.so's own loads are not seen: the image is the file that the kernel ran",
