@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -70,6 +71,16 @@ func playRole(role string) int {
 				_, err = io.Copy(conn, conn)
 				conn.Close()
 			}
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case "login": // a session of its own, as PAM begins one, and a program in it
+		err := os.WriteFile("/proc/self/loginuid", []byte("0"), 0)
+		if err == nil {
+			err = exec.Command("/bin/true", "in-a-session").Run()
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
