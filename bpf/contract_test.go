@@ -43,6 +43,10 @@ var members = []member{
 	{"event_flow", "remote_port", 142, 2}, {"event_flow", "local", 144, 16}, {"event_flow", "remote", 160, 16},
 	{"event_dns", "family", 88, 2}, {"event_dns", "len", 90, 2}, {"event_dns", "local_port", 92, 2},
 	{"event_dns", "remote_port", 94, 2}, {"event_dns", "local", 96, 16}, {"event_dns", "remote", 112, 16},
+	{"event_segment", "cookie", 88, 8}, {"event_segment", "position", 96, 4}, {"event_segment", "family", 100, 2},
+	{"event_segment", "len", 102, 2}, {"event_segment", "local_port", 104, 2}, {"event_segment", "remote_port", 106, 2},
+	{"event_segment", "local", 112, 16}, {"event_segment", "remote", 128, 16},
+	{"event_socket", "result", 88, 4}, {"event_socket", "protocol", 92, 4}, {"event_socket", "family", 96, 2}, {"event_socket", "type", 98, 2},
 	{"udp_flow", "flow", 0, 176}, {"udp_flow", "last", 176, 8},
 	{"task_record", "start", 0, 8}, {"task_record", "parent_start", 8, 8}, {"task_record", "cgroup", 16, 8},
 	{"task_record", "pid", 24, 4}, {"task_record", "parent_pid", 28, 4}, {"task_record", "uid", 32, 4},
@@ -52,6 +56,7 @@ var members = []member{
 var sizes = map[string]uint32{
 	"event_head": 88, "event_exec": 184, "event_fork": 104, "event_exit": 96, "event_process": 104,
 	"event_flow": 176, "event_dns": 128, "udp_key": 32, "udp_flow": 184, "task_record": 64,
+	"event_segment": 144, "event_socket": 104,
 	"reader": 16, "known_count": 24, "process_key": 16,
 }
 
@@ -114,14 +119,17 @@ func TestEnums(t *testing.T) {
 	spec := types(t)
 	for name, want := range map[string][]string{
 		"event_type": {1: "EVENT_EXEC", 2: "EVENT_FORK", 3: "EVENT_EXIT", 4: "EVENT_FLOW_OPEN", 5: "EVENT_FLOW_CLOSE", 6: "EVENT_DNS",
-			7: "EVENT_PROCESS", 8: "EVENT_FILE", 9: "EVENT_PRIVILEGE"},
+			7: "EVENT_PROCESS", 8: "EVENT_FILE", 9: "EVENT_PRIVILEGE", 10: "EVENT_DNS_SEGMENT", 11: "EVENT_SOCKET"},
 		"loss": {"LOSS_EXEC_RING_FULL", "LOSS_FORK_RING_FULL", "LOSS_EXIT_RING_FULL", "LOSS_FLOW_RING_FULL", "LOSS_DNS_RING_FULL",
 			"LOSS_ARGV_UNREADABLE", "LOSS_OWNER_STORAGE", "LOSS_UDP_TABLE_FULL", "LOSS_UDP_UNPARSED", "LOSS_DNS_UNREADABLE",
-			"LOSS_PATH_UNREADABLE", "LOSS_PROCESS_RING_FULL", "LOSS_PROCESS_TABLE_FULL", "LOSS_COUNT"},
-		"counter":    {"COUNTER_TOTAL", "COUNTER_SUPPRESSED", "COUNTER_UNATTRIBUTED", "COUNTER_COUNT"},
-		"exec_flags": {1: "EXEC_PATH_TRUNCATED", 2: "EXEC_ARGV_TRUNCATED", 4: "EXEC_MEMFD", 8: "EXEC_SETID"},
-		"flow_flags": {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED", 8: "FLOW_KNOWN", 16: "FLOW_TAINTED"},
-		"dns_flags":  {1: "DNS_INGRESS", 2: "DNS_CUT"},
+			"LOSS_PATH_UNREADABLE", "LOSS_PROCESS_RING_FULL", "LOSS_PROCESS_TABLE_FULL",
+			"LOSS_SEGMENT_RING_FULL", "LOSS_SEGMENT_UNREADABLE", "LOSS_SOCKET_RING_FULL", "LOSS_ACCEPT_TABLE_FULL", "LOSS_COUNT"},
+		"counter":       {"COUNTER_TOTAL", "COUNTER_SUPPRESSED", "COUNTER_UNATTRIBUTED", "COUNTER_COUNT"},
+		"exec_flags":    {1: "EXEC_PATH_TRUNCATED", 2: "EXEC_ARGV_TRUNCATED", 4: "EXEC_MEMFD", 8: "EXEC_SETID"},
+		"flow_flags":    {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED", 8: "FLOW_KNOWN", 16: "FLOW_TAINTED", 32: "FLOW_ACCEPTED"},
+		"dns_flags":     {1: "DNS_INGRESS", 2: "DNS_CUT", 4: "DNS_KNOWN"},
+		"segment_flags": {1: "SEGMENT_INGRESS", 2: "SEGMENT_LAST"},
+		"socket_flags":  {1: "SOCKET_ASKED"},
 	} {
 		var e *btf.Enum
 		if err := spec.TypeByName(name, &e); err != nil {

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	VedetteMapAccepts           = "accepts"
 	VedetteMapBulk              = "bulk"
 	VedetteMapCalls             = "calls"
 	VedetteMapCounters          = "counters"
@@ -29,9 +30,12 @@ const (
 	VedetteMapOwners            = "owners"
 	VedetteMapProcesses         = "processes"
 	VedetteMapReader            = "reader"
+	VedetteMapSegmentSpaces     = "segment_spaces"
+	VedetteMapStreams           = "streams"
 	VedetteMapTaints            = "taints"
 	VedetteMapUdpFlows          = "udp_flows"
 	VedetteProgCallEnd          = "call_end"
+	VedetteProgCallSocket       = "call_socket"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
 	VedetteProgListTasks        = "list_tasks"
@@ -46,6 +50,7 @@ const (
 	VedetteProgUdpCreate        = "udp_create"
 	VedetteProgUdpSendmsg4      = "udp_sendmsg4"
 	VedetteProgUdpSendmsg6      = "udp_sendmsg6"
+	VedetteProgUringSocket      = "uring_socket"
 	VedetteVarBulkWakeBytes     = "bulk_wake_bytes"
 	VedetteVarCompatCalls       = "compat_calls"
 	VedetteVarContract          = "contract"
@@ -105,6 +110,7 @@ type VedetteSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteProgramSpecs struct {
 	CallEnd     *ebpf.ProgramSpec `ebpf:"call_end"`
+	CallSocket  *ebpf.ProgramSpec `ebpf:"call_socket"`
 	DatagramIn  *ebpf.ProgramSpec `ebpf:"datagram_in"`
 	DatagramOut *ebpf.ProgramSpec `ebpf:"datagram_out"`
 	ListTasks   *ebpf.ProgramSpec `ebpf:"list_tasks"`
@@ -119,27 +125,31 @@ type VedetteProgramSpecs struct {
 	UdpCreate   *ebpf.ProgramSpec `ebpf:"udp_create"`
 	UdpSendmsg4 *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
 	UdpSendmsg6 *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
+	UringSocket *ebpf.ProgramSpec `ebpf:"uring_socket"`
 }
 
 // VedetteMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
-	Bulk        *ebpf.MapSpec `ebpf:"bulk"`
-	Calls       *ebpf.MapSpec `ebpf:"calls"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Critical    *ebpf.MapSpec `ebpf:"critical"`
-	DnsSpaces   *ebpf.MapSpec `ebpf:"dns_spaces"`
-	ExecSpaces  *ebpf.MapSpec `ebpf:"exec_spaces"`
-	Known       *ebpf.MapSpec `ebpf:"known"`
-	KnownCounts *ebpf.MapSpec `ebpf:"known_counts"`
-	Listeners   *ebpf.MapSpec `ebpf:"listeners"`
-	Losses      *ebpf.MapSpec `ebpf:"losses"`
-	Owners      *ebpf.MapSpec `ebpf:"owners"`
-	Processes   *ebpf.MapSpec `ebpf:"processes"`
-	Reader      *ebpf.MapSpec `ebpf:"reader"`
-	Taints      *ebpf.MapSpec `ebpf:"taints"`
-	UdpFlows    *ebpf.MapSpec `ebpf:"udp_flows"`
+	Accepts       *ebpf.MapSpec `ebpf:"accepts"`
+	Bulk          *ebpf.MapSpec `ebpf:"bulk"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Critical      *ebpf.MapSpec `ebpf:"critical"`
+	DnsSpaces     *ebpf.MapSpec `ebpf:"dns_spaces"`
+	ExecSpaces    *ebpf.MapSpec `ebpf:"exec_spaces"`
+	Known         *ebpf.MapSpec `ebpf:"known"`
+	KnownCounts   *ebpf.MapSpec `ebpf:"known_counts"`
+	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
+	Losses        *ebpf.MapSpec `ebpf:"losses"`
+	Owners        *ebpf.MapSpec `ebpf:"owners"`
+	Processes     *ebpf.MapSpec `ebpf:"processes"`
+	Reader        *ebpf.MapSpec `ebpf:"reader"`
+	SegmentSpaces *ebpf.MapSpec `ebpf:"segment_spaces"`
+	Streams       *ebpf.MapSpec `ebpf:"streams"`
+	Taints        *ebpf.MapSpec `ebpf:"taints"`
+	UdpFlows      *ebpf.MapSpec `ebpf:"udp_flows"`
 }
 
 // VedetteVariableSpecs contains global variables before they are loaded into the kernel.
@@ -182,25 +192,29 @@ func (o *VedetteObjects) Close() error {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
-	Bulk        *ebpf.Map `ebpf:"bulk"`
-	Calls       *ebpf.Map `ebpf:"calls"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Critical    *ebpf.Map `ebpf:"critical"`
-	DnsSpaces   *ebpf.Map `ebpf:"dns_spaces"`
-	ExecSpaces  *ebpf.Map `ebpf:"exec_spaces"`
-	Known       *ebpf.Map `ebpf:"known"`
-	KnownCounts *ebpf.Map `ebpf:"known_counts"`
-	Listeners   *ebpf.Map `ebpf:"listeners"`
-	Losses      *ebpf.Map `ebpf:"losses"`
-	Owners      *ebpf.Map `ebpf:"owners"`
-	Processes   *ebpf.Map `ebpf:"processes"`
-	Reader      *ebpf.Map `ebpf:"reader"`
-	Taints      *ebpf.Map `ebpf:"taints"`
-	UdpFlows    *ebpf.Map `ebpf:"udp_flows"`
+	Accepts       *ebpf.Map `ebpf:"accepts"`
+	Bulk          *ebpf.Map `ebpf:"bulk"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Critical      *ebpf.Map `ebpf:"critical"`
+	DnsSpaces     *ebpf.Map `ebpf:"dns_spaces"`
+	ExecSpaces    *ebpf.Map `ebpf:"exec_spaces"`
+	Known         *ebpf.Map `ebpf:"known"`
+	KnownCounts   *ebpf.Map `ebpf:"known_counts"`
+	Listeners     *ebpf.Map `ebpf:"listeners"`
+	Losses        *ebpf.Map `ebpf:"losses"`
+	Owners        *ebpf.Map `ebpf:"owners"`
+	Processes     *ebpf.Map `ebpf:"processes"`
+	Reader        *ebpf.Map `ebpf:"reader"`
+	SegmentSpaces *ebpf.Map `ebpf:"segment_spaces"`
+	Streams       *ebpf.Map `ebpf:"streams"`
+	Taints        *ebpf.Map `ebpf:"taints"`
+	UdpFlows      *ebpf.Map `ebpf:"udp_flows"`
 }
 
 func (m *VedetteMaps) Close() error {
 	return _VedetteClose(
+		m.Accepts,
 		m.Bulk,
 		m.Calls,
 		m.Counters,
@@ -214,6 +228,8 @@ func (m *VedetteMaps) Close() error {
 		m.Owners,
 		m.Processes,
 		m.Reader,
+		m.SegmentSpaces,
+		m.Streams,
 		m.Taints,
 		m.UdpFlows,
 	)
@@ -244,6 +260,7 @@ type VedetteVariables struct {
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedettePrograms struct {
 	CallEnd     *ebpf.Program `ebpf:"call_end"`
+	CallSocket  *ebpf.Program `ebpf:"call_socket"`
 	DatagramIn  *ebpf.Program `ebpf:"datagram_in"`
 	DatagramOut *ebpf.Program `ebpf:"datagram_out"`
 	ListTasks   *ebpf.Program `ebpf:"list_tasks"`
@@ -258,11 +275,13 @@ type VedettePrograms struct {
 	UdpCreate   *ebpf.Program `ebpf:"udp_create"`
 	UdpSendmsg4 *ebpf.Program `ebpf:"udp_sendmsg4"`
 	UdpSendmsg6 *ebpf.Program `ebpf:"udp_sendmsg6"`
+	UringSocket *ebpf.Program `ebpf:"uring_socket"`
 }
 
 func (p *VedettePrograms) Close() error {
 	return _VedetteClose(
 		p.CallEnd,
+		p.CallSocket,
 		p.DatagramIn,
 		p.DatagramOut,
 		p.ListTasks,
@@ -277,6 +296,7 @@ func (p *VedettePrograms) Close() error {
 		p.UdpCreate,
 		p.UdpSendmsg4,
 		p.UdpSendmsg6,
+		p.UringSocket,
 	)
 }
 

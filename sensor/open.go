@@ -16,6 +16,7 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/session"
 	"github.com/vedette-edr/vedette/sensor/internal/spool"
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
@@ -92,6 +93,7 @@ func (s *Sensor) openStages() (err error) {
 	if s.enricher, err = enrich.New(enrich.Config{Scoped: s.cfg.Scope.Kind != "host", Logger: s.log}); err != nil {
 		return fmt.Errorf("preparing enrichment: %w", err)
 	}
+	s.sessions = session.New(session.Config{Find: s.enricher.Living, Logger: s.log})
 	learnFor := s.cfg.Baseline.LearnFor
 	if learnFor == 0 {
 		learnFor = -1 // the stage's "at once"; its zero is the default

@@ -18,9 +18,18 @@ func (s *Sensor) observe(ev event.Event) {
 	}
 	o := s.enricher.Observe(ev)
 	s.record(ev, o)
-	if o == nil {
-		return
+	for _, login := range s.sessions.Observe(ev, o) {
+		at := s.enricher.Observe(login)
+		s.record(login, at)
+		s.judge(at)
 	}
+	if o != nil {
+		s.judge(o)
+	}
+}
+
+// judge is the part of the way on which findings are made.
+func (s *Sensor) judge(o *event.Observation) {
 	verdict := s.baseline.Observe(o)
 	if s.ownLink(o) {
 		return
@@ -34,6 +43,9 @@ func (s *Sensor) observe(ev event.Event) {
 		if f.Kind != detect.KindTamper {
 			s.baseline.MarkTainted(f.Process.Anchor)
 			s.taint(f.Process)
+			if login := s.sessions.Evidence(f.Process); login != "" {
+				f.Reason += " " + login
+			}
 		}
 		s.findings.add(f)
 	}
@@ -120,8 +132,7 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 
 // lossTotals is every stage's cumulative count.
 func (s *Sensor) lossTotals() []event.Loss {
-	totals := append(s.source.Losses(), s.spool.Losses()...)
-	totals = append(totals, s.recorder.Losses()...)
+	totals := slices.Concat(s.source.Losses(), s.spool.Losses(), s.recorder.Losses(), s.sessions.Losses())
 	if evicted := s.enricher.Stats().EvictedLiving; evicted > 0 {
 		totals = append(totals, event.Loss{Where: "process-tree", Cause: "full", Count: evicted})
 	}

@@ -33,6 +33,7 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return named("reading the kernel's events", s.watch(ctx)) })
 	group.Go(func() error { return named("hashing images", s.enricher.Run(ctx)) })
+	group.Go(func() error { return named("watching logins", s.sessions.Run(ctx)) })
 	group.Go(func() error { s.findings.run(ctx, s.watched); return nil })
 	group.Go(func() error { s.recorder.Run(s.watched); return nil })
 	group.Go(func() error { return s.summarise(ctx) })

@@ -24,6 +24,7 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 	"github.com/vedette-edr/vedette/sensor/internal/recorder"
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/session"
 	"github.com/vedette-edr/vedette/sensor/internal/spool"
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
@@ -42,6 +43,7 @@ type Sensor struct {
 
 	source    *kernel.Source
 	enricher  *enrich.Enricher
+	sessions  *session.Tracker
 	baseline  *baseline.Baseline
 	detector  *detect.Engine
 	recorder  *recorder.Recorder // nil when it is off

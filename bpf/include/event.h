@@ -16,6 +16,8 @@ enum event_type {
 	EVENT_PROCESS = 7, /* who a process is whose fork or exec was not told when it happened */
 	EVENT_FILE = 8, /* struct event_file, file.bpf.c */
 	EVENT_PRIVILEGE = 9, /* struct event_privilege, privilege.bpf.c */
+	EVENT_DNS_SEGMENT = 10, /* bytes of a TCP stream with port 53 at one end */
+	EVENT_SOCKET = 11, /* a socket that flows do not tell of: raw, packet, XDP, … */
 };
 
 /* Causes of loss: the index into `losses`. Each says what exactly did not arrive. */
@@ -33,7 +35,11 @@ enum loss {
 	LOSS_PATH_UNREADABLE = 10,    /* an exec's path (the exec itself arrived): a name could not be read */
 	LOSS_PROCESS_RING_FULL = 11,  /* who a process is: the critical ring had no room; told again with its next event */
 	LOSS_PROCESS_TABLE_FULL = 12, /* no event: a process had no room in the table, so all that it did was told */
-	LOSS_COUNT = 13,
+	LOSS_SEGMENT_RING_FULL = 13,  /* bytes of a DNS stream: the bulk ring had no room */
+	LOSS_SEGMENT_UNREADABLE = 14, /* bytes of a DNS stream: they could not be copied, or their place in it is not known */
+	LOSS_SOCKET_RING_FULL = 15,   /* a socket's making: the bulk ring had no room */
+	LOSS_ACCEPT_TABLE_FULL = 16,  /* no event: who accepts a connection is not told, only who listens */
+	LOSS_COUNT = 17,
 };
 
 /* Index into `counters`. */
@@ -124,6 +130,7 @@ enum flow_flags {
 	FLOW_SEEDED = 4, /* began before the sensor */
 	FLOW_KNOWN = 8, /* its opening was known and not told; told of only when it grows large */
 	FLOW_TAINTED = 16, /* its process has a finding, or comes of one that has */
+	FLOW_ACCEPTED = 32, /* told before as of who listened: this is who accepted it */
 };
 
 struct event_flow {
@@ -148,6 +155,7 @@ enum { DNS_MAX = 1232 };
 enum dns_flags {
 	DNS_INGRESS = 1,
 	DNS_CUT = 2,
+	DNS_KNOWN = 4, /* an answer to a look-up that is known: told for the addresses in it alone */
 };
 
 struct event_dns {
@@ -158,6 +166,43 @@ struct event_dns {
 	u16 remote_port;
 	u8 local[16];
 	u8 remote[16];
+};
+
+/* Some bytes of a TCP stream that may carry DNS: of one packet, which is told in
+ * pieces when it is longer. What of it is news user space finds out. */
+enum {
+	SEGMENT_MAX = 4096,
+	SEGMENT_PIECES = 16, /* 64 KiB, the largest packet but for IPv6 jumbograms, which are lost and counted */
+};
+enum segment_flags {
+	SEGMENT_INGRESS = 1,
+	SEGMENT_LAST = 2, /* the sender says nothing more: FIN or RST */
+};
+
+struct event_segment {
+	struct event_head head;
+	u64 cookie;
+	u32 position; /* of the first byte in the stream, which begins at 0 */
+	u16 family;
+	u16 len; /* of the bytes that follow */
+	u16 local_port;
+	u16 remote_port;
+	u32 pad2;
+	u8 local[16];
+	u8 remote[16];
+};
+
+enum socket_flags {
+	SOCKET_ASKED = 1, /* by io_uring; what became of it is not known */
+};
+
+struct event_socket {
+	struct event_head head;
+	s32 result; /* 0, or the error */
+	u32 protocol;
+	u16 family;
+	u16 type;
+	u32 pad2;
 };
 
 /* A UDP flow in the table: user space sweeps it and makes the flow's end. */

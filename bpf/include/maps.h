@@ -89,6 +89,17 @@ struct {
 	MAP_TYPE(value, struct owner);
 } owners SEC(".maps");
 
+/* Accepted connections by cookie: first that of who listened, until it accepts it itself;
+ * then that of who did instead, until the end. Full: it stays the listener's, counted. */
+enum { ACCEPTS_MAX = 16384 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, ACCEPTS_MAX);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, u64);
+	MAP_TYPE(value, struct owner);
+} accepts SEC(".maps");
+
 /* UDP flows by socket and remote. Full: the datagram's count is lost and counted;
  * nothing is evicted unseen. User space removes idle flows, the faster the fuller
  * it is. Size: knob. */
@@ -165,6 +176,8 @@ struct process {
 	u32 uid;
 	u32 netns;
 	u32 flags; /* enum process_flags */
+	u32 session; /* at its last exec, or its parent's: an exec in another is a login */
+	u32 pad;
 };
 enum { PROCESSES_MAX = 32768 };
 struct {
@@ -225,6 +238,7 @@ struct dns_space {
 	struct udp_flow flow; /* one that is new */
 	struct event_dns event;
 	u8 data[DNS_MAX];
+	u64 left; /* of a label while the question is hashed; here as `walked` above is */
 };
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -232,5 +246,43 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct dns_space);
 } dns_spaces SEC(".maps");
+
+struct packet {
+	u16 family;
+	u16 source;
+	u16 dest;
+	u16 pad;
+	u32 payload; /* offset of the transport header, until who reads that moves it on */
+	u8 from[16];
+	u8 to[16];
+};
+
+struct segment_space {
+	struct event_segment event;
+	u8 data[SEGMENT_MAX];
+	struct packet packet;
+	/* A program that hangs on a cgroup can be interrupted by itself: a process sends,
+	 * and a softirq does. Who finds the space taken loses its bytes, counted. */
+	u64 taken;
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 2); /* egress, ingress */
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct segment_space);
+} segment_spaces SEC(".maps");
+
+/* Where the two streams of a connection begin, of those alone that have port 53 at an
+ * end. Lives and dies with the socket. */
+struct stream {
+	u32 first[2]; /* sequence number of the first byte: egress, ingress */
+	u32 found[2];
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, int);
+	MAP_TYPE(value, struct stream);
+} streams SEC(".maps");
 
 #endif

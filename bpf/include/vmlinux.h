@@ -52,6 +52,37 @@ struct bpf_sock {
 	u32 family;
 	u32 type;
 	u32 protocol;
+	u32 mark;
+	u32 priority;
+	u32 src_ip4;
+	u32 src_ip6[4];
+	u32 src_port; /* host order */
+	u16 dst_port; /* network order */
+	u16 pad;
+};
+struct bpf_tcp_sock {
+	u32 snd_cwnd;
+	u32 srtt_us;
+	u32 rtt_min;
+	u32 snd_ssthresh;
+	u32 rcv_nxt;
+	u32 snd_nxt;
+	u32 snd_una;
+	u32 mss_cache;
+	u32 ecn_flags;
+	u32 rate_delivered;
+	u32 rate_interval_us;
+	u32 packets_out;
+	u32 retrans_out;
+	u32 total_retrans;
+	u32 segs_in;
+	u32 data_segs_in;
+	u32 segs_out;
+	u32 data_segs_out;
+	u32 lost_out;
+	u32 sacked_out;
+	u64 bytes_received;
+	u64 bytes_acked;
 };
 struct bpf_sock_addr {
 	u32 user_family;
@@ -220,6 +251,14 @@ struct fs_struct {
 struct file {
 	struct inode *f_inode;
 	struct path f_path;
+	void *private_data;
+};
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+struct files_struct {
+	struct fdtable *fdt;
 };
 struct thread_info {
 	u32 status;
@@ -242,6 +281,7 @@ struct task_struct {
 	struct cred *cred;
 	char comm[16];
 	struct fs_struct *fs;
+	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	kuid_t loginuid;
@@ -272,11 +312,13 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
 	unsigned long skc_flags;
 };
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_protocol;
+	u16 sk_type;
 };
 struct inet_sock {
 	u16 inet_sport;
@@ -289,7 +331,17 @@ struct tcp_sock {
 	u64 bytes_retrans;
 };
 struct socket {
+	s16 type;
 	struct sock *sk;
+};
+
+struct io_kiocb {
+	u8 opcode;
+};
+struct io_socket { /* 5.19 */
+	int domain;
+	int type;
+	int protocol;
 };
 
 struct seq_file;

@@ -24,6 +24,7 @@ enum key_kind {
 	KEY_LOOKUP = 5,
 	KEY_FILE = 6,
 	KEY_PRIVILEGE = 7,
+	KEY_SOCKET = 8,
 };
 
 INLINE void key_begin(struct sip *s, enum key_kind kind)

@@ -23,6 +23,9 @@ enum {
 	IP6_EXTENSIONS_MAX = 6, /* each kind once (RFC 8200, 4.1); more is not sent by anything honest */
 	EGRESS = 0,
 	INGRESS = 1,
+	/* A thread that io_uring made in the process (5.12): it is named iou-wrk-… or
+	 * iou-sqp-…, which says nothing of who it works for. */
+	PF_IO_WORKER = 0x10,
 };
 
 INLINE void fill_owner(struct owner *owner, struct task_struct *task)
@@ -45,6 +48,8 @@ INLINE void fill_owner(struct owner *owner, struct task_struct *task)
 	owner->cgroup = READ(node->id);
 	owner->uid = READ(cred->euid.val);
 	owner->netns = READ(net->ns.inum);
+	if (READ(task->flags) & PF_IO_WORKER)
+		task = leader;
 	bpf_probe_read_kernel(owner->comm, COMM_LEN, __builtin_preserve_access_index(&task->comm));
 }
 

@@ -311,6 +311,8 @@ INLINE void enter_running(struct task_struct *task, struct task_record *record)
 	fresh.cgroup = record->cgroup;
 	fresh.uid = record->uid;
 	fresh.netns = record->netns;
+	if (HAS_FIELD(task->sessionid))
+		fresh.session = task->sessionid;
 	fresh.flags = PROCESS_NODE | PROCESS_TOLD;
 	if (file) {
 		fresh.image = image_hash(file, task->nsproxy->mnt_ns->ns.inum);
@@ -348,6 +350,7 @@ int process_fork(u64 *ctx)
 		fresh.image = p->image;
 		fresh.self = p->self;
 		fresh.parent_self = p->self;
+		fresh.session = p->session;
 		fresh.flags = p->flags & PROCESS_TAINTED;
 		if (p->flags & PROCESS_SERVES)
 			fresh.flags |= PROCESS_SERVING;
@@ -379,7 +382,7 @@ __attribute__((noinline)) int settle_exec(void)
 	struct event_head *head;
 	struct process *p;
 	struct sip s;
-	bool is;
+	bool is, login;
 
 	if (!space)
 		return 0;
@@ -397,9 +400,11 @@ __attribute__((noinline)) int settle_exec(void)
 		if (!p)
 			return 0;
 	}
-	/* What serves a connection is judged by who is at its other end, and the sensor's
-	 * own children are its canaries. */
-	if (space->event.argv_hash && !(p->flags & PROCESS_SERVING) && head->parent_pid != sensor_pid()) {
+	/* What serves a connection is judged by who is at its other end, a login by who
+	 * it is, and the sensor's own children are its canaries. */
+	login = space->event.session != NO_LOGIN && space->event.session != p->session;
+	p->session = space->event.session;
+	if (space->event.argv_hash && !login && !(p->flags & PROCESS_SERVING) && head->parent_pid != sensor_pid()) {
 		key_begin(&s, KEY_EXEC);
 		sip_word(&s, space->self);
 		sip_word(&s, p->self);

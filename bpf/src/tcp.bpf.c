@@ -2,18 +2,19 @@
 //
 // TCP flows: begun, failed and ended, with what the kernel counted.
 
+/* sk need not be a pointer that the verifier trusts. */
 INLINE void fill_addresses(struct event_flow *e, struct sock *sk)
 {
 	struct sock_common *c = &sk->__sk_common;
 	struct inet_sock *inet = (void *)sk;
 
-	e->family = c->skc_family;
+	e->family = READ(c->skc_family);
 	e->protocol = IPPROTO_TCP;
 	/* skc_num is gone at the end: the port is given back before the state changes. */
 	e->local_port = __builtin_bswap16(READ(inet->inet_sport));
-	e->remote_port = __builtin_bswap16(c->skc_dport);
+	e->remote_port = __builtin_bswap16(READ(c->skc_dport));
 	if (e->family == AF_INET) {
-		u32 local = c->skc_rcv_saddr, remote = c->skc_daddr;
+		u32 local = READ(c->skc_rcv_saddr), remote = READ(c->skc_daddr);
 
 		__builtin_memcpy(e->local, &local, sizeof(local));
 		__builtin_memcpy(e->remote, &remote, sizeof(remote));
@@ -54,6 +55,31 @@ INLINE u64 flow_key(struct process *p, struct event_flow *e, u32 flags)
 	return key_of(KEY_FLOW, p ? p->image : 0,
 		      (u64)e->protocol << 32 | port << 8 | (flags & (FLOW_INBOUND | FLOW_FAILED)),
 		      remote[0], remote[1], e->family);
+}
+
+/* Remembers that nobody has accepted a connection yet. */
+INLINE void await_accept(u64 cookie, struct owner *owner)
+{
+	if (bpf_map_update_elem(&accepts, &cookie, owner, BPF_ANY))
+		count_loss(LOSS_ACCEPT_TABLE_FULL);
+}
+
+/* At its end a connection is told of who accepted it, when that is not who listened. */
+INLINE void end_accept(u64 cookie, struct owner *owner)
+{
+	struct owner *acceptor = bpf_map_lookup_elem(&accepts, &cookie);
+
+	if (!acceptor)
+		return;
+	if (acceptor->pid != owner->pid || acceptor->start != owner->start) {
+		u64 opened = owner->opened;
+		u32 flags = owner->flags;
+
+		*owner = *acceptor;
+		owner->opened = opened;
+		owner->flags = flags;
+	}
+	bpf_map_delete_elem(&accepts, &cookie);
 }
 
 /* Gives a socket that an older listener accepted to who listened. */
@@ -147,9 +173,15 @@ int tcp_state(u64 *ctx)
 	} else {
 		return 0; /* a hand-shake that the peer began and nobody ended: no flow */
 	}
+	event.cookie = bpf_get_socket_cookie(sk);
+	if (flags & FLOW_INBOUND) {
+		if (type == EVENT_FLOW_CLOSE)
+			end_accept(event.cookie, owner);
+		else
+			await_accept(event.cookie, owner);
+	}
 	head_of_owner(&event.head, type, sizeof(event), owner);
 	event.head.flags = flags;
-	event.cookie = bpf_get_socket_cookie(sk);
 	event.opened = owner->opened;
 	if (new == TCP_ESTABLISHED)
 		event.head.time = owner->opened;

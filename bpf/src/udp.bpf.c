@@ -1,116 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// UDP flows, counted datagram by datagram because the kernel does not, and DNS,
-// whose messages are handed on whole.
-
-struct datagram {
-	u16 family;
-	u16 source;
-	u16 dest;
-	u16 pad;
-	u32 payload; /* offset */
-	u8 from[16];
-	u8 to[16];
-};
-
-INLINE bool parse_datagram(struct __sk_buff *skb, struct datagram *d)
-{
-	u8 head[IP6_HEADER];
-	u16 ports[2];
-	u32 offset;
-
-	if (bpf_skb_load_bytes(skb, 0, head, IP_HEADER))
-		return false;
-	if (head[0] >> 4 == 4) {
-		if (head[9] != IPPROTO_UDP)
-			return false;
-		d->family = AF_INET;
-		offset = (head[0] & 15) * 4;
-		__builtin_memcpy(d->from, head + 12, 4);
-		__builtin_memcpy(d->to, head + 16, 4);
-	} else {
-		u8 next;
-
-		if (bpf_skb_load_bytes(skb, 0, head, IP6_HEADER))
-			return false;
-		d->family = AF_INET6;
-		offset = IP6_HEADER;
-		__builtin_memcpy(d->from, head + 8, 16);
-		__builtin_memcpy(d->to, head + 24, 16);
-		next = head[6];
-		for (int i = 0; i < IP6_EXTENSIONS_MAX && next != IPPROTO_UDP; i++) {
-			u8 extension[2];
-
-			/* hop-by-hop, routing, destination options; a fragment's header never
-			 * gets here: the hooks stand before fragmenting and after joining. */
-			if (next != 0 && next != 43 && next != 60)
-				return false;
-			if (bpf_skb_load_bytes(skb, offset, extension, sizeof(extension)))
-				return false;
-			next = extension[0];
-			offset += (extension[1] + 1) * 8;
-		}
-		if (next != IPPROTO_UDP)
-			return false;
-	}
-	if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
-		return false;
-	d->source = __builtin_bswap16(ports[0]);
-	d->dest = __builtin_bswap16(ports[1]);
-	d->payload = offset + UDP_HEADER;
-	return true;
-}
-
-INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owner *owner, u32 payload, u32 way)
-{
-	struct dns_space *space = bpf_map_lookup_elem(&dns_spaces, &way);
-	struct event_dns *e;
-	u32 length = skb->len - payload;
-	u32 size;
-
-	if (!space)
-		return; /* cannot be: the array has both entries */
-	e = &space->event;
-	head_of_owner(&e->head, EVENT_DNS, 0, owner);
-	catch_up(owner->pid);
-	e->head.flags = way == INGRESS ? DNS_INGRESS : 0;
-	if (length > DNS_MAX) {
-		length = DNS_MAX;
-		e->head.flags |= DNS_CUT;
-	}
-	KEEP(length);
-	if (length == 0 || length > DNS_MAX)
-		return; /* an empty datagram is no message */
-	if (bpf_skb_load_bytes(skb, payload, space->data, length)) {
-		count_loss(LOSS_DNS_UNREADABLE);
-		return;
-	}
-	size = sizeof(*e) + length;
-	e->head.size = size;
-	e->len = length;
-	e->family = flow->family;
-	e->local_port = flow->local_port;
-	e->remote_port = flow->remote_port;
-	__builtin_memcpy(e->local, flow->local, sizeof(e->local));
-	__builtin_memcpy(e->remote, flow->remote, sizeof(e->remote));
-	tell(&bulk, e, size, wake_when_full(&bulk, bulk_wake_bytes, e->head.time), LOSS_DNS_RING_FULL);
-}
+// UDP flows, counted datagram by datagram because the kernel does not. DNS is handed
+// on, of TCP that alone.
 
 INLINE int datagram(struct __sk_buff *skb, u32 way)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct datagram d = {};
+	struct packet d = {};
 	struct udp_key key = {};
-	struct dns_space *space = bpf_map_lookup_elem(&dns_spaces, &way);
+	struct dns_space *space;
 	struct udp_flow *flow;
 	struct owner *owner;
 	struct process *p;
 	u64 bytes, packets, now;
 
-	if (!sk || !space)
+	if (!sk)
 		return 1;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != IPPROTO_UDP)
+	if (!sk)
+		return 1;
+	if (sk->protocol == IPPROTO_TCP) {
+		if (sk->src_port == DNS_PORT || sk->dst_port == __builtin_bswap16(DNS_PORT))
+			segment(skb, way);
+		return 1;
+	}
+	space = bpf_map_lookup_elem(&dns_spaces, &way);
+	if (sk->protocol != IPPROTO_UDP || !space)
 		return 1;
 	owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
 	if (!owner) {
@@ -119,10 +34,11 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 			count(COUNTER_UNATTRIBUTED);
 		return 1;
 	}
-	if (!parse_datagram(skb, &d)) {
+	if (!parse_packet(skb, &d, IPPROTO_UDP)) {
 		count_loss(LOSS_UDP_UNPARSED);
 		return 1;
 	}
+	d.payload += UDP_HEADER;
 	key.cookie = bpf_get_socket_cookie(skb);
 	key.family = d.family;
 	if (way == EGRESS) {
@@ -186,14 +102,14 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 	return 1;
 }
 
-/* Datagrams out. cgroup_skb, 4.10; socket storage 5.2. Never drops. */
+/* Packets out. cgroup_skb, 4.10; socket storage 5.2. Never drops. */
 SEC("cgroup_skb/egress")
 int datagram_out(struct __sk_buff *skb)
 {
 	return datagram(skb, EGRESS);
 }
 
-/* Datagrams in. cgroup_skb, 4.10; socket storage 5.2. Never drops. */
+/* Packets in. cgroup_skb, 4.10; socket storage 5.2. Never drops. */
 SEC("cgroup_skb/ingress")
 int datagram_in(struct __sk_buff *skb)
 {

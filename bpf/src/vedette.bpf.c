@@ -17,6 +17,8 @@ struct contract {
 	struct event_process process;
 	struct event_flow flow;
 	struct event_dns dns;
+	struct event_segment segment;
+	struct event_socket socket;
 	struct task_record task;
 	struct reader reader;
 	struct known_count known_count;
@@ -27,6 +29,8 @@ struct contract {
 	enum exec_flags exec_flags;
 	enum flow_flags flow_flags;
 	enum dns_flags dns_flags;
+	enum segment_flags segment_flags;
+	enum socket_flags socket_flags;
 };
 const volatile struct contract contract = {};
 
@@ -108,7 +112,10 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 #include "process.bpf.c"
 #include "owner.bpf.c"
 #include "tcp.bpf.c"
+#include "packet.bpf.c"
+#include "dns.bpf.c"
 #include "udp.bpf.c"
 #include "syscall.bpf.c"
+#include "socket.bpf.c"
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -50,6 +50,9 @@ func (b *Baseline) behaviourOf(o *event.Observation) (kind event.BehaviourKind, 
 		}
 		return event.BehaviourExec, subject, imageName(o.Process), true
 	case *event.FlowOpen:
+		if p := o.Process.Parent; ev.Accepted && p != nil && p.Image == o.Process.Image {
+			return 0, "", "", false // its listener's, counted already
+		}
 		return event.BehaviourFlow, imageName(o.Process), flowObject(ev, o.Flow), true
 	case *event.DNS:
 		if ev.Response || ev.Name == "" {

@@ -1,5 +1,6 @@
 // Package decode turns the bytes that the programs in package bpf wrote into
-// events. It is pure: no I/O, no clock, no state.
+// events. It is pure: no I/O and no clock; the only state is that of Streams, which
+// joins segments to DNS messages.
 //
 // Invariant: whatever the bytes are, the answer is an event or ErrMalformed, and
 // an event keeps none of the bytes: the ring that they lie in is reused.
@@ -27,6 +28,8 @@ const (
 	typeFlowClose = 5
 	typeDNS       = 6
 	typeProcess   = 7
+	typeSegment   = 10
+	typeSocket    = 11
 )
 
 // Sizes and offsets of bpf/include/event.h; a test compares them with its BTF.
@@ -40,6 +43,8 @@ const (
 	taskSize = 64
 
 	introductionSize = headSize + 16
+	segmentSize      = headSize + 56
+	socketSize       = headSize + 16
 )
 
 // Flags of a head, by type.
@@ -49,13 +54,20 @@ const (
 	execMemoryFD      = 4
 	execSetID         = 8
 
-	flowInbound = 1
-	flowFailed  = 2
-	flowKnown   = 8
-	flowTainted = 16
+	flowInbound  = 1
+	flowFailed   = 2
+	flowKnown    = 8
+	flowTainted  = 16
+	flowAccepted = 32
 
 	dnsIngress = 1
 	dnsCut     = 2
+	dnsKnown   = 4
+
+	segmentIngress = 1
+	segmentLast    = 2
+
+	socketAsked = 1
 )
 
 const (
@@ -89,6 +101,10 @@ func Decode(raw []byte) (event.Event, error) {
 		return decodeDNS(raw)
 	case typeProcess:
 		return decodeIntroduction(raw)
+	case typeSegment:
+		return decodeSegment(raw)
+	case typeSocket:
+		return decodeSocket(raw)
 	default:
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, kind)
 	}
@@ -233,7 +249,7 @@ func decodeExit(raw []byte) (event.Event, error) {
 // flow is what is read of struct event_flow for either event.
 type flow struct {
 	event.FlowClose
-	failed bool
+	failed, accepted bool
 }
 
 func readFlow(raw []byte) (f flow, err error) {
@@ -261,6 +277,7 @@ func readFlow(raw []byte) (f flow, err error) {
 		f.Dir = event.Inbound
 	}
 	f.failed = flags&flowFailed != 0
+	f.accepted = flags&flowAccepted != 0
 	f.Known = flags&flowKnown != 0
 	f.Tainted = flags&flowTainted != 0
 	return f, nil
@@ -278,13 +295,14 @@ func decodeFlow(raw []byte, kind uint16) (event.Event, error) {
 		return &f.FlowClose, nil
 	}
 	return &event.FlowOpen{
-		Header: f.Header,
-		Flow:   f.Flow,
-		Proto:  f.Proto,
-		Dir:    f.Dir,
-		Local:  f.Local,
-		Remote: f.Remote,
-		Failed: f.failed,
+		Header:   f.Header,
+		Flow:     f.Flow,
+		Proto:    f.Proto,
+		Dir:      f.Dir,
+		Local:    f.Local,
+		Remote:   f.Remote,
+		Failed:   f.failed,
+		Accepted: f.accepted,
 
 		Tainted: f.Tainted,
 	}, nil

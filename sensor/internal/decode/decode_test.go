@@ -138,6 +138,29 @@ func TestForkAndExit(t *testing.T) {
 	}
 }
 
+// Ensure that segments and sockets are read whole, and refused when they are not.
+func TestSegmentAndSocket(t *testing.T) {
+	segment := func(length uint16) []byte {
+		return record(typeSegment, segmentIngress|segmentLast, uint64(1), uint32(2), []uint16{familyIPv4, length, 4, 53}, uint32(0),
+			[16]byte{10, 0, 0, 1}, [16]byte{10, 0, 0, 2}, []byte("abc"))
+	}
+	got, err := Decode(segment(3))
+	want := &Segment{
+		Header: wantHead(), Cookie: 1, Position: 2, Ingress: true, Last: true, Data: []byte("abc"),
+		Local: netip.MustParseAddrPort("10.0.0.1:4"), Remote: netip.MustParseAddrPort("10.0.0.2:53"),
+	}
+	if diff := cmp.Diff(event.Event(want), got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
+		t.Errorf("segment: %v %s", err, diff)
+	}
+	if _, err := Decode(segment(4)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a segment that says more than it has: %v", err)
+	}
+	got, err = Decode(record(typeSocket, 0, int32(-13), uint32(768), []uint16{17, 3}, uint32(0)))
+	if diff := cmp.Diff(event.Event(&event.Socket{Header: wantHead(), Family: 17, Type: 3, Protocol: 768, Errno: 13}), got); err != nil || diff != "" {
+		t.Errorf("socket: %v %s", err, diff)
+	}
+}
+
 func flowRecord(kind, flags, family uint16, local, remote [16]byte) []byte {
 	return record(kind, flags, []uint64{1, 2, 3, 4, 5, 6}, []uint16{family, 6, 1000, 53}, local, remote)
 }
@@ -210,7 +233,7 @@ func TestDNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &event.DNS{
-		Header: wantHead(), Response: true, ID: 7, Name: "a-b_c.example", Type: 28, RCode: 3, TTL: 999 * time.Second,
+		Header: wantHead(), Transport: "udp", Response: true, ID: 7, Name: "a-b_c.example", Type: 28, RCode: 3, TTL: 999 * time.Second,
 		Addrs: []netip.Addr{netip.MustParseAddr("::"), netip.MustParseAddr("::1")},
 		Local: netip.MustParseAddrPort("10.0.0.1:5353"), Remote: netip.MustParseAddrPort("10.0.0.2:53"),
 	}
@@ -309,6 +332,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(flowRecord(typeFlowClose, 1, familyIPv6, [16]byte{}, [16]byte{15: 1}))
 	f.Add(dnsRecord(0, pack(f, answer(3))))
 	f.Add(dnsRecord(dnsCut, []byte("\x00\x07\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01\xc0\x0c")))
+	f.Add(record(typeSegment, segmentLast, uint64(1), uint32(2), []uint16{familyIPv4, 3, 4, 53}, uint32(0), [32]byte{}, []byte("abc")))
+	f.Add(record(typeSocket, 0, int32(-1), uint32(3), []uint16{17, 3}, uint32(0)))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if len(raw) >= headSize {
 			order.PutUint32(raw[4:], uint32(len(raw))) // so that more than the length is tried

@@ -21,7 +21,7 @@ func decodeDNS(raw []byte) (event.Event, error) {
 	if len(raw) < dnsSize {
 		return nil, fmt.Errorf("%w: DNS of %d bytes", ErrMalformed, len(raw))
 	}
-	e := new(event.DNS)
+	e := &event.DNS{Transport: "udp"}
 	flags := head(raw, &e.Header)
 	b := raw[headSize:]
 	family, length := order.Uint16(b[0:]), int(order.Uint16(b[2:]))
@@ -34,6 +34,7 @@ func decodeDNS(raw []byte) (event.Event, error) {
 		return nil, fmt.Errorf("%w: address family %d", ErrMalformed, family)
 	}
 	e.Local, e.Remote = local, remote
+	e.Known = flags&dnsKnown != 0
 	cut := flags&dnsCut != 0
 	if err := parseMessage(e, raw[dnsSize:], cut); err != nil {
 		return nil, err
@@ -41,9 +42,9 @@ func decodeDNS(raw []byte) (event.Event, error) {
 	return e, nil
 }
 
-// ErrNotDNS: a datagram to or from port 53 that is no DNS message. Programs talk
+// ErrNotDNS: a message to or from port 53 that is no DNS message. Programs talk
 // whatever they like on that port; it is counted and no fault of the sensor.
-var ErrNotDNS = errors.New("datagram on port 53 is not DNS")
+var ErrNotDNS = errors.New("message on port 53 is not DNS")
 
 // parseMessage fills e from a message. What was read before a fault is kept when
 // the message was cut short, since the fault is then ours.

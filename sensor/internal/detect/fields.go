@@ -45,6 +45,14 @@ const (
 	fieldServes
 	// fieldOriginIP: whence the session came that the process belongs to.
 	fieldOriginIP
+	// fieldSocketFamily, fieldSocketType: inet, inet6, packet, xdp, vsock; raw or a number.
+	fieldSocketFamily
+	fieldSocketType
+	// fieldSocketResult: made, refused, or asked (by io_uring, what became of it is not known).
+	fieldSocketResult
+	fieldTerminal
+	// fieldVia: the program that let a login in: sshd, login, cron, …
+	fieldVia
 	// fieldKnown: true when this host does this all the time.
 	fieldKnown
 	fieldCount
@@ -81,6 +89,13 @@ var schema = sigma.Schema{
 		"DestinationHostname": fieldDestinationHostname,
 	}),
 	"dns_query": with(map[string]int{"QueryName": fieldQueryName}),
+	"network_socket": with(map[string]int{
+		"Protocol": fieldProtocol, "vedette.SocketFamily": fieldSocketFamily,
+		"vedette.SocketType": fieldSocketType, "vedette.SocketResult": fieldSocketResult,
+	}),
+	"authentication": with(map[string]int{
+		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort, "Terminal": fieldTerminal, "vedette.Via": fieldVia,
+	}),
 }
 
 // record gives an observation's fields, each made when a rule first asks. It is
@@ -122,6 +137,18 @@ func (r *record) Folded(n int) []string {
 // values appends what the event has for a field. A fact that is not known gives
 // no value, so that a rule cannot match on its absence by accident of timing.
 func (r *record) values(n int, out []string) []string {
+	switch ev := r.o.Event.(type) {
+	case *event.Socket:
+		if text, ok := socketValue(n, ev); ok {
+			return append(out, text)
+		}
+	case *event.Login:
+		if text, ok := loginValue(n, ev); ok && text != "" {
+			return append(out, text)
+		} else if ok {
+			return out
+		}
+	}
 	p := r.o.Process
 	text := func(s string) []string {
 		if s == "" {

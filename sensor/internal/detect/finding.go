@@ -141,6 +141,15 @@ func deed(o *event.Observation) string {
 		return connection(o.Flow)
 	case *event.DNS:
 		return "looked up " + plain(ev.Name, 200)
+	case *event.Socket:
+		verb := map[string]string{"made": "opened", "refused": "was refused", "asked": "asked for"}[socketResult(ev)]
+		kind := socketFamily(ev.Family)
+		if ev.Type == event.SocketTypeRaw {
+			kind = "raw " + kind
+		}
+		return fmt.Sprintf("%s a socket: %s, protocol %d", verb, kind, ev.Protocol)
+	case *event.Login:
+		return "is the login of " + plain(ev.User, 40)
 	}
 	return "acted"
 }

@@ -132,6 +132,12 @@ func categoryOf(ev event.Event) string {
 		if !ev.Response {
 			return "dns_query"
 		}
+	case *event.Socket:
+		return "network_socket"
+	case *event.Login:
+		if !ev.End {
+			return "authentication"
+		}
 	}
 	return ""
 }

@@ -219,6 +219,11 @@ func (e *Enricher) Observe(ev event.Event) *event.Observation {
 	case *event.Introduction:
 		e.introduce(ev)
 		return nil
+	case *event.DNS:
+		if ev.Known {
+			e.names.learn(ev, e.last)
+			return nil
+		}
 	}
 	o := &event.Observation{Event: ev, Time: e.wall(head.Time)}
 	switch ev := ev.(type) {
@@ -248,6 +253,19 @@ func (e *Enricher) Process(key event.ProcessKey) *event.Process {
 		return nil
 	}
 	return e.hashed(n)
+}
+
+// Living finds a living process by its number alone, which is what files name.
+func (e *Enricher) Living(pid uint32) (event.ProcessKey, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var found event.ProcessKey
+	for key, n := range e.tree.nodes {
+		if key.PID == pid && !n.proc.Exited && key.Start >= found.Start {
+			found = key
+		}
+	}
+	return found, found.PID != 0
 }
 
 // Stats is a consistent reading of the counters.

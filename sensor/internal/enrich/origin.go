@@ -43,6 +43,14 @@ func (n *node) forgetAccepted(id event.FlowID) {
 	n.unpaired = slices.DeleteFunc(n.unpaired, func(a accepted) bool { return a.flow.ID == id })
 }
 
+// forgetAbove takes a connection from the processes above n, one of which listened for it.
+func (n *node) forgetAbove(id event.FlowID) {
+	const generations = 8
+	for i, a := 0, n.parent; a != nil && i < generations; i, a = i+1, a.parent {
+		a.forgetAccepted(id)
+	}
+}
+
 // pairFork gives the child the connection that its parent accepted for it, or
 // remembers the fork for an accept that is still under way.
 func (e *Enricher) pairFork(parent, child *node, at uint64) {

@@ -80,11 +80,21 @@ func readLink(proc string, pid uint32, name string) string {
 	return target
 }
 
+// auditNumber reads a file of one number, which is NoSession when there is none.
+func (e *Enricher) auditNumber(pid uint32, name string) uint32 {
+	if raw, err := readBounded(procPath(e.cfg.Proc, pid, name), 32); err == nil {
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32); err == nil {
+			return uint32(n)
+		}
+	}
+	return event.NoSession
+}
+
 // fromProc tells what /proc knows of a process, which is nothing when the PID is
 // somebody else's by now. Fields that change by exec are read before and after
 // nothing is locked, so they are taken as of now.
 func (e *Enricher) fromProc(key event.ProcessKey, comm string) *event.Process {
-	p := &event.Process{Key: key, Image: comm, LoginUID: 1<<32 - 1}
+	p := &event.Process{Key: key, Image: comm, LoginUID: event.NoSession, SessionID: event.NoSession}
 	st, ok := readStat(e.cfg.Proc, key.PID)
 	if !ok || !st.startIs(key.Start) {
 		return p
@@ -108,11 +118,8 @@ func (e *Enricher) fromProc(key event.ProcessKey, comm string) *event.Process {
 		p.UID = effectiveUID(raw)
 		p.User = e.users.name(p.UID, e.last)
 	}
-	if raw, err := readBounded(procPath(e.cfg.Proc, key.PID, "loginuid"), 32); err == nil {
-		if uid, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32); err == nil {
-			p.LoginUID = uint32(uid)
-		}
-	}
+	p.LoginUID = e.auditNumber(key.PID, "loginuid")
+	p.SessionID = e.auditNumber(key.PID, "sessionid")
 	p.Cwd = shared(readLink(e.cfg.Proc, key.PID, "cwd"))
 	p.Interpreter, p.Script = scriptOf("", "", p.Image, p.Argv)
 	// A running program whose file is gone was upgraded, nearly always; only an

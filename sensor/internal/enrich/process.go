@@ -197,7 +197,7 @@ func (e *Enricher) exec(ev *event.Exec) (before, after *event.Process) {
 		Key: before.Key, Parent: before.Parent, StartTime: before.StartTime,
 		Image: shared(string(ev.Path)), ImageID: ev.Image,
 		Argv: argv(ev.Argv), ArgvBytes: ev.ArgvBytes, ArgvTruncated: ev.ArgvTruncated,
-		UID: h.UID, User: e.users.name(h.UID, h.Time), LoginUID: ev.LoginUID,
+		UID: h.UID, User: e.users.name(h.UID, h.Time), LoginUID: ev.LoginUID, SessionID: ev.SessionID,
 		Origin: before.Origin, Anchor: before.Anchor,
 	}
 	if p.Image == "" {
@@ -269,6 +269,9 @@ func (e *Enricher) flowOpen(ev *event.FlowOpen) (*event.Process, *event.Flow) {
 			}
 		}
 		e.flows[ev.Flow] = flow.Name
+	}
+	if ev.Accepted {
+		n.forgetAbove(ev.Flow)
 	}
 	if ev.Dir == event.Inbound && !ev.Failed && ev.Process != kernelKey {
 		e.pairAccepted(n, flow, ev.Time)

@@ -125,6 +125,8 @@ type FlowOpen struct {
 	Local  netip.AddrPort
 	Remote netip.AddrPort
 	Failed bool
+	// Accepted: told before as of who listened; this one accepted it, and is whose it is.
+	Accepted bool
 	// Tainted: the kernel told it because its process has a finding or comes of one that has.
 	Tainted bool
 }
@@ -144,9 +146,10 @@ type FlowClose struct {
 	Tainted bool
 }
 
-// DNS is one DNS message on UDP port 53, parsed.
+// DNS is one DNS message on port 53, parsed.
 type DNS struct {
 	Header
+	Transport     string // udp, tcp
 	Response      bool
 	ID            uint16
 	Name          string // presentation form without the final dot, lower case; odd bytes as \DDD
@@ -157,6 +160,42 @@ type DNS struct {
 	TTL           time.Duration // smallest of the answers
 	Truncated     bool
 	Local, Remote netip.AddrPort
+	// Known: an answer to a look-up that was kept back, told for its addresses alone.
+	Known bool
+}
+
+// Address families and types of Socket, as socket(2) numbers them on x86-64.
+const (
+	FamilyInet    = 2
+	FamilyInet6   = 10
+	FamilyPacket  = 17
+	FamilyVsock   = 40
+	FamilyXDP     = 44
+	SocketTypeRaw = 3
+)
+
+// Socket is a socket that was made, or refused, of the kinds that no flow tells of: raw,
+// packet, XDP, vsock, SCTP and DCCP.
+type Socket struct {
+	Header
+	Family, Type uint16
+	Protocol     uint32 // IANA's; an ethertype for FamilyPacket
+	Errno        int32  // 0: it was made
+	Asked        bool   // by io_uring: whether it was made is not known
+}
+
+// Login is the beginning or the end of a login session. Its head names the session's
+// first process.
+type Login struct {
+	Header
+	User      string // as the login says; a number when it has no name
+	LoginUID  uint32 // NoSession: told by utmp alone
+	SessionID uint32
+	Terminal  string         // without /dev/; "" when it has none
+	Via       string         // the program that let it in: sshd, login, cron, …
+	Source    netip.AddrPort // where it came from; port 0 when only the address is known, zero when local
+	Host      string         // what utmp claims in its place
+	End       bool
 }
 
 // Loss is a number of events that never arrived, by where and why.

@@ -22,6 +22,7 @@ type Process struct {
 	UID           uint32
 	User          string
 	LoginUID      uint32
+	SessionID     uint32 // the kernel's audit session; NoSession outside of one
 	Cwd           string
 	Unit          string // systemd unit, "" when none
 	Container     string // container id (64 hex) when its cgroup says so
@@ -33,6 +34,9 @@ type Process struct {
 	Anchor ProcessKey
 	Exited bool
 }
+
+// NoSession is the login uid and session id of what belongs to no login session.
+const NoSession = 1<<32 - 1
 
 // Image traits.
 const (

@@ -21,7 +21,12 @@ type callClass struct {
 }
 
 // callClasses is every class that there is a program for.
-var callClasses []callClass
+var callClasses = []callClass{
+	{class: classSocket, program: bpf.VedetteProgCallSocket, native: []uint16{41, 43, 288}, compat: []uint16{359, 364, 102}}, // socket, accept, accept4; socketcall
+}
+
+// enum call_class of bpf/src/syscall.bpf.c.
+const classSocket = 13
 
 // setCalls tells the dispatcher which calls are worth a look.
 func setCalls(spec *ebpf.CollectionSpec) error {

@@ -22,6 +22,7 @@ var (
 	processPrograms = []string{bpf.VedetteProgProcessFork, bpf.VedetteProgProcessExec, bpf.VedetteProgProcessExit}
 	callPrograms    = []string{bpf.VedetteProgCallEnd}
 	tcpPrograms     = []string{bpf.VedetteProgTcpState}
+	uringPrograms   = []string{bpf.VedetteProgUringSocket}
 	seedPrograms    = []string{bpf.VedetteProgSeedOwners}
 	// The owners' hooks come before the datagrams': a datagram of a socket made
 	// between the two would else have no owner.
@@ -53,6 +54,13 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 		dropPrograms(spec, tcpPrograms, seedPrograms, cgroupPrograms)
 	} else if f.CgroupMount == "" {
 		dropPrograms(spec, cgroupPrograms)
+	}
+	if f.UringSubmit == "" {
+		dropPrograms(spec, uringPrograms)
+	} else {
+		for _, name := range uringPrograms {
+			spec.Programs[name].AttachTo = f.UringSubmit
+		}
 	}
 	if len(callClasses) == 0 {
 		dropPrograms(spec, callPrograms)
@@ -146,7 +154,7 @@ func attach(c *ebpf.Collection, f Features) (links []attached, err error) {
 		links = append(links, a)
 		return nil
 	}
-	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms) {
+	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms, uringPrograms) {
 		err := start(name, func(p *ebpf.Program) (link.Link, error) {
 			return link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
 		})

@@ -22,6 +22,11 @@ var lossCauses = []event.Loss{
 	{Where: "dns", Cause: "payload unreadable"},
 	{Where: "exec", Cause: "path unreadable"},
 	{Where: "ring:critical", Cause: "introduction: ring full"},
+	{}, // lossTableFull
+	{Where: "ring:bulk", Cause: "dns over tcp: ring full"},
+	{Where: "dns over tcp", Cause: "segment unreadable"},
+	{Where: "ring:bulk", Cause: "socket: ring full"},
+	{Where: "map:accepts", Cause: "table full"},
 }
 
 // lossTableFull is LOSS_PROCESS_TABLE_FULL, which is no loss of an event: a gap.
@@ -69,6 +74,9 @@ func (s *Source) readLosses() []event.Loss {
 	}
 	m := s.collection.Maps[bpf.VedetteMapLosses]
 	for i, cause := range lossCauses {
+		if i == lossTableFull {
+			continue
+		}
 		n, err := perCPU(m, uint32(i))
 		if err != nil {
 			s.cfg.Logger.Error("reading a loss counter", slog.Any("error", err))
@@ -84,6 +92,12 @@ func (s *Source) readLosses() []event.Loss {
 		add("program:"+name, "kernel skipped it: already running on the CPU", stats.RecursionMisses)
 	}
 	add("decode", "malformed record", s.malformed.Load())
+	if streams := s.streamLosses.Load(); streams != nil {
+		add("dns over tcp", "bytes missing", streams.Missing)
+		add("dns over tcp", "too many streams", streams.Evicted)
+		add("dns over tcp", "too much out of order", streams.Full)
+		add("dns over tcp", "ended within a message", streams.Cut)
+	}
 	return losses
 }
 

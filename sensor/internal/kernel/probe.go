@@ -20,15 +20,18 @@ type Features struct {
 	Flows bool
 	// ExitTellsGroup: sched_process_exit says which thread is the last (6.16).
 	ExitTellsGroup bool
-	Gaps           []string
+	// UringSubmit is the tracepoint that is given each io_uring request, "" when there
+	// is none (before 6.0).
+	UringSubmit string
+	Gaps        []string
 }
 
 // What no kernel lets these programs see. It is said, not hidden.
 var standingGaps = []string{
-	"DNS over TCP, TLS, HTTPS and QUIC is not read; only UDP port 53 is",
-	"an accepted TCP flow belongs to the process that called listen, also when another one serves it",
+	"DNS over TLS, HTTPS and QUIC is not read; port 53 is, over UDP and TCP",
+	"a TCP flow that is accepted through io_uring, or handed on after it was accepted, belongs to the process that called listen or accept",
 	"connects that routing or a local firewall refuses before a SYN is made are not seen",
-	"raw, packet, SCTP, DCCP and XDP sockets and the kernel's own connections are not seen",
+	"what goes through raw, packet, XDP, vsock, SCTP and DCCP sockets is not seen, only that they are made; the kernel's own connections are not seen",
 	"an interpreter's or ld.so's own loads are not seen: the image is the file that the kernel ran",
 	"of a set-up with MPTCP each subflow is told as a flow",
 }
@@ -67,7 +70,11 @@ func Probe() (Features, error) {
 		return f, fmt.Errorf("%w (running %s)", ErrTooOld, f.Release)
 	}
 	f.ExitTellsGroup = tracepointArguments(spec, "sched_process_exit") >= 2
+	f.UringSubmit = uringSubmit(spec)
 	f.Gaps = append(f.Gaps, standingGaps...)
+	if f.UringSubmit == "" {
+		f.Gaps = append(f.Gaps, "sockets that io_uring makes are not seen: kernel 6.0 or newer is needed")
+	}
 	f.Flows = versionAtLeast(5, 12)
 	if !f.Flows {
 		f.Gaps = append(f.Gaps, "flows and DNS are not seen: kernel 5.12 or newer is needed")
@@ -115,6 +122,17 @@ func effectiveCapabilities() (uint64, error) {
 		return 0, fmt.Errorf("reading capabilities: %w", err)
 	}
 	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
+}
+
+func uringSubmit(spec *btf.Spec) string {
+	if hasTracepoint(spec, "io_uring_submit_req") {
+		return "io_uring_submit_req"
+	}
+	// Before 6.0 it had seven arguments and the request was not the first.
+	if tracepointArguments(spec, "io_uring_submit_sqe") == 2 {
+		return "io_uring_submit_sqe"
+	}
+	return ""
 }
 
 func hasTracepoint(spec *btf.Spec, name string) bool {

@@ -3,8 +3,10 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -91,6 +93,30 @@ func playRole(role string) int {
 				cancel()
 			}
 		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case "accept": // once, from a listener that another made
+		listener, err := net.FileListener(os.NewFile(3, "listener"))
+		if err == nil {
+			var conn net.Conn
+			if conn, err = listener.Accept(); err == nil {
+				_, err = io.Copy(conn, conn)
+				conn.Close()
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case "login": // a session of its own, as PAM begins one, and a program in it
+		err := os.WriteFile("/proc/self/loginuid", []byte("0"), 0)
+		if err == nil {
+			err = exec.Command("/bin/true", "in-a-session").Run()
+		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

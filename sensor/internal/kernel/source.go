@@ -52,7 +52,10 @@ type Source struct {
 	posted  chan event.Event
 
 	malformed atomic.Uint64 // records that decode refused
-	notDNS    atomic.Uint64 // datagrams on port 53 that are no DNS
+	notDNS    atomic.Uint64 // messages on port 53 that are no DNS
+
+	streams      decode.Streams // the reader's alone
+	streamLosses atomic.Pointer[decode.StreamLosses]
 
 	mu      sync.Mutex // guards what follows, and the programs' life
 	closed  bool
@@ -227,6 +230,10 @@ func (s *Source) decode(raw []byte, sink func(event.Event)) {
 	ev, err := decode.Decode(raw)
 	switch {
 	case err == nil:
+		if segment, ok := ev.(*decode.Segment); ok {
+			s.join(segment, sink)
+			return
+		}
 		sink(ev)
 	case errors.Is(err, decode.ErrNotDNS):
 		s.notDNS.Add(1)
@@ -234,6 +241,17 @@ func (s *Source) decode(raw []byte, sink func(event.Event)) {
 		if s.malformed.Add(1) == 1 { // once: it would repeat for each event
 			s.cfg.Logger.Error("a record of the kernel programs is malformed", slog.Any("error", err))
 		}
+	}
+}
+
+// join makes DNS messages of segments.
+func (s *Source) join(segment *decode.Segment, sink func(event.Event)) {
+	losses, notDNS := s.streams.Losses, s.streams.NotDNS
+	s.streams.Add(segment, sink)
+	s.notDNS.Add(s.streams.NotDNS - notDNS)
+	if s.streams.Losses != losses {
+		now := s.streams.Losses
+		s.streamLosses.Store(&now)
 	}
 }
 
@@ -253,7 +271,7 @@ func (s *Source) CoverageGaps() []string {
 		gaps = append(gaps, fmt.Sprintf("%d processes had no room in the table of processes: all that they did was told, at its cost", n))
 	}
 	if n := s.notDNS.Load(); n > 0 {
-		gaps = append(gaps, fmt.Sprintf("%d datagrams on port 53 were not DNS", n))
+		gaps = append(gaps, fmt.Sprintf("%d messages on port 53 were not DNS", n))
 	}
 	return gaps
 }
