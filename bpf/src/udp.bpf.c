@@ -66,7 +66,7 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 	struct dns_space *space = bpf_map_lookup_elem(&dns_spaces, &way);
 	struct event_dns *e;
 	u32 length = skb->len - payload;
-	u32 size;
+	u32 last, size;
 
 	if (!space)
 		return; /* cannot be: the array has both entries */
@@ -78,9 +78,13 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 		length = DNS_MAX;
 		e->head.flags |= DNS_CUT;
 	}
-	KEEP(length);
-	if (length == 0 || length > DNS_MAX)
+	/* Before 6.8 the verifier does not learn from a comparison with zero that a length
+	 * is at least one, only from a bound: the length is made of one that was checked. */
+	last = length - 1;
+	KEEP(last);
+	if (last >= DNS_MAX)
 		return; /* an empty datagram is no message */
+	length = last + 1;
 	if (bpf_skb_load_bytes(skb, payload, space->data, length)) {
 		count_loss(LOSS_DNS_UNREADABLE);
 		return;
