@@ -13,6 +13,7 @@ STATIC   = CGO_ENABLED=0 $(GOBUILD)
 # Where the pinned tools of scripts/tools are built; a runner may keep it between runs.
 # Finds Go for what follows in the recipe, and leaves bin/ to the checkout's owner.
 GIVE_BACK = . scripts/env.sh; vedette_give_back
+KERNEL  ?= 6.12
 # Named by what pins them, so that a changed version is a new file.
 PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | cut -c1-12)
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
@@ -29,7 +30,7 @@ evasion: ## (root) what has blinded other sensors, tried on this one; out/evasio
 	@exec scripts/bootstrap.sh evasion
 
 ##@ Test
-.PHONY: test lint check-generated fuzz package-test
+.PHONY: test lint check-generated fuzz package-test vmtest
 # STEPS are make targets that count as tests beside the Go tests: make test STEPS="lint".
 # The programs are built once, for all tests that run them.
 test: export VEDETTE_BIN = $(CURDIR)/bin
@@ -44,6 +45,10 @@ fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@FUZZTIME=$${FUZZTIME:-10s} scripts/fuzz.sh
 package-test: package ## (root) the real packages through install, enrol, run, upgrade, purge in a throw-away root
 	@TOOLS=$(TOOLS) scripts/package/test.sh
+vmtest: ## the kernel tests on a real Debian kernel in qemu: KERNEL=6.1 or 6.12; out/vmtest-KERNEL.jsonl
+	@exec scripts/bootstrap.sh vmtest -kernel '$(KERNEL)'
+vmtest-%: # the step of CI
+	@exec scripts/bootstrap.sh vmtest -quick -kernel '$*'
 
 ##@ Build
 .PHONY: build generate package clean help tools-generate FORCE
@@ -65,7 +70,7 @@ bin/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 

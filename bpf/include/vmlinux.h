@@ -199,7 +199,8 @@ struct mm_struct {
 	struct file *exe_file;
 };
 struct qstr {
-	u64 hash_len;
+	u32 hash;
+	u32 len;
 	const unsigned char *name;
 };
 struct list_head {

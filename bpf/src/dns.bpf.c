@@ -80,7 +80,7 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 	struct process *p = process_of(owner->pid, owner->start);
 	struct event_dns *e;
 	u32 length = skb->len - payload;
-	u32 size;
+	u32 last, size;
 	u64 key;
 
 	if (!space)
@@ -92,9 +92,13 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 		length = DNS_MAX;
 		e->head.flags |= DNS_CUT;
 	}
-	KEEP(length);
-	if (length == 0 || length > DNS_MAX)
+	/* Before 6.8 the verifier does not learn from a comparison with zero that a length
+	 * is at least one, only from a bound: the length is made of one that was checked. */
+	last = length - 1;
+	KEEP(last);
+	if (last >= DNS_MAX)
 		return; /* an empty datagram is no message */
+	length = last + 1;
 	if (bpf_skb_load_bytes(skb, payload, space->data, length)) {
 		count_loss(LOSS_DNS_UNREADABLE);
 		return;
@@ -178,7 +182,7 @@ INLINE void tell_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct owne
 	__builtin_memcpy(e->local, way == EGRESS ? d->from : d->to, sizeof(e->local));
 	__builtin_memcpy(e->remote, way == EGRESS ? d->to : d->from, sizeof(e->remote));
 	for (u32 i = 0; i < SEGMENT_PIECES; i++) {
-		u32 done = i * SEGMENT_MAX, n = length - done;
+		u32 done = i * SEGMENT_MAX, n = length - done, more;
 
 		if (length < done || (i && length == done))
 			break;
@@ -187,13 +191,16 @@ INLINE void tell_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct owne
 			n = SEGMENT_MAX;
 		else if (last)
 			e->head.flags |= SEGMENT_LAST;
-		KEEP(n);
-		if (n > SEGMENT_MAX)
-			break;
-		if (n && bpf_skb_load_bytes(skb, d->payload + done, space->data, n)) {
+		/* What follows the first byte is bounded and not all of it, as with messages. */
+		more = n - 1;
+		KEEP(more);
+		if (n && (more >= SEGMENT_MAX || bpf_skb_load_bytes(skb, d->payload + done, space->data, more + 1))) {
 			count_loss(LOSS_SEGMENT_UNREADABLE);
 			break;
 		}
+		KEEP(n);
+		if (n > SEGMENT_MAX)
+			break;
 		e->position = position + done;
 		e->len = n;
 		e->head.size = sizeof(*e) + n;

@@ -219,7 +219,8 @@ INLINE u64 image_hash(struct file *file, u32 mount_ns)
 	sip_word(&s, (u64)inode->i_sb->s_dev << 32 | mount_ns);
 	sip_word(&s, inode->i_ino);
 	sip_word(&s, change_time(inode));
-	sip_word(&s, dentry->d_name.hash_len);
+	/* hash_len in two: the verifier of 6.1 refuses to read over both halves of a union. */
+	sip_word(&s, (u64)dentry->d_name.len << 32 | dentry->d_name.hash);
 	sip_word(&s, dentry->d_parent->d_inode->i_ino);
 	return sip_end(&s, 0);
 }
@@ -232,16 +233,25 @@ __attribute__((noinline)) int hash_argv(u32 length, u32 later)
 	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
 	struct sip s;
 	u64 *page;
-	u32 words;
+	u32 words, last = length / 8;
 
 	if (!space || length > ARGV_MAX)
 		return 0;
 	page = later ? space->later : space->first;
-	page[length / 8] &= (1ULL << length % 8 * 8) - 1;
+	/* What is known of the length the verifier of 6.1 does not know of a copy of it. */
+	KEEP(last);
+	if (last > ARGV_MAX / 8)
+		return 0;
+	page[last] &= (1ULL << length % 8 * 8) - 1;
 	words = (length + 7) / 8;
 	s = space->argv;
-	for (u32 i = 0; i < ARGV_MAX / 8 && i < words; i++)
+	for (u32 i = 0; i < words; i++) {
+		/* Else the compiler counts by a copy of i, of which older verifiers know nothing. */
+		KEEP(i);
+		if (i >= ARGV_MAX / 8)
+			break;
 		sip_word(&s, page[i]);
+	}
 	space->argv = s;
 	return 0;
 }
@@ -448,6 +458,7 @@ int process_exec(u64 *ctx)
 	struct sip s;
 	u64 start, length, image, self;
 	u32 used, zero = 0;
+	u64 wake;
 	long n;
 
 	if (!in_scope(task))
@@ -526,7 +537,12 @@ int process_exec(u64 *ctx)
 	if (used > PATH_MAX + NAME_ROOM + FILENAME_ROOM + INTERP_ROOM)
 		return 0; /* cannot be; for the verifier */
 	if (length) {
-		if (*(volatile u32 *)&space->unreadable || bpf_probe_read_kernel(space->data + used, length, space->first)) {
+		u32 copied = length;
+
+		KEEP(copied);
+		if (copied > ARGV_MAX)
+			return 0; /* cannot be; for the verifier of 6.1, which knows nothing of what lay on the stack */
+		if (*(volatile u32 *)&space->unreadable || bpf_probe_read_kernel(space->data + used, copied, space->first)) {
 			count_loss(LOSS_ARGV_UNREADABLE);
 			e->head.flags |= EXEC_ARGV_TRUNCATED;
 		} else {
@@ -534,11 +550,13 @@ int process_exec(u64 *ctx)
 			used += length;
 		}
 	}
+	wake = wake_sleeping(e->head.time);
 	used += sizeof(struct event_exec);
+	e->head.size = used;
+	KEEP(used); /* nothing between the bound and its use, for the verifier of 6.1 */
 	if (used > sizeof(struct event_exec) + sizeof(space->data))
 		return 0; /* cannot be; for the verifier */
-	e->head.size = used;
-	tell(&critical, space, used, wake_sleeping(e->head.time), LOSS_EXEC_RING_FULL);
+	tell(&critical, space, used, wake, LOSS_EXEC_RING_FULL);
 	return 0;
 }
 

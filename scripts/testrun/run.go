@@ -32,10 +32,16 @@ func (c counts) String() string {
 // a test or a step found is in the counts.
 func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 	var total counts
+	var skips []string
 	for _, name := range cfg.steps {
-		if runStep(ctx, name, out) {
+		verdict, why := runStep(ctx, name, out)
+		switch verdict {
+		case "pass":
 			total.passed++
-		} else {
+		case "skip":
+			total.skipped++
+			skips = append(skips, fmt.Sprintf("SKIP %s: %s", name, why))
+		default:
 			total.failed++
 		}
 	}
@@ -43,14 +49,18 @@ func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 		fmt.Fprintln(out, "not root: the tests that need the kernel or namespaces will say SKIP")
 	}
 	tested, err := runTests(ctx, cfg, out)
+	for _, line := range skips { // last, where they are read
+		fmt.Fprintln(out, line)
+	}
 	total.passed += tested.passed
 	total.failed += tested.failed
 	total.skipped += tested.skipped
 	return total, err
 }
 
-// runStep runs one make target and shows its output whole when it fails.
-func runStep(ctx context.Context, name string, out io.Writer) bool {
+// runStep runs one make target and shows its output whole when it fails. A step
+// that cannot do its work here succeeds with "SKIP: why" as its last line.
+func runStep(ctx context.Context, name string, out io.Writer) (verdict, why string) {
 	begin := time.Now()
 	fmt.Fprintf(out, "…    %s\n", name)
 	cmd := command(ctx, "make", name)
@@ -58,10 +68,20 @@ func runStep(ctx context.Context, name string, out io.Writer) bool {
 	took := time.Since(begin).Seconds()
 	if err != nil {
 		fmt.Fprintf(out, "FAIL %s %.1fs: %v\n%s", name, took, err, output)
-		return false
+		return "fail", ""
+	}
+	if why, ok := skipped(output); ok {
+		fmt.Fprintf(out, "skip %s %.1fs\n", name, took)
+		return "skip", why
 	}
 	fmt.Fprintf(out, "ok   %s %.1fs\n", name, took)
-	return true
+	return "pass", ""
+}
+
+// skipped looks at the last line alone: a step may print the skips of tests.
+func skipped(output []byte) (why string, ok bool) {
+	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
+	return strings.CutPrefix(lines[len(lines)-1], "SKIP: ")
 }
 
 func runTests(ctx context.Context, cfg config, out io.Writer) (counts, error) {

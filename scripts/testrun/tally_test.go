@@ -69,3 +69,22 @@ func TestReason(t *testing.T) {
 		})
 	}
 }
+
+// Ensure a step is skipped by its last line and by no other.
+func TestSkippedStep(t *testing.T) {
+	tests := []struct {
+		name, output, why string
+		skip              bool
+	}{
+		{"skip", "building\nSKIP: needs qemu\n", "needs qemu", true},
+		{"skip of a test within", "SKIP: needs fprobe\nFIGURE  VALUE\n", "", false},
+		{"quiet", "", "", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if why, ok := skipped([]byte(tt.output)); ok != tt.skip || ok && why != tt.why {
+				t.Errorf("skipped: got %q, %t; want %q, %t", why, ok, tt.why, tt.skip)
+			}
+		})
+	}
+}

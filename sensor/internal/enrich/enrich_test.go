@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -302,7 +303,7 @@ func start(t *testing.T, path string, argv ...string) (*exec.Cmd, event.ProcessK
 		_ = cmd.Wait()
 	})
 	pid := uint32(cmd.Process.Pid) //nolint:gosec // a PID
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(slow.Deadline(5 * time.Second))
 	for {
 		// The exec is over when /proc shows the new command line.
 		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 // Ensure images are hashed by what was executed, and not by what lies there now.
@@ -112,7 +113,7 @@ func TestHashWaitBounded(t *testing.T) {
 		if p.Hashed {
 			t.Error("hashed by nobody")
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(slow.Deadline(5 * time.Second)):
 		t.Fatal("still waiting")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 func TestMain(m *testing.M) {
@@ -95,7 +96,8 @@ func (w *watch) all() []event.Event {
 	return append([]event.Event(nil), w.events...)
 }
 
-const patience = 5 * time.Second
+// patience is the longest that an event may take from its cause to the test.
+var patience = slow.Deadline(5 * time.Second)
 
 // await waits until enough says that what came is all it wants.
 func (w *watch) await(what string, enough func([]event.Event) bool) []event.Event {

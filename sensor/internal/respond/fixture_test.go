@@ -22,6 +22,7 @@ import (
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -134,7 +135,7 @@ func (b *bench) take(status *sensorv1.IsolationStatus) {
 // await waits for a report in a state whose detail holds some words.
 func (b *bench) await(state sensorv1.IsolationState, words string) *sensorv1.IsolationStatus {
 	b.t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(slow.Deadline(10 * time.Second))
 	for {
 		b.mu.Lock()
 		for _, status := range b.reports {

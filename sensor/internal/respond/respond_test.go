@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 // Ensure a grant isolates and a grant releases, and both are reported.
@@ -260,7 +261,7 @@ func TestTampering(t *testing.T) {
 			} else if there {
 				break
 			}
-			if time.Since(present) > time.Second {
+			if time.Since(present) > slow.Deadline(time.Second) {
 				t.Fatal("not reapplied within a second")
 			}
 		}
@@ -289,7 +290,7 @@ func TestNodesChange(t *testing.T) {
 	b.isolate("op-1")
 	<-nodes
 	nodes <- []netip.AddrPort{netip.MustParseAddrPort("10.77.0.2:9999")}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(slow.Deadline(5 * time.Second))
 	for b.leaks() != 1 { // the datagram to what is a coordinator now
 		if time.Now().After(deadline) {
 			t.Fatal("the new coordinator address was not opened")

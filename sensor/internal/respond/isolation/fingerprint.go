@@ -36,6 +36,9 @@ const (
 	dumpAttempts  = 16
 )
 
+// errBusy: no dump fell between two transactions of somebody else.
+var errBusy = errors.New("reading nftables: another program keeps changing it")
+
 // fingerprint dumps between two equal readings of the generation.
 func (b *Barrier) fingerprint() (fingerprint, error) {
 	conn, err := b.netfilter()
@@ -74,7 +77,7 @@ func (b *Barrier) fingerprint() (fingerprint, error) {
 			return print, nil
 		}
 	}
-	return fingerprint{}, errors.New("reading nftables: another program keeps changing it")
+	return fingerprint{}, errBusy
 }
 
 func (b *Barrier) generation() (uint32, error) {

@@ -125,7 +125,8 @@ type applied struct {
 	surround    surroundings
 	fingerprint fingerprint
 	// unproved: another program wrote nftables at the same moment every time, so the
-	// fingerprint may show its edit of our table. Reconcile builds it again.
+	// fingerprint may show its edit of our table, or there is none. Reconcile builds
+	// it again.
 	unproved bool
 	nonce    [probeNonceBytes]byte
 }
@@ -250,7 +251,13 @@ func (b *Barrier) rebuild(spec Spec) error {
 			return explain(err)
 		}
 		next.fingerprint, err = b.fingerprint()
-		if err != nil {
+		switch {
+		case errors.Is(err, errBusy):
+			// The cut stands; what is not known is how the kernel tells it back.
+			next.unproved = true
+			b.current, last = next, nil
+			continue
+		case err != nil:
 			return err
 		}
 		// Exactly one transaction between the two readings is ours alone, so the
@@ -371,7 +378,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 	if err != nil {
 		return drift, err
 	}
-	if generation != b.current.fingerprint.generation {
+	if generation != b.current.fingerprint.generation && len(b.current.fingerprint.objects) > 0 {
 		print, err := b.fingerprint()
 		if err != nil {
 			return drift, err

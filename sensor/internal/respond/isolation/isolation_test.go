@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -69,7 +70,7 @@ func TestIngress(t *testing.T) {
 	got := func() (seen []string) {
 		buffer := make([]byte, 100)
 		for {
-			if err := socket.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			if err := socket.SetReadDeadline(time.Now().Add(slow.Deadline(5 * time.Second))); err != nil {
 				t.Fatal(err)
 			}
 			size, _, err := socket.ReadFromUDP(buffer)
@@ -104,7 +105,7 @@ func TestIngress(t *testing.T) {
 	if got := fmt.Sprint(round()); got != all {
 		t.Fatalf("before: got %s, want %s", got, all)
 	}
-	if err := dial(5 * time.Second); err != nil {
+	if err := dial(slow.Deadline(5 * time.Second)); err != nil {
 		t.Fatalf("before: %v", err)
 	}
 	if err := barrier.Apply(testSpec()); err != nil {
@@ -170,7 +171,7 @@ func TestLoopback(t *testing.T) {
 				return err
 			}
 			defer func() { _ = listener.Close() }()
-			conn, err := net.DialTimeout("tcp", listener.Addr().String(), 2*time.Second)
+			conn, err := net.DialTimeout("tcp", listener.Addr().String(), slow.Deadline(2*time.Second))
 			if err != nil {
 				return err
 			}

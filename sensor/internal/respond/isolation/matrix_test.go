@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 const coordinatorPort = 7700
@@ -144,7 +145,7 @@ func (l *lab) establish(t *testing.T) {
 		close(accepted)
 	}()
 	l.host.Must(t, "connecting", func() (err error) {
-		l.established, err = net.DialTimeout("tcp", netnstest.PeerIP4+":80", 5*time.Second)
+		l.established, err = net.DialTimeout("tcp", netnstest.PeerIP4+":80", slow.Deadline(5*time.Second))
 		return err
 	})
 	far := <-accepted

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 func TestReconcile(t *testing.T) {
@@ -107,7 +108,7 @@ func TestLateDevice(t *testing.T) {
 	netnstest.Wire(t, host, "late0", peer, "late1")
 	host.Address(t, "late0", "10.79.0.1/24")
 	peer.Address(t, "late1", "10.79.0.2/24")
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(slow.Deadline(5 * time.Second))
 	for drift := Unchanged; drift != Surroundings; {
 		select {
 		case <-changed:

@@ -1,0 +1,51 @@
+// Command vmtest runs the privileged Go tests on a real Debian kernel that this
+// machine does not run: a cloud kernel from the machine's own package archive, in
+// qemu by software emulation, with a cpio archive that holds a static init, the
+// kernel modules, the test programs and the few programs that they start.
+//
+// Invariant: only what the guest says passed has passed. A guest that dies, hangs or
+// does not end with its last line is a failure, with what its console said.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	var cfg config
+	var packages string
+	flag.StringVar(&cfg.series, "kernel", "", "kernel series: "+strings.Join(seriesNames(), " or "))
+	flag.StringVar(&packages, "packages", strings.Join(allPackages(), ","), "test packages, by comma")
+	flag.StringVar(&cfg.run, "run", "", "only tests that match, as go test -run")
+	flag.BoolVar(&cfg.quick, "quick", false, "leave out what takes long, as CI does")
+	flag.DurationVar(&cfg.timeout, "timeout", 15*time.Minute, "the longest that the guest may take")
+	flag.Parse()
+	cfg.packages = strings.Split(packages, ",")
+	cfg.out = "out"
+	if cache, err := os.UserCacheDir(); err == nil {
+		cfg.cache = filepath.Join(cache, "vedette", "vmtest")
+	} else {
+		cfg.cache = filepath.Join(cfg.out, "vmtest")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, cfg)
+	var missing *missingError
+	switch {
+	case errors.As(err, &missing) && os.Getenv("CI") != "":
+		// The last line, where whoever counts steps looks.
+		fmt.Println("SKIP: needs", missing.what)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "vmtest:", err)
+		os.Exit(1)
+	}
+}

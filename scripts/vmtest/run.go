@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
+	"github.com/vedette-edr/vedette/scripts/vmtest/outcome"
+)
+
+type config struct {
+	series   string
+	packages []string
+	run      string
+	quick    bool // only what each suite names for it
+	timeout  time.Duration
+	out      string // figures and the console's log
+	cache    string // kernels
+}
+
+// missingError says what this machine cannot give. It is no failure of the code.
+type missingError struct{ what string }
+
+func (e *missingError) Error() string { return "needs " + e.what }
+
+// slow is what tests' deadlines are multiplied by: the emulation was seen to take
+// 20 to 50 times as long as the processor itself, and a deadline leaves room.
+const slow = 20
+
+// suites are the test packages that need a kernel or namespaces, with the longest
+// that each may take in the guest: two to four times what they were seen to take on
+// two processors with nothing else to do. A hang is found by this, and is then named.
+var suites = []struct {
+	name  string
+	limit time.Duration
+	// quick are the tests that CI runs, where two kernels must fit beside everything
+	// else: every program is loaded, attached and seen to tell; loading is what takes
+	// the time, and each test does it anew. Empty is all.
+	quick string
+}{
+	{"sensor/internal/kernel", 12 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestKnownStaysInTheKernel|TestTaint)$"},
+	{"sensor/internal/enrich", 3 * time.Minute, ""},
+	{"sensor/internal/respond/isolation", 12 * time.Minute, ""},
+	{"sensor/internal/respond", 8 * time.Minute, ""},
+	{"sensor", 3 * time.Minute, ""},
+}
+
+// programs are what those tests start.
+var programs = []string{"true", "false", "sh", "sleep", "cat", "nft", "tc", "ip"}
+
+// files are what those tests, or programs, read.
+var files = []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/protocols", "/etc/os-release"}
+
+func allPackages() (names []string) {
+	for _, s := range suites {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func run(ctx context.Context, cfg config) error {
+	s, ok := findSeries(cfg.series)
+	if !ok {
+		return fmt.Errorf("no kernel series %q: want %s", cfg.series, strings.Join(seriesNames(), " or "))
+	}
+	if _, err := exec.LookPath(emulator); err != nil {
+		return &missingError{emulator + " (apt-get install qemu-system-x86)"}
+	}
+	k, err := fetch(ctx, cfg.cache, s)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "vedette-vmtest-")
+	if err != nil {
+		return fmt.Errorf("making a folder for the guest: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	archive := filepath.Join(dir, "initramfs.cpio")
+	if err := pack(ctx, cfg, k, dir, archive); err != nil {
+		return err
+	}
+	begin := time.Now()
+	fmt.Printf("vmtest: Linux %s, emulated; a few minutes …\n", k.release)
+	report, err := runGuest(ctx, cfg, k, archive)
+	rows := judge(s, report, cfg.run != "", time.Since(begin))
+	if err != nil {
+		rows = append(rows, figure.Missing("guest ended well", "", "= 1", errors.New("see below")))
+	}
+	explain(report)
+	return errors.Join(figure.Report(os.Stdout, cfg.out, "vmtest-"+cfg.series, rows), err)
+}
+
+// pack builds the guest's archive in dir.
+func pack(ctx context.Context, cfg config, k kernel, dir, archive string) error {
+	t := newTree()
+	plan := outcome.Plan{Slow: slow}
+	init := filepath.Join(dir, "init")
+	if err := golang(ctx, "build", "-o", init, "./scripts/vmtest/init"); err != nil {
+		return err
+	}
+	t.file("/init", init, 0o755)
+	for _, s := range suites {
+		if !slices.Contains(cfg.packages, s.name) {
+			continue
+		}
+		program := filepath.Join(dir, strings.ReplaceAll(s.name, "/", "-")+".test")
+		if err := golang(ctx, "test", "-c", "-o", program, "./"+s.name); err != nil {
+			return err
+		}
+		suite := outcome.Suite{
+			Package: s.name, Dir: "/src/" + s.name, Program: "/src/" + s.name + "/" + filepath.Base(program),
+			Seconds: int(s.limit.Seconds()),
+		}
+		switch {
+		case cfg.run != "":
+			suite.Flags = append(suite.Flags, "-test.run="+cfg.run)
+		case cfg.quick && s.quick != "":
+			suite.Flags = append(suite.Flags, "-test.run="+s.quick)
+		}
+		t.file(suite.Program, program, 0o755)
+		if err := t.folder(suite.Dir+"/testdata", filepath.Join(s.name, "testdata")); err != nil {
+			return err
+		}
+		plan.Suites = append(plan.Suites, suite)
+	}
+	if len(plan.Suites) != len(cfg.packages) {
+		return fmt.Errorf("packages %v: want some of %v", cfg.packages, allPackages())
+	}
+	t.dir("/var/tmp", 0o777) // the one place where set-uid files count: /tmp is mounted anew
+	t.dir("/root", 0o700)
+	if err := t.mergedLinks(); err != nil {
+		return err
+	}
+	for _, name := range programs {
+		path, err := findProgram(name)
+		if err != nil {
+			// Its tests say SKIP themselves.
+			fmt.Printf("vmtest: the guest goes without %s: %v\n", name, err)
+			continue
+		}
+		if err := t.program(path); err != nil {
+			return err
+		}
+	}
+	for _, path := range files {
+		if err := t.host(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	modules, err := k.modules(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for i, module := range modules {
+		at := fmt.Sprintf("/modules/%03d-%s", i, filepath.Base(module))
+		t.file(at, module, 0o644)
+		plan.Modules = append(plan.Modules, at)
+	}
+	if err := t.json(outcome.PlanFile, plan); err != nil {
+		return err
+	}
+	return t.write(archive)
+}
+
+// golang runs go without cgo: the guest has no C library but that of its programs.
+func golang(ctx context.Context, verb string, arguments ...string) error {
+	arguments = append([]string{verb, "-buildvcs=false", "-trimpath", "-ldflags=-s -w"}, arguments...)
+	cmd := exec.CommandContext(ctx, "go", arguments...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("running go %s: %w\n%s", strings.Join(arguments, " "), err, out)
+	}
+	return nil
+}
