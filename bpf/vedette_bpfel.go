@@ -16,12 +16,15 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	VedetteMapBudget            = "budget"
 	VedetteMapBulk              = "bulk"
 	VedetteMapCalls             = "calls"
+	VedetteMapChanges           = "changes"
 	VedetteMapCounters          = "counters"
 	VedetteMapCritical          = "critical"
 	VedetteMapDnsSpaces         = "dns_spaces"
 	VedetteMapExecSpaces        = "exec_spaces"
+	VedetteMapFileSpaces        = "file_spaces"
 	VedetteMapKnown             = "known"
 	VedetteMapKnownCounts       = "known_counts"
 	VedetteMapListeners         = "listeners"
@@ -29,15 +32,28 @@ const (
 	VedetteMapOwners            = "owners"
 	VedetteMapProcesses         = "processes"
 	VedetteMapReader            = "reader"
+	VedetteMapResolved          = "resolved"
 	VedetteMapTaints            = "taints"
 	VedetteMapUdpFlows          = "udp_flows"
+	VedetteMapWatched           = "watched"
+	VedetteMapWriters           = "writers"
+	VedetteProgCallAttribute    = "call_attribute"
 	VedetteProgCallEnd          = "call_end"
+	VedetteProgCallMap          = "call_map"
+	VedetteProgCallName         = "call_name"
+	VedetteProgCallOpen         = "call_open"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
+	VedetteProgInodeChange      = "inode_change"
+	VedetteProgInodeChangeAgain = "inode_change_again"
+	VedetteProgInodeChangeDirty = "inode_change_dirty"
+	VedetteProgInodeChangeExt4  = "inode_change_ext4"
+	VedetteProgInodeChangePlain = "inode_change_plain"
 	VedetteProgListTasks        = "list_tasks"
 	VedetteProgProcessExec      = "process_exec"
 	VedetteProgProcessExit      = "process_exit"
 	VedetteProgProcessFork      = "process_fork"
+	VedetteProgResolveFile      = "resolve_file"
 	VedetteProgSeedOwners       = "seed_owners"
 	VedetteProgSpreadTaint      = "spread_taint"
 	VedetteProgTcpState         = "tcp_state"
@@ -46,13 +62,16 @@ const (
 	VedetteProgUdpCreate        = "udp_create"
 	VedetteProgUdpSendmsg4      = "udp_sendmsg4"
 	VedetteProgUdpSendmsg6      = "udp_sendmsg6"
+	VedetteProgUringComplete    = "uring_complete"
 	VedetteVarBulkWakeBytes     = "bulk_wake_bytes"
 	VedetteVarCompatCalls       = "compat_calls"
+	VedetteVarCompatOps         = "compat_ops"
 	VedetteVarContract          = "contract"
 	VedetteVarCriticalWakeBytes = "critical_wake_bytes"
 	VedetteVarExitTellsGroup    = "exit_tells_group"
 	VedetteVarKeepKnown         = "keep_known"
 	VedetteVarNativeCalls       = "native_calls"
+	VedetteVarNativeOps         = "native_ops"
 	VedetteVarScopeCgroup       = "scope_cgroup"
 	VedetteVarScopeKind         = "scope_kind"
 	VedetteVarScopeLevel        = "scope_level"
@@ -104,33 +123,47 @@ type VedetteSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteProgramSpecs struct {
-	CallEnd     *ebpf.ProgramSpec `ebpf:"call_end"`
-	DatagramIn  *ebpf.ProgramSpec `ebpf:"datagram_in"`
-	DatagramOut *ebpf.ProgramSpec `ebpf:"datagram_out"`
-	ListTasks   *ebpf.ProgramSpec `ebpf:"list_tasks"`
-	ProcessExec *ebpf.ProgramSpec `ebpf:"process_exec"`
-	ProcessExit *ebpf.ProgramSpec `ebpf:"process_exit"`
-	ProcessFork *ebpf.ProgramSpec `ebpf:"process_fork"`
-	SeedOwners  *ebpf.ProgramSpec `ebpf:"seed_owners"`
-	SpreadTaint *ebpf.ProgramSpec `ebpf:"spread_taint"`
-	TcpState    *ebpf.ProgramSpec `ebpf:"tcp_state"`
-	UdpConnect4 *ebpf.ProgramSpec `ebpf:"udp_connect4"`
-	UdpConnect6 *ebpf.ProgramSpec `ebpf:"udp_connect6"`
-	UdpCreate   *ebpf.ProgramSpec `ebpf:"udp_create"`
-	UdpSendmsg4 *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
-	UdpSendmsg6 *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
+	CallAttribute    *ebpf.ProgramSpec `ebpf:"call_attribute"`
+	CallEnd          *ebpf.ProgramSpec `ebpf:"call_end"`
+	CallMap          *ebpf.ProgramSpec `ebpf:"call_map"`
+	CallName         *ebpf.ProgramSpec `ebpf:"call_name"`
+	CallOpen         *ebpf.ProgramSpec `ebpf:"call_open"`
+	DatagramIn       *ebpf.ProgramSpec `ebpf:"datagram_in"`
+	DatagramOut      *ebpf.ProgramSpec `ebpf:"datagram_out"`
+	InodeChange      *ebpf.ProgramSpec `ebpf:"inode_change"`
+	InodeChangeAgain *ebpf.ProgramSpec `ebpf:"inode_change_again"`
+	InodeChangeDirty *ebpf.ProgramSpec `ebpf:"inode_change_dirty"`
+	InodeChangeExt4  *ebpf.ProgramSpec `ebpf:"inode_change_ext4"`
+	InodeChangePlain *ebpf.ProgramSpec `ebpf:"inode_change_plain"`
+	ListTasks        *ebpf.ProgramSpec `ebpf:"list_tasks"`
+	ProcessExec      *ebpf.ProgramSpec `ebpf:"process_exec"`
+	ProcessExit      *ebpf.ProgramSpec `ebpf:"process_exit"`
+	ProcessFork      *ebpf.ProgramSpec `ebpf:"process_fork"`
+	ResolveFile      *ebpf.ProgramSpec `ebpf:"resolve_file"`
+	SeedOwners       *ebpf.ProgramSpec `ebpf:"seed_owners"`
+	SpreadTaint      *ebpf.ProgramSpec `ebpf:"spread_taint"`
+	TcpState         *ebpf.ProgramSpec `ebpf:"tcp_state"`
+	UdpConnect4      *ebpf.ProgramSpec `ebpf:"udp_connect4"`
+	UdpConnect6      *ebpf.ProgramSpec `ebpf:"udp_connect6"`
+	UdpCreate        *ebpf.ProgramSpec `ebpf:"udp_create"`
+	UdpSendmsg4      *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
+	UdpSendmsg6      *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
+	UringComplete    *ebpf.ProgramSpec `ebpf:"uring_complete"`
 }
 
 // VedetteMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
+	Budget      *ebpf.MapSpec `ebpf:"budget"`
 	Bulk        *ebpf.MapSpec `ebpf:"bulk"`
 	Calls       *ebpf.MapSpec `ebpf:"calls"`
+	Changes     *ebpf.MapSpec `ebpf:"changes"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Critical    *ebpf.MapSpec `ebpf:"critical"`
 	DnsSpaces   *ebpf.MapSpec `ebpf:"dns_spaces"`
 	ExecSpaces  *ebpf.MapSpec `ebpf:"exec_spaces"`
+	FileSpaces  *ebpf.MapSpec `ebpf:"file_spaces"`
 	Known       *ebpf.MapSpec `ebpf:"known"`
 	KnownCounts *ebpf.MapSpec `ebpf:"known_counts"`
 	Listeners   *ebpf.MapSpec `ebpf:"listeners"`
@@ -138,8 +171,11 @@ type VedetteMapSpecs struct {
 	Owners      *ebpf.MapSpec `ebpf:"owners"`
 	Processes   *ebpf.MapSpec `ebpf:"processes"`
 	Reader      *ebpf.MapSpec `ebpf:"reader"`
+	Resolved    *ebpf.MapSpec `ebpf:"resolved"`
 	Taints      *ebpf.MapSpec `ebpf:"taints"`
 	UdpFlows    *ebpf.MapSpec `ebpf:"udp_flows"`
+	Watched     *ebpf.MapSpec `ebpf:"watched"`
+	Writers     *ebpf.MapSpec `ebpf:"writers"`
 }
 
 // VedetteVariableSpecs contains global variables before they are loaded into the kernel.
@@ -148,11 +184,13 @@ type VedetteMapSpecs struct {
 type VedetteVariableSpecs struct {
 	BulkWakeBytes     *ebpf.VariableSpec `ebpf:"bulk_wake_bytes"`
 	CompatCalls       *ebpf.VariableSpec `ebpf:"compat_calls"`
+	CompatOps         *ebpf.VariableSpec `ebpf:"compat_ops"`
 	Contract          *ebpf.VariableSpec `ebpf:"contract"`
 	CriticalWakeBytes *ebpf.VariableSpec `ebpf:"critical_wake_bytes"`
 	ExitTellsGroup    *ebpf.VariableSpec `ebpf:"exit_tells_group"`
 	KeepKnown         *ebpf.VariableSpec `ebpf:"keep_known"`
 	NativeCalls       *ebpf.VariableSpec `ebpf:"native_calls"`
+	NativeOps         *ebpf.VariableSpec `ebpf:"native_ops"`
 	ScopeCgroup       *ebpf.VariableSpec `ebpf:"scope_cgroup"`
 	ScopeKind         *ebpf.VariableSpec `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.VariableSpec `ebpf:"scope_level"`
@@ -182,12 +220,15 @@ func (o *VedetteObjects) Close() error {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
+	Budget      *ebpf.Map `ebpf:"budget"`
 	Bulk        *ebpf.Map `ebpf:"bulk"`
 	Calls       *ebpf.Map `ebpf:"calls"`
+	Changes     *ebpf.Map `ebpf:"changes"`
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Critical    *ebpf.Map `ebpf:"critical"`
 	DnsSpaces   *ebpf.Map `ebpf:"dns_spaces"`
 	ExecSpaces  *ebpf.Map `ebpf:"exec_spaces"`
+	FileSpaces  *ebpf.Map `ebpf:"file_spaces"`
 	Known       *ebpf.Map `ebpf:"known"`
 	KnownCounts *ebpf.Map `ebpf:"known_counts"`
 	Listeners   *ebpf.Map `ebpf:"listeners"`
@@ -195,18 +236,24 @@ type VedetteMaps struct {
 	Owners      *ebpf.Map `ebpf:"owners"`
 	Processes   *ebpf.Map `ebpf:"processes"`
 	Reader      *ebpf.Map `ebpf:"reader"`
+	Resolved    *ebpf.Map `ebpf:"resolved"`
 	Taints      *ebpf.Map `ebpf:"taints"`
 	UdpFlows    *ebpf.Map `ebpf:"udp_flows"`
+	Watched     *ebpf.Map `ebpf:"watched"`
+	Writers     *ebpf.Map `ebpf:"writers"`
 }
 
 func (m *VedetteMaps) Close() error {
 	return _VedetteClose(
+		m.Budget,
 		m.Bulk,
 		m.Calls,
+		m.Changes,
 		m.Counters,
 		m.Critical,
 		m.DnsSpaces,
 		m.ExecSpaces,
+		m.FileSpaces,
 		m.Known,
 		m.KnownCounts,
 		m.Listeners,
@@ -214,8 +261,11 @@ func (m *VedetteMaps) Close() error {
 		m.Owners,
 		m.Processes,
 		m.Reader,
+		m.Resolved,
 		m.Taints,
 		m.UdpFlows,
+		m.Watched,
+		m.Writers,
 	)
 }
 
@@ -225,11 +275,13 @@ func (m *VedetteMaps) Close() error {
 type VedetteVariables struct {
 	BulkWakeBytes     *ebpf.Variable `ebpf:"bulk_wake_bytes"`
 	CompatCalls       *ebpf.Variable `ebpf:"compat_calls"`
+	CompatOps         *ebpf.Variable `ebpf:"compat_ops"`
 	Contract          *ebpf.Variable `ebpf:"contract"`
 	CriticalWakeBytes *ebpf.Variable `ebpf:"critical_wake_bytes"`
 	ExitTellsGroup    *ebpf.Variable `ebpf:"exit_tells_group"`
 	KeepKnown         *ebpf.Variable `ebpf:"keep_known"`
 	NativeCalls       *ebpf.Variable `ebpf:"native_calls"`
+	NativeOps         *ebpf.Variable `ebpf:"native_ops"`
 	ScopeCgroup       *ebpf.Variable `ebpf:"scope_cgroup"`
 	ScopeKind         *ebpf.Variable `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.Variable `ebpf:"scope_level"`
@@ -243,32 +295,53 @@ type VedetteVariables struct {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedettePrograms struct {
-	CallEnd     *ebpf.Program `ebpf:"call_end"`
-	DatagramIn  *ebpf.Program `ebpf:"datagram_in"`
-	DatagramOut *ebpf.Program `ebpf:"datagram_out"`
-	ListTasks   *ebpf.Program `ebpf:"list_tasks"`
-	ProcessExec *ebpf.Program `ebpf:"process_exec"`
-	ProcessExit *ebpf.Program `ebpf:"process_exit"`
-	ProcessFork *ebpf.Program `ebpf:"process_fork"`
-	SeedOwners  *ebpf.Program `ebpf:"seed_owners"`
-	SpreadTaint *ebpf.Program `ebpf:"spread_taint"`
-	TcpState    *ebpf.Program `ebpf:"tcp_state"`
-	UdpConnect4 *ebpf.Program `ebpf:"udp_connect4"`
-	UdpConnect6 *ebpf.Program `ebpf:"udp_connect6"`
-	UdpCreate   *ebpf.Program `ebpf:"udp_create"`
-	UdpSendmsg4 *ebpf.Program `ebpf:"udp_sendmsg4"`
-	UdpSendmsg6 *ebpf.Program `ebpf:"udp_sendmsg6"`
+	CallAttribute    *ebpf.Program `ebpf:"call_attribute"`
+	CallEnd          *ebpf.Program `ebpf:"call_end"`
+	CallMap          *ebpf.Program `ebpf:"call_map"`
+	CallName         *ebpf.Program `ebpf:"call_name"`
+	CallOpen         *ebpf.Program `ebpf:"call_open"`
+	DatagramIn       *ebpf.Program `ebpf:"datagram_in"`
+	DatagramOut      *ebpf.Program `ebpf:"datagram_out"`
+	InodeChange      *ebpf.Program `ebpf:"inode_change"`
+	InodeChangeAgain *ebpf.Program `ebpf:"inode_change_again"`
+	InodeChangeDirty *ebpf.Program `ebpf:"inode_change_dirty"`
+	InodeChangeExt4  *ebpf.Program `ebpf:"inode_change_ext4"`
+	InodeChangePlain *ebpf.Program `ebpf:"inode_change_plain"`
+	ListTasks        *ebpf.Program `ebpf:"list_tasks"`
+	ProcessExec      *ebpf.Program `ebpf:"process_exec"`
+	ProcessExit      *ebpf.Program `ebpf:"process_exit"`
+	ProcessFork      *ebpf.Program `ebpf:"process_fork"`
+	ResolveFile      *ebpf.Program `ebpf:"resolve_file"`
+	SeedOwners       *ebpf.Program `ebpf:"seed_owners"`
+	SpreadTaint      *ebpf.Program `ebpf:"spread_taint"`
+	TcpState         *ebpf.Program `ebpf:"tcp_state"`
+	UdpConnect4      *ebpf.Program `ebpf:"udp_connect4"`
+	UdpConnect6      *ebpf.Program `ebpf:"udp_connect6"`
+	UdpCreate        *ebpf.Program `ebpf:"udp_create"`
+	UdpSendmsg4      *ebpf.Program `ebpf:"udp_sendmsg4"`
+	UdpSendmsg6      *ebpf.Program `ebpf:"udp_sendmsg6"`
+	UringComplete    *ebpf.Program `ebpf:"uring_complete"`
 }
 
 func (p *VedettePrograms) Close() error {
 	return _VedetteClose(
+		p.CallAttribute,
 		p.CallEnd,
+		p.CallMap,
+		p.CallName,
+		p.CallOpen,
 		p.DatagramIn,
 		p.DatagramOut,
+		p.InodeChange,
+		p.InodeChangeAgain,
+		p.InodeChangeDirty,
+		p.InodeChangeExt4,
+		p.InodeChangePlain,
 		p.ListTasks,
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
+		p.ResolveFile,
 		p.SeedOwners,
 		p.SpreadTaint,
 		p.TcpState,
@@ -277,6 +350,7 @@ func (p *VedettePrograms) Close() error {
 		p.UdpCreate,
 		p.UdpSendmsg4,
 		p.UdpSendmsg6,
+		p.UringComplete,
 	)
 }
 

@@ -24,6 +24,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PROG_ARRAY = 3,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
@@ -174,14 +175,23 @@ struct qstr {
 struct list_head {
 	struct list_head *next;
 };
+struct hlist_node {
+	struct hlist_node *next;
+};
+struct hlist_head {
+	struct hlist_node *first;
+};
 struct super_block {
 	u32 s_dev;
+	unsigned long s_magic;
 };
 struct inode {
 	u16 i_mode;
 	kuid_t i_uid;
 	kgid_t i_gid;
 	struct super_block *i_sb;
+	const char *i_link; /* of a short symbolic link */
+	struct hlist_head i_dentry;
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	s64 i_size;
@@ -199,6 +209,10 @@ struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
+	union {
+		struct hlist_node d_alias;
+	} d_u;
 };
 struct vfsmount {
 	struct dentry *mnt_root;
@@ -218,8 +232,34 @@ struct fs_struct {
 	struct path pwd;
 };
 struct file {
+	unsigned int f_mode;
 	struct inode *f_inode;
+	unsigned int f_flags;
 	struct path f_path;
+};
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+struct files_struct {
+	struct fdtable *fdt;
+};
+struct upid {
+	int nr;
+};
+struct pid {
+	struct upid numbers[1];
+};
+struct proc_inode {
+	struct pid *pid;
+	struct inode vfs_inode;
+};
+struct io_cqe {
+	s32 res;
+};
+struct io_kiocb { /* cqe: 5.19 */
+	u8 opcode;
+	struct io_cqe cqe;
 };
 struct thread_info {
 	u32 status;
@@ -242,6 +282,7 @@ struct task_struct {
 	struct cred *cred;
 	char comm[16];
 	struct fs_struct *fs;
+	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	kuid_t loginuid;

@@ -17,6 +17,11 @@ struct contract {
 	struct event_process process;
 	struct event_flow flow;
 	struct event_dns dns;
+	struct event_file file;
+	struct watch_key watch_key;
+	struct watch watch;
+	struct file_identity file_identity;
+	struct budget budget;
 	struct task_record task;
 	struct reader reader;
 	struct known_count known_count;
@@ -27,6 +32,9 @@ struct contract {
 	enum exec_flags exec_flags;
 	enum flow_flags flow_flags;
 	enum dns_flags dns_flags;
+	enum file_op file_ops;
+	enum file_flags file_flags;
+	enum watch_flags watch_flags;
 };
 const volatile struct contract contract = {};
 
@@ -110,5 +118,7 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 #include "tcp.bpf.c"
 #include "udp.bpf.c"
 #include "syscall.bpf.c"
+#include "file.bpf.c"
+#include "change.bpf.c"
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -89,6 +89,8 @@ func Decode(raw []byte) (event.Event, error) {
 		return decodeDNS(raw)
 	case typeProcess:
 		return decodeIntroduction(raw)
+	case typeFile:
+		return decodeFile(raw)
 	default:
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, kind)
 	}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -21,7 +22,7 @@ type callClass struct {
 }
 
 // callClasses is every class that there is a program for.
-var callClasses []callClass
+var callClasses = slices.Concat(fileCallClasses)
 
 // setCalls tells the dispatcher which calls are worth a look.
 func setCalls(spec *ebpf.CollectionSpec) error {
@@ -37,7 +38,11 @@ func setCalls(spec *ebpf.CollectionSpec) error {
 			compat[number] = c.class
 		}
 	}
-	for name, table := range map[string]any{bpf.VedetteVarNativeCalls: native, bpf.VedetteVarCompatCalls: compat} {
+	nativeOps, compatOps := fileOps()
+	for name, table := range map[string]any{
+		bpf.VedetteVarNativeCalls: native, bpf.VedetteVarCompatCalls: compat,
+		bpf.VedetteVarNativeOps: nativeOps, bpf.VedetteVarCompatOps: compatOps,
+	} {
 		if err := spec.Variables[name].Set(table); err != nil {
 			return fmt.Errorf("setting table %s: %w", name, err)
 		}

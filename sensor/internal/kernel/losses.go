@@ -22,9 +22,13 @@ var lossCauses = []event.Loss{
 	{Where: "dns", Cause: "payload unreadable"},
 	{Where: "exec", Cause: "path unreadable"},
 	{Where: "ring:critical", Cause: "introduction: ring full"},
+	lossTableFull: {}, // no loss of an event: a gap
+	{Where: "ring:bulk", Cause: "file: ring full"},
+	{Where: "file", Cause: "sampled by budget"},
+	{Where: "map:changes", Cause: "table full"},
 }
 
-// lossTableFull is LOSS_PROCESS_TABLE_FULL, which is no loss of an event: a gap.
+// lossTableFull is LOSS_PROCESS_TABLE_FULL.
 const lossTableFull = 12
 
 // enum counter of bpf/include/event.h.
@@ -55,6 +59,9 @@ func (s *Source) readLosses() []event.Loss {
 	}
 	m := s.collection.Maps[bpf.VedetteMapLosses]
 	for i, cause := range lossCauses {
+		if i == lossTableFull {
+			continue
+		}
 		n, err := perCPU(m, uint32(i))
 		if err != nil {
 			s.cfg.Logger.Error("reading a loss counter", slog.Any("error", err))
