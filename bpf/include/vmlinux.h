@@ -257,9 +257,16 @@ struct proc_inode {
 struct io_cqe {
 	s32 res;
 };
+struct io_wq_work {
+	unsigned int flags;
+};
+struct io_worker {
+	struct io_wq_work *cur_work;
+};
 struct io_kiocb { /* cqe: 5.19 */
 	u8 opcode;
 	struct io_cqe cqe;
+	struct io_wq_work work;
 };
 struct thread_info {
 	u32 status;
@@ -285,6 +292,7 @@ struct task_struct {
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
+	void *worker_private; /* of an io_uring worker: struct io_worker */
 	kuid_t loginuid;
 	unsigned int sessionid;
 	struct css_set *cgroups;

@@ -9,6 +9,12 @@
 enum {
 	PF_IO_WORKER = 0x00000010,
 	URING_ENTER = 426, /* both ways of calling */
+	OP_RENAMEAT = 35, /* IORING_OP_* that change more than a file's content */
+	OP_UNLINKAT = 36,
+	OP_LINKAT = 39,
+	OP_FSETXATTR = 41,
+	OP_SETXATTR = 42,
+	OP_FTRUNCATE = 55,
 };
 
 INLINE u32 class_of_call(struct task_struct *task, u64 number)
@@ -66,14 +72,42 @@ INLINE void remember(struct inode *inode, u64 number, u32 tid)
 		bpf_probe_read_kernel(t->name, length, READ(dentry->d_name.name));
 }
 
+/* What an io_uring worker is at, as far as it is more than a write: the requests that
+ * change names and attributes are always left to workers. */
+INLINE u32 worker_op(struct task_struct *task)
+{
+	struct io_worker *worker = task->worker_private;
+	struct io_kiocb *request = NULL;
+	struct io_wq_work *work;
+
+	if (!HAS_FIELD(worker->cur_work) || !HAS_FIELD(request->work) || !worker)
+		return FILE_CHANGE;
+	work = READ(worker->cur_work);
+	if (!work)
+		return FILE_CHANGE;
+	request = (void *)work - __builtin_preserve_field_info(((struct io_kiocb *)0)->work, 0);
+	switch (READ(request->opcode)) {
+	case OP_RENAMEAT:
+		return FILE_RENAME;
+	case OP_UNLINKAT:
+		return FILE_UNLINK;
+	case OP_LINKAT:
+		return FILE_LINK;
+	case OP_FSETXATTR:
+	case OP_SETXATTR:
+		return FILE_SETXATTR;
+	case OP_FTRUNCATE:
+		return FILE_TRUNCATE;
+	}
+	return FILE_CHANGE;
+}
+
 /* A file that changes and no call of its own says why: it is written, through whatever
- * descriptor or mapping. how: 0, or what the event is flagged with when it is not
- * said to be a write. */
-__attribute__((noinline)) int written(u64 inode_at, u32 how)
+ * descriptor or mapping. op: FILE_WRITE, or what else is known of it. */
+__attribute__((noinline)) int written(u64 inode_at, u32 op, u32 flags)
 {
 	struct file_space *space = file_space();
 	struct inode *inode = (void *)inode_at;
-	u32 op = how ? FILE_CHANGE : FILE_WRITE;
 	struct writer key = {};
 	struct dentry *dentry;
 	u32 mode;
@@ -81,19 +115,23 @@ __attribute__((noinline)) int written(u64 inode_at, u32 how)
 	if (!space)
 		return 0;
 	mode = READ(inode->i_mode) & S_IFMT;
-	if (mode != S_IFREG && !(how && mode == S_IFDIR))
+	if (mode == S_IFDIR && op != FILE_WRITE) {
+		op = FILE_CHANGE;
+		flags |= FILE_DIRECTORY;
+	} else if (mode != S_IFREG) {
 		return 0;
+	}
 	key.inode = READ(inode->i_ino);
 	key.device = READ_THROUGH(inode, i_sb, s_dev);
 	key.pid = bpf_get_current_pid_tgid() >> 32;
-	if (mode == S_IFREG && bpf_map_lookup_elem(&writers, &key))
+	if (mode == S_IFREG && (op == FILE_WRITE || op == FILE_CHANGE) && bpf_map_lookup_elem(&writers, &key))
 		return 0;
 	if (!look_inode(inode_at) || !is_told(space, op))
 		return 0;
 	if (mode == S_IFREG)
 		now_writes(inode, key.device, key.pid);
 	dentry = (void *)space->dentry;
-	begin_file(space, inode, READ(dentry->d_parent), op, (how & FILE_URING) | (mode == S_IFDIR ? FILE_DIRECTORY : 0));
+	begin_file(space, inode, READ(dentry->d_parent), op, flags);
 	space->event.watch = space->found.id;
 	space->event.class = space->found.class;
 	space->event.path_len = append_names((u64)dentry, 0, space->below);
@@ -118,13 +156,15 @@ INLINE int changed(u64 *ctx, bool named)
 	if (named && !alias_of((u64)inode, 0))
 		return 0;
 	if (task->flags & PF_IO_WORKER)
-		return written((u64)inode, FILE_URING);
+		return written((u64)inode, worker_op(task), FILE_URING);
 	regs = bpf_task_pt_regs(task);
 	class = class_of_call(task, regs->orig_ax);
 	if (class == CALL_NAME || class == CALL_ATTRIBUTE)
 		remember(inode, regs->orig_ax, task->pid);
+	else if (regs->orig_ax == URING_ENTER)
+		return written((u64)inode, FILE_CHANGE, FILE_URING);
 	else if (class != CALL_OPEN)
-		return written((u64)inode, regs->orig_ax == URING_ENTER ? FILE_URING : 0);
+		return written((u64)inode, FILE_WRITE, 0);
 	return 0;
 }
 
@@ -320,7 +360,7 @@ INLINE int settle_changes(u64 *ctx, bool whole)
 		if (whole && !subjects)
 			for (u32 i = 0; i < TOUCHED_MAX; i++)
 				if (i < c->n && (c->at[i].mode & S_IFMT) == S_IFDIR)
-					written(c->at[i].inode, FILE_DIRECTORY);
+					written(c->at[i].inode, FILE_CHANGE, 0);
 	}
 	bpf_map_delete_elem(&changes, &tid);
 	return 0;

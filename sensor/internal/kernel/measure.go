@@ -69,3 +69,22 @@ func MeasureExec(ctx context.Context, n int) (cost ExecCost, err error) {
 	cost.Whole /= time.Duration(cost.Measured)
 	return cost, nil
 }
+
+// measure is the kernel's own account of what one program ran while f did.
+func (s *Source) measure(program string, f func()) (time.Duration, error) {
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		return 0, fmt.Errorf("enabling program statistics: %w", err)
+	}
+	defer stats.Close()
+	before, err := s.collection.Programs[program].Stats()
+	if err != nil {
+		return 0, fmt.Errorf("reading statistics of %s: %w", program, err)
+	}
+	f()
+	after, err := s.collection.Programs[program].Stats()
+	if err != nil {
+		return 0, fmt.Errorf("reading statistics of %s: %w", program, err)
+	}
+	return after.Runtime - before.Runtime, nil
+}

@@ -472,3 +472,20 @@ func (l *look) children(dir string) (names []string) {
 		}
 	}
 }
+
+// SetFileSampling has one of 2^shift file events told that are not of a critical class,
+// and the others counted as losses; 0: all are told.
+func (s *Source) SetFileSampling(shift uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.collection == nil {
+		return ErrClosed
+	}
+	if shift > 31 {
+		shift = 31
+	}
+	if err := s.collection.Maps[bpf.VedetteMapBudget].Put(uint32(0), [2]uint32{shift}); err != nil {
+		return fmt.Errorf("setting the sampling of files: %w", err)
+	}
+	return nil
+}
