@@ -136,10 +136,10 @@ func TestEnums(t *testing.T) {
 		"file_flags": {1: "FILE_PATH_TRUNCATED", 2: "FILE_URING", 4: "FILE_DIRECTORY", 8: "FILE_MEMFD", 16: "FILE_OPEN_PLACE",
 			32: "FILE_WHOLE", 64: "FILE_TEXT_TARGET"},
 		"watch_flags": {1: "WATCH_TREE", 2: "WATCH_SELF", 4: "WATCH_NAMES", 8: "WATCH_STARS", 16: "WATCH_REFRESH"},
-		"counter":    {"COUNTER_TOTAL", "COUNTER_SUPPRESSED", "COUNTER_UNATTRIBUTED", "COUNTER_COUNT"},
-		"exec_flags": {1: "EXEC_PATH_TRUNCATED", 2: "EXEC_ARGV_TRUNCATED", 4: "EXEC_MEMFD", 8: "EXEC_SETID"},
-		"flow_flags": {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED", 8: "FLOW_KNOWN", 16: "FLOW_TAINTED"},
-		"dns_flags":  {1: "DNS_INGRESS", 2: "DNS_CUT"},
+		"counter":     {"COUNTER_TOTAL", "COUNTER_SUPPRESSED", "COUNTER_UNATTRIBUTED", "COUNTER_COUNT"},
+		"exec_flags":  {1: "EXEC_PATH_TRUNCATED", 2: "EXEC_ARGV_TRUNCATED", 4: "EXEC_MEMFD", 8: "EXEC_SETID"},
+		"flow_flags":  {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED", 8: "FLOW_KNOWN", 16: "FLOW_TAINTED"},
+		"dns_flags":   {1: "DNS_INGRESS", 2: "DNS_CUT"},
 	} {
 		var e *btf.Enum
 		if err := spec.TypeByName(name, &e); err != nil {

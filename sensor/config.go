@@ -14,6 +14,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 )
 
 // Config is everything a sensor can be told. The YAML file is strict: a key
@@ -47,6 +49,9 @@ type Config struct {
 	// Baseline is how the host's normal behaviour is learnt.
 	Baseline BaselineConfig `yaml:"baseline"`
 
+	// Watch is which files are watched.
+	Watch WatchConfig `yaml:"watch"`
+
 	// SpoolMaxBytes bounds what waits on disk for an absent coordinator. Beyond it
 	// the oldest bulk records are dropped and counted. At least 1 MiB.
 	SpoolMaxBytes int64 `yaml:"spool_max_bytes"`
@@ -74,6 +79,31 @@ type BaselineConfig struct {
 	// LearnFor is how long a fresh host learns before novelty alone can be a
 	// finding. Rules work from the first second.
 	LearnFor time.Duration `yaml:"learn_for"`
+}
+
+// WatchConfig is the set of files of which every change is told.
+type WatchConfig struct {
+	// Defaults are what attackers change to come back, to become somebody else or to be
+	// forgotten: accounts, ssh, PAM, sudoers, cron, units, the loader's lists, profiles,
+	// histories, logs, web roots, installed programs, kernel modules.
+	Defaults bool `yaml:"defaults"`
+	// Paths are watched besides: an absolute path of a file, or of a tree with "/" at
+	// its end; one "*" may stand for a whole directory, as in /srv/*/config/.
+	Paths []string `yaml:"paths"`
+}
+
+// maxWatchPaths bounds Watch.Paths: each is looked up every minute.
+const maxWatchPaths = 512
+
+// set is what the kernel's stage watches.
+func (c WatchConfig) set() (set []kernel.WatchPath) {
+	if c.Defaults {
+		set = kernel.DefaultWatch()
+	}
+	for _, path := range c.Paths {
+		set = append(set, kernel.WatchPath{Path: path})
+	}
+	return set
 }
 
 // IsolationConfig bounds what grants may do here.
@@ -127,6 +157,7 @@ func DefaultConfig() Config {
 			KnownWindows: 3,
 			LearnFor:     24 * time.Hour,
 		},
+		Watch:            WatchConfig{Defaults: true, Paths: []string{}},
 		SpoolMaxBytes:    256 << 20,
 		Isolation:        IsolationConfig{Enabled: true},
 		MemoryLimitBytes: 48 << 20,
@@ -201,6 +232,14 @@ func (c *Config) validate() error {
 	if c.Baseline.LearnFor < 0 {
 		wrong("baseline.learn_for %s: want 0 or more", c.Baseline.LearnFor)
 	}
+	if len(c.Watch.Paths) > maxWatchPaths {
+		wrong("watch.paths: %d paths, want at most %d", len(c.Watch.Paths), maxWatchPaths)
+	}
+	for _, path := range c.Watch.set() {
+		if err := path.Validate(); err != nil {
+			wrong("watch.paths: %w", err)
+		}
+	}
 	if c.SpoolMaxBytes < 1<<20 {
 		wrong("spool_max_bytes %d: want at least 1048576", c.SpoolMaxBytes)
 	}
@@ -223,6 +262,9 @@ func (c Config) Print() ([]byte, error) {
 		"$.baseline.window":        {yaml.LineComment(" length of a learning window")},
 		"$.baseline.known_windows": {yaml.LineComment(" distinct windows that make a behaviour known")},
 		"$.baseline.learn_for":     {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
+		"$.watch":                  {yaml.HeadComment(" which files are told of when they change")},
+		"$.watch.defaults":         {yaml.LineComment(" accounts, ssh, cron, units, loader, profiles, histories, logs, web roots, programs")},
+		"$.watch.paths":            {yaml.HeadComment(" besides: a file, or a tree with / at its end; one * for a whole directory")},
 		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
 		"$.rules_dir":              {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
 		"$.isolation.enabled":      {yaml.LineComment(" false refuses every isolation here")},

@@ -132,6 +132,11 @@ func categoryOf(ev event.Event) string {
 		if !ev.Response {
 			return "dns_query"
 		}
+	case *event.File:
+		if ev.Op == event.FileMapExec {
+			return "image_load"
+		}
+		return "file_event"
 	}
 	return ""
 }

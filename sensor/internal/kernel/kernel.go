@@ -129,7 +129,7 @@ func (c Config) validate() error {
 		problems = append(problems, fmt.Errorf("max flows is %d: it must be 16 to %d", c.MaxFlows, 1<<22))
 	}
 	for _, w := range c.Watch {
-		if err := w.validate(); err != nil {
+		if err := w.Validate(); err != nil {
 			problems = append(problems, err)
 		}
 	}

@@ -20,7 +20,8 @@ type WatchPath struct {
 // maxPattern bounds a watched path.
 const maxPattern = 1024
 
-func (w WatchPath) validate() error {
+// Validate says what is wrong with a path.
+func (w WatchPath) Validate() error {
 	clean := strings.TrimSuffix(w.Path, "/")
 	parts := strings.Split(clean, "/")
 	stars := strings.Count(w.Path, "*")
