@@ -63,6 +63,8 @@ const (
 	fieldLoadedTraits
 	// fieldInSession: true when the process belongs to a session that came in over the network.
 	fieldInSession
+	// fieldInstalls: true when the process or one that it descends from is a package manager.
+	fieldInstalls
 	fieldCount
 )
 
@@ -74,7 +76,7 @@ var processFields = map[string]int{
 	"Hashes": fieldHashes, "sha256": fieldSHA256, "Sha256": fieldSHA256,
 	"vedette.ImageTraits": fieldTraits, "vedette.ParentTraits": fieldParentTraits,
 	"vedette.Script": fieldScript, "vedette.Unit": fieldUnit, "vedette.Container": fieldContainer,
-	"vedette.InSession":        fieldInSession,
+	"vedette.InSession": fieldInSession, "vedette.Installs": fieldInstalls,
 	"vedette.ServesConnection": fieldServes, "vedette.OriginIp": fieldOriginIP, "vedette.Known": fieldKnown,
 }
 
@@ -100,6 +102,9 @@ var schema = sigma.Schema{
 	"file_event": with(map[string]int{
 		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
 		"vedette.NewName": fieldNewName, "vedette.SetId": fieldSetID, "TargetProcessId": fieldTargetProcessID,
+	}),
+	"file_delete": with(map[string]int{
+		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
 	}),
 	"image_load": with(map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
 	"dns_query":  with(map[string]int{"QueryName": fieldQueryName}),
@@ -194,6 +199,8 @@ func (r *record) values(n int, out []string) []string {
 		}
 	case fieldParentImage, fieldParentCommandLine, fieldParentUser, fieldParentProcessID, fieldParentTraits:
 		return r.parentValues(n, out)
+	case fieldInstalls:
+		return append(out, strconv.FormatBool(installs(p)))
 	case fieldInSession:
 		return append(out, strconv.FormatBool(p.Origin != nil))
 	case fieldQueryName:

@@ -15,6 +15,36 @@ const (
 	regular   = 0o100000
 )
 
+// installers replace what is installed as their purpose. Their scripts may do anything,
+// so that whatever descends from one counts; who has one start his own command is
+// seen by that.
+var installers = []string{
+	"dpkg", "dpkg-deb", "apt", "apt-get", "aptitude", "unattended-upgrade", "rpm", "rpmdb", "dnf", "microdnf", "yum", "zypper",
+	"pacman", "apk", "snapd", "flatpak", "packagekitd", "transactional-update", "rpm-ostreed", "rpm-ostree",
+}
+
+// maxInstallDepth is how far above a process its package manager is looked for.
+const maxInstallDepth = 16
+
+func installs(p *event.Process) bool {
+	for depth := 0; p != nil && depth < maxInstallDepth; p, depth = p.Parent, depth+1 {
+		if isNamed(p.Image, installers) && systemPlace(p.Image) || p.Script != "" && isNamed(p.Script, installers) && systemPlace(p.Script) {
+			return true
+		}
+	}
+	return false
+}
+
+// systemPlace says whether a path is one that only root installs to.
+func systemPlace(image string) bool {
+	for _, dir := range []string{"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/", "/usr/lib/", "/usr/libexec/", "/snap/"} {
+		if strings.HasPrefix(image, dir) {
+			return true
+		}
+	}
+	return false
+}
+
 // fileValues are the fields of a file event.
 func fileValues(n int, f *event.File, out []string) []string {
 	switch n {

@@ -133,8 +133,11 @@ func categoryOf(ev event.Event) string {
 			return "dns_query"
 		}
 	case *event.File:
-		if ev.Op == event.FileMapExec {
+		switch ev.Op {
+		case event.FileMapExec:
 			return "image_load"
+		case event.FileUnlink, event.FileRmdir:
+			return "file_delete"
 		}
 		return "file_event"
 	}
