@@ -283,7 +283,9 @@ struct {
  * call. Full: counted (LOSS_FILE_UNMATCHED). */
 enum {
 	NAME_WORDS = 32, /* NAME_MAX and NUL, in words */
-	TOUCHED_MAX = 5, /* a rename: two directories, the file and the one that it replaces */
+	/* Names of what one call changes. A rename: two directories, the file, the one that it
+	 * replaces, and room for other names of the two. */
+	TOUCHED_MAX = 8,
 	CHANGES_MAX = 512, /* calls at one time */
 };
 struct touched {

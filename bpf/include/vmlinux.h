@@ -205,7 +205,11 @@ struct inode___65 { /* up to 6.5 */
 	struct timespec64 i_ctime;
 };
 struct vfsmount;
+struct hlist_bl_node {
+	struct hlist_bl_node **pprev;
+};
 struct dentry {
+	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;

@@ -24,14 +24,38 @@ INLINE u32 class_of_call(struct task_struct *task, u64 number)
 	return is_compat(task) ? compat_calls[number] : native_calls[number];
 }
 
+/* Notes an inode under one of its names; NULL: it has none yet. */
+INLINE void remember_name(struct change *c, struct inode *inode, struct dentry *dentry)
+{
+	struct touched *t;
+	u32 n = c->n, length;
+
+	if (n >= TOUCHED_MAX) {
+		count_loss(LOSS_FILE_UNMATCHED);
+		return;
+	}
+	t = &c->at[n];
+	c->n = n + 1;
+	t->inode = (u64)inode;
+	t->number = READ(inode->i_ino);
+	t->device = READ_THROUGH(inode, i_sb, s_dev);
+	t->mode = READ(inode->i_mode);
+	t->dentry = (u64)dentry;
+	if (!dentry)
+		return;
+	t->parent = (u64)READ(dentry->d_parent);
+	t->name_hash = READ(dentry->d_name.hash_len);
+	length = t->name_hash >> 32;
+	KEEP(length);
+	if (length <= NAME_MAX)
+		bpf_probe_read_kernel(t->name, length, READ(dentry->d_name.name));
+}
+
 /* Notes an inode that the running call changes. */
 INLINE void remember(struct inode *inode, u64 number, u32 tid)
 {
 	struct change *c = bpf_map_lookup_elem(&changes, &tid);
 	struct file_space *space;
-	struct dentry *dentry;
-	struct touched *t;
-	u32 n, length;
 
 	if (!c) {
 		space = file_space();
@@ -49,27 +73,14 @@ INLINE void remember(struct inode *inode, u64 number, u32 tid)
 	for (u32 i = 0; i < TOUCHED_MAX; i++)
 		if (c->at[i].inode == (u64)inode)
 			return;
-	n = c->n;
-	if (n >= TOUCHED_MAX) {
-		count_loss(LOSS_FILE_UNMATCHED);
-		return;
+	/* Each of its names: which of them the call is about is seen when it has ended. */
+	for (u32 i = 0; i < ALIASES_MAX; i++) {
+		u64 dentry = alias_of((u64)inode, i);
+
+		if (i && !dentry)
+			break;
+		remember_name(c, inode, (void *)dentry);
 	}
-	t = &c->at[n];
-	c->n = n + 1;
-	t->inode = (u64)inode;
-	t->number = READ(inode->i_ino);
-	t->device = READ_THROUGH(inode, i_sb, s_dev);
-	t->mode = READ(inode->i_mode);
-	t->dentry = alias_of((u64)inode, 0);
-	dentry = (void *)t->dentry;
-	if (!dentry)
-		return;
-	t->parent = (u64)READ(dentry->d_parent);
-	t->name_hash = READ(dentry->d_name.hash_len);
-	length = t->name_hash >> 32;
-	KEEP(length);
-	if (length <= NAME_MAX)
-		bpf_probe_read_kernel(t->name, length, READ(dentry->d_name.name));
 }
 
 /* What an io_uring worker is at, as far as it is more than a write: the requests that
@@ -205,6 +216,12 @@ int inode_change_dirty(u64 *ctx)
 	return changed(ctx, true);
 }
 
+/* Whether a directory entry no longer leads to an inode. */
+INLINE bool is_gone(struct dentry *dentry, struct inode *inode)
+{
+	return READ(dentry->d_inode) != inode || !READ(dentry->d_hash.pprev);
+}
+
 /* What a call made of one inode that it changed. 1: the inode is what the call was
  * about, watched or not. */
 __attribute__((noinline)) int judge(u32 i, u32 op)
@@ -224,6 +241,13 @@ __attribute__((noinline)) int judge(u32 i, u32 op)
 	t = &c->at[i];
 	inode = (void *)t->inode;
 	is_dir = (t->mode & S_IFMT) == S_IFDIR;
+	for (u32 j = 0; j < TOUCHED_MAX; j++) {
+		if (j == i || c->at[j].inode != t->inode)
+			continue;
+		/* Of several names it is the one that went, or any: then the first. */
+		if (op == FILE_UNLINK ? !is_gone((void *)t->dentry, inode) : op != FILE_RENAME && j < i)
+			return 0;
+	}
 	/* By way of memory it is a number to the verifier, which a function may be given. */
 	*(volatile u64 *)&space->pointer = (u64)t->name;
 	name = *(volatile u64 *)&space->pointer;
@@ -312,7 +336,9 @@ __attribute__((noinline)) int judge(u32 i, u32 op)
 		if (after) {
 			after = is_told(space, op);
 			critical |= space->found.critical;
-			space->event.target_watch = space->found.id;
+			/* What is watched for itself keeps its path; the new name is another. */
+			if (space->below || (space->found.flags & WATCH_TREE))
+				space->event.target_watch = space->found.id;
 			if (!space->event.class || after)
 				space->event.class = space->found.class;
 		}

@@ -113,8 +113,14 @@ func TestFileOperations(t *testing.T) {
 	f.told(event.FileRename, f.tree+"/new", b)
 	must(t, os.Link(b, f.tree+"/hard"))
 	f.told(event.FileLink, b, f.tree+"/hard")
-	must(t, os.Remove(f.tree+"/hard")) // an inode of two names is told by either
-	f.told(event.FileUnlink, f.tree+"/hard", "")
+	must(t, os.Link(b, f.tree+"/harder"))
+	first(f.watch, "a third name", func(e *event.File) bool { return e.Op == event.FileLink && string(e.Target) == f.tree+"/harder" })
+	must(t, os.Rename(f.tree+"/hard", f.tree+"/hardest"))
+	f.told(event.FileRename, f.tree+"/hard", f.tree+"/hardest")
+	for _, name := range []string{"/hardest", "/harder"} { // an inode of several names: the one that went
+		must(t, os.Remove(f.tree+name))
+		f.told(event.FileUnlink, f.tree+name, "")
+	}
 	must(t, os.Symlink("/dev/null", f.tree+"/soft"))
 	f.told(event.FileSymlink, f.tree+"/soft", "/dev/null")
 	must(t, unix.Mkfifo(f.tree+"/fifo", 0o600))
@@ -152,6 +158,14 @@ func TestFileOperations(t *testing.T) {
 	write(t, f.file, "y")
 	f.told(event.FileTruncate, f.file, "")
 	runtime.KeepAlive(fd)
+	must(t, os.Link(f.file, f.plain+"/copy"))
+	first(f.watch, "a link to the watched file", func(e *event.File) bool {
+		return e.Op == event.FileLink && string(e.Path) == f.file && strings.HasSuffix(string(e.Target), "plain/copy")
+	})
+	must(t, os.Rename(f.file, f.plain+"/away"))
+	first(f.watch, "the watched file's move", func(e *event.File) bool {
+		return e.Op == event.FileRename && string(e.Path) == f.file && strings.HasSuffix(string(e.Target), "plain/away")
+	})
 	for _, l := range f.Losses() {
 		if l.Where == "map:changes" {
 			t.Errorf("lost: %v", l)
