@@ -19,7 +19,7 @@ type fileWatch struct {
 	tree, file, plain string // a watched tree, a watched file, a directory that is not watched
 }
 
-func openFiles(t testing.TB) *fileWatch {
+func openFiles(t testing.TB, change ...func(*Config)) *fileWatch {
 	t.Helper()
 	needKernel(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -33,10 +33,14 @@ func openFiles(t testing.TB) *fileWatch {
 		}
 	}
 	write(t, f.file, "x")
-	f.watch = open(t, Config{Watch: []WatchPath{
+	cfg := Config{Watch: []WatchPath{
 		{Path: f.tree + "/", Class: event.FilePersistence, Ops: append([]event.FileOp{event.FileUtimes}, allOps()...)},
 		{Path: f.file, Class: event.FileCredential, Ops: append([]event.FileOp{event.FileUtimes}, allOps()...)},
-	}})
+	}}
+	for _, c := range change {
+		c(&cfg)
+	}
+	f.watch = open(t, cfg)
 	return f
 }
 

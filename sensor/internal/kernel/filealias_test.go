@@ -39,7 +39,7 @@ func inMountNS(t *testing.T, f func()) {
 	}
 }
 
-func openClose(t *testing.T, name string) {
+func openClose(t testing.TB, name string) {
 	t.Helper()
 	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -43,7 +43,7 @@ type golden struct {
 func TestVerifiedInstructions(t *testing.T) {
 	needKernel(t)
 	const path = "testdata/instructions.json"
-	s, err := Open(Config{})
+	s, err := Open(Config{Watch: DefaultWatch()})
 	if err != nil {
 		t.Fatal(err)
 	}
