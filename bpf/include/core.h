@@ -33,6 +33,11 @@ static struct task_struct *(*bpf_get_current_task_btf)(void) = (void *)158;
 static struct pt_regs *(*bpf_task_pt_regs)(struct task_struct *task) = (void *)175; /* 5.15 */
 static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 
+/* Gives a number the type of the kernel object that it leads to, so that plain loads
+ * can follow it (6.2). A load that leads nowhere reads as zero. */
+extern void *bpf_rdonly_cast(const void *object, u32 type) __attribute__((section(".ksyms"), weak));
+#define TYPE_ID(type) __builtin_btf_type_id(*(typeof(type) *)0, 1)
+
 /* Whether the running kernel has a field: decided at load time, so that the
  * branch not taken is never verified. */
 #define HAS_FIELD(field) __builtin_preserve_field_info(field, 2)
