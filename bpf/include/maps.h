@@ -337,6 +337,7 @@ struct file_space {
 	u32 below; /* components from the watched path down to the file */
 	struct watch found;
 	u64 dentry; /* the name by which it was found */
+	u64 key; /* of the behaviour that is looked at */
 	u64 pointer; /* one that passes through here is a number to the verifier */
 	struct sip hash;
 	u64 name[NAME_WORDS + 1];

@@ -142,12 +142,13 @@ __attribute__((noinline)) int written(u64 inode_at, u32 op, u32 flags)
 	if (mode == S_IFREG)
 		now_writes(inode, key.device, key.pid);
 	dentry = (void *)space->dentry;
+	if (known_file(0, op, key.device, number_of(READ(dentry->d_parent)), name_of(dentry)))
+		return 0;
 	begin_file(space, inode, READ(dentry->d_parent), op, flags);
 	space->event.watch = space->found.id;
 	space->event.class = space->found.class;
 	space->event.path_len = append_names((u64)dentry, 0, space->below);
-	tell_file(0, hash_name((u64)READ(dentry->d_name.name), READ(dentry->d_name.hash_len) >> 32, NAME_IN_DIRECTORY),
-		  space->found.critical);
+	tell_file(space->found.critical);
 	return 0;
 }
 
@@ -358,7 +359,8 @@ __attribute__((noinline)) int judge(u32 i, u32 op)
 			space->event.head.flags |= FILE_TEXT_TARGET;
 		}
 	}
-	tell_file(0, what, critical);
+	if (!known_file(0, op, t->device, space->event.directory, what))
+		tell_file(critical);
 	return 1;
 }
 

@@ -4,15 +4,8 @@
 // from the open file and its directory entries after the call, never from the names
 // that the caller gave: symbolic links, bind mounts, relative paths, /proc/self/root
 // and another thread that rewrites them make no difference.
-//
-// A file is watched when it, one of the directories above it, or its name in one of
-// them is in `watched`.
 
 enum {
-	/* Directories looked at above a file. /usr/lib/modules/V/kernel/drivers/net/ethernet/
-	 * X/Y/Z.ko is ten below /usr/lib. */
-	WATCH_DEPTH = 10,
-	ALIASES_MAX = 4, /* names of one inode that are looked at */
 	OPEN_ACCESS = 3, /* O_ACCMODE */
 	OPEN_CREATE = 0100,
 	OPEN_TRUNCATE = 01000,
@@ -23,200 +16,14 @@ enum {
 	S_IFREG = 0100000,
 	S_IWOTH = 0002,
 	PROC_SUPER_MAGIC = 0x9fa0,
-	TMPFS_MAGIC = 0x01021994,
 	PROT_EXEC = 4,
 	MAP_ANONYMOUS = 0x20,
 	OP_OPENAT = 18, /* IORING_OP_* */
 	OP_OPENAT2 = 28,
-	NAME_MAX = 255,
 };
-
-/* What names are hashed for; one that stands in a directory's children is another. */
-enum { NAME_IN_DIRECTORY = 1, NAME_IN_CHILD = 2 };
 
 const volatile u8 native_ops[CALLS_MAX] = {}; /* enum file_op by system call */
 const volatile u8 compat_ops[CALLS_MAX] = {};
-
-INLINE struct file_space *file_space(void)
-{
-	u32 zero = 0;
-
-	return bpf_map_lookup_elem(&file_spaces, &zero);
-}
-
-INLINE u64 number_of(struct dentry *dentry)
-{
-	return READ_THROUGH(dentry, d_inode, i_ino);
-}
-
-/* The keyed hash of a name in kernel memory; user space makes the same. */
-__attribute__((noinline)) u64 hash_name(u64 name, u32 length, u32 where)
-{
-	struct file_space *space = file_space();
-	u32 words;
-
-	if (!space || length > NAME_MAX)
-		return 0;
-	KEEP(length);
-	if (length > NAME_MAX || bpf_probe_read_kernel(space->name, length, (void *)name))
-		return 0;
-	words = (length + 7) / 8;
-	if (length % 8 && length / 8 < NAME_WORDS)
-		space->name[length / 8] &= (1ULL << length % 8 * 8) - 1;
-	sip_begin(&space->hash, sip_key[0], sip_key[1]);
-	sip_word(&space->hash, where);
-	for (u32 i = 0; i < NAME_WORDS && i < words; i++)
-		sip_word(&space->hash, space->name[i]);
-	return sip_end(&space->hash, length);
-}
-
-/* A field by a plain load where the kernel lets a number be given a type, which costs a
- * tenth of what a copy does. */
-#define LOAD(field) (typed ? (field) : READ(field))
-
-/* The same of a name whose pointer the verifier may know: by way of memory it becomes
- * a number, which a function may be given. */
-INLINE u64 hash_child(struct file_space *space, u64 name, u32 length, u32 where)
-{
-	*(volatile u64 *)&space->pointer = name;
-	return hash_name(*(volatile u64 *)&space->pointer, length, where);
-}
-
-/* Looks up from a directory entry whether it is watched; leaf: a name in it that is
- * meant instead of it, since its own entry is gone. 1: the space says by what. */
-__attribute__((noinline)) int look(u64 from, u64 leaf, u32 leaf_length)
-{
-	struct file_space *space = file_space();
-	struct dentry *dentry = (void *)from;
-	u64 child = leaf, grandchild = 0;
-	u32 child_length = leaf_length, grandchild_length = 0;
-	u32 below = leaf ? 1 : 0;
-	struct watch_key key = {};
-	struct watch *w, *named;
-	bool typed = bpf_rdonly_cast;
-
-	if (!space || !dentry)
-		return 0;
-	key.device = READ_THROUGH(dentry, d_sb, s_dev);
-	if (typed)
-		dentry = bpf_rdonly_cast(dentry, TYPE_ID(struct dentry));
-	for (u32 i = 0; i < WATCH_DEPTH; i++, below++) {
-		struct inode *inode = LOAD(dentry->d_inode);
-		struct dentry *parent;
-
-		key.inode = LOAD(inode->i_ino);
-		key.name = 0;
-		w = bpf_map_lookup_elem(&watched, &key);
-		if (w) {
-			u32 flags = w->flags;
-
-			named = NULL;
-			if ((flags & WATCH_NAMES) && child) {
-				key.name = hash_child(space, child, child_length, NAME_IN_DIRECTORY);
-				named = bpf_map_lookup_elem(&watched, &key);
-				if (named && below > 1 && !(named->flags & WATCH_TREE))
-					named = NULL;
-			}
-			if (!named && (flags & WATCH_STARS) && grandchild) {
-				key.name = hash_child(space, grandchild, grandchild_length, NAME_IN_CHILD);
-				named = bpf_map_lookup_elem(&watched, &key);
-				if (named && below > 2 && !(named->flags & WATCH_TREE))
-					named = NULL;
-			}
-			if (!named && ((flags & WATCH_TREE) || ((flags & WATCH_SELF) && !below)))
-				named = w;
-			if (named) {
-				space->found = *named;
-				space->below = below;
-				return 1;
-			}
-		}
-		parent = LOAD(dentry->d_parent);
-		if (parent == dentry)
-			break;
-		grandchild = child;
-		grandchild_length = child_length;
-		child = (u64)LOAD(dentry->d_name.name);
-		child_length = LOAD(dentry->d_name.hash_len) >> 32;
-		dentry = parent;
-	}
-	return 0;
-}
-
-/* The nth name that the kernel remembers of an inode; 0: none. */
-__attribute__((noinline)) u64 alias_of(u64 inode_at, u32 nth)
-{
-	struct inode *inode = (void *)inode_at;
-	struct hlist_node *node = READ(inode->i_dentry.first);
-
-	for (u32 i = 0; i < ALIASES_MAX && node; i++) {
-		if (i == nth)
-			return (u64)node - __builtin_preserve_field_info(((struct dentry *)0)->d_u.d_alias, 0);
-		node = READ(node->next);
-	}
-	return 0;
-}
-
-/* Looks whether an inode is watched by any of its names. 1: the space says by what,
- * and which name. */
-__attribute__((noinline)) int look_inode(u64 inode)
-{
-	struct file_space *space = file_space();
-
-	if (!space)
-		return 0;
-	for (u32 i = 0; i < ALIASES_MAX; i++) {
-		u64 dentry = alias_of(inode, i);
-
-		if (!dentry)
-			break;
-		if (look(dentry, 0, 0)) {
-			space->dentry = dentry;
-			return 1;
-		}
-	}
-	return 0;
-}
-
-INLINE bool append_file_name(struct file_space *space, const void *name)
-{
-	u32 used = *(volatile u32 *)&space->used;
-	long n;
-
-	if (used > 2 * FILE_PATH_MAX)
-		return false;
-	n = bpf_probe_read_kernel_str(space->data + used, NAME_ROOM, name);
-	if (n <= 0)
-		return false;
-	*(volatile u32 *)&space->used = used + n;
-	return true;
-}
-
-/* Appends so many names, from a leaf (if there is one) or an entry upward, and returns
- * their bytes. */
-__attribute__((noinline)) int append_names(u64 from, u64 leaf, u32 names)
-{
-	struct file_space *space = file_space();
-	struct dentry *dentry = (void *)from;
-	u32 before;
-
-	if (!space)
-		return 0;
-	before = space->used;
-	if (leaf) {
-		if (!names || !append_file_name(space, (void *)leaf))
-			return space->used - before;
-		names--;
-	}
-	for (u32 i = 0; i < WATCH_DEPTH && i < names; i++) {
-		struct dentry *parent = READ(dentry->d_parent);
-
-		if (parent == dentry || !append_file_name(space, READ(dentry->d_name.name)))
-			break;
-		dentry = parent;
-	}
-	return space->used - before;
-}
 
 /* Appends a file's whole path, as walk_path does for an image; here the pointers are
  * none to the verifier. */
@@ -301,9 +108,25 @@ INLINE bool left_out(u32 critical)
 	return bpf_get_prandom_u32() & ((1U << (shift & 31)) - 1);
 }
 
-/* Tells the event in the space, unless it is known. what: the behaviour beside who and
- * the operation, by the directory; image: 0 for who did it. */
-__attribute__((noinline)) int tell_file(u64 image, u64 what, u32 critical)
+/* Whether what this task does needs no telling. image: 0 for its own; what: the
+ * behaviour beside who, the operation and where. Asked before anything is read that
+ * only an event needs. */
+__attribute__((noinline)) int known_file(u64 image, u32 op, u32 device, u64 directory, u64 what)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct file_space *space = file_space();
+	struct process *p = process_of_task(task);
+
+	if (!space)
+		return 1;
+	if (!image && p)
+		image = p->image;
+	space->key = key_of(KEY_FILE, image, op, (u64)device << 32 | task->nsproxy->mnt_ns->ns.inum, directory, what);
+	return is_known(p, space->key);
+}
+
+/* Tells the event in the space, of the behaviour that known_file was asked about. */
+__attribute__((noinline)) int tell_file(u32 critical)
 {
 	struct file_space *space = file_space();
 	struct event_file *e;
@@ -314,11 +137,7 @@ __attribute__((noinline)) int tell_file(u64 image, u64 what, u32 critical)
 		return 0;
 	e = &space->event;
 	p = process_of(e->head.pid, e->head.start);
-	if (!image && p)
-		image = p->image;
-	e->head.key = key_of(KEY_FILE, image, e->op, (u64)e->device << 32 | e->mount_ns, e->directory, what);
-	if (is_known(p, e->head.key))
-		return 0;
+	e->head.key = space->key;
 	if (!(p && (p->flags & PROCESS_TAINTED)) && left_out(critical)) {
 		count(COUNTER_TOTAL);
 		count_loss(LOSS_FILE_SAMPLED);
@@ -370,10 +189,12 @@ INLINE bool opened_memory(struct file_space *space, struct inode *inode, struct 
 	target = pid ? READ(pid->numbers[0].nr) : 0;
 	if (!target || target == (u32)task->tgid)
 		return false;
+	if (known_file(0, FILE_PROC_MEM, 0, 0, 0))
+		return true;
 	begin_file(space, inode, READ(dentry->d_parent), FILE_PROC_MEM, 0);
 	space->event.target_pid = target;
 	space->event.path_len = append_names((u64)dentry, 0, WATCH_DEPTH);
-	tell_file(0, 0, 1);
+	tell_file(1);
 	return true;
 }
 
@@ -384,43 +205,52 @@ __attribute__((noinline)) int opened(u64 file_at, u32 flags, u32 head_flags)
 	struct file_space *space = file_space();
 	struct file *file = (void *)file_at;
 	enum file_op op = FILE_WRITE;
+	struct super_block *sb;
 	struct dentry *dentry;
 	struct inode *inode;
-	u32 mode, imode;
+	u32 mode, imode, device;
+	bool typed = bpf_rdonly_cast;
 
 	if (!space || !file)
 		return 0;
-	mode = READ(file->f_mode);
+	if (typed)
+		file = bpf_rdonly_cast(file, TYPE_ID(struct file));
+	mode = LOAD(file->f_mode);
 	if (!(mode & (FMODE_WRITE | FMODE_CREATED)) && !(flags & OPEN_TRUNCATE))
 		return 0;
-	inode = READ(file->f_inode);
-	dentry = READ(file->f_path.dentry);
-	imode = READ(inode->i_mode);
+	inode = LOAD(file->f_inode);
+	dentry = LOAD(file->f_path.dentry);
+	imode = LOAD(inode->i_mode);
+	sb = LOAD(inode->i_sb);
+	device = LOAD(sb->s_dev);
 	if ((imode & S_IFMT) != S_IFREG)
 		return 0;
-	if (READ_THROUGH(inode, i_sb, s_magic) == PROC_SUPER_MAGIC) {
-		opened_memory(space, inode, dentry);
+	if (LOAD(sb->s_magic) == PROC_SUPER_MAGIC) {
+		opened_memory(space, (void *)as_number(space, inode), (void *)as_number(space, dentry));
 		return 0;
 	}
 	if (mode & FMODE_CREATED)
 		op = FILE_CREATE;
-	else if ((flags & OPEN_TRUNCATE) && !READ(inode->i_size))
+	else if ((flags & OPEN_TRUNCATE) && !LOAD(inode->i_size))
 		op = FILE_TRUNCATE;
+	dentry = (void *)as_number(space, dentry);
+	inode = (void *)as_number(space, inode);
 	if (look((u64)dentry, 0, 0))
 		space->dentry = (u64)dentry;
 	else if (READ(inode->i_nlink) < 2 || !look_inode((u64)inode))
 		return 0;
 	dentry = (void *)space->dentry;
-	now_writes(inode, READ_THROUGH(inode, i_sb, s_dev), bpf_get_current_pid_tgid() >> 32);
+	now_writes(inode, device, bpf_get_current_pid_tgid() >> 32);
 	if (!is_told(space, op))
+		return 0;
+	if (known_file(0, op, device, number_of(READ(dentry->d_parent)), name_of(dentry)))
 		return 0;
 	begin_file(space, inode, READ(dentry->d_parent), op, head_flags);
 	space->event.watch = space->found.id;
 	space->event.class = space->found.class;
-	space->event.open_flags = READ(file->f_flags);
+	space->event.open_flags = LOAD(file->f_flags);
 	space->event.path_len = append_names((u64)dentry, 0, space->below);
-	tell_file(0, hash_name((u64)READ(dentry->d_name.name), READ(dentry->d_name.hash_len) >> 32, NAME_IN_DIRECTORY),
-		  space->found.critical);
+	tell_file(space->found.critical);
 	return 0;
 }
 
@@ -525,14 +355,16 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 		count(COUNTER_SUPPRESSED);
 		return;
 	}
-	begin_file(space, inode, parent, FILE_MAP_EXEC, flags);
 	key_begin(&s, KEY_IMAGE);
 	sip_word(&s, device);
-	sip_word(&s, space->event.inode);
+	sip_word(&s, READ(inode->i_ino));
 	sip_word(&s, READ(inode->i_size));
 	image = sip_end(&s, 0);
+	if (known_file(image, FILE_MAP_EXEC, device, 0, 0))
+		return;
+	begin_file(space, inode, parent, FILE_MAP_EXEC, flags);
 	space->event.path_len = append_path((u64)file);
-	tell_file(image, 0, flags != FILE_WHOLE);
+	tell_file(flags != FILE_WHOLE);
 }
 
 /* mmap that gave executable memory. tp_btf, 5.5. */

@@ -118,6 +118,7 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 #include "tcp.bpf.c"
 #include "udp.bpf.c"
 #include "syscall.bpf.c"
+#include "watch.bpf.c"
 #include "file.bpf.c"
 #include "change.bpf.c"
 
