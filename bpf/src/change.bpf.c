@@ -232,6 +232,7 @@ __attribute__((noinline)) int judge(u32 i, u32 op)
 	struct file_space *space = file_space();
 	u64 leaf = 0, from = 0, target = 0, what, name;
 	u32 critical = 0, before = 0, after = 0, length;
+	u32 watch = 0, class = 0, below = WATCH_DEPTH, target_watch = 0, target_below = WATCH_DEPTH;
 	struct dentry *dentry, *directory;
 	struct inode *inode;
 	struct touched *t;
@@ -301,21 +302,6 @@ __attribute__((noinline)) int judge(u32 i, u32 op)
 		if (!from)
 			return 0;
 	}
-	dentry = (void *)from;
-	if (leaf) {
-		directory = dentry;
-	} else {
-		directory = READ(dentry->d_parent);
-		name = (u64)READ(dentry->d_name.name);
-		length = READ(dentry->d_name.hash_len) >> 32;
-	}
-	begin_file(space, inode, directory, op, 0);
-	space->event.inode = t->number;
-	space->event.device = t->device;
-	if (leaf && (op == FILE_UNLINK || op == FILE_RMDIR)) { /* it may be gone */
-		space->event.mode = t->mode;
-		space->event.nlink = 0;
-	}
 	before = look(from, leaf, length);
 	if (!before && (op >= FILE_CHMOD || op == FILE_UNLINK || op == FILE_LINK) && look_inode(t->inode)) {
 		before = 1;
@@ -325,31 +311,46 @@ __attribute__((noinline)) int judge(u32 i, u32 op)
 	if (before) {
 		before = is_told(space, op);
 		critical = space->found.critical;
-		space->event.watch = space->found.id;
-		space->event.class = space->found.class;
+		watch = space->found.id;
+		class = space->found.class;
+		below = space->below;
 	}
-	space->event.path_len = append_names(from, leaf, space->event.watch ? space->below : WATCH_DEPTH);
-	if (!space->event.watch)
-		space->event.head.flags |= FILE_PATH_TRUNCATED;
-	what = hash_name(name, length, NAME_IN_DIRECTORY);
-	if (target) {
-		after = look(target, 0, 0);
-		if (after) {
-			after = is_told(space, op);
-			critical |= space->found.critical;
-			/* What is watched for itself keeps its path; the new name is another. */
-			if (space->below || (space->found.flags & WATCH_TREE))
-				space->event.target_watch = space->found.id;
-			if (!space->event.class || after)
-				space->event.class = space->found.class;
+	if (target && look(target, 0, 0)) {
+		after = is_told(space, op);
+		critical |= space->found.critical;
+		/* What is watched for itself keeps its path; the new name is another. */
+		if (space->below || (space->found.flags & WATCH_TREE)) {
+			target_watch = space->found.id;
+			target_below = space->below;
 		}
-		dentry = (void *)target;
-		space->event.directory = number_of(READ(dentry->d_parent));
-		what ^= hash_name((u64)READ(dentry->d_name.name), READ(dentry->d_name.hash_len) >> 32, NAME_IN_CHILD);
-		space->event.target_len = append_names(target, 0, space->event.target_watch ? space->below : WATCH_DEPTH);
+		if (!class || after)
+			class = space->found.class;
 	}
 	if (!before && !after)
 		return 1;
+	dentry = (void *)from;
+	what = leaf ? hash_name(leaf, length, NAME_IN_DIRECTORY) : name_of(dentry);
+	directory = leaf ? dentry : READ(dentry->d_parent);
+	if (target) {
+		dentry = (void *)target;
+		directory = READ(dentry->d_parent);
+		what ^= hash_name((u64)READ(dentry->d_name.name), READ(dentry->d_name.hash_len) >> 32, NAME_IN_CHILD);
+	}
+	if (known_file(0, op, t->device, number_of(directory), what))
+		return 1;
+	begin_file(space, inode, directory, op, watch ? 0 : FILE_PATH_TRUNCATED);
+	space->event.inode = t->number;
+	space->event.device = t->device;
+	if (op == FILE_UNLINK || op == FILE_RMDIR) { /* the inode may be gone */
+		space->event.mode = t->mode;
+		space->event.nlink = 0;
+	}
+	space->event.watch = watch;
+	space->event.target_watch = target_watch;
+	space->event.class = class;
+	space->event.path_len = append_names(from, leaf, below);
+	if (target)
+		space->event.target_len = append_names(target, 0, target_below);
 	if (op == FILE_SYMLINK) {
 		const char *text = READ(inode->i_link);
 
@@ -359,8 +360,7 @@ __attribute__((noinline)) int judge(u32 i, u32 op)
 			space->event.head.flags |= FILE_TEXT_TARGET;
 		}
 	}
-	if (!known_file(0, op, t->device, space->event.directory, what))
-		tell_file(critical);
+	tell_file(critical);
 	return 1;
 }
 
