@@ -28,7 +28,9 @@ type uring struct {
 const (
 	uringSQPoll    = 2
 	uringAsync     = 1 << 4
+	uringFixedFile = 1
 	uringOpenat    = 18
+	uringWrite     = 23
 	uringUnlink    = 36
 	uringGetEvents = 1
 	uringWakeup    = 2
@@ -67,7 +69,7 @@ func newURing(t *testing.T, flags uint32) *uring {
 }
 
 // do makes one request, waits for its end and returns its result.
-func (r *uring) do(t *testing.T, op, flags uint8, addr unsafe.Pointer, length, opFlags uint32) int32 {
+func (r *uring) do(t *testing.T, op, flags uint8, addr unsafe.Pointer, length, opFlags uint32, more ...func(sqe []byte)) int32 {
 	t.Helper()
 	at := *r.sqTail & r.sqMask
 	sqe := r.sqes[at*64 : at*64+64]
@@ -77,6 +79,9 @@ func (r *uring) do(t *testing.T, op, flags uint8, addr unsafe.Pointer, length, o
 	*(*uint64)(unsafe.Pointer(&sqe[16])) = uint64(uintptr(addr))
 	*(*uint32)(unsafe.Pointer(&sqe[24])) = length
 	*(*uint32)(unsafe.Pointer(&sqe[28])) = opFlags
+	for _, change := range more {
+		change(sqe)
+	}
 	r.sqArray[at] = at
 	before := atomic.LoadUint32(r.cqTail)
 	atomic.StoreUint32(r.sqTail, *r.sqTail+1)
@@ -126,6 +131,33 @@ func TestFilesOpenedByURing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Ensure that a write is seen through a descriptor of the ring's own, the open of which
+// was not told.
+func TestFileInARingsOwnTable(t *testing.T) {
+	f := openFiles(t)
+	if f.features.Changes != ChangesEverywhere {
+		t.Skip("SKIP: needs a kernel that tells each move of a change time (6.13)")
+	}
+	r := newURing(t, 0)
+	slots := [1]int32{-1}
+	const registerFiles = 2
+	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerFiles, uintptr(unsafe.Pointer(&slots)), 1, 0, 0); errno != 0 {
+		t.Fatalf("registering files: %v", errno)
+	}
+	path, text := append([]byte(f.file), 0), []byte("x")
+	if got := r.do(t, uringOpenat, 0, unsafe.Pointer(&path[0]), 0, unix.O_WRONLY, func(sqe []byte) {
+		sqe[44] = 1 // file_index: the first slot
+	}); got != 0 {
+		t.Fatalf("opening into the table: %d", got)
+	}
+	r.do(t, uringWrite, uringFixedFile, unsafe.Pointer(&text[0]), 1, 0, func(sqe []byte) {
+		clear(sqe[4:8]) // the first slot
+	})
+	first(f.watch, "the write", func(e *event.File) bool {
+		return e.Op == event.FileChange && e.URing && string(e.Path) == f.file && e.Process.PID == uint32(os.Getpid())
+	})
 }
 
 // Ensure that a write is seen through a descriptor that no open was seen of: here one
