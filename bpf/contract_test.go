@@ -47,6 +47,16 @@ var members = []member{
 	{"event_segment", "len", 102, 2}, {"event_segment", "local_port", 104, 2}, {"event_segment", "remote_port", 106, 2},
 	{"event_segment", "local", 112, 16}, {"event_segment", "remote", 128, 16},
 	{"event_socket", "result", 88, 4}, {"event_socket", "protocol", 92, 4}, {"event_socket", "family", 96, 2}, {"event_socket", "type", 98, 2},
+	{"event_file", "inode", 88, 8}, {"event_file", "directory", 96, 8}, {"event_file", "device", 104, 4},
+	{"event_file", "watch", 108, 4}, {"event_file", "target_watch", 112, 4}, {"event_file", "mode", 116, 4},
+	{"event_file", "open_flags", 120, 4}, {"event_file", "result", 124, 4}, {"event_file", "mount_ns", 128, 4},
+	{"event_file", "target_pid", 132, 4}, {"event_file", "owner", 136, 4}, {"event_file", "nlink", 140, 4},
+	{"event_file", "op", 144, 2}, {"event_file", "class", 146, 2}, {"event_file", "path_len", 148, 2},
+	{"event_file", "target_len", 150, 2},
+	{"watch_key", "inode", 0, 8}, {"watch_key", "name", 8, 8}, {"watch_key", "device", 16, 4},
+	{"watch", "id", 0, 4}, {"watch", "class", 4, 2}, {"watch", "flags", 6, 2}, {"watch", "ops", 8, 4}, {"watch", "critical", 12, 4},
+	{"file_identity", "inode", 0, 8}, {"file_identity", "device", 8, 4}, {"file_identity", "mode", 12, 4},
+	{"budget", "file_sample_shift", 0, 4},
 	{"udp_flow", "flow", 0, 176}, {"udp_flow", "last", 176, 8},
 	{"task_record", "start", 0, 8}, {"task_record", "parent_start", 8, 8}, {"task_record", "cgroup", 16, 8},
 	{"task_record", "pid", 24, 4}, {"task_record", "parent_pid", 28, 4}, {"task_record", "uid", 32, 4},
@@ -58,6 +68,7 @@ var sizes = map[string]uint32{
 	"event_flow": 176, "event_dns": 128, "udp_key": 32, "udp_flow": 184, "task_record": 64,
 	"event_segment": 144, "event_socket": 104,
 	"reader": 16, "known_count": 24, "process_key": 16,
+	"event_file": 152, "watch_key": 24, "watch": 16, "file_identity": 16, "budget": 8,
 }
 
 func types(t *testing.T) *btf.Spec {
@@ -123,13 +134,20 @@ func TestEnums(t *testing.T) {
 		"loss": {"LOSS_EXEC_RING_FULL", "LOSS_FORK_RING_FULL", "LOSS_EXIT_RING_FULL", "LOSS_FLOW_RING_FULL", "LOSS_DNS_RING_FULL",
 			"LOSS_ARGV_UNREADABLE", "LOSS_OWNER_STORAGE", "LOSS_UDP_TABLE_FULL", "LOSS_UDP_UNPARSED", "LOSS_DNS_UNREADABLE",
 			"LOSS_PATH_UNREADABLE", "LOSS_PROCESS_RING_FULL", "LOSS_PROCESS_TABLE_FULL",
-			"LOSS_SEGMENT_RING_FULL", "LOSS_SEGMENT_UNREADABLE", "LOSS_SOCKET_RING_FULL", "LOSS_ACCEPT_TABLE_FULL", "LOSS_COUNT"},
+			"LOSS_SEGMENT_RING_FULL", "LOSS_SEGMENT_UNREADABLE", "LOSS_SOCKET_RING_FULL", "LOSS_ACCEPT_TABLE_FULL",
+			"LOSS_FILE_RING_FULL", "LOSS_FILE_SAMPLED", "LOSS_FILE_UNMATCHED", "LOSS_COUNT"},
 		"counter":       {"COUNTER_TOTAL", "COUNTER_SUPPRESSED", "COUNTER_UNATTRIBUTED", "COUNTER_COUNT"},
 		"exec_flags":    {1: "EXEC_PATH_TRUNCATED", 2: "EXEC_ARGV_TRUNCATED", 4: "EXEC_MEMFD", 8: "EXEC_SETID"},
 		"flow_flags":    {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED", 8: "FLOW_KNOWN", 16: "FLOW_TAINTED", 32: "FLOW_ACCEPTED"},
 		"dns_flags":     {1: "DNS_INGRESS", 2: "DNS_CUT", 4: "DNS_KNOWN"},
 		"segment_flags": {1: "SEGMENT_INGRESS", 2: "SEGMENT_LAST"},
 		"socket_flags":  {1: "SOCKET_ASKED"},
+		"file_op": {1: "FILE_WRITE", 2: "FILE_CREATE", 3: "FILE_TRUNCATE", 4: "FILE_RENAME", 5: "FILE_LINK", 6: "FILE_SYMLINK",
+			7: "FILE_UNLINK", 8: "FILE_MKDIR", 9: "FILE_RMDIR", 10: "FILE_MKNOD", 11: "FILE_CHMOD", 12: "FILE_CHOWN", 13: "FILE_UTIMES",
+			14: "FILE_SETXATTR", 15: "FILE_REMOVEXATTR", 16: "FILE_CHANGE", 17: "FILE_MAP_EXEC", 18: "FILE_PROC_MEM"},
+		"file_flags": {1: "FILE_PATH_TRUNCATED", 2: "FILE_URING", 4: "FILE_DIRECTORY", 8: "FILE_MEMFD", 16: "FILE_OPEN_PLACE",
+			32: "FILE_WHOLE", 64: "FILE_TEXT_TARGET"},
+		"watch_flags": {1: "WATCH_TREE", 2: "WATCH_SELF", 4: "WATCH_NAMES", 8: "WATCH_STARS", 16: "WATCH_REFRESH"},
 	} {
 		var e *btf.Enum
 		if err := spec.TypeByName(name, &e); err != nil {

@@ -17,12 +17,15 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	VedetteMapAccepts           = "accepts"
+	VedetteMapBudget            = "budget"
 	VedetteMapBulk              = "bulk"
 	VedetteMapCalls             = "calls"
+	VedetteMapChanges           = "changes"
 	VedetteMapCounters          = "counters"
 	VedetteMapCritical          = "critical"
 	VedetteMapDnsSpaces         = "dns_spaces"
 	VedetteMapExecSpaces        = "exec_spaces"
+	VedetteMapFileSpaces        = "file_spaces"
 	VedetteMapKnown             = "known"
 	VedetteMapKnownCounts       = "known_counts"
 	VedetteMapListeners         = "listeners"
@@ -30,18 +33,31 @@ const (
 	VedetteMapOwners            = "owners"
 	VedetteMapProcesses         = "processes"
 	VedetteMapReader            = "reader"
+	VedetteMapResolved          = "resolved"
 	VedetteMapSegmentSpaces     = "segment_spaces"
 	VedetteMapStreams           = "streams"
 	VedetteMapTaints            = "taints"
 	VedetteMapUdpFlows          = "udp_flows"
+	VedetteMapWatched           = "watched"
+	VedetteMapWriters           = "writers"
+	VedetteProgCallAttribute    = "call_attribute"
 	VedetteProgCallEnd          = "call_end"
+	VedetteProgCallMap          = "call_map"
+	VedetteProgCallName         = "call_name"
+	VedetteProgCallOpen         = "call_open"
 	VedetteProgCallSocket       = "call_socket"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
+	VedetteProgInodeChange      = "inode_change"
+	VedetteProgInodeChangeAgain = "inode_change_again"
+	VedetteProgInodeChangeDirty = "inode_change_dirty"
+	VedetteProgInodeChangeExt4  = "inode_change_ext4"
+	VedetteProgInodeChangePlain = "inode_change_plain"
 	VedetteProgListTasks        = "list_tasks"
 	VedetteProgProcessExec      = "process_exec"
 	VedetteProgProcessExit      = "process_exit"
 	VedetteProgProcessFork      = "process_fork"
+	VedetteProgResolveFile      = "resolve_file"
 	VedetteProgSeedOwners       = "seed_owners"
 	VedetteProgSpreadTaint      = "spread_taint"
 	VedetteProgTcpState         = "tcp_state"
@@ -50,14 +66,17 @@ const (
 	VedetteProgUdpCreate        = "udp_create"
 	VedetteProgUdpSendmsg4      = "udp_sendmsg4"
 	VedetteProgUdpSendmsg6      = "udp_sendmsg6"
+	VedetteProgUringComplete    = "uring_complete"
 	VedetteProgUringSocket      = "uring_socket"
 	VedetteVarBulkWakeBytes     = "bulk_wake_bytes"
 	VedetteVarCompatCalls       = "compat_calls"
+	VedetteVarCompatOps         = "compat_ops"
 	VedetteVarContract          = "contract"
 	VedetteVarCriticalWakeBytes = "critical_wake_bytes"
 	VedetteVarExitTellsGroup    = "exit_tells_group"
 	VedetteVarKeepKnown         = "keep_known"
 	VedetteVarNativeCalls       = "native_calls"
+	VedetteVarNativeOps         = "native_ops"
 	VedetteVarScopeCgroup       = "scope_cgroup"
 	VedetteVarScopeKind         = "scope_kind"
 	VedetteVarScopeLevel        = "scope_level"
@@ -109,23 +128,34 @@ type VedetteSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteProgramSpecs struct {
-	CallEnd     *ebpf.ProgramSpec `ebpf:"call_end"`
-	CallSocket  *ebpf.ProgramSpec `ebpf:"call_socket"`
-	DatagramIn  *ebpf.ProgramSpec `ebpf:"datagram_in"`
-	DatagramOut *ebpf.ProgramSpec `ebpf:"datagram_out"`
-	ListTasks   *ebpf.ProgramSpec `ebpf:"list_tasks"`
-	ProcessExec *ebpf.ProgramSpec `ebpf:"process_exec"`
-	ProcessExit *ebpf.ProgramSpec `ebpf:"process_exit"`
-	ProcessFork *ebpf.ProgramSpec `ebpf:"process_fork"`
-	SeedOwners  *ebpf.ProgramSpec `ebpf:"seed_owners"`
-	SpreadTaint *ebpf.ProgramSpec `ebpf:"spread_taint"`
-	TcpState    *ebpf.ProgramSpec `ebpf:"tcp_state"`
-	UdpConnect4 *ebpf.ProgramSpec `ebpf:"udp_connect4"`
-	UdpConnect6 *ebpf.ProgramSpec `ebpf:"udp_connect6"`
-	UdpCreate   *ebpf.ProgramSpec `ebpf:"udp_create"`
-	UdpSendmsg4 *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
-	UdpSendmsg6 *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
-	UringSocket *ebpf.ProgramSpec `ebpf:"uring_socket"`
+	CallAttribute    *ebpf.ProgramSpec `ebpf:"call_attribute"`
+	CallEnd          *ebpf.ProgramSpec `ebpf:"call_end"`
+	CallMap          *ebpf.ProgramSpec `ebpf:"call_map"`
+	CallName         *ebpf.ProgramSpec `ebpf:"call_name"`
+	CallOpen         *ebpf.ProgramSpec `ebpf:"call_open"`
+	CallSocket       *ebpf.ProgramSpec `ebpf:"call_socket"`
+	DatagramIn       *ebpf.ProgramSpec `ebpf:"datagram_in"`
+	DatagramOut      *ebpf.ProgramSpec `ebpf:"datagram_out"`
+	InodeChange      *ebpf.ProgramSpec `ebpf:"inode_change"`
+	InodeChangeAgain *ebpf.ProgramSpec `ebpf:"inode_change_again"`
+	InodeChangeDirty *ebpf.ProgramSpec `ebpf:"inode_change_dirty"`
+	InodeChangeExt4  *ebpf.ProgramSpec `ebpf:"inode_change_ext4"`
+	InodeChangePlain *ebpf.ProgramSpec `ebpf:"inode_change_plain"`
+	ListTasks        *ebpf.ProgramSpec `ebpf:"list_tasks"`
+	ProcessExec      *ebpf.ProgramSpec `ebpf:"process_exec"`
+	ProcessExit      *ebpf.ProgramSpec `ebpf:"process_exit"`
+	ProcessFork      *ebpf.ProgramSpec `ebpf:"process_fork"`
+	ResolveFile      *ebpf.ProgramSpec `ebpf:"resolve_file"`
+	SeedOwners       *ebpf.ProgramSpec `ebpf:"seed_owners"`
+	SpreadTaint      *ebpf.ProgramSpec `ebpf:"spread_taint"`
+	TcpState         *ebpf.ProgramSpec `ebpf:"tcp_state"`
+	UdpConnect4      *ebpf.ProgramSpec `ebpf:"udp_connect4"`
+	UdpConnect6      *ebpf.ProgramSpec `ebpf:"udp_connect6"`
+	UdpCreate        *ebpf.ProgramSpec `ebpf:"udp_create"`
+	UdpSendmsg4      *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
+	UdpSendmsg6      *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
+	UringComplete    *ebpf.ProgramSpec `ebpf:"uring_complete"`
+	UringSocket      *ebpf.ProgramSpec `ebpf:"uring_socket"`
 }
 
 // VedetteMapSpecs contains maps before they are loaded into the kernel.
@@ -133,12 +163,15 @@ type VedetteProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
 	Accepts       *ebpf.MapSpec `ebpf:"accepts"`
+	Budget        *ebpf.MapSpec `ebpf:"budget"`
 	Bulk          *ebpf.MapSpec `ebpf:"bulk"`
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	Changes       *ebpf.MapSpec `ebpf:"changes"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Critical      *ebpf.MapSpec `ebpf:"critical"`
 	DnsSpaces     *ebpf.MapSpec `ebpf:"dns_spaces"`
 	ExecSpaces    *ebpf.MapSpec `ebpf:"exec_spaces"`
+	FileSpaces    *ebpf.MapSpec `ebpf:"file_spaces"`
 	Known         *ebpf.MapSpec `ebpf:"known"`
 	KnownCounts   *ebpf.MapSpec `ebpf:"known_counts"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
@@ -146,10 +179,13 @@ type VedetteMapSpecs struct {
 	Owners        *ebpf.MapSpec `ebpf:"owners"`
 	Processes     *ebpf.MapSpec `ebpf:"processes"`
 	Reader        *ebpf.MapSpec `ebpf:"reader"`
+	Resolved      *ebpf.MapSpec `ebpf:"resolved"`
 	SegmentSpaces *ebpf.MapSpec `ebpf:"segment_spaces"`
 	Streams       *ebpf.MapSpec `ebpf:"streams"`
 	Taints        *ebpf.MapSpec `ebpf:"taints"`
 	UdpFlows      *ebpf.MapSpec `ebpf:"udp_flows"`
+	Watched       *ebpf.MapSpec `ebpf:"watched"`
+	Writers       *ebpf.MapSpec `ebpf:"writers"`
 }
 
 // VedetteVariableSpecs contains global variables before they are loaded into the kernel.
@@ -158,11 +194,13 @@ type VedetteMapSpecs struct {
 type VedetteVariableSpecs struct {
 	BulkWakeBytes     *ebpf.VariableSpec `ebpf:"bulk_wake_bytes"`
 	CompatCalls       *ebpf.VariableSpec `ebpf:"compat_calls"`
+	CompatOps         *ebpf.VariableSpec `ebpf:"compat_ops"`
 	Contract          *ebpf.VariableSpec `ebpf:"contract"`
 	CriticalWakeBytes *ebpf.VariableSpec `ebpf:"critical_wake_bytes"`
 	ExitTellsGroup    *ebpf.VariableSpec `ebpf:"exit_tells_group"`
 	KeepKnown         *ebpf.VariableSpec `ebpf:"keep_known"`
 	NativeCalls       *ebpf.VariableSpec `ebpf:"native_calls"`
+	NativeOps         *ebpf.VariableSpec `ebpf:"native_ops"`
 	ScopeCgroup       *ebpf.VariableSpec `ebpf:"scope_cgroup"`
 	ScopeKind         *ebpf.VariableSpec `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.VariableSpec `ebpf:"scope_level"`
@@ -193,12 +231,15 @@ func (o *VedetteObjects) Close() error {
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
 	Accepts       *ebpf.Map `ebpf:"accepts"`
+	Budget        *ebpf.Map `ebpf:"budget"`
 	Bulk          *ebpf.Map `ebpf:"bulk"`
 	Calls         *ebpf.Map `ebpf:"calls"`
+	Changes       *ebpf.Map `ebpf:"changes"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Critical      *ebpf.Map `ebpf:"critical"`
 	DnsSpaces     *ebpf.Map `ebpf:"dns_spaces"`
 	ExecSpaces    *ebpf.Map `ebpf:"exec_spaces"`
+	FileSpaces    *ebpf.Map `ebpf:"file_spaces"`
 	Known         *ebpf.Map `ebpf:"known"`
 	KnownCounts   *ebpf.Map `ebpf:"known_counts"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
@@ -206,21 +247,27 @@ type VedetteMaps struct {
 	Owners        *ebpf.Map `ebpf:"owners"`
 	Processes     *ebpf.Map `ebpf:"processes"`
 	Reader        *ebpf.Map `ebpf:"reader"`
+	Resolved      *ebpf.Map `ebpf:"resolved"`
 	SegmentSpaces *ebpf.Map `ebpf:"segment_spaces"`
 	Streams       *ebpf.Map `ebpf:"streams"`
 	Taints        *ebpf.Map `ebpf:"taints"`
 	UdpFlows      *ebpf.Map `ebpf:"udp_flows"`
+	Watched       *ebpf.Map `ebpf:"watched"`
+	Writers       *ebpf.Map `ebpf:"writers"`
 }
 
 func (m *VedetteMaps) Close() error {
 	return _VedetteClose(
 		m.Accepts,
+		m.Budget,
 		m.Bulk,
 		m.Calls,
+		m.Changes,
 		m.Counters,
 		m.Critical,
 		m.DnsSpaces,
 		m.ExecSpaces,
+		m.FileSpaces,
 		m.Known,
 		m.KnownCounts,
 		m.Listeners,
@@ -228,10 +275,13 @@ func (m *VedetteMaps) Close() error {
 		m.Owners,
 		m.Processes,
 		m.Reader,
+		m.Resolved,
 		m.SegmentSpaces,
 		m.Streams,
 		m.Taints,
 		m.UdpFlows,
+		m.Watched,
+		m.Writers,
 	)
 }
 
@@ -241,11 +291,13 @@ func (m *VedetteMaps) Close() error {
 type VedetteVariables struct {
 	BulkWakeBytes     *ebpf.Variable `ebpf:"bulk_wake_bytes"`
 	CompatCalls       *ebpf.Variable `ebpf:"compat_calls"`
+	CompatOps         *ebpf.Variable `ebpf:"compat_ops"`
 	Contract          *ebpf.Variable `ebpf:"contract"`
 	CriticalWakeBytes *ebpf.Variable `ebpf:"critical_wake_bytes"`
 	ExitTellsGroup    *ebpf.Variable `ebpf:"exit_tells_group"`
 	KeepKnown         *ebpf.Variable `ebpf:"keep_known"`
 	NativeCalls       *ebpf.Variable `ebpf:"native_calls"`
+	NativeOps         *ebpf.Variable `ebpf:"native_ops"`
 	ScopeCgroup       *ebpf.Variable `ebpf:"scope_cgroup"`
 	ScopeKind         *ebpf.Variable `ebpf:"scope_kind"`
 	ScopeLevel        *ebpf.Variable `ebpf:"scope_level"`
@@ -259,35 +311,56 @@ type VedetteVariables struct {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedettePrograms struct {
-	CallEnd     *ebpf.Program `ebpf:"call_end"`
-	CallSocket  *ebpf.Program `ebpf:"call_socket"`
-	DatagramIn  *ebpf.Program `ebpf:"datagram_in"`
-	DatagramOut *ebpf.Program `ebpf:"datagram_out"`
-	ListTasks   *ebpf.Program `ebpf:"list_tasks"`
-	ProcessExec *ebpf.Program `ebpf:"process_exec"`
-	ProcessExit *ebpf.Program `ebpf:"process_exit"`
-	ProcessFork *ebpf.Program `ebpf:"process_fork"`
-	SeedOwners  *ebpf.Program `ebpf:"seed_owners"`
-	SpreadTaint *ebpf.Program `ebpf:"spread_taint"`
-	TcpState    *ebpf.Program `ebpf:"tcp_state"`
-	UdpConnect4 *ebpf.Program `ebpf:"udp_connect4"`
-	UdpConnect6 *ebpf.Program `ebpf:"udp_connect6"`
-	UdpCreate   *ebpf.Program `ebpf:"udp_create"`
-	UdpSendmsg4 *ebpf.Program `ebpf:"udp_sendmsg4"`
-	UdpSendmsg6 *ebpf.Program `ebpf:"udp_sendmsg6"`
-	UringSocket *ebpf.Program `ebpf:"uring_socket"`
+	CallAttribute    *ebpf.Program `ebpf:"call_attribute"`
+	CallEnd          *ebpf.Program `ebpf:"call_end"`
+	CallMap          *ebpf.Program `ebpf:"call_map"`
+	CallName         *ebpf.Program `ebpf:"call_name"`
+	CallOpen         *ebpf.Program `ebpf:"call_open"`
+	CallSocket       *ebpf.Program `ebpf:"call_socket"`
+	DatagramIn       *ebpf.Program `ebpf:"datagram_in"`
+	DatagramOut      *ebpf.Program `ebpf:"datagram_out"`
+	InodeChange      *ebpf.Program `ebpf:"inode_change"`
+	InodeChangeAgain *ebpf.Program `ebpf:"inode_change_again"`
+	InodeChangeDirty *ebpf.Program `ebpf:"inode_change_dirty"`
+	InodeChangeExt4  *ebpf.Program `ebpf:"inode_change_ext4"`
+	InodeChangePlain *ebpf.Program `ebpf:"inode_change_plain"`
+	ListTasks        *ebpf.Program `ebpf:"list_tasks"`
+	ProcessExec      *ebpf.Program `ebpf:"process_exec"`
+	ProcessExit      *ebpf.Program `ebpf:"process_exit"`
+	ProcessFork      *ebpf.Program `ebpf:"process_fork"`
+	ResolveFile      *ebpf.Program `ebpf:"resolve_file"`
+	SeedOwners       *ebpf.Program `ebpf:"seed_owners"`
+	SpreadTaint      *ebpf.Program `ebpf:"spread_taint"`
+	TcpState         *ebpf.Program `ebpf:"tcp_state"`
+	UdpConnect4      *ebpf.Program `ebpf:"udp_connect4"`
+	UdpConnect6      *ebpf.Program `ebpf:"udp_connect6"`
+	UdpCreate        *ebpf.Program `ebpf:"udp_create"`
+	UdpSendmsg4      *ebpf.Program `ebpf:"udp_sendmsg4"`
+	UdpSendmsg6      *ebpf.Program `ebpf:"udp_sendmsg6"`
+	UringComplete    *ebpf.Program `ebpf:"uring_complete"`
+	UringSocket      *ebpf.Program `ebpf:"uring_socket"`
 }
 
 func (p *VedettePrograms) Close() error {
 	return _VedetteClose(
+		p.CallAttribute,
 		p.CallEnd,
+		p.CallMap,
+		p.CallName,
+		p.CallOpen,
 		p.CallSocket,
 		p.DatagramIn,
 		p.DatagramOut,
+		p.InodeChange,
+		p.InodeChangeAgain,
+		p.InodeChangeDirty,
+		p.InodeChangeExt4,
+		p.InodeChangePlain,
 		p.ListTasks,
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
+		p.ResolveFile,
 		p.SeedOwners,
 		p.SpreadTaint,
 		p.TcpState,
@@ -296,6 +369,7 @@ func (p *VedettePrograms) Close() error {
 		p.UdpCreate,
 		p.UdpSendmsg4,
 		p.UdpSendmsg6,
+		p.UringComplete,
 		p.UringSocket,
 	)
 }

@@ -122,7 +122,7 @@ func (s *Sensor) keepBudget(ctx context.Context) error {
 			continue
 		}
 		level, declared := s.budget.state()
-		if err := s.source.SampleFiles(degradation[level].sampleShift); err != nil {
+		if err := s.source.SetFileSampling(degradation[level].sampleShift); err != nil {
 			s.log.Error("sampling file events", "error", err)
 		}
 		s.log.Warn("the sensor's cost changed what it leaves out", "level", level, "declared", declared)

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 	"github.com/vedette-edr/vedette/sensor/internal/recorder"
 )
 
@@ -52,6 +53,8 @@ type Config struct {
 	// KernelBaseline lets the kernel keep back, and count, what is known and untainted.
 	// False: every event leaves the kernel, at several times the cost.
 	KernelBaseline bool `yaml:"kernel_baseline"`
+	// Watch is which files are watched.
+	Watch WatchConfig `yaml:"watch"`
 
 	// SpoolMaxBytes bounds what waits on disk for an absent coordinator. Beyond it
 	// the oldest bulk records are dropped and counted. At least 1 MiB.
@@ -103,6 +106,31 @@ type RecorderConfig struct {
 	Enabled bool `yaml:"enabled"`
 	// MaxBytes bounds the recordings on disk; the oldest go first. At least 1 MiB.
 	MaxBytes int64 `yaml:"max_bytes"`
+}
+
+// WatchConfig is the set of files of which every change is told.
+type WatchConfig struct {
+	// Defaults are what attackers change to come back, to become somebody else or to be
+	// forgotten: accounts, ssh, PAM, sudoers, cron, units, the loader's lists, profiles,
+	// histories, logs, web roots, installed programs, kernel modules.
+	Defaults bool `yaml:"defaults"`
+	// Paths are watched besides: an absolute path of a file, or of a tree with "/" at
+	// its end; one "*" may stand for a whole directory, as in /srv/*/config/.
+	Paths []string `yaml:"paths"`
+}
+
+// maxWatchPaths bounds Watch.Paths: each is looked up every minute.
+const maxWatchPaths = 512
+
+// set is what the kernel's stage watches.
+func (c WatchConfig) set() (set []kernel.WatchPath) {
+	if c.Defaults {
+		set = kernel.DefaultWatch()
+	}
+	for _, path := range c.Paths {
+		set = append(set, kernel.WatchPath{Path: path})
+	}
+	return set
 }
 
 // IsolationConfig bounds what grants may do here.
@@ -157,6 +185,7 @@ func DefaultConfig() Config {
 			LearnFor:     24 * time.Hour,
 		},
 		KernelBaseline:   true,
+		Watch:            WatchConfig{Defaults: true, Paths: []string{}},
 		SpoolMaxBytes:    256 << 20,
 		Recorder:         RecorderConfig{Enabled: true, MaxBytes: 256 << 20},
 		Isolation:        IsolationConfig{Enabled: true},
@@ -233,6 +262,14 @@ func (c *Config) validate() error {
 	if c.Baseline.LearnFor < 0 {
 		wrong("baseline.learn_for %s: want 0 or more", c.Baseline.LearnFor)
 	}
+	if len(c.Watch.Paths) > maxWatchPaths {
+		wrong("watch.paths: %d paths, want at most %d", len(c.Watch.Paths), maxWatchPaths)
+	}
+	for _, path := range c.Watch.set() {
+		if err := path.Validate(); err != nil {
+			wrong("watch.paths: %w", err)
+		}
+	}
 	if c.SpoolMaxBytes < 1<<20 {
 		wrong("spool_max_bytes %d: want at least 1048576", c.SpoolMaxBytes)
 	}
@@ -265,6 +302,9 @@ func (c Config) Print() ([]byte, error) {
 		"$.baseline.known_windows": {yaml.LineComment(" distinct windows that make a behaviour known")},
 		"$.baseline.learn_for":     {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
 		"$.kernel_baseline":        {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
+		"$.watch":                  {yaml.HeadComment(" which files are told of when they change")},
+		"$.watch.defaults":         {yaml.LineComment(" accounts, ssh, cron, units, loader, profiles, histories, logs, web roots, programs")},
+		"$.watch.paths":            {yaml.HeadComment(" besides: a file, or a tree with / at its end; one * for a whole directory")},
 		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
 		"$.recorder":               {yaml.HeadComment(" the flight recorder: what left the kernel, for vedette-sensor recorder query")},
 		"$.recorder.enabled":       {yaml.LineComment(" false records nothing more")},

@@ -80,6 +80,7 @@ func (s *Sensor) openKernel() (err error) {
 	s.source, err = kernel.Open(kernel.Config{
 		Scope:     kernel.Scope{Kind: s.cfg.Scope.Kind, Path: s.cfg.Scope.Path},
 		KeepKnown: s.cfg.KernelBaseline,
+		Watch:     s.cfg.Watch.set(),
 		Logger:    s.log,
 	})
 	if err != nil {

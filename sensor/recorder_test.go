@@ -90,6 +90,9 @@ func TestRecorderOnThisKernel(t *testing.T) {
 			if err := json.Unmarshal([]byte(line), &r); err != nil {
 				t.Fatalf("%v: %s", err, line)
 			}
+			if r.Type == "file" {
+				continue // libraries that were not seen before, which depends on the machine
+			}
 			records = append(records, r)
 			names += r.Type + " "
 		}

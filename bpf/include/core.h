@@ -16,6 +16,7 @@ static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static long (*bpf_tail_call)(void *ctx, void *programs, u32 index) = (void *)12;
+static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 static u64 (*bpf_get_current_pid_tgid)(void) = (void *)14;
 static long (*bpf_skb_load_bytes)(const void *skb, u32 offset, void *to, u32 len) = (void *)26;
 static u64 (*bpf_get_socket_cookie)(void *ctx) = (void *)46;
@@ -30,7 +31,13 @@ static long (*bpf_seq_write)(struct seq_file *seq, const void *data, u32 len) = 
 static long (*bpf_ringbuf_output)(void *ring, void *data, u64 size, u64 flags) = (void *)130;
 static u64 (*bpf_ringbuf_query)(void *ring, u64 what) = (void *)134;
 static struct task_struct *(*bpf_get_current_task_btf)(void) = (void *)158;
+static struct pt_regs *(*bpf_task_pt_regs)(struct task_struct *task) = (void *)175; /* 5.15 */
 static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
+
+/* Gives a number the type of the kernel object that it leads to, so that plain loads
+ * can follow it (6.2). A load that leads nowhere reads as zero. */
+extern void *bpf_rdonly_cast(const void *object, u32 type) __attribute__((section(".ksyms"), weak));
+#define TYPE_ID(type) __builtin_btf_type_id(*(typeof(type) *)0, 1)
 
 /* Whether the running kernel has a field: decided at load time, so that the
  * branch not taken is never verified. */
@@ -44,6 +51,13 @@ static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 		bpf_probe_read_kernel(&value_, sizeof(value_),                           \
 				      __builtin_preserve_access_index(&(src)));          \
 		value_;                                                                  \
+	})
+
+/* One field of what a pointer in a structure leads to. */
+#define READ_THROUGH(ptr, pointer, field)                                                \
+	({                                                                               \
+		typeof((ptr)->pointer) through_ = READ((ptr)->pointer);                  \
+		READ(through_->field);                                                   \
 	})
 
 /* A bit field: its place in its word is fitted at load time too, which a plain

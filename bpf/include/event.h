@@ -39,7 +39,10 @@ enum loss {
 	LOSS_SEGMENT_UNREADABLE = 14, /* bytes of a DNS stream: they could not be copied, or their place in it is not known */
 	LOSS_SOCKET_RING_FULL = 15,   /* a socket's making: the bulk ring had no room */
 	LOSS_ACCEPT_TABLE_FULL = 16,  /* no event: who accepts a connection is not told, only who listens */
-	LOSS_COUNT = 17,
+	LOSS_FILE_RING_FULL = 17,     /* a file event: the bulk ring had no room */
+	LOSS_FILE_SAMPLED = 18,       /* a file event that the budget left out, see struct budget */
+	LOSS_FILE_UNMATCHED = 19,     /* a change by name or of attributes: too many at one time, or of one call */
+	LOSS_COUNT = 20,
 };
 
 /* Index into `counters`. */
@@ -147,6 +150,60 @@ struct event_flow {
 	u16 remote_port;
 	u8 local[16]; /* IPv4: the first four bytes */
 	u8 remote[16];
+};
+
+/* What was done to a file. A bit of struct watch.ops stands for each. */
+enum file_op {
+	FILE_WRITE = 1, /* opened for writing, or written through a descriptor that was never told */
+	FILE_CREATE = 2, /* made by an open */
+	FILE_TRUNCATE = 3,
+	FILE_RENAME = 4,
+	FILE_LINK = 5,
+	FILE_SYMLINK = 6,
+	FILE_UNLINK = 7,
+	FILE_MKDIR = 8,
+	FILE_RMDIR = 9,
+	FILE_MKNOD = 10,
+	FILE_CHMOD = 11,
+	FILE_CHOWN = 12,
+	FILE_UTIMES = 13,
+	FILE_SETXATTR = 14,
+	FILE_REMOVEXATTR = 15,
+	FILE_CHANGE = 16, /* through io_uring or in a directory: changed, and no call says how */
+	FILE_MAP_EXEC = 17, /* mapped to be executed: a library, or what ld.so runs */
+	FILE_PROC_MEM = 18, /* another process's memory, opened for writing */
+};
+
+enum file_flags {
+	FILE_PATH_TRUNCATED = 1, /* the path's beginning is not known */
+	FILE_URING = 2, /* by io_uring */
+	FILE_DIRECTORY = 4, /* the path is the directory in which something changed */
+	FILE_MEMFD = 8,
+	FILE_OPEN_PLACE = 16, /* the file's directory is one that everybody may write to */
+	FILE_WHOLE = 32, /* the path is the whole one, from the process's root */
+	FILE_TEXT_TARGET = 64, /* the target is what a symbolic link says */
+};
+
+struct event_file {
+	struct event_head head;
+	u64 inode;
+	u64 directory; /* its inode */
+	u32 device; /* kernel dev_t */
+	u32 watch; /* id of the watched path that the path begins with; 0: none */
+	u32 target_watch; /* the same for the target */
+	u32 mode; /* i_mode, after it was done */
+	u32 open_flags;
+	s32 result;
+	u32 mount_ns;
+	u32 target_pid; /* FILE_PROC_MEM */
+	u32 owner; /* i_uid */
+	u32 nlink;
+	u16 op; /* enum file_op */
+	u16 class; /* user space's own, from struct watch */
+	u16 path_len; /* of what follows */
+	u16 target_len;
+	/* path, target: components from the file upward, each ended by NUL; below the
+	 * watched path, or whole */
 };
 
 /* A DNS message as it was on the wire; bounded by what EDNS says is safe to send

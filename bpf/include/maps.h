@@ -234,6 +234,136 @@ struct {
 	MAP_TYPE(value, struct exec_space);
 } exec_spaces SEC(".maps");
 
+/* What is watched, by identity, so that no alias leads past it: a directory or a file
+ * by its inode, a name in a directory by the directory's inode and the name's hash
+ * (which is there before the file is). User space alone writes it. Size: knob. */
+enum watch_flags {
+	WATCH_TREE = 1, /* all that is below it, and itself */
+	WATCH_SELF = 2, /* the inode itself */
+	WATCH_NAMES = 4, /* a directory of which some names are in this map */
+	WATCH_STARS = 8, /* a directory of which names in its children are in this map */
+	WATCH_REFRESH = 16, /* user space looks at its paths again when something happens here */
+};
+struct watch_key {
+	u64 inode;
+	u64 name; /* 0: the inode itself */
+	u32 device;
+	u32 pad;
+};
+struct watch {
+	u32 id;
+	u16 class;
+	u16 flags; /* enum watch_flags */
+	u32 ops; /* a bit for each enum file_op that is told */
+	u32 critical; /* 1: the budget never samples it */
+};
+enum { WATCHED_MAX = 16384 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, WATCHED_MAX);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, struct watch_key);
+	MAP_TYPE(value, struct watch);
+} watched SEC(".maps");
+
+/* Who a file descriptor of the sensor's own leads to, in the kernel's numbers, which
+ * stat(2) does not give on every file system. Written by resolve_file. */
+struct file_identity {
+	u64 inode;
+	u32 device;
+	u32 mode; /* 0: no such descriptor */
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct file_identity);
+} resolved SEC(".maps");
+
+/* What user space asks of the programs when it comes near its budget. */
+struct budget {
+	u32 file_sample_shift; /* tell one of 2^shift file events that are not critical; 0: each */
+	u32 pad;
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct budget);
+} budget SEC(".maps");
+
+/* The inodes that a call which is under way has changed, by thread: when it has
+ * ended, where they are now is compared with where they were. Entries go with their
+ * call. Full: counted (LOSS_FILE_UNMATCHED). */
+enum {
+	NAME_WORDS = 32, /* NAME_MAX and NUL, in words */
+	/* Names of what one call changes. A rename: two directories, the file, the one that it
+	 * replaces, and room for other names of the two. */
+	TOUCHED_MAX = 8,
+	CHANGES_MAX = 512, /* calls at one time */
+};
+struct touched {
+	u64 inode;
+	u64 dentry; /* 0: it had no name yet */
+	u64 parent;
+	u64 name_hash; /* with its length, as the dentry has them */
+	u64 number;
+	u32 device;
+	u32 mode;
+	u64 name[NAME_WORDS];
+};
+struct change {
+	u64 call; /* number */
+	u32 n;
+	u32 told; /* subjects that were found */
+	struct touched at[TOUCHED_MAX];
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, CHANGES_MAX);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct change);
+} changes SEC(".maps");
+
+/* Who is known to write to which file, so that a writer is told once and not with
+ * each write; and libraries of ordinary places that were told. The least recently used
+ * go: told once more. */
+struct writer {
+	u64 inode;
+	u32 device;
+	u32 pid; /* 0: the library itself */
+};
+enum { WRITERS_MAX = 8192 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(max_entries, WRITERS_MAX);
+	MAP_TYPE(key, struct writer);
+	MAP_TYPE(value, u64);
+} writers SEC(".maps");
+
+enum {
+	FILE_PATH_MAX = 2048, /* of a path below what is watched, or of a library's */
+};
+struct file_space {
+	struct event_file event;
+	u8 data[2 * FILE_PATH_MAX + 2 * NAME_ROOM];
+	u32 used; /* of data; here for the reason that `walked` is in its space */
+	u32 below; /* components from the watched path down to the file */
+	struct watch found;
+	u64 dentry; /* the name by which it was found */
+	u64 key; /* of the behaviour that is looked at */
+	u64 pointer; /* one that passes through here is a number to the verifier */
+	struct sip hash;
+	u64 name[NAME_WORDS + 1];
+	struct change fresh;
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct file_space);
+} file_spaces SEC(".maps");
+
 struct dns_space {
 	struct udp_flow flow; /* one that is new */
 	struct event_dns event;

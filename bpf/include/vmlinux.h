@@ -24,6 +24,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PROG_ARRAY = 3,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
@@ -199,6 +200,7 @@ struct mm_struct {
 	struct file *exe_file;
 };
 struct qstr {
+	u64 hash_len; /* both of what follows */
 	u32 hash;
 	u32 len;
 	const unsigned char *name;
@@ -206,14 +208,23 @@ struct qstr {
 struct list_head {
 	struct list_head *next;
 };
+struct hlist_node {
+	struct hlist_node *next;
+};
+struct hlist_head {
+	struct hlist_node *first;
+};
 struct super_block {
 	u32 s_dev;
+	unsigned long s_magic;
 };
 struct inode {
 	u16 i_mode;
 	kuid_t i_uid;
 	kgid_t i_gid;
 	struct super_block *i_sb;
+	const char *i_link; /* of a short symbolic link */
+	struct hlist_head i_dentry;
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	s64 i_size;
@@ -227,10 +238,18 @@ struct inode___65 { /* up to 6.5 */
 	struct timespec64 i_ctime;
 };
 struct vfsmount;
+struct hlist_bl_node {
+	struct hlist_bl_node **pprev;
+};
 struct dentry {
+	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
+	union {
+		struct hlist_node d_alias;
+	} d_u;
 };
 struct vfsmount {
 	struct dentry *mnt_root;
@@ -250,7 +269,9 @@ struct fs_struct {
 	struct path pwd;
 };
 struct file {
+	unsigned int f_mode;
 	struct inode *f_inode;
+	unsigned int f_flags;
 	struct path f_path;
 	void *private_data;
 };
@@ -260,6 +281,30 @@ struct fdtable {
 };
 struct files_struct {
 	struct fdtable *fdt;
+};
+struct upid {
+	int nr;
+};
+struct pid {
+	struct upid numbers[1];
+};
+struct proc_inode {
+	struct pid *pid;
+	struct inode vfs_inode;
+};
+struct io_cqe {
+	s32 res;
+};
+struct io_wq_work {
+	unsigned int flags;
+};
+struct io_worker {
+	struct io_wq_work *cur_work;
+};
+struct io_kiocb { /* cqe: 5.19 */
+	u8 opcode;
+	struct io_cqe cqe;
+	struct io_wq_work work;
 };
 struct thread_info {
 	u32 status;
@@ -285,6 +330,7 @@ struct task_struct {
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
+	void *worker_private; /* of an io_uring worker: struct io_worker */
 	kuid_t loginuid;
 	unsigned int sessionid;
 	struct css_set *cgroups;
@@ -336,9 +382,6 @@ struct socket {
 	struct sock *sk;
 };
 
-struct io_kiocb {
-	u8 opcode;
-};
 struct io_socket { /* 5.19 */
 	int domain;
 	int type;

@@ -19,6 +19,11 @@ struct contract {
 	struct event_dns dns;
 	struct event_segment segment;
 	struct event_socket socket;
+	struct event_file file;
+	struct watch_key watch_key;
+	struct watch watch;
+	struct file_identity file_identity;
+	struct budget budget;
 	struct task_record task;
 	struct reader reader;
 	struct known_count known_count;
@@ -31,6 +36,9 @@ struct contract {
 	enum dns_flags dns_flags;
 	enum segment_flags segment_flags;
 	enum socket_flags socket_flags;
+	enum file_op file_ops;
+	enum file_flags file_flags;
+	enum watch_flags watch_flags;
 };
 const volatile struct contract contract = {};
 
@@ -117,5 +125,8 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 #include "udp.bpf.c"
 #include "syscall.bpf.c"
 #include "socket.bpf.c"
+#include "watch.bpf.c"
+#include "file.bpf.c"
+#include "change.bpf.c"
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

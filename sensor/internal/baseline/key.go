@@ -59,6 +59,8 @@ func (b *Baseline) behaviourOf(o *event.Observation) (kind event.BehaviourKind, 
 			return 0, "", "", false
 		}
 		return event.BehaviourLookup, imageName(o.Process), bounded(domainOf(ev.Name)), true
+	case *event.File:
+		return event.BehaviourFile, fileSubject(o), fileObject(ev), true
 	}
 	return 0, "", "", false
 }

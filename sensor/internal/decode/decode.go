@@ -105,6 +105,8 @@ func Decode(raw []byte) (event.Event, error) {
 		return decodeSegment(raw)
 	case typeSocket:
 		return decodeSocket(raw)
+	case typeFile:
+		return decodeFile(raw)
 	default:
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, kind)
 	}

@@ -55,6 +55,24 @@ const (
 	fieldVia
 	// fieldKnown: true when this host does this all the time.
 	fieldKnown
+	// fieldTargetFilename: the file, whatever alias led to it; of a rename or a link both names.
+	fieldTargetFilename
+	// fieldOperation: write, create, truncate, rename, link, symlink, unlink, mkdir, chmod, …
+	fieldOperation
+	// fieldFileClass: credential, persistence, binary, module, web, history, log, other.
+	fieldFileClass
+	// fieldNewName: what it is called after a rename or a link; else as TargetFilename.
+	fieldNewName
+	// fieldSetID: true when the file runs as its owner or group.
+	fieldSetID
+	fieldTargetProcessID
+	fieldImageLoaded
+	// fieldLoadedTraits: memfd, deleted, world-writable-dir, hidden-path, of the library.
+	fieldLoadedTraits
+	// fieldInSession: true when the process belongs to a session that came in over the network.
+	fieldInSession
+	// fieldInstalls: true when the process or one that it descends from is a package manager.
+	fieldInstalls
 	fieldCount
 )
 
@@ -66,6 +84,7 @@ var processFields = map[string]int{
 	"Hashes": fieldHashes, "sha256": fieldSHA256, "Sha256": fieldSHA256,
 	"vedette.ImageTraits": fieldTraits, "vedette.ParentTraits": fieldParentTraits,
 	"vedette.Script": fieldScript, "vedette.Unit": fieldUnit, "vedette.Container": fieldContainer,
+	"vedette.InSession": fieldInSession, "vedette.Installs": fieldInstalls,
 	"vedette.ServesConnection": fieldServes, "vedette.OriginIp": fieldOriginIP, "vedette.Known": fieldKnown,
 }
 
@@ -96,6 +115,14 @@ var schema = sigma.Schema{
 	"authentication": with(map[string]int{
 		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort, "Terminal": fieldTerminal, "vedette.Via": fieldVia,
 	}),
+	"file_event": with(map[string]int{
+		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
+		"vedette.NewName": fieldNewName, "vedette.SetId": fieldSetID, "TargetProcessId": fieldTargetProcessID,
+	}),
+	"file_delete": with(map[string]int{
+		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
+	}),
+	"image_load": with(map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
 }
 
 // record gives an observation's fields, each made when a rule first asks. It is
@@ -199,11 +226,18 @@ func (r *record) values(n int, out []string) []string {
 		}
 	case fieldParentImage, fieldParentCommandLine, fieldParentUser, fieldParentProcessID, fieldParentTraits:
 		return r.parentValues(n, out)
+	case fieldInstalls:
+		return append(out, strconv.FormatBool(installs(p)))
+	case fieldInSession:
+		return append(out, strconv.FormatBool(p.Origin != nil))
 	case fieldQueryName:
 		if d, ok := r.o.Event.(*event.DNS); ok {
 			return text(d.Name)
 		}
 	default:
+		if f, ok := r.o.Event.(*event.File); ok {
+			return fileValues(n, f, out)
+		}
 		if r.o.Flow != nil {
 			return flowValues(n, r.o.Flow, out)
 		}

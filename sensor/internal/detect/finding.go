@@ -35,9 +35,12 @@ func (e *Engine) draft(o *event.Observation, v event.Verdict, s *story) *event.F
 
 func (e *Engine) ruleFinding(o *event.Observation, v event.Verdict, s *story, r *rule) *event.Finding {
 	key := tellKey{what: r.id, who: o.Process.Key}
-	if _, exec := o.Event.(*event.Exec); exec {
+	switch ev := o.Event.(type) {
+	case *event.Exec:
 		// One process may become several programs; each is its own fact.
 		key.peer = o.Process.Image
+	case *event.File:
+		key.peer = string(ev.Path)
 	}
 	if _, done := e.told.get(key); done {
 		return nil
@@ -150,6 +153,8 @@ func deed(o *event.Observation) string {
 		return fmt.Sprintf("%s a socket: %s, protocol %d", verb, kind, ev.Protocol)
 	case *event.Login:
 		return "is the login of " + plain(ev.User, 40)
+	case *event.File:
+		return fileDeed(ev)
 	}
 	return "acted"
 }

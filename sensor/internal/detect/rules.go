@@ -138,6 +138,14 @@ func categoryOf(ev event.Event) string {
 		if !ev.End {
 			return "authentication"
 		}
+	case *event.File:
+		switch ev.Op {
+		case event.FileMapExec:
+			return "image_load"
+		case event.FileUnlink, event.FileRmdir:
+			return "file_delete"
+		}
+		return "file_event"
 	}
 	return ""
 }

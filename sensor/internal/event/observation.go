@@ -90,6 +90,7 @@ const (
 	BehaviourExec   BehaviourKind = 1
 	BehaviourFlow   BehaviourKind = 2
 	BehaviourLookup BehaviourKind = 3
+	BehaviourFile   BehaviourKind = 4
 )
 
 // BehaviourKey is the behaviour's name in every store: the first 16 bytes of
@@ -100,8 +101,8 @@ type BehaviourKey [16]byte
 type Behaviour struct {
 	Key     BehaviourKey
 	Kind    BehaviourKind
-	Subject string // the parent's image (exec), the image (flow, look-up)
-	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up)
+	Subject string // the parent's image (exec), the image (flow, look-up, file); empty: any
+	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up); operation and path (file)
 }
 
 // Verdict is what the baseline knew of an observation's behaviour before it.

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -21,12 +22,14 @@ type callClass struct {
 }
 
 // callClasses is every class that there is a program for.
-var callClasses = []callClass{
-	{class: classSocket, program: bpf.VedetteProgCallSocket, native: []uint16{41, 43, 288}, compat: []uint16{359, 364, 102}}, // socket, accept, accept4; socketcall
-}
+var callClasses = slices.Concat(socketCallClasses, fileCallClasses)
 
 // enum call_class of bpf/src/syscall.bpf.c.
 const classSocket = 13
+
+var socketCallClasses = []callClass{
+	{class: classSocket, program: bpf.VedetteProgCallSocket, native: []uint16{41, 43, 288}, compat: []uint16{359, 364, 102}}, // socket, accept, accept4; socketcall
+}
 
 // setCalls tells the dispatcher which calls are worth a look.
 func setCalls(spec *ebpf.CollectionSpec) error {
@@ -42,7 +45,11 @@ func setCalls(spec *ebpf.CollectionSpec) error {
 			compat[number] = c.class
 		}
 	}
-	for name, table := range map[string]any{bpf.VedetteVarNativeCalls: native, bpf.VedetteVarCompatCalls: compat} {
+	nativeOps, compatOps := fileOps()
+	for name, table := range map[string]any{
+		bpf.VedetteVarNativeCalls: native, bpf.VedetteVarCompatCalls: compat,
+		bpf.VedetteVarNativeOps: nativeOps, bpf.VedetteVarCompatOps: compatOps,
+	} {
 		if err := spec.Variables[name].Set(table); err != nil {
 			return fmt.Errorf("setting table %s: %w", name, err)
 		}

@@ -64,6 +64,12 @@ func openWith(t testing.TB, cfg Config, change func(*Source)) *watch {
 		t.Fatalf("Open: %v", err)
 	}
 	change(source)
+	return read(t, source)
+}
+
+// read has a Source read, until the test ends and it is closed.
+func read(t testing.TB, source *Source) *watch {
+	t.Helper()
 	w := &watch{Source: source, t: t, more: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

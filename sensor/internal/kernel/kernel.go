@@ -75,6 +75,9 @@ type Config struct {
 	// MaxFlows bounds the table of UDP flows. A datagram of a flow for which there
 	// is no room is counted as a loss.
 	MaxFlows int
+	// Watch are the files of which every change is told; with none of them the Source
+	// sees no files at all, and no libraries. DefaultWatch has the usual ones.
+	Watch []WatchPath
 	// KeepKnown keeps back in the kernel what Know was told, and the forks and ends of
 	// processes that did nothing else: they are introduced when they do. False: every
 	// fork, exec and exit is told.
@@ -124,6 +127,11 @@ func (c Config) validate() error {
 	ring("bulk ring", c.BulkRingBytes)
 	if c.MaxFlows < 16 || c.MaxFlows > 1<<22 {
 		problems = append(problems, fmt.Errorf("max flows is %d: it must be 16 to %d", c.MaxFlows, 1<<22))
+	}
+	for _, w := range c.Watch {
+		if err := w.Validate(); err != nil {
+			problems = append(problems, err)
+		}
 	}
 	switch c.Scope.Kind {
 	case ScopeHost:

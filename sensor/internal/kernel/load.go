@@ -19,11 +19,22 @@ import (
 
 // Programs by what they need.
 var (
-	processPrograms = []string{bpf.VedetteProgProcessFork, bpf.VedetteProgProcessExec, bpf.VedetteProgProcessExit}
-	callPrograms    = []string{bpf.VedetteProgCallEnd}
-	tcpPrograms     = []string{bpf.VedetteProgTcpState}
-	uringPrograms   = []string{bpf.VedetteProgUringSocket}
-	seedPrograms    = []string{bpf.VedetteProgSeedOwners}
+	processPrograms     = []string{bpf.VedetteProgProcessFork, bpf.VedetteProgProcessExec, bpf.VedetteProgProcessExit}
+	callPrograms        = []string{bpf.VedetteProgCallEnd}
+	tcpPrograms         = []string{bpf.VedetteProgTcpState}
+	uringSocketPrograms = []string{bpf.VedetteProgUringSocket}
+	seedPrograms        = []string{bpf.VedetteProgSeedOwners}
+	// What sees files; the calls' own programs are in callClasses.
+	fileCallPrograms = []string{
+		bpf.VedetteProgCallOpen, bpf.VedetteProgCallMap, bpf.VedetteProgCallName, bpf.VedetteProgCallAttribute,
+	}
+	nameCallPrograms  = []string{bpf.VedetteProgCallName, bpf.VedetteProgCallAttribute}
+	uringFilePrograms = []string{bpf.VedetteProgUringComplete}
+	changePrograms    = []string{bpf.VedetteProgInodeChange, bpf.VedetteProgInodeChangeAgain, bpf.VedetteProgInodeChangePlain}
+	// The same for kernels before 6.13.
+	dirtyPrograms = []string{bpf.VedetteProgInodeChangeDirty}
+	ext4Programs  = []string{bpf.VedetteProgInodeChangeExt4}
+	filePrograms  = slices.Concat(uringFilePrograms, changePrograms, dirtyPrograms, ext4Programs)
 	// The owners' hooks come before the datagrams': a datagram of a socket made
 	// between the two would else have no owner.
 	cgroupPrograms = []string{
@@ -45,7 +56,7 @@ func sipKey() (key [2]uint64, err error) {
 }
 
 // load puts the programs into the kernel, fitted to it and to the scope.
-func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
+func load(cfg Config, f Features, knobs scopeKnobs, key [2]uint64) (*ebpf.Collection, error) {
 	spec, err := bpf.LoadVedette()
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded programs: %w", err)
@@ -56,18 +67,15 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 		dropPrograms(spec, cgroupPrograms)
 	}
 	if f.UringSubmit == "" {
-		dropPrograms(spec, uringPrograms)
+		dropPrograms(spec, uringSocketPrograms)
 	} else {
-		for _, name := range uringPrograms {
+		for _, name := range uringSocketPrograms {
 			spec.Programs[name].AttachTo = f.UringSubmit
 		}
 	}
-	if len(callClasses) == 0 {
+	dropFilePrograms(spec, cfg, f)
+	if !slices.ContainsFunc(callClasses, func(c callClass) bool { return spec.Programs[c.program] != nil }) {
 		dropPrograms(spec, callPrograms)
-	}
-	key, err := sipKey()
-	if err != nil {
-		return nil, err
 	}
 	for name, value := range map[string]any{
 		bpf.VedetteVarSipKey:      key,
@@ -128,6 +136,29 @@ func dropPrograms(spec *ebpf.CollectionSpec, lists ...[]string) {
 	}
 }
 
+// dropFilePrograms leaves what this kernel has the hooks for, and nothing when no file
+// is watched.
+func dropFilePrograms(spec *ebpf.CollectionSpec, cfg Config, f Features) {
+	if len(cfg.Watch) == 0 {
+		dropPrograms(spec, fileCallPrograms, filePrograms, []string{bpf.VedetteProgResolveFile})
+		return
+	}
+	if !f.URing {
+		dropPrograms(spec, uringFilePrograms)
+	}
+	switch f.Changes {
+	case ChangesEverywhere:
+		dropPrograms(spec, dirtyPrograms, ext4Programs)
+	case ChangesSome:
+		dropPrograms(spec, changePrograms)
+		if !f.Ext4 {
+			dropPrograms(spec, ext4Programs)
+		}
+	default:
+		dropPrograms(spec, nameCallPrograms, changePrograms, dirtyPrograms, ext4Programs)
+	}
+}
+
 // attach starts the programs that the collection holds.
 func attach(c *ebpf.Collection, f Features) (links []attached, err error) {
 	defer func() {
@@ -154,7 +185,7 @@ func attach(c *ebpf.Collection, f Features) (links []attached, err error) {
 		links = append(links, a)
 		return nil
 	}
-	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms, uringPrograms) {
+	for _, name := range slices.Concat(processPrograms, tcpPrograms, uringSocketPrograms, filePrograms, callPrograms) {
 		err := start(name, func(p *ebpf.Program) (link.Link, error) {
 			return link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
 		})

@@ -22,14 +22,17 @@ var lossCauses = []event.Loss{
 	{Where: "dns", Cause: "payload unreadable"},
 	{Where: "exec", Cause: "path unreadable"},
 	{Where: "ring:critical", Cause: "introduction: ring full"},
-	{}, // lossTableFull
+	lossTableFull: {}, // no loss of an event: a gap
 	{Where: "ring:bulk", Cause: "dns over tcp: ring full"},
 	{Where: "dns over tcp", Cause: "segment unreadable"},
 	{Where: "ring:bulk", Cause: "socket: ring full"},
 	{Where: "map:accepts", Cause: "table full"},
+	{Where: "ring:bulk", Cause: "file: ring full"},
+	{Where: "file", Cause: "sampled by budget"},
+	{Where: "map:changes", Cause: "table full"},
 }
 
-// lossTableFull is LOSS_PROCESS_TABLE_FULL, which is no loss of an event: a gap.
+// lossTableFull is LOSS_PROCESS_TABLE_FULL.
 const lossTableFull = 12
 
 // enum counter of bpf/include/event.h.

@@ -57,6 +57,26 @@ func measured(t testing.TB, w *watch, n int, do func()) cost {
 	return out
 }
 
+// measure is the kernel's own account of what one program ran while f did, whoever made
+// it run.
+func (s *Source) measure(program string, f func()) (time.Duration, error) {
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		return 0, fmt.Errorf("enabling program statistics: %w", err)
+	}
+	defer stats.Close()
+	before, err := s.collection.Programs[program].Stats()
+	if err != nil {
+		return 0, fmt.Errorf("reading statistics of %s: %w", program, err)
+	}
+	f()
+	after, err := s.collection.Programs[program].Stats()
+	if err != nil {
+		return 0, fmt.Errorf("reading statistics of %s: %w", program, err)
+	}
+	return after.Runtime - before.Runtime, nil
+}
+
 func runtimes(t testing.TB, w *watch) map[string]*ebpf.ProgramStats {
 	t.Helper()
 	out := map[string]*ebpf.ProgramStats{}
@@ -117,7 +137,7 @@ type golden struct {
 func TestVerifiedInstructions(t *testing.T) {
 	needKernel(t)
 	const path = "testdata/instructions.json"
-	s, err := Open(Config{})
+	s, err := Open(Config{Watch: DefaultWatch()})
 	if err != nil {
 		t.Fatal(err)
 	}

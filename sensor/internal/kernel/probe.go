@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -23,8 +24,24 @@ type Features struct {
 	// UringSubmit is the tracepoint that is given each io_uring request, "" when there
 	// is none (before 6.0).
 	UringSubmit string
-	Gaps        []string
+	// Changes is what tells the inodes that a call changes, in the calling task.
+	Changes ChangeSource
+	// Ext4: ext4 says itself which inodes it changes, and is part of the kernel's own image.
+	Ext4 bool
+	// URing: a completed io_uring request says what it was (5.19).
+	URing bool
+	Gaps  []string
 }
+
+// ChangeSource is where the kernel says which inodes a call changes.
+type ChangeSource uint8
+
+// Change sources.
+const (
+	ChangesUnseen     ChangeSource = iota
+	ChangesSome                    // what some file systems say of themselves
+	ChangesEverywhere              // each move of a change time (6.13)
+)
 
 // What no kernel lets these programs see. It is said, not hidden.
 var standingGaps = []string{
@@ -32,7 +49,9 @@ var standingGaps = []string{
 	"a TCP flow that is accepted through io_uring, or handed on after it was accepted, belongs to the process that called listen or accept",
 	"connects that routing or a local firewall refuses before a SYN is made are not seen",
 	"what goes through raw, packet, XDP, vsock, SCTP and DCCP sockets is not seen, only that they are made; the kernel's own connections are not seen",
-	"an interpreter's or ld.so's own loads are not seen: the image is the file that the kernel ran",
+	"scripts that an interpreter reads by itself are not seen: the image is the file that the kernel ran",
+	"files below more than ten directories under a watched one, and hard links into one under a name that the kernel has forgotten, are not seen",
+	"attribute flags (chattr) and writes to block devices are not seen",
 	"of a set-up with MPTCP each subflow is told as a flow",
 }
 
@@ -82,6 +101,7 @@ func Probe() (Features, error) {
 	if !f.ExitTellsGroup {
 		f.Gaps = append(f.Gaps, "the end of a process whose last threads end at one moment may be told twice (kernel before 6.16)")
 	}
+	probeFiles(spec, &f)
 	if f.CgroupMount, err = cgroupMount(); err != nil {
 		return f, err
 	}
@@ -89,6 +109,31 @@ func Probe() (Features, error) {
 		f.Gaps = append(f.Gaps, "UDP flows and DNS are not seen: no cgroup v2 hierarchy is mounted")
 	}
 	return f, nil
+}
+
+// probeFiles says how far changes of files are seen.
+func probeFiles(spec *btf.Spec, f *Features) {
+	var request *btf.Struct
+	if spec.TypeByName("io_kiocb", &request) == nil && hasTracepoint(spec, "io_uring_complete") {
+		f.URing = slices.ContainsFunc(request.Members, func(m btf.Member) bool { return m.Name == "cqe" })
+	}
+	if !f.URing {
+		f.Gaps = append(f.Gaps, "files opened by io_uring are seen only when they change (kernel before 5.19)")
+	}
+	switch {
+	case !versionAtLeast(5, 15):
+		f.Gaps = append(f.Gaps, "renames, links, removals and changes of attributes are not seen: kernel 5.15 or newer is needed")
+	case hasTracepoint(spec, "ctime_ns_xchg") && hasTracepoint(spec, "ctime_xchg_skip") && hasTracepoint(spec, "inode_set_ctime_to_ts"):
+		f.Changes = ChangesEverywhere
+	case hasTracepoint(spec, "writeback_mark_inode_dirty"):
+		f.Changes = ChangesSome
+		where := "file systems that mark their inodes dirty themselves"
+		if f.Ext4 = hasTracepoint(spec, "ext4_mark_inode_dirty"); f.Ext4 {
+			where = "ext4 and " + where
+		}
+		f.Gaps = append(f.Gaps, "renames, links, removals and changes of attributes are seen on "+where+" only, not on tmpfs, overlay or xfs (kernel before 6.13)",
+			"writes through descriptors that were opened before the sensor, and by io_uring's own descriptors, may be missed (kernel before 6.13)")
+	}
 }
 
 // probeRights names every capability that is missing, and lockdown.

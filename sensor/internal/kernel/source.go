@@ -44,6 +44,7 @@ type Source struct {
 	bulk       *ring
 	poll       *poller
 	sweep      *sweeper
+	watcher    *watcher    // nil when no file is watched
 	known      *knownTable // guarded by mu
 
 	guard   guard       // the reader's
@@ -90,7 +91,11 @@ func Open(cfg Config) (*Source, error) {
 }
 
 func (s *Source) open(knobs scopeKnobs) (err error) {
-	if s.collection, err = load(s.cfg, s.features, knobs); err != nil {
+	key, err := sipKey()
+	if err != nil {
+		return err
+	}
+	if s.collection, err = load(s.cfg, s.features, knobs, key); err != nil {
 		return err
 	}
 	if s.critical, err = openRing(s.collection.Maps[bpf.VedetteMapCritical]); err != nil {
@@ -106,6 +111,12 @@ func (s *Source) open(knobs scopeKnobs) (err error) {
 		return err
 	}
 	s.sweep = newSweeper(s.collection.Maps[bpf.VedetteMapUdpFlows], s.cfg.MaxFlows)
+	if len(s.cfg.Watch) > 0 {
+		s.watcher = newWatcher(s.cfg, s.collection, key)
+		if err := s.watcher.refresh(); err != nil {
+			return err
+		}
+	}
 	if s.links, err = attach(s.collection, s.features); err != nil {
 		return err
 	}
@@ -128,6 +139,13 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 
 	stop := context.AfterFunc(ctx, func() { _ = s.poll.wake() })
 	defer stop()
+	if s.watcher != nil {
+		watching, end := context.WithCancel(ctx)
+		var ended sync.WaitGroup
+		ended.Go(func() { s.watcher.run(watching) })
+		defer ended.Wait()
+		defer end()
+	}
 	defer s.poll.comes(0)
 	for quiet, busy := 0, 0; ; {
 		s.poll.comes(readerReads)
@@ -234,7 +252,9 @@ func (s *Source) decode(raw []byte, sink func(event.Event)) {
 			s.join(segment, sink)
 			return
 		}
-		sink(ev)
+		if s.watcher == nil || s.watcher.complete(ev) {
+			sink(ev)
+		}
 	case errors.Is(err, decode.ErrNotDNS):
 		s.notDNS.Add(1)
 	default:
@@ -264,6 +284,9 @@ func (s *Source) isClosed() bool {
 // CoverageGaps lists what is not seen on this machine.
 func (s *Source) CoverageGaps() []string {
 	gaps := append([]string(nil), s.features.Gaps...)
+	if s.watcher != nil {
+		gaps = append(gaps, s.watcher.gaps()...)
+	}
 	if n := s.counter(counterUnattributed); n > 0 {
 		gaps = append(gaps, fmt.Sprintf("%d flow events of sockets that no process is known to own were not told", n))
 	}

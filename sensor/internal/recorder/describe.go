@@ -38,6 +38,12 @@ func describe(ev event.Event, a *Attrs) string {
 		return describeDNS(ev, a)
 	case *event.Introduction:
 		return describeIntroduction(ev, a)
+	case *event.File:
+		return describeFile(ev, a)
+	case *event.Socket:
+		return describeSocket(ev, a)
+	case *event.Login:
+		return describeLogin(ev, a)
 	case *event.Tamper:
 		return describeTamper(ev, a)
 	}
@@ -137,9 +143,65 @@ func describeDNS(ev *event.DNS, a *Attrs) string {
 	if ev.Local.Port() == dnsPort {
 		direction = event.Inbound
 	}
-	const udp = 17
-	a.Ends(udp, direction, ev.Local, ev.Remote)
+	const tcp, udp = 6, 17
+	proto := uint8(udp)
+	if ev.Transport != "" {
+		a.Text("transport", ev.Transport)
+		if ev.Transport == "tcp" {
+			proto = tcp
+		}
+	}
+	a.Ends(proto, direction, ev.Local, ev.Remote)
 	return "dns"
+}
+
+func describeFile(ev *event.File, a *Attrs) string {
+	a.Text("op", ev.Op.String())
+	a.Text("class", ev.Class.String())
+	a.Path("path", ev.Path)
+	if len(ev.Target) > 0 {
+		a.Path("target", ev.Target)
+	}
+	a.Flag("path_truncated", ev.Truncated)
+	a.Uint("device", uint64(ev.Device))
+	a.Uint("inode", ev.Inode)
+	a.Uint("mode", uint64(ev.Mode))
+	a.Uint("owner", uint64(ev.Owner))
+	a.Some("open_flags", uint64(ev.OpenFlags))
+	a.Some("errno", uint64(max(-int64(ev.Result), 0)))
+	a.Some("target_pid", uint64(ev.TargetPID))
+	a.Flag("io_uring", ev.URing)
+	a.Flag("memfd", ev.MemoryFD)
+	a.Flag("open_place", ev.OpenPlace)
+	return "file"
+}
+
+func describeSocket(ev *event.Socket, a *Attrs) string {
+	a.Uint("family", uint64(ev.Family))
+	a.Uint("socket_type", uint64(ev.Type))
+	a.Uint("protocol", uint64(ev.Protocol))
+	a.Some("errno", uint64(max(ev.Errno, 0)))
+	a.Flag("asked", ev.Asked)
+	return "socket"
+}
+
+func describeLogin(ev *event.Login, a *Attrs) string {
+	a.Text("user", ev.User)
+	a.Text("via", ev.Via)
+	if ev.Terminal != "" {
+		a.Text("terminal", ev.Terminal)
+	}
+	if ev.Source.IsValid() {
+		a.Text("source", ev.Source.String())
+	}
+	if ev.Host != "" {
+		a.Text("claimed_host", ev.Host)
+	}
+	a.Uint("login_session", uint64(ev.SessionID))
+	if ev.End {
+		return "logout"
+	}
+	return "login"
 }
 
 func texts(addrs []netip.Addr) []string {

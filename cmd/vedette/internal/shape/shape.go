@@ -181,6 +181,8 @@ func Kind(k sensorv1.BehaviourKind) string {
 		return "flow"
 	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_LOOKUP:
 		return "lookup"
+	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_FILE:
+		return "file"
 	default:
 		return "unknown"
 	}
