@@ -43,6 +43,12 @@ var members = []member{
 	{"event_flow", "remote_port", 142, 2}, {"event_flow", "local", 144, 16}, {"event_flow", "remote", 160, 16},
 	{"event_dns", "family", 88, 2}, {"event_dns", "len", 90, 2}, {"event_dns", "local_port", 92, 2},
 	{"event_dns", "remote_port", 94, 2}, {"event_dns", "local", 96, 16}, {"event_dns", "remote", 112, 16},
+	{"event_privilege", "target_start", 88, 8}, {"event_privilege", "arguments", 96, 8}, {"event_privilege", "object", 104, 8},
+	{"event_privilege", "caps_before", 112, 8}, {"event_privilege", "caps", 120, 8}, {"event_privilege", "result", 128, 8},
+	{"event_privilege", "op", 136, 4}, {"event_privilege", "number", 140, 4}, {"event_privilege", "command", 144, 4},
+	{"event_privilege", "target_pid", 148, 4}, {"event_privilege", "uid_before", 152, 4}, {"event_privilege", "gid_before", 156, 4},
+	{"event_privilege", "gid", 160, 4}, {"event_privilege", "real_uid", 164, 4}, {"event_privilege", "kind", 168, 4},
+	{"event_privilege", "user_ns", 172, 4}, {"event_privilege", "name_len", 176, 2}, {"event_privilege", "claimed_len", 178, 2},
 	{"udp_flow", "flow", 0, 176}, {"udp_flow", "last", 176, 8},
 	{"task_record", "start", 0, 8}, {"task_record", "parent_start", 8, 8}, {"task_record", "cgroup", 16, 8},
 	{"task_record", "pid", 24, 4}, {"task_record", "parent_pid", 28, 4}, {"task_record", "uid", 32, 4},
@@ -51,7 +57,7 @@ var members = []member{
 
 var sizes = map[string]uint32{
 	"event_head": 88, "event_exec": 184, "event_fork": 104, "event_exit": 96, "event_process": 104,
-	"event_flow": 176, "event_dns": 128, "udp_key": 32, "udp_flow": 184, "task_record": 64,
+	"event_flow": 176, "event_dns": 128, "event_privilege": 184, "udp_key": 32, "udp_flow": 184, "task_record": 64,
 	"reader": 16, "known_count": 16, "process_key": 16,
 }
 
@@ -117,11 +123,21 @@ func TestEnums(t *testing.T) {
 			7: "EVENT_PROCESS", 8: "EVENT_FILE", 9: "EVENT_PRIVILEGE"},
 		"loss": {"LOSS_EXEC_RING_FULL", "LOSS_FORK_RING_FULL", "LOSS_EXIT_RING_FULL", "LOSS_FLOW_RING_FULL", "LOSS_DNS_RING_FULL",
 			"LOSS_ARGV_UNREADABLE", "LOSS_OWNER_STORAGE", "LOSS_UDP_TABLE_FULL", "LOSS_UDP_UNPARSED", "LOSS_DNS_UNREADABLE",
-			"LOSS_PATH_UNREADABLE", "LOSS_PROCESS_RING_FULL", "LOSS_PROCESS_TABLE_FULL", "LOSS_COUNT"},
+			"LOSS_PATH_UNREADABLE", "LOSS_PROCESS_RING_FULL", "LOSS_PROCESS_TABLE_FULL",
+			"LOSS_PRIVILEGE_RING_FULL", "LOSS_PRIVILEGE_SHARE", "LOSS_PRIVILEGE_TEXT", "LOSS_COUNT"},
 		"counter":    {"COUNTER_TOTAL", "COUNTER_SUPPRESSED", "COUNTER_UNATTRIBUTED", "COUNTER_COUNT"},
 		"exec_flags": {1: "EXEC_PATH_TRUNCATED", 2: "EXEC_ARGV_TRUNCATED", 4: "EXEC_MEMFD", 8: "EXEC_SETID"},
 		"flow_flags": {1: "FLOW_INBOUND", 2: "FLOW_FAILED", 4: "FLOW_SEEDED", 8: "FLOW_KNOWN", 16: "FLOW_TAINTED"},
 		"dns_flags":  {1: "DNS_INGRESS", 2: "DNS_CUT"},
+		"privilege_op": {1: "PRIVILEGE_SETUID", 2: "PRIVILEGE_CAPABILITY", 3: "PRIVILEGE_USERNS", 4: "PRIVILEGE_UNSHARE", 5: "PRIVILEGE_SETNS",
+			6: "PRIVILEGE_PIVOT_ROOT", 7: "PRIVILEGE_MOUNT", 8: "PRIVILEGE_PTRACE", 9: "PRIVILEGE_VM_WRITE", 10: "PRIVILEGE_PROC_MEM",
+			11: "PRIVILEGE_MEMFD", 12: "PRIVILEGE_EXEC_ANON", 13: "PRIVILEGE_MODULE", 14: "PRIVILEGE_BPF", 15: "PRIVILEGE_SIGNAL",
+			16: "PRIVILEGE_CGROUP_MOVE", 17: "PRIVILEGE_CGROUP_FREEZE", 18: "PRIVILEGE_URING", 19: "PRIVILEGE_PIDFD_GETFD"},
+		"privilege_flags": {1: "PRIVILEGE_COMPAT", 2: "PRIVILEGE_GAINED", 4: "PRIVILEGE_UNEXPLAINED", 8: "PRIVILEGE_OURS",
+			16: "PRIVILEGE_CLAIMED_OBJECT", 32: "PRIVILEGE_WRITABLE", 64: "PRIVILEGE_MODIFIED", 128: "PRIVILEGE_MEMORY_FILE",
+			256: "PRIVILEGE_FROM_KERNEL", 512: "PRIVILEGE_NAME_PATH", 1024: "PRIVILEGE_HOST_MOUNTS", 2048: "PRIVILEGE_TEXT_CUT",
+			4096: "PRIVILEGE_NO_CALL", 8192: "PRIVILEGE_NO_BEFORE"},
+		"bpf_object": {1: "BPF_OBJECT_MAP", 2: "BPF_OBJECT_PROGRAM", 3: "BPF_OBJECT_LINK", 4: "BPF_OBJECT_TYPES"},
 	} {
 		var e *btf.Enum
 		if err := spec.TypeByName(name, &e); err != nil {

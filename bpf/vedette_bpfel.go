@@ -26,19 +26,35 @@ const (
 	VedetteMapKnownCounts       = "known_counts"
 	VedetteMapListeners         = "listeners"
 	VedetteMapLosses            = "losses"
+	VedetteMapOwnObjects        = "own_objects"
 	VedetteMapOwners            = "owners"
+	VedetteMapPrivilegeSpaces   = "privilege_spaces"
 	VedetteMapProcesses         = "processes"
 	VedetteMapReader            = "reader"
 	VedetteMapTaints            = "taints"
 	VedetteMapUdpFlows          = "udp_flows"
+	VedetteProgCallBpf          = "call_bpf"
 	VedetteProgCallEnd          = "call_end"
+	VedetteProgCallIdentity     = "call_identity"
+	VedetteProgCallMap          = "call_map"
+	VedetteProgCallMemory       = "call_memory"
+	VedetteProgCallModule       = "call_module"
+	VedetteProgCallMount        = "call_mount"
+	VedetteProgCallNamespace    = "call_namespace"
+	VedetteProgCallOpen         = "call_open"
+	VedetteProgCallTrace        = "call_trace"
+	VedetteProgCallUring        = "call_uring"
+	VedetteProgCgroupFrozen     = "cgroup_frozen"
+	VedetteProgCgroupMoved      = "cgroup_moved"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
 	VedetteProgListTasks        = "list_tasks"
+	VedetteProgModuleLoaded     = "module_loaded"
 	VedetteProgProcessExec      = "process_exec"
 	VedetteProgProcessExit      = "process_exit"
 	VedetteProgProcessFork      = "process_fork"
 	VedetteProgSeedOwners       = "seed_owners"
+	VedetteProgSignalSent       = "signal_sent"
 	VedetteProgSpreadTaint      = "spread_taint"
 	VedetteProgTcpState         = "tcp_state"
 	VedetteProgUdpConnect4      = "udp_connect4"
@@ -104,42 +120,58 @@ type VedetteSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteProgramSpecs struct {
-	CallEnd     *ebpf.ProgramSpec `ebpf:"call_end"`
-	DatagramIn  *ebpf.ProgramSpec `ebpf:"datagram_in"`
-	DatagramOut *ebpf.ProgramSpec `ebpf:"datagram_out"`
-	ListTasks   *ebpf.ProgramSpec `ebpf:"list_tasks"`
-	ProcessExec *ebpf.ProgramSpec `ebpf:"process_exec"`
-	ProcessExit *ebpf.ProgramSpec `ebpf:"process_exit"`
-	ProcessFork *ebpf.ProgramSpec `ebpf:"process_fork"`
-	SeedOwners  *ebpf.ProgramSpec `ebpf:"seed_owners"`
-	SpreadTaint *ebpf.ProgramSpec `ebpf:"spread_taint"`
-	TcpState    *ebpf.ProgramSpec `ebpf:"tcp_state"`
-	UdpConnect4 *ebpf.ProgramSpec `ebpf:"udp_connect4"`
-	UdpConnect6 *ebpf.ProgramSpec `ebpf:"udp_connect6"`
-	UdpCreate   *ebpf.ProgramSpec `ebpf:"udp_create"`
-	UdpSendmsg4 *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
-	UdpSendmsg6 *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
+	CallBpf       *ebpf.ProgramSpec `ebpf:"call_bpf"`
+	CallEnd       *ebpf.ProgramSpec `ebpf:"call_end"`
+	CallIdentity  *ebpf.ProgramSpec `ebpf:"call_identity"`
+	CallMap       *ebpf.ProgramSpec `ebpf:"call_map"`
+	CallMemory    *ebpf.ProgramSpec `ebpf:"call_memory"`
+	CallModule    *ebpf.ProgramSpec `ebpf:"call_module"`
+	CallMount     *ebpf.ProgramSpec `ebpf:"call_mount"`
+	CallNamespace *ebpf.ProgramSpec `ebpf:"call_namespace"`
+	CallOpen      *ebpf.ProgramSpec `ebpf:"call_open"`
+	CallTrace     *ebpf.ProgramSpec `ebpf:"call_trace"`
+	CallUring     *ebpf.ProgramSpec `ebpf:"call_uring"`
+	CgroupFrozen  *ebpf.ProgramSpec `ebpf:"cgroup_frozen"`
+	CgroupMoved   *ebpf.ProgramSpec `ebpf:"cgroup_moved"`
+	DatagramIn    *ebpf.ProgramSpec `ebpf:"datagram_in"`
+	DatagramOut   *ebpf.ProgramSpec `ebpf:"datagram_out"`
+	ListTasks     *ebpf.ProgramSpec `ebpf:"list_tasks"`
+	ModuleLoaded  *ebpf.ProgramSpec `ebpf:"module_loaded"`
+	ProcessExec   *ebpf.ProgramSpec `ebpf:"process_exec"`
+	ProcessExit   *ebpf.ProgramSpec `ebpf:"process_exit"`
+	ProcessFork   *ebpf.ProgramSpec `ebpf:"process_fork"`
+	SeedOwners    *ebpf.ProgramSpec `ebpf:"seed_owners"`
+	SignalSent    *ebpf.ProgramSpec `ebpf:"signal_sent"`
+	SpreadTaint   *ebpf.ProgramSpec `ebpf:"spread_taint"`
+	TcpState      *ebpf.ProgramSpec `ebpf:"tcp_state"`
+	UdpConnect4   *ebpf.ProgramSpec `ebpf:"udp_connect4"`
+	UdpConnect6   *ebpf.ProgramSpec `ebpf:"udp_connect6"`
+	UdpCreate     *ebpf.ProgramSpec `ebpf:"udp_create"`
+	UdpSendmsg4   *ebpf.ProgramSpec `ebpf:"udp_sendmsg4"`
+	UdpSendmsg6   *ebpf.ProgramSpec `ebpf:"udp_sendmsg6"`
 }
 
 // VedetteMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
-	Bulk        *ebpf.MapSpec `ebpf:"bulk"`
-	Calls       *ebpf.MapSpec `ebpf:"calls"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Critical    *ebpf.MapSpec `ebpf:"critical"`
-	DnsSpaces   *ebpf.MapSpec `ebpf:"dns_spaces"`
-	ExecSpaces  *ebpf.MapSpec `ebpf:"exec_spaces"`
-	Known       *ebpf.MapSpec `ebpf:"known"`
-	KnownCounts *ebpf.MapSpec `ebpf:"known_counts"`
-	Listeners   *ebpf.MapSpec `ebpf:"listeners"`
-	Losses      *ebpf.MapSpec `ebpf:"losses"`
-	Owners      *ebpf.MapSpec `ebpf:"owners"`
-	Processes   *ebpf.MapSpec `ebpf:"processes"`
-	Reader      *ebpf.MapSpec `ebpf:"reader"`
-	Taints      *ebpf.MapSpec `ebpf:"taints"`
-	UdpFlows    *ebpf.MapSpec `ebpf:"udp_flows"`
+	Bulk            *ebpf.MapSpec `ebpf:"bulk"`
+	Calls           *ebpf.MapSpec `ebpf:"calls"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Critical        *ebpf.MapSpec `ebpf:"critical"`
+	DnsSpaces       *ebpf.MapSpec `ebpf:"dns_spaces"`
+	ExecSpaces      *ebpf.MapSpec `ebpf:"exec_spaces"`
+	Known           *ebpf.MapSpec `ebpf:"known"`
+	KnownCounts     *ebpf.MapSpec `ebpf:"known_counts"`
+	Listeners       *ebpf.MapSpec `ebpf:"listeners"`
+	Losses          *ebpf.MapSpec `ebpf:"losses"`
+	OwnObjects      *ebpf.MapSpec `ebpf:"own_objects"`
+	Owners          *ebpf.MapSpec `ebpf:"owners"`
+	PrivilegeSpaces *ebpf.MapSpec `ebpf:"privilege_spaces"`
+	Processes       *ebpf.MapSpec `ebpf:"processes"`
+	Reader          *ebpf.MapSpec `ebpf:"reader"`
+	Taints          *ebpf.MapSpec `ebpf:"taints"`
+	UdpFlows        *ebpf.MapSpec `ebpf:"udp_flows"`
 }
 
 // VedetteVariableSpecs contains global variables before they are loaded into the kernel.
@@ -182,21 +214,23 @@ func (o *VedetteObjects) Close() error {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
-	Bulk        *ebpf.Map `ebpf:"bulk"`
-	Calls       *ebpf.Map `ebpf:"calls"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Critical    *ebpf.Map `ebpf:"critical"`
-	DnsSpaces   *ebpf.Map `ebpf:"dns_spaces"`
-	ExecSpaces  *ebpf.Map `ebpf:"exec_spaces"`
-	Known       *ebpf.Map `ebpf:"known"`
-	KnownCounts *ebpf.Map `ebpf:"known_counts"`
-	Listeners   *ebpf.Map `ebpf:"listeners"`
-	Losses      *ebpf.Map `ebpf:"losses"`
-	Owners      *ebpf.Map `ebpf:"owners"`
-	Processes   *ebpf.Map `ebpf:"processes"`
-	Reader      *ebpf.Map `ebpf:"reader"`
-	Taints      *ebpf.Map `ebpf:"taints"`
-	UdpFlows    *ebpf.Map `ebpf:"udp_flows"`
+	Bulk            *ebpf.Map `ebpf:"bulk"`
+	Calls           *ebpf.Map `ebpf:"calls"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	Critical        *ebpf.Map `ebpf:"critical"`
+	DnsSpaces       *ebpf.Map `ebpf:"dns_spaces"`
+	ExecSpaces      *ebpf.Map `ebpf:"exec_spaces"`
+	Known           *ebpf.Map `ebpf:"known"`
+	KnownCounts     *ebpf.Map `ebpf:"known_counts"`
+	Listeners       *ebpf.Map `ebpf:"listeners"`
+	Losses          *ebpf.Map `ebpf:"losses"`
+	OwnObjects      *ebpf.Map `ebpf:"own_objects"`
+	Owners          *ebpf.Map `ebpf:"owners"`
+	PrivilegeSpaces *ebpf.Map `ebpf:"privilege_spaces"`
+	Processes       *ebpf.Map `ebpf:"processes"`
+	Reader          *ebpf.Map `ebpf:"reader"`
+	Taints          *ebpf.Map `ebpf:"taints"`
+	UdpFlows        *ebpf.Map `ebpf:"udp_flows"`
 }
 
 func (m *VedetteMaps) Close() error {
@@ -211,7 +245,9 @@ func (m *VedetteMaps) Close() error {
 		m.KnownCounts,
 		m.Listeners,
 		m.Losses,
+		m.OwnObjects,
 		m.Owners,
+		m.PrivilegeSpaces,
 		m.Processes,
 		m.Reader,
 		m.Taints,
@@ -243,33 +279,61 @@ type VedetteVariables struct {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedettePrograms struct {
-	CallEnd     *ebpf.Program `ebpf:"call_end"`
-	DatagramIn  *ebpf.Program `ebpf:"datagram_in"`
-	DatagramOut *ebpf.Program `ebpf:"datagram_out"`
-	ListTasks   *ebpf.Program `ebpf:"list_tasks"`
-	ProcessExec *ebpf.Program `ebpf:"process_exec"`
-	ProcessExit *ebpf.Program `ebpf:"process_exit"`
-	ProcessFork *ebpf.Program `ebpf:"process_fork"`
-	SeedOwners  *ebpf.Program `ebpf:"seed_owners"`
-	SpreadTaint *ebpf.Program `ebpf:"spread_taint"`
-	TcpState    *ebpf.Program `ebpf:"tcp_state"`
-	UdpConnect4 *ebpf.Program `ebpf:"udp_connect4"`
-	UdpConnect6 *ebpf.Program `ebpf:"udp_connect6"`
-	UdpCreate   *ebpf.Program `ebpf:"udp_create"`
-	UdpSendmsg4 *ebpf.Program `ebpf:"udp_sendmsg4"`
-	UdpSendmsg6 *ebpf.Program `ebpf:"udp_sendmsg6"`
+	CallBpf       *ebpf.Program `ebpf:"call_bpf"`
+	CallEnd       *ebpf.Program `ebpf:"call_end"`
+	CallIdentity  *ebpf.Program `ebpf:"call_identity"`
+	CallMap       *ebpf.Program `ebpf:"call_map"`
+	CallMemory    *ebpf.Program `ebpf:"call_memory"`
+	CallModule    *ebpf.Program `ebpf:"call_module"`
+	CallMount     *ebpf.Program `ebpf:"call_mount"`
+	CallNamespace *ebpf.Program `ebpf:"call_namespace"`
+	CallOpen      *ebpf.Program `ebpf:"call_open"`
+	CallTrace     *ebpf.Program `ebpf:"call_trace"`
+	CallUring     *ebpf.Program `ebpf:"call_uring"`
+	CgroupFrozen  *ebpf.Program `ebpf:"cgroup_frozen"`
+	CgroupMoved   *ebpf.Program `ebpf:"cgroup_moved"`
+	DatagramIn    *ebpf.Program `ebpf:"datagram_in"`
+	DatagramOut   *ebpf.Program `ebpf:"datagram_out"`
+	ListTasks     *ebpf.Program `ebpf:"list_tasks"`
+	ModuleLoaded  *ebpf.Program `ebpf:"module_loaded"`
+	ProcessExec   *ebpf.Program `ebpf:"process_exec"`
+	ProcessExit   *ebpf.Program `ebpf:"process_exit"`
+	ProcessFork   *ebpf.Program `ebpf:"process_fork"`
+	SeedOwners    *ebpf.Program `ebpf:"seed_owners"`
+	SignalSent    *ebpf.Program `ebpf:"signal_sent"`
+	SpreadTaint   *ebpf.Program `ebpf:"spread_taint"`
+	TcpState      *ebpf.Program `ebpf:"tcp_state"`
+	UdpConnect4   *ebpf.Program `ebpf:"udp_connect4"`
+	UdpConnect6   *ebpf.Program `ebpf:"udp_connect6"`
+	UdpCreate     *ebpf.Program `ebpf:"udp_create"`
+	UdpSendmsg4   *ebpf.Program `ebpf:"udp_sendmsg4"`
+	UdpSendmsg6   *ebpf.Program `ebpf:"udp_sendmsg6"`
 }
 
 func (p *VedettePrograms) Close() error {
 	return _VedetteClose(
+		p.CallBpf,
 		p.CallEnd,
+		p.CallIdentity,
+		p.CallMap,
+		p.CallMemory,
+		p.CallModule,
+		p.CallMount,
+		p.CallNamespace,
+		p.CallOpen,
+		p.CallTrace,
+		p.CallUring,
+		p.CgroupFrozen,
+		p.CgroupMoved,
 		p.DatagramIn,
 		p.DatagramOut,
 		p.ListTasks,
+		p.ModuleLoaded,
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
 		p.SeedOwners,
+		p.SignalSent,
 		p.SpreadTaint,
 		p.TcpState,
 		p.UdpConnect4,

@@ -118,6 +118,7 @@ func (s *Sensor) seed(ctx context.Context) error {
 		tasks[i] = enrich.Task(t)
 	}
 	s.enricher.Seed(tasks)
+	defer func() { s.source.SetSelf(s.pid) }()
 	if foreignPIDs() {
 		s.log.Warn("this sensor is in a PID namespace of its own: what is outside it is seen without what /proc tells; run it in the host's (--pid=host)")
 		if pid := kernelPID(running); pid != 0 {

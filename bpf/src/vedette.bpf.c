@@ -17,6 +17,7 @@ struct contract {
 	struct event_process process;
 	struct event_flow flow;
 	struct event_dns dns;
+	struct event_privilege privilege;
 	struct task_record task;
 	struct reader reader;
 	struct known_count known_count;
@@ -27,6 +28,9 @@ struct contract {
 	enum exec_flags exec_flags;
 	enum flow_flags flow_flags;
 	enum dns_flags dns_flags;
+	enum privilege_op privilege_ops;
+	enum privilege_flags privilege_flags;
+	enum bpf_object bpf_objects;
 };
 const volatile struct contract contract = {};
 
@@ -110,5 +114,9 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 #include "tcp.bpf.c"
 #include "udp.bpf.c"
 #include "syscall.bpf.c"
+#include "objects.bpf.c"
+#include "privilege.bpf.c"
+#include "intrusion.bpf.c"
+#include "tamper.bpf.c"
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

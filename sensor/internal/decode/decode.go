@@ -27,6 +27,7 @@ const (
 	typeFlowClose = 5
 	typeDNS       = 6
 	typeProcess   = 7
+	typePrivilege = 9
 )
 
 // Sizes and offsets of bpf/include/event.h; a test compares them with its BTF.
@@ -89,6 +90,8 @@ func Decode(raw []byte) (event.Event, error) {
 		return decodeDNS(raw)
 	case typeProcess:
 		return decodeIntroduction(raw)
+	case typePrivilege:
+		return decodePrivilege(raw)
 	default:
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, kind)
 	}

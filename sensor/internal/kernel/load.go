@@ -22,6 +22,8 @@ var (
 	processPrograms = []string{bpf.VedetteProgProcessFork, bpf.VedetteProgProcessExec, bpf.VedetteProgProcessExit}
 	callPrograms    = []string{bpf.VedetteProgCallEnd}
 	tcpPrograms     = []string{bpf.VedetteProgTcpState}
+	modulePrograms  = []string{bpf.VedetteProgModuleLoaded}
+	tamperPrograms  = []string{bpf.VedetteProgSignalSent, bpf.VedetteProgCgroupMoved, bpf.VedetteProgCgroupFrozen}
 	seedPrograms    = []string{bpf.VedetteProgSeedOwners}
 	// The owners' hooks come before the datagrams': a datagram of a socket made
 	// between the two would else have no owner.
@@ -54,9 +56,10 @@ func load(cfg Config, f Features, knobs scopeKnobs) (*ebpf.Collection, error) {
 	} else if f.CgroupMount == "" {
 		dropPrograms(spec, cgroupPrograms)
 	}
-	if len(callClasses) == 0 {
-		dropPrograms(spec, callPrograms)
+	if !f.Calls {
+		dropPrograms(spec, callPrograms, classPrograms())
 	}
+	dropPrograms(spec, f.missing)
 	key, err := sipKey()
 	if err != nil {
 		return nil, err
@@ -128,7 +131,7 @@ func attach(c *ebpf.Collection, f Features) (links []link.Link, err error) {
 			links = nil
 		}
 	}()
-	for _, name := range slices.Concat(processPrograms, tcpPrograms, callPrograms) {
+	for _, name := range slices.Concat(processPrograms, tcpPrograms, modulePrograms, tamperPrograms, callPrograms) {
 		program := c.Programs[name]
 		if program == nil {
 			continue

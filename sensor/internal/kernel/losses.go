@@ -22,6 +22,10 @@ var lossCauses = []event.Loss{
 	{Where: "dns", Cause: "payload unreadable"},
 	{Where: "exec", Cause: "path unreadable"},
 	{Where: "ring:critical", Cause: "introduction: ring full"},
+	lossTableFull: {},
+	{Where: "ring:critical", Cause: "privilege: ring full"},
+	{Where: "ring:bulk", Cause: "privilege beyond its process's share: ring full"},
+	{Where: "privilege", Cause: "text unreadable"},
 }
 
 // lossTableFull is LOSS_PROCESS_TABLE_FULL, which is no loss of an event: a gap.
@@ -55,6 +59,9 @@ func (s *Source) readLosses() []event.Loss {
 	}
 	m := s.collection.Maps[bpf.VedetteMapLosses]
 	for i, cause := range lossCauses {
+		if i == lossTableFull {
+			continue
+		}
 		n, err := perCPU(m, uint32(i))
 		if err != nil {
 			s.cfg.Logger.Error("reading a loss counter", slog.Any("error", err))

@@ -82,6 +82,12 @@ func fds(rings []*ring) (out []int) {
 // reader; 0: from now on an exec must.
 func (p *poller) comes(until uint64) { atomic.StoreUint64(p.until, until) }
 
+// is tells the programs who the sensor is.
+func (p *poller) is(pid uint32) {
+	const at = 8 // offsetof(struct reader, pid), checked by the layout test
+	atomic.StoreUint32((*uint32)(unsafe.Pointer(&p.awake[at])), pid)
+}
+
 // wait returns when a ring woke, wake was called, or after d.
 func (p *poller) wait(d time.Duration) error {
 	if err := p.epoll.SetReadDeadline(time.Now().Add(d)); err != nil {

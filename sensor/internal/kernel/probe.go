@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/bpf"
 )
 
 // Features is what this kernel and this process's rights allow.
@@ -20,7 +23,11 @@ type Features struct {
 	Flows bool
 	// ExitTellsGroup: sched_process_exit says which thread is the last (6.16).
 	ExitTellsGroup bool
-	Gaps           []string
+	// Calls: the ends of system calls can be looked at.
+	Calls bool
+	Gaps  []string
+
+	missing []string // programs that have nothing to hang on here
 }
 
 // What no kernel lets these programs see. It is said, not hidden.
@@ -31,6 +38,9 @@ var standingGaps = []string{
 	"raw, packet, SCTP, DCCP and XDP sockets and the kernel's own connections are not seen",
 	"an interpreter's or ld.so's own loads are not seen: the image is the file that the kernel ran",
 	"of a set-up with MPTCP each subflow is told as a flow",
+	"the memory of a process opened for writing is not seen when the open goes through io_uring or is refused",
+	"memory made executable by mremap or shmat is not seen, nor what an mprotect across more than eight mappings reaches beyond them",
+	"freezing the sensor by the freezer of cgroup v1 is not seen",
 }
 
 // capabilities that the sensor cannot do without, and why.
@@ -75,6 +85,7 @@ func Probe() (Features, error) {
 	if !f.ExitTellsGroup {
 		f.Gaps = append(f.Gaps, "the end of a process whose last threads end at one moment may be told twice (kernel before 6.16)")
 	}
+	f.probeCalls(spec)
 	if f.CgroupMount, err = cgroupMount(); err != nil {
 		return f, err
 	}
@@ -82,6 +93,31 @@ func Probe() (Features, error) {
 		f.Gaps = append(f.Gaps, "UDP flows and DNS are not seen: no cgroup v2 hierarchy is mounted")
 	}
 	return f, nil
+}
+
+// probeCalls finds what the programs for privileges can hang on.
+func (f *Features) probeCalls(spec *btf.Spec) {
+	f.Calls = runtime.GOARCH == "amd64" && hasTracepoint(spec, "sys_exit")
+	if !f.Calls {
+		f.Gaps = append(f.Gaps, "changes of privilege, ptrace, mounts, modules, bpf(2) and io_uring are not seen: the programs know the system calls of x86-64 only")
+	} else if !versionAtLeast(5, 17) {
+		f.missing = append(f.missing, bpf.VedetteProgCallMap)
+		f.Gaps = append(f.Gaps, "memory made executable is not seen: kernel 5.17 or newer is needed")
+	}
+	if !hasTracepoint(spec, "module_load") {
+		// Without modules there is nothing to see, and what tries is told by its call.
+		f.missing = append(f.missing, modulePrograms...)
+	}
+	for _, hook := range []struct{ tracepoint, program, gap string }{
+		{"signal_generate", bpf.VedetteProgSignalSent, "signals to the sensor are not seen: this kernel has no signal_generate tracepoint"},
+		{"cgroup_attach_task", bpf.VedetteProgCgroupMoved, "moving the sensor into another cgroup is not seen: this kernel has no cgroup_attach_task tracepoint"},
+		{"cgroup_freeze", bpf.VedetteProgCgroupFrozen, "freezing the sensor's cgroup is not seen: this kernel has no cgroup_freeze tracepoint"},
+	} {
+		if !hasTracepoint(spec, hook.tracepoint) {
+			f.missing = append(f.missing, hook.program)
+			f.Gaps = append(f.Gaps, hook.gap)
+		}
+	}
 }
 
 // probeRights names every capability that is missing, and lockdown.
