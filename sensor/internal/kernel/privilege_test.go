@@ -1,0 +1,504 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/bpf"
+	"github.com/vedette-edr/vedette/sensor/internal/decode"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+// actor is the built testdata/privilege.c.
+func actor(t testing.TB) string {
+	t.Helper()
+	needKernel(t)
+	compiler, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Skip("SKIP: needs gcc")
+	}
+	path := filepath.Join(t.TempDir(), "privilege")
+	build := exec.Command(compiler, "-O1", "-Wall", "-Werror", "-static", "-no-pie", "-o", path, "testdata/privilege.c")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building: %v: %s", err, out)
+	}
+	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// played is what an actor did.
+type played struct {
+	pid    uint32
+	values map[string]int64 // what it printed
+}
+
+// play runs the actor to its end.
+func play(t testing.TB, path, mode, op string, args ...string) played {
+	t.Helper()
+	cmd := exec.Command(path, append([]string{mode, op}, args...)...)
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("%s %s: %v: %s", mode, op, err, exit.Stderr)
+		}
+		t.Fatalf("%s %s: %v", mode, op, err)
+	}
+	p := played{pid: uint32(cmd.Process.Pid), values: map[string]int64{}}
+	for line := range strings.Lines(string(out)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if p.values[name], err = strconv.ParseInt(value, 10, 64); err != nil {
+			t.Fatalf("%s %s printed %q", mode, op, out)
+		}
+	}
+	return p
+}
+
+// by takes an operation of a process.
+func by(pid uint32, op event.Operation) func(*event.Privilege) bool {
+	return func(e *event.Privilege) bool { return e.Process.PID == pid && e.Operation == op }
+}
+
+// ended waits for a process's end: all that it did was told before.
+func (w *watch) ended(pid uint32) []event.Event {
+	w.t.Helper()
+	first(w, fmt.Sprintf("end of %d", pid), func(e *event.Exit) bool { return e.Process.PID == pid })
+	return w.all()
+}
+
+// privilegeCase is one act and what must be told of it.
+type privilegeCase struct {
+	act   string
+	args  []string
+	op    event.Operation
+	call  string
+	check func(p played, e *event.Privilege) string // what is wrong, "" for nothing
+}
+
+func privilegeCases(dir, module string) []privilegeCase {
+	wrong := func(ok bool, what string) string {
+		if ok {
+			return ""
+		}
+		return what
+	}
+	refused := func(errno unix.Errno) func(played, *event.Privilege) string {
+		return func(_ played, e *event.Privilege) string {
+			return wrong(e.Result == -int64(errno), fmt.Sprintf("want errno %d", errno))
+		}
+	}
+	target := func(p played, e *event.Privilege) string {
+		return wrong(int64(e.Target.PID) == p.values["target"] && e.Target.Start > e.Process.Start, "target")
+	}
+	claimed := func(want ...string) func(played, *event.Privilege) string {
+		return func(_ played, e *event.Privilege) string {
+			got := make([]string, len(e.Claimed))
+			for i, c := range e.Claimed {
+				got[i] = string(c)
+			}
+			return wrong(strings.Join(got, "|") == strings.Join(want, "|"), "claimed, want "+strings.Join(want, "|"))
+		}
+	}
+	return []privilegeCase{
+		{act: "seteuid-up", op: event.OpSetUID, call: "setresuid", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Result == 0 && e.UID == 0 && e.UIDBefore == 1000 && e.RealUID == 1000 && e.Gained && !e.Unexplained && e.Caps&^e.CapsBefore != 0, "gain")
+		}},
+		{act: "setuid16", op: event.OpSetUID, call: "setuid", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Result == 0 && e.UID == 1000 && e.UIDBefore == 0 && !e.Gained, "drop")
+		}},
+		{act: "setgid", op: event.OpSetUID, call: "setgid", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.GID == 1000 && e.GIDBefore == 0 && !e.Gained, "group")
+		}},
+		{act: "setfsuid", op: event.OpSetUID, call: "setfsuid", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Command == 1000 && e.UID == 0, "file system's user")
+		}},
+		{act: "setuid-refused", op: event.OpSetUID, call: "setuid", check: refused(unix.EPERM)},
+		{act: "capset", op: event.OpCapability, call: "capset", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Result == 0 && e.Gained && e.Caps&^e.CapsBefore == 1<<unix.CAP_SYS_ADMIN, "capability")
+		}},
+		{act: "capset-refused", op: event.OpCapability, call: "capset", check: refused(unix.EPERM)},
+		{act: "userns", op: event.OpUserNS, call: "unshare", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Arguments == unix.CLONE_NEWUSER|unix.CLONE_NEWUTS && e.Result == 0, "namespaces")
+		}},
+		{act: "clone-userns", op: event.OpUserNS, check: func(p played, e *event.Privilege) string {
+			return wrong(e.Arguments == unix.CLONE_NEWUSER|unix.CLONE_NEWNET, "namespaces") + target(p, e)
+		}},
+		{act: "clone-refused", op: event.OpUnshare, call: "clone", check: refused(unix.EPERM)},
+		{act: "unshare", op: event.OpUnshare, call: "unshare", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Arguments == unix.CLONE_NEWUTS|unix.CLONE_NEWIPC, "namespaces")
+		}},
+		{act: "unshare-refused", op: event.OpUnshare, call: "unshare", check: refused(unix.EPERM)},
+		{act: "setns", op: event.OpSetNS, call: "setns", check: func(p played, e *event.Privilege) string {
+			return wrong(e.Result == 0 && int64(e.Object) == p.values["object"], "namespace")
+		}},
+		{act: "setns-refused", op: event.OpSetNS, call: "setns", check: refused(unix.EINVAL)},
+		{act: "pivot-root", args: []string{dir}, op: event.OpPivotRoot, call: "pivot_root", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Result == 0 && !e.HostMounts, "result or namespace")
+		}},
+		{act: "pivot-root-refused", op: event.OpPivotRoot, call: "pivot_root", check: claimed("/nowhere", "/nowhere/old")},
+		{act: "mount", args: []string{dir}, op: event.OpMount, call: "mount", check: func(p played, e *event.Privilege) string {
+			return wrong(string(e.Name) == dir && e.Arguments == 2 && !e.HostMounts, "path, want "+dir) + claimed("from-here", dir, "tmpfs")(p, e)
+		}},
+		{act: "mount-refused", op: event.OpMount, call: "mount", check: func(p played, e *event.Privilege) string {
+			return wrong(e.HostMounts, "namespace") + refused(unix.ENOENT)(p, e) + claimed("from-here", "/nowhere", "tmpfs")(p, e)
+		}},
+		{act: "fsmount", op: event.OpMount, call: "fsmount", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Result > 0, "result")
+		}},
+		{act: "move-mount", args: []string{dir}, op: event.OpMount, call: "move_mount", check: func(p played, e *event.Privilege) string {
+			return wrong(e.Result == 0 && string(e.Name) == dir, "path, want "+dir) + claimed("", dir)(p, e)
+		}},
+		{act: "umount", args: []string{dir}, op: event.OpMount, call: "umount2", check: claimed(dir)},
+		{act: "ptrace-attach", op: event.OpPtrace, call: "ptrace", check: func(p played, e *event.Privilege) string {
+			return wrong(e.Command == unix.PTRACE_ATTACH, "request") + target(p, e)
+		}},
+		{act: "ptrace-seize", op: event.OpPtrace, call: "ptrace", check: func(p played, e *event.Privilege) string {
+			return wrong(e.Command == unix.PTRACE_SEIZE, "request") + target(p, e)
+		}},
+		{act: "ptrace-poke", op: event.OpPtrace, call: "ptrace", check: target},
+		{act: "ptrace-setregs", op: event.OpPtrace, call: "ptrace", check: target},
+		{act: "ptrace-refused", op: event.OpPtrace, call: "ptrace", check: func(p played, e *event.Privilege) string {
+			return refused(unix.EPERM)(p, e) + target(p, e)
+		}},
+		{act: "vm-writev", op: event.OpVMWrite, call: "process_vm_writev", check: func(p played, e *event.Privilege) string {
+			return wrong(e.Result == 16, "result") + target(p, e)
+		}},
+		{act: "vm-writev-refused", op: event.OpVMWrite, call: "process_vm_writev", check: func(p played, e *event.Privilege) string {
+			return refused(unix.EPERM)(p, e) + target(p, e)
+		}},
+		{act: "proc-mem", op: event.OpProcMem, call: "openat", check: target},
+		{act: "memfd", op: event.OpMemFD, call: "memfd_create", check: func(_ played, e *event.Privilege) string {
+			return wrong(string(e.Name) == "memfd:a-name" && e.Command == unix.MFD_CLOEXEC, "name")
+		}},
+		{act: "memfd-refused", op: event.OpMemFD, call: "memfd_create", check: refused(unix.EINVAL)},
+		{act: "memfd-secret", op: event.OpMemFD, call: "memfd_secret"},
+		{act: "exec-anon", op: event.OpExecAnon, call: "mmap", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Writable && !e.MemoryFile && !e.Modified, "flags")
+		}},
+		{act: "exec-mprotect", op: event.OpExecAnon, call: "mprotect", check: func(_ played, e *event.Privilege) string {
+			return wrong(!e.Writable && e.Arguments == 5, "flags")
+		}},
+		{act: "exec-modified", op: event.OpExecAnon, call: "mprotect", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Modified, "flags")
+		}},
+		{act: "exec-memfd", op: event.OpExecAnon, call: "mmap", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.MemoryFile, "flags")
+		}},
+		{act: "exec-personality", op: event.OpExecAnon, call: "mmap"},
+		{act: "init-module", op: event.OpModule, call: "init_module", check: func(p played, e *event.Privilege) string {
+			return wrong(e.Result < 0 && e.Result == p.values["result"], "result") + claimed("some=parameter")(p, e)
+		}},
+		{act: "finit-module", args: []string{module}, op: event.OpModule, call: "finit_module", check: func(p played, e *event.Privilege) string {
+			return wrong(e.Result < 0 && string(e.Name) == filepath.Base(module), "name") + claimed("some=parameter")(p, e)
+		}},
+		{act: "delete-module", op: event.OpModule, call: "delete_module", check: claimed("no_such_module")},
+		{act: "bpf-map", op: event.OpBPF, call: "bpf", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Command == 0 && e.Kind == event.ObjectMap && e.Object > 0 && !e.Ours && !e.ClaimedObject, "object")
+		}},
+		{act: "bpf-refused", op: event.OpBPF, call: "bpf", check: refused(unix.EPERM)},
+		{act: "io-uring", op: event.OpURing, call: "io_uring_setup", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Result >= 0 && e.Object&2 != 0, "ring's flags")
+		}},
+		{act: "io-uring-refused", op: event.OpURing, call: "io_uring_setup", check: refused(unix.EINVAL)},
+		{act: "io-uring-register", op: event.OpURing, call: "io_uring_register", check: func(_ played, e *event.Privilege) string {
+			return wrong(e.Command == 9 && e.Result > 0, "operation")
+		}},
+	}
+}
+
+// Ensure that each operation is told as the kernel carried it out or refused it,
+// whichever table of calls it came by.
+func TestPrivilege(t *testing.T) {
+	path := actor(t)
+	w := open(t, Config{})
+	module := filepath.Join(t.TempDir(), "none.ko")
+	if err := os.WriteFile(module, []byte("no module"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"native", "int80"} {
+		for _, c := range privilegeCases(t.TempDir(), module) {
+			t.Run(mode+"/"+c.act, func(t *testing.T) {
+				p := play(t, path, mode, c.act, c.args...)
+				problem := "none"
+				for _, e := range filter(w.ended(p.pid), by(p.pid, c.op)) {
+					if e.Call != c.call || e.Compat != (mode == "int80" && c.call != "") {
+						continue // what led to it
+					}
+					if problem = ""; c.check != nil {
+						problem = c.check(p, e)
+					}
+					if problem == "" {
+						return
+					}
+					problem += fmt.Sprintf(" in %+v", *e)
+				}
+				t.Errorf("wrong: %s; answered %v; losses %v", problem, p.values, w.Losses())
+			})
+		}
+	}
+	t.Run("int80/exec-old-mmap", func(t *testing.T) {
+		p := play(t, path, "int80", "exec-old-mmap")
+		if got := filter(w.ended(p.pid), by(p.pid, event.OpExecAnon)); len(got) != 1 || got[0].Call != "mmap" {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+// Ensure that what changes nothing, or is a program's daily work, is not told.
+func TestPrivilegeSilence(t *testing.T) {
+	path := actor(t)
+	w := open(t, Config{})
+	for _, c := range []struct {
+		act string
+		op  event.Operation
+	}{
+		{"setuid-same", event.OpSetUID}, {"vm-writev-self", event.OpVMWrite},
+		{"proc-mem-read", event.OpProcMem}, {"exec-file", event.OpExecAnon},
+	} {
+		for _, mode := range []string{"native", "int80"} {
+			p := play(t, path, mode, c.act)
+			if got := filter(w.ended(p.pid), by(p.pid, c.op)); len(got) != 0 {
+				t.Errorf("%s %s told %+v", mode, c.act, *got[0])
+			}
+		}
+	}
+}
+
+// Ensure that the numbers in the tables have names, and each number one class.
+func TestCallNumbers(t *testing.T) {
+	native, compat := map[uint16]bool{}, map[uint16]bool{}
+	for _, c := range callClasses {
+		for _, n := range c.native {
+			if native[n] || decode.CallName(uint32(n), false) == "" {
+				t.Errorf("native call %d of class %d: twice, or without a name", n, c.class)
+			}
+			native[n] = true
+		}
+		for _, n := range c.compat {
+			if compat[n] || decode.CallName(uint32(n), true) == "" {
+				t.Errorf("32-bit call %d of class %d: twice, or without a name", n, c.class)
+			}
+			compat[n] = true
+		}
+	}
+}
+
+// Ensure that no process can push execs out of the critical ring by changing its
+// privileges, and that what it did is told or counted to the last one.
+func TestPrivilegeFlood(t *testing.T) {
+	path := actor(t)
+	const changes, execs = 300_000, 1000
+	w := open(t, Config{})
+	before := w.lost()
+	flood := exec.Command(path, "native", "flood", strconv.Itoa(changes))
+	if err := flood.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := uint32(flood.Process.Pid)
+	seen := map[uint32]bool{}
+	for range execs {
+		seen[run(t, exec.Command("/bin/true", "beside-the-flood"))] = true
+	}
+	if err := flood.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	events := w.ended(pid)
+	told := len(filter(events, by(pid, event.OpSetUID)))
+	got := 0
+	for _, e := range filter(events, func(e *event.Exec) bool { return seen[e.Process.PID] }) {
+		if len(e.Argv) == 2 && string(e.Argv[1]) == "beside-the-flood" {
+			got++
+		}
+	}
+	after := w.lost()
+	lost := after["ring:bulk/privilege beyond its process's share: ring full"] - before["ring:bulk/privilege beyond its process's share: ring full"]
+	t.Logf("%d changes: %d told, %d lost and counted; %d of %d execs told", changes, told, lost, got, execs)
+	if got != execs || after["ring:critical/exec: ring full"] != 0 {
+		t.Errorf("%d of %d execs were told; losses %v", got, execs, w.Losses())
+	}
+	if n := after["ring:critical/privilege: ring full"]; n != 0 {
+		t.Errorf("%d privilege events did not find room in the critical ring", n)
+	}
+	// One more: the change to an ordinary user that it begins with.
+	if skipped := after["program:call_end/kernel skipped it: already running on the CPU"]; told+int(lost)+int(skipped) < changes+1 {
+		t.Errorf("told %d + lost %d + skipped %d: want %d", told, lost, skipped, changes+1)
+	}
+}
+
+func (w *watch) lost() map[string]uint64 {
+	out := map[string]uint64{}
+	for _, l := range w.Losses() {
+		out[l.Where+"/"+l.Cause] = l.Count
+	}
+	return out
+}
+
+// Ensure that the sensor hears who lays hands on it, and not of itself.
+func TestTamper(t *testing.T) {
+	path := actor(t)
+	w := open(t, Config{})
+	sensor := exec.Command("/bin/sleep", "600") // stands for it: this process is not to be killed
+	if err := sensor.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sensor.Process.Kill(); _ = sensor.Wait() })
+	pid := sensor.Process.Pid
+	first(w, "its exec", byPID(uint32(pid)))
+	w.SetSelf(uint32(pid))
+
+	t.Run("signal", func(t *testing.T) {
+		for _, mode := range []string{"native", "int80"} {
+			for _, signal := range []unix.Signal{unix.SIGSTOP, unix.SIGCONT} {
+				p := play(t, path, mode, "kill", strconv.Itoa(pid), strconv.Itoa(int(signal)))
+				e := first(w, "signal", by(p.pid, event.OpSignal))
+				if e.Command != uint32(signal) || int(e.Target.PID) != pid || !e.Ours || e.FromKernel {
+					t.Errorf("%s %v: %+v", mode, signal, *e)
+				}
+			}
+		}
+	})
+	t.Run("pidfd_getfd", func(t *testing.T) {
+		for _, mode := range []string{"native", "int80"} {
+			p := play(t, path, mode, "pidfd-getfd", strconv.Itoa(pid))
+			e := first(w, "pidfd_getfd", by(p.pid, event.OpPidFDGetFD))
+			if e.Command != 1 || int(e.Target.PID) != pid || !e.Ours || e.Result < 0 {
+				t.Errorf("%s: %+v", mode, *e)
+			}
+		}
+	})
+	t.Run("map", func(t *testing.T) {
+		id := mapID(t, w.collection.Maps[bpf.VedetteMapListeners])
+		for _, mode := range []string{"native", "int80"} {
+			p := play(t, path, mode, "bpf-touch", strconv.Itoa(int(id)))
+			got := filter(w.ended(p.pid), by(p.pid, event.OpBPF))
+			if len(got) != 2 || got[0].Command != 14 || got[0].ClaimedObject || got[1].Command != 2 || !got[1].ClaimedObject {
+				t.Fatalf("%s: %+v", mode, got)
+			}
+			for _, e := range got {
+				if !e.Ours || e.Kind != event.ObjectMap || e.Object != uint64(id) {
+					t.Errorf("%s: %+v", mode, *e)
+				}
+			}
+		}
+	})
+	t.Run("link", func(t *testing.T) {
+		info, err := w.links[0].Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, mode := range []string{"native", "int80"} {
+			p := play(t, path, mode, "bpf-link-detach", strconv.Itoa(int(info.ID)))
+			got := filter(w.ended(p.pid), by(p.pid, event.OpBPF))
+			if len(got) != 2 || got[1].Command != 34 || !got[1].Ours || got[1].Kind != event.ObjectLink || got[1].Object != uint64(info.ID) {
+				t.Errorf("%s: %+v", mode, got)
+			}
+		}
+	})
+	t.Run("cgroup", func(t *testing.T) {
+		mount, err := cgroupMount()
+		if err != nil || mount == "" {
+			t.Skip("SKIP: needs a cgroup v2 hierarchy")
+		}
+		dir := filepath.Join(mount, "vedette-test-tamper-"+itoa(os.Getpid()))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = sensor.Process.Kill()
+			_ = sensor.Wait()
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		for _, write := range []struct {
+			file, text string
+			op         event.Operation
+		}{
+			{"cgroup.procs", itoa(pid), event.OpCgroupMove},
+			{"cgroup.freeze", "1", event.OpCgroupFreeze},
+		} {
+			if err := os.WriteFile(filepath.Join(dir, write.file), []byte(write.text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			e := first(w, string(write.op), by(uint32(os.Getpid()), write.op))
+			if int(e.Target.PID) != pid || !strings.HasSuffix(string(e.Name), filepath.Base(dir)) || e.Object == 0 {
+				t.Errorf("%+v", *e)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte("0"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func mapID(t *testing.T, m *ebpf.Map) ebpf.MapID {
+	t.Helper()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		t.Skip("SKIP: needs a kernel that tells a map's id (4.13)")
+	}
+	return id
+}
+
+// Ensure that what the sensor does itself is not told.
+func TestPrivilegeOfSensor(t *testing.T) {
+	w := open(t, Config{})
+	w.SetSelf(uint32(os.Getpid()))
+	fd, err := unix.MemfdCreate("own", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	pid := run(t, exec.Command("/bin/true"))
+	if got := filter(w.ended(pid), by(uint32(os.Getpid()), event.OpMemFD)); len(got) != 0 {
+		t.Errorf("told %+v", *got[0])
+	}
+}
+
+// BenchmarkCallEnd prints what the end of a call that nobody looks at costs: a
+// getppid, with the program on and off by turns.
+func BenchmarkCallEnd(b *testing.B) {
+	path := actor(b)
+	const calls = 2_000_000
+	measure := func() int64 { return play(b, path, "native", "getppid", strconv.Itoa(calls)).values["result"] }
+	var with, without []int64
+	for range max(b.N, 9) {
+		without = append(without, measure())
+		s, err := Open(Config{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		with = append(with, measure())
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	off, on := least(without), least(with)
+	b.ReportMetric(float64(off)/1000, "ns/call-without")
+	b.ReportMetric(float64(on)/1000, "ns/call-with")
+	b.ReportMetric(float64(on-off)/1000, "ns/call-end")
+}
+
+// least, since everything that disturbs a run only adds to it.
+func least(values []int64) int64 {
+	out := values[0]
+	for _, v := range values {
+		out = min(out, v)
+	}
+	return out
+}
