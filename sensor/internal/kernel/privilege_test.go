@@ -27,7 +27,7 @@ func actor(t testing.TB) string {
 		t.Skip("SKIP: needs gcc")
 	}
 	path := filepath.Join(t.TempDir(), "privilege")
-	build := exec.Command(compiler, "-O1", "-Wall", "-Werror", "-static", "-no-pie", "-o", path, "testdata/privilege.c")
+	build := exec.Command(compiler, "-O1", "-Wall", "-Werror", "-static", "-no-pie", "-mno-red-zone", "-o", path, "testdata/privilege.c")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v: %s", err, out)
 	}
@@ -313,14 +313,12 @@ func TestPrivilegeFlood(t *testing.T) {
 	if err := flood.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	events := w.ended(pid)
-	told := len(filter(events, by(pid, event.OpSetUID)))
-	got := 0
-	for _, e := range filter(events, func(e *event.Exec) bool { return seen[e.Process.PID] }) {
-		if len(e.Argv) == 2 && string(e.Argv[1]) == "beside-the-flood" {
-			got++
-		}
+	w.ended(pid)
+	beside := func(e *event.Exec) bool {
+		return seen[e.Process.PID] && len(e.Argv) == 2 && string(e.Argv[1]) == "beside-the-flood"
 	}
+	events := w.await("every exec", func(events []event.Event) bool { return len(filter(events, beside)) >= execs })
+	told, got := len(filter(events, by(pid, event.OpSetUID))), len(filter(events, beside))
 	after := w.lost()
 	lost := after["ring:bulk/privilege beyond its process's share: ring full"] - before["ring:bulk/privilege beyond its process's share: ring full"]
 	t.Logf("%d changes: %d told, %d lost and counted; %d of %d execs told", changes, told, lost, got, execs)

@@ -5,7 +5,8 @@
 //	privilege native|int80 OPERATION [ARGUMENT…]
 //
 // Prints what the call answered, and for some the id of whom it was done to. Built
-// static and at a low address, so that 32-bit calls reach its data.
+// static and at a low address, so that 32-bit calls reach its data; without a red zone,
+// because a call may push.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -33,10 +33,13 @@ static long call(long native, long by32, long a, long b, long c, long d, long e)
 	if (!compat) {
 		register long r10 asm("r10") = d;
 		register long r8 asm("r8") = e;
-		asm volatile("syscall" : "=a"(out) : "a"(native), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+		register long r9 asm("r9") = 0;
+		asm volatile("syscall" : "=a"(out) : "a"(native), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			     : "rcx", "r11", "memory");
 		return out;
 	}
-	asm volatile("int $0x80" : "=a"(out) : "a"(by32), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
+	/* The sixth argument, 0, is in ebp. */
+	asm volatile("push %%rbp\n\txor %%ebp, %%ebp\n\tint $0x80\n\tpop %%rbp" : "=a"(out) : "a"(by32), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
 		     : "r8", "r9", "r10", "r11", "memory");
 	return (int)out;
 }
@@ -62,7 +65,8 @@ static pid_t sleeper(void)
 	must(pid, "fork");
 	if (!pid) {
 		close(1);
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(2);
+		alarm(10); /* who gave up his rights cannot end it */
 		for (;;)
 			pause();
 	}
