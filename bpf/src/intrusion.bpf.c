@@ -147,6 +147,7 @@ struct mapping {
 	u32 flags; /* enum privilege_flags */
 	bool found;
 	bool anonymous; /* it holds what no file says */
+	const unsigned char *name; /* of the file that it is of */
 };
 
 static long look_at_mapping(struct task_struct *task, struct vm_area_struct *vma, struct mapping *m)
@@ -164,9 +165,11 @@ static long look_at_mapping(struct task_struct *task, struct vm_area_struct *vma
 	} else if (is_memory_file(file)) {
 		m->anonymous = true;
 		m->flags |= PRIVILEGE_MEMORY_FILE;
+		m->name = file->f_path.dentry->d_name.name;
 	} else if (vma->anon_vma) {
 		m->anonymous = true;
 		m->flags |= PRIVILEGE_MODIFIED;
+		m->name = file->f_path.dentry->d_name.name;
 	}
 	if (m->anonymous && (flags & VM_WRITE))
 		m->flags |= PRIVILEGE_WRITABLE;
@@ -215,6 +218,8 @@ INLINE void anonymous_exec(struct task_struct *task, struct call *call)
 		return;
 	space->event.arguments = call->args[2];
 	space->event.head.flags |= m.flags;
+	if (m.name)
+		add_name(space, m.name);
 	tell_privilege(PRIVILEGE_SLOT, 0, 0);
 }
 

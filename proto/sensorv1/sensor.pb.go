@@ -82,6 +82,7 @@ const (
 	BehaviourKind_BEHAVIOUR_KIND_EXEC        BehaviourKind = 1 // parent image → image
 	BehaviourKind_BEHAVIOUR_KIND_FLOW        BehaviourKind = 2 // image → peer prefix, port, direction
 	BehaviourKind_BEHAVIOUR_KIND_LOOKUP      BehaviourKind = 3 // image → registered domain
+	BehaviourKind_BEHAVIOUR_KIND_PRIVILEGE   BehaviourKind = 5 // image → what it did to what; 4 is a file's
 )
 
 // Enum value maps for BehaviourKind.
@@ -91,12 +92,14 @@ var (
 		1: "BEHAVIOUR_KIND_EXEC",
 		2: "BEHAVIOUR_KIND_FLOW",
 		3: "BEHAVIOUR_KIND_LOOKUP",
+		5: "BEHAVIOUR_KIND_PRIVILEGE",
 	}
 	BehaviourKind_value = map[string]int32{
 		"BEHAVIOUR_KIND_UNSPECIFIED": 0,
 		"BEHAVIOUR_KIND_EXEC":        1,
 		"BEHAVIOUR_KIND_FLOW":        2,
 		"BEHAVIOUR_KIND_LOOKUP":      3,
+		"BEHAVIOUR_KIND_PRIVILEGE":   5,
 	}
 )
 
@@ -3201,12 +3204,13 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"EnrollKind\x12\x1b\n" +
 	"\x17ENROLL_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ENROLL_KIND_SENSOR\x10\x01\x12\x14\n" +
-	"\x10ENROLL_KIND_NODE\x10\x02*|\n" +
+	"\x10ENROLL_KIND_NODE\x10\x02*\x9a\x01\n" +
 	"\rBehaviourKind\x12\x1e\n" +
 	"\x1aBEHAVIOUR_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13BEHAVIOUR_KIND_EXEC\x10\x01\x12\x17\n" +
 	"\x13BEHAVIOUR_KIND_FLOW\x10\x02\x12\x19\n" +
-	"\x15BEHAVIOUR_KIND_LOOKUP\x10\x03*H\n" +
+	"\x15BEHAVIOUR_KIND_LOOKUP\x10\x03\x12\x1c\n" +
+	"\x18BEHAVIOUR_KIND_PRIVILEGE\x10\x05*H\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eACTION_ISOLATE\x10\x01\x12\x12\n" +

@@ -82,6 +82,9 @@ func (c Config) withDefaults() Config {
 // ErrInUse is returned by Open when another process holds the file.
 var ErrInUse = errors.New("baseline is used by another sensor")
 
+// kinds is one more than the last event.BehaviourKind.
+const kinds = event.BehaviourPrivilege + 1
+
 // maxTainted bounds the remembered storylines with findings; the oldest mark goes first.
 const maxTainted = 4096
 
@@ -95,8 +98,8 @@ type Baseline struct {
 	subjects map[subjectKey]*subject
 	objects  map[objectKey]int // distinct subjects
 	images   map[string]*image
-	edges    [4]int // distinct behaviours by kind
-	things   [4]int // distinct objects by kind
+	edges    [kinds]int // distinct behaviours by kind
+	things   [kinds]int // distinct objects by kind
 	known    uint64
 
 	window  int64 // index of the current learning window
@@ -161,7 +164,7 @@ func (b *Baseline) reset() {
 	b.changed = map[*entry]struct{}{}
 	b.dirty = map[event.BehaviourKey]struct{}{}
 	b.losses = map[string]uint64{}
-	b.edges, b.things, b.known, b.observed = [4]int{}, [4]int{}, 0, 0
+	b.edges, b.things, b.known, b.observed = [kinds]int{}, [kinds]int{}, 0, 0
 }
 
 // Observe counts an observation's behaviour and says what was known of it before.

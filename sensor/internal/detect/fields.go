@@ -47,6 +47,22 @@ const (
 	fieldOriginIP
 	// fieldKnown: true when this host does this all the time.
 	fieldKnown
+	// What follows is of category privilege.
+	fieldOperation
+	fieldCall
+	fieldSucceeded
+	fieldError
+	fieldCommand
+	fieldMarks
+	fieldNamespaces
+	fieldCapabilities
+	fieldEffectiveUID
+	fieldPreviousUID
+	fieldName
+	fieldClaimed
+	fieldTargetImage
+	fieldTargetProcessID
+	fieldTargetUser
 	fieldCount
 )
 
@@ -81,6 +97,7 @@ var schema = sigma.Schema{
 		"DestinationHostname": fieldDestinationHostname,
 	}),
 	"dns_query": with(map[string]int{"QueryName": fieldQueryName}),
+	"privilege": with(privilegeFields),
 }
 
 // record gives an observation's fields, each made when a rule first asks. It is
@@ -177,6 +194,9 @@ func (r *record) values(n int, out []string) []string {
 			return text(d.Name)
 		}
 	default:
+		if p, ok := r.o.Event.(*event.Privilege); ok {
+			return privilegeValues(n, r.o, p, out)
+		}
 		if r.o.Flow != nil {
 			return flowValues(n, r.o.Flow, out)
 		}

@@ -141,6 +141,8 @@ func deed(o *event.Observation) string {
 		return connection(o.Flow)
 	case *event.DNS:
 		return "looked up " + plain(ev.Name, 200)
+	case *event.Privilege:
+		return privilegeDeed(o, ev)
 	}
 	return "acted"
 }

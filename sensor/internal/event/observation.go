@@ -76,6 +76,8 @@ type Observation struct {
 	// Before is the process's state before an Exec, nil otherwise.
 	Before *Process
 	Flow   *Flow // FlowOpen and FlowClose
+	// Target is the process that a Privilege event was done to, nil when there is none.
+	Target *Process
 }
 
 // BehaviourKind is the sort of a behaviour.
@@ -86,6 +88,8 @@ const (
 	BehaviourExec   BehaviourKind = 1
 	BehaviourFlow   BehaviourKind = 2
 	BehaviourLookup BehaviourKind = 3
+	// 4 is a file's.
+	BehaviourPrivilege BehaviourKind = 5
 )
 
 // BehaviourKey is the behaviour's name in every store: the first 16 bytes of
@@ -96,8 +100,8 @@ type BehaviourKey [16]byte
 type Behaviour struct {
 	Key     BehaviourKey
 	Kind    BehaviourKind
-	Subject string // the parent's image (exec), the image (flow, look-up)
-	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up)
+	Subject string // the parent's image (exec), the image (flow, look-up, privilege)
+	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up); what was done to what (privilege)
 }
 
 // Verdict is what the baseline knew of an observation's behaviour before it.

@@ -190,10 +190,10 @@ func privilegeCases(dir, module string) []privilegeCase {
 			return wrong(!e.Writable && e.Arguments == 5, "flags")
 		}},
 		{act: "exec-modified", op: event.OpExecAnon, call: "mprotect", check: func(_ played, e *event.Privilege) string {
-			return wrong(e.Modified, "flags")
+			return wrong(e.Modified && string(e.Name) == "privilege", "flags or name")
 		}},
 		{act: "exec-memfd", op: event.OpExecAnon, call: "mmap", check: func(_ played, e *event.Privilege) string {
-			return wrong(e.MemoryFile, "flags")
+			return wrong(e.MemoryFile && string(e.Name) == "memfd:code", "flags or name")
 		}},
 		{act: "exec-personality", op: event.OpExecAnon, call: "mmap"},
 		{act: "init-module", op: event.OpModule, call: "init_module", check: func(p played, e *event.Privilege) string {

@@ -174,6 +174,8 @@ func Kind(k sensorv1.BehaviourKind) string {
 		return "flow"
 	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_LOOKUP:
 		return "lookup"
+	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_PRIVILEGE:
+		return "privilege"
 	default:
 		return "unknown"
 	}
