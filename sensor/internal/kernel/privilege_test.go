@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -247,12 +248,63 @@ func TestPrivilege(t *testing.T) {
 			})
 		}
 	}
+	if got := filter(w.all(), func(e *event.Privilege) bool { return e.Unexplained }); len(got) != 0 {
+		t.Errorf("no credential here came from nowhere: %+v", *got[0])
+	}
 	t.Run("int80/exec-old-mmap", func(t *testing.T) {
 		p := play(t, path, "int80", "exec-old-mmap")
 		if got := filter(w.ended(p.pid), by(p.pid, event.OpExecAnon)); len(got) != 1 || got[0].Call != "mmap" {
 			t.Errorf("got %+v", got)
 		}
 	})
+}
+
+// Ensure that a process that is root without any way to become it is told: by the next
+// file that it executes, and by the next call of the family. What such an exploit does
+// to the kernel's memory is done here to what the programs remember.
+func TestUnexplainedRoot(t *testing.T) {
+	path := actor(t)
+	w := open(t, Config{})
+	for _, next := range []string{"exec /bin/true", "exec /bin/sh -c true", "exec " + path + " native setgid"} {
+		cmd := exec.Command("/bin/sh", "-c", "read line; "+next)
+		gate, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := uint32(cmd.Process.Pid)
+		first(w, "exec", byPID(pid))
+		forget(t, w.collection.Maps[bpf.VedetteMapProcesses], pid)
+		if _, err := gate.Write([]byte("go\n")); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		got := filter(w.ended(pid), by(pid, event.OpSetUID))
+		if len(got) == 0 || !got[0].Unexplained || !got[0].Gained || got[0].UIDBefore != 1000 || got[0].UID != 0 {
+			t.Errorf("%s: got %+v", next, got)
+		}
+	}
+}
+
+// forget makes the programs remember a process as an ordinary user's.
+func forget(t *testing.T, processes *ebpf.Map, pid uint32) {
+	t.Helper()
+	const uid, flags, caps, realUID, couldGain = 68, 76, 80, 88, 64 // of struct process
+	var raw []byte
+	if err := processes.Lookup(pid, &raw); err != nil {
+		t.Fatal(err)
+	}
+	binary.NativeEndian.PutUint32(raw[uid:], 1000)
+	binary.NativeEndian.PutUint32(raw[realUID:], 1000)
+	binary.NativeEndian.PutUint64(raw[caps:], 0)
+	binary.NativeEndian.PutUint32(raw[flags:], binary.NativeEndian.Uint32(raw[flags:])&^couldGain)
+	if err := processes.Put(pid, raw); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Ensure that what changes nothing, or is a program's daily work, is not told.
