@@ -109,6 +109,7 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 }
 
 #include "known.bpf.c"
+#include "credentials.bpf.c"
 #include "process.bpf.c"
 #include "owner.bpf.c"
 #include "tcp.bpf.c"
