@@ -320,7 +320,8 @@ INLINE void enter_running(struct task_struct *task, struct task_record *record)
 static __attribute__((noinline)) int new_namespaces(struct task_struct *parent, struct task_struct *child);
 int gained_before_exec(void);
 
-INLINE void tell_fork(struct task_struct *parent, struct task_struct *child)
+/* A frame of its own: what it keeps is not there while namespaces are told. */
+static __attribute__((noinline)) void tell_fork(struct task_struct *parent, struct task_struct *child)
 {
 	struct event_fork event = {};
 	struct process fresh = {};
