@@ -13,6 +13,7 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/baseline"
 	"github.com/vedette-edr/vedette/sensor/internal/detect"
 	"github.com/vedette-edr/vedette/sensor/internal/enrich"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
 	"github.com/vedette-edr/vedette/sensor/internal/spool"
@@ -118,7 +119,7 @@ func (s *Sensor) seed(ctx context.Context) error {
 		tasks[i] = enrich.Task(t)
 	}
 	s.enricher.Seed(tasks)
-	defer func() { s.source.SetSelf(s.pid) }()
+	defer func() { s.source.SetSelf(event.ProcessKey{PID: s.pid}) }()
 	if foreignPIDs() {
 		s.log.Warn("this sensor is in a PID namespace of its own: what is outside it is seen without what /proc tells; run it in the host's (--pid=host)")
 		if pid := kernelPID(running); pid != 0 {

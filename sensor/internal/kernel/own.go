@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/vedette-edr/vedette/bpf"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
 // enum bpf_object of bpf/include/event.h.
@@ -16,14 +17,14 @@ const (
 	ownLink    = 3
 )
 
-// SetSelf says which process the sensor is, by its number in the machine's own PID
-// namespace: what that does itself is not told, and who lays hands on it is. Until it
+// SetSelf says which process the sensor is, its PID as the machine's own namespace
+// has it: what that does itself is not told, and who lays hands on it is. Until it
 // is said neither holds.
-func (s *Source) SetSelf(pid uint32) {
+func (s *Source) SetSelf(self event.ProcessKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.poll.is(pid)
+		s.poll.is(self.PID)
 	}
 }
 

@@ -26,7 +26,7 @@ func TestTamper(t *testing.T) {
 	t.Cleanup(func() { _ = sensor.Process.Kill(); _ = sensor.Wait() })
 	pid := sensor.Process.Pid
 	first(w, "its exec", byPID(uint32(pid)))
-	w.SetSelf(uint32(pid))
+	w.SetSelf(event.ProcessKey{PID: uint32(pid)})
 
 	t.Run("signal", func(t *testing.T) {
 		for _, mode := range []string{"native", "int80"} {
@@ -129,7 +129,7 @@ func mapID(t *testing.T, m *ebpf.Map) ebpf.MapID {
 // Ensure that what the sensor does itself is not told.
 func TestPrivilegeOfSensor(t *testing.T) {
 	w := open(t, Config{})
-	w.SetSelf(uint32(os.Getpid()))
+	w.SetSelf(event.ProcessKey{PID: uint32(os.Getpid())})
 	fd, err := unix.MemfdCreate("own", unix.MFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
