@@ -201,6 +201,7 @@ enum privilege_flags {
 	PRIVILEGE_TEXT_CUT = 2048,     /* a text is longer, or could not be read */
 	PRIVILEGE_NO_CALL = 4096,      /* seen otherwise than at the end of a call: number is none */
 	PRIVILEGE_NO_BEFORE = 8192,    /* what it was before is not known */
+	PRIVILEGE_NAME_CUT = 16384,    /* the path begins somewhere above; a claimed text can not bring that about */
 };
 
 /* What the sensor loaded, and what bpf(2) can name. */

@@ -367,6 +367,7 @@ __attribute__((noinline)) int name_mount(void)
 			return 0;
 		dentry = parent;
 	}
+	space->event.head.flags |= PRIVILEGE_NAME_CUT;
 	text_lost(space);
 	return 0;
 }

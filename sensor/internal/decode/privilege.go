@@ -28,6 +28,7 @@ const (
 	privilegeTextCut       = 2048
 	privilegeNoCall        = 4096
 	privilegeNoBefore      = 8192
+	privilegeNameCut       = 16384
 )
 
 // operations by enum privilege_op of bpf/include/event.h.
@@ -111,7 +112,7 @@ func decodePrivilege(raw []byte) (event.Event, error) {
 		return nil, fmt.Errorf("%w: privilege event says %d+%d bytes, has %d", ErrMalformed, nameLen, claimedLen, len(tail))
 	}
 	if is(privilegeNamePath) {
-		e.Name = appendPath(nil, tail[:nameLen], is(privilegeTextCut))
+		e.Name = appendPath(nil, tail[:nameLen], is(privilegeNameCut))
 		if nameLen == 0 {
 			e.Name = []byte("/") // no component: what was mounted on is the root itself
 		}

@@ -44,6 +44,13 @@ func TestPrivilege(t *testing.T) {
 			e.Operation, e.Call, e.HostMounts, e.Name = event.OpMount, "mount", true, []byte("/etc/ssh")
 			e.Claimed = [][]byte{[]byte("src"), {}, []byte("tmpfs")}
 		})},
+		"path above what was read": {privilegeRecord(privilegeNamePath|privilegeTextCut|privilegeNameCut, 7, 165, "ssh\x00etc\x00", ""), want(func(e *event.Privilege) {
+			e.Operation, e.Call, e.TextCut, e.Name = event.OpMount, "mount", true, []byte("etc/ssh")
+		})},
+		"path beside a claim that was not read": {privilegeRecord(privilegeNamePath|privilegeTextCut, 7, 165, "ssh\x00etc\x00", "\x00"), want(func(e *event.Privilege) {
+			e.Operation, e.Call, e.TextCut, e.Name = event.OpMount, "mount", true, []byte("/etc/ssh")
+			e.Claimed = [][]byte{{}}
+		})},
 		"root": {privilegeRecord(privilegeNamePath, 7, 429, "", ""), want(func(e *event.Privilege) {
 			e.Operation, e.Call, e.Name = event.OpMount, "move_mount", []byte("/")
 		})},
@@ -89,7 +96,7 @@ func TestPrivilegeMalformed(t *testing.T) {
 // no text is longer than the record.
 func FuzzPrivilege(f *testing.F) {
 	f.Add(privilegeRecord(0, 8, 101, "", ""))
-	f.Add(privilegeRecord(privilegeNamePath|privilegeTextCut, 7, 165, "b\x00a\x00", "source\x00target\x00type\x00"))
+	f.Add(privilegeRecord(privilegeNamePath|privilegeNameCut, 7, 165, "b\x00a\x00", "source\x00target\x00type\x00"))
 	f.Add(privilegeRecord(0xffff, 14, 357, "\x00\x00", "\xff"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if len(raw) >= headSize {
