@@ -246,7 +246,8 @@ func TestCallNumbers(t *testing.T) {
 func TestPrivilegeFlood(t *testing.T) {
 	path := actor(t)
 	const changes, execs = 300_000, 1000
-	w := open(t, Config{})
+	// Small, so that the flood would fill it.
+	w := open(t, Config{CriticalRingBytes: 256 << 10})
 	before := w.lost()
 	flood := exec.Command(path, "native", "flood", strconv.Itoa(changes))
 	if err := flood.Start(); err != nil {
