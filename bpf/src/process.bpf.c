@@ -372,10 +372,9 @@ int process_fork(u64 *ctx)
 
 	if (child->pid != child->tgid || (child->flags & PF_KTHREAD))
 		return 0;
-	if (!in_scope(child))
-		return 0;
-	tell_fork(parent, child);
-	if (child->nsproxy != parent->nsproxy || child->cred->user_ns != parent->cred->user_ns)
+	if (in_scope(child))
+		tell_fork(parent, child);
+	if ((child->nsproxy != parent->nsproxy || child->cred->user_ns != parent->cred->user_ns) && in_scope(parent))
 		new_namespaces(parent, child);
 	return 0;
 }
