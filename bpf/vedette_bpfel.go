@@ -30,7 +30,9 @@ const (
 	VedetteMapKnownCounts       = "known_counts"
 	VedetteMapListeners         = "listeners"
 	VedetteMapLosses            = "losses"
+	VedetteMapOwnObjects        = "own_objects"
 	VedetteMapOwners            = "owners"
+	VedetteMapPrivilegeSpaces   = "privilege_spaces"
 	VedetteMapProcesses         = "processes"
 	VedetteMapReader            = "reader"
 	VedetteMapResolved          = "resolved"
@@ -41,11 +43,21 @@ const (
 	VedetteMapWatched           = "watched"
 	VedetteMapWriters           = "writers"
 	VedetteProgCallAttribute    = "call_attribute"
+	VedetteProgCallBpf          = "call_bpf"
 	VedetteProgCallEnd          = "call_end"
+	VedetteProgCallIdentity     = "call_identity"
 	VedetteProgCallMap          = "call_map"
+	VedetteProgCallMemory       = "call_memory"
+	VedetteProgCallModule       = "call_module"
+	VedetteProgCallMount        = "call_mount"
 	VedetteProgCallName         = "call_name"
+	VedetteProgCallNamespace    = "call_namespace"
 	VedetteProgCallOpen         = "call_open"
 	VedetteProgCallSocket       = "call_socket"
+	VedetteProgCallTrace        = "call_trace"
+	VedetteProgCallUring        = "call_uring"
+	VedetteProgCgroupFrozen     = "cgroup_frozen"
+	VedetteProgCgroupMoved      = "cgroup_moved"
 	VedetteProgDatagramIn       = "datagram_in"
 	VedetteProgDatagramOut      = "datagram_out"
 	VedetteProgInodeChange      = "inode_change"
@@ -54,11 +66,13 @@ const (
 	VedetteProgInodeChangeExt4  = "inode_change_ext4"
 	VedetteProgInodeChangePlain = "inode_change_plain"
 	VedetteProgListTasks        = "list_tasks"
+	VedetteProgModuleLoaded     = "module_loaded"
 	VedetteProgProcessExec      = "process_exec"
 	VedetteProgProcessExit      = "process_exit"
 	VedetteProgProcessFork      = "process_fork"
 	VedetteProgResolveFile      = "resolve_file"
 	VedetteProgSeedOwners       = "seed_owners"
+	VedetteProgSignalSent       = "signal_sent"
 	VedetteProgSpreadTaint      = "spread_taint"
 	VedetteProgTcpState         = "tcp_state"
 	VedetteProgUdpConnect4      = "udp_connect4"
@@ -82,6 +96,7 @@ const (
 	VedetteVarScopeLevel        = "scope_level"
 	VedetteVarScopeNetns        = "scope_netns"
 	VedetteVarSipKey            = "sip_key"
+	VedetteVarTellFiles         = "tell_files"
 	VedetteVarWakeInterval      = "wake_interval"
 	VedetteVarWokenAt           = "woken_at"
 )
@@ -129,11 +144,21 @@ type VedetteSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteProgramSpecs struct {
 	CallAttribute    *ebpf.ProgramSpec `ebpf:"call_attribute"`
+	CallBpf          *ebpf.ProgramSpec `ebpf:"call_bpf"`
 	CallEnd          *ebpf.ProgramSpec `ebpf:"call_end"`
+	CallIdentity     *ebpf.ProgramSpec `ebpf:"call_identity"`
 	CallMap          *ebpf.ProgramSpec `ebpf:"call_map"`
+	CallMemory       *ebpf.ProgramSpec `ebpf:"call_memory"`
+	CallModule       *ebpf.ProgramSpec `ebpf:"call_module"`
+	CallMount        *ebpf.ProgramSpec `ebpf:"call_mount"`
 	CallName         *ebpf.ProgramSpec `ebpf:"call_name"`
+	CallNamespace    *ebpf.ProgramSpec `ebpf:"call_namespace"`
 	CallOpen         *ebpf.ProgramSpec `ebpf:"call_open"`
 	CallSocket       *ebpf.ProgramSpec `ebpf:"call_socket"`
+	CallTrace        *ebpf.ProgramSpec `ebpf:"call_trace"`
+	CallUring        *ebpf.ProgramSpec `ebpf:"call_uring"`
+	CgroupFrozen     *ebpf.ProgramSpec `ebpf:"cgroup_frozen"`
+	CgroupMoved      *ebpf.ProgramSpec `ebpf:"cgroup_moved"`
 	DatagramIn       *ebpf.ProgramSpec `ebpf:"datagram_in"`
 	DatagramOut      *ebpf.ProgramSpec `ebpf:"datagram_out"`
 	InodeChange      *ebpf.ProgramSpec `ebpf:"inode_change"`
@@ -142,11 +167,13 @@ type VedetteProgramSpecs struct {
 	InodeChangeExt4  *ebpf.ProgramSpec `ebpf:"inode_change_ext4"`
 	InodeChangePlain *ebpf.ProgramSpec `ebpf:"inode_change_plain"`
 	ListTasks        *ebpf.ProgramSpec `ebpf:"list_tasks"`
+	ModuleLoaded     *ebpf.ProgramSpec `ebpf:"module_loaded"`
 	ProcessExec      *ebpf.ProgramSpec `ebpf:"process_exec"`
 	ProcessExit      *ebpf.ProgramSpec `ebpf:"process_exit"`
 	ProcessFork      *ebpf.ProgramSpec `ebpf:"process_fork"`
 	ResolveFile      *ebpf.ProgramSpec `ebpf:"resolve_file"`
 	SeedOwners       *ebpf.ProgramSpec `ebpf:"seed_owners"`
+	SignalSent       *ebpf.ProgramSpec `ebpf:"signal_sent"`
 	SpreadTaint      *ebpf.ProgramSpec `ebpf:"spread_taint"`
 	TcpState         *ebpf.ProgramSpec `ebpf:"tcp_state"`
 	UdpConnect4      *ebpf.ProgramSpec `ebpf:"udp_connect4"`
@@ -162,30 +189,32 @@ type VedetteProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type VedetteMapSpecs struct {
-	Accepts       *ebpf.MapSpec `ebpf:"accepts"`
-	Budget        *ebpf.MapSpec `ebpf:"budget"`
-	Bulk          *ebpf.MapSpec `ebpf:"bulk"`
-	Calls         *ebpf.MapSpec `ebpf:"calls"`
-	Changes       *ebpf.MapSpec `ebpf:"changes"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Critical      *ebpf.MapSpec `ebpf:"critical"`
-	DnsSpaces     *ebpf.MapSpec `ebpf:"dns_spaces"`
-	ExecSpaces    *ebpf.MapSpec `ebpf:"exec_spaces"`
-	FileSpaces    *ebpf.MapSpec `ebpf:"file_spaces"`
-	Known         *ebpf.MapSpec `ebpf:"known"`
-	KnownCounts   *ebpf.MapSpec `ebpf:"known_counts"`
-	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
-	Losses        *ebpf.MapSpec `ebpf:"losses"`
-	Owners        *ebpf.MapSpec `ebpf:"owners"`
-	Processes     *ebpf.MapSpec `ebpf:"processes"`
-	Reader        *ebpf.MapSpec `ebpf:"reader"`
-	Resolved      *ebpf.MapSpec `ebpf:"resolved"`
-	SegmentSpaces *ebpf.MapSpec `ebpf:"segment_spaces"`
-	Streams       *ebpf.MapSpec `ebpf:"streams"`
-	Taints        *ebpf.MapSpec `ebpf:"taints"`
-	UdpFlows      *ebpf.MapSpec `ebpf:"udp_flows"`
-	Watched       *ebpf.MapSpec `ebpf:"watched"`
-	Writers       *ebpf.MapSpec `ebpf:"writers"`
+	Accepts         *ebpf.MapSpec `ebpf:"accepts"`
+	Budget          *ebpf.MapSpec `ebpf:"budget"`
+	Bulk            *ebpf.MapSpec `ebpf:"bulk"`
+	Calls           *ebpf.MapSpec `ebpf:"calls"`
+	Changes         *ebpf.MapSpec `ebpf:"changes"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Critical        *ebpf.MapSpec `ebpf:"critical"`
+	DnsSpaces       *ebpf.MapSpec `ebpf:"dns_spaces"`
+	ExecSpaces      *ebpf.MapSpec `ebpf:"exec_spaces"`
+	FileSpaces      *ebpf.MapSpec `ebpf:"file_spaces"`
+	Known           *ebpf.MapSpec `ebpf:"known"`
+	KnownCounts     *ebpf.MapSpec `ebpf:"known_counts"`
+	Listeners       *ebpf.MapSpec `ebpf:"listeners"`
+	Losses          *ebpf.MapSpec `ebpf:"losses"`
+	OwnObjects      *ebpf.MapSpec `ebpf:"own_objects"`
+	Owners          *ebpf.MapSpec `ebpf:"owners"`
+	PrivilegeSpaces *ebpf.MapSpec `ebpf:"privilege_spaces"`
+	Processes       *ebpf.MapSpec `ebpf:"processes"`
+	Reader          *ebpf.MapSpec `ebpf:"reader"`
+	Resolved        *ebpf.MapSpec `ebpf:"resolved"`
+	SegmentSpaces   *ebpf.MapSpec `ebpf:"segment_spaces"`
+	Streams         *ebpf.MapSpec `ebpf:"streams"`
+	Taints          *ebpf.MapSpec `ebpf:"taints"`
+	UdpFlows        *ebpf.MapSpec `ebpf:"udp_flows"`
+	Watched         *ebpf.MapSpec `ebpf:"watched"`
+	Writers         *ebpf.MapSpec `ebpf:"writers"`
 }
 
 // VedetteVariableSpecs contains global variables before they are loaded into the kernel.
@@ -206,6 +235,7 @@ type VedetteVariableSpecs struct {
 	ScopeLevel        *ebpf.VariableSpec `ebpf:"scope_level"`
 	ScopeNetns        *ebpf.VariableSpec `ebpf:"scope_netns"`
 	SipKey            *ebpf.VariableSpec `ebpf:"sip_key"`
+	TellFiles         *ebpf.VariableSpec `ebpf:"tell_files"`
 	WakeInterval      *ebpf.VariableSpec `ebpf:"wake_interval"`
 	WokenAt           *ebpf.VariableSpec `ebpf:"woken_at"`
 }
@@ -230,30 +260,32 @@ func (o *VedetteObjects) Close() error {
 //
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedetteMaps struct {
-	Accepts       *ebpf.Map `ebpf:"accepts"`
-	Budget        *ebpf.Map `ebpf:"budget"`
-	Bulk          *ebpf.Map `ebpf:"bulk"`
-	Calls         *ebpf.Map `ebpf:"calls"`
-	Changes       *ebpf.Map `ebpf:"changes"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Critical      *ebpf.Map `ebpf:"critical"`
-	DnsSpaces     *ebpf.Map `ebpf:"dns_spaces"`
-	ExecSpaces    *ebpf.Map `ebpf:"exec_spaces"`
-	FileSpaces    *ebpf.Map `ebpf:"file_spaces"`
-	Known         *ebpf.Map `ebpf:"known"`
-	KnownCounts   *ebpf.Map `ebpf:"known_counts"`
-	Listeners     *ebpf.Map `ebpf:"listeners"`
-	Losses        *ebpf.Map `ebpf:"losses"`
-	Owners        *ebpf.Map `ebpf:"owners"`
-	Processes     *ebpf.Map `ebpf:"processes"`
-	Reader        *ebpf.Map `ebpf:"reader"`
-	Resolved      *ebpf.Map `ebpf:"resolved"`
-	SegmentSpaces *ebpf.Map `ebpf:"segment_spaces"`
-	Streams       *ebpf.Map `ebpf:"streams"`
-	Taints        *ebpf.Map `ebpf:"taints"`
-	UdpFlows      *ebpf.Map `ebpf:"udp_flows"`
-	Watched       *ebpf.Map `ebpf:"watched"`
-	Writers       *ebpf.Map `ebpf:"writers"`
+	Accepts         *ebpf.Map `ebpf:"accepts"`
+	Budget          *ebpf.Map `ebpf:"budget"`
+	Bulk            *ebpf.Map `ebpf:"bulk"`
+	Calls           *ebpf.Map `ebpf:"calls"`
+	Changes         *ebpf.Map `ebpf:"changes"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	Critical        *ebpf.Map `ebpf:"critical"`
+	DnsSpaces       *ebpf.Map `ebpf:"dns_spaces"`
+	ExecSpaces      *ebpf.Map `ebpf:"exec_spaces"`
+	FileSpaces      *ebpf.Map `ebpf:"file_spaces"`
+	Known           *ebpf.Map `ebpf:"known"`
+	KnownCounts     *ebpf.Map `ebpf:"known_counts"`
+	Listeners       *ebpf.Map `ebpf:"listeners"`
+	Losses          *ebpf.Map `ebpf:"losses"`
+	OwnObjects      *ebpf.Map `ebpf:"own_objects"`
+	Owners          *ebpf.Map `ebpf:"owners"`
+	PrivilegeSpaces *ebpf.Map `ebpf:"privilege_spaces"`
+	Processes       *ebpf.Map `ebpf:"processes"`
+	Reader          *ebpf.Map `ebpf:"reader"`
+	Resolved        *ebpf.Map `ebpf:"resolved"`
+	SegmentSpaces   *ebpf.Map `ebpf:"segment_spaces"`
+	Streams         *ebpf.Map `ebpf:"streams"`
+	Taints          *ebpf.Map `ebpf:"taints"`
+	UdpFlows        *ebpf.Map `ebpf:"udp_flows"`
+	Watched         *ebpf.Map `ebpf:"watched"`
+	Writers         *ebpf.Map `ebpf:"writers"`
 }
 
 func (m *VedetteMaps) Close() error {
@@ -272,7 +304,9 @@ func (m *VedetteMaps) Close() error {
 		m.KnownCounts,
 		m.Listeners,
 		m.Losses,
+		m.OwnObjects,
 		m.Owners,
+		m.PrivilegeSpaces,
 		m.Processes,
 		m.Reader,
 		m.Resolved,
@@ -303,6 +337,7 @@ type VedetteVariables struct {
 	ScopeLevel        *ebpf.Variable `ebpf:"scope_level"`
 	ScopeNetns        *ebpf.Variable `ebpf:"scope_netns"`
 	SipKey            *ebpf.Variable `ebpf:"sip_key"`
+	TellFiles         *ebpf.Variable `ebpf:"tell_files"`
 	WakeInterval      *ebpf.Variable `ebpf:"wake_interval"`
 	WokenAt           *ebpf.Variable `ebpf:"woken_at"`
 }
@@ -312,11 +347,21 @@ type VedetteVariables struct {
 // It can be passed to LoadVedetteObjects or ebpf.CollectionSpec.LoadAndAssign.
 type VedettePrograms struct {
 	CallAttribute    *ebpf.Program `ebpf:"call_attribute"`
+	CallBpf          *ebpf.Program `ebpf:"call_bpf"`
 	CallEnd          *ebpf.Program `ebpf:"call_end"`
+	CallIdentity     *ebpf.Program `ebpf:"call_identity"`
 	CallMap          *ebpf.Program `ebpf:"call_map"`
+	CallMemory       *ebpf.Program `ebpf:"call_memory"`
+	CallModule       *ebpf.Program `ebpf:"call_module"`
+	CallMount        *ebpf.Program `ebpf:"call_mount"`
 	CallName         *ebpf.Program `ebpf:"call_name"`
+	CallNamespace    *ebpf.Program `ebpf:"call_namespace"`
 	CallOpen         *ebpf.Program `ebpf:"call_open"`
 	CallSocket       *ebpf.Program `ebpf:"call_socket"`
+	CallTrace        *ebpf.Program `ebpf:"call_trace"`
+	CallUring        *ebpf.Program `ebpf:"call_uring"`
+	CgroupFrozen     *ebpf.Program `ebpf:"cgroup_frozen"`
+	CgroupMoved      *ebpf.Program `ebpf:"cgroup_moved"`
 	DatagramIn       *ebpf.Program `ebpf:"datagram_in"`
 	DatagramOut      *ebpf.Program `ebpf:"datagram_out"`
 	InodeChange      *ebpf.Program `ebpf:"inode_change"`
@@ -325,11 +370,13 @@ type VedettePrograms struct {
 	InodeChangeExt4  *ebpf.Program `ebpf:"inode_change_ext4"`
 	InodeChangePlain *ebpf.Program `ebpf:"inode_change_plain"`
 	ListTasks        *ebpf.Program `ebpf:"list_tasks"`
+	ModuleLoaded     *ebpf.Program `ebpf:"module_loaded"`
 	ProcessExec      *ebpf.Program `ebpf:"process_exec"`
 	ProcessExit      *ebpf.Program `ebpf:"process_exit"`
 	ProcessFork      *ebpf.Program `ebpf:"process_fork"`
 	ResolveFile      *ebpf.Program `ebpf:"resolve_file"`
 	SeedOwners       *ebpf.Program `ebpf:"seed_owners"`
+	SignalSent       *ebpf.Program `ebpf:"signal_sent"`
 	SpreadTaint      *ebpf.Program `ebpf:"spread_taint"`
 	TcpState         *ebpf.Program `ebpf:"tcp_state"`
 	UdpConnect4      *ebpf.Program `ebpf:"udp_connect4"`
@@ -344,11 +391,21 @@ type VedettePrograms struct {
 func (p *VedettePrograms) Close() error {
 	return _VedetteClose(
 		p.CallAttribute,
+		p.CallBpf,
 		p.CallEnd,
+		p.CallIdentity,
 		p.CallMap,
+		p.CallMemory,
+		p.CallModule,
+		p.CallMount,
 		p.CallName,
+		p.CallNamespace,
 		p.CallOpen,
 		p.CallSocket,
+		p.CallTrace,
+		p.CallUring,
+		p.CgroupFrozen,
+		p.CgroupMoved,
 		p.DatagramIn,
 		p.DatagramOut,
 		p.InodeChange,
@@ -357,11 +414,13 @@ func (p *VedettePrograms) Close() error {
 		p.InodeChangeExt4,
 		p.InodeChangePlain,
 		p.ListTasks,
+		p.ModuleLoaded,
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
 		p.ResolveFile,
 		p.SeedOwners,
+		p.SignalSent,
 		p.SpreadTaint,
 		p.TcpState,
 		p.UdpConnect4,

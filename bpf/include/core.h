@@ -25,6 +25,7 @@ static struct bpf_tcp_sock *(*bpf_tcp_sock)(struct bpf_sock *sk) = (void *)96;
 static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107;
 static long (*bpf_probe_read_user)(void *dst, u32 size, const void *from) = (void *)112;
 static long (*bpf_probe_read_kernel)(void *dst, u32 size, const void *from) = (void *)113;
+static long (*bpf_probe_read_user_str)(void *dst, u32 size, const void *from) = (void *)114;
 static long (*bpf_probe_read_kernel_str)(void *dst, u32 size, const void *from) = (void *)115;
 static u64 (*bpf_ktime_get_boot_ns)(void) = (void *)125;
 static long (*bpf_seq_write)(struct seq_file *seq, const void *data, u32 len) = (void *)127;
@@ -33,6 +34,7 @@ static u64 (*bpf_ringbuf_query)(void *ring, u64 what) = (void *)134;
 static struct task_struct *(*bpf_get_current_task_btf)(void) = (void *)158;
 static struct pt_regs *(*bpf_task_pt_regs)(struct task_struct *task) = (void *)175; /* 5.15 */
 static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
+static long (*bpf_find_vma)(struct task_struct *task, u64 address, void *each, void *with, u64 flags) = (void *)180;
 
 /* Gives a number the type of the kernel object that it leads to, so that plain loads
  * can follow it (6.2). A load that leads nowhere reads as zero. */

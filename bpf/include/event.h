@@ -42,7 +42,10 @@ enum loss {
 	LOSS_FILE_RING_FULL = 17,     /* a file event: the bulk ring had no room */
 	LOSS_FILE_SAMPLED = 18,       /* a file event that the budget left out, see struct budget */
 	LOSS_FILE_UNMATCHED = 19,     /* a change by name or of attributes: too many at one time, or of one call */
-	LOSS_COUNT = 20,
+	LOSS_PRIVILEGE_RING_FULL = 20, /* a privilege event: the critical ring had no room */
+	LOSS_PRIVILEGE_SHARE = 21,    /* a privilege event beyond its process's share of the critical ring: the bulk ring had no room */
+	LOSS_PRIVILEGE_TEXT = 22,     /* a privilege event's text (the event itself arrived): it could not be read */
+	LOSS_COUNT = 23,
 };
 
 /* Index into `counters`. */
@@ -171,7 +174,6 @@ enum file_op {
 	FILE_REMOVEXATTR = 15,
 	FILE_CHANGE = 16, /* through io_uring or in a directory: changed, and no call says how */
 	FILE_MAP_EXEC = 17, /* mapped to be executed: a library, or what ld.so runs */
-	FILE_PROC_MEM = 18, /* another process's memory, opened for writing */
 };
 
 enum file_flags {
@@ -195,7 +197,7 @@ struct event_file {
 	u32 open_flags;
 	s32 result;
 	u32 mount_ns;
-	u32 target_pid; /* FILE_PROC_MEM */
+	u32 pad2;
 	u32 owner; /* i_uid */
 	u32 nlink;
 	u16 op; /* enum file_op */
@@ -260,6 +262,80 @@ struct event_socket {
 	u16 family;
 	u16 type;
 	u32 pad2;
+};
+
+/* What was done. */
+enum privilege_op {
+	PRIVILEGE_SETUID = 1,       /* effective ids changed; or would have */
+	PRIVILEGE_CAPABILITY = 2,   /* capset(2) that added */
+	PRIVILEGE_USERNS = 3,       /* a new user namespace, whatever else is new */
+	PRIVILEGE_UNSHARE = 4,      /* other new namespaces */
+	PRIVILEGE_SETNS = 5,        /* joined; object: the namespace's inode */
+	PRIVILEGE_PIVOT_ROOT = 6,
+	PRIVILEGE_MOUNT = 7,        /* mount, move_mount, fsmount, umount: number tells which */
+	PRIVILEGE_PTRACE = 8,       /* command: the request */
+	PRIVILEGE_VM_WRITE = 9,     /* process_vm_writev(2) into another process */
+	PRIVILEGE_PROC_MEM = 10,    /* /proc/PID/mem of another process opened for writing */
+	PRIVILEGE_MEMFD = 11,       /* command: its flags */
+	PRIVILEGE_EXEC_ANON = 12,   /* memory that is no file's made executable; the first time in an image */
+	PRIVILEGE_MODULE = 13,
+	PRIVILEGE_BPF = 14,         /* command: bpf(2)'s; object: the id of what it made or touched */
+	PRIVILEGE_SIGNAL = 15,      /* to the sensor; command: the signal */
+	PRIVILEGE_CGROUP_MOVE = 16, /* of the sensor; object: the new cgroup */
+	PRIVILEGE_CGROUP_FREEZE = 17, /* of the sensor's cgroup */
+	PRIVILEGE_URING = 18,       /* io_uring_setup, object: the ring's flags; io_uring_register, command: the operation */
+	PRIVILEGE_PIDFD_GETFD = 19, /* of the sensor's descriptors; command: which */
+};
+
+enum privilege_flags {
+	PRIVILEGE_COMPAT = 1,          /* the call came by int 0x80: number is of the other table */
+	PRIVILEGE_GAINED = 2,          /* the effective user became root's, or effective capabilities were added */
+	PRIVILEGE_UNEXPLAINED = 4,     /* gained by a process that had nothing that allows it */
+	PRIVILEGE_OURS = 8,            /* the object is one of the sensor's own */
+	PRIVILEGE_CLAIMED_OBJECT = 16, /* which object, is from the caller's memory */
+	PRIVILEGE_WRITABLE = 32,       /* the executable memory is writable too */
+	PRIVILEGE_MODIFIED = 64,       /* it is a file's, but was written to */
+	PRIVILEGE_MEMORY_FILE = 128,   /* it is a memfd's */
+	PRIVILEGE_FROM_KERNEL = 256,   /* the signal is the kernel's own */
+	PRIVILEGE_NAME_PATH = 512,     /* name: components from the mount point upward, each ended by NUL */
+	PRIVILEGE_HOST_MOUNTS = 1024,  /* in the mount namespace of the machine's first process */
+	PRIVILEGE_TEXT_CUT = 2048,     /* a text is longer, or could not be read */
+	PRIVILEGE_NO_CALL = 4096,      /* seen otherwise than at the end of a call: number is none */
+	PRIVILEGE_NO_BEFORE = 8192,    /* what it was before is not known */
+	PRIVILEGE_NAME_CUT = 16384,    /* the path begins somewhere above; a claimed text can not bring that about */
+};
+
+/* What the sensor loaded, and what bpf(2) can name. */
+enum bpf_object {
+	BPF_OBJECT_MAP = 1,
+	BPF_OBJECT_PROGRAM = 2,
+	BPF_OBJECT_LINK = 3,
+	BPF_OBJECT_TYPES = 4,
+};
+
+struct event_privilege {
+	struct event_head head; /* of who did it; flags: enum privilege_flags */
+	u64 target_start; /* of the process that it was done to */
+	u64 arguments; /* flags of the call: mount's, the namespaces', the protection of memory */
+	u64 object; /* by op */
+	u64 caps_before; /* effective */
+	u64 caps;
+	s64 result; /* of the call, negative: errno */
+	u32 op; /* enum privilege_op */
+	u32 number; /* of the call */
+	u32 command; /* by op */
+	u32 target_pid; /* 0: none, or not to be found */
+	u32 uid_before; /* effective, as uid is in head */
+	u32 gid_before;
+	u32 gid;
+	u32 real_uid;
+	u32 kind; /* enum bpf_object */
+	u32 user_ns; /* inode */
+	u16 name_len; /* of what follows, in this order */
+	u16 claimed_len;
+	u32 pad2;
+	/* name: as the kernel has it · claimed: what the caller's memory said after the
+	 * call, each string ended by NUL; it may have said something else before */
 };
 
 /* A UDP flow in the table: user space sweeps it and makes the flow's end. */

@@ -162,6 +162,8 @@ enum process_flags {
 	PROCESS_TAINTED = 4, /* it has a finding, or comes of one that has: everything is told */
 	PROCESS_SERVES = 8, /* it accepted connections that were told: its forks are told */
 	PROCESS_SERVING = 16, /* forked by such a one: its execs are told */
+	PROCESS_ANONYMOUS = 32, /* it has executable memory that is no file's, and that was told */
+	PROCESS_COULD_GAIN = 64, /* it had root's ids or a capability when its credentials were last looked at */
 };
 struct process {
 	u64 start; /* tells a reused pid */
@@ -177,7 +179,13 @@ struct process {
 	u32 netns;
 	u32 flags; /* enum process_flags */
 	u32 session; /* at its last exec, or its parent's: an exec in another is a login */
+	u32 real_uid; /* with what follows: as they were when last looked at */
+	u32 gid; /* effective */
+	u32 user_ns; /* inode */
+	u32 spent; /* of its share of the critical ring in the second */
 	u32 pad;
+	u64 second;
+	u64 caps; /* effective */
 };
 enum { PROCESSES_MAX = 32768 };
 struct {
@@ -363,6 +371,40 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct file_space);
 } file_spaces SEC(".maps");
+
+/* Privilege events: one per CPU for what happens in a process's own context, where
+ * nothing of the kind interrupts, and one for signals, which interrupts send. */
+enum {
+	PRIVILEGE_SLOT = 0,
+	SIGNAL_SLOT = 1,
+	PRIVILEGE_SLOTS = 2,
+	CLAIMED_STRINGS = 3, /* mount(2) has the most: source, target, type */
+	CLAIMED_ROOM = 256,
+	MOUNT_PATH_MAX = 1024,
+	PRIVILEGE_TEXT_MAX = MOUNT_PATH_MAX + NAME_ROOM + CLAIMED_STRINGS * CLAIMED_ROOM,
+};
+struct privilege_space {
+	struct event_privilege event;
+	u8 data[PRIVILEGE_TEXT_MAX + NAME_ROOM];
+	u32 used; /* of data; here, so that the verifier does not follow it */
+	u32 pad;
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, PRIVILEGE_SLOTS);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct privilege_space);
+} privilege_spaces SEC(".maps");
+
+/* The ids of the sensor's own maps, programs and links, by kind << 32 | id. User
+ * space fills it after loading and after attaching. Full: user space says so. */
+enum { OWN_OBJECTS_MAX = 512 };
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(max_entries, OWN_OBJECTS_MAX);
+	MAP_TYPE(key, u64);
+	MAP_TYPE(value, u32);
+} own_objects SEC(".maps");
 
 struct dns_space {
 	struct udp_flow flow; /* one that is new */

@@ -155,25 +155,55 @@ struct timespec64 {
 	long tv_nsec;
 };
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
 struct ns_common {
 	unsigned int inum;
 };
 struct net {
 	struct ns_common ns;
 };
+struct rb_node {
+	struct rb_node *rb_right;
+};
+struct rb_root {
+	struct rb_node *rb_node;
+};
 struct mnt_namespace {
 	struct ns_common ns;
+	struct rb_root mounts; /* 6.8: by age */
 };
+struct mnt_namespace___67 { /* up to 6.7 */
+	struct list_head list;
+};
+struct uts_namespace;
+struct ipc_namespace;
+struct cgroup_namespace;
+struct time_namespace;
 struct nsproxy {
+	struct uts_namespace *uts_ns;
+	struct ipc_namespace *ipc_ns;
 	struct mnt_namespace *mnt_ns;
+	struct pid_namespace *pid_ns_for_children;
 	struct net *net_ns;
+	struct time_namespace *time_ns_for_children;
+	struct cgroup_namespace *cgroup_ns;
+};
+struct user_namespace {
+	struct ns_common ns;
 };
 struct cred {
 	kuid_t uid;
 	kgid_t gid;
+	kuid_t suid;
 	kuid_t euid;
 	kgid_t egid;
+	kuid_t fsuid;
 	kernel_cap_t cap_permitted;
+	kernel_cap_t cap_effective;
+	struct user_namespace *user_ns;
 };
 struct kernfs_node {
 	u64 id;
@@ -205,9 +235,6 @@ struct qstr {
 	u32 len;
 	const unsigned char *name;
 };
-struct list_head {
-	struct list_head *next;
-};
 struct hlist_node {
 	struct hlist_node *next;
 };
@@ -228,6 +255,7 @@ struct inode {
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	s64 i_size;
+	void *i_private;
 	s64 i_ctime_sec; /* 6.11 */
 	u32 i_ctime_nsec;
 };
@@ -258,6 +286,9 @@ struct mount {
 	struct mount *mnt_parent;
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
+	struct rb_node mnt_node; /* 6.8 */
+	struct list_head mnt_list;
+	const char *mnt_devname;
 	int mnt_id;
 };
 struct path {
@@ -282,11 +313,28 @@ struct fdtable {
 struct files_struct {
 	struct fdtable *fdt;
 };
+struct xa_node {
+	unsigned char shift;
+	void *slots[64];
+};
+struct xarray {
+	void *xa_head;
+};
+struct idr {
+	struct xarray idr_rt;
+};
+struct pid_namespace {
+	struct idr idr;
+	struct task_struct *child_reaper;
+};
 struct upid {
 	int nr;
+	struct pid_namespace *ns;
 };
 struct pid {
-	struct upid numbers[1];
+	unsigned int level;
+	struct hlist_head tasks[4];
+	struct upid numbers[];
 };
 struct proc_inode {
 	struct pid *pid;
@@ -305,6 +353,37 @@ struct io_kiocb { /* cqe: 5.19 */
 	u8 opcode;
 	struct io_cqe cqe;
 	struct io_wq_work work;
+};
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	unsigned long vm_flags;
+	struct file *vm_file;
+	void *anon_vma;
+};
+struct kernel_siginfo {
+	int si_code;
+};
+struct module {
+	char name[56];
+};
+struct bpf_map {
+	u32 id;
+};
+struct bpf_prog_aux {
+	u32 id;
+};
+struct bpf_prog {
+	struct bpf_prog_aux *aux;
+};
+struct bpf_link {
+	u32 id;
+};
+struct btf {
+	u32 id;
+};
+struct io_ring_ctx {
+	unsigned int flags;
 };
 struct thread_info {
 	u32 status;
@@ -328,6 +407,9 @@ struct task_struct {
 	char comm[16];
 	struct fs_struct *fs;
 	struct files_struct *files;
+	struct pid *thread_pid;
+	struct hlist_node pid_links[4];
+	unsigned int personality;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	void *worker_private; /* of an io_uring worker: struct io_worker */

@@ -9,18 +9,15 @@ enum {
 	OPEN_ACCESS = 3, /* O_ACCMODE */
 	OPEN_CREATE = 0100,
 	OPEN_TRUNCATE = 01000,
-	FMODE_WRITE = 2,
 	FMODE_CREATED = 1 << 20,
 	S_IFDIR = 0040000,
 	S_IFREG = 0100000,
 	S_IWOTH = 0002,
-	PROC_SUPER_MAGIC = 0x9fa0,
-	PROT_EXEC = 4,
-	MAP_ANONYMOUS = 0x20,
 	OP_OPENAT = 18, /* IORING_OP_* */
 	OP_OPENAT2 = 28,
 };
 
+const volatile u32 tell_files = 0; /* 1: there are files to be told of */
 const volatile u8 native_ops[CALLS_MAX] = {}; /* enum file_op by system call */
 const volatile u8 compat_ops[CALLS_MAX] = {};
 
@@ -86,7 +83,7 @@ INLINE void begin_file(struct file_space *space, struct inode *inode, struct den
 	e->open_flags = 0;
 	e->result = 0;
 	e->mount_ns = task->nsproxy->mnt_ns->ns.inum;
-	e->target_pid = 0;
+	e->pad2 = 0;
 	e->owner = READ(inode->i_uid.val);
 	e->nlink = READ(inode->i_nlink);
 	e->op = op;
@@ -172,31 +169,6 @@ INLINE bool now_writes(struct inode *inode, u32 device, u32 pid)
 	return true;
 }
 
-/* Another process's memory: /proc/PID/mem or /proc/PID/task/TID/mem. */
-INLINE bool opened_memory(struct file_space *space, struct inode *inode, struct dentry *dentry)
-{
-	struct proc_inode *proc = (void *)inode - __builtin_preserve_field_info(((struct proc_inode *)0)->vfs_inode, 0);
-	struct task_struct *task = bpf_get_current_task_btf();
-	char name[4] = {};
-	struct pid *pid;
-	u32 target;
-
-	bpf_probe_read_kernel(name, sizeof(name), READ(dentry->d_name.name));
-	if (name[0] != 'm' || name[1] != 'e' || name[2] != 'm' || name[3])
-		return false;
-	pid = READ(proc->pid);
-	target = pid ? READ(pid->numbers[0].nr) : 0;
-	if (!target || target == (u32)task->tgid)
-		return false;
-	if (known_file(0, FILE_PROC_MEM, 0, 0, 0))
-		return true;
-	begin_file(space, inode, READ(dentry->d_parent), FILE_PROC_MEM, 0);
-	space->event.target_pid = target;
-	space->event.path_len = append_names((u64)dentry, 0, WATCH_DEPTH);
-	tell_file(1);
-	return true;
-}
-
 /* A file that was opened. flags: what the open asked for, as far as that is in
  * registers; head_flags: of the event. */
 __attribute__((noinline)) int opened(u64 file_at, u32 flags, u32 head_flags)
@@ -224,10 +196,6 @@ __attribute__((noinline)) int opened(u64 file_at, u32 flags, u32 head_flags)
 	device = LOAD(sb->s_dev);
 	if ((imode & S_IFMT) != S_IFREG)
 		return 0;
-	if (LOAD(sb->s_magic) == PROC_SUPER_MAGIC) {
-		opened_memory(space, (void *)as_number(space, inode), (void *)as_number(space, dentry));
-		return 0;
-	}
 	if (mode & FMODE_CREATED)
 		op = FILE_CREATE;
 	else if ((flags & OPEN_TRUNCATE) && !LOAD(inode->i_size))
@@ -253,23 +221,13 @@ __attribute__((noinline)) int opened(u64 file_at, u32 flags, u32 head_flags)
 	return 0;
 }
 
-/* The open file behind a descriptor of this task. */
-INLINE struct file *file_of(struct task_struct *task, u32 fd)
-{
-	struct fdtable *table = task->files->fdt;
-	struct file *file = NULL;
-
-	if (fd < table->max_fds)
-		bpf_probe_read_kernel(&file, sizeof(file), READ(table->fd) + fd);
-	return file;
-}
-
 /* open, openat, openat2, creat, open_by_handle_at that gave a descriptor. tp_btf, 5.5;
  * one that only reads costs what the registers say. */
 SEC("tp_btf/sys_exit")
 int call_open(u64 *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct file *file;
 	u64 flags = 0;
 	struct call call;
 	u32 number;
@@ -291,7 +249,11 @@ int call_open(u64 *ctx)
 	}
 	if (!(flags & (OPEN_ACCESS | OPEN_CREATE | OPEN_TRUNCATE)))
 		return 0;
-	opened((u64)file_of(task, call.result), flags, 0);
+	file = file_of(task, call.result);
+	if (file)
+		proc_mem_opened(task, &call, file);
+	if (tell_files)
+		opened((u64)file, flags, 0);
 	return 0;
 }
 
@@ -366,7 +328,7 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 	tell_file(flags != FILE_WHOLE);
 }
 
-/* mmap that gave executable memory. tp_btf, 5.5. */
+/* The end of mmap, mprotect and pkey_mprotect. tp_btf, 5.17 for bpf_find_vma. */
 SEC("tp_btf/sys_exit")
 int call_map(u64 *ctx)
 {
@@ -374,8 +336,9 @@ int call_map(u64 *ctx)
 	struct call call;
 
 	read_call(&call, ctx, task);
-	if (call.result < 0 && call.result > -4096)
-		return 0;
+	anonymous_exec(task, &call);
+	if (!tell_files || (call.result < 0 && call.result > -4096) || is_call(&call, 10, 125) || is_call(&call, 329, 380))
+		return 0; /* refused, or mprotect and pkey_mprotect, which map nothing */
 	if (call.compat && call.number == 90) { /* the old mmap has its arguments in memory */
 		u32 args[6] = {};
 

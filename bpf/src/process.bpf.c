@@ -101,16 +101,13 @@ INLINE u64 change_time(struct inode *inode)
  * for a caller that had them before, and for LSM domain changes. */
 INLINE bool is_setid(struct linux_binprm *bprm, struct inode *inode, struct cred *cred)
 {
-	u64 caps = 0;
-
 	if (!READ_BITS(bprm, secureexec))
 		return false;
 	if ((inode->i_mode & S_ISUID) && cred->euid.val == inode->i_uid.val)
 		return true;
 	if ((inode->i_mode & S_ISGID) && cred->egid.val == inode->i_gid.val)
 		return true;
-	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&cred->cap_permitted));
-	return cred->euid.val != 0 && caps != 0;
+	return cred->euid.val != 0 && capabilities(__builtin_preserve_access_index(&cred->cap_permitted));
 }
 
 /* Appends a component; false: it could not be read. */
@@ -319,16 +316,62 @@ INLINE void enter_running(struct task_struct *task, struct task_record *record)
 	fresh.parent_pid = record->parent_pid;
 	fresh.parent_start = record->parent_start;
 	fresh.cgroup = record->cgroup;
-	fresh.uid = record->uid;
 	fresh.netns = record->netns;
 	if (HAS_FIELD(task->sessionid))
 		fresh.session = task->sessionid;
 	fresh.flags = PROCESS_NODE | PROCESS_TOLD;
+	note_credentials(&fresh, task);
 	if (file) {
 		fresh.image = image_hash(file, task->nsproxy->mnt_ns->ns.inum);
 		fresh.self = fresh.image;
 	}
 	bpf_map_update_elem(&processes, &pid, &fresh, BPF_NOEXIST);
+}
+
+/* In privilege.bpf.c. */
+static __attribute__((noinline)) int new_namespaces(struct task_struct *parent, struct task_struct *child);
+int gained_before_exec(void);
+
+/* A frame of its own: what it keeps is not there while namespaces are told. */
+static __attribute__((noinline)) void tell_fork(struct task_struct *parent, struct task_struct *child)
+{
+	struct event_fork event = {};
+	struct process fresh = {};
+	struct process *p;
+	u32 pid = child->tgid, inherited = 0;
+
+	fresh.start = child->start_boottime;
+	fresh.parent_pid = child->real_parent->tgid;
+	fresh.parent_start = child->real_parent->group_leader->start_boottime;
+	fresh.cgroup = task_cgroup(child);
+	fresh.netns = child->nsproxy->net_ns->ns.inum;
+	note_credentials(&fresh, child);
+	p = process_of(fresh.parent_pid, fresh.parent_start);
+	if (p) {
+		fresh.image = p->image;
+		fresh.self = p->self;
+		fresh.parent_self = p->self;
+		fresh.session = p->session;
+		inherited = p->flags & PROCESS_TAINTED;
+		if (p->flags & PROCESS_SERVES)
+			inherited |= PROCESS_SERVING;
+		fresh.flags |= inherited | (p->flags & PROCESS_ANONYMOUS);
+	}
+	if (!keep_known || inherited)
+		p = NULL;
+	if (p && enter(pid, &fresh)) {
+		count(COUNTER_TOTAL);
+		count(COUNTER_SUPPRESSED);
+		return;
+	}
+	catch_up(fresh.parent_pid);
+	fresh.flags |= PROCESS_NODE | PROCESS_TOLD;
+	if (!p)
+		enter(pid, &fresh);
+	fill_head(&event.head, EVENT_FORK, sizeof(event), parent);
+	event.child_start = fresh.start;
+	event.child_pid = pid;
+	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes, event.head.time), LOSS_FORK_RING_FULL);
 }
 
 /* Fork of a process. tp_btf, 5.5; told to the critical ring without waking, and only
@@ -339,47 +382,13 @@ int process_fork(u64 *ctx)
 {
 	struct task_struct *parent = (void *)ctx[0];
 	struct task_struct *child = (void *)ctx[1];
-	struct event_fork event = {};
-	struct process fresh = {};
-	struct process *p;
-	u32 pid;
 
 	if (child->pid != child->tgid || (child->flags & PF_KTHREAD))
 		return 0;
-	if (!in_scope(child))
-		return 0;
-	pid = child->tgid;
-	fresh.start = child->start_boottime;
-	fresh.parent_pid = child->real_parent->tgid;
-	fresh.parent_start = child->real_parent->group_leader->start_boottime;
-	fresh.cgroup = task_cgroup(child);
-	fresh.uid = child->cred->euid.val;
-	fresh.netns = child->nsproxy->net_ns->ns.inum;
-	p = process_of(fresh.parent_pid, fresh.parent_start);
-	if (p) {
-		fresh.image = p->image;
-		fresh.self = p->self;
-		fresh.parent_self = p->self;
-		fresh.session = p->session;
-		fresh.flags = p->flags & PROCESS_TAINTED;
-		if (p->flags & PROCESS_SERVES)
-			fresh.flags |= PROCESS_SERVING;
-	}
-	if (!keep_known || fresh.flags)
-		p = NULL;
-	if (p && enter(pid, &fresh)) {
-		count(COUNTER_TOTAL);
-		count(COUNTER_SUPPRESSED);
-		return 0;
-	}
-	catch_up(fresh.parent_pid);
-	fresh.flags |= PROCESS_NODE | PROCESS_TOLD;
-	if (!p)
-		enter(pid, &fresh);
-	fill_head(&event.head, EVENT_FORK, sizeof(event), parent);
-	event.child_start = fresh.start;
-	event.child_pid = pid;
-	tell(&critical, &event, sizeof(event), wake_when_full(&critical, critical_wake_bytes, event.head.time), LOSS_FORK_RING_FULL);
+	if (in_scope(child))
+		tell_fork(parent, child);
+	if ((child->nsproxy != parent->nsproxy || child->cred->user_ns != parent->cred->user_ns) && in_scope(parent))
+		new_namespaces(parent, child);
 	return 0;
 }
 
@@ -432,8 +441,9 @@ __attribute__((noinline)) int settle_exec(void)
 	p->image = space->image;
 	p->self = space->self;
 	p->cgroup = head->cgroup;
-	p->uid = head->uid;
 	p->netns = head->netns;
+	clear_flags(p, PROCESS_ANONYMOUS | PROCESS_COULD_GAIN);
+	note_credentials(p, bpf_get_current_task_btf());
 	if (is)
 		clear_flags(p, PROCESS_TOLD);
 	else
@@ -501,6 +511,8 @@ int process_exec(u64 *ctx)
 
 	space->image = image;
 	space->self = self;
+	if (!e->head.uid && !(e->head.flags & EXEC_SETID))
+		gained_before_exec();
 	if (settle_exec())
 		return 0;
 

@@ -24,6 +24,7 @@ struct contract {
 	struct watch watch;
 	struct file_identity file_identity;
 	struct budget budget;
+	struct event_privilege privilege;
 	struct task_record task;
 	struct reader reader;
 	struct known_count known_count;
@@ -39,6 +40,9 @@ struct contract {
 	enum file_op file_ops;
 	enum file_flags file_flags;
 	enum watch_flags watch_flags;
+	enum privilege_op privilege_ops;
+	enum privilege_flags privilege_flags;
+	enum bpf_object bpf_objects;
 };
 const volatile struct contract contract = {};
 
@@ -117,6 +121,7 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 }
 
 #include "known.bpf.c"
+#include "credentials.bpf.c"
 #include "process.bpf.c"
 #include "owner.bpf.c"
 #include "tcp.bpf.c"
@@ -125,8 +130,12 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 #include "udp.bpf.c"
 #include "syscall.bpf.c"
 #include "socket.bpf.c"
+#include "objects.bpf.c"
+#include "privilege.bpf.c"
+#include "intrusion.bpf.c"
 #include "watch.bpf.c"
 #include "file.bpf.c"
 #include "change.bpf.c"
+#include "tamper.bpf.c"
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

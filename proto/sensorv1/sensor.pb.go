@@ -83,6 +83,7 @@ const (
 	BehaviourKind_BEHAVIOUR_KIND_FLOW        BehaviourKind = 2 // image → peer prefix, port, direction
 	BehaviourKind_BEHAVIOUR_KIND_LOOKUP      BehaviourKind = 3 // image → registered domain
 	BehaviourKind_BEHAVIOUR_KIND_FILE        BehaviourKind = 4 // image → operation and path; a library's load has no image
+	BehaviourKind_BEHAVIOUR_KIND_PRIVILEGE   BehaviourKind = 5 // image → what it did to what
 )
 
 // Enum value maps for BehaviourKind.
@@ -93,6 +94,7 @@ var (
 		2: "BEHAVIOUR_KIND_FLOW",
 		3: "BEHAVIOUR_KIND_LOOKUP",
 		4: "BEHAVIOUR_KIND_FILE",
+		5: "BEHAVIOUR_KIND_PRIVILEGE",
 	}
 	BehaviourKind_value = map[string]int32{
 		"BEHAVIOUR_KIND_UNSPECIFIED": 0,
@@ -100,6 +102,7 @@ var (
 		"BEHAVIOUR_KIND_FLOW":        2,
 		"BEHAVIOUR_KIND_LOOKUP":      3,
 		"BEHAVIOUR_KIND_FILE":        4,
+		"BEHAVIOUR_KIND_PRIVILEGE":   5,
 	}
 )
 
@@ -3334,13 +3337,14 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"EnrollKind\x12\x1b\n" +
 	"\x17ENROLL_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ENROLL_KIND_SENSOR\x10\x01\x12\x14\n" +
-	"\x10ENROLL_KIND_NODE\x10\x02*\x95\x01\n" +
+	"\x10ENROLL_KIND_NODE\x10\x02*\xb3\x01\n" +
 	"\rBehaviourKind\x12\x1e\n" +
 	"\x1aBEHAVIOUR_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13BEHAVIOUR_KIND_EXEC\x10\x01\x12\x17\n" +
 	"\x13BEHAVIOUR_KIND_FLOW\x10\x02\x12\x19\n" +
 	"\x15BEHAVIOUR_KIND_LOOKUP\x10\x03\x12\x17\n" +
-	"\x13BEHAVIOUR_KIND_FILE\x10\x04*H\n" +
+	"\x13BEHAVIOUR_KIND_FILE\x10\x04\x12\x1c\n" +
+	"\x18BEHAVIOUR_KIND_PRIVILEGE\x10\x05*H\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eACTION_ISOLATE\x10\x01\x12\x12\n" +

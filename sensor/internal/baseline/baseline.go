@@ -82,8 +82,8 @@ func (c Config) withDefaults() Config {
 // ErrInUse is returned by Open when another process holds the file.
 var ErrInUse = errors.New("baseline is used by another sensor")
 
-// kinds is one more than the last kind of behaviour.
-const kinds = int(event.BehaviourFile) + 1
+// kinds is one more than the last event.BehaviourKind.
+const kinds = event.BehaviourPrivilege + 1
 
 // maxTainted bounds the remembered storylines with findings; the oldest mark goes first.
 const maxTainted = 4096

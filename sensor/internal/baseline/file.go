@@ -161,7 +161,7 @@ func decode(key, v []byte) (*entry, error) {
 		return nil, errDamaged
 	}
 	e := &entry{key: event.BehaviourKey(key), kind: event.BehaviourKind(v[1])}
-	if e.kind < event.BehaviourExec || e.kind > event.BehaviourFile {
+	if e.kind < event.BehaviourExec || e.kind >= kinds {
 		return nil, errDamaged
 	}
 	e.known, e.clean, e.told = v[2]&1 != 0, v[2]&2 != 0, v[2]&4 != 0

@@ -61,8 +61,40 @@ func (b *Baseline) behaviourOf(o *event.Observation) (kind event.BehaviourKind, 
 		return event.BehaviourLookup, imageName(o.Process), bounded(domainOf(ev.Name)), true
 	case *event.File:
 		return event.BehaviourFile, fileSubject(o), fileObject(ev), true
+	case *event.Privilege:
+		return event.BehaviourPrivilege, imageName(o.Process), privilegeObject(ev, o.Target), true
 	}
 	return 0, "", "", false
+}
+
+// privilegeObject is what was done to what. Paths, names and numbers that differ from
+// one time to the next are left out.
+func privilegeObject(ev *event.Privilege, target *event.Process) string {
+	words := []string{string(ev.Operation)}
+	add := func(word string) {
+		if word != "" {
+			words = append(words, word)
+		}
+	}
+	add(ev.CommandName())
+	add(strings.Join(ev.Namespaces(), ","))
+	switch ev.Operation {
+	case event.OpMount, event.OpModule, event.OpURing:
+		add(ev.Call)
+	}
+	if ev.Gained {
+		add("gained")
+	}
+	if ev.Operation == event.OpSetUID && ev.UID == 0 {
+		add("root")
+	}
+	if target != nil {
+		add(normalisePath(target.Image))
+	}
+	if ev.ErrorName() != "" {
+		add("refused")
+	}
+	return bounded(strings.Join(words, " "))
 }
 
 // imageName is an image, and for interpreters the script that it runs.

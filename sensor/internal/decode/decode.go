@@ -30,6 +30,7 @@ const (
 	typeProcess   = 7
 	typeSegment   = 10
 	typeSocket    = 11
+	typePrivilege = 9
 )
 
 // Sizes and offsets of bpf/include/event.h; a test compares them with its BTF.
@@ -107,6 +108,8 @@ func Decode(raw []byte) (event.Event, error) {
 		return decodeSocket(raw)
 	case typeFile:
 		return decodeFile(raw)
+	case typePrivilege:
+		return decodePrivilege(raw)
 	default:
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, kind)
 	}

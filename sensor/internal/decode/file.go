@@ -35,11 +35,10 @@ func decodeFile(raw []byte) (event.Event, error) {
 	e.OpenFlags = order.Uint32(b[32:])
 	e.Result = int32(order.Uint32(b[36:])) //nolint:gosec // the same bits
 	e.MountNS = order.Uint32(b[40:])
-	e.TargetPID = order.Uint32(b[44:])
 	e.Owner = order.Uint32(b[48:])
 	e.NLink = order.Uint32(b[52:])
 	op, class := order.Uint16(b[56:]), order.Uint16(b[58:])
-	if op == 0 || op > uint16(event.FileProcMem) || class > 0xff {
+	if op == 0 || op > uint16(event.FileMapExec) || class > 0xff {
 		return nil, fmt.Errorf("%w: file operation %d of class %d", ErrMalformed, op, class)
 	}
 	e.Op, e.Class = event.FileOp(op), event.FileClass(class)
@@ -55,10 +54,7 @@ func decodeFile(raw []byte) (event.Event, error) {
 	e.OpenPlace = flags&fileOpenPlace != 0
 	e.Whole = flags&fileWhole != 0
 
-	own := make([]byte, 0, len(tail)+len("/proc/"))
-	if e.Op == event.FileProcMem {
-		own = append(own, "/proc/"...)
-	}
+	own := make([]byte, 0, len(tail))
 	own = appendPath(own, tail[:pathLen], !e.Whole || e.Truncated || e.MemoryFD)
 	e.Path = own[:len(own):len(own)]
 	from := len(own)

@@ -17,7 +17,7 @@ func TestFile(t *testing.T) {
 	want := func(change func(*event.File)) *event.File {
 		e := &event.File{
 			Header: wantHead(), Inode: 1, Directory: 2, Device: 3, Watch: 4, TargetWatch: 5, Mode: 6, OpenFlags: 7, Result: -1,
-			MountNS: 9, TargetPID: 10, Owner: 11, NLink: 12, Class: event.FilePersistence, Path: []byte{}, Target: []byte{},
+			MountNS: 9, Owner: 11, NLink: 12, Class: event.FilePersistence, Path: []byte{}, Target: []byte{},
 		}
 		change(e)
 		return e
@@ -42,9 +42,6 @@ func TestFile(t *testing.T) {
 		"symbolic link": {fileRecord(fileTextTarget|fileDirectory, event.FileSymlink, "l\x00", "/dev/null\x00"), want(func(e *event.File) {
 			e.Op, e.Path, e.Target, e.InPath = event.FileSymlink, []byte("l"), []byte("/dev/null"), true
 		})},
-		"memory of a process": {fileRecord(0, event.FileProcMem, "mem\x0012\x00", ""), want(func(e *event.File) {
-			e.Op, e.Path = event.FileProcMem, []byte("/proc/12/mem")
-		})},
 	} {
 		got, err := Decode(tt.raw)
 		if err != nil {
@@ -59,7 +56,7 @@ func TestFile(t *testing.T) {
 		"short":             record(typeFile, 0, uint64(1)),
 		"lengths":           append(fileRecord(0, event.FileWrite, "a\x00", ""), 0),
 		"no operation":      fileRecord(0, 0, "", ""),
-		"unknown operation": fileRecord(0, event.FileProcMem+1, "", ""),
+		"unknown operation": fileRecord(0, event.FileMapExec+1, "", ""),
 	} {
 		order.PutUint32(raw[4:], uint32(len(raw)))
 		if e, err := Decode(raw); err == nil {
@@ -72,7 +69,7 @@ func TestFile(t *testing.T) {
 func FuzzDecodeFile(f *testing.F) {
 	for _, raw := range [][]byte{
 		fileRecord(0, event.FileRename, "b\x00a\x00", "c\x00"), fileRecord(0xffff, event.FileSymlink, "l\x00", "t\x00"),
-		fileRecord(fileWhole, event.FileMapExec, "\x00\x00\x00", "\x00"), fileRecord(0, event.FileProcMem, "", "x"),
+		fileRecord(fileWhole, event.FileMapExec, "\x00\x00\x00", "\x00"), fileRecord(0, event.FileMapExec, "", "x"),
 	} {
 		f.Add(raw[headSize:], uint16(0))
 		f.Add(raw[headSize:], uint16(0xffff))

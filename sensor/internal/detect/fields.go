@@ -57,7 +57,7 @@ const (
 	fieldKnown
 	// fieldTargetFilename: the file, whatever alias led to it; of a rename or a link both names.
 	fieldTargetFilename
-	// fieldOperation: write, create, truncate, rename, link, symlink, unlink, mkdir, chmod, …
+	// fieldOperation: write, create, rename, …; of category privilege setuid, ptrace, …
 	fieldOperation
 	// fieldFileClass: credential, persistence, binary, module, web, history, log, other.
 	fieldFileClass
@@ -73,6 +73,20 @@ const (
 	fieldInSession
 	// fieldInstalls: true when the process or one that it descends from is a package manager.
 	fieldInstalls
+	// What follows is of category privilege.
+	fieldCall
+	fieldSucceeded
+	fieldError
+	fieldCommand
+	fieldMarks
+	fieldNamespaces
+	fieldCapabilities
+	fieldEffectiveUID
+	fieldPreviousUID
+	fieldName
+	fieldClaimed
+	fieldTargetImage
+	fieldTargetUser
 	fieldCount
 )
 
@@ -117,12 +131,13 @@ var schema = sigma.Schema{
 	}),
 	"file_event": with(map[string]int{
 		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
-		"vedette.NewName": fieldNewName, "vedette.SetId": fieldSetID, "TargetProcessId": fieldTargetProcessID,
+		"vedette.NewName": fieldNewName, "vedette.SetId": fieldSetID,
 	}),
 	"file_delete": with(map[string]int{
 		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
 	}),
 	"image_load": with(map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
+	"privilege":  with(privilegeFields),
 }
 
 // record gives an observation's fields, each made when a rule first asks. It is
@@ -237,6 +252,9 @@ func (r *record) values(n int, out []string) []string {
 	default:
 		if f, ok := r.o.Event.(*event.File); ok {
 			return fileValues(n, f, out)
+		}
+		if p, ok := r.o.Event.(*event.Privilege); ok {
+			return privilegeValues(n, r.o, p, out)
 		}
 		if r.o.Flow != nil {
 			return flowValues(n, r.o.Flow, out)

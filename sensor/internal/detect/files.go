@@ -64,10 +64,6 @@ func fileValues(n int, f *event.File, out []string) []string {
 		return append(out, f.Class.String())
 	case fieldSetID:
 		return append(out, strconv.FormatBool(f.Mode&fileType == regular && (f.Mode&setUIDBit != 0 || f.Mode&setGIDBit == setGIDBit)))
-	case fieldTargetProcessID:
-		if f.TargetPID != 0 {
-			return append(out, strconv.FormatUint(uint64(f.TargetPID), 10))
-		}
 	case fieldImageLoaded:
 		return append(out, string(f.Path))
 	case fieldLoadedTraits:
@@ -134,8 +130,6 @@ func fileDeed(f *event.File) string {
 		return "gave " + name + " to user " + strconv.FormatUint(uint64(f.Owner), 10)
 	case event.FileMapExec:
 		return "loaded " + name
-	case event.FileProcMem:
-		return "opened the memory of pid " + strconv.FormatUint(uint64(f.TargetPID), 10) + " for writing"
 	}
 	return "changed " + name + by
 }

@@ -44,8 +44,6 @@ func TestBuiltinFiles(t *testing.T) {
 		{"/usr/bin/bash", "/usr/bin/cp", remote, event.FileTruncate, bin, "/usr/bin/ls", "", 0, "Installed program"},
 		{"/usr/bin/bash", "/usr/bin/cp", remote, event.FileCreate, bin, "/usr/lib/x86_64-linux-gnu/security/pam_x.so", "", 0, "Installed program"},
 		{"/usr/bin/bash", "/usr/bin/cp", nil, event.FileCreate, module, "/usr/lib/modules/6.1/extra/x.ko", "", 0, "module file"},
-		{"/usr/bin/bash", "/opt/x", nil, event.FileProcMem, 0, "/proc/1/mem", "", 0, "Memory of another"},
-		{"/usr/bin/bash", "/usr/bin/gdb", nil, event.FileProcMem, 0, "/proc/12/mem", "", 0, ""},
 		{"/usr/bin/bash", "/usr/bin/id", nil, event.FileMapExec, 0, "/tmp/evil.so", "", 0, "Library loaded"},
 		{"/usr/bin/bash", "/usr/bin/id", nil, event.FileMapExec, 0, "/usr/lib/x86_64-linux-gnu/libc.so.6", "", 0, ""},
 		// A package upgrade.

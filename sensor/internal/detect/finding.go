@@ -155,6 +155,8 @@ func deed(o *event.Observation) string {
 		return "is the login of " + plain(ev.User, 40)
 	case *event.File:
 		return fileDeed(ev)
+	case *event.Privilege:
+		return privilegeDeed(o, ev)
 	}
 	return "acted"
 }

@@ -128,6 +128,8 @@ func categoryOf(ev event.Event) string {
 		return "process_creation"
 	case *event.FlowOpen:
 		return "network_connection"
+	case *event.Privilege:
+		return "privilege"
 	case *event.DNS:
 		if !ev.Response {
 			return "dns_query"

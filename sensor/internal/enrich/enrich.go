@@ -238,6 +238,11 @@ func (e *Enricher) Observe(ev event.Event) *event.Observation {
 		if ev.Response {
 			e.names.learn(ev, e.last)
 		}
+	case *event.Privilege:
+		o.Process = e.hashed(e.ensure(head))
+		if ev.Target != (event.ProcessKey{}) {
+			o.Target = e.hashed(e.adopt(ev.Target, head.Time))
+		}
 	default:
 		o.Process = e.hashed(e.ensure(head))
 	}

@@ -24,15 +24,13 @@ const (
 	FileChange FileOp = 16
 	// FileMapExec is a file mapped to be executed: a library, or what ld.so runs.
 	FileMapExec FileOp = 17
-	// FileProcMem is another process's memory, opened for writing.
-	FileProcMem FileOp = 18
 )
 
 var fileOps = [...]string{
 	FileWrite: "write", FileCreate: "create", FileTruncate: "truncate", FileRename: "rename", FileLink: "link",
 	FileSymlink: "symlink", FileUnlink: "unlink", FileMkdir: "mkdir", FileRmdir: "rmdir", FileMknod: "mknod",
 	FileChmod: "chmod", FileChown: "chown", FileUtimes: "utimes", FileSetxattr: "setxattr", FileRemovexattr: "removexattr",
-	FileChange: "change", FileMapExec: "map-exec", FileProcMem: "proc-mem",
+	FileChange: "change", FileMapExec: "map-exec",
 }
 
 // String is the operation's name in rules and records.
@@ -89,12 +87,11 @@ type File struct {
 	OpenFlags uint32 // of the open file
 	Result    int32
 	MountNS   uint32
-	TargetPID uint32 // FileProcMem: whose memory
-	URing     bool   // by io_uring
-	Whole     bool   // Path is what the process itself would call it
-	MemoryFD  bool   // FileMapExec: in memory only
-	OpenPlace bool   // FileMapExec: from a directory that everybody may write to
-	InPath    bool   // Path is the directory in which something changed
+	URing     bool // by io_uring
+	Whole     bool // Path is what the process itself would call it
+	MemoryFD  bool // FileMapExec: in memory only
+	OpenPlace bool // FileMapExec: from a directory that everybody may write to
+	InPath    bool // Path is the directory in which something changed
 	// Watch and TargetWatch are the watched paths that Path and Target begin with, by
 	// the Source's own numbers; 0: none.
 	Watch, TargetWatch uint32

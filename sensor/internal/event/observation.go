@@ -80,6 +80,8 @@ type Observation struct {
 	// Before is the process's state before an Exec, nil otherwise.
 	Before *Process
 	Flow   *Flow // FlowOpen and FlowClose
+	// Target is the process that a Privilege event was done to, nil when there is none.
+	Target *Process
 }
 
 // BehaviourKind is the sort of a behaviour.
@@ -87,10 +89,11 @@ type BehaviourKind uint8
 
 // Behaviour kinds; the numbers are sensorv1.BehaviourKind's.
 const (
-	BehaviourExec   BehaviourKind = 1
-	BehaviourFlow   BehaviourKind = 2
-	BehaviourLookup BehaviourKind = 3
-	BehaviourFile   BehaviourKind = 4
+	BehaviourExec      BehaviourKind = 1
+	BehaviourFlow      BehaviourKind = 2
+	BehaviourLookup    BehaviourKind = 3
+	BehaviourFile      BehaviourKind = 4
+	BehaviourPrivilege BehaviourKind = 5
 )
 
 // BehaviourKey is the behaviour's name in every store: the first 16 bytes of
@@ -101,8 +104,8 @@ type BehaviourKey [16]byte
 type Behaviour struct {
 	Key     BehaviourKey
 	Kind    BehaviourKind
-	Subject string // the parent's image (exec), the image (flow, look-up, file); empty: any
-	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up); operation and path (file)
+	Subject string // the parent's image (exec), the image (flow, look-up, file, privilege); empty: any
+	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up); operation and path (file); what was done to what (privilege)
 }
 
 // Verdict is what the baseline knew of an observation's behaviour before it.

@@ -22,13 +22,21 @@ type callClass struct {
 }
 
 // callClasses is every class that there is a program for.
-var callClasses = slices.Concat(socketCallClasses, fileCallClasses)
+var callClasses = slices.Concat(socketCallClasses, fileCallClasses, privilegeCallClasses)
 
 // enum call_class of bpf/src/syscall.bpf.c.
 const classSocket = 13
 
 var socketCallClasses = []callClass{
 	{class: classSocket, program: bpf.VedetteProgCallSocket, native: []uint16{41, 43, 288}, compat: []uint16{359, 364, 102}}, // socket, accept, accept4; socketcall
+}
+
+// classPrograms are the programs of all classes.
+func classPrograms() (names []string) {
+	for _, c := range callClasses {
+		names = append(names, c.program)
+	}
+	return names
 }
 
 // setCalls tells the dispatcher which calls are worth a look.

@@ -40,8 +40,8 @@ var fileCallClasses = []callClass{
 	{class: classOpen, program: bpf.VedetteProgCallOpen,
 		// open, openat, openat2, creat, open_by_handle_at
 		native: []uint16{2, 257, 437, 85, 304}, compat: []uint16{5, 295, 437, 8, 342}},
-	// mmap; by int 0x80 mmap2 and the old mmap
-	{class: classMap, program: bpf.VedetteProgCallMap, native: []uint16{9}, compat: []uint16{192, 90}},
+	// mmap, mprotect, pkey_mprotect; by int 0x80 mmap2 and the old mmap as well
+	{class: classMap, program: bpf.VedetteProgCallMap, native: []uint16{9, 10, 329}, compat: []uint16{192, 90, 125, 380}},
 	nameCalls(className, bpf.VedetteProgCallName),
 	nameCalls(classAttribute, bpf.VedetteProgCallAttribute),
 }

@@ -56,21 +56,6 @@ func TestMappedLibraries(t *testing.T) {
 	}
 }
 
-// Ensure that who opens another process's memory for writing is told, and its own not.
-func TestProcessMemory(t *testing.T) {
-	f := openFiles(t)
-	other := exec.Command("/bin/sleep", "60")
-	must(t, other.Start())
-	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
-	for _, pid := range []int{os.Getpid(), other.Process.Pid} {
-		openClose(t, fmt.Sprintf("/proc/%d/mem", pid))
-	}
-	e := first(f.watch, "the memory", func(e *event.File) bool { return e.Op == event.FileProcMem && e.Process.PID == uint32(os.Getpid()) })
-	if e.TargetPID != uint32(other.Process.Pid) || string(e.Path) != fmt.Sprintf("/proc/%d/mem", other.Process.Pid) {
-		t.Errorf("told %q of pid %d, want pid %d", e.Path, e.TargetPID, other.Process.Pid)
-	}
-}
-
 // Ensure that the budget leaves out what is not critical, counts it, and nothing else.
 func TestBudgetSamplesFiles(t *testing.T) {
 	needKernel(t)

@@ -110,6 +110,7 @@ func (s *Source) reattach() (detached []string, err error) {
 		}
 		problems = append(problems, a.link.Close())
 		a.link = fresh
+		problems = append(problems, ownLinkOf(s.collection, *a))
 	}
 	return detached, errors.Join(problems...)
 }

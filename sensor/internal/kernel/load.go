@@ -24,17 +24,17 @@ var (
 	tcpPrograms         = []string{bpf.VedetteProgTcpState}
 	uringSocketPrograms = []string{bpf.VedetteProgUringSocket}
 	seedPrograms        = []string{bpf.VedetteProgSeedOwners}
-	// What sees files; the calls' own programs are in callClasses.
-	fileCallPrograms = []string{
-		bpf.VedetteProgCallOpen, bpf.VedetteProgCallMap, bpf.VedetteProgCallName, bpf.VedetteProgCallAttribute,
-	}
+	// What sees files; the calls' own programs are in callClasses, and of them open and
+	// map are the privilege family's too.
 	nameCallPrograms  = []string{bpf.VedetteProgCallName, bpf.VedetteProgCallAttribute}
 	uringFilePrograms = []string{bpf.VedetteProgUringComplete}
 	changePrograms    = []string{bpf.VedetteProgInodeChange, bpf.VedetteProgInodeChangeAgain, bpf.VedetteProgInodeChangePlain}
 	// The same for kernels before 6.13.
-	dirtyPrograms = []string{bpf.VedetteProgInodeChangeDirty}
-	ext4Programs  = []string{bpf.VedetteProgInodeChangeExt4}
-	filePrograms  = slices.Concat(uringFilePrograms, changePrograms, dirtyPrograms, ext4Programs)
+	dirtyPrograms  = []string{bpf.VedetteProgInodeChangeDirty}
+	ext4Programs   = []string{bpf.VedetteProgInodeChangeExt4}
+	filePrograms   = slices.Concat(uringFilePrograms, changePrograms, dirtyPrograms, ext4Programs)
+	modulePrograms = []string{bpf.VedetteProgModuleLoaded}
+	tamperPrograms = []string{bpf.VedetteProgSignalSent, bpf.VedetteProgCgroupMoved, bpf.VedetteProgCgroupFrozen}
 	// The owners' hooks come before the datagrams': a datagram of a socket made
 	// between the two would else have no owner.
 	cgroupPrograms = []string{
@@ -74,8 +74,9 @@ func load(cfg Config, f Features, knobs scopeKnobs, key [2]uint64) (*ebpf.Collec
 		}
 	}
 	dropFilePrograms(spec, cfg, f)
-	if !slices.ContainsFunc(callClasses, func(c callClass) bool { return spec.Programs[c.program] != nil }) {
-		dropPrograms(spec, callPrograms)
+	dropPrograms(spec, f.missing)
+	if !f.Calls {
+		dropPrograms(spec, callPrograms, classPrograms())
 	}
 	for name, value := range map[string]any{
 		bpf.VedetteVarSipKey:      key,
@@ -89,6 +90,7 @@ func load(cfg Config, f Features, knobs scopeKnobs, key [2]uint64) (*ebpf.Collec
 		bpf.VedetteVarBulkWakeBytes:     uint64(cfg.BulkRingBytes / 4),
 		bpf.VedetteVarWakeInterval:      uint64(busyTick),
 		bpf.VedetteVarExitTellsGroup:    boolKnob(f.ExitTellsGroup),
+		bpf.VedetteVarTellFiles:         boolKnob(len(cfg.Watch) > 0),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("setting knob %s: %w", name, err)
@@ -140,7 +142,7 @@ func dropPrograms(spec *ebpf.CollectionSpec, lists ...[]string) {
 // is watched.
 func dropFilePrograms(spec *ebpf.CollectionSpec, cfg Config, f Features) {
 	if len(cfg.Watch) == 0 {
-		dropPrograms(spec, fileCallPrograms, filePrograms, []string{bpf.VedetteProgResolveFile})
+		dropPrograms(spec, nameCallPrograms, filePrograms, []string{bpf.VedetteProgResolveFile})
 		return
 	}
 	if !f.URing {
@@ -185,7 +187,7 @@ func attach(c *ebpf.Collection, f Features) (links []attached, err error) {
 		links = append(links, a)
 		return nil
 	}
-	for _, name := range slices.Concat(processPrograms, tcpPrograms, uringSocketPrograms, filePrograms, callPrograms) {
+	for _, name := range slices.Concat(processPrograms, tcpPrograms, uringSocketPrograms, filePrograms, modulePrograms, tamperPrograms, callPrograms) {
 		err := start(name, func(p *ebpf.Program) (link.Link, error) {
 			return link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
 		})

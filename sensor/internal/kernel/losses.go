@@ -30,6 +30,9 @@ var lossCauses = []event.Loss{
 	{Where: "ring:bulk", Cause: "file: ring full"},
 	{Where: "file", Cause: "sampled by budget"},
 	{Where: "map:changes", Cause: "table full"},
+	{Where: "ring:critical", Cause: "privilege: ring full"},
+	{Where: "ring:bulk", Cause: "privilege beyond its process's share: ring full"},
+	{Where: "privilege", Cause: "text unreadable"},
 }
 
 // lossTableFull is LOSS_PROCESS_TABLE_FULL.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/bpf"
 )
 
 // Features is what this kernel and this process's rights allow.
@@ -30,7 +33,11 @@ type Features struct {
 	Ext4 bool
 	// URing: a completed io_uring request says what it was (5.19).
 	URing bool
+	// Calls: the ends of system calls can be looked at.
+	Calls bool
 	Gaps  []string
+
+	missing []string // programs that have nothing to hang on here
 }
 
 // ChangeSource is where the kernel says which inodes a call changes.
@@ -53,6 +60,9 @@ var standingGaps = []string{
 	"files below more than ten directories under a watched one, and hard links into one under a name that the kernel has forgotten, are not seen",
 	"attribute flags (chattr) and writes to block devices are not seen",
 	"of a set-up with MPTCP each subflow is told as a flow",
+	"the memory of a process opened for writing is not seen when the open goes through io_uring or is refused",
+	"memory made executable by mremap or shmat is not seen, nor what an mprotect across more than eight mappings reaches beyond them",
+	"freezing the sensor by the freezer of cgroup v1 is not seen",
 }
 
 // capabilities that the sensor cannot do without, and why.
@@ -102,6 +112,7 @@ func Probe() (Features, error) {
 		f.Gaps = append(f.Gaps, "the end of a process whose last threads end at one moment may be told twice (kernel before 6.16)")
 	}
 	probeFiles(spec, &f)
+	f.probeCalls(spec)
 	if f.CgroupMount, err = cgroupMount(); err != nil {
 		return f, err
 	}
@@ -133,6 +144,31 @@ func probeFiles(spec *btf.Spec, f *Features) {
 		}
 		f.Gaps = append(f.Gaps, "renames, links, removals and changes of attributes are seen on "+where+" only, not on tmpfs, overlay or xfs (kernel before 6.13)",
 			"writes through descriptors that were opened before the sensor, and by io_uring's own descriptors, may be missed (kernel before 6.13)")
+	}
+}
+
+// probeCalls finds what the programs for privileges can hang on.
+func (f *Features) probeCalls(spec *btf.Spec) {
+	f.Calls = runtime.GOARCH == "amd64" && hasTracepoint(spec, "sys_exit")
+	if !f.Calls {
+		f.Gaps = append(f.Gaps, "changes of privilege, ptrace, mounts, modules, bpf(2) and io_uring are not seen: the programs know the system calls of x86-64 only")
+	} else if !versionAtLeast(5, 17) {
+		f.missing = append(f.missing, bpf.VedetteProgCallMap)
+		f.Gaps = append(f.Gaps, "memory made executable is not seen: kernel 5.17 or newer is needed")
+	}
+	if !hasTracepoint(spec, "module_load") {
+		// Without modules there is nothing to see, and what tries is told by its call.
+		f.missing = append(f.missing, modulePrograms...)
+	}
+	for _, hook := range []struct{ tracepoint, program, gap string }{
+		{"signal_generate", bpf.VedetteProgSignalSent, "signals to the sensor are not seen: this kernel has no signal_generate tracepoint"},
+		{"cgroup_attach_task", bpf.VedetteProgCgroupMoved, "moving the sensor into another cgroup is not seen: this kernel has no cgroup_attach_task tracepoint"},
+		{"cgroup_freeze", bpf.VedetteProgCgroupFrozen, "freezing the sensor's cgroup is not seen: this kernel has no cgroup_freeze tracepoint"},
+	} {
+		if !hasTracepoint(spec, hook.tracepoint) {
+			f.missing = append(f.missing, hook.program)
+			f.Gaps = append(f.Gaps, hook.gap)
+		}
 	}
 }
 

@@ -120,6 +120,9 @@ func (s *Source) open(knobs scopeKnobs) (err error) {
 	if s.links, err = attach(s.collection, s.features); err != nil {
 		return err
 	}
+	if err := own(s.collection, s.links); err != nil {
+		return err
+	}
 	return seed(s.collection)
 }
 

@@ -40,6 +40,8 @@ func describe(ev event.Event, a *Attrs) string {
 		return describeIntroduction(ev, a)
 	case *event.File:
 		return describeFile(ev, a)
+	case *event.Privilege:
+		return describePrivilege(ev, a)
 	case *event.Socket:
 		return describeSocket(ev, a)
 	case *event.Login:
@@ -169,11 +171,49 @@ func describeFile(ev *event.File, a *Attrs) string {
 	a.Uint("owner", uint64(ev.Owner))
 	a.Some("open_flags", uint64(ev.OpenFlags))
 	a.Some("errno", uint64(max(-int64(ev.Result), 0)))
-	a.Some("target_pid", uint64(ev.TargetPID))
 	a.Flag("io_uring", ev.URing)
 	a.Flag("memfd", ev.MemoryFD)
 	a.Flag("open_place", ev.OpenPlace)
 	return "file"
+}
+
+func describePrivilege(ev *event.Privilege, a *Attrs) string {
+	a.Text("op", string(ev.Operation))
+	if ev.Call != "" {
+		a.Text("call", ev.Call)
+	}
+	a.Flag("compat", ev.Compat)
+	if ev.Result < 0 {
+		a.Uint("errno", uint64(-ev.Result))
+	}
+	if ev.Target != (event.ProcessKey{}) {
+		a.Process("target", ev.Target)
+	}
+	a.Some("command", uint64(ev.Command))
+	a.Some("arguments", ev.Arguments)
+	a.Some("object", ev.Object)
+	a.Some("object_kind", uint64(ev.Kind))
+	if ev.UIDBefore != ev.UID && !ev.NoBefore {
+		a.Uint("uid_before", uint64(ev.UIDBefore))
+	}
+	if ev.CapsBefore != ev.Caps && !ev.NoBefore {
+		a.Text("capabilities_before", fmt.Sprintf("%016x", ev.CapsBefore))
+		a.Text("capabilities", fmt.Sprintf("%016x", ev.Caps))
+	}
+	if len(ev.Name) > 0 {
+		a.Path("text", ev.Name)
+	}
+	for i, claimed := range ev.Claimed {
+		a.Path(fmt.Sprintf("claimed_%d", i+1), claimed)
+	}
+	a.Flag("gained", ev.Gained)
+	a.Flag("unexplained", ev.Unexplained)
+	a.Flag("own_object", ev.Ours)
+	a.Flag("writable", ev.Writable)
+	a.Flag("modified", ev.Modified)
+	a.Flag("memory_file", ev.MemoryFile)
+	a.Flag("from_kernel", ev.FromKernel)
+	return "privilege"
 }
 
 func describeSocket(ev *event.Socket, a *Attrs) string {

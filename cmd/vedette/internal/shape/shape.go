@@ -183,6 +183,8 @@ func Kind(k sensorv1.BehaviourKind) string {
 		return "lookup"
 	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_FILE:
 		return "file"
+	case sensorv1.BehaviourKind_BEHAVIOUR_KIND_PRIVILEGE:
+		return "privilege"
 	default:
 		return "unknown"
 	}
