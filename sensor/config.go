@@ -82,6 +82,9 @@ type BaselineConfig struct {
 	// LearnFor is how long a fresh host learns before novelty alone can be a
 	// finding. Rules work from the first second.
 	LearnFor time.Duration `yaml:"learn_for"`
+	// TellKnownEvery is how often the counts of what is known go up: 0 (with each
+	// summary) to 24h. What is new goes up with the next summary.
+	TellKnownEvery time.Duration `yaml:"tell_known_every"`
 }
 
 // BudgetConfig is what the sensor holds itself to.
@@ -139,9 +142,10 @@ func DefaultConfig() Config {
 		Scope:           Scope{Kind: "host"},
 		SummaryInterval: 30 * time.Second,
 		Baseline: BaselineConfig{
-			Window:       10 * time.Minute,
-			KnownWindows: 3,
-			LearnFor:     24 * time.Hour,
+			Window:         10 * time.Minute,
+			KnownWindows:   3,
+			LearnFor:       24 * time.Hour,
+			TellKnownEvery: time.Hour,
 		},
 		KernelBaseline:   true,
 		SpoolMaxBytes:    256 << 20,
@@ -219,6 +223,9 @@ func (c *Config) validate() error {
 	if c.Baseline.LearnFor < 0 {
 		wrong("baseline.learn_for %s: want 0 or more", c.Baseline.LearnFor)
 	}
+	if c.Baseline.TellKnownEvery < 0 || c.Baseline.TellKnownEvery > 24*time.Hour {
+		wrong("baseline.tell_known_every %s: want 0s to 24h", c.Baseline.TellKnownEvery)
+	}
 	if c.SpoolMaxBytes < 1<<20 {
 		wrong("spool_max_bytes %d: want at least 1048576", c.SpoolMaxBytes)
 	}
@@ -237,25 +244,26 @@ func (c *Config) validate() error {
 // Print is the effective config as YAML with each field explained.
 func (c Config) Print() ([]byte, error) {
 	comments := yaml.CommentMap{
-		"$.state_dir":              {yaml.HeadComment(" identity, baseline, spool and leases (0700, kept over reboots)")},
-		"$.coordinators":           {yaml.HeadComment(" nodes to try, host:port (UDP); the cluster's own list is remembered as well")},
-		"$.host_name":              {yaml.HeadComment(" the name shown to operators; empty: the machine's own")},
-		"$.scope":                  {yaml.HeadComment(" what is seen, enforced in the kernel: host, cgroup:/PATH, netns:/PATH or netns:self")},
-		"$.labels":                 {yaml.HeadComment(" told to the cluster; the join token's labels win")},
-		"$.summary_interval":       {yaml.HeadComment(" how often counts, health and losses go up: 1s to 1h")},
-		"$.baseline":               {yaml.HeadComment(" how normal behaviour is learnt")},
-		"$.baseline.window":        {yaml.LineComment(" length of a learning window")},
-		"$.baseline.known_windows": {yaml.LineComment(" distinct windows that make a behaviour known")},
-		"$.baseline.learn_for":     {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
-		"$.kernel_baseline":        {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
-		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
-		"$.rules_dir":              {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
-		"$.isolation.enabled":      {yaml.LineComment(" false refuses every isolation here")},
-		"$.budget":                 {yaml.HeadComment(" above it file events are sampled, which is declared; execs, privileges and tampering never")},
-		"$.budget.cpu_percent":     {yaml.LineComment(" of one core, over ten seconds")},
-		"$.budget.rss_bytes":       {yaml.LineComment(" resident memory")},
-		"$.memory_limit_bytes":     {yaml.HeadComment(" soft limit of the Go runtime")},
-		"$.log_level":              {yaml.HeadComment(" debug, info, warn or error")},
+		"$.state_dir":                 {yaml.HeadComment(" identity, baseline, spool and leases (0700, kept over reboots)")},
+		"$.coordinators":              {yaml.HeadComment(" nodes to try, host:port (UDP); the cluster's own list is remembered as well")},
+		"$.host_name":                 {yaml.HeadComment(" the name shown to operators; empty: the machine's own")},
+		"$.scope":                     {yaml.HeadComment(" what is seen, enforced in the kernel: host, cgroup:/PATH, netns:/PATH or netns:self")},
+		"$.labels":                    {yaml.HeadComment(" told to the cluster; the join token's labels win")},
+		"$.summary_interval":          {yaml.HeadComment(" how often counts, health and losses go up: 1s to 1h")},
+		"$.baseline":                  {yaml.HeadComment(" how normal behaviour is learnt")},
+		"$.baseline.window":           {yaml.LineComment(" length of a learning window")},
+		"$.baseline.known_windows":    {yaml.LineComment(" distinct windows that make a behaviour known")},
+		"$.baseline.learn_for":        {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
+		"$.kernel_baseline":           {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
+		"$.baseline.tell_known_every": {yaml.LineComment(" counts of what is known go up so often; 0s: with each summary")},
+		"$.spool_max_bytes":           {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
+		"$.rules_dir":                 {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
+		"$.isolation.enabled":         {yaml.LineComment(" false refuses every isolation here")},
+		"$.budget":                    {yaml.HeadComment(" above it file events are sampled, which is declared; execs, privileges and tampering never")},
+		"$.budget.cpu_percent":        {yaml.LineComment(" of one core, over ten seconds")},
+		"$.budget.rss_bytes":          {yaml.LineComment(" resident memory")},
+		"$.memory_limit_bytes":        {yaml.HeadComment(" soft limit of the Go runtime")},
+		"$.log_level":                 {yaml.HeadComment(" debug, info, warn or error")},
 	}
 	return yaml.MarshalWithOptions(c, yaml.WithComment(comments), yaml.IndentSequence(true))
 }
