@@ -146,6 +146,7 @@ func (s *Sensor) hostFacts() *sensorv1.HostFacts {
 	facts := hostFacts(s.cfg)
 	if s.source != nil {
 		facts.CoverageGaps = s.source.CoverageGaps()
+		s.gaps.told(facts.CoverageGaps)
 	}
 	return facts
 }
