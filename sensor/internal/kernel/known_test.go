@@ -70,7 +70,13 @@ func newRunner(t testing.TB, ns *netNS) *runner {
 
 func (r *runner) run(line string) {
 	r.t.Helper()
-	if _, err := r.in.Write([]byte(line + "\necho .\n")); err != nil {
+	r.line(line + "\necho .")
+}
+
+// line is for a program that answers each line by itself.
+func (r *runner) line(line string) {
+	r.t.Helper()
+	if _, err := r.in.Write([]byte(line + "\n")); err != nil {
 		r.t.Fatal(err)
 	}
 	var one [1]byte
