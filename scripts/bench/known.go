@@ -101,7 +101,7 @@ func steadyRates(ctx context.Context, b *bench) ([]figure.Row, error) {
 	// is part of the figure.
 	var learnt lab.HostDetail
 	for range 3 {
-		if _, err := mix(steadyFor / 6)(); err != nil {
+		if _, err := mix(10 * time.Second)(); err != nil {
 			return nil, err
 		}
 		if learnt, err = h.settled(ctx); err != nil {
@@ -113,11 +113,11 @@ func steadyRates(ctx context.Context, b *bench) ([]figure.Row, error) {
 		return nil, err
 	}
 	defer tap.Close()
-	idle, err := h.during(ctx, tap, learnt.Host, func() (drive.Done, error) { return drive.Done{}, pause(ctx, steadyFor) })
+	idle, err := h.during(ctx, tap, learnt.Host, func() (drive.Done, error) { return drive.Done{}, pause(ctx, b.span(steadyFor)) })
 	if err != nil {
 		return nil, err
 	}
-	busy, err := h.during(ctx, tap, idle.total.Host, mix(steadyFor))
+	busy, err := h.during(ctx, tap, idle.total.Host, mix(b.span(steadyFor)))
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 func main() {
 	bin := flag.String("bin", "bin", "folder of the built programs")
 	only := flag.String("only", "", "take these figures alone, by comma: "+partNames())
+	quick := flag.Bool("quick", false, "a tenth of the work, to try the bench itself: the figures are rough")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: eBPF needs root: sudo make bench")
@@ -31,7 +32,7 @@ func main() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
 	defer cancel()
-	if err := run(ctx, *bin, *only); err != nil {
+	if err := run(ctx, *bin, *only, *quick); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -21,6 +21,7 @@ import (
 // bench is what the parts share. Coordinators are started by the first that needs them.
 type bench struct {
 	bin, dir string
+	quick    bool
 	lab      *lab.Lab
 	cluster  *lab.Cluster
 	drive    *drive.Driver
@@ -51,7 +52,23 @@ func partNames() string {
 	return strings.Join(names, " ")
 }
 
-func run(ctx context.Context, bin, only string) (err error) {
+// times is how often to do what is done so often for a figure that counts.
+func (b *bench) times(n int) int {
+	if b.quick {
+		return max(1, n/10)
+	}
+	return n
+}
+
+// span is how long to do what is done so long for a figure that counts.
+func (b *bench) span(d time.Duration) time.Duration {
+	if b.quick {
+		return max(d/6, 10*time.Second).Truncate(time.Second)
+	}
+	return d
+}
+
+func run(ctx context.Context, bin, only string, quick bool) (err error) {
 	var wanted []string
 	if only != "" {
 		wanted = strings.Split(only, ",")
@@ -68,7 +85,7 @@ func run(ctx context.Context, bin, only string) (err error) {
 	if err != nil {
 		return fmt.Errorf("making the bench's folder: %w", err)
 	}
-	b := &bench{bin: bin, dir: dir}
+	b := &bench{bin: bin, dir: dir, quick: quick}
 	if b.lab, err = lab.New(bin, dir); err != nil {
 		return err
 	}
@@ -99,6 +116,9 @@ func run(ctx context.Context, bin, only string) (err error) {
 		}
 	}
 	fmt.Println(machine())
+	if quick {
+		fmt.Println("quick: a tenth of the work was done; these figures are rough")
+	}
 	return figure.Report(os.Stdout, "out", "bench", rows)
 }
 

@@ -75,7 +75,7 @@ func tryStorm(ctx context.Context, b *bench) ([]figure.Row, error) {
 	seen := make(chan blindTimes, 1)
 	go func() { seen <- h.watchBlind(watching) }()
 	began := time.Now()
-	done, err := h.do(ctx, b.drive.Command(ctx, seconds(int(stormFor.Seconds()))...))
+	done, err := h.do(ctx, b.drive.Command(ctx, seconds(int(b.span(stormFor).Seconds()))...))
 	ended := time.Now()
 	if err != nil {
 		return nil, err

@@ -51,7 +51,7 @@ func tryUplink(ctx context.Context, b *bench) ([]figure.Row, error) {
 	if err := w.prepare(); err != nil {
 		return nil, err
 	}
-	if err := w.run(ctx, warmUp); err != nil {
+	if err := w.run(ctx, b.span(warmUp)); err != nil {
 		return nil, err
 	}
 	tap, err := wire.Open(h.PID(), firstPort, firstPort+1, firstPort+2)
@@ -72,7 +72,7 @@ func tryUplink(ctx context.Context, b *bench) ([]figure.Row, error) {
 		return nil, err
 	}
 	began := time.Now()
-	if err := w.run(ctx, workFor); err != nil {
+	if err := w.run(ctx, b.span(workFor)); err != nil {
 		return nil, err
 	}
 	sent, err := tap.Sent()

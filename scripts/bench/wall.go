@@ -72,7 +72,7 @@ func wallCost(ctx context.Context, b *bench) []figure.Row {
 	if err != nil {
 		return append(rows, figure.Missing(name, "×", target, err))
 	}
-	how := fmt.Sprintf("median of %d turns, each the best of %d × %d starts, held against the turns before and after it without", wallCycles, wallBlocks, wallOps)
+	how := fmt.Sprintf("median of %d turns, each the best of %d × %d starts, held against the turns before and after it without", len(all[sensor.name].ratios), wallBlocks, wallOps)
 	mine := all[sensor.name]
 	row := figure.AtMost(name, median(mine.ratios), mostSlower, "×", how+fmt.Sprintf("; %.1f %% of all events kept back", 100*kept))
 	if kept < 0.9 {
@@ -115,7 +115,7 @@ func (h *host) loop(ctx context.Context) (time.Duration, error) {
 // cycles lets each watcher watch a turn, with one in which nobody does between any two.
 func (h *host) cycles(ctx context.Context, watchers []watcher) (all map[string]*turns, null []float64, kept float64, err error) {
 	all = map[string]*turns{}
-	for range wallCycles {
+	for range max(2, h.b.times(wallCycles)) {
 		before, err := h.loop(ctx)
 		if err != nil {
 			return nil, nil, 0, err

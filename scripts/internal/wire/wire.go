@@ -130,7 +130,7 @@ func parse(packet []byte) (source, dest uint16, payload int, ok bool) {
 	if len(packet) < 20 {
 		return 0, 0, 0, false
 	}
-	offset := 0
+	var offset int
 	switch packet[0] >> 4 {
 	case 4:
 		offset = int(packet[0]&15) * 4

@@ -42,7 +42,6 @@ type runner struct {
 	t   testing.TB
 	cmd *exec.Cmd
 	in  interface{ Write([]byte) (int, error) }
-	out []byte
 	r   interface{ Read([]byte) (int, error) }
 }
 

@@ -26,6 +26,8 @@ enum {
 	/* Ephemeral ports: to whichever of them, it is one behaviour. */
 	FIRST_PORT = 32768,
 	PORTS = 28224, /* a multiple of BATCH */
+	/* What is sent from: none of those, or it would also be received. */
+	SEND_PORT = 20000,
 	THREADS_MAX = 64,
 	SECOND = 1000000000,
 };
@@ -289,10 +291,9 @@ static void *flood_one(void *arg)
 	}
 	while (now() < flooding.until) {
 		if (datagrams % PORTS == 0) { /* a flow is a socket and a peer */
-			close(fd);
-			fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-			if (fd < 0)
-				die("socket");
+			if (fd >= 0)
+				close(fd);
+			fd = bound(SOCK_DGRAM, SEND_PORT + (int)(size_t)arg);
 		}
 		for (int i = 0; i < BATCH; i++)
 			to[i].sin_port = htons(FIRST_PORT + (datagrams + i) % PORTS);
@@ -325,7 +326,7 @@ static void flood(count seconds, const char *marker, count rate, const char *fil
 	flooding.until = began + seconds * SECOND;
 	flooding.file = file;
 	for (long i = 0; i < n; i++)
-		if (pthread_create(&threads[i], NULL, flood_one, NULL))
+		if (pthread_create(&threads[i], NULL, flood_one, (void *)i))
 			die("pthread_create");
 	for (; markers < seconds * rate; markers++) {
 		pause_until(began + markers * SECOND / rate);
