@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -14,11 +15,12 @@ import (
 
 const (
 	steadyFor  = 60 * time.Second
-	steadyRate = 3000 // events/s
+	learnFor   = 6 * time.Second // at a time
+	steadyRate = 3000            // events/s
 	// What makes them: a start is a fork, an exec and an end; a connection four
 	// events, opened and closed at either end; a look-up a question and an answer, each
 	// seen at either end.
-	steadySpawns, steadyConnections, steadyLookups, steadyOpens = 300, 450, 25, 200
+	steadySpawns, steadyConnections, steadyLookups, steadyOpens = 300, 480, 20, 200
 
 	fastFor             = 10 * time.Second
 	fastRate            = 90000 // events/s
@@ -42,47 +44,34 @@ func knownRates(ctx context.Context, b *bench) []figure.Row {
 
 // period is what a sensor cost while something was done.
 type period struct {
-	cpu   time.Duration
-	took  time.Duration
-	sent  wire.Sent
-	host  lab.Host // what it counted
-	done  drive.Done
-	total lab.HostDetail // at the end
+	cpu, took time.Duration
+	sent      wire.Sent
+	done      drive.Done
 }
 
 func (p period) share() float64 { return 100 * float64(p.cpu) / float64(p.took) }
 
-// during runs do, and waits until all of it is told.
-func (h *host) during(ctx context.Context, tap *wire.Tap, before lab.Host, do func() (drive.Done, error)) (p period, err error) {
+func (h *host) during(tap *wire.Tap, do func() (drive.Done, error)) (p period, err error) {
 	sent, err := tap.Sent()
 	if err != nil {
 		return p, err
 	}
 	began := time.Now()
-	used, err := cpu(h.PID())
+	p.cpu, err = h.spent(func() (err error) {
+		p.done, err = do()
+		return err
+	})
 	if err != nil {
 		return p, err
 	}
-	if p.done, err = do(); err != nil {
-		return p, err
-	}
-	now, err := cpu(h.PID())
-	if err != nil {
-		return p, err
-	}
-	p.cpu, p.took = now-used, time.Since(began)
-	if p.total, err = h.settled(ctx); err != nil {
-		return p, err
-	}
-	p.host.Total, p.host.Suppressed = p.total.Total-before.Total, p.total.Suppressed-before.Suppressed
-	p.host.Lost = p.total.Lost - before.Lost
-	after, err := tap.Sent()
-	p.sent = after.Since(sent)
+	p.took = time.Since(began)
+	now, err := tap.Sent()
+	p.sent = now.Since(sent)
 	return p, err
 }
 
 func steadyRates(ctx context.Context, b *bench) ([]figure.Row, error) {
-	h, err := b.host(ctx, "steady", lab.SensorSpec{SummaryInterval: 10 * time.Second})
+	h, err := b.host(ctx, "steady", lab.SensorSpec{})
 	if err != nil {
 		return nil, err
 	}
@@ -91,33 +80,42 @@ func steadyRates(ctx context.Context, b *bench) ([]figure.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	mix := func(d time.Duration) func() (drive.Done, error) {
-		return func() (drive.Done, error) {
-			return h.do(ctx, h.b.drive.Command(ctx, "mix", strconv.Itoa(int(d.Seconds())), h.b.drive.Tiny, file,
-				strconv.Itoa(steadySpawns), strconv.Itoa(steadyConnections), strconv.Itoa(steadyLookups), strconv.Itoa(steadyOpens)))
-		}
+	mix := func(d time.Duration) (drive.Done, error) {
+		return h.do(ctx, h.b.drive.Command(ctx, "mix", strconv.Itoa(int(d.Seconds())), h.b.drive.Tiny, file,
+			strconv.Itoa(steadySpawns), strconv.Itoa(steadyConnections), strconv.Itoa(steadyLookups), strconv.Itoa(steadyOpens)))
 	}
-	// What is not known after a minute, because the sensor keeps none of its kind back,
-	// is part of the figure.
-	var learnt lab.HostDetail
-	for range 3 {
-		if _, err := mix(10 * time.Second)(); err != nil {
-			return nil, err
-		}
-		if learnt, err = h.settled(ctx); err != nil {
-			return nil, err
-		}
+	// What is not known then, because the sensor keeps none of its kind back, is part of
+	// the figure.
+	err = h.learn(ctx, func() error { _, err := mix(learnFor); return err })
+	if err != nil && !errors.Is(err, errNotKept) {
+		return nil, err
+	}
+	// From here on as it is installed.
+	if err := h.Stop(); err != nil {
+		return nil, err
+	}
+	h.spec.SummaryInterval = defaultEvery
+	if err := h.start(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := mix(learnFor); err != nil {
+		return nil, err
 	}
 	tap, err := wire.Open(h.PID(), firstPort, firstPort+1, firstPort+2)
 	if err != nil {
 		return nil, err
 	}
 	defer tap.Close()
-	idle, err := h.during(ctx, tap, learnt.Host, func() (drive.Done, error) { return drive.Done{}, pause(ctx, b.span(steadyFor)) })
+	// Two intervals, so that all that was done is told at its end.
+	idle, err := h.during(tap, func() (drive.Done, error) { return drive.Done{}, pause(ctx, 2*defaultEvery) })
 	if err != nil {
 		return nil, err
 	}
-	busy, err := h.during(ctx, tap, idle.total.Host, mix(b.span(steadyFor)))
+	before, err := h.c.Host(ctx, h.spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	busy, err := h.during(tap, func() (drive.Done, error) { return mix(steadyFor) })
 	if err != nil {
 		return nil, err
 	}
@@ -125,8 +123,13 @@ func steadyRates(ctx context.Context, b *bench) ([]figure.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	rate := float64(busy.host.Total) / busy.took.Seconds()
-	kept := 100 * float64(busy.host.Suppressed) / max(1, float64(busy.host.Total))
+	after, err := h.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	made := after.Total - before.Total
+	rate := float64(made) / busy.took.Seconds()
+	kept := 100 * keptShare(before.Host, after.Host)
 	extra := max(0, float64(busy.sent.Large())-float64(idle.sent.Large()))
 	return []figure.Row{
 		figure.AtLeast("known events/s, steady", rate, steadyRate, "events/s", fmt.Sprintf(
@@ -134,11 +137,11 @@ func steadyRates(ctx context.Context, b *bench) ([]figure.Row, error) {
 			busy.took.Seconds(), busy.done.Spawns, busy.done.Connections, busy.done.Lookups, busy.done.Opens, kept)),
 		figure.AtMost("user space at 3,000 known events/s", busy.share(), mostUserShare, "% of a core",
 			fmt.Sprintf("all of the process, what it takes idle included; idle for as long: %.2f %%", idle.share())),
-		figure.AtMost("bytes up for each of these events", extra/max(1, float64(busy.host.Total)), 0.001, "B",
+		figure.AtMost("bytes up for each of these events", extra/max(1, float64(made)), 0.001, "B",
 			fmt.Sprintf("UDP payload of its datagrams above %d B, as a packet socket on lo sees them: %d B in %d, in an idle time as long %d B in %d; the kernel's counts go up with the hour",
 				wire.Small, busy.sent.Large(), busy.sent.Datagrams-busy.sent.SmallDatagrams, idle.sent.Large(), idle.sent.Datagrams-idle.sent.SmallDatagrams)),
 		figure.AtMost("sensor RSS after them", float64(kib)/1024, 60, "MiB", ""),
-		figure.Exactly("events lost of these", float64(busy.host.Lost), 0, "events", fmt.Sprintf("of %d", busy.host.Total)),
+		figure.Exactly("events lost of these", float64(after.Lost-before.Lost), 0, "events", fmt.Sprintf("of %d", made)),
 	}, nil
 }
 

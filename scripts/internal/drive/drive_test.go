@@ -34,6 +34,14 @@ func TestDriver(t *testing.T) {
 			t.Errorf("%s %s: got %+v, %v, want %d times", c.kind, c.path, done, err, n)
 		}
 	}
+	if out, err := d.Command(t.Context(), "mix", "1", d.Tiny, file, "10", "0", "0", "20").CombinedOutput(); err != nil {
+		// It serves names at port 53, which a machine may do already.
+		if !strings.Contains(string(out), "bind") {
+			t.Errorf("mix: %v: %s", err, out)
+		}
+	} else if done, err := Parse(out); err != nil || done.Spawns != 10 || done.Opens != 20 {
+		t.Errorf("mix: got %+v, %v", done, err)
+	}
 	for _, c := range [][]string{{"spawn", dir + "/absent", "1", "0"}, {"open", dir + "/absent", "1", "0"}, {"spawn", d.Tiny, "x", "0"}, {"nothing"}} {
 		out, err := d.Command(t.Context(), c...).CombinedOutput()
 		var exit *exec.ExitError
