@@ -21,7 +21,7 @@ type operation struct {
 
 const (
 	mostKnown = 0.1 // µs
-	knownRuns = 11
+	knownRuns = 9
 	newRuns   = 5
 	// mostlyKept is the share of events from which on a thing counts as known.
 	mostlyKept = 0.9

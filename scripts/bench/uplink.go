@@ -18,7 +18,7 @@ const (
 	day           = 24 * time.Hour
 	mostUplink    = 1 << 20 // bytes a day
 	workFor       = 180 * time.Second
-	warmUp        = 90 * time.Second
+	warmUp        = 60 * time.Second
 	defaultEvery  = 30 * time.Second // summary_interval
 	tellKnown     = time.Hour        // baseline.tell_known_every
 	deltaOnWire   = 40               // bytes of one behaviour's count in a summary: key, count, time, flag

@@ -15,7 +15,7 @@ const (
 	// wallCycles of every watcher in turn, the sensor before each other one. The machine's speed drifts by tens of
 	// percents within seconds, so that each run is held against those right before and
 	// right after it in which nobody watched.
-	wallCycles = 10
+	wallCycles = 8
 	// wallOps in one block, wallBlocks in one turn; the fastest block is the turn's
 	// time: what a neighbour on the machine takes is only ever added.
 	wallOps    = 600
