@@ -23,6 +23,8 @@ const (
 	mostKnown = 0.1 // µs
 	knownRuns = 9
 	newRuns   = 5
+	// afterStart is for what a start leaves to do.
+	afterStart = 10 * time.Second
 	// mostlyKept is the share of events from which on a thing counts as known.
 	mostlyKept = 0.9
 	// afterRun is for what the sensor does later: batches are read and images hashed.
@@ -103,6 +105,10 @@ func agentCosts(ctx context.Context, b *bench, operations []operation, known boo
 				return nil, err
 			}
 		}
+	}
+	// What its start left to do is not the first operation's.
+	if err := pause(ctx, afterStart); err != nil {
+		return nil, err
 	}
 	for i, op := range operations {
 		rows = append(rows, h.costOf(ctx, op, known, seen[i]))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vedette-edr/vedette/scripts/internal/drive"
 	"github.com/vedette-edr/vedette/scripts/internal/lab"
+	"github.com/vedette-edr/vedette/scripts/internal/wire"
 )
 
 // host is a network namespace and the sensor that sees it and nothing else, so that
@@ -74,6 +75,12 @@ func (h *host) start(ctx context.Context) (err error) {
 }
 
 func (b *bench) hosts(ctx context.Context) (map[string]lab.Host, error) { return b.cluster.Hosts(ctx) }
+
+// tap counts what the sensor sends to the coordinators.
+func (h *host) tap() (*wire.Tap, error) {
+	first := uint16(*firstPort)
+	return wire.Open(h.PID(), first, first+1, first+2)
+}
 
 // do runs the driver in the namespace.
 func (h *host) do(ctx context.Context, cmd *exec.Cmd) (drive.Done, error) {

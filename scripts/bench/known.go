@@ -101,7 +101,7 @@ func steadyRates(ctx context.Context, b *bench) ([]figure.Row, error) {
 	if _, err := mix(learnFor); err != nil {
 		return nil, err
 	}
-	tap, err := wire.Open(h.PID(), firstPort, firstPort+1, firstPort+2)
+	tap, err := h.tap()
 	if err != nil {
 		return nil, err
 	}

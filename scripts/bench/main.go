@@ -19,6 +19,8 @@ import (
 	"time"
 )
 
+var firstPort = flag.Int("port", 17541, "first UDP port of the three coordinators; their operators' ports are ten above")
+
 func main() {
 	bin := flag.String("bin", "bin", "folder of the built programs")
 	only := flag.String("only", "", "take these figures alone, by comma: "+partNames())

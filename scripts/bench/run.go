@@ -144,7 +144,7 @@ func (b *bench) start(ctx context.Context) (*lab.Cluster, error) {
 	for i := range 3 {
 		nodes = append(nodes, lab.NodeSpec{
 			ID:     fmt.Sprintf("c%d", i+1),
-			Listen: fmt.Sprintf("127.0.0.1:%d", firstPort+i), Operator: fmt.Sprintf("127.0.0.1:%d", firstPort+10+i),
+			Listen: fmt.Sprintf("127.0.0.1:%d", *firstPort+i), Operator: fmt.Sprintf("127.0.0.1:%d", *firstPort+10+i),
 		})
 	}
 	c, err := b.lab.StartCluster(ctx, nodes, func(string) {})
@@ -153,6 +153,3 @@ func (b *bench) start(ctx context.Context) (*lab.Cluster, error) {
 	}
 	return c, err
 }
-
-// firstPort of the three coordinators.
-const firstPort = 17541

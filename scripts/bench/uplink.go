@@ -54,7 +54,7 @@ func tryUplink(ctx context.Context, b *bench) ([]figure.Row, error) {
 	if err := w.run(ctx, b.span(warmUp)); err != nil {
 		return nil, err
 	}
-	tap, err := wire.Open(h.PID(), firstPort, firstPort+1, firstPort+2)
+	tap, err := h.tap()
 	if err != nil {
 		return nil, err
 	}
