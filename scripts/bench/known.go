@@ -20,7 +20,7 @@ const (
 	// What makes them: a start is a fork, an exec and an end; a connection four
 	// events, opened and closed at either end; a look-up a question and an answer, each
 	// seen at either end.
-	steadySpawns, steadyConnections, steadyLookups, steadyOpens = 300, 480, 20, 200
+	steadySpawns, steadyConnections, steadyLookups, steadyOpens = 300, 520, 20, 200
 
 	fastFor             = 10 * time.Second
 	fastRate            = 90000 // events/s
