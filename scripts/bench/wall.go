@@ -20,6 +20,8 @@ const (
 	// time: what a neighbour on the machine takes is only ever added.
 	wallOps    = 600
 	wallBlocks = 6
+	// afterWatch is for what a sensor's start leaves to do on the machine's other core.
+	afterWatch = 2 * time.Second
 	// mostSlower is what the sensor may add to the loop: 2 %.
 	mostSlower = 1.02
 )
@@ -201,7 +203,7 @@ func (h *host) watch(ctx context.Context) (func() (time.Duration, error), func()
 		return nil, nil, err
 	}
 	_, err := h.loop(ctx)
-	if err = errors.Join(err, pause(ctx, afterRun)); err != nil {
+	if err = errors.Join(err, pause(ctx, afterWatch)); err != nil {
 		return nil, nil, errors.Join(err, h.Stop())
 	}
 	return func() (time.Duration, error) { return cpu(h.PID()) }, h.Stop, nil
