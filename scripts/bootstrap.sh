@@ -61,20 +61,30 @@ install_packages() { # install_packages APT_NAMES DNF_NAMES
 	fi
 }
 
-# The demonstration runs its own sshd in its own namespaces. A package that also
-# opens port 22 of this machine, now or at the next boot, is not what was asked.
-install_sshd() {
-	local policy=/usr/sbin/policy-rc.d made=""
+# What is installed to be run by ourselves, in a place of its own, is not to run by
+# itself as well, now or at the next boot: nobody asked for an open port 22 or for a
+# machine that is audited.
+install_unstarted() { # install_unstarted APT_NAMES DNF_NAMES UNIT…
+	local policy=/usr/sbin/policy-rc.d made="" status
 	if [ -d /usr/sbin ] && [ ! -e "$policy" ]; then
 		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made=yes
 	fi
-	install_packages "openssh-server openssh-client" "openssh-server openssh-clients"
-	local status=$?
+	install_packages "$1" "$2"
+	status=$?
 	[ -n "$made" ] && rm -f "$policy"
 	if command -v systemctl >/dev/null; then
-		systemctl --quiet disable ssh.service ssh.socket sshd.service 2>/dev/null
+		systemctl --quiet disable "${@:3}" 2>/dev/null
 	fi
 	return "$status"
+}
+
+install_sshd() {
+	install_unstarted "openssh-server openssh-client" "openssh-server openssh-clients" ssh.service ssh.socket sshd.service
+}
+
+# Without them the bench says of two figures that it skips them.
+install_others() {
+	install_unstarted "auditd bpftrace" "audit bpftrace" auditd.service || echo "going on without auditd and bpftrace"
 }
 
 # A compiler without the C library's headers is as good as none.
@@ -144,6 +154,9 @@ c_compiler_works || fail "still no working C compiler; install gcc and the C lib
 	install_packages "libc6-dev" "glibc-static"
 if [ "$mode" = demo ] && ! [ -x /usr/sbin/sshd ]; then
 	step "installing sshd, not enabled (the attack hops over it)" install_sshd
+fi
+if [ "$mode" = bench ] && command -v apt-get >/dev/null && ! { command -v auditd && command -v bpftrace; } >/dev/null; then
+	step "installing auditd and bpftrace, not enabled (to compare)" install_others
 fi
 step "fetching Go modules" go mod download
 step "building the sensor and the CLI" make bin/vedette-sensor bin/vedette

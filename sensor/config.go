@@ -90,6 +90,9 @@ type BaselineConfig struct {
 	// LearnFor is how long a fresh host learns before novelty alone can be a
 	// finding. Rules work from the first second.
 	LearnFor time.Duration `yaml:"learn_for"`
+	// TellKnownEvery is how often the counts of what is known go up: 0 (with each
+	// summary) to 24h. What is new goes up with the next summary.
+	TellKnownEvery time.Duration `yaml:"tell_known_every"`
 }
 
 // BudgetConfig is what the sensor holds itself to.
@@ -180,9 +183,10 @@ func DefaultConfig() Config {
 		Scope:           Scope{Kind: "host"},
 		SummaryInterval: 30 * time.Second,
 		Baseline: BaselineConfig{
-			Window:       10 * time.Minute,
-			KnownWindows: 3,
-			LearnFor:     24 * time.Hour,
+			Window:         10 * time.Minute,
+			KnownWindows:   3,
+			LearnFor:       24 * time.Hour,
+			TellKnownEvery: time.Hour,
 		},
 		KernelBaseline:   true,
 		Watch:            WatchConfig{Defaults: true, Paths: []string{}},
@@ -270,6 +274,9 @@ func (c *Config) validate() error {
 			wrong("watch.paths: %w", err)
 		}
 	}
+	if c.Baseline.TellKnownEvery < 0 || c.Baseline.TellKnownEvery > 24*time.Hour {
+		wrong("baseline.tell_known_every %s: want 0s to 24h", c.Baseline.TellKnownEvery)
+	}
 	if c.SpoolMaxBytes < 1<<20 {
 		wrong("spool_max_bytes %d: want at least 1048576", c.SpoolMaxBytes)
 	}
@@ -291,31 +298,32 @@ func (c *Config) validate() error {
 // Print is the effective config as YAML with each field explained.
 func (c Config) Print() ([]byte, error) {
 	comments := yaml.CommentMap{
-		"$.state_dir":              {yaml.HeadComment(" identity, baseline, spool, recordings and leases (0700, kept over reboots)")},
-		"$.coordinators":           {yaml.HeadComment(" nodes to try, host:port (UDP); the cluster's own list is remembered as well")},
-		"$.host_name":              {yaml.HeadComment(" the name shown to operators; empty: the machine's own")},
-		"$.scope":                  {yaml.HeadComment(" what is seen, enforced in the kernel: host, cgroup:/PATH, netns:/PATH or netns:self")},
-		"$.labels":                 {yaml.HeadComment(" told to the cluster; the join token's labels win")},
-		"$.summary_interval":       {yaml.HeadComment(" how often counts, health and losses go up: 1s to 1h")},
-		"$.baseline":               {yaml.HeadComment(" how normal behaviour is learnt")},
-		"$.baseline.window":        {yaml.LineComment(" length of a learning window")},
-		"$.baseline.known_windows": {yaml.LineComment(" distinct windows that make a behaviour known")},
-		"$.baseline.learn_for":     {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
-		"$.kernel_baseline":        {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
-		"$.watch":                  {yaml.HeadComment(" which files are told of when they change")},
-		"$.watch.defaults":         {yaml.LineComment(" accounts, ssh, cron, units, loader, profiles, histories, logs, web roots, programs")},
-		"$.watch.paths":            {yaml.HeadComment(" besides: a file, or a tree with / at its end; one * for a whole directory")},
-		"$.spool_max_bytes":        {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
-		"$.recorder":               {yaml.HeadComment(" the flight recorder: what left the kernel, for vedette-sensor recorder query")},
-		"$.recorder.enabled":       {yaml.LineComment(" false records nothing more")},
-		"$.recorder.max_bytes":     {yaml.LineComment(" bound of the recordings on disk; the oldest go first")},
-		"$.rules_dir":              {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
-		"$.isolation.enabled":      {yaml.LineComment(" false refuses every isolation here")},
-		"$.budget":                 {yaml.HeadComment(" above it file events are sampled, which is declared; execs, privileges and tampering never")},
-		"$.budget.cpu_percent":     {yaml.LineComment(" of one core, over ten seconds")},
-		"$.budget.rss_bytes":       {yaml.LineComment(" resident memory")},
-		"$.memory_limit_bytes":     {yaml.HeadComment(" soft limit of the Go runtime")},
-		"$.log_level":              {yaml.HeadComment(" debug, info, warn or error")},
+		"$.state_dir":                 {yaml.HeadComment(" identity, baseline, spool, recordings and leases (0700, kept over reboots)")},
+		"$.coordinators":              {yaml.HeadComment(" nodes to try, host:port (UDP); the cluster's own list is remembered as well")},
+		"$.host_name":                 {yaml.HeadComment(" the name shown to operators; empty: the machine's own")},
+		"$.scope":                     {yaml.HeadComment(" what is seen, enforced in the kernel: host, cgroup:/PATH, netns:/PATH or netns:self")},
+		"$.labels":                    {yaml.HeadComment(" told to the cluster; the join token's labels win")},
+		"$.summary_interval":          {yaml.HeadComment(" how often counts, health and losses go up: 1s to 1h")},
+		"$.baseline":                  {yaml.HeadComment(" how normal behaviour is learnt")},
+		"$.baseline.window":           {yaml.LineComment(" length of a learning window")},
+		"$.baseline.known_windows":    {yaml.LineComment(" distinct windows that make a behaviour known")},
+		"$.baseline.learn_for":        {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
+		"$.baseline.tell_known_every": {yaml.LineComment(" counts of what is known go up so often; 0s: with each summary")},
+		"$.kernel_baseline":           {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
+		"$.watch":                     {yaml.HeadComment(" which files are told of when they change")},
+		"$.watch.defaults":            {yaml.LineComment(" accounts, ssh, cron, units, loader, profiles, histories, logs, web roots, programs")},
+		"$.watch.paths":               {yaml.HeadComment(" besides: a file, or a tree with / at its end; one * for a whole directory")},
+		"$.spool_max_bytes":           {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
+		"$.recorder":                  {yaml.HeadComment(" the flight recorder: what left the kernel, for vedette-sensor recorder query")},
+		"$.recorder.enabled":          {yaml.LineComment(" false records nothing more")},
+		"$.recorder.max_bytes":        {yaml.LineComment(" bound of the recordings on disk; the oldest go first")},
+		"$.rules_dir":                 {yaml.HeadComment(" a folder of Sigma rules beside the built-in ones; empty: none")},
+		"$.isolation.enabled":         {yaml.LineComment(" false refuses every isolation here")},
+		"$.budget":                    {yaml.HeadComment(" above it file events are sampled, which is declared; execs, privileges and tampering never")},
+		"$.budget.cpu_percent":        {yaml.LineComment(" of one core, over ten seconds")},
+		"$.budget.rss_bytes":          {yaml.LineComment(" resident memory")},
+		"$.memory_limit_bytes":        {yaml.HeadComment(" soft limit of the Go runtime")},
+		"$.log_level":                 {yaml.HeadComment(" debug, info, warn or error")},
 	}
 	return yaml.MarshalWithOptions(c, yaml.WithComment(comments), yaml.IndentSequence(true))
 }

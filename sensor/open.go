@@ -99,8 +99,13 @@ func (s *Sensor) openStages() (err error) {
 	if learnFor == 0 {
 		learnFor = -1 // the stage's "at once"; its zero is the default
 	}
+	tellKnownEvery := s.cfg.Baseline.TellKnownEvery
+	if tellKnownEvery == 0 {
+		tellKnownEvery = -1
+	}
 	s.baseline, err = baseline.Open(s.path("baseline.db"), baseline.Config{
-		Window: s.cfg.Baseline.Window, KnownWindows: s.cfg.Baseline.KnownWindows, LearnFor: learnFor, Logger: s.log,
+		Window: s.cfg.Baseline.Window, KnownWindows: s.cfg.Baseline.KnownWindows, LearnFor: learnFor,
+		TellKnownEvery: tellKnownEvery, Logger: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the baseline: %w", err)
@@ -144,6 +149,7 @@ func (s *Sensor) hostFacts() *sensorv1.HostFacts {
 	facts := hostFacts(s.cfg)
 	if s.source != nil {
 		facts.CoverageGaps = s.source.CoverageGaps()
+		s.gaps.told(facts.CoverageGaps)
 	}
 	return facts
 }

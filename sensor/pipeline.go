@@ -152,7 +152,7 @@ func (s *Sensor) health() event.Health {
 		EventsTotal:      total,
 		EventsSuppressed: suppressed,
 		EventsLost:       s.losses.total(),
-		CoverageGaps:     s.source.CoverageGaps(),
+		CoverageGaps:     s.gaps.news(s.source.CoverageGaps()),
 		Isolation:        s.responder.State(),
 		Blind:            s.blind.state(),
 		Degraded:         degraded,

@@ -55,6 +55,7 @@ type Sensor struct {
 	keeper    keeper
 	blind     blindness
 	budget    budget
+	gaps      gapNews
 	self      event.ProcessKey // this process
 	losses    lossMeter
 	findings  *findingLine

@@ -14,6 +14,50 @@ import (
 	"github.com/vedette-edr/vedette/scripts/internal/lab"
 )
 
+// wholeHost is a sensor as it is installed: it sees everything here.
+func wholeHost(ctx context.Context, b *bench) []figure.Row {
+	const idle = "sensor RSS, idle"
+	missing := func(err error) []figure.Row { return []figure.Row{figure.Missing(idle, "MiB", "≤ 40", err)} }
+	c, err := b.start(ctx)
+	if err != nil {
+		return missing(err)
+	}
+	sensor, err := c.StartSensor(ctx, lab.SensorSpec{
+		Name: "bench", Scope: "host", SummaryInterval: 5 * time.Second,
+		Window: time.Minute, KnownWindows: 3, LearnFor: time.Hour,
+	})
+	if err != nil {
+		return missing(err)
+	}
+	online, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("not within 30 s"))
+	defer cancel()
+	if err := lab.Until(online, 200*time.Millisecond, "the sensor to report", func(ctx context.Context) (bool, error) {
+		hosts, err := c.Hosts(ctx)
+		return hosts["bench"].State == "online", err
+	}); err != nil {
+		return missing(err)
+	}
+	rows := idleRSS(ctx, idle, sensor)
+	rows = append(rows, latency(ctx, c)...)
+	rows = append(rows, losses(ctx, c)...)
+	if err := sensor.Stop(); err != nil {
+		rows = append(rows, figure.Missing("the sensor ends when it is asked to", "", "yes", err))
+	}
+	return rows
+}
+
+func idleRSS(ctx context.Context, name string, sensor *lab.Process) []figure.Row {
+	// Long enough for the start's garbage to be collected and returned.
+	if err := pause(ctx, 20*time.Second); err != nil {
+		return []figure.Row{figure.Missing(name, "MiB", "≤ 40", err)}
+	}
+	kib, err := statusKiB(sensor.PID(), "VmRSS:")
+	if err != nil {
+		return []figure.Row{figure.Missing(name, "MiB", "≤ 40", err)}
+	}
+	return []figure.Row{figure.AtMost(name, float64(kib)/1024, 40, "MiB", "VmRSS 20 s after the start, the whole host in scope")}
+}
+
 // latency is exec → visible in "vedette finding list", the CLI's own start included.
 func latency(ctx context.Context, c *lab.Cluster) []figure.Row {
 	const (
@@ -58,7 +102,7 @@ func once(ctx context.Context, c *lab.Cluster, path string) (time.Duration, erro
 }
 
 func losses(ctx context.Context, c *lab.Cluster) []figure.Row {
-	const name = "events lost during this bench"
+	const name = "events lost meanwhile"
 	hosts, err := c.Hosts(ctx)
 	if err != nil {
 		return []figure.Row{figure.Missing(name, "events", "= 0", err)}

@@ -1,10 +1,12 @@
 // Command bench prints the figures of the whole system beside their targets: what
-// an exec costs, what the sensor holds in memory, and how long it takes from an
-// exec to the operator's screen. It runs the real programs on this host.
+// an exec costs, what the sensor holds in memory and sends, what it loses when more
+// happens than it can take, and how long it takes from an exec to the operator's
+// screen. It runs the real programs on this host.
 //
 // Machine speed drifts within seconds, so that costs are gated on kernel
-// nanoseconds and on the agent's CPU per operation, never on one wall time; a
-// latency is gated on its worst case against a target in seconds.
+// nanoseconds, on the agent's CPU per operation and on ratios of runs that follow each
+// other, beside a null control, never on one wall time; a latency is gated on its worst
+// case against a target in seconds.
 package main
 
 import (
@@ -17,8 +19,12 @@ import (
 	"time"
 )
 
+var firstPort = flag.Int("port", 17541, "first UDP port of the three coordinators; their operators' ports are ten above")
+
 func main() {
 	bin := flag.String("bin", "bin", "folder of the built programs")
+	only := flag.String("only", "", "take these figures alone, by comma: "+partNames())
+	quick := flag.Bool("quick", false, "a tenth of the work, to try the bench itself: the figures are rough")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: eBPF needs root: sudo make bench")
@@ -26,9 +32,9 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 40*time.Minute)
 	defer cancel()
-	if err := run(ctx, *bin); err != nil {
+	if err := run(ctx, *bin, *only, *quick); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -2,261 +2,223 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strconv"
+	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/vedette-edr/vedette/scripts/internal/drive"
 	"github.com/vedette-edr/vedette/scripts/internal/figure"
 	"github.com/vedette-edr/vedette/scripts/internal/lab"
 )
 
-// storming makes this program the one that makes the events: in a network
-// namespace of its own, which a sensor of its own watches.
-var storming = flag.String("storm", "", "make events instead: execs, or all (connections too) for 10 s; internal")
-
 const (
-	lostInStorm = "events lost in a storm and not counted"
-
-	stormFor  = 10 * time.Second
-	stormRate = 90000 // events/s
-	// stormExecs is how many execs a cost is the average of.
-	stormExecs = 6000
-	// An exec is told with its fork and exit; a connection on loopback four times:
-	// opened and closed, at either end.
-	eventsPerExec       = 3
-	eventsPerConnection = 4
-	// execsPerSecond in a storm: with its fork and exit an exec costs the machine
-	// a millisecond, so that the bulk of a storm are connections.
-	execsPerSecond = 200
+	stormFor      = 60 * time.Second
+	stormRate     = 300000 // events/s asked for
+	markersPerSec = 20
+	mostUntilSeen = 5  // s from the storm's begin to a host that says that it is blind
+	mostUntilBack = 30 // s from the storm's end
+	// stormEvery is longer than that takes, so that no summary by the clock tells it.
+	stormEvery = 6 * time.Second
 )
 
-// made is what the storm says of itself.
-type made struct {
-	Execs       uint64
-	Connections uint64
-	Seconds     float64
-}
-
-func (m made) events() uint64 {
-	return eventsPerExec*m.Execs + eventsPerConnection*m.Connections
-}
-
-// makeStorm is the child's part.
-func makeStorm(kind string) error {
-	var m made
-	began := time.Now()
-	switch kind {
-	case "execs":
-		for range stormExecs {
-			if err := execTrue(); err != nil {
-				return err
-			}
-			m.Execs++
-		}
-	case "all":
-		failed := make(chan error, 1)
-		stop := time.After(stormFor)
-		go func() { failed <- connect(&m.Connections, began) }()
-		tick := time.NewTicker(time.Second / execsPerSecond)
-		defer tick.Stop()
-		for done := false; !done; {
-			select {
-			case <-stop:
-				done = true
-			case <-tick.C:
-				if err := execTrue(); err != nil {
-					return err
-				}
-				m.Execs++
-			}
-		}
-		if err := <-failed; err != nil {
-			return err
-		}
-	default:
-		return fmt.Errorf("storm of %q: want execs or all", kind)
-	}
-	m.Seconds = time.Since(began).Seconds()
-	return json.NewEncoder(os.Stdout).Encode(m)
-}
-
-func execTrue() error {
-	pid, err := syscall.ForkExec("/bin/true", []string{"true"}, &syscall.ProcAttr{})
+// newStorm makes as many new events as the machine can, and asks for each of them.
+func newStorm(ctx context.Context, b *bench) []figure.Row {
+	rows, err := tryStorm(ctx, b)
 	if err != nil {
-		return fmt.Errorf("starting /bin/true: %w", err)
-	}
-	for {
-		if _, err = syscall.Wait4(pid, nil, 0, nil); !errors.Is(err, syscall.EINTR) {
-			return err
-		}
-	}
-}
-
-// connect makes connections to itself, as many as make the rate, until the storm's end.
-func connect(n *uint64, began time.Time) error {
-	listener, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("making a listener: %w", err)
-	}
-	defer unix.Close(listener)
-	address := unix.SockaddrInet4{Port: 7777, Addr: [4]byte{127, 0, 0, 1}}
-	if err := errors.Join(unix.Bind(listener, &address), unix.Listen(listener, 16)); err != nil {
-		return fmt.Errorf("listening: %w", err)
-	}
-	// What execs do not make of the rate.
-	const perSecond = (stormRate*11/10 - execsPerSecond*eventsPerExec) / eventsPerConnection
-	for {
-		passed := time.Since(began)
-		if passed >= stormFor {
-			return nil
-		}
-		if due := uint64(passed.Seconds() * perSecond); *n >= due {
-			<-time.After(time.Millisecond)
-			continue
-		}
-		if err := connectOnce(listener, &address); err != nil {
-			return fmt.Errorf("connecting: %w", err)
-		}
-		*n++
-	}
-}
-
-func connectOnce(listener int, address unix.Sockaddr) error {
-	client, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	if err := unix.Connect(client, address); err != nil {
-		return errors.Join(err, unix.Close(client))
-	}
-	server, _, err := unix.Accept(listener)
-	if err != nil {
-		return errors.Join(err, unix.Close(client))
-	}
-	// Reset, so that no port waits and none runs out.
-	err = unix.SetsockoptLinger(client, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	return errors.Join(err, unix.Close(client), unix.Close(server))
-}
-
-// storm runs both kinds under a sensor that sees nothing else, and prints what the
-// sensor spent and lost.
-func storm(ctx context.Context, l *lab.Lab, c *lab.Cluster) []figure.Row {
-	rows, err := tryStorm(ctx, l, c)
-	if err != nil {
-		rows = append(rows, figure.Missing(lostInStorm, "events", "= 0", err))
+		rows = append(rows, figure.Missing("difference of made and counted in a storm", "events", "= 0", err))
 	}
 	return rows
 }
 
-func tryStorm(ctx context.Context, l *lab.Lab, c *lab.Cluster) (rows []figure.Row, err error) {
-	ns, err := l.Namespace(fmt.Sprintf("vdt-storm-%d", os.Getpid()))
+func tryStorm(ctx context.Context, b *bench) ([]figure.Row, error) {
+	marker := filepath.Join(b.bin, "drive", "marker")
+	raw, err := os.ReadFile(b.drive.Tiny)
 	if err != nil {
 		return nil, err
 	}
-	sensor, err := c.StartSensor(ctx, lab.SensorSpec{
-		Name: "storm", Scope: "netns:" + ns.Path(), SummaryInterval: 5 * time.Second,
-		Window: time.Minute, KnownWindows: 3, LearnFor: time.Hour,
-	})
+	if err := os.WriteFile(marker, raw, 0o755); err != nil {
+		return nil, err
+	}
+	// Nothing becomes known in so short a time: every event is a new one.
+	h, err := b.host(ctx, "storm", lab.SensorSpec{Window: 10 * time.Minute, SummaryInterval: stormEvery})
 	if err != nil {
 		return nil, err
 	}
-	online, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("not within 30 s"))
-	defer cancel()
-	if err := lab.Until(online, 200*time.Millisecond, "the storm's sensor to report", func(ctx context.Context) (bool, error) {
-		hosts, err := c.Hosts(ctx)
-		return hosts["storm"].State == "online", err
-	}); err != nil {
+	defer func() { _ = h.Stop() }()
+	file, err := h.seesOpens(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := pause(ctx, 2*time.Second); err != nil {
+	seconds := func(n int) []string {
+		return []string{"flood", strconv.Itoa(n), marker, strconv.Itoa(markersPerSec), file}
+	}
+	// What the driver's own start and end count, beside what it is told to do.
+	start, err := h.settled(ctx)
+	if err != nil {
 		return nil, err
 	}
-	for _, kind := range []string{"execs", "all"} {
-		more, err := stormOf(ctx, l, c, ns, sensor, kind)
-		rows = append(rows, more...)
-		if err != nil {
-			return rows, err
+	if _, err := h.do(ctx, b.drive.Command(ctx, seconds(0)...)); err != nil {
+		return nil, err
+	}
+	before, err := h.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used, err := cpu(h.PID())
+	if err != nil {
+		return nil, err
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	seen := make(chan blindTimes, 1)
+	go func() { seen <- h.watchBlind(watching) }()
+	began := time.Now()
+	done, err := h.do(ctx, b.drive.Command(ctx, seconds(int(b.span(stormFor).Seconds()))...))
+	ended := time.Now()
+	if err != nil {
+		return nil, err
+	}
+	after, err := h.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := cpu(h.PID())
+	if err != nil {
+		return nil, err
+	}
+	if err := pause(ctx, time.Until(ended.Add(mostUntilBack*time.Second))); err != nil {
+		return nil, err
+	}
+	stop()
+	kib, err := statusKiB(h.PID(), "VmHWM:")
+	if err != nil {
+		return nil, err
+	}
+	rows := stormRows(done, before.Total-start.Total, before, after)
+	return append(append(rows, blindRows(<-seen, began, ended)...),
+		figure.Info("agent CPU per event in a storm", float64((now-used).Nanoseconds())/float64(max(1, eventsOf(done)))/1000, "µs", ""),
+		figure.AtMost("sensor RSS in a storm, most", float64(kib)/1024, 60, "MiB", "VmHWM"),
+	), nil
+}
+
+// seesOpens is a watched file, or "-" when this sensor does not see opens.
+func (h *host) seesOpens(ctx context.Context) (string, error) {
+	const probes = 1000
+	file, err := h.b.opened()
+	if err != nil {
+		return "", err
+	}
+	before, err := h.settled(ctx)
+	if err != nil {
+		return "", err
+	}
+	if _, err := h.do(ctx, h.b.drive.Repeat(ctx, "open", file, probes, 0)); err != nil {
+		return "", err
+	}
+	after, err := h.settled(ctx)
+	if after.Total-before.Total < probes {
+		file = "-"
+	}
+	return file, err
+}
+
+// eventsOf are those that the kernel makes of what the driver did.
+func eventsOf(d drive.Done) uint64 {
+	const perMarker = 3 // fork, exec and end
+	return d.Datagrams + d.Opens + perMarker*d.Markers
+}
+
+func stormRows(done drive.Done, own uint64, before, after lab.HostDetail) []figure.Row {
+	made, total := eventsOf(done)+own, after.Total-before.Total
+	earlier := map[string]uint64{}
+	for _, l := range before.Losses {
+		earlier[l.Where+" "+l.Cause] = l.Count
+	}
+	// What a full ring lost is in the total as well; what was lost before that is not.
+	var critical, ring, elsewhere uint64
+	var causes []string
+	for _, l := range after.Losses {
+		n := l.Count - earlier[l.Where+" "+l.Cause]
+		if n == 0 {
+			continue
+		}
+		causes = append(causes, fmt.Sprintf("%s: %s %d", l.Where, l.Cause, n))
+		switch {
+		case l.Where == "ring:critical":
+			critical += n
+		case strings.HasPrefix(l.Where, "ring:"):
+			ring += n
+		default:
+			elsewhere += n
 		}
 	}
-	return rows, nil
-}
-
-func stormOf(ctx context.Context, l *lab.Lab, c *lab.Cluster, ns *lab.Namespace, sensor *lab.Process, kind string) ([]figure.Row, error) {
-	before, err := c.Hosts(ctx)
-	if err != nil {
-		return nil, err
+	told := total - ring - critical
+	var markers uint64
+	for _, b := range after.Behaviours {
+		if b.Kind == "exec" && strings.HasSuffix(b.Object, "/marker") {
+			markers += b.Count
+		}
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+	for _, b := range before.Behaviours {
+		if b.Kind == "exec" && strings.HasSuffix(b.Object, "/marker") {
+			markers -= b.Count
+		}
 	}
-	spent, err := processCPU(sensor.PID())
-	if err != nil {
-		return nil, err
-	}
-	out, err := l.Run(ns, exec.CommandContext(ctx, self, "-storm", kind))
-	if err != nil {
-		return nil, err
-	}
-	var m made
-	if err := json.Unmarshal(out, &m); err != nil {
-		return nil, fmt.Errorf("reading what the storm says: %w", err)
-	}
-	if err := pause(ctx, 500*time.Millisecond); err != nil {
-		return nil, err
-	}
-	after, err := processCPU(sensor.PID())
-	if err != nil {
-		return nil, err
-	}
-	spent = after - spent
-	var host lab.Host
-	told, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New("not within 15 s"))
-	defer cancel()
-	err = lab.Until(told, 200*time.Millisecond, "the sensor to tell of the storm", func(ctx context.Context) (bool, error) {
-		hosts, err := c.Hosts(ctx)
-		host = hosts["storm"]
-		return host.Total+host.Lost >= before["storm"].Total+before["storm"].Lost+m.events(), err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if kind == "execs" {
-		each := float64(spent.Nanoseconds()) / float64(m.Execs) / 1000
-		return []figure.Row{figure.AtMost("agent CPU per exec, sensor of one namespace", each, 10, "µs",
-			fmt.Sprintf("the process's own clock over %d execs at %.0f/s, all it did meanwhile included", m.Execs, float64(m.Execs)/m.Seconds))}, nil
-	}
-	kib, err := statusKiB(sensor.PID(), "VmRSS:")
-	if err != nil {
-		return nil, err
-	}
-	lost, seen := host.Lost-before["storm"].Lost, host.Total-before["storm"].Total
-	// What a full ring lost is in both counts, what the kernel skipped in one.
-	silent := max(0, float64(m.events())-float64(seen)-float64(lost))
 	return []figure.Row{
-		figure.Info("events/s made in a storm", float64(m.events())/m.Seconds, "events/s",
-			fmt.Sprintf("%d execs and %d connections in %.1f s, on the sensor's own cores", m.Execs, m.Connections, m.Seconds)),
-		figure.Exactly(lostInStorm, silent, 0, "events", fmt.Sprintf("of %d made; %d told, %d lost and counted by cause", m.events(), seen, lost)),
-		figure.Info("agent CPU per event in a storm", float64(spent.Nanoseconds())/float64(m.events())/1000, "µs", ""),
-		figure.AtMost("sensor RSS after a storm", float64(kib)/1024, 60, "MiB", ""),
-	}, nil
+		figure.AtLeast("new events/s made in a storm", float64(made)/done.Took().Seconds(), stormRate, "events/s",
+			fmt.Sprintf("%d datagrams to ever new ports and %d opens of a watched file in %.0f s, on the sensor's own cores", done.Datagrams, done.Opens, done.Took().Seconds())),
+		figure.Exactly("difference of made and counted in a storm", float64(made)-float64(told)-float64(ring+critical+elsewhere), 0, "events",
+			fmt.Sprintf("%d made (%d by the driver's own start), %d told, %d lost: %s", made, own, told, ring+critical+elsewhere, strings.Join(causes, ", "))),
+		figure.Exactly("events lost in the critical ring in a storm", float64(critical), 0, "events", ""),
+		figure.Exactly("marker programs not seen in a storm", float64(done.Markers)-float64(markers), 0, "execs", fmt.Sprintf("%d a second, %d seen of %d", markersPerSec, markers, done.Markers)),
+	}
 }
 
-// processCPU is what all threads of a process have run, ended ones included: its
-// CPU-time clock (clock_getcpuclockid(3)).
-func processCPU(pid int) (time.Duration, error) {
-	const schedClock = 2
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid)<<3|schedClock, &ts); err != nil {
-		return 0, fmt.Errorf("reading the CPU clock of process %d (%s): %w", pid, filepath.Base(os.Args[0]), err)
+// blindTimes is when the coordinators called the host blind, and when no more.
+type blindTimes struct {
+	began, ended time.Time
+	err          error
+}
+
+func (h *host) watchBlind(ctx context.Context) (t blindTimes) {
+	err := lab.Until(ctx, 200*time.Millisecond, "the host's blindness", func(ctx context.Context) (bool, error) {
+		hosts, err := h.b.hosts(ctx)
+		if err != nil {
+			return false, err
+		}
+		now := hosts[h.spec.Name]
+		switch blind := now.Blind || now.State == "blind"; {
+		case blind && t.began.IsZero():
+			t.began = time.Now()
+		case blind:
+			t.ended = time.Time{}
+		case !t.began.IsZero() && t.ended.IsZero():
+			t.ended = time.Now()
+		}
+		return false, nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.err = err
 	}
-	return time.Duration(ts.Nano()), nil
+	return t
+}
+
+func blindRows(t blindTimes, began, ended time.Time) []figure.Row {
+	const (
+		name = "storm → host shown as blind"
+		back = "end of the storm → no longer blind"
+	)
+	if t.began.IsZero() {
+		why := errors.Join(errors.New("it was never shown so"), t.err)
+		return []figure.Row{figure.Missing(name, "s", fmt.Sprintf("≤ %d", mostUntilSeen), why)}
+	}
+	rows := []figure.Row{figure.AtMost(name, t.began.Sub(began).Seconds(), mostUntilSeen, "s", "vedette host list")}
+	if t.ended.IsZero() {
+		return append(rows, figure.Missing(back, "s", fmt.Sprintf("≤ %d", mostUntilBack), errors.Join(fmt.Errorf("not within %d s", mostUntilBack), t.err)))
+	}
+	return append(rows, figure.AtMost(back, t.ended.Sub(ended).Seconds(), mostUntilBack, "s", ""))
 }

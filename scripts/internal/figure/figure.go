@@ -30,6 +30,11 @@ func AtMost(name string, value, most float64, unit, note string) Row {
 	return Row{Name: name, Value: value, Unit: unit, Target: fmt.Sprintf("≤ %g", most), OK: value <= most, Note: note}
 }
 
+// AtLeast is a row whose value must reach least.
+func AtLeast(name string, value, least float64, unit, note string) Row {
+	return Row{Name: name, Value: value, Unit: unit, Target: fmt.Sprintf("≥ %g", least), OK: value >= least, Note: note}
+}
+
 // Exactly is a row whose value must be want.
 func Exactly(name string, value, want float64, unit, note string) Row {
 	return Row{Name: name, Value: value, Unit: unit, Target: fmt.Sprintf("= %g", want), OK: value == want, Note: note}
@@ -38,6 +43,11 @@ func Exactly(name string, value, want float64, unit, note string) Row {
 // Info is a row without a target.
 func Info(name string, value float64, unit, note string) Row {
 	return Row{Name: name, Value: value, Unit: unit, OK: true, Note: note}
+}
+
+// Skipped is a figure without a target that this machine cannot give.
+func Skipped(name, unit, needs string) Row {
+	return Row{Name: name, Unit: unit, OK: true, Note: "SKIP: needs " + needs}
 }
 
 // Missing is a figure that could not be taken.

@@ -20,7 +20,8 @@ type SensorSpec struct {
 	Window          time.Duration
 	KnownWindows    int
 	LearnFor        time.Duration
-	More            string // further lines of the config
+	TellKnownEvery  time.Duration // 0: with each summary, so that a test sees every count
+	More            string        // further lines of the config
 }
 
 // StateDir of a sensor.
@@ -49,8 +50,8 @@ func (c *Cluster) StartSensor(ctx context.Context, spec SensorSpec) (*Process, e
 			fmt.Fprintf(&text, "  %s: %q\n", key, value)
 		}
 	}
-	fmt.Fprintf(&text, "summary_interval: %s\nbaseline:\n  window: %s\n  known_windows: %d\n  learn_for: %s\n",
-		spec.SummaryInterval, spec.Window, spec.KnownWindows, spec.LearnFor)
+	fmt.Fprintf(&text, "summary_interval: %s\nbaseline:\n  window: %s\n  known_windows: %d\n  learn_for: %s\n  tell_known_every: %s\n",
+		spec.SummaryInterval, spec.Window, spec.KnownWindows, spec.LearnFor, spec.TellKnownEvery)
 	text.WriteString(spec.More)
 	if err := os.WriteFile(config, []byte(text.String()), 0o600); err != nil {
 		return nil, fmt.Errorf("writing a sensor's config: %w", err)
@@ -80,9 +81,12 @@ type Host struct {
 	State     string `json:"state"`
 	Isolation string `json:"isolation"`
 	LastSeen  string `json:"last_seen"`
-	Lost      uint64 `json:"events_lost"`
-	Total     uint64 `json:"events_total"`
-	Baseline  struct {
+	// Lost, Total and Suppressed are counted from the sensor's start.
+	Lost       uint64 `json:"events_lost"`
+	Total      uint64 `json:"events_total"`
+	Suppressed uint64 `json:"events_suppressed"`
+	Blind      bool   `json:"blind"`
+	Baseline   struct {
 		Behaviours uint64  `json:"behaviours"`
 		Confidence float64 `json:"confidence"`
 		Learning   bool    `json:"learning"`
@@ -100,4 +104,27 @@ func (c *Cluster) Hosts(ctx context.Context) (map[string]Host, error) {
 		byName[h.Name] = h
 	}
 	return byName, nil
+}
+
+// HostDetail is what "vedette host show" adds.
+type HostDetail struct {
+	Host
+	Losses []struct {
+		Where string `json:"where"`
+		Cause string `json:"cause"`
+		Count uint64 `json:"count"`
+	} `json:"losses"`
+	Behaviours []struct {
+		Kind    string `json:"kind"`
+		Subject string `json:"subject"`
+		Object  string `json:"object"`
+		Count   uint64 `json:"count"`
+		Known   bool   `json:"known"`
+	} `json:"behaviours"`
+}
+
+// Host is one host, whole.
+func (c *Cluster) Host(ctx context.Context, name string) (d HostDetail, err error) {
+	err = c.JSON(ctx, &d, "host", "show", name)
+	return d, err
 }

@@ -43,6 +43,10 @@ type Config struct {
 	// SummaryBytes is about how much one Harvest hands out at most (default 512
 	// KiB, so that it fits a frame); the rest comes with the next.
 	SummaryBytes int
+	// TellKnownEvery is how often the counts of one known behaviour are handed out
+	// (default 1h, negative for with each Harvest): of what a host does all day they
+	// would be most of what it sends. What is new, or became known, is told at once.
+	TellKnownEvery time.Duration
 	// Now is the clock; default time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -69,6 +73,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SummaryBytes <= 0 {
 		c.SummaryBytes = 512 << 10
+	}
+	if c.TellKnownEvery == 0 {
+		c.TellKnownEvery = time.Hour
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -134,9 +141,10 @@ type entry struct {
 	windows         uint32
 	lastWindow      int64
 	known           bool
-	clean           bool // seen outside of storylines with findings
-	told            bool // a summary named it
-	kept            int  // keys of the kernel's that count for it: while there are any it stays
+	clean           bool  // seen outside of storylines with findings
+	told            bool  // a summary named it
+	toldAt          int64 // Unix ns of the last summary with its count as known; not kept over a restart
+	kept            int   // keys of the kernel's that count for it: while there are any it stays
 }
 
 // Open reads the baseline at path, or begins one. A file that cannot be read is

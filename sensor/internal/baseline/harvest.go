@@ -13,8 +13,16 @@ const (
 	deltaBytes     = 48
 )
 
-// Harvest hands out the counts since the last one, with the health and losses
-// that the caller knows. They are handed out once: the caller keeps the summary.
+// waits tells whether a behaviour's count may go with a later summary. What is told
+// can be evicted, so that a full table waits for nothing.
+func (b *Baseline) waits(e *entry, now time.Time) bool {
+	return e.known && e.told && e.toldAt > 0 && now.Sub(time.Unix(0, e.toldAt)) < b.cfg.TellKnownEvery &&
+		len(b.entries) < b.cfg.MaxBehaviours*3/4
+}
+
+// Harvest hands out the counts since the last one, of known behaviours those whose time
+// has come, with the health and losses that the caller knows. They are handed out once:
+// the caller keeps the summary.
 func (b *Baseline) Harvest(now time.Time, health event.Health, losses []event.Loss) event.Summary {
 	summary := b.harvest(now, health, losses)
 	if err := b.flush(); err != nil {
@@ -31,6 +39,9 @@ func (b *Baseline) harvest(now time.Time, health event.Health, losses []event.Lo
 	b.harvested = now
 	room := b.cfg.SummaryBytes
 	for e := range b.changed {
+		if b.waits(e, now) {
+			continue
+		}
 		cost := deltaBytes
 		if !e.told {
 			cost += behaviourBytes + len(e.subject) + len(e.object)
@@ -44,7 +55,9 @@ func (b *Baseline) harvest(now time.Time, health event.Health, losses []event.Lo
 			e.told = true
 		}
 		s.Deltas = append(s.Deltas, event.BehaviourDelta{Key: e.key, Count: e.pending, LastSeen: time.Unix(0, e.last), Known: e.known})
-		e.pending = 0
+		if e.pending = 0; e.known {
+			e.toldAt = now.UnixNano()
+		}
 		delete(b.changed, e)
 		b.dirty[e.key] = struct{}{}
 	}

@@ -42,7 +42,6 @@ type runner struct {
 	t   testing.TB
 	cmd *exec.Cmd
 	in  interface{ Write([]byte) (int, error) }
-	out []byte
 	r   interface{ Read([]byte) (int, error) }
 }
 
@@ -70,7 +69,13 @@ func newRunner(t testing.TB, ns *netNS) *runner {
 
 func (r *runner) run(line string) {
 	r.t.Helper()
-	if _, err := r.in.Write([]byte(line + "\necho .\n")); err != nil {
+	r.line(line + "\necho .")
+}
+
+// line is for a program that answers each line by itself.
+func (r *runner) line(line string) {
+	r.t.Helper()
+	if _, err := r.in.Write([]byte(line + "\n")); err != nil {
 		r.t.Fatal(err)
 	}
 	var one [1]byte

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +37,12 @@ func (c cost) of(programs ...string) (sum time.Duration) {
 // all that happens elsewhere meanwhile, so that a busy machine is not part of it.
 func measured(t testing.TB, w *watch, n int, do func()) cost {
 	t.Helper()
+	return measuredRuns(t, w, n, func(string) uint64 { return 1 }, do)
+}
+
+// measuredRuns is for things in each of which a program runs more than once.
+func measuredRuns(t testing.TB, w *watch, n int, runsOf func(program string) uint64, do func()) cost {
+	t.Helper()
 	empty := newNetNS(t)
 	idle := open(t, Config{Scope: Scope{Kind: ScopeNetNS, Path: empty.path}, KeepKnown: true})
 	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
@@ -48,9 +57,9 @@ func measured(t testing.TB, w *watch, n int, do func()) cost {
 	for name := range after {
 		runs, idleRuns := after[name].RunCount-before[name].RunCount, afterIdle[name].RunCount-beforeIdle[name].RunCount
 		spent := after[name].Runtime - before[name].Runtime
-		if idleRuns > uint64(n) && runs > uint64(n) {
+		if own := uint64(n) * runsOf(name); idleRuns > own && runs > own {
 			each := (afterIdle[name].Runtime - beforeIdle[name].Runtime) / time.Duration(idleRuns)
-			spent -= each * time.Duration(runs-uint64(n))
+			spent -= each * time.Duration(runs-own)
 		}
 		out[name] = spent / time.Duration(n)
 	}
@@ -116,6 +125,122 @@ func BenchmarkExec(b *testing.B) {
 			b.ReportMetric(float64(c.of(bpf.VedetteProgProcessExec).Nanoseconds()), "kernel-ns/exec")
 			b.ReportMetric(float64(c.of(processPrograms...).Nanoseconds()), "kernel-ns/fork+exec+exit")
 		})
+	}
+}
+
+// measureConnect is the cost of a TCP connection on loopback n times, from socket to
+// close, who connects and who accepts together. A child makes them, because a process is
+// seen from its exec on.
+func measureConnect(t testing.TB, n int, known bool) cost {
+	t.Helper()
+	ns := newNetNS(t)
+	w := open(t, Config{Scope: Scope{Kind: ScopeNetNS, Path: ns.path}, KeepKnown: true})
+	child := exec.Command("/proc/self/exe")
+	child.Env = append(os.Environ(), "VEDETTE_TEST_ROLE=connect-loop")
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.do(func() { err = child.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = child.Wait() })
+	loop := &runner{t: t, cmd: child, in: in, r: out}
+	loop.line("3")
+	if known {
+		// Both ends, each with a key of its own.
+		open := func(events []event.Event) []*event.FlowOpen {
+			return filter(events, func(e *event.FlowOpen) bool { return e.Process.PID == uint32(child.Process.Pid) })
+		}
+		events := w.await("both ends of three connections", func(events []event.Event) bool { return len(open(events)) >= 6 })
+		for _, e := range open(events) {
+			if err := w.Know(e.Key); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	told := len(w.all())
+	each := fewestRuns(t, w, 50, func() { loop.line("50") })
+	c := measuredRuns(t, w, n, func(program string) uint64 { return each[program] }, func() { loop.line(itoa(n)) })
+	if more := len(w.all()) - told; known && more > n/100+8 {
+		t.Errorf("%d events of %d known connections were told", more, n)
+	}
+	return c
+}
+
+// fewestRuns is how often each program runs for each of n things: the least of some
+// tries, because what the rest of the machine does only adds.
+func fewestRuns(t testing.TB, w *watch, n uint64, do func()) map[string]uint64 {
+	t.Helper()
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stats.Close()
+	fewest := map[string]uint64{}
+	for try := range 10 {
+		before := runtimes(t, w)
+		do()
+		for name, after := range runtimes(t, w) {
+			if runs := (after.RunCount - before[name].RunCount) / n; try == 0 || runs < fewest[name] {
+				fewest[name] = runs
+			}
+		}
+	}
+	return fewest
+}
+
+// BenchmarkConnect prints the kernel's run time of all programs per connection.
+func BenchmarkConnect(b *testing.B) {
+	for _, kind := range []string{"new", "known"} {
+		b.Run(kind, func(b *testing.B) {
+			c := measureConnect(b, max(b.N, 2000), kind == "known")
+			whole := float64(c.of(slices.Collect(maps.Keys(c))...).Nanoseconds())
+			b.ReportMetric(whole, "kernel-ns/connect")
+			b.ReportMetric(whole/2, "kernel-ns/side")
+			// The hooks for datagrams see each packet of a connection, and let it be.
+			b.ReportMetric(float64(c.of(bpf.VedetteProgDatagramIn, bpf.VedetteProgDatagramOut).Nanoseconds()), "kernel-ns/packets")
+			b.ReportMetric(float64(c.of(bpf.VedetteProgTcpState).Nanoseconds()), "kernel-ns/states")
+		})
+	}
+}
+
+// BenchmarkSyscall prints what the program at the end of every system call takes for one
+// that nothing here looks at.
+func BenchmarkSyscall(b *testing.B) {
+	const calls = 1 << 20
+	s := open(b, Config{KeepKnown: true})
+	if s.collection.Programs[bpf.VedetteProgCallEnd] == nil {
+		b.Skip("SKIP: needs a program at the end of system calls: nothing that is loaded here asks for one")
+	}
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer stats.Close()
+	before := runtimes(b, s)[bpf.VedetteProgCallEnd]
+	for range calls {
+		unix.Getppid()
+	}
+	after := runtimes(b, s)[bpf.VedetteProgCallEnd]
+	runs := after.RunCount - before.RunCount
+	if runs < calls {
+		b.Fatalf("the program ran %d times for %d calls", runs, calls)
+	}
+	// Nearly all system calls of the machine are of no class: the average is one's cost.
+	b.ReportMetric(float64((after.Runtime-before.Runtime).Nanoseconds())/float64(runs), "kernel-ns/call")
+}
+
+func TestMeasureConnect(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		if c := measureConnect(t, 200, known); c.of(bpf.VedetteProgTcpState) <= 0 {
+			t.Errorf("known %v: cost %v", known, c)
+		}
 	}
 }
 

@@ -1,7 +1,9 @@
 package kernel
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +13,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
@@ -66,6 +70,8 @@ func playRole(role string) int {
 		t := &roleT{}
 		exchangeAt(t, "127.0.0.1")
 		return t.failed
+	case "connect-loop": // as often as each line says, until there is none
+		return connectLoop()
 	case "dial": // once, and send as much as is asked for
 		c, err := net.Dial("tcp", os.Getenv("VEDETTE_TEST_PEER"))
 		if err == nil {
@@ -130,4 +136,42 @@ func playRole(role string) int {
 		fmt.Fprintln(os.Stderr, "unknown role", role)
 		return 2
 	}
+}
+
+// connectLoop connects to itself. Without the net package: its poller and its goroutines
+// would be most of the time.
+func connectLoop() int {
+	listener, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	address := &unix.SockaddrInet4{Port: 7777, Addr: [4]byte{127, 0, 0, 1}}
+	if err == nil {
+		err = errors.Join(unix.Bind(listener, address), unix.Listen(listener, 16))
+	}
+	for lines := bufio.NewScanner(os.Stdin); err == nil && lines.Scan(); fmt.Println(".") {
+		n, wrong := strconv.Atoi(lines.Text())
+		for err = wrong; err == nil && n > 0; n-- {
+			err = connectOnce(listener, address)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func connectOnce(listener int, address unix.Sockaddr) error {
+	client, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Connect(client, address); err != nil {
+		return errors.Join(err, unix.Close(client))
+	}
+	server, _, err := unix.Accept(listener)
+	if err != nil {
+		return errors.Join(err, unix.Close(client))
+	}
+	// Reset, so that no port waits and none runs out.
+	err = unix.SetsockoptLinger(client, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	return errors.Join(err, unix.Close(client), unix.Close(server))
 }
