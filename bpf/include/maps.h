@@ -406,19 +406,6 @@ struct {
 	MAP_TYPE(value, u32);
 } own_objects SEC(".maps");
 
-struct dns_space {
-	struct udp_flow flow; /* one that is new */
-	struct event_dns event;
-	u8 data[DNS_MAX];
-	u64 left; /* of a label while the question is hashed; here as `walked` above is */
-};
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, 2); /* egress, ingress */
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct dns_space);
-} dns_spaces SEC(".maps");
-
 struct packet {
 	u16 family;
 	u16 source;
@@ -428,6 +415,23 @@ struct packet {
 	u8 from[16];
 	u8 to[16];
 };
+
+struct dns_space {
+	struct udp_flow flow; /* one that is new */
+	struct udp_key key;
+	struct packet packet;
+	u32 pad;
+	struct event_dns event;
+	u8 data[DNS_MAX];
+	struct sip hash; /* of the question; the stack has no room for it */
+	u64 left; /* of a label while the question is hashed; here as `walked` above is */
+};
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 2); /* egress, ingress */
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct dns_space);
+} dns_spaces SEC(".maps");
 
 struct segment_space {
 	struct event_segment event;

@@ -26,7 +26,6 @@ __attribute__((noinline)) u64 lookup_key(u64 image, u32 length, u32 way)
 	u32 end = 0;
 	u64 word = 0;
 	bool response;
-	struct sip s;
 	u8 *m;
 
 	if (!space || !image)
@@ -37,9 +36,9 @@ __attribute__((noinline)) u64 lookup_key(u64 image, u32 length, u32 way)
 		return 0;
 	if (!response && ((m[2] & 0xfe) || (m[3] & 0xcf) || m[6] || m[7] || m[8] || m[9] || m[10] || m[11] > 1))
 		return 0;
-	key_begin(&s, KEY_LOOKUP);
-	sip_word(&s, image);
-	sip_word(&s, response ? !way : way);
+	key_begin(&space->hash, KEY_LOOKUP);
+	sip_word(&space->hash, image);
+	sip_word(&space->hash, response ? !way : way);
 	space->left = 0;
 	for (u32 i = 0; i < DNS_NAME_MAX; i++) {
 		u8 c = m[DNS_HEADER + i];
@@ -59,7 +58,7 @@ __attribute__((noinline)) u64 lookup_key(u64 image, u32 length, u32 way)
 		}
 		word = word << 8 | c;
 		if ((i & 7) == 7) {
-			sip_word(&s, word);
+			sip_word(&space->hash, word);
 			word = 0;
 		}
 	}
@@ -68,10 +67,10 @@ __attribute__((noinline)) u64 lookup_key(u64 image, u32 length, u32 way)
 		return 0;
 	if (!response && length - (DNS_HEADER + end + 4) > DNS_EXTRA_MAX)
 		return 0;
-	sip_word(&s, word);
+	sip_word(&space->hash, word);
 	m += DNS_HEADER + end;
-	sip_word(&s, (u64)m[0] << 24 | m[1] << 16 | m[2] << 8 | m[3]);
-	return sip_end(&s, end);
+	sip_word(&space->hash, (u64)m[0] << 24 | m[1] << 16 | m[2] << 8 | m[3]);
+	return sip_end(&space->hash, end);
 }
 
 INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owner *owner, u32 payload, u32 way)

@@ -6,8 +6,8 @@
 INLINE int datagram(struct __sk_buff *skb, u32 way)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct packet d = {};
-	struct udp_key key = {};
+	struct packet *d;
+	struct udp_key *key;
 	struct dns_space *space;
 	struct udp_flow *flow;
 	struct owner *owner;
@@ -27,6 +27,10 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 	space = bpf_map_lookup_elem(&dns_spaces, &way);
 	if (sk->protocol != IPPROTO_UDP || !space)
 		return 1;
+	d = &space->packet;
+	key = &space->key;
+	__builtin_memset(d, 0, sizeof(*d));
+	__builtin_memset(key, 0, sizeof(*key));
 	owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
 	if (!owner) {
 		/* Only a whole host's sensor can tell that this is nobody's socket. */
@@ -34,43 +38,43 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 			count(COUNTER_UNATTRIBUTED);
 		return 1;
 	}
-	if (!parse_packet(skb, &d, IPPROTO_UDP)) {
+	if (!parse_packet(skb, d, IPPROTO_UDP)) {
 		count_loss(LOSS_UDP_UNPARSED);
 		return 1;
 	}
-	d.payload += UDP_HEADER;
-	key.cookie = bpf_get_socket_cookie(skb);
-	key.family = d.family;
+	d->payload += UDP_HEADER;
+	key->cookie = bpf_get_socket_cookie(skb);
+	key->family = d->family;
 	if (way == EGRESS) {
-		key.remote_port = d.dest;
-		__builtin_memcpy(key.remote, d.to, sizeof(d.to));
+		key->remote_port = d->dest;
+		__builtin_memcpy(key->remote, d->to, sizeof(d->to));
 	} else {
-		key.remote_port = d.source;
-		__builtin_memcpy(key.remote, d.from, sizeof(d.from));
+		key->remote_port = d->source;
+		__builtin_memcpy(key->remote, d->from, sizeof(d->from));
 	}
 	now = bpf_ktime_get_boot_ns();
-	bytes = skb->len - d.payload;
+	bytes = skb->len - d->payload;
 	packets = skb->gso_segs ?: 1;
 
-	flow = bpf_map_lookup_elem(&udp_flows, &key);
+	flow = bpf_map_lookup_elem(&udp_flows, key);
 	if (!flow) {
 		struct event_flow *e = &space->flow.flow;
 
 		head_of_owner(&e->head, EVENT_FLOW_OPEN, sizeof(*e), owner);
 		e->head.flags = way == INGRESS ? FLOW_INBOUND : 0;
-		e->cookie = key.cookie;
+		e->cookie = key->cookie;
 		e->head.time = now;
 		e->opened = now;
 		e->bytes_in = 0;
 		e->bytes_out = 0;
 		e->packets_in = 0;
 		e->packets_out = 0;
-		e->family = d.family;
+		e->family = d->family;
 		e->protocol = IPPROTO_UDP;
-		e->remote_port = key.remote_port;
-		__builtin_memcpy(e->remote, key.remote, sizeof(e->remote));
-		e->local_port = way == EGRESS ? d.source : d.dest;
-		__builtin_memcpy(e->local, way == EGRESS ? d.from : d.to, sizeof(e->local));
+		e->remote_port = key->remote_port;
+		__builtin_memcpy(e->remote, key->remote, sizeof(e->remote));
+		e->local_port = way == EGRESS ? d->source : d->dest;
+		__builtin_memcpy(e->local, way == EGRESS ? d->from : d->to, sizeof(e->local));
 		space->flow.last = now;
 		p = process_of(owner->pid, owner->start);
 		e->head.key = flow_key(p, e, e->head.flags);
@@ -79,13 +83,13 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 		else if (p && (p->flags & PROCESS_TAINTED))
 			e->head.flags |= FLOW_TAINTED;
 		/* Both ends of a race see the flow; only the one that put it in tells it. */
-		if (!bpf_map_update_elem(&udp_flows, &key, &space->flow, BPF_NOEXIST) && !(e->head.flags & FLOW_KNOWN) && !catch_up(owner->pid))
+		if (!bpf_map_update_elem(&udp_flows, key, &space->flow, BPF_NOEXIST) && !(e->head.flags & FLOW_KNOWN) && !catch_up(owner->pid))
 			tell(&bulk, e, sizeof(*e), wake_when_full(&bulk, bulk_wake_bytes, now), LOSS_FLOW_RING_FULL);
-		flow = bpf_map_lookup_elem(&udp_flows, &key);
+		flow = bpf_map_lookup_elem(&udp_flows, key);
 		if (!flow) {
 			count_loss(LOSS_UDP_TABLE_FULL);
-			if (d.source == DNS_PORT || d.dest == DNS_PORT)
-				tell_dns(skb, &space->flow.flow, owner, d.payload, way);
+			if (d->source == DNS_PORT || d->dest == DNS_PORT)
+				tell_dns(skb, &space->flow.flow, owner, d->payload, way);
 			return 1;
 		}
 	}
@@ -97,8 +101,8 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 		__sync_fetch_and_add(&flow->flow.packets_in, packets);
 	}
 	flow->last = now;
-	if (d.source == DNS_PORT || d.dest == DNS_PORT)
-		tell_dns(skb, &flow->flow, owner, d.payload, way);
+	if (d->source == DNS_PORT || d->dest == DNS_PORT)
+		tell_dns(skb, &flow->flow, owner, d->payload, way);
 	return 1;
 }
 
