@@ -122,7 +122,10 @@ INLINE u64 wake_when_full(void *ring, u64 threshold, u64 now)
 
 #include "known.bpf.c"
 #include "credentials.bpf.c"
+#include "task.bpf.c"
+#include "image.bpf.c"
 #include "process.bpf.c"
+#include "exec.bpf.c"
 #include "owner.bpf.c"
 #include "tcp.bpf.c"
 #include "packet.bpf.c"
