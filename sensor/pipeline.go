@@ -91,7 +91,7 @@ func (s *Sensor) summary(now time.Time) {
 	s.summaries.Lock()
 	defer s.summaries.Unlock()
 	s.takeCounts()
-	losses := s.losses.harvest(s.lossTotals())
+	losses := s.losses.harvest(s.lossTotals(s.source.Losses()))
 	s.recorder.NoteLosses(s.losses.all())
 	if unseen(losses) {
 		s.baseline.MarkLoss()
@@ -121,7 +121,7 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		s.losses.note(s.lossTotals())
+		s.losses.note(s.lossTotals(s.source.RecentLosses()))
 		s.recorder.NoteLosses(s.losses.all())
 		if unseen(s.losses.window()) {
 			s.baseline.MarkLoss()
@@ -130,9 +130,10 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 	}
 }
 
-// lossTotals is every stage's cumulative count.
-func (s *Sensor) lossTotals() []event.Loss {
-	totals := slices.Concat(s.source.Losses(), s.spool.Losses(), s.recorder.Losses(), s.sessions.Losses())
+// lossTotals is every stage's cumulative count; the kernel's is read by who asks, who
+// knows how exact it must be.
+func (s *Sensor) lossTotals(kernel []event.Loss) []event.Loss {
+	totals := slices.Concat(kernel, s.spool.Losses(), s.recorder.Losses(), s.sessions.Losses())
 	if evicted := s.enricher.Stats().EvictedLiving; evicted > 0 {
 		totals = append(totals, event.Loss{Where: "process-tree", Cause: "full", Count: evicted})
 	}

@@ -52,18 +52,26 @@ struct {
 	MAP_NUMBER(max_entries, 4 << 20);
 } bulk SEC(".maps");
 
+/* One value for all causes, and one for all counters: user space reads each by one
+ * system call, and what is counted together lies together. */
+struct losses {
+	u64 n[LOSS_COUNT];
+};
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, LOSS_COUNT);
+	MAP_NUMBER(max_entries, 1);
 	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u64);
+	MAP_TYPE(value, struct losses);
 } losses SEC(".maps");
 
+struct counters {
+	u64 n[COUNTER_COUNT];
+};
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, COUNTER_COUNT);
+	MAP_NUMBER(max_entries, 1);
 	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u64);
+	MAP_TYPE(value, struct counters);
 } counters SEC(".maps");
 
 /* Who owns a socket. Lives and dies with the socket, so it needs no bound of its

@@ -312,8 +312,7 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 		flags |= FILE_OPEN_PLACE;
 	device = READ_THROUGH(inode, i_sb, s_dev);
 	if (flags == FILE_WHOLE && READ(inode->i_nlink) && !READ(inode->i_uid.val) && !now_writes(inode, device, 0)) {
-		count(COUNTER_TOTAL);
-		count(COUNTER_SUPPRESSED);
+		count_kept();
 		return;
 	}
 	key_begin(&s, KEY_IMAGE);

@@ -74,8 +74,7 @@ INLINE bool is_known(struct process *p, u64 key)
 		return false;
 	__sync_fetch_and_add(&c->count, 1);
 	c->last = bpf_ktime_get_boot_ns();
-	count(COUNTER_TOTAL);
-	count(COUNTER_SUPPRESSED);
+	count_kept();
 	return true;
 }
 

@@ -75,8 +75,7 @@ static __attribute__((noinline)) void tell_fork(struct task_struct *parent, stru
 	if (!keep_known || inherited)
 		p = NULL;
 	if (p && enter(pid, &fresh)) {
-		count(COUNTER_TOTAL);
-		count(COUNTER_SUPPRESSED);
+		count_kept();
 		return;
 	}
 	catch_up(fresh.parent_pid);
@@ -156,8 +155,7 @@ int process_exit(u64 *ctx)
 	if (p)
 		bpf_map_delete_elem(&processes, &pid);
 	if (unknown) {
-		count(COUNTER_TOTAL);
-		count(COUNTER_SUPPRESSED);
+		count_kept();
 		return 0;
 	}
 	fill_head(&event.head, EVENT_EXIT, sizeof(event), task);

@@ -191,8 +191,7 @@ int tcp_state(u64 *ctx)
 		owner->opened = 0; /* a socket may be connected again */
 		owner->flags &= ~FLOW_KNOWN;
 		if ((flags & FLOW_KNOWN) && event.bytes_out < KNOWN_FLOW_BYTES && !(p && (p->flags & PROCESS_TAINTED))) {
-			count(COUNTER_TOTAL);
-			count(COUNTER_SUPPRESSED);
+			count_kept();
 			return 0;
 		}
 	} else {

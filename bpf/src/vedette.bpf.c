@@ -48,20 +48,32 @@ const volatile struct contract contract = {};
 
 INLINE void count_loss(enum loss cause)
 {
-	u32 key = cause;
-	u64 *n = bpf_map_lookup_elem(&losses, &key);
+	u32 zero = 0;
+	struct losses *all = bpf_map_lookup_elem(&losses, &zero);
 
-	if (n) /* atomic: a program may interrupt another one on this CPU */
-		__sync_fetch_and_add(n, 1);
+	if (all) /* atomic: a program may interrupt another one on this CPU */
+		__sync_fetch_and_add(&all->n[cause], 1);
 }
 
 INLINE void count(enum counter which)
 {
-	u32 key = which;
-	u64 *n = bpf_map_lookup_elem(&counters, &key);
+	u32 zero = 0;
+	struct counters *all = bpf_map_lookup_elem(&counters, &zero);
 
-	if (n)
-		__sync_fetch_and_add(n, 1);
+	if (all)
+		__sync_fetch_and_add(&all->n[which], 1);
+}
+
+/* An event that was made and is not told. */
+INLINE void count_kept(void)
+{
+	u32 zero = 0;
+	struct counters *all = bpf_map_lookup_elem(&counters, &zero);
+
+	if (all) {
+		__sync_fetch_and_add(&all->n[COUNTER_TOTAL], 1);
+		__sync_fetch_and_add(&all->n[COUNTER_SUPPRESSED], 1);
+	}
 }
 
 INLINE void tell(void *ring, void *event, u32 size, u64 flags, enum loss cause)

@@ -261,14 +261,17 @@ func iterate(program *ebpf.Program) ([]byte, error) {
 	return out, nil
 }
 
-// perCPU sums one entry of a per-CPU array of counters.
-func perCPU(m *ebpf.Map, key uint32) (sum uint64, err error) {
-	var values []uint64
-	if err := m.Lookup(key, &values); err != nil {
-		return 0, fmt.Errorf("reading counter %s[%d]: %w", strings.TrimPrefix(m.String(), "Map"), key, err)
+// perCPU sums the one entry of a per-CPU array of n counters.
+func perCPU(m *ebpf.Map, n int) ([]uint64, error) {
+	var raw [][]byte
+	if err := m.Lookup(uint32(0), &raw); err != nil {
+		return nil, fmt.Errorf("reading counters %s: %w", strings.TrimPrefix(m.String(), "Map"), err)
 	}
-	for _, v := range values {
-		sum += v
+	sums := make([]uint64, n)
+	for _, cpu := range raw {
+		for i := range sums {
+			sums[i] += binary.NativeEndian.Uint64(cpu[8*i:])
+		}
 	}
-	return sum, nil
+	return sums, nil
 }

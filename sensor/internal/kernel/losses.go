@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/vedette-edr/vedette/bpf"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
@@ -53,7 +54,40 @@ func (s *Source) Losses() []event.Loss {
 	if s.collection == nil {
 		return append([]event.Loss(nil), s.final...)
 	}
-	return s.readLosses()
+	return s.readLosses(0)
+}
+
+// RecentLosses are the same, but for runs that the kernel skipped, which are read of each
+// program: those are at most a second old.
+func (s *Source) RecentLosses() []event.Loss {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.collection == nil {
+		return append([]event.Loss(nil), s.final...)
+	}
+	return s.readLosses(time.Second)
+}
+
+// skipped is how often the kernel did not run each program, as last read.
+type skipped struct {
+	at     time.Time
+	losses []event.Loss
+}
+
+// readSkipped needs mu and the programs alive.
+func (s *Source) readSkipped() {
+	s.skips = skipped{at: time.Now(), losses: s.skips.losses[:0]}
+	for name, program := range s.collection.Programs {
+		stats, err := program.Stats()
+		if err != nil {
+			continue // before 5.12 the kernel does not count these
+		}
+		if stats.RecursionMisses > 0 {
+			s.skips.losses = append(s.skips.losses, event.Loss{
+				Where: "program:" + name, Cause: "kernel skipped it: already running on the CPU", Count: stats.RecursionMisses,
+			})
+		}
+	}
 }
 
 // tableFull is how many processes had no room in the table of processes.
@@ -63,40 +97,35 @@ func (s *Source) tableFull() uint64 {
 	if s.collection == nil {
 		return 0
 	}
-	n, err := perCPU(s.collection.Maps[bpf.VedetteMapLosses], lossTableFull)
+	all, err := perCPU(s.collection.Maps[bpf.VedetteMapLosses], len(lossCauses))
 	if err != nil {
-		s.cfg.Logger.Error("reading a counter", slog.Any("error", err))
+		s.cfg.Logger.Error("reading the loss counters", slog.Any("error", err))
+		return 0
 	}
-	return n
+	return all[lossTableFull]
 }
 
-// readLosses needs mu and the programs alive.
-func (s *Source) readLosses() []event.Loss {
+// readLosses needs mu and the programs alive; skips may be as old as age.
+func (s *Source) readLosses(age time.Duration) []event.Loss {
 	var losses []event.Loss
 	add := func(where, cause string, n uint64) {
 		if n > 0 {
 			losses = append(losses, event.Loss{Where: where, Cause: cause, Count: n})
 		}
 	}
-	m := s.collection.Maps[bpf.VedetteMapLosses]
-	for i, cause := range lossCauses {
-		if i == lossTableFull {
-			continue
-		}
-		n, err := perCPU(m, uint32(i))
-		if err != nil {
-			s.cfg.Logger.Error("reading a loss counter", slog.Any("error", err))
-			continue
-		}
-		add(cause.Where, cause.Cause, n)
+	all, err := perCPU(s.collection.Maps[bpf.VedetteMapLosses], len(lossCauses))
+	if err != nil {
+		s.cfg.Logger.Error("reading the loss counters", slog.Any("error", err))
 	}
-	for name, program := range s.collection.Programs {
-		stats, err := program.Stats()
-		if err != nil {
-			continue // before 5.12 the kernel does not count these
+	for i, n := range all {
+		if i != lossTableFull {
+			add(lossCauses[i].Where, lossCauses[i].Cause, n)
 		}
-		add("program:"+name, "kernel skipped it: already running on the CPU", stats.RecursionMisses)
 	}
+	if age == 0 || time.Since(s.skips.at) > age {
+		s.readSkipped()
+	}
+	losses = append(losses, s.skips.losses...)
 	add("decode", "malformed record", s.malformed.Load())
 	if streams := s.streamLosses.Load(); streams != nil {
 		add("dns over tcp", "bytes missing", streams.Missing)
@@ -124,13 +153,10 @@ func (s *Source) counter(which int) uint64 {
 
 // readCounters needs mu and the programs alive.
 func (s *Source) readCounters() (out [counterCount]uint64) {
-	m := s.collection.Maps[bpf.VedetteMapCounters]
-	for i := range out {
-		n, err := perCPU(m, uint32(i))
-		if err != nil {
-			s.cfg.Logger.Error("reading a counter", slog.Any("error", err))
-		}
-		out[i] = n
+	all, err := perCPU(s.collection.Maps[bpf.VedetteMapCounters], counterCount)
+	if err != nil {
+		s.cfg.Logger.Error("reading the counters", slog.Any("error", err))
 	}
+	copy(out[:], all)
 	return out
 }

@@ -62,6 +62,7 @@ type Source struct {
 	closed  bool
 	running sync.WaitGroup
 	final   []event.Loss // the losses at the time of Close
+	skips   skipped
 	totals  [counterCount]uint64
 }
 
@@ -329,7 +330,7 @@ func (s *Source) Close() error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.final = s.readLosses()
+	s.final = s.readLosses(0)
 	s.totals = s.readCounters()
 	return errors.Join(wake, s.release())
 }
