@@ -290,6 +290,7 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 	struct file_space *space = file_space();
 	struct dentry *dentry, *parent;
 	struct inode *inode, *above;
+	struct process *p;
 	struct file *file;
 	struct sip s;
 	u32 flags = FILE_WHOLE, device;
@@ -311,7 +312,9 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 	else if (READ(above->i_mode) & S_IWOTH)
 		flags |= FILE_OPEN_PLACE;
 	device = READ_THROUGH(inode, i_sb, s_dev);
-	if (flags == FILE_WHOLE && READ(inode->i_nlink) && !READ(inode->i_uid.val) && !now_writes(inode, device, 0)) {
+	p = process_of_task(task);
+	if (keep_known && flags == FILE_WHOLE && READ(inode->i_nlink) && !READ(inode->i_uid.val) &&
+	    !(p && (p->flags & PROCESS_TAINTED)) && !now_writes(inode, device, 0)) {
 		count_kept();
 		return;
 	}

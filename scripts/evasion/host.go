@@ -57,7 +57,7 @@ func newHost(ctx context.Context, l *lab.Lab, dir string, settle time.Duration) 
 	if h.cluster, err = l.StartCluster(ctx, []lab.NodeSpec{{ID: "c1", Listen: "127.0.0.1:17641", Operator: "127.0.0.1:17651"}}, func(string) {}); err != nil {
 		return nil, err
 	}
-	return h, h.start(ctx, telling, 24*time.Hour, fmt.Sprintf("kernel_baseline: false\nrecorder:\n  max_bytes: %d\nwatch:\n  paths:\n    - %q\n", recorderBytes, h.watched+"/"))
+	return h, h.start(ctx, telling, 24*time.Hour, fmt.Sprintf("kernel_baseline: false\nbudget:\n  cpu_percent: 100\nrecorder:\n  max_bytes: %d\nwatch:\n  paths:\n    - %q\n", recorderBytes, h.watched+"/"))
 }
 
 // file is one of the two watched files.

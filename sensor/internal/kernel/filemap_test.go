@@ -24,7 +24,7 @@ func mapExec(t *testing.T, fd int) {
 // Ensure that a library of an ordinary place is told once, and each load of one that
 // lies elsewhere, whatever it lies in.
 func TestMappedLibraries(t *testing.T) {
-	f := openFiles(t)
+	f := openFiles(t, func(c *Config) { c.KeepKnown = true })
 	self := uint32(os.Getpid())
 	loads := func(path string) []*event.File {
 		return filter(f.all(), func(e *event.File) bool {
