@@ -17,7 +17,11 @@ var (
 	inFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
 		fieldSourceIP, fieldDestinationPort, fieldKnown)
 	lookupFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldQueryName, fieldKnown)
-	otherFixed  = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
+	fileFixed   = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldFileClass, fieldKnown)
+	// A library's load is one behaviour of the host, whoever loads it.
+	loadFixed      = sigma.FieldsOf(fieldImageLoaded, fieldLoadedTraits, fieldKnown)
+	privilegeFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldCommand, fieldSucceeded, fieldError, fieldKnown)
+	otherFixed     = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
 )
 
 // Settled tells whether every observation with this one's kernel key is decided as this
@@ -47,6 +51,16 @@ func (e *Engine) Settled(o *event.Observation, v event.Verdict) bool {
 		}
 	case *event.DNS:
 		fixed = lookupFixed
+	case *event.File:
+		fixed = fileFixed
+		switch {
+		case ev.Op == event.FileMapExec:
+			fixed = loadFixed
+		case !named(ev): // a rename's or a link's second name is not in its key
+			fixed |= sigma.FieldsOf(fieldTargetFilename)
+		}
+	case *event.Privilege:
+		fixed = privilegeFixed
 	}
 	if !o.Process.Hashed {
 		fixed &^= sigma.FieldsOf(fieldHashes, fieldSHA256)

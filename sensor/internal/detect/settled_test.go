@@ -26,28 +26,43 @@ func TestSettled(t *testing.T) {
 		category, fields string
 		want             bool
 	}{
-		"a rule on another image":             {"process_creation", "Image: /bin/other", true},
-		"arguments, which the key holds":      {"process_creation", "CommandLine|contains: evil", true},
-		"the parent's arguments, held too":    {"process_creation", "ParentCommandLine|contains: evil", true},
-		"a unit, which the key does not hold": {"process_creation", "vedette.Unit: x.service", false},
-		"whence the session came":             {"process_creation", "vedette.OriginIp: 192.0.2.1", false},
-		"a unit of another image":             {"process_creation", "vedette.Unit: x.service\n        Image: /bin/other", true},
-		"a pid":                               {"process_creation", "ProcessId: '12'", false},
-		"a hash that is not yet known":        {"process_creation", "sha256: 'aa'", false},
-		"a flow's peer, which the key holds":  {"network_connection", "DestinationIp: 192.0.2.9", true},
-		"a flow's name, which it does not":    {"network_connection", "DestinationHostname|endswith: .evil.example", false},
-		"a flow's user":                       {"network_connection", "User: www-data", false},
-		"a flow's source port":                {"network_connection", "SourcePort: 4444", false},
-		"a flow's user at another port":       {"network_connection", "User: www-data\n        DestinationPort: 4444", true},
-		"a rule on look-ups, for an exec":     {"dns_query", "QueryName: x", true},
+		"a rule on another image":              {"process_creation", "Image: /bin/other", true},
+		"arguments, which the key holds":       {"process_creation", "CommandLine|contains: evil", true},
+		"the parent's arguments, held too":     {"process_creation", "ParentCommandLine|contains: evil", true},
+		"a unit, which the key does not hold":  {"process_creation", "vedette.Unit: x.service", false},
+		"whence the session came":              {"process_creation", "vedette.OriginIp: 192.0.2.1", false},
+		"a unit of another image":              {"process_creation", "vedette.Unit: x.service\n        Image: /bin/other", true},
+		"a pid":                                {"process_creation", "ProcessId: '12'", false},
+		"a hash that is not yet known":         {"process_creation", "sha256: 'aa'", false},
+		"a flow's peer, which the key holds":   {"network_connection", "DestinationIp: 192.0.2.9", true},
+		"a flow's name, which it does not":     {"network_connection", "DestinationHostname|endswith: .evil.example", false},
+		"a flow's user":                        {"network_connection", "User: www-data", false},
+		"a flow's source port":                 {"network_connection", "SourcePort: 4444", false},
+		"a flow's user at another port":        {"network_connection", "User: www-data\n        DestinationPort: 4444", true},
+		"a file's name, which the key holds":   {"file_event", "TargetFilename: /etc/b", true},
+		"who writes it":                        {"file_event", "User: www-data", false},
+		"a library's name":                     {"image_load", "ImageLoaded: /lib/b.so", true},
+		"who loads it, which the key does not": {"image_load", "Image: /bin/other", false},
+		"what a privilege is about":            {"privilege", "vedette.Operation: ptrace", true},
+		"who it is done to":                    {"privilege", "TargetImage: /bin/other", false},
+		"a rule on look-ups, for an exec":      {"dns_query", "QueryName: x", true},
 	} {
 		h, e := newHost(), engine(t, func(c *Config) { c.RulesDir = ruleDir(t, tt.category, tt.fields) })
 		if len(e.Rejected()) > 0 {
 			t.Fatalf("%s: %v", name, e.Rejected())
 		}
-		o := h.exec(h.process(h.process(nil, "/bin/sh", "sh"), "/bin/true", "true"))
+		p := h.process(h.process(nil, "/bin/sh", "sh"), "/bin/true", "true")
+		o := h.exec(p)
 		if tt.category == "network_connection" {
 			o = h.open(h.process(nil, "/usr/bin/curl", "curl"), event.Outbound, "192.0.2.1:443")
+		}
+		switch tt.category {
+		case "file_event":
+			o.Event = &event.File{Header: event.Header{Process: p.Key}, Op: event.FileWrite, Path: []byte("/etc/a")}
+		case "image_load":
+			o.Event = &event.File{Header: event.Header{Process: p.Key}, Op: event.FileMapExec, Path: []byte("/lib/a.so")}
+		case "privilege":
+			o.Event = &event.Privilege{Header: event.Header{Process: p.Key}, Operation: event.OpMount}
 		}
 		if findings, _ := e.Evaluate(o, known); len(findings) > 0 {
 			t.Fatalf("%s: found %+v", name, findings[0])
