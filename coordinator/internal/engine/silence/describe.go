@@ -81,7 +81,7 @@ func (e *Engine) lastFinding(ctx context.Context, m store.Unheard, now time.Time
 func words(m store.Unheard, cfg Config) string {
 	name := cmp.Or(m.Name, m.Host)
 	heard := fmt.Sprintf("%s was last heard at %s, over node %s (from %s).", name, clock(m.Heard), m.Node, cmp.Or(m.Address, "an unknown address"))
-	how := ""
+	var how string
 	switch m.How {
 	case "unheard":
 		how = "Then nothing came any more, not even answers to the transport; there was no goodbye: its sensor was killed, stopped or frozen, the machine went down, or its network is cut."
