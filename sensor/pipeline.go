@@ -16,6 +16,9 @@ func (s *Sensor) observe(ev event.Event) {
 	if exec, ok := ev.(*event.Exec); ok && exec.Parent.PID == s.pid {
 		s.canaries.Add(1)
 	}
+	if p, ok := ev.(*event.Privilege); ok && p.Ours && p.Operation == event.OpBPF {
+		s.source.Recheck()
+	}
 	o := s.enricher.Observe(ev)
 	s.record(ev, o)
 	for _, login := range s.sessions.Observe(ev, o) {

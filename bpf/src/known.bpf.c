@@ -12,7 +12,7 @@
 enum {
 	/* Ancestors that one event may have to tell. A longer line of processes that did
 	 * only what is known loses its top: user space reads that from /proc. */
-	UNTOLD_MAX = 12,
+	UNTOLD_MAX = 8,
 };
 
 /* What a behaviour key begins with, so that two kinds never have one key. */

@@ -148,7 +148,7 @@ int call_bpf(u64 *ctx)
 
 		ours = bpf_map_lookup_elem(&own_objects, &key);
 	}
-	if (!ours && on_elements(command))
+	if (!ours && (on_elements(command) || !in_scope(task)))
 		return 0;
 	space = begin_call(PRIVILEGE_BPF, task, &call);
 	if (!space)
