@@ -92,11 +92,13 @@ func playRole(role string) int {
 		}
 		defer source.Close()
 		ctx, cancel := context.WithCancel(context.Background())
-		fmt.Println("ready")
+		source.Post(&event.Tamper{What: "ready"}) // comes out when the reader has looked at its clock
 		err = source.Run(ctx, func(e event.Event) {
 			if t, is := e.(*event.Tamper); is {
 				fmt.Println(t.What)
-				cancel()
+				if t.What != "ready" {
+					cancel()
+				}
 			}
 		})
 		if err != nil {
