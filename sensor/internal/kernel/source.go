@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,6 +109,9 @@ func (s *Source) open(knobs scopeKnobs) (err error) {
 	if s.poll, err = newPoller(s.collection.Maps[bpf.VedetteMapReader], s.critical, s.bulk); err != nil {
 		return err
 	}
+	// Until SetSelf knows better, which it does in a PID namespace of the sensor's own:
+	// what the sensor does to its objects from here on is no tampering.
+	atomic.StoreUint32(s.poll.self, uint32(os.Getpid()))
 	if s.known, err = openKnown(knownMaps(s.collection)); err != nil {
 		return err
 	}
