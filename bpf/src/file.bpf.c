@@ -285,8 +285,9 @@ int uring_complete(u64 *ctx)
 /* A file that was mapped to be executed. A library is one behaviour of the host, not
  * one of each program that loads it; what lies where nothing is installed is told
  * always. */
-INLINE void mapped_file(struct call *call, struct task_struct *task)
+__attribute__((noinline)) int mapped_file(u32 fd)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct file_space *space = file_space();
 	struct dentry *dentry, *parent;
 	struct inode *inode, *above;
@@ -297,13 +298,13 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 	u64 image;
 
 	if (!space)
-		return;
-	file = file_of(task, call->args[4]);
+		return 0;
+	file = file_of(task, fd);
 	if (!file)
-		return;
+		return 0;
 	inode = READ(file->f_inode);
 	if ((READ(inode->i_mode) & S_IFMT) != S_IFREG)
-		return;
+		return 0;
 	dentry = READ(file->f_path.dentry);
 	parent = READ(dentry->d_parent);
 	above = READ(parent->d_inode);
@@ -316,7 +317,7 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 	if (keep_known && flags == FILE_WHOLE && READ(inode->i_nlink) && !READ(inode->i_uid.val) &&
 	    !(p && (p->flags & PROCESS_TAINTED)) && !now_writes(inode, device, 0)) {
 		count_kept();
-		return;
+		return 0;
 	}
 	key_begin(&s, KEY_IMAGE);
 	sip_word(&s, device);
@@ -324,10 +325,11 @@ INLINE void mapped_file(struct call *call, struct task_struct *task)
 	sip_word(&s, READ(inode->i_size));
 	image = sip_end(&s, 0);
 	if (known_file(image, FILE_MAP_EXEC, device, 0, 0))
-		return;
+		return 0;
 	begin_file(space, inode, parent, FILE_MAP_EXEC, flags);
 	space->event.path_len = append_path((u64)file);
 	tell_file(flags != FILE_WHOLE);
+	return 0;
 }
 
 /* The end of mmap, mprotect and pkey_mprotect. tp_btf, 5.17 for bpf_find_vma. */
@@ -350,7 +352,7 @@ int call_map(u64 *ctx)
 	}
 	if (!(call.args[2] & PROT_EXEC) || (call.args[3] & MAP_ANONYMOUS))
 		return 0;
-	mapped_file(&call, task);
+	mapped_file(call.args[4]);
 	return 0;
 }
 

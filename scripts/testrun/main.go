@@ -23,7 +23,7 @@ import (
 
 func main() {
 	var cfg config
-	flag.DurationVar(&cfg.timeout, "timeout", 20*time.Minute, "the longest that one package may take")
+	flag.DurationVar(&cfg.timeout, "timeout", 45*time.Minute, "the longest that one package may take")
 	flag.IntVar(&cfg.parallel, "p", 2, "packages tested at once")
 	flag.Func("step", "a make target that counts as one test; may be repeated", func(name string) error {
 		if name == "" {
