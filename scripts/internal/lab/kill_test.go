@@ -98,7 +98,10 @@ func TestCoordinatorAway(t *testing.T) {
 	r := newRig(t)
 	shell := copied(t)
 	r.cluster.Members["c1"].Kill()
-	const runs = 200 // more than the findings that a host may tell in a minute
+	const (
+		runs   = 200 // more than the findings that a host may tell in a minute
+		others = 5
+	)
 	began := time.Now()
 	for i := range runs {
 		r.run(t, shell, "-c", "true", fmt.Sprintf("away-%03d", i))
@@ -137,7 +140,8 @@ func TestCoordinatorAway(t *testing.T) {
 	}
 	held := d.lost("findings", "over-budget")
 	t.Logf("%d findings are told, %d held back by the budget", len(told), held)
-	if len(told) == 0 || uint64(len(told))+held != runs {
+	// Whatever else is found meanwhile shares the budget, and is counted with it.
+	if len(told) == 0 || uint64(len(told))+held < runs || uint64(len(told))+held > runs+others {
 		t.Errorf("%d told and %d held back are not %d", len(told), held, runs)
 	}
 }
