@@ -12,20 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tap counts the frames that arrive at a host from one neighbour, by AF_PACKET:
-// what the wire carried, whatever any socket made of it. ARP and neighbour
-// discovery are not counted, since isolation leaves them open on purpose.
+// tap counts the frames that go to a host from one neighbour, by AF_PACKET at the
+// switch's end of its cable: what the wire carried, whatever any socket made of it, and
+// nothing that the host's sensor would have to tell as a program that reads packets
+// there. ARP and neighbour discovery are not counted, since isolation leaves them open
+// on purpose.
 type tap struct {
 	v4, v6, other atomic.Int64
 	fd            int
 	done          sync.WaitGroup
 }
 
-// listen opens a tap at a host's eth0.
+// listen opens a tap at the switch's port of a host.
 func listen(at host) (*tap, error) {
 	t := &tap{fd: -1}
-	err := at.ns.Do(func() error {
-		link, err := net.InterfaceByName("eth0")
+	err := at.sw.Do(func() error {
+		link, err := net.InterfaceByName(at.name)
 		if err != nil {
 			return err
 		}

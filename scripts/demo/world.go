@@ -25,6 +25,7 @@ const prefix = "vdemo-"
 type host struct {
 	name   string
 	ns     *lab.Namespace
+	sw     *lab.Namespace // the switch, which has a port of the host's name
 	v4, v6 string
 }
 
@@ -50,7 +51,7 @@ func build(l *lab.Lab) (*world, error) {
 		return nil, err
 	}
 	add := func(name string, last int) (host, error) {
-		h := host{name: name, v4: fmt.Sprintf("10.77.0.%d", last), v6: fmt.Sprintf("fd77::%d", last)}
+		h := host{name: name, sw: w.sw, v4: fmt.Sprintf("10.77.0.%d", last), v6: fmt.Sprintf("fd77::%d", last)}
 		if h.ns, err = l.Namespace(prefix + name); err != nil {
 			return h, err
 		}
