@@ -75,7 +75,7 @@ func build(l *lab.Lab) (*world, error) {
 		}
 	}
 	// A documentation address stands for the world outside (RFC 5737).
-	w.away = host{name: "away", v4: "203.0.113.66", v6: "fd77::66"}
+	w.away = host{name: "away", sw: w.sw, v4: "203.0.113.66", v6: "fd77::66"}
 	if w.away.ns, err = l.Namespace(prefix + "away"); err != nil {
 		return nil, err
 	}
