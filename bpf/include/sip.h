@@ -36,8 +36,8 @@ INLINE void sip_begin(struct sip *s, u64 k0, u64 k1)
 	s->words = 0;
 }
 
-/* Functions, and not part of whoever hashes: what runs once per exec runs from a cold
- * cache, where each line of code costs more than what it does. */
+/* Functions, and not part of whoever hashes: forty rounds in line are four kilobytes of
+ * code for each program that has them. */
 static __attribute__((noinline)) void sip_word(struct sip *s, u64 m)
 {
 	struct sip t = *s;
