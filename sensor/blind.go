@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 )
 
 const (
@@ -70,11 +71,22 @@ func (b *blindness) state() (reason string) {
 	return b.reason
 }
 
+// unmeant is how many of the kernel's events were lost: what the budget left out was
+// declared, and is no blindness.
+func unmeant(losses []event.Loss) (sum uint64) {
+	for _, l := range losses {
+		if l.Cause != kernel.CauseSampled {
+			sum += l.Count
+		}
+	}
+	return sum
+}
+
 // watchBlindness is called with the losses as they are now, and tells at once when the
 // sensor went blind or sees again: a summary that waits for its time may come too late.
 func (s *Sensor) watchBlindness(now time.Time) {
 	made, _ := s.source.Counters()
-	began, ended := s.blind.note(now, s.losses.total(), made)
+	began, ended := s.blind.note(now, unmeant(s.source.RecentLosses()), made)
 	switch {
 	case began:
 		s.source.Post(&event.Tamper{Header: s.selfHeader(), What: event.TamperBlind, Detail: s.blind.state()})

@@ -3,6 +3,9 @@ package sensor
 import (
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 )
 
 // Ensure that a sensor is blind by the share that it lost, at once and once, and sees
@@ -46,5 +49,16 @@ func TestBlindness(t *testing.T) {
 		if got := step(tt.lost, tt.made); got != tt.want {
 			t.Errorf("step %d: %s, want %s", i, got, tt.want)
 		}
+	}
+}
+
+// Ensure that what the budget leaves out does not make the sensor blind.
+func TestSampledIsNotBlind(t *testing.T) {
+	losses := []event.Loss{
+		{Where: "file", Cause: kernel.CauseSampled, Count: 1_000_000},
+		{Where: "ring:bulk", Cause: "flow: ring full", Count: 7},
+	}
+	if got := unmeant(losses); got != 7 {
+		t.Errorf("%d lost unmeant, want 7", got)
 	}
 }

@@ -8,6 +8,9 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
+// CauseSampled is the cause of file events that SetFileSampling left out.
+const CauseSampled = "sampled by budget"
+
 // lossCauses are where and why, in the order of enum loss of bpf/include/event.h,
 // which says of each what exactly did not arrive.
 var lossCauses = []event.Loss{
@@ -29,7 +32,7 @@ var lossCauses = []event.Loss{
 	{Where: "ring:bulk", Cause: "socket: ring full"},
 	{Where: "map:accepts", Cause: "table full"},
 	{Where: "ring:bulk", Cause: "file: ring full"},
-	{Where: "file", Cause: "sampled by budget"},
+	{Where: "file", Cause: CauseSampled},
 	{Where: "map:changes", Cause: "table full"},
 	{Where: "ring:critical", Cause: "privilege: ring full"},
 	{Where: "ring:bulk", Cause: "privilege beyond its process's share: ring full"},

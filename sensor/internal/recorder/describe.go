@@ -110,6 +110,7 @@ func describeFlowOpen(ev *event.FlowOpen, a *Attrs) string {
 	a.Uint("net_ns", uint64(ev.NetNS))
 	a.Ends(ev.Proto, ev.Dir, ev.Local, ev.Remote)
 	a.room.Failed = ev.Failed
+	a.Flag("tainted", ev.Tainted)
 	return "flow-open"
 }
 
@@ -123,6 +124,8 @@ func describeFlowClose(ev *event.FlowClose, a *Attrs) string {
 	}
 	a.Ends(ev.Proto, ev.Dir, ev.Local, ev.Remote)
 	a.room.BytesIn, a.room.BytesOut = ev.BytesIn, ev.BytesOut
+	a.Flag("tainted", ev.Tainted)
+	a.Flag("known", ev.Known)
 	return "flow-close"
 }
 
