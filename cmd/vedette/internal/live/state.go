@@ -162,6 +162,9 @@ func (s *State) name(b *sensorv1.Behaviour) {
 }
 
 func edge(b *sensorv1.Behaviour) string {
+	if len(b.GetSubject()) == 0 { // a library's load is the host's, whoever loads it
+		return string(b.GetObject())
+	}
 	return string(b.GetSubject()) + " → " + string(b.GetObject())
 }
 
