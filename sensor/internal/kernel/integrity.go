@@ -53,7 +53,7 @@ func (s *Source) runGuard(now uint64, sink func(event.Event)) {
 		tell(event.TamperStopped, fmt.Sprintf("the sensor did not run for %s: it was stopped by a signal, frozen by its cgroup, or the machine did not let it run; events waited in the rings and what they could not hold is counted as lost", gap.Round(100*time.Millisecond)), gap)
 	}
 	s.guard.last = clock
-	if clock < s.guard.next && !s.recheck.Load() {
+	if clock < s.guard.next { // also when asked to: who touches our objects in a loop must not keep the reader busy
 		return
 	}
 	s.guard.next = clock + uint64(guardEvery)
@@ -87,12 +87,9 @@ func (s *Source) runGuard(now uint64, sink func(event.Event)) {
 	}
 }
 
-// Recheck makes the reader compare everything at its next coming: somebody else's
-// bpf(2) touched what is the sensor's.
-func (s *Source) Recheck() {
-	s.recheck.Store(true)
-	_ = s.poll.wake() // only hurries it
-}
+// Recheck makes the reader compare everything at its next look, within guardEvery:
+// somebody else's bpf(2) touched what is the sensor's.
+func (s *Source) Recheck() { s.recheck.Store(true) }
 
 // reattach finds links that no longer hold, and makes them again. It needs mu.
 func (s *Source) reattach() (detached []string, err error) {

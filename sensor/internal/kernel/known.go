@@ -18,6 +18,10 @@ import (
 // program that had looked it up ends within microseconds.
 const knownGrace = 500 * time.Millisecond
 
+// checkBatch is how many entries one system call copies out: more than any bucket of
+// the table holds.
+const checkBatch = 2048
+
 // knownCount is struct known_count of bpf/include/maps.h.
 type knownCount struct {
 	key   uint64
@@ -248,20 +252,22 @@ func (s *Source) withKnown(do func(*knownTable) error) error {
 // else's bpf(2) can make differ, and puts it right; it returns how many entries did.
 func (s *Source) checkKnown() (wrong int, err error) {
 	err = s.withKnown(func(t *knownTable) error {
-		var key uint64
-		var slot uint32
 		found := 0
 		var foreign []uint64
-		entries := t.keys.Iterate()
-		for entries.Next(&key, &slot) {
-			if own, is := t.index[key]; is && own == slot {
-				found++
-				continue
+		keys, slots := make([]uint64, checkBatch), make([]uint32, checkBatch)
+		for cursor, end := (ebpf.MapBatchCursor{}), false; !end; {
+			n, err := t.keys.BatchLookup(&cursor, keys, slots, nil)
+			end = errors.Is(err, ebpf.ErrKeyNotExist)
+			if err != nil && !end {
+				return fmt.Errorf("reading what the kernel knows: %w", err)
 			}
-			foreign = append(foreign, key)
-		}
-		if err := entries.Err(); err != nil {
-			return fmt.Errorf("reading what the kernel knows: %w", err)
+			for i, key := range keys[:n] {
+				if own, is := t.index[key]; is && own == slots[i] {
+					found++
+				} else {
+					foreign = append(foreign, key)
+				}
+			}
 		}
 		wrong = len(foreign) + len(t.index) - found
 		if wrong == 0 {
