@@ -1,10 +1,13 @@
 package sensor
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
@@ -53,5 +56,34 @@ func TestUncleanStopIsTold(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v (%v)", entries, err)
+	}
+}
+
+// Ensure that a run that was killed while the machine ran on is told as that, one that
+// went down with its machine is not, and that nothing in the file can do harm.
+func TestKilledIsTold(t *testing.T) {
+	alive := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for name, tt := range map[string]struct {
+		file string
+		want bool
+	}{
+		"killed":                   {fmt.Sprintf("0 %s %d\n", bootName(), alive.UnixNano()), true},
+		"the machine was rebooted": {fmt.Sprintf("0 another-boot %d\n", alive.UnixNano()), false},
+		"an older sensor's file":   {"1", false},
+		"empty":                    {"", false},
+		"no numbers":               {"x " + bootName() + " y", true},
+		"far too long":             {strings.Repeat("9", 1<<20), false},
+	} {
+		s := &Sensor{cfg: Config{StateDir: t.TempDir()}, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+		if err := os.WriteFile(s.path(runningFile), []byte(tt.file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		killed := s.begin()
+		if (killed != nil) != tt.want {
+			t.Errorf("%s: told %+v, want %v", name, killed, tt.want)
+		}
+		if name == "killed" && killed != nil && !strings.Contains(killed.Detail, "2026-03-01T12:00:00Z") {
+			t.Errorf("it does not say when the sensor was last alive: %s", killed.Detail)
+		}
 	}
 }
