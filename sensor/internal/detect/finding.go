@@ -35,12 +35,20 @@ func (e *Engine) draft(o *event.Observation, v event.Verdict, s *story) *event.F
 
 func (e *Engine) ruleFinding(o *event.Observation, v event.Verdict, s *story, r *rule) *event.Finding {
 	key := tellKey{what: r.id, who: o.Process.Key}
+	did := "" // what of a rule's one finding is a different thing from another
 	switch ev := o.Event.(type) {
 	case *event.Exec:
 		// One process may become several programs; each is its own fact.
 		key.peer = o.Process.Image
 	case *event.File:
 		key.peer = string(ev.Path)
+	case *event.Privilege:
+		// Who has detached a link may still change a map, and to another victim.
+		did = " " + ev.CommandName()
+		key.peer = did
+		if o.Target != nil {
+			key.peer += "\x00" + o.Target.Image
+		}
 	}
 	if _, done := e.told.get(key); done {
 		return nil
@@ -60,7 +68,7 @@ func (e *Engine) ruleFinding(o *event.Observation, v event.Verdict, s *story, r 
 	if o.Process.Origin != nil {
 		f.Reason += " " + session(o.Process) + "."
 	}
-	return e.tell(f, r.id, s)
+	return e.tell(f, r.id+did, s)
 }
 
 // FollowUpRule is the RuleID of findings for a connection of a process that has a

@@ -68,6 +68,39 @@ func TestBuiltinPrivilege(t *testing.T) {
 	}
 }
 
+// Ensure that one process's first deed against the sensor, however often it was done,
+// does not hide the next one of another sort, nor one victim another.
+func TestPrivilegeDeeds(t *testing.T) {
+	h := newHost()
+	init := &event.Process{Key: event.ProcessKey{PID: 1}, Image: "/usr/lib/systemd/systemd"}
+	evil := h.process(init, "/opt/app/worker")
+	first, second := h.process(init, "/usr/sbin/sshd"), h.process(init, "/usr/sbin/cron")
+	e := engine(t)
+	told := func(target *event.Process, ev event.Privilege) bool {
+		findings, _ := e.Evaluate(h.does(evil, target, ev), event.Verdict{})
+		return len(findings) > 0
+	}
+	for _, c := range []struct {
+		name   string
+		target *event.Process
+		ev     event.Privilege
+		want   bool
+	}{
+		{"a link", nil, event.Privilege{Operation: event.OpBPF, Command: 34, Ours: true}, true},
+		{"another link", nil, event.Privilege{Operation: event.OpBPF, Command: 34, Ours: true}, false},
+		{"an entry put into a map", nil, event.Privilege{Operation: event.OpBPF, Command: 2, Ours: true}, true},
+		{"an entry taken out of it", nil, event.Privilege{Operation: event.OpBPF, Command: 3, Ours: true}, true},
+		{"a map frozen", nil, event.Privilege{Operation: event.OpBPF, Command: 22, Ours: true}, true},
+		{"a victim", first, event.Privilege{Operation: event.OpPtrace, Command: 5}, true},
+		{"another victim", second, event.Privilege{Operation: event.OpPtrace, Command: 5}, true},
+		{"the first again", first, event.Privilege{Operation: event.OpPtrace, Command: 5}, false},
+	} {
+		if got := told(c.target, c.ev); got != c.want {
+			t.Errorf("%s: told is %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 // Ensure that what ordinary programs do all day raises nothing above low, on a host
 // that has not learnt yet.
 func TestOrdinaryPrivilege(t *testing.T) {
