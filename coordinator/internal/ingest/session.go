@@ -66,10 +66,8 @@ func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
 	err := s.serveSensor(ctx, conn)
 	switch {
 	case err == nil, ctx.Err() != nil, errors.Is(err, io.EOF), errors.Is(err, errGoodbye):
-	case errors.Is(err, frame.ErrTooLarge), errors.Is(err, frame.ErrTruncated), errors.Is(err, frame.ErrMalformed), errors.Is(err, errProtocol):
-		s.counts.malformed.Add(1)
+	case malformed(err):
 		logger.Warn("session closed because of what the sensor sent", "error", err)
-		_ = conn.Abort(err)
 	default:
 		logger.Debug("session ended", "error", err)
 	}
@@ -78,14 +76,26 @@ func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
 // errProtocol: a well-formed message that has no place where it came.
 var errProtocol = errors.New("protocol violation")
 
-func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) error {
+// malformed says whether what ended a session is what the sensor sent.
+func malformed(err error) bool {
+	return errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrTruncated) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, errProtocol)
+}
+
+func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) (err error) {
 	helloCtx, cancel := context.WithTimeout(ctx, s.cfg.HelloTimeout)
 	defer cancel()
 	stream, err := conn.AcceptStream(helloCtx)
 	if err != nil {
 		return fmt.Errorf("waiting for a stream: %w", err)
 	}
-	defer func() { _ = stream.Close() }()
+	defer func() {
+		// The stream's orderly end would overtake the reason, and the sensor read no more than that.
+		if malformed(err) {
+			s.counts.malformed.Add(1)
+			_ = conn.Abort(err)
+		}
+		_ = stream.Close()
+	}()
 	_ = stream.SetReadDeadline(time.Now().Add(s.cfg.HelloTimeout))
 	var first sensorv1.SensorMessage
 	if err := frame.Read(stream, &first); err != nil {
