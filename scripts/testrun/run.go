@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -33,16 +34,17 @@ func (c counts) String() string {
 func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 	var total counts
 	var skips []string
-	for _, name := range cfg.steps {
-		verdict, why := runStep(ctx, name, out)
-		switch verdict {
-		case "pass":
-			total.passed++
-		case "skip":
-			total.skipped++
-			skips = append(skips, fmt.Sprintf("SKIP %s: %s", name, why))
-		default:
-			total.failed++
+	for _, group := range cfg.steps {
+		for _, s := range runGroup(ctx, strings.Split(group, ","), out) {
+			switch s.verdict {
+			case "pass":
+				total.passed++
+			case "skip":
+				total.skipped++
+				skips = append(skips, fmt.Sprintf("SKIP %s: %s", s.name, s.why))
+			default:
+				total.failed++
+			}
 		}
 	}
 	if os.Geteuid() != 0 {
@@ -58,24 +60,41 @@ func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 	return total, err
 }
 
-// runStep runs one make target and shows its output whole when it fails. A step
+// step is a make target that was run.
+type step struct {
+	name         string
+	verdict, why string
+	report       string
+}
+
+// runGroup runs make targets side by side, and shows what each came to in their order.
+func runGroup(ctx context.Context, names []string, out io.Writer) []step {
+	steps := make([]step, len(names))
+	var running sync.WaitGroup
+	for i, name := range names {
+		fmt.Fprintf(out, "…    %s\n", name)
+		running.Go(func() { steps[i] = runStep(ctx, name) })
+	}
+	running.Wait()
+	for _, s := range steps {
+		fmt.Fprint(out, s.report)
+	}
+	return steps
+}
+
+// runStep runs one make target and reports its output whole when it fails. A step
 // that cannot do its work here succeeds with "SKIP: why" as its last line.
-func runStep(ctx context.Context, name string, out io.Writer) (verdict, why string) {
+func runStep(ctx context.Context, name string) step {
 	begin := time.Now()
-	fmt.Fprintf(out, "…    %s\n", name)
-	cmd := command(ctx, "make", name)
-	output, err := cmd.CombinedOutput()
+	output, err := command(ctx, "make", name).CombinedOutput()
 	took := time.Since(begin).Seconds()
 	if err != nil {
-		fmt.Fprintf(out, "FAIL %s %.1fs: %v\n%s", name, took, err, output)
-		return "fail", ""
+		return step{name: name, verdict: "fail", report: fmt.Sprintf("FAIL %s %.1fs: %v\n%s", name, took, err, output)}
 	}
 	if why, ok := skipped(output); ok {
-		fmt.Fprintf(out, "skip %s %.1fs\n", name, took)
-		return "skip", why
+		return step{name: name, verdict: "skip", why: why, report: fmt.Sprintf("skip %s %.1fs\n", name, took)}
 	}
-	fmt.Fprintf(out, "ok   %s %.1fs\n", name, took)
-	return "pass", ""
+	return step{name: name, verdict: "pass", report: fmt.Sprintf("ok   %s %.1fs\n", name, took)}
 }
 
 // skipped looks at the last line alone: a step may print the skips of tests.
