@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -63,12 +64,8 @@ const codeStaleSession = state.RejectStaleSession
 // ServeSensor is the handler of vedette-sensor/1.
 func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
 	logger := s.cfg.Logger.With("host", conn.Peer().ID, "address", conn.RemoteAddr().String())
-	err := s.serveSensor(ctx, conn)
-	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, io.EOF), errors.Is(err, errGoodbye):
-	case malformed(err):
-		logger.Warn("session closed because of what the sensor sent", "error", err)
-	default:
+	err := s.serveSensor(ctx, conn, logger)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) && !errors.Is(err, errGoodbye) {
 		logger.Debug("session ended", "error", err)
 	}
 }
@@ -81,7 +78,7 @@ func malformed(err error) bool {
 	return errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrTruncated) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, errProtocol)
 }
 
-func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) (err error) {
+func (s *Server) serveSensor(ctx context.Context, conn *link.Conn, logger *slog.Logger) (err error) {
 	helloCtx, cancel := context.WithTimeout(ctx, s.cfg.HelloTimeout)
 	defer cancel()
 	stream, err := conn.AcceptStream(helloCtx)
@@ -92,6 +89,7 @@ func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) (err error) {
 		// The stream's orderly end would overtake the reason, and the sensor read no more than that.
 		if malformed(err) {
 			s.counts.malformed.Add(1)
+			logger.Warn("session closed because of what the sensor sent", "error", err)
 			_ = conn.Abort(err)
 		}
 		_ = stream.Close()
