@@ -35,7 +35,7 @@ var members = []member{
 	{"event_exit", "status", 88, 4},
 	{"event_process", "exec_key", 88, 8}, {"event_process", "exec_time", 96, 8},
 	{"reader", "awake_until", 0, 8}, {"reader", "pid", 8, 4},
-	{"known_count", "key", 0, 8}, {"known_count", "count", 8, 8}, {"known_count", "last", 16, 8},
+	{"known_count", "key", 0, 8}, {"known_count", "count", 8, 4}, {"known_count", "last", 12, 4},
 	{"process_key", "start", 0, 8}, {"process_key", "pid", 8, 4},
 	{"event_flow", "cookie", 88, 8}, {"event_flow", "opened", 96, 8}, {"event_flow", "bytes_in", 104, 8},
 	{"event_flow", "bytes_out", 112, 8}, {"event_flow", "packets_in", 120, 8}, {"event_flow", "packets_out", 128, 8},
@@ -73,7 +73,7 @@ var sizes = map[string]uint32{
 	"event_head": 88, "event_exec": 184, "event_fork": 104, "event_exit": 96, "event_process": 104,
 	"event_flow": 176, "event_dns": 128, "event_privilege": 184, "udp_key": 32, "udp_flow": 184, "task_record": 64,
 	"event_segment": 144, "event_socket": 104,
-	"reader": 16, "known_count": 24, "process_key": 16,
+	"reader": 16, "known_count": 16, "known_set": 64, "process_key": 16,
 	"event_file": 152, "watch_key": 24, "watch": 16, "file_identity": 16, "budget": 8,
 }
 

@@ -27,7 +27,6 @@ const (
 	VedetteMapExecSpaces        = "exec_spaces"
 	VedetteMapFileSpaces        = "file_spaces"
 	VedetteMapKnown             = "known"
-	VedetteMapKnownCounts       = "known_counts"
 	VedetteMapListeners         = "listeners"
 	VedetteMapLosses            = "losses"
 	VedetteMapOwnObjects        = "own_objects"
@@ -200,7 +199,6 @@ type VedetteMapSpecs struct {
 	ExecSpaces      *ebpf.MapSpec `ebpf:"exec_spaces"`
 	FileSpaces      *ebpf.MapSpec `ebpf:"file_spaces"`
 	Known           *ebpf.MapSpec `ebpf:"known"`
-	KnownCounts     *ebpf.MapSpec `ebpf:"known_counts"`
 	Listeners       *ebpf.MapSpec `ebpf:"listeners"`
 	Losses          *ebpf.MapSpec `ebpf:"losses"`
 	OwnObjects      *ebpf.MapSpec `ebpf:"own_objects"`
@@ -271,7 +269,6 @@ type VedetteMaps struct {
 	ExecSpaces      *ebpf.Map `ebpf:"exec_spaces"`
 	FileSpaces      *ebpf.Map `ebpf:"file_spaces"`
 	Known           *ebpf.Map `ebpf:"known"`
-	KnownCounts     *ebpf.Map `ebpf:"known_counts"`
 	Listeners       *ebpf.Map `ebpf:"listeners"`
 	Losses          *ebpf.Map `ebpf:"losses"`
 	OwnObjects      *ebpf.Map `ebpf:"own_objects"`
@@ -301,7 +298,6 @@ func (m *VedetteMaps) Close() error {
 		m.ExecSpaces,
 		m.FileSpaces,
 		m.Known,
-		m.KnownCounts,
 		m.Listeners,
 		m.Losses,
 		m.OwnObjects,

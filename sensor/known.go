@@ -13,8 +13,6 @@ const (
 	// countEvery is how often the kernel's counts are taken over: a killed sensor loses
 	// as much of them.
 	countEvery = 5 * time.Second
-	// makeRoom is how many of the longest unseen keys give way when the table is full.
-	makeRoom = 256
 	// onceSeen is how many keys are remembered as seen once, by their low bits.
 	onceSeen = 8192
 	// maxTaintWait bounds the marks that wait for the next spreading.
@@ -58,8 +56,8 @@ func (s *Sensor) keepBack(o *event.Observation, v event.Verdict) {
 	}
 	err := s.source.Know(key)
 	if errors.Is(err, kernel.ErrKnownFull) {
-		// The next time that it is seen there is room.
-		err = s.source.Unknow(s.source.Stale(makeRoom)...)
+		// One of the next times that it is seen there is room.
+		err = s.source.Yield(key)
 		s.forgetKey(key)
 	}
 	if err != nil {

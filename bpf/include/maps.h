@@ -135,31 +135,33 @@ struct {
 	MAP_TYPE(value, struct owner);
 } listeners SEC(".maps");
 
-/* What is known, by behaviour key, and how often it was seen since. User space alone
- * puts keys in and takes them out; the counts lie in an array that it maps, so that it
- * reads them without a system call, and an index is not given away again before every
- * program that may have looked it up has ended: no count is lost. Size: knob; full:
- * user space takes the least recently seen out. */
+/* What is known, by behaviour key, and how often it was seen since. A key has its place in
+ * one of two sets, by its low and its high half, which a keyed hash makes as good as
+ * random; a set is a line of the cache, so that one that is known costs one line, and one
+ * that is not two. User space alone puts keys in and takes them out, through a mapping and
+ * without a system call; it does not give a place away again before every program that may
+ * have looked it up has ended: no count is lost. Both sets full: user space takes the
+ * least recently seen of the eight out. */
 struct known_count {
-	u64 key; /* of whom it is now: an entry of the hash may become another's under a program */
-	u64 count;
-	u64 last; /* CLOCK_BOOTTIME, ns */
+	u64 key; /* 0: free */
+	u32 count; /* turns over; user space takes differences */
+	u32 last; /* CLOCK_BOOTTIME, ns >> KNOWN_LAST_SHIFT */
 };
-enum { KNOWN_MAX = 32768 };
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
-	MAP_NUMBER(max_entries, KNOWN_MAX);
-	MAP_TYPE(key, u64);
-	MAP_TYPE(value, u32);
-} known SEC(".maps");
-
+enum {
+	KNOWN_WAYS = 4,
+	KNOWN_SETS = 8192, /* a power of two */
+	KNOWN_LAST_SHIFT = 30, /* about a second */
+};
+struct known_set {
+	struct known_count way[KNOWN_WAYS];
+};
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	MAP_NUMBER(max_entries, KNOWN_MAX);
+	MAP_NUMBER(max_entries, KNOWN_SETS);
 	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
 	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct known_count);
-} known_counts SEC(".maps");
+	MAP_TYPE(value, struct known_set);
+} known SEC(".maps");
 
 /* Every process in the scope, by thread-group id: what it runs, as hashes, and what
  * user space knows of it. Full: all that such a process does is told, and counted

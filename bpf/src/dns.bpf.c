@@ -104,11 +104,11 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 	}
 	key = !p || e->head.flags & DNS_CUT ? 0 : lookup_key(p->image, length, way);
 	if (!(space->data[2] & 0x80)) {
-		if (is_known(p, key))
+		if (is_known(p, key, e->head.time))
 			return;
 		e->head.key = key;
 		catch_up(owner->pid);
-	} else if (keep_known && key && p && !(p->flags & PROCESS_TAINTED) && bpf_map_lookup_elem(&known, &key)) {
+	} else if (keep_known && key && p && !(p->flags & PROCESS_TAINTED) && find_known(key)) {
 		/* Flows are named by what is in it, for as long as it says; who asked need
 		 * not be told for that. */
 		e->head.flags |= DNS_KNOWN;

@@ -46,7 +46,7 @@ __attribute__((noinline)) int settle_exec(void)
 		sip_word(&s, (u64)space->event.cwd_device << 32 | space->event.cwd_mount);
 		head->key = sip_end(&s, 0);
 	}
-	is = is_known(p, head->key);
+	is = is_known(p, head->key, head->time);
 	/* An exec says itself whose child it is, which is all of a fork just before it. */
 	if (!is)
 		catch_up((p->flags & PROCESS_NODE) || p->exec_key || p->parent_pid != head->parent_pid ? pid : p->parent_pid);

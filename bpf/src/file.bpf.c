@@ -118,7 +118,7 @@ __attribute__((noinline)) int known_file(u64 image, u32 op, u32 device, u64 dire
 	if (!image && p)
 		image = p->image;
 	space->key = key_of(KEY_FILE, image, op, (u64)device << 32 | task->nsproxy->mnt_ns->ns.inum, directory, what);
-	return is_known(p, space->key);
+	return is_known(p, space->key, 0);
 }
 
 /* Tells the event in the space, of the behaviour that known_file was asked about. */

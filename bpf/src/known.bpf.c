@@ -5,7 +5,7 @@
 //
 //	p = process_of(pid, start);
 //	key = …;                                 hash of who (p->image) did what to what
-//	if (is_known(p, key)) return 0;          counted, and that is all
+//	if (is_known(p, key, now)) return 0;     counted, and that is all
 //	catch_up(pid);                           its fork and exec, when they were known
 //	head.key = key; tell(…);
 
@@ -57,23 +57,40 @@ INLINE void clear_flags(struct process *p, u32 flags)
 		__sync_fetch_and_and(&p->flags, ~flags);
 }
 
+INLINE struct known_count *known_in(u32 set, u64 key)
+{
+	struct known_set *s;
+
+	set &= KNOWN_SETS - 1;
+	s = bpf_map_lookup_elem(&known, &set);
+	if (!s)
+		return NULL; /* cannot be: the array has as many */
+	for (u32 i = 0; i < KNOWN_WAYS; i++)
+		if (*(volatile u64 *)&s->way[i].key == key)
+			return &s->way[i];
+	return NULL;
+}
+
+INLINE struct known_count *find_known(u64 key)
+{
+	struct known_count *c = known_in(key, key);
+
+	return c ?: known_in(key >> 32, key);
+}
+
 /* Whether a behaviour needs no telling; it is counted then. p: who did it, NULL when
- * it is not in the table. */
-INLINE bool is_known(struct process *p, u64 key)
+ * it is not in the table; now: 0 when it was not asked yet, which takes a while. */
+INLINE bool is_known(struct process *p, u64 key, u64 now)
 {
 	struct known_count *c;
-	u32 *index;
 
 	if (!keep_known || !key || !p || (p->flags & PROCESS_TAINTED))
 		return false;
-	index = bpf_map_lookup_elem(&known, &key);
-	if (!index)
-		return false;
-	c = bpf_map_lookup_elem(&known_counts, index);
-	if (!c || c->key != key)
+	c = find_known(key);
+	if (!c)
 		return false;
 	__sync_fetch_and_add(&c->count, 1);
-	c->last = bpf_ktime_get_boot_ns();
+	c->last = (now ?: bpf_ktime_get_boot_ns()) >> KNOWN_LAST_SHIFT;
 	count_kept();
 	return true;
 }

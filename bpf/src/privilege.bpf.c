@@ -159,7 +159,7 @@ __attribute__((noinline)) int tell_privilege(u32 slot, u64 c, u64 d)
 		head->key = key_of(KEY_PRIVILEGE, p->image, (u64)space->event.op << 32 | space->event.command,
 				   error << 16 | head->flags, c, d);
 	}
-	if (is_known(p, head->key))
+	if (is_known(p, head->key, head->time))
 		return 0;
 	if (p)
 		catch_up(head->pid);

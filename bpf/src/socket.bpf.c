@@ -59,7 +59,7 @@ INLINE void tell_socket(struct task_struct *task, u16 family, u16 type, u32 prot
 
 	u64 key = key_of(KEY_SOCKET, p ? p->image : 0, (u64)family << 32 | type, protocol, (u32)result, flags);
 
-	if (is_known(p, key))
+	if (is_known(p, key, 0))
 		return;
 	fill_head(&event.head, EVENT_SOCKET, sizeof(event), task);
 	event.head.key = key;
@@ -113,7 +113,7 @@ INLINE void settle_accept(struct task_struct *task, s64 fd)
 	fill_addresses(&event, sk);
 	p = process_of_task(task);
 	event.head.key = flow_key(p, &event, flags);
-	if (is_known(p, event.head.key))
+	if (is_known(p, event.head.key, event.head.time))
 		return;
 	event.head.flags = FLOW_INBOUND | FLOW_ACCEPTED;
 	if (p) {

@@ -196,7 +196,7 @@ int tcp_state(u64 *ctx)
 		}
 	} else {
 		event.head.key = flags & FLOW_SEEDED ? 0 : flow_key(p, &event, flags);
-		if (is_known(p, event.head.key)) {
+		if (is_known(p, event.head.key, event.head.time)) {
 			owner->flags |= FLOW_KNOWN;
 			return 0;
 		}

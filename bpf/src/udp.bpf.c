@@ -78,7 +78,7 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 		space->flow.last = now;
 		p = process_of(owner->pid, owner->start);
 		e->head.key = flow_key(p, e, e->head.flags);
-		if (is_known(p, e->head.key))
+		if (is_known(p, e->head.key, now))
 			e->head.flags |= FLOW_KNOWN;
 		else if (p && (p->flags & PROCESS_TAINTED))
 			e->head.flags |= FLOW_TAINTED;

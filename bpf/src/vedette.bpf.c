@@ -27,7 +27,7 @@ struct contract {
 	struct event_privilege privilege;
 	struct task_record task;
 	struct reader reader;
-	struct known_count known_count;
+	struct known_set known_set;
 	struct process_key process_key;
 	enum event_type types;
 	enum loss losses;

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vedette-edr/vedette/bpf"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
@@ -311,6 +313,70 @@ func TestKnownFlows(t *testing.T) {
 	}
 }
 
+// Ensure that keys that want one place give way to each other, the longest unseen first,
+// and that no count is lost or taken for another's over it.
+func TestKnownPlaces(t *testing.T) {
+	const sets = 8
+	counts := make([]knownCount, sets*knownWays)
+	table := &knownTable{counts: counts, index: map[uint64]uint32{}, places: make([]knownPlace, len(counts))}
+	// All of sets 3 and 5.
+	key := func(n int) uint64 { return uint64(n*sets+5)<<32 | uint64(n*sets+3) }
+	for n := range 2 * knownWays {
+		if err := table.put(key(n)); err != nil {
+			t.Fatalf("key %d: %v", n, err)
+		}
+	}
+	inSet := map[uint32]int{}
+	for n := range 2 * knownWays {
+		inSet[table.index[key(n)]/knownWays]++
+	}
+	if inSet[3] != knownWays || inSet[5] != knownWays {
+		t.Fatalf("keys by set: %v, want both of theirs full", inSet)
+	}
+	seen := func(n int, times, last uint32) {
+		c := &counts[table.index[key(n)]]
+		c.count += times
+		c.last = last
+	}
+	for n := range 2 * knownWays {
+		seen(n, uint32(n+1), uint32(100-n)) // the last of them the longest unseen
+	}
+	const late, oldest = 2 * knownWays, 2*knownWays - 1
+	if err := table.put(key(late)); !errors.Is(err, ErrKnownFull) {
+		t.Fatalf("a ninth key: %v", err)
+	}
+	now := time.Now()
+	held := table.index[key(oldest)]
+	table.yield(key(late), now)
+	table.yield(key(late), now) // asked again before the place is free: nobody else goes
+	if _, is := table.index[key(oldest)]; is || len(table.index) != 2*knownWays-1 {
+		t.Fatalf("the longest unseen stays, or others went: %d left", len(table.index))
+	}
+	counts[held].count++ // by a program that had found it before
+	if err := table.put(key(late)); !errors.Is(err, ErrKnownFull) {
+		t.Fatalf("within the grace: %v", err)
+	}
+	sum, gone := map[uint64]uint64{}, []uint64(nil)
+	harvest := func(at time.Time) {
+		table.harvest(at, func(key, count, _ uint64) { sum[key] += count }, func(key uint64) { gone = append(gone, key) })
+	}
+	harvest(now)
+	harvest(now.Add(knownGrace))
+	if sum[key(oldest)] != oldest+2 || !slices.Equal(gone, []uint64{key(oldest)}) {
+		t.Errorf("of who went %d were counted, gone are %x; want %d and it alone", sum[key(oldest)], gone, oldest+2)
+	}
+	if err := table.put(key(late)); err != nil {
+		t.Fatalf("after the grace: %v", err)
+	}
+	counts[held].count = 1<<32 - 1
+	table.places[held].told = 1<<32 - 1
+	counts[held].count += 3 // turns over
+	harvest(now.Add(knownGrace))
+	if sum[key(late)] != 3 {
+		t.Errorf("of who came %d were counted, want 3 alone", sum[key(late)])
+	}
+}
+
 // Ensure that keys that somebody else put in or took out are found and put right.
 func TestKnownIsChecked(t *testing.T) {
 	needKernel(t)
@@ -324,11 +390,12 @@ func TestKnownIsChecked(t *testing.T) {
 	if wrong, err := w.checkKnown(); err != nil || wrong != 0 {
 		t.Fatalf("untouched: %d wrong, %v", wrong, err)
 	}
-	slot := uint32(9)
-	if err := w.known.keys.Put(uint64(77), slot); err != nil {
+	// As root does it, by whole sets; each key lies in the set of its low half.
+	table := w.collection.Maps[bpf.VedetteMapKnown]
+	if err := table.Put(uint32(9), [knownWays]knownCount{{key: 77}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.known.keys.Delete(uint64(2)); err != nil {
+	if err := table.Put(uint32(2), [knownWays]knownCount{}); err != nil {
 		t.Fatal(err)
 	}
 	if wrong, err := w.checkKnown(); err != nil || wrong != 2 {

@@ -112,7 +112,7 @@ func (s *Source) open(knobs scopeKnobs) (err error) {
 	// Until SetSelf knows better, which it does in a PID namespace of the sensor's own:
 	// what the sensor does to its objects from here on is no tampering.
 	atomic.StoreUint32(s.poll.self, uint32(os.Getpid()))
-	if s.known, err = openKnown(knownMaps(s.collection)); err != nil {
+	if s.known, err = openKnown(s.collection.Maps[bpf.VedetteMapKnown]); err != nil {
 		return err
 	}
 	s.sweep = newSweeper(s.collection.Maps[bpf.VedetteMapUdpFlows], s.cfg.MaxFlows)
