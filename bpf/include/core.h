@@ -73,6 +73,21 @@ extern void *bpf_rdonly_cast(const void *object, u32 type) __attribute__((sectio
 		bits_ >> __builtin_preserve_field_info((ptr)->field, 5);                 \
 	})
 
+/* The same through a pointer that the verifier knows, by a plain load. */
+#define LOAD_BITS(ptr, field)                                                            \
+	({                                                                               \
+		void *at_ = (void *)(ptr) + __builtin_preserve_field_info((ptr)->field, 0); \
+		u64 bits_ = 0;                                                           \
+		switch (__builtin_preserve_field_info((ptr)->field, 1)) {                \
+		case 1: bits_ = *(volatile u8 *)at_; break;                              \
+		case 2: bits_ = *(volatile u16 *)at_; break;                             \
+		case 4: bits_ = *(volatile u32 *)at_; break;                             \
+		case 8: bits_ = *(volatile u64 *)at_; break;                             \
+		}                                                                        \
+		bits_ <<= __builtin_preserve_field_info((ptr)->field, 4);                \
+		bits_ >> __builtin_preserve_field_info((ptr)->field, 5);                 \
+	})
+
 /* The compiler must not move or merge what follows: it knows nothing of the
  * verifier, which forgets a bound that was checked on another copy. */
 #define KEEP(x) asm volatile("" : "+r"(x))

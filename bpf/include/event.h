@@ -101,12 +101,12 @@ struct event_exec {
 	u32 cwd_device;
 	u32 cwd_mount; /* mnt_id */
 	u64 argv_hash; /* keyed, of the whole argv, also of what is cut; 0: could not be read to its end */
-	u16 path_len; /* of what follows, in this order */
+	u16 argv_len; /* of what follows, in this order */
+	u16 path_len;
 	u16 filename_len;
 	u16 interp_len;
-	u16 argv_len;
-	/* path: components from the file upward, each ended by NUL
-	 * filename, interp: without NUL · argv: as in memory, NUL between */
+	/* argv: as in memory, NUL between · path: components from the file upward, each
+	 * ended by NUL · filename, interp: without NUL */
 };
 
 struct event_fork {

@@ -230,20 +230,22 @@ enum {
 	INTERP_ROOM = 256, /* BINPRM_BUF_SIZE */
 };
 struct exec_space {
-	struct event_exec event;
-	/* Room past the sum, because each copy is checked against its largest size. */
-	u8 data[PATH_MAX + NAME_ROOM + FILENAME_ROOM + INTERP_ROOM + ARGV_MAX];
+	/* What is used of each exec lies together: each page of it that a known one touches
+	 * costs as much as all of its hashing. */
+	u64 image; /* of struct process, while the exec is looked at */
+	u64 self;
 	/* The length so far while the path is walked: the verifier does not follow
 	 * what is in a map, and so finds every round of the loop alike (1,000,000
 	 * instructions become 10,000). */
 	u32 walked;
-	u32 unreadable; /* argv; here for the same reason */
-	u64 image; /* of struct process, while the exec is looked at */
-	u64 self;
-	/* argv as it is hashed, a page at a time, with room for the last word's zeros. */
-	struct sip argv;
-	u64 first[ARGV_MAX / 8 + 1];
-	u64 later[ARGV_MAX / 8 + 1];
+	u32 pad;
+	struct event_exec event;
+	/* Room past the sum, because each copy is checked against its largest size. */
+	u8 data[ARGV_MAX + PATH_MAX + NAME_ROOM + FILENAME_ROOM + INTERP_ROOM];
+	/* A page of argv after the first, and what is hashed with it. */
+	u64 before; /* the hash of those before it */
+	u64 left; /* bytes, with this page's */
+	u64 later[ARGV_MAX / 8];
 };
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);

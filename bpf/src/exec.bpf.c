@@ -8,20 +8,12 @@ enum {
 
 /* Enters into the table what the exec in the working space made of its process; 1: it
  * was known and is not to be told. */
-__attribute__((noinline)) int settle_exec(void)
+static __attribute__((noinline)) int settle_exec(struct exec_space *space, struct process *p)
 {
-	u32 zero = 0, pid;
-	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
-	struct event_head *head;
-	struct process *p;
-	struct sip s;
+	struct event_head *head = &space->event.head;
+	u32 pid = head->pid;
 	bool is, login;
 
-	if (!space)
-		return 0;
-	head = &space->event.head;
-	pid = head->pid;
-	p = process_of(pid, head->start);
 	if (!p) {
 		struct process fresh = {};
 
@@ -37,15 +29,9 @@ __attribute__((noinline)) int settle_exec(void)
 	 * it is, and the sensor's own children are its canaries. */
 	login = space->event.session != NO_LOGIN && space->event.session != p->session;
 	p->session = space->event.session;
-	if (space->event.argv_hash && !login && !(p->flags & PROCESS_SERVING) && head->parent_pid != sensor_pid()) {
-		key_begin(&s, KEY_EXEC);
-		sip_word(&s, space->self);
-		sip_word(&s, p->self);
-		sip_word(&s, p->parent_self);
-		sip_word(&s, space->event.cwd_inode);
-		sip_word(&s, (u64)space->event.cwd_device << 32 | space->event.cwd_mount);
-		head->key = sip_end(&s, 0);
-	}
+	if (space->event.argv_hash && !login && !(p->flags & PROCESS_SERVING) && head->parent_pid != sensor_pid())
+		head->key = HASH(KEY_EXEC, space->self, p->self, p->parent_self, space->event.cwd_inode,
+				 (u64)space->event.cwd_device << 32 | space->event.cwd_mount);
 	is = is_known(p, head->key, head->time);
 	/* An exec says itself whose child it is, which is all of a fork just before it. */
 	if (!is)
@@ -79,8 +65,8 @@ int process_exec(u64 *ctx)
 	struct cred *cred = task->cred;
 	struct exec_space *space;
 	struct event_exec *e;
-	struct sip s;
-	u64 start, length, image, self;
+	struct process *p;
+	u64 length;
 	u32 used, zero = 0;
 	u64 wake;
 	long n;
@@ -108,26 +94,17 @@ int process_exec(u64 *ctx)
 	if (is_setid(bprm, inode, cred))
 		e->head.flags |= EXEC_SETID;
 
-	start = task->mm->arg_start;
-	length = task->mm->arg_end - start;
+	length = task->mm->arg_end - task->mm->arg_start;
 	e->argv_bytes = length;
-	e->argv_hash = 0;
-	read_argv(start, length);
+	read_argv(task->mm->arg_start, length);
 
-	image = image_hash(file, e->mount_ns);
-	key_begin(&s, KEY_SELF);
-	sip_word(&s, image);
-	sip_word(&s, e->argv_hash);
-	sip_word(&s, (u64)e->head.uid << 32 | e->real_uid);
-	sip_word(&s, (u64)e->gid << 32 | e->login_uid);
-	sip_word(&s, e->head.flags);
-	self = sip_end(&s, 0);
-
-	space->image = image;
-	space->self = self;
-	if (!e->head.uid && !(e->head.flags & EXEC_SETID))
+	space->image = image_hash(file, e->mount_ns);
+	space->self = HASH(KEY_SELF, space->image, e->argv_hash, (u64)e->head.uid << 32 | e->real_uid,
+			   (u64)e->gid << 32 | e->login_uid, e->head.flags);
+	p = process_of(e->head.pid, e->head.start);
+	if (p && p->uid && p->real_uid && !e->head.uid && !(e->head.flags & EXEC_SETID) && !(p->flags & PROCESS_COULD_GAIN))
 		gained_before_exec();
-	if (settle_exec())
+	if (settle_exec(space, p))
 		return 0;
 
 	e->device = inode->i_sb->s_dev;
@@ -137,44 +114,27 @@ int process_exec(u64 *ctx)
 	e->nlink = inode->i_nlink;
 	e->old_tid = old_pid == (u32)task->pid ? 0 : old_pid;
 
-	walk_path(space, file, task);
+	if (length != e->argv_len) {
+		e->head.flags |= EXEC_ARGV_TRUNCATED;
+		if (!e->argv_len)
+			count_loss(LOSS_ARGV_UNREADABLE);
+	}
+	walk_path();
 	used = space->walked;
-	if (used > PATH_MAX + NAME_ROOM)
+	if (used > ARGV_MAX + PATH_MAX + NAME_ROOM)
 		return 0; /* cannot be; for the verifier */
-	e->path_len = used;
+	e->path_len = used - e->argv_len;
 
 	n = bpf_probe_read_kernel_str(space->data + used, FILENAME_ROOM, bprm->filename);
 	e->filename_len = n > 0 ? n - 1 : 0;
 	used += e->filename_len;
 	e->interp_len = 0;
 	if (bprm->interp != bprm->filename) {
-		if (used > PATH_MAX + NAME_ROOM + FILENAME_ROOM)
+		if (used > ARGV_MAX + PATH_MAX + NAME_ROOM + FILENAME_ROOM)
 			return 0; /* cannot be; for the verifier */
 		n = bpf_probe_read_kernel_str(space->data + used, INTERP_ROOM, bprm->interp);
 		e->interp_len = n > 0 ? n - 1 : 0;
 		used += e->interp_len;
-	}
-
-	e->argv_len = 0;
-	if (length > ARGV_MAX) {
-		length = ARGV_MAX;
-		e->head.flags |= EXEC_ARGV_TRUNCATED;
-	}
-	if (used > PATH_MAX + NAME_ROOM + FILENAME_ROOM + INTERP_ROOM)
-		return 0; /* cannot be; for the verifier */
-	if (length) {
-		u32 copied = length;
-
-		KEEP(copied);
-		if (copied > ARGV_MAX)
-			return 0; /* cannot be; for the verifier of 6.1, which knows nothing of what lay on the stack */
-		if (*(volatile u32 *)&space->unreadable || bpf_probe_read_kernel(space->data + used, copied, space->first)) {
-			count_loss(LOSS_ARGV_UNREADABLE);
-			e->head.flags |= EXEC_ARGV_TRUNCATED;
-		} else {
-			e->argv_len = length;
-			used += length;
-		}
 	}
 	wake = wake_sleeping(e->head.time);
 	used += sizeof(struct event_exec);
@@ -182,6 +142,6 @@ int process_exec(u64 *ctx)
 	KEEP(used); /* nothing between the bound and its use, for the verifier of 6.1 */
 	if (used > sizeof(struct event_exec) + sizeof(space->data))
 		return 0; /* cannot be; for the verifier */
-	tell(&critical, space, used, wake, LOSS_EXEC_RING_FULL);
+	tell(&critical, e, used, wake, LOSS_EXEC_RING_FULL);
 	return 0;
 }

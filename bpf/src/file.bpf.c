@@ -293,7 +293,6 @@ __attribute__((noinline)) int mapped_file(u32 fd)
 	struct inode *inode, *above;
 	struct process *p;
 	struct file *file;
-	struct sip s;
 	u32 flags = FILE_WHOLE, device;
 	u64 image;
 
@@ -319,11 +318,7 @@ __attribute__((noinline)) int mapped_file(u32 fd)
 		count_kept();
 		return 0;
 	}
-	key_begin(&s, KEY_IMAGE);
-	sip_word(&s, device);
-	sip_word(&s, READ(inode->i_ino));
-	sip_word(&s, READ(inode->i_size));
-	image = sip_end(&s, 0);
+	image = HASH(KEY_IMAGE, device, READ(inode->i_ino), READ(inode->i_size));
 	if (known_file(image, FILE_MAP_EXEC, device, 0, 0))
 		return 0;
 	begin_file(space, inode, parent, FILE_MAP_EXEC, flags);

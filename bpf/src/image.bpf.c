@@ -32,13 +32,13 @@ INLINE u64 change_time(struct inode *inode)
  * for a caller that had them before, and for LSM domain changes. */
 INLINE bool is_setid(struct linux_binprm *bprm, struct inode *inode, struct cred *cred)
 {
-	if (!READ_BITS(bprm, secureexec))
+	if (!LOAD_BITS(bprm, secureexec))
 		return false;
 	if ((inode->i_mode & S_ISUID) && cred->euid.val == inode->i_uid.val)
 		return true;
 	if ((inode->i_mode & S_ISGID) && cred->egid.val == inode->i_gid.val)
 		return true;
-	return cred->euid.val != 0 && capabilities(__builtin_preserve_access_index(&cred->cap_permitted));
+	return cred->euid.val != 0 && CAPABILITIES(cred->cap_permitted);
 }
 
 /* Appends a component; false: it could not be read. */
@@ -54,19 +54,26 @@ INLINE bool append_name(struct exec_space *space, u32 used, const void *name)
 	return true;
 }
 
-/* Writes the components from the file up to the root of the process, each ended
- * by NUL. Upward is the only way a dentry can be walked; user space turns them
- * round. */
-INLINE void walk_path(struct exec_space *space, struct file *file, struct task_struct *task)
+/* Writes behind argv the components from the file up to the root of the process, each
+ * ended by NUL. Upward is the only way a dentry can be walked; user space turns them
+ * round. A function of its own to the verifier. */
+__attribute__((noinline)) int walk_path(void)
 {
+	u32 zero = 0;
+	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct file *file = task->mm->exe_file; /* that of bprm, since the new image is in place */
 	struct dentry *dentry = file->f_path.dentry;
 	struct vfsmount *vfs = file->f_path.mnt;
 	struct dentry *root = task->fs->root.dentry;
 	struct vfsmount *root_vfs = task->fs->root.mnt;
 	struct dentry *top = vfs->mnt_root;
-	volatile u32 *walked = &space->walked;
+	volatile u32 *walked;
 
-	*walked = 0;
+	if (!space)
+		return 0;
+	walked = &space->walked;
+	*walked = space->event.argv_len;
 	/* Within the file's mount the verifier knows what each pointer leads to, and a
 	 * plain load takes a tenth of the time that a helper does. */
 	for (int step = 0; step < PATH_STEPS_MAX && dentry != top; step++) {
@@ -74,11 +81,11 @@ INLINE void walk_path(struct exec_space *space, struct file *file, struct task_s
 		u32 used = *walked;
 
 		if (dentry == root && vfs == root_vfs)
-			return;
-		if (used > PATH_MAX || !append_name(space, used, dentry->d_name.name))
+			return 0;
+		if (used > ARGV_MAX + PATH_MAX || !append_name(space, used, dentry->d_name.name))
 			goto cut;
 		if (dentry == parent)
-			return;
+			return 0;
 		dentry = parent;
 	}
 	/* Above it the way leads through mounts, which are no pointers to the verifier. */
@@ -87,27 +94,28 @@ INLINE void walk_path(struct exec_space *space, struct file *file, struct task_s
 		u32 used = *walked;
 
 		if (dentry == root && vfs == root_vfs)
-			return;
+			return 0;
 		if (dentry == top) {
 			struct mount *mount = (void *)vfs - __builtin_preserve_field_info(((struct mount *)0)->mnt, 0);
 			struct mount *up = READ(mount->mnt_parent);
 
 			if (up == mount) /* the namespace's root, or a detached mount */
-				return;
+				return 0;
 			dentry = READ(mount->mnt_mountpoint);
 			vfs = __builtin_preserve_access_index(&up->mnt);
 			top = READ(vfs->mnt_root);
 			continue;
 		}
-		if (used > PATH_MAX || !append_name(space, used, READ(dentry->d_name.name)))
+		if (used > ARGV_MAX + PATH_MAX || !append_name(space, used, READ(dentry->d_name.name)))
 			break;
 		parent = READ(dentry->d_parent);
 		if (dentry == parent) /* memfd and other files outside any directory: the name is all */
-			return;
+			return 0;
 		dentry = parent;
 	}
 cut:
 	space->event.head.flags |= EXEC_PATH_TRUNCATED;
+	return 0;
 }
 
 /* The path of the working directory would cost as much as the file's again; nearly
@@ -120,7 +128,12 @@ INLINE void fill_cwd(struct event_exec *e, struct task_struct *task)
 
 	e->cwd_inode = inode->i_ino;
 	e->cwd_device = inode->i_sb->s_dev;
-	e->cwd_mount = READ(mount->mnt_id);
+	if (bpf_rdonly_cast) {
+		mount = bpf_rdonly_cast(mount, TYPE_ID(struct mount));
+		e->cwd_mount = mount->mnt_id;
+	} else {
+		e->cwd_mount = READ(mount->mnt_id);
+	}
 }
 
 INLINE bool is_memfd(struct file *file)
@@ -137,50 +150,41 @@ INLINE bool is_memfd(struct file *file)
 
 /* The identity of an image, whatever leads to it; its name's hash and its folder tell
  * two links to one file apart, which rules can. */
-INLINE u64 image_hash(struct file *file, u32 mount_ns)
+static __attribute__((noinline)) u64 image_hash(struct file *file, u32 mount_ns)
 {
 	struct inode *inode = file->f_inode;
 	struct dentry *dentry = file->f_path.dentry;
-	struct sip s;
 
-	key_begin(&s, KEY_IMAGE);
-	sip_word(&s, (u64)inode->i_sb->s_dev << 32 | mount_ns);
-	sip_word(&s, inode->i_ino);
-	sip_word(&s, change_time(inode));
-	/* hash_len in two: the verifier of 6.1 refuses to read over both halves of a union. */
-	sip_word(&s, (u64)dentry->d_name.len << 32 | dentry->d_name.hash);
-	sip_word(&s, dentry->d_parent->d_inode->i_ino);
-	return sip_end(&s, 0);
+	return HASH(KEY_IMAGE, (u64)inode->i_sb->s_dev << 32 | mount_ns, inode->i_ino, change_time(inode),
+		    /* hash_len in two: the verifier of 6.1 refuses to read over both halves of a union. */
+		    (u64)dentry->d_name.len << 32 | dentry->d_name.hash, dentry->d_parent->d_inode->i_ino);
 }
 
-/* Takes in a page of argv, the first or one of those after it. A function of its own
- * to the verifier. */
-__attribute__((noinline)) int hash_argv(u32 length, u32 later)
+/* Hashes so many bytes of a page of argv, the first one or a later, with the words
+ * before it. What lies behind them is cleared. A function of its own to the verifier. */
+__attribute__((noinline)) int hash_page(u32 length, u32 later)
 {
-	u32 zero = 0;
+	u32 zero = 0, words = length / 8, rest = length % 8;
 	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
-	struct sip s;
-	u64 *page;
-	u32 words, last = length / 8;
+	u64 *page, *from;
 
-	if (!space || length > ARGV_MAX)
+	if (!space)
 		return 0;
-	page = later ? space->later : space->first;
-	/* What is known of the length the verifier of 6.1 does not know of a copy of it. */
-	KEEP(last);
-	if (last > ARGV_MAX / 8)
-		return 0;
-	page[last] &= (1ULL << length % 8 * 8) - 1;
-	words = (length + 7) / 8;
-	s = space->argv;
-	for (u32 i = 0; i < words; i++) {
-		/* Else the compiler counts by a copy of i, of which older verifiers know nothing. */
-		KEEP(i);
-		if (i >= ARGV_MAX / 8)
-			break;
-		sip_word(&s, page[i]);
+	page = later ? space->later : (u64 *)space->data;
+	/* The four lengths are the word before the first, so that its own is part of it. */
+	from = later ? &space->before : page - 1;
+	if (rest) {
+		/* What is known of the length the verifier of 6.1 does not know of a copy of it. */
+		KEEP(words);
+		if (words >= ARGV_MAX / 8)
+			return 0; /* cannot be */
+		page[words++] &= (1ULL << rest * 8) - 1;
 	}
-	space->argv = s;
+	words += page - from;
+	KEEP(words);
+	if (words > ARGV_MAX / 8 + 2)
+		return 0; /* cannot be */
+	space->event.argv_hash = sip_of(from, words, sip_key[0], sip_key[1]);
 	return 0;
 }
 
@@ -193,12 +197,15 @@ __attribute__((noinline)) int hash_later(u64 at, u64 left)
 	KEEP(length);
 	if (!space || length > ARGV_MAX || bpf_probe_read_user(space->later, length, (void *)at))
 		return 1;
-	return hash_argv(length, 1);
+	space->before = space->event.argv_hash;
+	space->left = left;
+	return hash_page(length, 1);
 }
 
-/* Reads the first page of argv and hashes the whole; its hash stays 0 when a page of it
- * was not in memory. The parts are functions of their own to the verifier, which would
- * else look at what follows them once for each number of words and pages. */
+/* Reads the first page of argv to where the event has it, and hashes the whole, each page
+ * with the hash of those before it; the hash is 0 when a page was not in memory. The parts
+ * are functions of their own to the verifier, which would else look at what follows them
+ * once for each number of words and pages. */
 __attribute__((noinline)) int read_argv(u64 start, u64 length)
 {
 	u32 zero = 0, first = length > ARGV_MAX ? ARGV_MAX : length;
@@ -207,20 +214,24 @@ __attribute__((noinline)) int read_argv(u64 start, u64 length)
 	if (!space)
 		return 0;
 	KEEP(first);
-	space->unreadable = 1;
-	if (first > ARGV_MAX || bpf_probe_read_user(space->first, first, (void *)start))
+	space->event.argv_hash = 0;
+	space->event.argv_len = 0;
+	space->event.path_len = 0;
+	space->event.filename_len = 0;
+	space->event.interp_len = 0;
+	if (!length || first > ARGV_MAX || bpf_probe_read_user(space->data, first, (void *)start))
 		return 0;
-	space->unreadable = 0;
-	key_begin(&space->argv, 0);
-	hash_argv(first, 0);
+	space->event.argv_len = first;
+	hash_page(first, 0);
 	for (u32 i = 1; i < ARGV_CHUNKS_MAX; i++) {
 		u64 at = (u64)i * ARGV_MAX;
 
 		if (at >= length)
 			break;
-		if (hash_later(start + at, length - at))
-			return 0;
+		if (hash_later(start + at, length - at)) {
+			space->event.argv_hash = 0;
+			break;
+		}
 	}
-	space->event.argv_hash = sip_end(&space->argv, length);
 	return 0;
 }

@@ -33,6 +33,12 @@ INLINE void key_begin(struct sip *s, enum key_kind kind)
 	sip_word(s, kind);
 }
 
+#define HASH(...)                                                                        \
+	({                                                                               \
+		u64 words_[] = { __VA_ARGS__ };                                          \
+		sip_of(words_, sizeof(words_) / sizeof(words_[0]), sip_key[0], sip_key[1]); \
+	})
+
 INLINE struct process *process_of(u32 pid, u64 start)
 {
 	struct process *p = bpf_map_lookup_elem(&processes, &pid);
@@ -98,17 +104,7 @@ INLINE bool is_known(struct process *p, u64 key, u64 now)
 /* One behaviour's key from who and up to four words of what. */
 INLINE u64 key_of(enum key_kind kind, u64 image, u64 a, u64 b, u64 c, u64 d)
 {
-	struct sip s;
-
-	if (!image)
-		return 0;
-	key_begin(&s, kind);
-	sip_word(&s, image);
-	sip_word(&s, a);
-	sip_word(&s, b);
-	sip_word(&s, c);
-	sip_word(&s, d);
-	return sip_end(&s, 0);
+	return image ? HASH(kind, image, a, b, c, d) : 0;
 }
 
 INLINE void tell_process(u32 pid, struct process *p)

@@ -43,7 +43,7 @@ INLINE struct privilege_space *begin_privilege(u32 slot, enum privilege_op op, s
 	space->event.gid = cred->egid.val;
 	space->event.real_uid = cred->uid.val;
 	space->event.user_ns = cred->user_ns->ns.inum;
-	space->event.caps = capabilities(__builtin_preserve_access_index(&cred->cap_effective));
+	space->event.caps = CAPABILITIES(cred->cap_effective);
 	space->event.uid_before = space->event.head.uid;
 	space->event.gid_before = space->event.gid;
 	space->event.caps_before = space->event.caps;

@@ -154,11 +154,11 @@ func decodeExec(raw []byte) (event.Event, error) {
 	e.ArgvBytes = order.Uint32(b[60:])
 	e.Cwd = event.DirectoryID{Inode: order.Uint64(b[64:]), Device: order.Uint32(b[72:]), Mount: order.Uint32(b[76:])}
 	e.ArgvHash = order.Uint64(b[80:])
-	pathLen, nameLen := int(order.Uint16(b[88:])), int(order.Uint16(b[90:]))
-	interpLen, argvLen := int(order.Uint16(b[92:])), int(order.Uint16(b[94:]))
+	argvLen, pathLen := int(order.Uint16(b[88:])), int(order.Uint16(b[90:]))
+	nameLen, interpLen := int(order.Uint16(b[92:])), int(order.Uint16(b[94:]))
 	tail := raw[execSize:]
-	if pathLen+nameLen+interpLen+argvLen != len(tail) {
-		return nil, fmt.Errorf("%w: exec says %d+%d+%d+%d bytes, has %d", ErrMalformed, pathLen, nameLen, interpLen, argvLen, len(tail))
+	if argvLen+pathLen+nameLen+interpLen != len(tail) {
+		return nil, fmt.Errorf("%w: exec says %d+%d+%d+%d bytes, has %d", ErrMalformed, argvLen, pathLen, nameLen, interpLen, len(tail))
 	}
 	e.PathTruncated = flags&execPathTruncated != 0
 	e.ArgvTruncated = flags&execArgvTruncated != 0
@@ -166,17 +166,20 @@ func decodeExec(raw []byte) (event.Event, error) {
 
 	// One allocation holds all the strings.
 	own := make([]byte, 0, len(tail)+1)
+	argv := tail[:argvLen]
+	tail = tail[argvLen:]
 	own = appendPath(own, tail[:pathLen], e.PathTruncated || e.Image.MemoryFD)
 	e.Path = own[:len(own):len(own)]
+	tail = tail[pathLen:]
 	cut := func(n int) []byte {
 		from := len(own)
 		own = append(own, tail[:n]...)
 		tail = tail[n:]
 		return own[from:len(own):len(own)]
 	}
-	tail = tail[pathLen:]
 	e.Filename = cut(nameLen)
 	e.Interpreter = cut(interpLen)
+	tail = argv
 	e.Argv = splitArgv(cut(argvLen))
 	return e, nil
 }

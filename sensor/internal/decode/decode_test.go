@@ -52,8 +52,8 @@ func wantHead() event.Header {
 func execRecord(flags uint16, path, filename, interp, argv string) []byte {
 	return record(typeExec, flags,
 		[]uint64{1, 2, 3, 4}, []uint32{5, 6, 7, 8, 9, 10, 11, 12}, uint64(13), []uint32{14, 15}, uint64(16),
-		[]uint16{uint16(len(path)), uint16(len(filename)), uint16(len(interp)), uint16(len(argv))},
-		[]byte(path+filename+interp+argv))
+		[]uint16{uint16(len(argv)), uint16(len(path)), uint16(len(filename)), uint16(len(interp))},
+		[]byte(argv+path+filename+interp))
 }
 
 func TestExec(t *testing.T) {
