@@ -55,6 +55,15 @@ extern void *bpf_rdonly_cast(const void *object, u32 type) __attribute__((sectio
 		value_;                                                                  \
 	})
 
+/* A field by a plain load where the kernel lets a number be given a type, which costs a
+ * tenth of what a copy does. `typed` says that the pointer was given one. */
+#define LOAD(field) (typed ? (field) : READ(field))
+#define GIVE_TYPE(pointer)                                                               \
+	do {                                                                             \
+		if (typed)                                                               \
+			(pointer) = bpf_rdonly_cast(pointer, TYPE_ID(typeof(*(pointer)))); \
+	} while (0)
+
 /* One field of what a pointer in a structure leads to. */
 #define READ_THROUGH(ptr, pointer, field)                                                \
 	({                                                                               \

@@ -184,8 +184,7 @@ __attribute__((noinline)) int opened(u64 file_at, u32 flags, u32 head_flags)
 
 	if (!space || !file)
 		return 0;
-	if (typed)
-		file = bpf_rdonly_cast(file, TYPE_ID(struct file));
+	GIVE_TYPE(file);
 	mode = LOAD(file->f_mode);
 	if (!(mode & (FMODE_WRITE | FMODE_CREATED)) && !(flags & OPEN_TRUNCATE))
 		return 0;

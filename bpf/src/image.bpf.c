@@ -122,18 +122,15 @@ cut:
  * always it is one that user space has just read. */
 INLINE void fill_cwd(struct event_exec *e, struct task_struct *task)
 {
+	bool typed = bpf_rdonly_cast;
 	struct vfsmount *vfs = task->fs->pwd.mnt;
 	struct mount *mount = (void *)vfs - __builtin_preserve_field_info(((struct mount *)0)->mnt, 0);
 	struct inode *inode = task->fs->pwd.dentry->d_inode;
 
 	e->cwd_inode = inode->i_ino;
 	e->cwd_device = inode->i_sb->s_dev;
-	if (bpf_rdonly_cast) {
-		mount = bpf_rdonly_cast(mount, TYPE_ID(struct mount));
-		e->cwd_mount = mount->mnt_id;
-	} else {
-		e->cwd_mount = READ(mount->mnt_id);
-	}
+	GIVE_TYPE(mount);
+	e->cwd_mount = LOAD(mount->mnt_id);
 }
 
 INLINE bool is_memfd(struct file *file)

@@ -14,20 +14,6 @@ enum {
 	PIDFS_MAGIC = 0x50494446,
 };
 
-/* The file of a descriptor; NULL: none. Another thread may have put another file there
- * since the call: what depends on that compares what it finds with the result. */
-INLINE struct file *file_of(struct task_struct *task, u32 fd)
-{
-	struct fdtable *table = task->files->fdt;
-	struct file **files = READ(table->fd);
-	struct file *file = NULL;
-
-	if (fd >= READ(table->max_fds))
-		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
-	return file;
-}
-
 INLINE struct task_struct *task_of_pid(struct pid *pid)
 {
 	struct hlist_node *node = pid ? READ(pid->tasks[PIDTYPE_PID].first) : NULL;

@@ -8,7 +8,8 @@ enum {
 	AF_PACKET = 17,
 	AF_VSOCK = 40,
 	AF_XDP = 44,
-	SOCK_RAW = 3,
+	SOCK_STREAM = 1,
+	SOCK_DGRAM = 2,
 	SOCK_TYPE_MASK = 15, /* flags lie above */
 	IPPROTO_DCCP = 33,
 	IPPROTO_SCTP = 132,
@@ -24,32 +25,32 @@ enum {
 	S_IFSOCK = 0140000,
 };
 
-INLINE bool tells_of(u16 family, u16 type, u32 protocol)
+/* protocol: 0 when it is left to the type. */
+INLINE bool tells_of(u32 family, u32 type, u32 protocol)
 {
 	if (family == AF_PACKET || family == AF_XDP || family == AF_VSOCK)
 		return true;
 	if (family != AF_INET && family != AF_INET6)
 		return false;
-	return type == SOCK_RAW || protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP;
+	/* Types other than these two are raw sockets', SCTP's and DCCP's. */
+	return (type != SOCK_STREAM && type != SOCK_DGRAM) || protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP;
 }
 
 /* The socket that a descriptor of the current process leads to, NULL when it is none
  * (any more). Not a pointer that the verifier trusts. */
-INLINE struct socket *socket_of(struct task_struct *task, u64 fd)
+INLINE struct socket *socket_of(struct task_struct *task, u32 fd)
 {
-	struct files_struct *files = READ(task->files);
-	struct fdtable *table = READ(files->fdt);
-	struct file **all = READ(table->fd);
-	struct file *file = NULL;
+	bool typed = bpf_rdonly_cast;
+	struct file *file = file_of(task, fd);
 	struct inode *inode;
 
-	if (fd >= READ(table->max_fds))
+	if (!file)
 		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), all + fd);
-	inode = READ(file->f_inode);
-	if ((READ(inode->i_mode) & S_IFMT) != S_IFSOCK)
+	GIVE_TYPE(file);
+	inode = LOAD(file->f_inode);
+	if ((LOAD(inode->i_mode) & S_IFMT) != S_IFSOCK)
 		return NULL;
-	return READ(file->private_data);
+	return LOAD(file->private_data);
 }
 
 INLINE void tell_socket(struct task_struct *task, u16 family, u16 type, u32 protocol, s32 result, u16 flags)
@@ -85,17 +86,25 @@ INLINE bool is_accept(struct call *call)
  * worker, or a service whose socket its manager made. It is told again, as its. */
 INLINE void settle_accept(struct task_struct *task, s64 fd)
 {
+	bool typed = bpf_rdonly_cast;
 	struct socket *socket = fd < 0 ? NULL : socket_of(task, fd);
-	struct sock *sk = socket ? READ(socket->sk) : NULL;
 	struct event_flow event = {};
 	struct owner *owner;
 	struct process *p;
+	struct sock *sk;
 	u32 netns, flags;
 	u64 opened;
 
-	if (!sk || READ(sk->sk_protocol) != IPPROTO_TCP)
+	if (!socket)
 		return;
-	event.cookie = READ(sk->__sk_common.skc_cookie.counter);
+	GIVE_TYPE(socket);
+	sk = LOAD(socket->sk);
+	if (!sk)
+		return;
+	GIVE_TYPE(sk);
+	if (LOAD(sk->sk_protocol) != IPPROTO_TCP)
+		return;
+	event.cookie = LOAD(sk->__sk_common.skc_cookie.counter);
 	owner = bpf_map_lookup_elem(&accepts, &event.cookie);
 	if (!owner)
 		return;
@@ -147,6 +156,9 @@ int call_socket(u64 *ctx)
 			return 0;
 		by_register = false;
 	}
+	/* Nearly all are not of interest, and the registers say so. */
+	if (by_register && !tells_of(call.args[0], call.args[1] & SOCK_TYPE_MASK, call.args[2]))
+		return 0;
 	if (call.result < 0) {
 		if (!by_register)
 			return 0;

@@ -68,3 +68,21 @@ INLINE void fill_head(struct event_head *head, enum event_type type, u32 size, s
 	head->pad = 0;
 	__builtin_memcpy(head->comm, task->comm, COMM_LEN);
 }
+
+/* The file of a descriptor; NULL: none. Another thread may have put another file there
+ * since the call: what depends on that compares what it finds with the result. Not a
+ * pointer that the verifier trusts. */
+INLINE struct file *file_of(struct task_struct *task, u32 fd)
+{
+	bool typed = bpf_rdonly_cast;
+	struct fdtable *table = task->files->fdt;
+	struct file **files;
+	struct file *file = NULL;
+
+	GIVE_TYPE(table);
+	files = LOAD(table->fd);
+	if (fd >= LOAD(table->max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	return file;
+}

@@ -5,16 +5,20 @@
 /* sk need not be a pointer that the verifier trusts. */
 INLINE void fill_addresses(struct event_flow *e, struct sock *sk)
 {
-	struct sock_common *c = &sk->__sk_common;
+	bool typed = bpf_rdonly_cast;
 	struct inet_sock *inet = (void *)sk;
+	struct sock_common *c;
 
-	e->family = READ(c->skc_family);
+	GIVE_TYPE(sk);
+	GIVE_TYPE(inet);
+	c = &sk->__sk_common;
+	e->family = LOAD(c->skc_family);
 	e->protocol = IPPROTO_TCP;
 	/* skc_num is gone at the end: the port is given back before the state changes. */
-	e->local_port = __builtin_bswap16(READ(inet->inet_sport));
-	e->remote_port = __builtin_bswap16(READ(c->skc_dport));
+	e->local_port = __builtin_bswap16(LOAD(inet->inet_sport));
+	e->remote_port = __builtin_bswap16(LOAD(c->skc_dport));
 	if (e->family == AF_INET) {
-		u32 local = READ(c->skc_rcv_saddr), remote = READ(c->skc_daddr);
+		u32 local = LOAD(c->skc_rcv_saddr), remote = LOAD(c->skc_daddr);
 
 		__builtin_memcpy(e->local, &local, sizeof(local));
 		__builtin_memcpy(e->remote, &remote, sizeof(remote));
@@ -24,20 +28,29 @@ INLINE void fill_addresses(struct event_flow *e, struct sock *sk)
 	}
 }
 
+/* bytes_acked also counts SYN and FIN; sent less retransmitted is payload alone. */
+INLINE u64 payload_out(struct sock *sk)
+{
+	bool typed = bpf_rdonly_cast;
+	struct tcp_sock *tcp = (void *)sk;
+
+	GIVE_TYPE(tcp);
+	return LOAD(tcp->bytes_sent) - LOAD(tcp->bytes_retrans);
+}
+
 INLINE void fill_totals(struct event_flow *e, struct sock *sk)
 {
+	bool typed = bpf_rdonly_cast;
 	struct tcp_sock *tcp = (void *)sk;
-	u64 sent = READ(tcp->bytes_sent), again = READ(tcp->bytes_retrans);
-	u64 received = READ(tcp->bytes_received);
 
-	/* bytes_acked also counts SYN and FIN; sent less retransmitted is payload alone. */
-	e->bytes_out = sent - again;
+	GIVE_TYPE(tcp);
+	e->bytes_out = payload_out(sk);
+	e->bytes_in = LOAD(tcp->bytes_received);
 	/* The peer's FIN takes one number of the sequence and is counted as a byte. */
-	if (received && (sk->__sk_common.skc_flags & (1UL << SOCK_DONE)))
-		received--;
-	e->bytes_in = received;
-	e->packets_out = READ(tcp->segs_out);
-	e->packets_in = READ(tcp->segs_in);
+	if (e->bytes_in && (sk->__sk_common.skc_flags & (1UL << SOCK_DONE)))
+		e->bytes_in--;
+	e->packets_out = LOAD(tcp->segs_out);
+	e->packets_in = LOAD(tcp->segs_in);
 }
 
 /* A known flow that sent so much is told at its end after all: what leaves by a way
@@ -109,6 +122,62 @@ INLINE struct owner *adopt(struct sock *sk, int old)
 	return owner;
 }
 
+/* The end of a flow whose opening was known: whether it needs no telling either. */
+INLINE bool ends_known(struct sock *sk, struct owner *owner)
+{
+	struct process *p;
+
+	if (owner->flags & FLOW_INBOUND)
+		end_accept(bpf_get_socket_cookie(sk), owner);
+	p = process_of(owner->pid, owner->start);
+	if ((p && (p->flags & PROCESS_TAINTED)) || payload_out(sk) >= KNOWN_FLOW_BYTES)
+		return false;
+	owner->opened = 0; /* a socket may be connected again */
+	owner->flags &= ~FLOW_KNOWN;
+	count_kept();
+	return true;
+}
+
+/* A flow that opened, failed to, or ended. A function of its own, so that what lies
+ * on its stack is not cleared for states that are no flow's. */
+static __attribute__((noinline)) void tell_flow(struct sock *sk, struct owner *owner, enum event_type type, u32 flags)
+{
+	struct event_flow event = {};
+	struct process *p;
+
+	event.cookie = bpf_get_socket_cookie(sk);
+	if (flags & FLOW_INBOUND) {
+		if (type == EVENT_FLOW_CLOSE)
+			end_accept(event.cookie, owner);
+		else
+			await_accept(event.cookie, owner);
+	}
+	p = process_of(owner->pid, owner->start);
+	fill_addresses(&event, sk);
+	head_of_owner(&event.head, type, sizeof(event), owner);
+	event.head.flags = flags;
+	event.opened = owner->opened;
+	if (type == EVENT_FLOW_CLOSE) {
+		fill_totals(&event, sk);
+		owner->opened = 0; /* a socket may be connected again */
+		owner->flags &= ~FLOW_KNOWN;
+	} else {
+		if (owner->opened)
+			event.head.time = owner->opened;
+		event.head.key = flags & FLOW_SEEDED ? 0 : flow_key(p, &event, flags);
+		if (is_known(p, event.head.key, event.head.time)) {
+			owner->flags |= FLOW_KNOWN;
+			return;
+		}
+		if (p && (flags & FLOW_INBOUND))
+			set_flags(p, PROCESS_SERVES);
+	}
+	if (p && (p->flags & PROCESS_TAINTED))
+		event.head.flags |= FLOW_TAINTED;
+	catch_up(owner->pid);
+	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_FLOW_RING_FULL);
+}
+
 /* TCP from connect or listen to the end. tp_btf, 5.5, with socket storage and
  * cookies for tracing programs 5.12. connect: SYN_SENT is set in the caller's
  * context. accept: the owner is who called listen, cloned to each child. */
@@ -117,11 +186,7 @@ int tcp_state(u64 *ctx)
 {
 	struct sock *sk = (void *)ctx[0];
 	int old = ctx[1], new = ctx[2];
-	struct event_flow event = {};
 	struct owner *owner;
-	struct process *p;
-	enum event_type type;
-	u16 flags;
 
 	if (new != TCP_SYN_SENT && new != TCP_LISTEN && new != TCP_ESTABLISHED && new != TCP_CLOSE)
 		return 0;
@@ -129,7 +194,7 @@ int tcp_state(u64 *ctx)
 		return 0;
 	if (scope_kind == SCOPE_NETNS && sk->__sk_common.skc_net.net->ns.inum != scope_netns)
 		return 0;
-	if (!READ_BITS(sk, __sk_common.skc_net_refcnt))
+	if (!LOAD_BITS(sk, __sk_common.skc_net_refcnt))
 		return 0; /* the kernel's own: NFS, SMB, … */
 
 	if (new == TCP_SYN_SENT || new == TCP_LISTEN) {
@@ -160,52 +225,14 @@ int tcp_state(u64 *ctx)
 			count(COUNTER_UNATTRIBUTED);
 		return 0;
 	}
-	flags = owner->flags;
 	if (new == TCP_ESTABLISHED) {
-		type = EVENT_FLOW_OPEN;
 		owner->opened = bpf_ktime_get_boot_ns();
+		tell_flow(sk, owner, EVENT_FLOW_OPEN, owner->flags);
 	} else if (old == TCP_SYN_SENT) {
-		type = EVENT_FLOW_OPEN;
-		flags |= FLOW_FAILED;
-	} else if (owner->opened) {
-		type = EVENT_FLOW_CLOSE;
-		fill_totals(&event, sk);
-	} else {
-		return 0; /* a hand-shake that the peer began and nobody ended: no flow */
+		tell_flow(sk, owner, EVENT_FLOW_OPEN, owner->flags | FLOW_FAILED);
+	} else if (owner->opened) { /* else a hand-shake that the peer began and nobody ended: no flow */
+		if (!(owner->flags & FLOW_KNOWN) || !ends_known(sk, owner))
+			tell_flow(sk, owner, EVENT_FLOW_CLOSE, owner->flags);
 	}
-	event.cookie = bpf_get_socket_cookie(sk);
-	if (flags & FLOW_INBOUND) {
-		if (type == EVENT_FLOW_CLOSE)
-			end_accept(event.cookie, owner);
-		else
-			await_accept(event.cookie, owner);
-	}
-	head_of_owner(&event.head, type, sizeof(event), owner);
-	event.head.flags = flags;
-	event.opened = owner->opened;
-	if (new == TCP_ESTABLISHED)
-		event.head.time = owner->opened;
-	fill_addresses(&event, sk);
-	p = process_of(owner->pid, owner->start);
-	if (type == EVENT_FLOW_CLOSE) {
-		owner->opened = 0; /* a socket may be connected again */
-		owner->flags &= ~FLOW_KNOWN;
-		if ((flags & FLOW_KNOWN) && event.bytes_out < KNOWN_FLOW_BYTES && !(p && (p->flags & PROCESS_TAINTED))) {
-			count_kept();
-			return 0;
-		}
-	} else {
-		event.head.key = flags & FLOW_SEEDED ? 0 : flow_key(p, &event, flags);
-		if (is_known(p, event.head.key, event.head.time)) {
-			owner->flags |= FLOW_KNOWN;
-			return 0;
-		}
-		if (p && (flags & FLOW_INBOUND))
-			set_flags(p, PROCESS_SERVES);
-	}
-	if (p && (p->flags & PROCESS_TAINTED))
-		event.head.flags |= FLOW_TAINTED;
-	catch_up(owner->pid);
-	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_FLOW_RING_FULL);
 	return 0;
 }

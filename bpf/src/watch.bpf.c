@@ -50,10 +50,6 @@ __attribute__((noinline)) u64 hash_name(u64 name, u32 length, u32 where)
 	return sip_end(&space->hash, length);
 }
 
-/* A field by a plain load where the kernel lets a number be given a type, which costs a
- * tenth of what a copy does. */
-#define LOAD(field) (typed ? (field) : READ(field))
-
 /* A pointer that the verifier may know: by way of memory it becomes a number, which a
  * function may be given. */
 INLINE u64 as_number(struct file_space *space, const void *pointer)
@@ -83,8 +79,7 @@ __attribute__((noinline)) int look(u64 from, u64 leaf, u32 leaf_length)
 	if (!space || !dentry)
 		return 0;
 	key.device = READ_THROUGH(dentry, d_sb, s_dev);
-	if (typed)
-		dentry = bpf_rdonly_cast(dentry, TYPE_ID(struct dentry));
+	GIVE_TYPE(dentry);
 	for (u32 i = 0; i < WATCH_DEPTH; i++, below++) {
 		struct inode *inode = LOAD(dentry->d_inode);
 		struct dentry *parent;
