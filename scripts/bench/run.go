@@ -111,8 +111,9 @@ func run(ctx context.Context, bin, only string, quick bool) (err error) {
 		fmt.Fprintf(os.Stderr, "  … %s: %s\n", p.name, p.about)
 		rows = append(rows, p.take(ctx, b)...)
 		fmt.Fprintf(os.Stderr, "  ✓ %s, %s\n", p.name, time.Since(began).Round(time.Second))
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if ctx.Err() != nil { // what was measured before is shown all the same
+			fmt.Println("interrupted: what is missing below was not measured, and the last rows may be of half a run")
+			return errors.Join(context.Cause(ctx), figure.Report(os.Stdout, "out", "bench", rows))
 		}
 	}
 	fmt.Println(machine())

@@ -156,8 +156,8 @@ func TestSelfDefence(t *testing.T) {
 	t.Run("an entry is put into what is known", func(t *testing.T) {
 		fd, _ := mapNamed(t, pid, "known")
 		began := time.Now()
-		key, value := uint64(12345), uint32(7)
-		e := mapElement{fd: uint32(fd), key: unsafe.Pointer(&key), value: unsafe.Pointer(&value)}
+		set, value := uint32(7), [64]byte{1, 2, 3} // one place of the four gets a key
+		e := mapElement{fd: uint32(fd), key: unsafe.Pointer(&set), value: unsafe.Pointer(&value)}
 		if _, err := bpf(bpfMapUpdate, unsafe.Pointer(&e), unsafe.Sizeof(e)); err != nil {
 			t.Fatal(err)
 		}
