@@ -11,7 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
 )
 
 // knownGrace is how long after a key was taken out its counter may still grow: a
