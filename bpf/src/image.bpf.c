@@ -179,7 +179,7 @@ __attribute__((noinline)) int hash_page(u32 length, u32 later)
 	}
 	words += page - from;
 	KEEP(words);
-	if (words > ARGV_MAX / 8 + 2)
+	if (words > SIP_WORDS_MAX)
 		return 0; /* cannot be */
 	space->event.argv_hash = sip_of(from, words, sip_key[0], sip_key[1]);
 	return 0;
