@@ -163,13 +163,11 @@ __attribute__((noinline)) int hash_page(u32 length, u32 later)
 {
 	u32 zero = 0, words = length / 8, rest = length % 8;
 	struct exec_space *space = bpf_map_lookup_elem(&exec_spaces, &zero);
-	u64 *page, *from;
+	u64 *page;
 
 	if (!space)
 		return 0;
 	page = later ? space->later : (u64 *)space->data;
-	/* The four lengths are the word before the first, so that its own is part of it. */
-	from = later ? &space->before : page - 1;
 	if (rest) {
 		/* What is known of the length the verifier of 6.1 does not know of a copy of it. */
 		KEEP(words);
@@ -177,11 +175,13 @@ __attribute__((noinline)) int hash_page(u32 length, u32 later)
 			return 0; /* cannot be */
 		page[words++] &= (1ULL << rest * 8) - 1;
 	}
-	words += page - from;
+	/* Before the first page lie the hash so far, which is 0, and the four lengths, which
+	 * are its own; before a later one lies the same of it. */
+	words += 2;
 	KEEP(words);
 	if (words > SIP_WORDS_MAX)
 		return 0; /* cannot be */
-	space->event.argv_hash = sip_of(from, words, sip_key[0], sip_key[1]);
+	space->event.argv_hash = sip_of(page - 2, words, sip_key[0], sip_key[1]);
 	return 0;
 }
 
