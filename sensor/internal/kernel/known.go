@@ -37,13 +37,13 @@ type knownTable struct {
 	mapped []byte
 	counts []knownCount // the kernel's, set after set
 
-	index    map[uint64]uint32 // place of each key
-	places   []knownPlace      // as counts
-	retiring []retiredPlace    // taken out, last count not yet read
+	index    map[uint64]uint32      // place of each key
+	places   map[uint32]knownPlace // those that are not free
+	retiring []retiredPlace         // taken out, last count not yet read
 }
 
 type knownPlace struct {
-	key  uint64 // 0: free
+	key  uint64
 	told uint32 // of its count, what Harvest handed out
 }
 
@@ -54,17 +54,17 @@ type retiredPlace struct {
 }
 
 func openKnown(m *ebpf.Map) (*knownTable, error) {
-	places := int(m.MaxEntries()) * knownWays
-	size := (places*int(unsafe.Sizeof(knownCount{})) + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
+	room := int(m.MaxEntries()) * knownWays
+	size := (room*int(unsafe.Sizeof(knownCount{})) + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
 	mapped, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("mapping the table of what is known: %w", err)
 	}
 	return &knownTable{
 		mapped: mapped,
-		counts: unsafe.Slice((*knownCount)(unsafe.Pointer(&mapped[0])), places),
+		counts: unsafe.Slice((*knownCount)(unsafe.Pointer(&mapped[0])), room),
 		index:  map[uint64]uint32{},
-		places: make([]knownPlace, places),
+		places: map[uint32]knownPlace{},
 	}, nil
 }
 
@@ -80,7 +80,7 @@ func (t *knownTable) close() error {
 // sets are the places where the kernel looks for a key: the first of its set, and of
 // its other one.
 func (t *knownTable) sets(key uint64) [2]uint32 {
-	mask := uint32(len(t.places)/knownWays) - 1
+	mask := uint32(len(t.counts)/knownWays) - 1
 	return [2]uint32{(uint32(key) & mask) * knownWays, (uint32(key>>32) & mask) * knownWays}
 }
 
@@ -90,7 +90,7 @@ func (t *knownTable) room(key uint64) (place uint32, ok bool) {
 	for _, set := range t.sets(key) {
 		free, at := 0, uint32(0)
 		for place := set; place < set+knownWays; place++ {
-			if t.places[place].key == 0 {
+			if _, taken := t.places[place]; !taken {
 				free, at = free+1, place
 			}
 		}
@@ -164,19 +164,17 @@ func (t *knownTable) yield(key uint64, now time.Time) {
 // harvest hands out what was counted since it last did, and whose last count that was.
 func (t *knownTable) harvest(now time.Time, each func(key, count, last uint64), gone func(key uint64)) {
 	tell := func(place uint32, key uint64) {
-		c, p := &t.counts[place], &t.places[place]
+		c, p := &t.counts[place], t.places[place]
 		count := atomic.LoadUint32(&c.count)
 		if count != p.told {
 			each(key, uint64(count-p.told), uint64(atomic.LoadUint32(&c.last))<<knownLastShift)
 			p.told = count
+			t.places[place] = p
 		}
 	}
-	// In the order of the array, which a cache likes; what is retiring lies among them
-	// and is told as it counts.
-	for place := range t.places {
-		if key := t.places[place].key; key != 0 {
-			tell(uint32(place), key)
-		}
+	// What is retiring is among them and is told as it counts.
+	for place, p := range t.places {
+		tell(place, p.key)
 	}
 	kept := t.retiring[:0]
 	for _, r := range t.retiring {
@@ -185,7 +183,7 @@ func (t *knownTable) harvest(now time.Time, each func(key, count, last uint64), 
 			continue
 		}
 		tell(r.place, r.key)
-		t.places[r.place] = knownPlace{}
+		delete(t.places, r.place)
 		gone(r.key)
 	}
 	t.retiring = kept
@@ -257,16 +255,25 @@ func (s *Source) withKnown(do func(*knownTable) error) error {
 // else's bpf(2) can make differ, and puts it right; it returns how many places did.
 func (s *Source) checkKnown() (wrong int, err error) {
 	err = s.withKnown(func(t *knownTable) error {
-		for place := range t.places {
-			want := t.places[place].key
-			if own, is := t.index[want]; !is || own != uint32(place) {
-				want = 0 // free, or taken out and within its grace
+		bad := map[uint32]uint64{} // what there should be, by place
+		for place := range t.counts {
+			key := atomic.LoadUint64(&t.counts[place].key)
+			if key == 0 {
+				continue
 			}
-			if atomic.LoadUint64(&t.counts[place].key) != want {
-				atomic.StoreUint64(&t.counts[place].key, want)
-				wrong++
+			if own, is := t.index[key]; !is || own != uint32(place) {
+				bad[uint32(place)] = 0 // foreign, or taken out and within its grace
 			}
 		}
+		for key, place := range t.index {
+			if atomic.LoadUint64(&t.counts[place].key) != key {
+				bad[place] = key
+			}
+		}
+		for place, key := range bad {
+			atomic.StoreUint64(&t.counts[place].key, key)
+		}
+		wrong = len(bad)
 		return nil
 	})
 	return wrong, err

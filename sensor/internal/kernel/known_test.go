@@ -318,7 +318,7 @@ func TestKnownFlows(t *testing.T) {
 func TestKnownPlaces(t *testing.T) {
 	const sets = 8
 	counts := make([]knownCount, sets*knownWays)
-	table := &knownTable{counts: counts, index: map[uint64]uint32{}, places: make([]knownPlace, len(counts))}
+	table := &knownTable{counts: counts, index: map[uint64]uint32{}, places: map[uint32]knownPlace{}}
 	// All of sets 3 and 5.
 	key := func(n int) uint64 { return uint64(n*sets+5)<<32 | uint64(n*sets+3) }
 	for n := range 2 * knownWays {
@@ -369,7 +369,7 @@ func TestKnownPlaces(t *testing.T) {
 		t.Fatalf("after the grace: %v", err)
 	}
 	counts[held].count = 1<<32 - 1
-	table.places[held].told = 1<<32 - 1
+	table.places[held] = knownPlace{key: key(late), told: 1<<32 - 1}
 	counts[held].count += 3 // turns over
 	harvest(now.Add(knownGrace))
 	if sum[key(late)] != 3 {
