@@ -37,9 +37,9 @@ type knownTable struct {
 	mapped []byte
 	counts []knownCount // the kernel's, set after set
 
-	index    map[uint64]uint32      // place of each key
+	index    map[uint64]uint32     // place of each key
 	places   map[uint32]knownPlace // those that are not free
-	retiring []retiredPlace         // taken out, last count not yet read
+	retiring []retiredPlace        // taken out, last count not yet read
 }
 
 type knownPlace struct {
