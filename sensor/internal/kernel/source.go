@@ -21,6 +21,10 @@ const (
 	// idleTick is how long an event that wakes nobody may lie unread on a quiet
 	// machine.
 	idleTick = 50 * time.Millisecond
+	// quietTick is the same after quietAfter comings at which nothing lay there: five
+	// seconds. Coming is most of what an idle sensor costs.
+	quietTick  = 200 * time.Millisecond
+	quietAfter = 100
 	// busyTick is the same after something was read, and the least distance of two
 	// wake-ups by execs: in a burst the reader comes by the clock and the traced
 	// programs wake nobody.
@@ -204,8 +208,12 @@ func (s *Source) rest(quiet, busy int, now uint64) error {
 		s.poll.comes(0)
 		return s.poll.wait(busyTick)
 	default:
+		tick := idleTick
+		if quiet > quietAfter {
+			tick = quietTick
+		}
 		s.poll.comes(0)
-		return s.poll.wait(idleTick)
+		return s.poll.wait(tick)
 	}
 }
 
