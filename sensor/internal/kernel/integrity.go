@@ -18,8 +18,10 @@ const (
 	// guardEvery is how often links and dispatch tables are compared with what was made
 	// of them: twenty system calls.
 	guardEvery = time.Second
-	// guardKnownEvery is the same for the table of what is known, which is read whole.
-	guardKnownEvery = time.Minute
+	// guardKnownEvery is the same for the table of what is known, which is read whole: half
+	// a megabyte. Who has mapped it, after an opening that is told, changes it without a
+	// call that would be seen.
+	guardKnownEvery = 5 * time.Second
 	// stoppedAfter is how long the reader must not have run to be told as stopped: it
 	// comes every 50 ms, and a machine so loaded that it does not is told as well.
 	stoppedAfter = 2 * time.Second

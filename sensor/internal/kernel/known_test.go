@@ -380,7 +380,7 @@ func TestKnownPlaces(t *testing.T) {
 // Ensure that keys that somebody else put in or took out are found and put right.
 func TestKnownIsChecked(t *testing.T) {
 	needKernel(t)
-	// The reader's own look, once a minute, would put it right before this test's.
+	// The reader's own look, every five seconds, would put it right before this test's.
 	w := openWith(t, Config{KeepKnown: true}, func(s *Source) { s.guard.next = 1<<64 - 1 })
 	for _, key := range []uint64{1, 2, 3} {
 		if err := w.Know(key); err != nil {
