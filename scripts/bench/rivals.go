@@ -147,6 +147,10 @@ func bpftrace(ctx context.Context, b *bench) (watcher, error) {
 		}
 		end := func() error {
 			_ = syscall.Kill(p.PID(), syscall.SIGINT) // how it is ended by hand
+			select {
+			case <-p.Exited():
+			case <-time.After(time.Minute): // it first prints all that it still has
+			}
 			return p.Stop()
 		}
 		return func() (time.Duration, error) { return cpu(p.PID()) }, end, nil

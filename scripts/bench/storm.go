@@ -138,8 +138,9 @@ func stormRows(done drive.Done, own uint64, before, after lab.HostDetail) []figu
 	for _, l := range before.Losses {
 		earlier[l.Where+" "+l.Cause] = l.Count
 	}
-	// What a full ring lost is in the total as well; what was lost before that is not.
-	var critical, ring, elsewhere uint64
+	// What a full ring lost, or the budget left out, is in the total as well; what was lost
+	// before that is not. What the recorder had no room for was told.
+	var critical, ring, sampled, elsewhere uint64
 	var causes []string
 	for _, l := range after.Losses {
 		n := l.Count - earlier[l.Where+" "+l.Cause]
@@ -152,11 +153,14 @@ func stormRows(done drive.Done, own uint64, before, after lab.HostDetail) []figu
 			critical += n
 		case strings.HasPrefix(l.Where, "ring:"):
 			ring += n
+		case l.Where == "file" && l.Cause == "sampled by budget":
+			sampled += n
+		case l.Where == "recorder":
 		default:
 			elsewhere += n
 		}
 	}
-	told := total - ring - critical
+	told := total - ring - critical - sampled
 	var markers uint64
 	for _, b := range after.Behaviours {
 		if b.Kind == "exec" && strings.HasSuffix(b.Object, "/marker") {
@@ -171,8 +175,8 @@ func stormRows(done drive.Done, own uint64, before, after lab.HostDetail) []figu
 	return []figure.Row{
 		figure.AtLeast("new events/s made in a storm", float64(made)/done.Took().Seconds(), stormRate, "events/s",
 			fmt.Sprintf("%d datagrams to ever new ports and %d opens of a watched file in %.0f s, on the sensor's own cores", done.Datagrams, done.Opens, done.Took().Seconds())),
-		figure.Exactly("difference of made and counted in a storm", float64(made)-float64(told)-float64(ring+critical+elsewhere), 0, "events",
-			fmt.Sprintf("%d made (%d by the driver's own start), %d told, %d lost: %s", made, own, told, ring+critical+elsewhere, strings.Join(causes, ", "))),
+		figure.Exactly("difference of made and counted in a storm", float64(made)-float64(told)-float64(ring+critical+sampled+elsewhere), 0, "events",
+			fmt.Sprintf("%d made (%d by the driver's own start), %d told, %d lost: %s", made, own, told, ring+critical+sampled+elsewhere, strings.Join(causes, ", "))),
 		figure.Exactly("events lost in the critical ring in a storm", float64(critical), 0, "events", ""),
 		figure.Exactly("marker programs not seen in a storm", float64(done.Markers)-float64(markers), 0, "execs", fmt.Sprintf("%d a second, %d seen of %d", markersPerSec, markers, done.Markers)),
 	}

@@ -33,6 +33,11 @@ const (
 	// storm): each coming costs as much as ten execs.
 	steadyTick  = 20 * time.Millisecond
 	steadyAfter = 50 // comings
+	// fewBytes of the bulk ring are no reason to come sooner: some forty events, which
+	// may as well be read together. An exec wakes the reader all the same.
+	fewBytes = 8 << 10
+	// idleAfter comings without more it sleeps for idleTick.
+	idleAfter = 2
 	// lateness is how much later than its clock the reader may come before an exec
 	// wakes it.
 	lateness = 2 * time.Millisecond
@@ -161,12 +166,16 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 	defer s.poll.comes(0)
 	for quiet, busy := 0, 0; ; {
 		s.poll.comes(readerReads)
-		before := s.critical.position() + s.bulk.position()
+		critical, bulk := s.critical.position(), s.bulk.position()
 		if err := s.drain(ctx, sink); err != nil {
 			return err
 		}
-		if quiet++; s.critical.position()+s.bulk.position() != before {
+		quiet++
+		switch read := s.bulk.position() - bulk; {
+		case s.critical.position() != critical || read > fewBytes:
 			quiet = 0
+		case read > 0:
+			quiet = min(quiet, idleAfter)
 		}
 		if busy++; quiet > 0 {
 			busy = 0
