@@ -27,7 +27,7 @@ func main() {
 	flag.StringVar(&packages, "packages", strings.Join(allPackages(), ","), "test packages, by comma")
 	flag.StringVar(&cfg.run, "run", "", "only tests that match, as go test -run")
 	flag.BoolVar(&cfg.quick, "quick", false, "leave out what takes long, as CI does")
-	flag.DurationVar(&cfg.timeout, "timeout", 15*time.Minute, "the longest that the guest may take")
+	flag.DurationVar(&cfg.timeout, "timeout", 80*time.Minute, "the longest that the guest may take")
 	flag.Parse()
 	cfg.packages = strings.Split(packages, ",")
 	cfg.out = "out"

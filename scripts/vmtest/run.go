@@ -45,7 +45,7 @@ var suites = []struct {
 	// the time, and each test does it anew. Empty is all.
 	quick string
 }{
-	{"sensor/internal/kernel", 12 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestKnownStaysInTheKernel|TestTaint)$"},
+	{"sensor/internal/kernel", 60 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestKnownStaysInTheKernel|TestTaint)$"},
 	{"sensor/internal/enrich", 3 * time.Minute, ""},
 	{"sensor/internal/respond/isolation", 12 * time.Minute, ""},
 	{"sensor/internal/respond", 8 * time.Minute, ""},
