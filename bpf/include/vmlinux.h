@@ -258,9 +258,15 @@ struct inode {
 	void *i_private;
 	s64 i_ctime_sec; /* 6.11 */
 	u32 i_ctime_nsec;
+	s64 i_atime_sec; /* 6.11 */
+	u32 i_atime_nsec;
 };
-struct inode___66 { /* 6.6 to 6.10 */
+struct inode___67 { /* 6.7 to 6.10 */
+	struct timespec64 __i_atime;
+};
+struct inode___66 { /* 6.6 to 6.10; what is the access time's, up to 6.6 */
 	struct timespec64 __i_ctime;
+	struct timespec64 i_atime;
 };
 struct inode___65 { /* up to 6.5 */
 	struct timespec64 i_ctime;

@@ -151,9 +151,36 @@ __attribute__((noinline)) int written(u64 inode_at, u32 op, u32 flags)
 	return 0;
 }
 
-/* An inode's change time moves. named: only of an inode that has a name (one that is
+#define TIME_OF(time) (READ((time).tv_sec) * NSEC_PER_SEC + READ((time).tv_nsec))
+
+/* Whether what last happened to an inode is that it was read: what marks it dirty then is
+ * its access time, which nothing else moves beyond its change time but utimes(2), and
+ * that is told. */
+INLINE bool was_read(struct inode *inode)
+{
+	struct inode___67 *i67 = (void *)inode;
+	struct inode___66 *i66 = (void *)inode;
+	struct inode___65 *i65 = (void *)inode;
+	u64 changed, accessed;
+
+	if (HAS_FIELD(inode->i_ctime_sec))
+		changed = READ(inode->i_ctime_sec) * NSEC_PER_SEC + READ(inode->i_ctime_nsec);
+	else if (HAS_FIELD(i66->__i_ctime))
+		changed = TIME_OF(i66->__i_ctime);
+	else
+		changed = TIME_OF(i65->i_ctime);
+	if (HAS_FIELD(inode->i_atime_sec))
+		accessed = READ(inode->i_atime_sec) * NSEC_PER_SEC + READ(inode->i_atime_nsec);
+	else if (HAS_FIELD(i67->__i_atime))
+		accessed = TIME_OF(i67->__i_atime);
+	else
+		accessed = TIME_OF(i66->i_atime);
+	return accessed > changed;
+}
+
+/* An inode's change time moves, or (dirty) something of it that may be that. named: only of an inode that has a name (one that is
  * read from the disk has none yet). */
-INLINE int changed(u64 *ctx, bool named)
+INLINE int changed(u64 *ctx, bool named, bool dirty)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct inode *inode = NULL;
@@ -174,7 +201,7 @@ INLINE int changed(u64 *ctx, bool named)
 		remember(inode, regs->orig_ax, task->pid);
 	else if (regs->orig_ax == URING_ENTER)
 		return written((u64)inode, FILE_CHANGE, FILE_URING);
-	else if (class != CALL_OPEN)
+	else if (class != CALL_OPEN && !(dirty && was_read(inode)))
 		return written((u64)inode, FILE_WRITE, 0);
 	return 0;
 }
@@ -183,14 +210,14 @@ INLINE int changed(u64 *ctx, bool named)
 SEC("tp_btf/ctime_ns_xchg")
 int inode_change(u64 *ctx)
 {
-	return changed(ctx, false);
+	return changed(ctx, false, false);
 }
 
 /* The same within one tick of the clock. tp_btf, 6.13. */
 SEC("tp_btf/ctime_xchg_skip")
 int inode_change_again(u64 *ctx)
 {
-	return changed(ctx, false);
+	return changed(ctx, false, false);
 }
 
 /* The same on other file systems, overlay among them, and when an inode is read.
@@ -198,14 +225,14 @@ int inode_change_again(u64 *ctx)
 SEC("tp_btf/inode_set_ctime_to_ts")
 int inode_change_plain(u64 *ctx)
 {
-	return changed(ctx, true);
+	return changed(ctx, true, false);
 }
 
 /* What ext4 tells of itself. tp_btf, for kernels before 6.13. */
 SEC("tp_btf/ext4_mark_inode_dirty")
 int inode_change_ext4(u64 *ctx)
 {
-	return changed(ctx, false);
+	return changed(ctx, false, true);
 }
 
 /* What every file system that has no journal of its own tells. tp_btf, for kernels
@@ -213,7 +240,7 @@ int inode_change_ext4(u64 *ctx)
 SEC("tp_btf/writeback_mark_inode_dirty")
 int inode_change_dirty(u64 *ctx)
 {
-	return changed(ctx, true);
+	return changed(ctx, true, true);
 }
 
 /* Whether a directory entry no longer leads to an inode. */

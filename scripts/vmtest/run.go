@@ -53,7 +53,7 @@ var suites = []struct {
 }
 
 // programs are what those tests start.
-var programs = []string{"true", "false", "sh", "sleep", "cat", "nft", "tc", "ip"}
+var programs = []string{"true", "false", "sh", "sleep", "cat", "mv", "chroot", "nft", "tc", "ip"}
 
 // files are what those tests, or programs, read.
 var files = []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/protocols", "/etc/os-release"}
@@ -87,7 +87,7 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	begin := time.Now()
-	fmt.Printf("vmtest: Linux %s, emulated; a few minutes …\n", k.release)
+	fmt.Printf("vmtest: Linux %s, emulated; some minutes, and a quarter of an hour for all …\n", k.release)
 	report, err := runGuest(ctx, cfg, k, archive)
 	rows := judge(s, report, cfg.run != "", time.Since(begin))
 	if err != nil {
