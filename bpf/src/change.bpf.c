@@ -178,14 +178,15 @@ INLINE bool was_read(struct inode *inode)
 	return accessed > changed;
 }
 
-/* An inode's change time moves, or (dirty) something of it that may be that. named: only of an inode that has a name (one that is
- * read from the disk has none yet). */
+/* An inode's change time moves, or (dirty) something of it that may be that. named: only
+ * of an inode that has a name (one that is read from the disk has none yet). */
 INLINE int changed(u64 *ctx, bool named, bool dirty)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct inode *inode = NULL;
 	struct pt_regs *regs;
-	u32 class;
+	u32 class, op;
+	bool read;
 
 	if ((task->flags & PF_KTHREAD) || !in_scope(task))
 		return 0;
@@ -193,15 +194,20 @@ INLINE int changed(u64 *ctx, bool named, bool dirty)
 	bpf_probe_read_kernel(&inode, sizeof(inode), ctx);
 	if (named && !alias_of((u64)inode, 0))
 		return 0;
-	if (task->flags & PF_IO_WORKER)
-		return written((u64)inode, worker_op(task), FILE_URING);
+	read = dirty && was_read(inode);
+	if (task->flags & PF_IO_WORKER) {
+		op = worker_op(task);
+		return read && op == FILE_CHANGE ? 0 : written((u64)inode, op, FILE_URING);
+	}
 	regs = bpf_task_pt_regs(task);
 	class = class_of_call(task, regs->orig_ax);
 	if (class == CALL_NAME || class == CALL_ATTRIBUTE)
 		remember(inode, regs->orig_ax, task->pid);
+	else if (read)
+		return 0;
 	else if (regs->orig_ax == URING_ENTER)
 		return written((u64)inode, FILE_CHANGE, FILE_URING);
-	else if (class != CALL_OPEN && !(dirty && was_read(inode)))
+	else if (class != CALL_OPEN)
 		return written((u64)inode, FILE_WRITE, 0);
 	return 0;
 }

@@ -32,7 +32,8 @@ INLINE bool tells_of(u32 family, u32 type, u32 protocol)
 		return true;
 	if (family != AF_INET && family != AF_INET6)
 		return false;
-	/* Types other than these two are raw sockets', SCTP's and DCCP's. */
+	/* Types other than these two are raw sockets', SCTP's and DCCP's, and SOCK_PACKET, of
+	 * which the kernel makes a packet socket whatever the family says. */
 	return (type != SOCK_STREAM && type != SOCK_DGRAM) || protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP;
 }
 

@@ -56,10 +56,15 @@ func TestSockets(t *testing.T) {
 		{unix.AF_VSOCK, unix.SOCK_STREAM, 0, made{family: 40, kind: 1}},
 		{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP, made{family: 2, kind: 1, protocol: 132}},
 		{unix.AF_INET, unix.SOCK_DCCP, unix.IPPROTO_DCCP, made{family: 2, kind: 6, protocol: 33}},
+		{unix.AF_INET, unix.SOCK_PACKET, 3 << 8, made{family: 17, kind: 10, protocol: 3}}, // the old name of one
+		{unix.AF_INET, unix.SOCK_SEQPACKET, 0, made{family: 2, kind: 5, protocol: 132}},   // SCTP, by its type alone
 	} {
 		fd, err := unix.Socket(tt.family, tt.kind|unix.SOCK_CLOEXEC, tt.protocol)
 		if err != nil { // not built into this kernel: the attempt is told all the same
 			tt.want.errno = err.(unix.Errno)
+			if tt.protocol == 0 {
+				tt.want.protocol = 0
+			}
 		} else {
 			defer unix.Close(fd)
 		}
