@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write what is got into testdata/*.txt")
@@ -86,5 +89,31 @@ func TestSkippedStep(t *testing.T) {
 				t.Errorf("skipped: got %q, %t; want %q, %t", why, ok, tt.why, tt.skip)
 			}
 		})
+	}
+}
+
+// Ensure that steps that are run side by side are all counted, each with its own
+// verdict, and shown in the order that they were asked for.
+func TestGroup(t *testing.T) {
+	t.Chdir(t.TempDir())
+	// Each of the first two waits for the other, which one after the other would hang.
+	makefile := "first:\n\t@mkfifo pipe 2>/dev/null; echo > pipe; echo 'SKIP: no luck'\n" +
+		"second:\n\t@mkfifo pipe 2>/dev/null; cat pipe\nthird:\n\t@echo boom; false\n"
+	if err := os.WriteFile("Makefile", []byte(makefile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	var got []string
+	for _, s := range runGroup(ctx, []string{"first", "second", "third"}, &out) {
+		got = append(got, s.name+" "+s.verdict+" "+s.why)
+	}
+	if want := []string{"first skip no luck", "second pass ", "third fail "}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	first, second, third := strings.Index(out.String(), "skip first"), strings.Index(out.String(), "ok   second"), strings.Index(out.String(), "FAIL third")
+	if first < 0 || second < first || third < second || !strings.Contains(out.String()[third:], "boom") {
+		t.Errorf("shown:\n%s", out.String())
 	}
 }
