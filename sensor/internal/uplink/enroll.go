@@ -120,15 +120,17 @@ func saveEnrolment(dir string, asked []string, token link.Token, r *renewal, enr
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("writing identity: %w", err)
 	}
-	if err := replaceFile(filepath.Join(dir, rootsFile), encodeChain([][]byte{root.Raw})); err != nil {
+	if err := locked(dir, func() error {
+		if err := replaceFile(filepath.Join(dir, rootsFile), encodeChain([][]byte{root.Raw})); err != nil {
+			return err
+		}
+		if err := id.swap(r.key, enrolled.GetChain()); err != nil {
+			return err
+		}
+		// Last: with it, the directory is an identity.
+		return id.saveState()
+	}); err != nil {
 		return nil, fmt.Errorf("writing identity: %w", err)
-	}
-	if err := id.swap(r.key, enrolled.GetChain()); err != nil {
-		return nil, fmt.Errorf("writing identity: %w", err)
-	}
-	// Last: with it, the directory is an identity.
-	if err := id.saveState(); err != nil {
-		return nil, err
 	}
 	return id, nil
 }

@@ -46,6 +46,7 @@ type Identity struct {
 	dir   string
 	roots *x509.CertPool
 
+	// mu is taken with the folder locked or without, never the other way round.
 	mu    sync.Mutex
 	cert  *tls.Certificate
 	state identityState
@@ -64,30 +65,38 @@ type identityState struct {
 // LoadIdentity reads the directory that Enroll wrote. With ErrExpired the
 // identity is returned as well: it can still verify grants and name nodes.
 func LoadIdentity(dir string) (*Identity, error) {
-	data, err := os.ReadFile(filepath.Join(dir, identityFile))
+	id := &Identity{dir: dir}
+	err := locked(dir, id.load)
 	switch {
+	case errors.Is(err, ErrDamagedIdentity):
+		return nil, err
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: there is no %s; %s", ErrNotEnrolled, filepath.Join(dir, identityFile), howToEnroll(nil))
 	case err != nil:
 		return nil, fmt.Errorf("reading identity: %w", err)
 	}
-	id := &Identity{dir: dir}
+	return id, id.expired(time.Now())
+}
+
+// load reads all files; the folder is locked.
+func (id *Identity) load() error {
+	data, err := os.ReadFile(filepath.Join(id.dir, identityFile))
+	if err != nil {
+		return err
+	}
 	if err := json.Unmarshal(data, &id.state); err != nil {
-		return nil, damaged(dir, identityFile, err)
+		return damaged(id.dir, identityFile, err)
 	}
 	id.HostID, id.Cluster = id.state.HostID, id.state.Cluster
-	rootsPEM, err := os.ReadFile(filepath.Join(dir, rootsFile))
+	rootsPEM, err := os.ReadFile(filepath.Join(id.dir, rootsFile))
 	if err != nil {
-		return nil, damaged(dir, rootsFile, err)
+		return damaged(id.dir, rootsFile, err)
 	}
 	id.roots = x509.NewCertPool()
 	if !id.roots.AppendCertsFromPEM(rootsPEM) {
-		return nil, damaged(dir, rootsFile, errors.New("it holds no certificate"))
+		return damaged(id.dir, rootsFile, errors.New("it holds no certificate"))
 	}
-	if err := id.Reload(); err != nil {
-		return nil, err
-	}
-	return id, id.expired(time.Now())
+	return id.loadPair()
 }
 
 func damaged(dir, name string, err error) error {
@@ -103,7 +112,10 @@ func howToEnroll(nodes []string) string {
 }
 
 // Reload reads key and certificate again: somebody may have enrolled anew.
-func (id *Identity) Reload() error {
+func (id *Identity) Reload() error { return locked(id.dir, id.loadPair) }
+
+// loadPair reads key and certificate; the folder is locked.
+func (id *Identity) loadPair() error {
 	if err := id.finishSwap(); err != nil {
 		return err
 	}
@@ -167,13 +179,16 @@ func (id *Identity) Nodes() []string {
 func (id *Identity) setNodes(nodes []string) (bool, error) {
 	nodes = nodes[:min(len(nodes), maxNodes)]
 	id.mu.Lock()
-	defer id.mu.Unlock()
 	// An empty list would leave this host with nowhere to go.
-	if len(nodes) == 0 || slices.Equal(nodes, id.state.Nodes) {
+	changed := len(nodes) > 0 && !slices.Equal(nodes, id.state.Nodes)
+	if changed {
+		id.state.Nodes = slices.Clone(nodes)
+	}
+	id.mu.Unlock()
+	if !changed {
 		return false, nil
 	}
-	id.state.Nodes = slices.Clone(nodes)
-	return true, id.saveState()
+	return true, id.update(id.saveState)
 }
 
 // Resolved is the address that a node's name had when it was last reached; "" when it never was.
@@ -184,20 +199,31 @@ func (id *Identity) Resolved(node string) string {
 }
 
 func (id *Identity) setResolved(node, address string) error {
+	if !id.resolvedTo(node, address) {
+		return nil
+	}
+	return id.update(id.saveState)
+}
+
+// resolvedTo notes the address in memory; it says whether that is news to keep.
+func (id *Identity) resolvedTo(node, address string) bool {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	if node == address || id.state.Resolved[node] == address || len(id.state.Resolved) >= 4*maxNodes {
-		return nil
+		return false
 	}
 	if id.state.Resolved == nil {
 		id.state.Resolved = make(map[string]string)
 	}
 	id.state.Resolved[node] = address
-	return id.saveState()
+	return true
 }
 
+// saveState writes identity.json; the folder is locked.
 func (id *Identity) saveState() error {
+	id.mu.Lock()
 	data, err := json.MarshalIndent(id.state, "", "  ")
+	id.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("writing identity: %w", err)
 	}
@@ -218,7 +244,7 @@ func (id *Identity) install(r *renewal, chain [][]byte, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("renewing certificate: %w", err)
 	}
-	if err := id.swap(r.key, chain); err != nil {
+	if err := id.update(func() error { return id.swap(r.key, chain) }); err != nil {
 		return fmt.Errorf("renewing certificate: %w", err)
 	}
 	id.mu.Lock()
@@ -264,6 +290,7 @@ func (id *Identity) verifyChain(key ed25519.PrivateKey, chain [][]byte, now time
 
 // swap replaces key and certificate so that a crash at any point leaves a pair
 // that finishSwap can find: the new key stays beside until the certificate is in.
+// The folder is locked.
 func (id *Identity) swap(key ed25519.PrivateKey, chain [][]byte) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
