@@ -35,7 +35,7 @@ func locked(dir string, f func() error) error {
 		case err == nil:
 			return f()
 		case errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline), errors.Is(err, unix.EINTR):
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond)
 		case errors.Is(err, unix.EWOULDBLOCK):
 			return fmt.Errorf("locking %s: %w", dir, errLocked)
 		default:
