@@ -137,15 +137,24 @@ func normalisePath(p string) string {
 	return strings.Join(parts, "/")
 }
 
-// mayBeRandom is the cheap test that nearly every path fails.
+// mayBeRandom is the cheap test that nearly every path fails: what passes has something
+// that starRandom stars, or may have a "tmp.".
 func mayBeRandom(p string) bool {
-	digits := 0
+	hex, digits, row := 0, 0, 0 // of the run of hex digits, and of decimal ones in a row at its end
 	for i := range len(p) {
-		switch c := p[i]; {
-		case c >= '0' && c <= '9':
-			if digits++; digits >= 2 {
-				return true
-			}
+		c := p[i]
+		if !isHex(c) {
+			hex, digits, row = 0, 0, 0
+			continue
+		}
+		hex++
+		if row++; c > '9' {
+			row = 0
+		} else {
+			digits++
+		}
+		if row >= 4 || hex >= 8 && digits > 0 {
+			return true
 		}
 	}
 	return strings.Contains(p, "tmp.")

@@ -219,9 +219,11 @@ func (e *Enricher) exec(ev *event.Exec) (before, after *event.Process) {
 			p.Origin, p.Anchor = flow, p.Key
 		}
 	}
+	if state := e.wantHash(p, false); state != nil && state.ok {
+		p.SHA256, p.Hashed = state.sum, true // before anybody else has it: no copy as hashed makes
+	}
 	n.proc = p
-	e.wantHash(p, false)
-	return before, e.hashed(n)
+	return before, p
 }
 
 // fork adds the child as a copy of its parent.
