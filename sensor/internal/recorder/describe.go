@@ -2,6 +2,8 @@ package recorder
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 
@@ -69,7 +71,7 @@ func describeExec(ev *event.Exec, a *Attrs) string {
 	}
 	a.Some("old_tid", uint64(ev.OldTID))
 	if ev.ArgvHash != 0 {
-		a.Text("argv_hash", fmt.Sprintf("%016x", ev.ArgvHash))
+		a.Text("argv_hash", hex16(ev.ArgvHash))
 	}
 	a.Uint("device", ev.Image.Device)
 	a.Uint("inode", ev.Image.Inode)
@@ -200,8 +202,8 @@ func describePrivilege(ev *event.Privilege, a *Attrs) string {
 		a.Uint("uid_before", uint64(ev.UIDBefore))
 	}
 	if ev.CapsBefore != ev.Caps && !ev.NoBefore {
-		a.Text("capabilities_before", fmt.Sprintf("%016x", ev.CapsBefore))
-		a.Text("capabilities", fmt.Sprintf("%016x", ev.Caps))
+		a.Text("capabilities_before", hex16(ev.CapsBefore))
+		a.Text("capabilities", hex16(ev.Caps))
 	}
 	if len(ev.Name) > 0 {
 		a.Path("text", ev.Name)
@@ -245,6 +247,13 @@ func describeLogin(ev *event.Login, a *Attrs) string {
 		return "logout"
 	}
 	return "login"
+}
+
+// hex16 is a number in its sixteen hex digits.
+func hex16(v uint64) string {
+	var raw [8]byte
+	binary.BigEndian.PutUint64(raw[:], v)
+	return hex.EncodeToString(raw[:])
 }
 
 func texts(addrs []netip.Addr) []string {

@@ -72,6 +72,16 @@ type batch struct {
 	last uint64 // boot time of the last record
 }
 
+// recentProcesses is how many processes are known by their address alone: what a short
+// life tells, and who starts it, need no second look at what they are.
+const recentProcesses = 8
+
+// described is a process, which never changes, and its description's id.
+type described struct {
+	process *event.Process
+	id      uint64
+}
+
 // Recorder is the stage. A nil Recorder records nothing and loses nothing.
 // Record, NoteLosses and Losses may be called from any goroutine.
 type Recorder struct {
@@ -87,8 +97,10 @@ type Recorder struct {
 	made    int
 	attrs   Attrs
 	scratch []byte
-	ids     map[uint64]uint64 // of a description's hash, in this chapter
-	bytes   int               // of the descriptions
+	ids     map[uint64]uint64          // of a description's hash, in this chapter
+	recent  [recentProcesses]described // the last of them, the next place after the newest
+	next    int
+	bytes   int // of the descriptions
 	chapter uint64
 	turn    bool    // the next block begins a chapter
 	refused *uint64 // counts while recording pauses for the disk, else nil
@@ -201,6 +213,7 @@ func (r *Recorder) begin() {
 	now := r.cfg.Boottime()
 	if r.turn || len(r.ids) >= maxDescriptions || r.bytes >= maxDescribed {
 		clear(r.ids)
+		r.recent = [recentProcesses]described{}
 		r.bytes, r.turn = 0, true
 		r.chapter = max(r.chapter+1, now) // another one than before, on this boot and all earlier ones
 	}
@@ -220,10 +233,10 @@ func (r *Recorder) write(kind string, boot uint64, key *event.ProcessKey, p *eve
 	raw = binary.AppendVarint(raw, int64(boot-b.last)) //nolint:gosec // wraps back in the reader
 	has := len(raw)
 	raw = append(raw, 0)
-	described := uint64(0)
+	fresh := uint64(0)
 	if key != nil {
 		raw[has] |= hasProcess
-		raw, described = r.process(raw, has, *key, p)
+		raw, fresh = r.process(raw, has, *key, p)
 	}
 	if p != nil && p.Anchor != (event.ProcessKey{}) {
 		raw[has] |= hasStoryline
@@ -238,7 +251,7 @@ func (r *Recorder) write(kind string, boot uint64, key *event.ProcessKey, p *eve
 	size := len(raw) - at - 4
 	if size > maxRecord-4 {
 		r.lost.tooLarge++
-		delete(r.ids, described)
+		r.forget(fresh)
 		return
 	}
 	binary.LittleEndian.PutUint32(raw[at:], uint32(size)) //nolint:gosec // checked
@@ -254,10 +267,10 @@ func (r *Recorder) write(kind string, boot uint64, key *event.ProcessKey, p *eve
 }
 
 // process writes who acted, and describes it when this chapter has not yet;
-// described is then what ids knows the description by.
-func (r *Recorder) process(raw []byte, has int, key event.ProcessKey, p *event.Process) (_ []byte, described uint64) {
-	id := uint64(0)
-	if p != nil {
+// fresh is then what ids knows the description by.
+func (r *Recorder) process(raw []byte, has int, key event.ProcessKey, p *event.Process) (_ []byte, fresh uint64) {
+	id := r.recently(p)
+	if p != nil && id == 0 {
 		r.scratch = appendProcess(r.scratch[:0], p)
 		sum := maphash.Bytes(r.seed, r.scratch)
 		var known bool
@@ -266,8 +279,9 @@ func (r *Recorder) process(raw []byte, has int, key event.ProcessKey, p *event.P
 			r.ids[sum] = id
 			r.bytes += len(r.scratch)
 			raw[has] |= hasDescription
-			described = sum
+			fresh = sum
 		}
+		r.recent[r.next], r.next = described{p, id}, (r.next+1)%recentProcesses
 	}
 	raw = binary.AppendUvarint(raw, id)
 	raw = binary.AppendUvarint(raw, uint64(key.PID))
@@ -275,7 +289,26 @@ func (r *Recorder) process(raw []byte, has int, key event.ProcessKey, p *event.P
 	if raw[has]&hasDescription != 0 {
 		raw = append(binary.AppendUvarint(raw, uint64(len(r.scratch))), r.scratch...)
 	}
-	return raw, described
+	return raw, fresh
+}
+
+func (r *Recorder) recently(p *event.Process) (id uint64) {
+	for i := range r.recent {
+		if p != nil && r.recent[i].process == p {
+			return r.recent[i].id
+		}
+	}
+	return 0
+}
+
+// forget takes back a description that did not get into the block.
+func (r *Recorder) forget(sum uint64) {
+	for i := range r.recent {
+		if r.recent[i].id == r.ids[sum] {
+			r.recent[i] = described{}
+		}
+	}
+	delete(r.ids, sum)
 }
 
 func (r *Recorder) push() {

@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"os"
@@ -312,6 +313,47 @@ func TestRingBound(t *testing.T) {
 			t.Fatalf("got event %d, described %v, want %d described", got, rec.Process.Described, next)
 		}
 		next++
+	}
+}
+
+// Ensure a process that acts on and on is described again where the ring has dropped
+// what described it, one that ends before its neighbour keeps its own description, and
+// a later one with the same key has its own.
+func TestLongLives(t *testing.T) {
+	c := newClocks()
+	dir := t.TempDir()
+	cfg := c.config()
+	cfg.MaxBytes = MinBytes
+	r := Open(dir, cfg)
+	first, second := process(7), process(8)
+	third := process(7)
+	third.Image = "/usr/bin/other"
+	actors := []*event.Process{first, second, third, second, first, third}
+	path := make([]byte, 1000) // random, so that little fills the ring
+	for i := range 60_000 {
+		c.pass(time.Millisecond)
+		p := actors[i%len(actors)]
+		_, _ = rand.Read(path)
+		r.Record(&event.File{Header: event.Header{Time: c.boot, Process: p.Key}, Path: path, Inode: uint64(i)}, p, nil)
+		if i%40 == 0 {
+			if err := r.flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	records, stats := all(t, dir)
+	if stats.Damaged != 0 || len(records) < 100 || types(records[:1]) == "sensor-start" {
+		t.Fatalf("%d records, %+v", len(records), stats)
+	}
+	for _, rec := range records[:len(records)-1] {
+		i := attr(rec, "inode").Uint
+		want := actors[i%uint64(len(actors))]
+		if got := rec.Process; !got.Described || got.Key != want.Key || got.Image != want.Image {
+			t.Fatalf("event %d: got %+v, want %+v", i, got, want)
+		}
 	}
 }
 
