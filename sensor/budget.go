@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 )
 
 const (
@@ -105,15 +107,8 @@ func (b *budget) state() (level int, declared []string) {
 // keepBudget holds the sensor to its budget until ctx ends, and declares at once what
 // it leaves out for it.
 func (s *Sensor) keepBudget(ctx context.Context) error {
-	tick := time.NewTicker(budgetEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		now := time.Now()
+	for range pulse.Ticks(ctx, budgetEvery) {
+		now := time.Now() // not when it was due: the CPU is read now
 		changed, giveBack := s.budget.note(now, readUsage())
 		if giveBack {
 			debug.FreeOSMemory()
@@ -128,4 +123,5 @@ func (s *Sensor) keepBudget(ctx context.Context) error {
 		s.log.Warn("the sensor's cost changed what it leaves out", "level", level, "declared", declared)
 		s.summary(now)
 	}
+	return nil
 }

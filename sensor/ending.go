@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 )
 
 // A file in the state folder that is there while a sensor runs. One that is found
@@ -77,16 +78,10 @@ func bootName() string {
 
 // keepRunning writes the time of the last life until ctx ends.
 func (s *Sensor) keepRunning(ctx context.Context) error {
-	tick := time.NewTicker(aliveEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			s.noteRunning()
-		}
+	for range pulse.Ticks(ctx, aliveEvery) {
+		s.noteRunning()
 	}
+	return nil
 }
 
 // told is called when a summary with the losses so far is in the spool.

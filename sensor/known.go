@@ -7,6 +7,7 @@ import (
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 )
 
 const (
@@ -84,16 +85,10 @@ func (s *Sensor) takeCounts() {
 
 // count takes the kernel's counts over until ctx ends.
 func (s *Sensor) count(ctx context.Context) error {
-	tick := time.NewTicker(countEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			s.takeCounts()
-		}
+	for range pulse.Ticks(ctx, countEvery) {
+		s.takeCounts()
 	}
+	return nil
 }
 
 // taint marks the process of a finding, and of a session all of it from its beginning:

@@ -8,6 +8,7 @@ import (
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/sensor/internal/detect"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
 
@@ -116,21 +117,15 @@ func (s *Sensor) summary(now time.Time) {
 // the losses of its window as they were at most this long before it.
 func (s *Sensor) watchLosses(ctx context.Context) error {
 	const every = 250 * time.Millisecond
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for now := range pulse.Ticks(ctx, every) {
 		s.losses.note(s.lossTotals(s.source.RecentLosses()))
 		s.recorder.NoteLosses(s.losses.all())
 		if unseen(s.losses.window()) {
 			s.baseline.MarkLoss()
 		}
-		s.watchBlindness(time.Now())
+		s.watchBlindness(now)
 	}
+	return nil
 }
 
 // lossTotals is every stage's cumulative count; the kernel's is read by who asks, who

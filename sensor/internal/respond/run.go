@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
 )
 
@@ -39,14 +40,7 @@ func (r *Responder) Run(ctx context.Context) error {
 // followNodes asks for the nodes while isolated. It is alone with that, since a
 // look-up of names takes its time when nothing answers.
 func (r *Responder) followNodes(ctx context.Context) {
-	ticker := time.NewTicker(r.cfg.Tick)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	for range pulse.Ticks(ctx, r.cfg.Tick) {
 		if r.State() == StateNone {
 			continue
 		}

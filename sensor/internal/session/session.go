@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 )
 
 const (
@@ -131,16 +132,10 @@ func newest(proc string) (highest uint32) {
 
 // Run looks at wtmp until ctx ends.
 func (t *Tracker) Run(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			t.look()
-		}
+	for range pulse.Ticks(ctx, lookEvery) {
+		t.look()
 	}
+	return nil
 }
 
 func (t *Tracker) look() {

@@ -12,6 +12,7 @@ import (
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 )
 
 const (
@@ -397,17 +398,9 @@ func (s *session) nodes(list *sensorv1.NodeList) {
 // that it received is acknowledged there within milliseconds, whatever the
 // cluster is doing.
 func (s *session) watch(ctx context.Context) error {
-	ticker := time.NewTicker(min(watchEvery, s.u.cfg.Silence/4))
-	defer ticker.Stop()
 	var packets uint64
 	heard := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-ticker.C:
-		}
-		now := time.Now()
+	for now := range pulse.Ticks(ctx, min(watchEvery, s.u.cfg.Silence/4)) {
 		if n := s.conn.PacketsReceived(); n != packets {
 			packets, heard = n, now
 		}
@@ -430,6 +423,7 @@ func (s *session) watch(ctx context.Context) error {
 			return fmt.Errorf("%w for %s", errNoAck, ackTimeout)
 		}
 	}
+	return context.Cause(ctx)
 }
 
 // renew asks for a new certificate from its half-life on.
