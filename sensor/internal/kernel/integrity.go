@@ -39,6 +39,25 @@ type attached struct {
 type guard struct {
 	next, nextKnown uint64 // CLOCK_MONOTONIC, ns
 	last            uint64 // when the reader last came
+	// ids of the calls' programs by name: asked for once, since asking costs a look into
+	// /proc and they stay the same for as long as the programs are held.
+	ids map[string]uint32
+}
+
+func (g *guard) idOf(name string, p *ebpf.Program) (uint32, error) {
+	if id, known := g.ids[name]; known {
+		return id, nil
+	}
+	info, err := p.Info()
+	if err != nil {
+		return 0, fmt.Errorf("reading who %s is: %w", name, err)
+	}
+	id, _ := info.ID() // since Linux 4.13
+	if g.ids == nil {
+		g.ids = map[string]uint32{}
+	}
+	g.ids[name] = uint32(id)
+	return uint32(id), nil
 }
 
 // run is called by the reader each time that it comes; self is the sensor's process.
@@ -137,17 +156,16 @@ func (s *Source) relinkCalls() (changed []string, err error) {
 		if program == nil {
 			continue
 		}
-		info, err := program.Info()
+		id, err := s.guard.idOf(class.program, program)
 		if err != nil {
-			return changed, fmt.Errorf("reading who %s is: %w", class.program, err)
+			return changed, err
 		}
-		id, _ := info.ID()
 		var now uint32 // reading a table of programs gives their ids
 		err = table.Lookup(uint32(class.class), &now)
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return changed, fmt.Errorf("reading the table of calls: %w", err)
 		}
-		if err == nil && now == uint32(id) {
+		if err == nil && now == id {
 			continue
 		}
 		changed = append(changed, class.program)

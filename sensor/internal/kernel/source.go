@@ -15,6 +15,7 @@ import (
 	"github.com/vedette-edr/vedette/bpf"
 	"github.com/vedette-edr/vedette/sensor/internal/decode"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 )
 
 const (
@@ -23,24 +24,24 @@ const (
 	idleTick = 50 * time.Millisecond
 	// quietTick is the same after quietAfter comings at which nothing lay there: five
 	// seconds. Coming is most of what an idle sensor costs.
-	quietTick  = 200 * time.Millisecond
+	quietTick  = 250 * time.Millisecond
 	quietAfter = 100
 	// busyTick is the same after something was read, and the least distance of two
 	// wake-ups by execs: in a burst the reader comes by the clock and the traced
 	// programs wake nobody.
-	busyTick = 10 * time.Millisecond
+	busyTick = 25 * time.Millisecond
 	// steadyTick is the same after steadyAfter without a quiet moment (a build, a
 	// storm): each coming costs as much as ten execs.
-	steadyTick  = 20 * time.Millisecond
-	steadyAfter = 50 // comings
+	steadyTick  = 50 * time.Millisecond
+	steadyAfter = 20 // comings
 	// fewBytes of the bulk ring are no reason to come sooner: some forty events, which
 	// may as well be read together. An exec wakes the reader all the same.
 	fewBytes = 8 << 10
 	// idleAfter comings without more it sleeps for idleTick.
 	idleAfter = 2
 	// lateness is how much later than its clock the reader may come before an exec
-	// wakes it.
-	lateness = 2 * time.Millisecond
+	// wakes it: two milliseconds are the installed sensor's timer slack.
+	lateness = 5 * time.Millisecond
 )
 
 // Source is the loaded and attached programs and what reads them.
@@ -222,7 +223,8 @@ func (s *Source) rest(quiet, busy int, now uint64) error {
 			tick = quietTick
 		}
 		s.poll.comes(0)
-		return s.poll.wait(tick)
+		// With everybody else who comes by the clock.
+		return s.poll.wait(pulse.Next(tick))
 	}
 }
 
