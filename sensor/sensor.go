@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -75,6 +76,10 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("checking config:\n%w", err)
 	}
+	// One core at most, whatever happens. What a sensor does is one way from the rings to
+	// the spool; more processors cost it the handing over from one to the other, and
+	// would be taken from what the host is there for. Disks are waited for beside it.
+	runtime.GOMAXPROCS(1)
 	debug.SetMemoryLimit(cfg.MemoryLimitBytes)
 	debug.SetGCPercent(gcPercent)
 	s := &Sensor{

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Lab is the folder of the programs, the folder of what they write, and all that was started.
@@ -67,6 +69,11 @@ type Process struct {
 
 // Start starts a program, its output in logs/NAME.log, in a namespace when ns is not nil.
 func (l *Lab) Start(ns *Namespace, name string, cmd *exec.Cmd) (*Process, error) {
+	return l.start(ns, name, 0, cmd)
+}
+
+// start gives the program a timer slack, 0: the kernel's default.
+func (l *Lab) start(ns *Namespace, name string, slack time.Duration, cmd *exec.Cmd) (*Process, error) {
 	logPath := filepath.Join(l.Dir, "logs", name+".log")
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -76,7 +83,14 @@ func (l *Lab) Start(ns *Namespace, name string, cmd *exec.Cmd) (*Process, error)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	p := &Process{Name: name, LogPath: logPath, cmd: cmd, log: log, exited: make(chan struct{})}
 	result := make(chan error, 1)
-	l.starts <- func() { result <- ns.enter(cmd.Start) }
+	l.starts <- func() {
+		// A child has the slack of the thread that starts it.
+		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0); err != nil {
+			result <- fmt.Errorf("setting timer slack: %w", err)
+			return
+		}
+		result <- ns.enter(cmd.Start)
+	}
 	if err := <-result; err != nil {
 		return nil, errors.Join(fmt.Errorf("starting %s: %w", name, err), log.Close())
 	}

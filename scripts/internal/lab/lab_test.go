@@ -229,6 +229,34 @@ func TestShellFromSharedMemoryIsFound(t *testing.T) {
 	}
 }
 
+// Ensure what is measured and tried here comes as often as the installed sensor does.
+func TestSensorRunsAsInstalled(t *testing.T) {
+	unit, err := os.ReadFile("../../package/units/vedette-sensor.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(unit), "\nTimerSlackNSec=")
+	line, _, _ := strings.Cut(rest, "\n")
+	want, err := time.ParseDuration(line)
+	if err != nil {
+		t.Fatal("the unit's TimerSlackNSec:", err)
+	}
+	r := newRig(t)
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", r.sensor.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		raw, err := os.ReadFile("/proc/" + thread.Name() + "/timerslack_ns")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := time.ParseDuration(strings.TrimSpace(string(raw)) + "ns"); err != nil || got != want {
+			t.Errorf("thread %s has a timer slack of %s, %v; the unit gives it %s", thread.Name(), got, err, want)
+		}
+	}
+}
+
 // Ensure what was found is still there after node and sensor were killed, and
 // that the sensor goes on by itself.
 func TestKilledProgramsResume(t *testing.T) {

@@ -27,6 +27,9 @@ type SensorSpec struct {
 // StateDir of a sensor.
 func (l *Lab) StateDir(name string) string { return filepath.Join(l.Dir, "sensor-"+name) }
 
+// sensorSlack is TimerSlackNSec of the installed sensor's unit.
+const sensorSlack = 2 * time.Millisecond
+
 // StartSensor enrols a host when it is not and starts its sensor.
 func (c *Cluster) StartSensor(ctx context.Context, spec SensorSpec) (*Process, error) {
 	l := c.lab
@@ -71,7 +74,7 @@ func (c *Cluster) StartSensor(ctx context.Context, spec SensorSpec) (*Process, e
 			return nil, err
 		}
 	}
-	return l.Start(spec.NS, "sensor-"+spec.Name, exec.Command(program, "--config", config))
+	return l.start(spec.NS, "sensor-"+spec.Name, sensorSlack, exec.Command(program, "--config", config))
 }
 
 // Host is what "vedette host list -o json" says of one host.
