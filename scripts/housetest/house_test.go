@@ -57,6 +57,8 @@ func TestRulesBite(t *testing.T) {
 		{"stage's test to stage", "sensor/internal/uplink/a_test.go", ours("sensor/internal/spool"), ""},
 		{"stage to event", "sensor/internal/detect/a.go", ours("sensor/internal/event"), ""},
 		{"stage to its own part", "sensor/internal/respond/a.go", ours("sensor/internal/respond/isolation"), ""},
+		{"stage to pulse", "sensor/internal/kernel/a.go", ours("sensor/internal/pulse"), ""},
+		{"pulse to stage", "sensor/internal/pulse/a.go", ours("sensor/internal/kernel"), "never each other"},
 		{"kernel to decode", "sensor/internal/kernel/a.go", ours("sensor/internal/decode"), ""},
 		{"CLI to cgo", "cmd/vedette/a.go", imports("github.com/mattn/go-sqlite3"), "built with CGO_ENABLED=0"},
 

@@ -124,7 +124,11 @@ var importRules = []importRule{
 	},
 }
 
-// layers that a sensor stage may import beside event: kernel hands raw records to
+// stagesShare are no stages: the values that stages hand on, and when those who come by
+// the clock do.
+var stagesShare = []string{"sensor/internal/event", "sensor/internal/pulse"}
+
+// layers that a sensor stage may import beside those: kernel hands raw records to
 // decode in the same goroutine, everything else is wired in sensor.go.
 var stageMay = map[string][]string{
 	"sensor/internal/kernel": {"sensor/internal/decode"},
@@ -175,7 +179,7 @@ func crossesStage(f file, imported string) bool {
 		return false
 	}
 	to, ok := stageOf(imported)
-	return ok && to != from && to != stages+"event" && !slices.Contains(stageMay[from], to)
+	return ok && to != from && !slices.Contains(stagesShare, to) && !slices.Contains(stageMay[from], to)
 }
 
 // checkStatic follows the imports of the programs that must build without cgo.
