@@ -186,6 +186,8 @@ func Enroll(ctx context.Context, cfg Config, token string, force bool) (string, 
 	}
 	dir := cfg.StateDir + "/identity"
 	switch old, err := uplink.LoadIdentity(dir); {
+	case errors.Is(err, uplink.ErrLocked): // also with force: the token serves once
+		return "", fmt.Errorf("looking at the old identity: %w", err)
 	case err == nil && !force:
 		return "", fmt.Errorf("this host is enrolled already as %s in cluster %s: --force replaces its identity", old.HostID, old.Cluster)
 	case err != nil && !errors.Is(err, uplink.ErrNotEnrolled) && !errors.Is(err, uplink.ErrExpired) && !errors.Is(err, fs.ErrNotExist) && !force:

@@ -117,13 +117,13 @@ func (s *Sensor) summary(now time.Time) {
 // the losses of its window as they were at most this long before it.
 func (s *Sensor) watchLosses(ctx context.Context) error {
 	const every = 250 * time.Millisecond
-	for now := range pulse.Ticks(ctx, every) {
+	for range pulse.Ticks(ctx, every) {
 		s.losses.note(s.lossTotals(s.source.RecentLosses()))
 		s.recorder.NoteLosses(s.losses.all())
 		if unseen(s.losses.window()) {
 			s.baseline.MarkLoss()
 		}
-		s.watchBlindness(now)
+		s.watchBlindness(time.Now())
 	}
 	return nil
 }

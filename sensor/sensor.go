@@ -78,7 +78,8 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	}
 	// One core at most, whatever happens. What a sensor does is one way from the rings to
 	// the spool; more processors cost it the handing over from one to the other, and
-	// would be taken from what the host is there for. Disks are waited for beside it.
+	// would be taken from what the host is there for. While a disk is waited for the others
+	// go on after some milliseconds; while a child is started, only when its exec is done.
 	runtime.GOMAXPROCS(1)
 	debug.SetMemoryLimit(cfg.MemoryLimitBytes)
 	debug.SetGCPercent(gcPercent)

@@ -370,6 +370,7 @@ func TestNormalise(t *testing.T) {
 		"/tmp/tmp.Xa3fGh12/x":                  "/tmp/tmp.*/x",
 		"/var/lib/docker/3f2a9c1b77/x":         "/var/lib/docker/*/x",
 		"/usr/bin/deadbeef":                    "/usr/bin/deadbeef",
+		"/opt/cafebab1/x":                      "/opt/*/x",
 		"/run/user/1000/x":                     "/run/user/*/x",
 	} {
 		if got := normalisePath(path); got != want {
@@ -402,11 +403,16 @@ func FuzzDecode(f *testing.F) {
 }
 
 func FuzzNormalise(f *testing.F) {
-	f.Add("/tmp/go-build123456/b001/x.test")
+	for _, p := range []string{"/tmp/go-build123456/b001/x.test", "/opt/cafebab1/x", "/opt/a1234b", "/x/12a34", "/lib/x86_64-linux-gnu/libc.so.6", "/tmp/tmp.X", "*1234", "abcdef0"} {
+		f.Add(p)
+	}
 	f.Fuzz(func(t *testing.T, p string) {
 		once := normalisePath(p)
 		if len(once) > len(p) && !strings.Contains(p, "tmp.") {
 			t.Errorf("%q grew to %q", p, once)
+		}
+		if got, want := mayBeRandom(p), strings.Contains(p, "tmp.") || starRandom(p) != p; got != want {
+			t.Errorf("%q: whether something may be random is %v, want %v", p, got, want)
 		}
 	})
 }

@@ -23,7 +23,7 @@ const (
 	// call that would be seen.
 	guardKnownEvery = 5 * time.Second
 	// stoppedAfter is how long the reader must not have run to be told as stopped: it
-	// comes every 50 ms, and a machine so loaded that it does not is told as well.
+	// comes four times a second and oftener, and a machine so loaded that it does not is told as well.
 	stoppedAfter = 2 * time.Second
 )
 

@@ -70,7 +70,8 @@ type Config struct {
 	// two and whole pages. It must hold what comes while the reader is not
 	// scheduled: an exec is 300 B to 9 KiB.
 	CriticalRingBytes int
-	// BulkRingBytes is the size of the ring of flows and DNS, read every 50 ms.
+	// BulkRingBytes is the size of the ring of flows and DNS, read every 50 ms, or 250 when
+	// nothing comes.
 	BulkRingBytes int
 	// MaxFlows bounds the table of UDP flows. A datagram of a flow for which there
 	// is no room is counted as a loss.

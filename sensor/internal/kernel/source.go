@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,9 @@ const (
 	// lateness is how much later than its clock the reader may come before an exec
 	// wakes it: two milliseconds are the installed sensor's timer slack.
 	lateness = 5 * time.Millisecond
+	// yieldAfter is how many records are read in a row: a tenth of what the stages'
+	// queues hold.
+	yieldAfter = 512
 )
 
 // Source is the loaded and attached programs and what reads them.
@@ -223,6 +227,9 @@ func (s *Source) rest(quiet, busy int, now uint64) error {
 			tick = quietTick
 		}
 		s.poll.comes(0)
+		if s.critical.end() != s.critical.position() {
+			return s.poll.wait(busyTick) // what came since it was read found the reader awake
+		}
 		// With everybody else who comes by the clock.
 		return s.poll.wait(pulse.Next(tick))
 	}
@@ -255,7 +262,15 @@ func (s *Source) drainPosted(sink func(event.Event)) {
 
 // drain reads both rings until the critical one has nothing left.
 func (s *Source) drain(ctx context.Context, sink func(event.Event)) error {
-	each := func(raw []byte) { s.decode(raw, sink) }
+	read := 0
+	each := func(raw []byte) {
+		s.decode(raw, sink)
+		// The sensor runs on one processor: what waits for what was handed on, as the
+		// recorder's disk does, must have its turn before the queue to it is full.
+		if read++; read%yieldAfter == 0 {
+			runtime.Gosched()
+		}
+	}
 	for {
 		// Where the bulk ring ends is noted before the critical one's end: so
 		// whatever caused a bulk event up to there is told before it.

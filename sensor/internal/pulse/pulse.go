@@ -19,8 +19,9 @@ func Next(every time.Duration) time.Duration { return next(time.Since(epoch), ev
 
 func next(since, every time.Duration) time.Duration { return every - since%every }
 
-// Ticks yields at each multiple of every until ctx ends. Moments that pass while its
-// user is busy are left out.
+// Ticks yields at each multiple of every until ctx ends: the moment that was due, which
+// on a busy machine is earlier than now. Moments that pass while its user is busy are
+// left out.
 func Ticks(ctx context.Context, every time.Duration) iter.Seq[time.Time] {
 	return func(yield func(time.Time) bool) {
 		timer := time.NewTimer(Next(every))

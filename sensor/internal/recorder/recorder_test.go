@@ -316,9 +316,8 @@ func TestRingBound(t *testing.T) {
 	}
 }
 
-// Ensure a process that acts on and on is described again where the ring has dropped
-// what described it, one that ends before its neighbour keeps its own description, and
-// a later one with the same key has its own.
+// Ensure processes that act on and on are described again where the ring has dropped
+// what described them, and what became of one, under the same key, as itself.
 func TestLongLives(t *testing.T) {
 	c := newClocks()
 	dir := t.TempDir()

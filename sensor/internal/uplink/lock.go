@@ -16,7 +16,8 @@ import (
 const lockTimeout = 10 * time.Second
 
 var (
-	errLocked   = errors.New("another vedette-sensor has been writing it for 10 s; is one stopped?")
+	// ErrLocked: nothing can be said of the identity, nor written into it.
+	ErrLocked   = errors.New("another vedette-sensor has been writing it for 10 s; is one stopped?")
 	errReplaced = errors.New("this host was enrolled anew under another identity; restart the sensor to use it")
 )
 
@@ -37,7 +38,7 @@ func locked(dir string, f func() error) error {
 		case errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline), errors.Is(err, unix.EINTR):
 			<-time.After(10 * time.Millisecond)
 		case errors.Is(err, unix.EWOULDBLOCK):
-			return fmt.Errorf("locking %s: %w", dir, errLocked)
+			return fmt.Errorf("locking %s: %w", dir, ErrLocked)
 		default:
 			return fmt.Errorf("locking %s: %w", dir, err)
 		}
@@ -46,17 +47,12 @@ func locked(dir string, f func() error) error {
 
 // update runs f, which writes into the folder, unless the identity that lies there
 // by now is another one: a sensor that still runs as the old one must not mix the two.
+// One that is gone or cannot be read is nobody's: this sensor goes on with its own.
 func (id *Identity) update(f func() error) error {
 	return locked(id.dir, func() error {
-		data, err := os.ReadFile(filepath.Join(id.dir, identityFile))
-		if err != nil {
-			return err
-		}
 		var now identityState
-		if err := json.Unmarshal(data, &now); err != nil {
-			return damaged(id.dir, identityFile, err)
-		}
-		if now.HostID != id.HostID || now.Cluster != id.Cluster {
+		data, err := os.ReadFile(filepath.Join(id.dir, identityFile))
+		if err == nil && json.Unmarshal(data, &now) == nil && (now.HostID != id.HostID || now.Cluster != id.Cluster) {
 			return errReplaced
 		}
 		return f()

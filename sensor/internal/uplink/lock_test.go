@@ -2,10 +2,14 @@ package uplink_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/proto/link/linktest"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -68,4 +72,45 @@ func TestReplacedIdentity(t *testing.T) {
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
 		t.Errorf("identity.json: %v\n%s\nwas\n%s", err, now, data)
 	}
+}
+
+// Ensure a sensor whose identity.json was lost or ruined beneath it writes its own again.
+func TestLostIdentityIsWrittenAgain(t *testing.T) {
+	n := startNode(t, linktest.NewCA(t), "n1", "127.0.0.1:0", newStore())
+	n.set(func(n *node) {
+		n.nodes = &sensorv1.NodeList{Nodes: []*sensorv1.Node{{Id: "n1", Address: n.addr()}, {Id: "n2", Address: "127.0.0.1:9"}}}
+	})
+	for name, ruin := range map[string]func(path string) error{
+		"lost":   os.Remove,
+		"ruined": func(path string) error { return os.WriteFile(path, []byte("{"), 0o600) },
+	} {
+		id, dir := enrollAt(t, n)
+		if err := ruin(filepath.Join(dir, "identity.json")); err != nil {
+			t.Fatal(err)
+		}
+		startHost(t, id, dir, nil)
+		until(t, name+": the identity", func() bool {
+			again, err := uplink.LoadIdentity(dir)
+			return err == nil && again.HostID == id.HostID && len(again.Nodes()) == 2
+		})
+	}
+}
+
+// Ensure who waits for a stopped sensor's lock is told, and does not wait for ever.
+func TestLockIsNotWaitedForForEver(t *testing.T) {
+	n := startNode(t, linktest.NewCA(t), "n1", "127.0.0.1:0", newStore())
+	_, dir := enrollAt(t, n)
+	stopped, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopped.Close()
+	if err := unix.Flock(int(stopped.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		if _, err := uplink.LoadIdentity(dir); !errors.Is(err, uplink.ErrLocked) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
