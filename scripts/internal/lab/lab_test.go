@@ -175,7 +175,8 @@ func (r *rig) found(ctx context.Context, image string) ([]seen, error) {
 // copied is a shell at a path that no ordinary program has.
 func copied(t *testing.T) string {
 	t.Helper()
-	path := fmt.Sprintf("/dev/shm/vlab-%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
+	// Digits enough for a behaviour's name to have a star for them, whatever the PID.
+	path := fmt.Sprintf("/dev/shm/vlab-%07d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
 	raw, err := os.ReadFile("/bin/bash")
 	if err != nil {
 		t.Skipf("SKIP: needs /bin/bash: %v", err)
