@@ -76,11 +76,10 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("checking config:\n%w", err)
 	}
-	// One core at most, whatever happens. What a sensor does is one way from the rings to
-	// the spool; more processors cost it the handing over from one to the other, and
-	// would be taken from what the host is there for. While a disk is waited for the others
-	// go on after some milliseconds; while a child is started, only when its exec is done.
-	runtime.GOMAXPROCS(1)
+	// However many processors a host has: one for the way from the rings to the spool, and
+	// one for what waits for disks and the network. On one alone the recorder's disk does
+	// not keep up with a burst; more would only be handed work, and take it from the host.
+	runtime.GOMAXPROCS(2)
 	debug.SetMemoryLimit(cfg.MemoryLimitBytes)
 	debug.SetGCPercent(gcPercent)
 	s := &Sensor{

@@ -265,7 +265,7 @@ func (s *Source) drain(ctx context.Context, sink func(event.Event)) error {
 	read := 0
 	each := func(raw []byte) {
 		s.decode(raw, sink)
-		// The sensor runs on one processor: what waits for what was handed on, as the
+		// The sensor has few processors: what waits for what was handed on, as the
 		// recorder's disk does, must have its turn before the queue to it is full.
 		if read++; read%yieldAfter == 0 {
 			runtime.Gosched()
