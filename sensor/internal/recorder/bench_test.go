@@ -87,7 +87,7 @@ func TestMemory(t *testing.T) {
 			}
 		}
 	}
-	for range 20_000 { // and with a full queue
+	for range 100_000 { // and with a full queue
 		r.Record(events[0], processes[0], nil)
 	}
 	used := int64(heap()) - int64(before)

@@ -24,6 +24,8 @@ const (
 	// takes one more as long as it is below its target.
 	maxRecord = 64 << 10
 	maxRaw    = blockTarget + maxRecord
+	// blockMore is room for the last record of nearly every block.
+	blockMore = 4 << 10
 	// maxPayload is maxRaw that zstd cannot make smaller, with its frame.
 	maxPayload = maxRaw + 1<<10
 	// maxSegment bounds what of a segment is read. The writer ends it far below.

@@ -18,8 +18,9 @@ const (
 	flushAfter = 500 * time.Millisecond
 	// retryAfter is how long recording pauses after the disk refused.
 	retryAfter = time.Second
-	// queueBlocks bounds what waits for the disk: some 5,000 events.
-	queueBlocks = 4
+	// queueBlocks bounds what waits for the disk: 1 MiB, some 20,000 short events, which is
+	// what a burst leaves in the rings until they are read.
+	queueBlocks = 16
 )
 
 // Config is what a Recorder can be told. Zero values take the defaults.
@@ -196,7 +197,7 @@ func (r *Recorder) ready(count bool) bool {
 		r.active, r.free = r.free[len(r.free)-1], r.free[:len(r.free)-1]
 	case r.made < queueBlocks:
 		r.made++
-		r.active = &batch{raw: make([]byte, 0, maxRaw)}
+		r.active = &batch{raw: make([]byte, 0, blockTarget+blockMore)}
 	}
 	if r.active == nil {
 		if count {

@@ -361,7 +361,7 @@ func TestQueueFull(t *testing.T) {
 	c := newClocks()
 	dir := t.TempDir()
 	r := Open(dir, c.config())
-	const events = 50_000
+	const events = 200_000
 	for i := range events {
 		r.Record(exit(c, 1, int32(i)), nil, nil)
 	}
