@@ -34,7 +34,7 @@ type Node struct {
 	db      *store.DB
 	raft    *raft.Raft
 	log     *wal.WAL
-	network *raft.NetworkTransport
+	network *transport
 	layer   *streamLayer
 	peers   *peers
 	subs    *subscribers
@@ -109,7 +109,7 @@ func (n *Node) open(dir string) (err error) {
 	}
 
 	n.layer = newStreamLayer(n.peers, n.cfg.Address)
-	n.network = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n.network = newTransport(&raft.NetworkTransportConfig{
 		Stream: n.layer, MaxPool: 3, Timeout: rpcTimeout, Logger: logger.Named("transport"),
 	})
 	existing, err := raft.HasExistingState(n.log, n.log, snapshots)
@@ -214,6 +214,9 @@ func (n *Node) Close() error {
 			if err := stopped.Error(); err != nil {
 				errs = append(errs, fmt.Errorf("stopping raft: %w", err))
 			}
+		}
+		if n.network != nil {
+			n.network.end()
 		}
 		n.subs.close()
 		if n.log != nil {

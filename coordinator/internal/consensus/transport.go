@@ -120,6 +120,40 @@ func (p *peers) close() {
 	}
 }
 
+// transport is raft's, whose heartbeats can be ended. They are answered by the goroutine
+// of their connection, which raft's Shutdown does not wait for; one with a newer term
+// would be written to a log that is closed by then, and raft panics at that.
+type transport struct {
+	*raft.NetworkTransport
+
+	heartbeats sync.RWMutex // held by each
+	ended      bool
+}
+
+func newTransport(config *raft.NetworkTransportConfig) *transport {
+	return &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(config)}
+}
+
+// SetHeartbeatHandler implements raft.Transport.
+func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		t.heartbeats.RLock()
+		defer t.heartbeats.RUnlock()
+		if t.ended {
+			rpc.Respond(nil, raft.ErrRaftShutdown)
+			return
+		}
+		handle(rpc)
+	})
+}
+
+// end waits for the heartbeats that are under way; no more are handled.
+func (t *transport) end() {
+	t.heartbeats.Lock()
+	defer t.heartbeats.Unlock()
+	t.ended = true
+}
+
 // streamLayer gives raft its connections: streams with tagRaft.
 type streamLayer struct {
 	peers    *peers
