@@ -385,7 +385,9 @@ func TestResumedSelfTest(t *testing.T) {
 		{"fails", errors.New("gone"), failed, "gone", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, nil)
+			b := newBench(t, func(c *Config) { // time to stop it in the middle
+				c.SelfTestTimeout, c.ResumeTimeout = slow.Deadline(c.SelfTestTimeout), slow.Deadline(c.ResumeTimeout)
+			})
 			asked := make(chan struct{})
 			b.reachable = func(ctx context.Context) error {
 				close(asked)
