@@ -94,19 +94,26 @@ func TestGrantReachesHost(t *testing.T) {
 	session, _ := sensor.open(c.nodes[2].cfg.Advertise, boot)
 	key, chain := c.key()
 	now := time.Now()
-	g := &sensorv1.Grant{Nonce: newBoot(), Action: sensorv1.Action_ACTION_ISOLATE, Hosts: []string{sensor.id}, LeaseSeconds: 600,
+	g := &sensorv1.Grant{Nonce: newBoot(), Action: sensorv1.Action_ACTION_ISOLATE, LeaseSeconds: 600, Epoch: uint64(now.UnixNano()),
 		IssuedAt: now.UnixNano(), NotAfter: now.Add(time.Hour).UnixNano(), Operator: "admin", Reason: "test", Operation: "op-test1", ClusterId: c.admin.ClusterID}
+	set, err := grant.Address(g, sensor.id)
+	if err != nil {
+		t.Fatal(err)
+	}
 	signed, err := grant.Sign(key, chain, g)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.api.SubmitGrant(t.Context(), &operatorv1.SubmitGrantRequest{Grant: signed, IdempotencyKey: "k1"}); err != nil {
+	if _, err := c.api.SubmitGrant(t.Context(), &operatorv1.SubmitGrantRequest{Grant: signed, Hosts: set.Hosts(), IdempotencyKey: "k1"}); err != nil {
 		t.Fatalf("submitting: %v", err)
 	}
 	isGrant := func(m *sensorv1.CoordinatorMessage) bool { return m.GetGrant() != nil }
 	m := session.next(isGrant)
 	if _, _, err := grant.Verify(m.GetGrant(), c.roots(), c.admin.ClusterID, time.Now()); err != nil {
 		t.Fatalf("what came does not verify: %v", err)
+	}
+	if err := grant.Names(g, m.GetGrant().GetProof(), sensor.id); err != nil {
+		t.Fatalf("what came does not prove that it is for this host: %v", err)
 	}
 	// The answer was lost with the session: the grant comes again, at any node.
 	session, _ = sensor.open(c.nodes[1].cfg.Advertise, boot)
@@ -127,30 +134,38 @@ func TestGrantReachesHost(t *testing.T) {
 
 	for _, tt := range []struct {
 		name   string
-		change func(*sensorv1.Grant, *sensorv1.SignedGrant)
+		hosts  []string
+		change func(*sensorv1.Grant, *operatorv1.SubmitGrantRequest)
 		want   error
 	}{
-		{"unknown host", func(g *sensorv1.Grant, _ *sensorv1.SignedGrant) { g.Hosts = []string{"h-aaaaaaaaaaaa"} }, client.ErrNotFound},
-		{"no host", func(g *sensorv1.Grant, _ *sensorv1.SignedGrant) { g.Hosts = nil }, nil},
-		{"long lease", func(g *sensorv1.Grant, _ *sensorv1.SignedGrant) { g.LeaseSeconds = 25 * 3600 }, client.ErrInvalid},
-		{"changed after signing", func(_ *sensorv1.Grant, s *sensorv1.SignedGrant) { s.Signature[0] ^= 1 }, client.ErrDenied},
+		{"unknown host", []string{"h-aaaaaaaaaaaa"}, nil, client.ErrNotFound},
+		{"long lease", nil, func(g *sensorv1.Grant, _ *operatorv1.SubmitGrantRequest) { g.LeaseSeconds = 25 * 3600 }, client.ErrInvalid},
+		{"no host", nil, func(_ *sensorv1.Grant, r *operatorv1.SubmitGrantRequest) { r.Hosts = nil }, client.ErrInvalid},
+		{"another host", nil, func(_ *sensorv1.Grant, r *operatorv1.SubmitGrantRequest) { r.Hosts = []string{"h-bbbbbbbbbbbb"} }, client.ErrInvalid},
+		{"changed after signing", nil, func(_ *sensorv1.Grant, r *operatorv1.SubmitGrantRequest) {
+			if r.GetGrant() != nil {
+				r.Grant.Signatures[0].Signature[0] ^= 1
+			}
+		}, client.ErrDenied},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bad := &sensorv1.Grant{Nonce: newBoot(), Action: g.GetAction(), Hosts: g.GetHosts(), LeaseSeconds: 60, IssuedAt: g.GetIssuedAt(),
+			bad := &sensorv1.Grant{Nonce: newBoot(), Action: g.GetAction(), LeaseSeconds: 60, IssuedAt: g.GetIssuedAt(), Epoch: g.GetEpoch() + 1,
 				NotAfter: g.GetNotAfter(), Operator: "admin", Reason: "r", Operation: "op-" + rand.Text(), ClusterId: g.GetClusterId()}
-			tt.change(bad, &sensorv1.SignedGrant{Signature: []byte{0}})
-			signed, err := grant.Sign(key, chain, bad)
-			if tt.want == nil {
-				if err == nil {
-					t.Fatal("an empty host list was signed")
-				}
-				return
-			}
+			set, err := grant.Address(bad, append(tt.hosts, sensor.id)...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			tt.change(&sensorv1.Grant{}, signed)
-			if _, err := c.api.SubmitGrant(t.Context(), &operatorv1.SubmitGrantRequest{Grant: signed, IdempotencyKey: rand.Text()}); !errors.Is(err, tt.want) {
+			request := &operatorv1.SubmitGrantRequest{Hosts: set.Hosts(), IdempotencyKey: rand.Text()}
+			if tt.change != nil {
+				tt.change(bad, request)
+			}
+			if request.Grant, err = grant.Sign(key, chain, bad); err != nil {
+				t.Fatal(err)
+			}
+			if tt.change != nil {
+				tt.change(&sensorv1.Grant{}, request)
+			}
+			if _, err := c.api.SubmitGrant(t.Context(), request); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
 		})

@@ -272,7 +272,7 @@ func (f *fake) CloseIncident(_ context.Context, r *operatorv1.CloseIncidentReque
 }
 
 func (f *fake) SubmitGrant(_ context.Context, r *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
-	g, peer, err := grant.Verify(r.GetGrant(), f.ca.Roots(), linktest.Cluster, time.Now())
+	g, signers, err := grant.VerifyWaiting(r.GetGrant(), f.ca.Roots(), linktest.Cluster, time.Now())
 	if err != nil {
 		return nil, connect.NewError(connect.CodePermissionDenied, err)
 	}
@@ -287,9 +287,9 @@ func (f *fake) SubmitGrant(_ context.Context, r *operatorv1.SubmitGrantRequest) 
 	op := fmt.Sprintf("op-%d", len(f.ops)+1)
 	f.keys[r.GetIdempotencyKey()] = op
 	f.polls = 0
-	for n, host := range g.GetHosts() {
+	for n, host := range r.GetHosts() {
 		i := &operatorv1.Isolation{
-			Id: op + "/" + host, Host: host, HostName: names[host], State: "pending", RequestedBy: peer.ID, Reason: g.GetReason(),
+			Id: op + "/" + host, Host: host, HostName: names[host], State: "pending", RequestedBy: signers[0].ID, Reason: g.GetReason(),
 			Operation: op, Action: map[sensorv1.Action]string{1: "isolate", 2: "release"}[g.GetAction()],
 		}
 		i.State = f.outcome(n, i.Action)

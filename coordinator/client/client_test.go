@@ -245,12 +245,12 @@ func TestGive(t *testing.T) {
 	}}
 	took := &node{submit: func(r *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
 		keys = append(keys, r.GetIdempotencyKey())
-		g, peer, err := grant.Verify(r.GetGrant(), ca.Roots(), linktest.Cluster, time.Now())
+		g, signers, err := grant.Verify(r.GetGrant(), ca.Roots(), linktest.Cluster, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		if peer.ID != "alice" || g.GetReason() != "why" || len(g.GetHosts()) != 1 || g.GetLeaseSeconds() != 3600 {
-			t.Errorf("unexpected grant by %s: %v", peer.ID, g)
+		if signers[0].ID != "alice" || g.GetReason() != "why" || g.GetHostCount() != 1 || len(r.GetHosts()) != 1 || g.GetLeaseSeconds() != 3600 {
+			t.Errorf("unexpected grant by %s: %v", signers[0].ID, g)
 		}
 		if good := time.Until(time.Unix(0, g.GetNotAfter())); good > time.Hour || good < 59*time.Minute {
 			t.Errorf("honoured for %s, want the lease", good)

@@ -57,11 +57,16 @@ func (c *Client) Give(ctx context.Context, o Order) (operation string, err error
 	}
 	nonce := make([]byte, nonceSize)
 	_, _ = rand.Read(nonce) // never fails, by its contract
-	signed, err := grant.Sign(c.id.signer, c.id.chain(), &sensorv1.Grant{
-		Nonce: nonce, Action: o.Action, Hosts: o.Hosts, LeaseSeconds: uint64(o.Lease / time.Second),
-		IssuedAt: now.UnixNano(), NotAfter: now.Add(good).UnixNano(), Operator: c.operator,
+	g := &sensorv1.Grant{
+		Nonce: nonce, Action: o.Action, LeaseSeconds: uint64(o.Lease / time.Second),
+		IssuedAt: now.UnixNano(), NotAfter: now.Add(good).UnixNano(), Operator: c.operator, Epoch: uint64(now.UnixNano()), //nolint:gosec // after 1970
 		Reason: o.Reason, Operation: NewID("op"), ClusterId: o.ClusterID,
-	})
+	}
+	set, err := grant.Address(g, o.Hosts...)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	signed, err := grant.Sign(c.id.signer, c.id.chain(), g)
 	if err != nil {
 		return "", fmt.Errorf("signing the grant: %w", err)
 	}
@@ -69,7 +74,7 @@ func (c *Client) Give(ctx context.Context, o Order) (operation string, err error
 	if key == "" {
 		key = NewID("key")
 	}
-	res, err := c.SubmitGrant(ctx, &operatorv1.SubmitGrantRequest{Grant: signed, IdempotencyKey: key})
+	res, err := c.SubmitGrant(ctx, &operatorv1.SubmitGrantRequest{Grant: signed, Hosts: set.Hosts(), IdempotencyKey: key})
 	return res.GetOperation(), err
 }
 

@@ -1,16 +1,19 @@
-// Package grant signs and verifies the authority to respond: what an operator
-// permits, on which hosts, until when.
+// Package grant signs and verifies the authority to respond: what operators
+// permit, on which hosts, until when.
 //
-// Invariant: a grant that Verify accepts was signed by the key of an operator
-// who may respond, in this cluster, for exactly these bytes. The coordinator
-// only carries it. It is as strong as the cluster's CA: every node holds that
-// key, so that whoever takes a node over can make himself an operator.
+// Invariant: a grant that Verify accepts with signers was signed by the keys of
+// distinct operators who may respond, in this cluster, for exactly these bytes.
+// The coordinator only carries it: operators are certified by an authority of
+// their own, whose key no node holds, so that neither a stolen node nor all of
+// them can make such a grant. One without signers is the coordinator's own word,
+// which a sensor honours only when its own evidence says the same.
 package grant
 
 import (
 	"bytes"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -23,12 +26,14 @@ import (
 )
 
 // context separates a grant's signature from any other use of the same key.
-const context = "vedette-grant-v1\x00"
+const context = "vedette-grant-v2\x00"
 
-// Bounds of what is looked at; a grant is made by a person for named hosts.
+// Bounds of what is looked at.
 const (
-	NonceSize    = 16
-	MaxPayload   = 512 << 10
+	NonceSize  = 16
+	MaxPayload = 16 << 10
+	// MaxSigners is more than any rule asks for.
+	MaxSigners   = 4
 	maxChain     = 4
 	maxChainSize = 16 << 10
 	// clockSkew is how far in the future a grant may have been signed.
@@ -40,7 +45,7 @@ var (
 	ErrMalformed = errors.New("malformed grant")
 	// ErrSignature: the signature is not the certificate's over these bytes.
 	ErrSignature = errors.New("grant's signature is wrong")
-	// ErrUntrusted: the signer's certificate does not chain to the cluster's CA, or is out of its validity.
+	// ErrUntrusted: the signer's certificate does not chain to the operators' authority, or is out of its validity.
 	ErrUntrusted = errors.New("grant's signer is not trusted")
 	// ErrForbidden: the signer is somebody who may not respond.
 	ErrForbidden = errors.New("grant's signer may not respond")
@@ -48,14 +53,46 @@ var (
 	ErrForeign = errors.New("grant is for another cluster")
 	// ErrExpired: the grant is not honoured any more, or not yet.
 	ErrExpired = errors.New("grant is out of its time")
+	// ErrApprovals: fewer distinct operators signed than the grant itself asks for.
+	ErrApprovals = errors.New("grant lacks approvals")
 )
 
-// Sign makes the signed form of g. The chain is the operator's certificate,
-// leaf first, DER; the key must be Ed25519 and belong to it.
+// Sign makes the signed form of g by the operator who gives it. The chain is the
+// operator's certificate, leaf first, DER; the key must be Ed25519 and belong to it.
 func Sign(key crypto.Signer, chain [][]byte, g *sensorv1.Grant) (*sensorv1.SignedGrant, error) {
+	if g.GetOperator() == "" {
+		return nil, fmt.Errorf("signing grant: %w: no operator", ErrMalformed)
+	}
+	payload, err := Encode(g)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := SignPayload(key, chain, payload)
+	if err != nil {
+		return nil, err
+	}
+	return &sensorv1.SignedGrant{Payload: payload, Signatures: []*sensorv1.Signature{signature}}, nil
+}
+
+// Encode is the payload of g: what is signed, and what an automation's grant
+// consists of.
+func Encode(g *sensorv1.Grant) ([]byte, error) {
 	if err := check(g); err != nil {
 		return nil, err
 	}
+	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(g)
+	if err != nil {
+		return nil, fmt.Errorf("encoding grant: %w", err)
+	}
+	if len(payload) > MaxPayload {
+		return nil, fmt.Errorf("encoding grant: %w: %d bytes, at most %d", ErrMalformed, len(payload), MaxPayload)
+	}
+	return payload, nil
+}
+
+// SignPayload is one operator's signature under a grant, as its giver or as one
+// who approves it.
+func SignPayload(key crypto.Signer, chain [][]byte, payload []byte) (*sensorv1.Signature, error) {
 	public, ok := key.Public().(ed25519.PublicKey)
 	if !ok {
 		return nil, fmt.Errorf("signing grant: the key is %T, an Ed25519 key is needed", key.Public())
@@ -70,55 +107,124 @@ func Sign(key crypto.Signer, chain [][]byte, g *sensorv1.Grant) (*sensorv1.Signe
 	if !public.Equal(leaf.PublicKey) {
 		return nil, errors.New("signing grant: the key does not belong to the certificate")
 	}
-	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(g)
-	if err != nil {
-		return nil, fmt.Errorf("signing grant: %w", err)
-	}
-	if len(payload) > MaxPayload {
-		return nil, fmt.Errorf("signing grant: %d bytes, at most %d: name fewer hosts at once", len(payload), MaxPayload)
-	}
 	signature, err := key.Sign(nil, append([]byte(context), payload...), crypto.Hash(0))
 	if err != nil {
 		return nil, fmt.Errorf("signing grant: %w", err)
 	}
-	return &sensorv1.SignedGrant{Payload: payload, Signature: signature, Chain: chain}, nil
+	return &sensorv1.Signature{Signature: signature, Chain: chain}, nil
 }
 
-// Verify returns the grant and who signed it. It does not know which nonces
-// were used and whether the caller's host is named: that is the caller's.
-func Verify(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Grant, link.Peer, error) {
-	signer, err := verifySigner(sg, roots, now)
-	if err != nil {
-		return nil, link.Peer{}, err
-	}
-	public, ok := signer.Certificate.PublicKey.(ed25519.PublicKey)
-	if !ok || !ed25519.Verify(public, append([]byte(context), sg.GetPayload()...), sg.GetSignature()) {
-		return nil, link.Peer{}, ErrSignature
+// Decode reads a payload that nobody has verified. It accepts one encoding of a
+// grant only: what is signed must not have two readings.
+func Decode(payload []byte) (*sensorv1.Grant, error) {
+	if len(payload) > MaxPayload {
+		return nil, fmt.Errorf("%w: a payload of %d bytes", ErrMalformed, len(payload))
 	}
 	g := new(sensorv1.Grant)
-	if err := proto.Unmarshal(sg.GetPayload(), g); err != nil {
-		return nil, link.Peer{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	if err := proto.Unmarshal(payload, g); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	again, err := proto.MarshalOptions{Deterministic: true}.Marshal(g)
+	if err != nil || !bytes.Equal(again, payload) || len(g.ProtoReflect().GetUnknown()) > 0 {
+		return nil, fmt.Errorf("%w: it is not in its canonical form, or from a newer version: upgrade", ErrMalformed)
 	}
 	if err := check(g); err != nil {
-		return nil, link.Peer{}, err
+		return nil, err
 	}
-	switch {
-	case g.GetClusterId() != cluster || signer.Cluster != cluster:
-		return nil, link.Peer{}, fmt.Errorf("%w: signed in %q for %q, this is %q", ErrForeign, signer.Cluster, g.GetClusterId(), cluster)
-	case g.GetOperator() != signer.ID:
-		return nil, link.Peer{}, fmt.Errorf("%w: it names %q and %q signed it", ErrForbidden, g.GetOperator(), signer.ID)
-	case !time.Unix(0, g.GetNotAfter()).After(now):
-		return nil, link.Peer{}, fmt.Errorf("%w: it ended at %s and it is %s here", ErrExpired, stamp(time.Unix(0, g.GetNotAfter())), stamp(now))
-	case time.Unix(0, g.GetIssuedAt()).After(now.Add(clockSkew)):
-		return nil, link.Peer{}, fmt.Errorf("%w: it was signed at %s and it is %s here; compare the clocks", ErrExpired, stamp(time.Unix(0, g.GetIssuedAt())), stamp(now))
-	}
-	return g, signer, nil
+	return g, nil
 }
 
-func verifySigner(sg *sensorv1.SignedGrant, roots *x509.CertPool, now time.Time) (link.Peer, error) {
-	chain := sg.GetChain()
-	if len(chain) == 0 || len(chain) > maxChain || len(bytes.Join(chain, nil)) > maxChainSize || len(sg.GetPayload()) > MaxPayload {
-		return link.Peer{}, fmt.Errorf("%w: a chain of %d certificates, a payload of %d bytes", ErrMalformed, len(chain), len(sg.GetPayload()))
+// Verify returns the grant and the distinct operators who signed it, its giver
+// first; none signed an automation's grant, and then its word is worth no more
+// than the coordinator's. Verify does not know which nonces were used and whether
+// the caller's host is named (Names): that is the caller's.
+func Verify(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Grant, []link.Peer, error) {
+	g, signers, err := VerifyWaiting(sg, roots, cluster, now)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(signers) > 0 && len(signers) < int(g.GetApprovals()) {
+		return nil, nil, fmt.Errorf("%w: %d of %d operators signed", ErrApprovals, len(signers), g.GetApprovals())
+	}
+	return g, signers, nil
+}
+
+// VerifyWaiting is Verify for a grant that may still lack approvals.
+func VerifyWaiting(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Grant, []link.Peer, error) {
+	if len(sg.GetSignatures()) > MaxSigners {
+		return nil, nil, fmt.Errorf("%w: %d signatures", ErrMalformed, len(sg.GetSignatures()))
+	}
+	g, err := Decode(sg.GetPayload())
+	if err != nil {
+		return nil, nil, err
+	}
+	if g.GetClusterId() != cluster {
+		return nil, nil, fmt.Errorf("%w: it is for %q, this is %q", ErrForeign, g.GetClusterId(), cluster)
+	}
+	var signers []link.Peer
+	for _, signature := range sg.GetSignatures() {
+		signer, err := VerifyPayload(signature, sg.GetPayload(), roots, cluster, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, earlier := range signers {
+			if earlier.ID == signer.ID || sameKey(earlier.Certificate, signer.Certificate) {
+				return nil, nil, fmt.Errorf("%w: %q signed twice", ErrApprovals, signer.ID)
+			}
+		}
+		signers = append(signers, signer)
+	}
+	switch {
+	case len(signers) == 0 && g.GetOperator() != "":
+		return nil, nil, fmt.Errorf("%w: it names %q and nobody signed it", ErrSignature, g.GetOperator())
+	case len(signers) > 0 && g.GetOperator() != signers[0].ID:
+		return nil, nil, fmt.Errorf("%w: it names %q and %q signed it first", ErrForbidden, g.GetOperator(), signers[0].ID)
+	}
+	if err := inTime(g, now); err != nil {
+		return nil, nil, err
+	}
+	return g, signers, nil
+}
+
+// inTime also holds the epoch to the clock: one from far in the future would make
+// a host refuse every grant that comes after it.
+func inTime(g *sensorv1.Grant, now time.Time) error {
+	issued, notAfter := time.Unix(0, g.GetIssuedAt()), time.Unix(0, g.GetNotAfter())
+	switch {
+	case !notAfter.After(now):
+		return fmt.Errorf("%w: it ended at %s and it is %s here", ErrExpired, stamp(notAfter), stamp(now))
+	case issued.After(now.Add(clockSkew)):
+		return fmt.Errorf("%w: it was signed at %s and it is %s here; compare the clocks", ErrExpired, stamp(issued), stamp(now))
+	}
+	return nil
+}
+
+// VerifyPayload returns who made one signature under a payload, in this cluster.
+func VerifyPayload(s *sensorv1.Signature, payload []byte, roots *x509.CertPool, cluster string, now time.Time) (link.Peer, error) {
+	signer, err := verifySigner(s.GetChain(), roots, now)
+	if err != nil {
+		return link.Peer{}, err
+	}
+	public, ok := signer.Certificate.PublicKey.(ed25519.PublicKey)
+	if !ok || !ed25519.Verify(public, append([]byte(context), payload...), s.GetSignature()) {
+		return link.Peer{}, ErrSignature
+	}
+	if signer.Cluster != cluster {
+		return link.Peer{}, fmt.Errorf("%w: signed by an operator of %q, this is %q", ErrForeign, signer.Cluster, cluster)
+	}
+	if signer.Role != "responder" && signer.Role != "admin" {
+		return link.Peer{}, fmt.Errorf("%w: operator %q has role %q, responder or admin is needed", ErrForbidden, signer.ID, signer.Role)
+	}
+	return signer, nil
+}
+
+func sameKey(a, b *x509.Certificate) bool {
+	return bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo)
+}
+
+func verifySigner(chain [][]byte, roots *x509.CertPool, now time.Time) (link.Peer, error) {
+	if len(chain) == 0 || len(chain) > maxChain || len(bytes.Join(chain, nil)) > maxChainSize {
+		return link.Peer{}, fmt.Errorf("%w: a chain of %d certificates", ErrMalformed, len(chain))
 	}
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {
@@ -145,8 +251,8 @@ func verifySigner(sg *sensorv1.SignedGrant, roots *x509.CertPool, now time.Time)
 	if err != nil {
 		return link.Peer{}, fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
-	if signer.Kind != link.KindOperator || (signer.Role != "responder" && signer.Role != "admin") {
-		return link.Peer{}, fmt.Errorf("%w: %s %q has role %q, responder or admin is needed", ErrForbidden, signer.Kind, signer.ID, signer.Role)
+	if signer.Kind != link.KindOperator {
+		return link.Peer{}, fmt.Errorf("%w: %s %q is no operator", ErrForbidden, signer.Kind, signer.ID)
 	}
 	return signer, nil
 }
@@ -157,8 +263,14 @@ func check(g *sensorv1.Grant) error {
 		return fmt.Errorf("%w: a nonce of %d bytes instead of %d", ErrMalformed, len(g.GetNonce()), NonceSize)
 	case g.GetAction() == sensorv1.Action_ACTION_UNSPECIFIED:
 		return fmt.Errorf("%w: no action", ErrMalformed)
-	case len(g.GetHosts()) == 0:
-		return fmt.Errorf("%w: no hosts", ErrMalformed)
+	case g.GetHostCount() == 0 || g.GetHostCount() > MaxHosts || len(g.GetHostsRoot()) != sha256.Size:
+		return fmt.Errorf("%w: %d hosts, a root of %d bytes", ErrMalformed, g.GetHostCount(), len(g.GetHostsRoot()))
+	case g.GetEpoch() == 0 || g.GetIssuedAt() < 0 || g.GetEpoch() > uint64(g.GetIssuedAt())+uint64(clockSkew):
+		return fmt.Errorf("%w: its epoch %d is not near the time it was signed, %d", ErrMalformed, g.GetEpoch(), g.GetIssuedAt())
+	case g.GetApprovals() > MaxSigners:
+		return fmt.Errorf("%w: it asks for %d approvals", ErrMalformed, g.GetApprovals())
+	case g.GetOperator() == "" && len(g.GetEvidence()) == 0:
+		return fmt.Errorf("%w: an automation's grant names its evidence", ErrMalformed)
 	}
 	return nil
 }

@@ -21,8 +21,8 @@ import (
 
 func order(now time.Time) *sensorv1.Grant {
 	return &sensorv1.Grant{
-		Nonce: make([]byte, grant.NonceSize), Action: sensorv1.Action_ACTION_ISOLATE, Hosts: []string{"h-1"},
-		LeaseSeconds: 3600, IssuedAt: now.UnixNano(), NotAfter: now.Add(time.Minute).UnixNano(),
+		Nonce: make([]byte, grant.NonceSize), Action: sensorv1.Action_ACTION_ISOLATE, HostsRoot: make([]byte, 32), HostCount: 1,
+		LeaseSeconds: 3600, Epoch: uint64(now.UnixNano()), IssuedAt: now.UnixNano(), NotAfter: now.Add(time.Minute).UnixNano(),
 		Operator: "alice", Operation: "op-1", ClusterId: linktest.Cluster,
 	}
 }
@@ -32,6 +32,29 @@ func sign(t *testing.T, cert tls.Certificate, g *sensorv1.Grant) *sensorv1.Signe
 	sg, err := grant.Sign(cert.PrivateKey.(crypto.Signer), cert.Certificate, g)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return sg
+}
+
+func encode(t *testing.T, g *sensorv1.Grant) []byte {
+	t.Helper()
+	payload, err := grant.Encode(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return payload
+}
+
+// approved is g signed by each of certs, whatever they may.
+func approved(t *testing.T, g *sensorv1.Grant, certs ...tls.Certificate) *sensorv1.SignedGrant {
+	t.Helper()
+	sg := &sensorv1.SignedGrant{Payload: encode(t, g)}
+	for _, cert := range certs {
+		signature, err := grant.SignPayload(cert.PrivateKey.(crypto.Signer), cert.Certificate, sg.GetPayload())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sg.Signatures = append(sg.Signatures, signature)
 	}
 	return sg
 }
@@ -50,11 +73,18 @@ func TestVerify(t *testing.T) {
 		return g
 	}
 	forged := sign(t, alice, order(now))
-	forged.Payload, _ = proto.Marshal(with(func(g *sensorv1.Grant) { g.Hosts = []string{"h-1", "h-2"} }))
+	forged.Payload, _ = proto.Marshal(with(func(g *sensorv1.Grant) { g.HostCount = 2 }))
 	unprefixed := sign(t, alice, order(now))
-	unprefixed.Signature = ed25519.Sign(alice.PrivateKey.(ed25519.PrivateKey), unprefixed.GetPayload())
+	unprefixed.Signatures[0].Signature = ed25519.Sign(alice.PrivateKey.(ed25519.PrivateKey), unprefixed.GetPayload())
 	stolen := sign(t, alice, order(now))
-	stolen.Chain = issue(ca, link.KindOperator, "alice", "responder").Certificate
+	stolen.Signatures[0].Chain = issue(ca, link.KindOperator, "alice", "responder").Certificate
+	bob := issue(ca, link.KindOperator, "bob", "responder")
+	two := with(func(g *sensorv1.Grant) { g.Approvals = 2 })
+	automatic := with(func(g *sensorv1.Grant) { g.Operator, g.Evidence = "", []string{"f-1"} })
+	appended := sign(t, alice, order(now))
+	appended.Payload = append(appended.Payload, 0x98, 0x1f, 1) // field 499
+	twice := alice
+	twice.Certificate = ca.IssueFor(alice, link.KindOperator, "al", "responder").Certificate
 	twin := *ca
 	twin.Cluster = "c-twin"
 
@@ -81,16 +111,29 @@ func TestVerify(t *testing.T) {
 		{"changed hosts", forged, now, grant.ErrSignature},
 		{"signed without context", unprefixed, now, grant.ErrSignature},
 		{"another key's certificate", stolen, now, grant.ErrSignature},
-		{"no chain", &sensorv1.SignedGrant{Payload: forged.GetPayload()}, now, grant.ErrMalformed},
-		{"rubbish chain", &sensorv1.SignedGrant{Chain: [][]byte{{1}}}, now, grant.ErrMalformed},
+		{"unsigned", &sensorv1.SignedGrant{Payload: forged.GetPayload()}, now, grant.ErrSignature},
+		{"no chain", &sensorv1.SignedGrant{Payload: forged.GetPayload(), Signatures: []*sensorv1.Signature{{}}}, now, grant.ErrMalformed},
+		{"rubbish chain", &sensorv1.SignedGrant{Payload: forged.GetPayload(), Signatures: []*sensorv1.Signature{{Chain: [][]byte{{1}}}}}, now, grant.ErrMalformed},
+		{"more than canonical", appended, now, grant.ErrMalformed},
+		{"approved", approved(t, order(now), alice, bob), now, nil},
+		{"two asked, two signed", approved(t, two, alice, bob), now, nil},
+		{"two asked, one signed", sign(t, alice, two), now, grant.ErrApprovals},
+		{"approved by oneself", approved(t, two, alice, alice), now, grant.ErrApprovals},
+		{"approved with oneself's key under another name", approved(t, two, alice, twice), now, grant.ErrApprovals},
+		{"approved by a viewer", approved(t, two, alice, issue(ca, link.KindOperator, "vic", "viewer")), now, grant.ErrForbidden},
+		{"approved by a node", approved(t, two, alice, issue(ca, link.KindNode, "n1", "admin")), now, grant.ErrForbidden},
+		{"signed by the approver first", approved(t, two, bob, alice), now, grant.ErrForbidden},
+		{"automation's", &sensorv1.SignedGrant{Payload: encode(t, automatic)}, now, nil},
+		{"automation's, in an operator's name", &sensorv1.SignedGrant{Payload: encode(t, order(now))}, now, grant.ErrSignature},
+		{"automation's, signed", &sensorv1.SignedGrant{Payload: encode(t, automatic), Signatures: sign(t, alice, order(now)).GetSignatures()}, now, grant.ErrSignature},
 		{"nil", nil, now, grant.ErrMalformed},
 	} {
-		g, peer, err := grant.Verify(tt.sg, ca.Roots(), linktest.Cluster, tt.now)
+		g, signers, err := grant.Verify(tt.sg, ca.Roots(), linktest.Cluster, tt.now)
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
 		}
-		if (err == nil) != (tt.want == nil) || (err != nil && (g != nil || peer.ID != "")) {
-			t.Errorf("%s: got %v, %+v, %v", tt.name, g, peer, err)
+		if (err == nil) != (tt.want == nil) || (err != nil && (g != nil || signers != nil)) {
+			t.Errorf("%s: got %v, %+v, %v", tt.name, g, signers, err)
 		}
 	}
 }
@@ -120,7 +163,11 @@ func TestSignRefuses(t *testing.T) {
 	for _, change := range []func(*sensorv1.Grant){
 		func(g *sensorv1.Grant) { g.Nonce = g.Nonce[:8] },
 		func(g *sensorv1.Grant) { g.Action = 0 },
-		func(g *sensorv1.Grant) { g.Hosts = nil },
+		func(g *sensorv1.Grant) { g.HostCount = 0 },
+		func(g *sensorv1.Grant) { g.HostsRoot = nil },
+		func(g *sensorv1.Grant) { g.Operator = "" },
+		func(g *sensorv1.Grant) { g.Epoch = 0 },
+		func(g *sensorv1.Grant) { g.Epoch = uint64(now.Add(24 * time.Hour).UnixNano()) },
 	} {
 		g := order(now)
 		change(g)

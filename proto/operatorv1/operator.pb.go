@@ -1493,17 +1493,288 @@ func (x *SelectHostsResponse) GetClusterId() string {
 	return ""
 }
 
+type PreviewOrderRequest struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Selector      *Selector               `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"` // empty is refused
+	Action        sensorv1.Action         `protobuf:"varint,2,opt,name=action,proto3,enum=vedette.sensor.v1.Action" json:"action,omitempty"`
+	Level         sensorv1.IsolationLevel `protobuf:"varint,3,opt,name=level,proto3,enum=vedette.sensor.v1.IsolationLevel" json:"level,omitempty"`
+	Target        *sensorv1.Target        `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewOrderRequest) Reset() {
+	*x = PreviewOrderRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewOrderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewOrderRequest) ProtoMessage() {}
+
+func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewOrderRequest.ProtoReflect.Descriptor instead.
+func (*PreviewOrderRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PreviewOrderRequest) GetSelector() *Selector {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+func (x *PreviewOrderRequest) GetAction() sensorv1.Action {
+	if x != nil {
+		return x.Action
+	}
+	return sensorv1.Action(0)
+}
+
+func (x *PreviewOrderRequest) GetLevel() sensorv1.IsolationLevel {
+	if x != nil {
+		return x.Level
+	}
+	return sensorv1.IsolationLevel(0)
+}
+
+func (x *PreviewOrderRequest) GetTarget() *sensorv1.Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+type PreviewOrderResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Hosts     []*Host                `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	ClusterId string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Epoch     uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`         // for the grant
+	Fleet     uint32                 `protobuf:"varint,4,opt,name=fleet,proto3" json:"fleet,omitempty"`         // for the grant: hosts enrolled
+	Approvals uint32                 `protobuf:"varint,5,opt,name=approvals,proto3" json:"approvals,omitempty"` // distinct operators that the governor will ask for
+	// Why it asks for more than one, one sentence each.
+	Caps      []string `protobuf:"bytes,6,rep,name=caps,proto3" json:"caps,omitempty"`
+	Protected []string `protobuf:"bytes,7,rep,name=protected,proto3" json:"protected,omitempty"` // ids of the hosts that the intent protects
+	// Hosts outside the selection that talk to it, by the flow baselines, most first.
+	Dependents     []*Dependent `protobuf:"bytes,8,rep,name=dependents,proto3" json:"dependents,omitempty"`
+	DependentsMore uint32       `protobuf:"varint,9,opt,name=dependents_more,json=dependentsMore,proto3" json:"dependents_more,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PreviewOrderResponse) Reset() {
+	*x = PreviewOrderResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewOrderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewOrderResponse) ProtoMessage() {}
+
+func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewOrderResponse.ProtoReflect.Descriptor instead.
+func (*PreviewOrderResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PreviewOrderResponse) GetHosts() []*Host {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *PreviewOrderResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *PreviewOrderResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PreviewOrderResponse) GetFleet() uint32 {
+	if x != nil {
+		return x.Fleet
+	}
+	return 0
+}
+
+func (x *PreviewOrderResponse) GetApprovals() uint32 {
+	if x != nil {
+		return x.Approvals
+	}
+	return 0
+}
+
+func (x *PreviewOrderResponse) GetCaps() []string {
+	if x != nil {
+		return x.Caps
+	}
+	return nil
+}
+
+func (x *PreviewOrderResponse) GetProtected() []string {
+	if x != nil {
+		return x.Protected
+	}
+	return nil
+}
+
+func (x *PreviewOrderResponse) GetDependents() []*Dependent {
+	if x != nil {
+		return x.Dependents
+	}
+	return nil
+}
+
+func (x *PreviewOrderResponse) GetDependentsMore() uint32 {
+	if x != nil {
+		return x.DependentsMore
+	}
+	return 0
+}
+
+type Dependent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	On            string                 `protobuf:"bytes,4,opt,name=on,proto3" json:"on,omitempty"`           // the selected host, by name
+	Service       string                 `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"` // what it uses there: "tcp/5432 postgres"
+	Flows         uint64                 `protobuf:"varint,6,opt,name=flows,proto3" json:"flows,omitempty"`
+	LastSeen      int64                  `protobuf:"varint,7,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dependent) Reset() {
+	*x = Dependent{}
+	mi := &file_vedette_operator_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dependent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dependent) ProtoMessage() {}
+
+func (x *Dependent) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
+func (*Dependent) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Dependent) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Dependent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Dependent) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Dependent) GetOn() string {
+	if x != nil {
+		return x.On
+	}
+	return ""
+}
+
+func (x *Dependent) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Dependent) GetFlows() uint64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+func (x *Dependent) GetLastSeen() int64 {
+	if x != nil {
+		return x.LastSeen
+	}
+	return 0
+}
+
 type SubmitGrantRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Grant          *sensorv1.SignedGrant  `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Hosts          []string               `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"` // ascending; their root is the grant's
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SubmitGrantRequest) Reset() {
 	*x = SubmitGrantRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[22]
+	mi := &file_vedette_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1786,7 @@ func (x *SubmitGrantRequest) String() string {
 func (*SubmitGrantRequest) ProtoMessage() {}
 
 func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[22]
+	mi := &file_vedette_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1799,7 @@ func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantRequest.ProtoReflect.Descriptor instead.
 func (*SubmitGrantRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{22}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SubmitGrantRequest) GetGrant() *sensorv1.SignedGrant {
@@ -1545,17 +1816,25 @@ func (x *SubmitGrantRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *SubmitGrantRequest) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
 type SubmitGrantResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Operation        string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Index            uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	ApprovalsMissing uint32                 `protobuf:"varint,3,opt,name=approvals_missing,json=approvalsMissing,proto3" json:"approvals_missing,omitempty"` // distinct operators still to sign before anything is done
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *SubmitGrantResponse) Reset() {
 	*x = SubmitGrantResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[23]
+	mi := &file_vedette_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1846,7 @@ func (x *SubmitGrantResponse) String() string {
 func (*SubmitGrantResponse) ProtoMessage() {}
 
 func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[23]
+	mi := &file_vedette_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1859,7 @@ func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantResponse.ProtoReflect.Descriptor instead.
 func (*SubmitGrantResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{23}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SubmitGrantResponse) GetOperation() string {
@@ -1597,12 +1876,1315 @@ func (x *SubmitGrantResponse) GetIndex() uint64 {
 	return 0
 }
 
+func (x *SubmitGrantResponse) GetApprovalsMissing() uint32 {
+	if x != nil {
+		return x.ApprovalsMissing
+	}
+	return 0
+}
+
+// An order as a whole; its hosts' part is in GetOperation.
+type Operation struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State            string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // waiting window ordered vetoed expired
+	Action           string                 `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	Grant            *sensorv1.SignedGrant  `protobuf:"bytes,4,opt,name=grant,proto3" json:"grant,omitempty"`
+	Hosts            []string               `protobuf:"bytes,5,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	RequestedBy      string                 `protobuf:"bytes,6,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	RequestedAt      int64                  `protobuf:"varint,7,opt,name=requested_at,json=requestedAt,proto3" json:"requested_at,omitempty"`
+	Reason           string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	ApprovedBy       []string               `protobuf:"bytes,9,rep,name=approved_by,json=approvedBy,proto3" json:"approved_by,omitempty"`
+	ApprovalsMissing uint32                 `protobuf:"varint,10,opt,name=approvals_missing,json=approvalsMissing,proto3" json:"approvals_missing,omitempty"`
+	WindowEnds       int64                  `protobuf:"varint,11,opt,name=window_ends,json=windowEnds,proto3" json:"window_ends,omitempty"` // state window: goes out then unless vetoed
+	Expires          int64                  `protobuf:"varint,12,opt,name=expires,proto3" json:"expires,omitempty"`                         // cannot be approved any more after
+	Level            uint32                 `protobuf:"varint,13,opt,name=level,proto3" json:"level,omitempty"`                             // of the autonomy ladder; 0: an operator's order
+	Finding          string                 `protobuf:"bytes,14,opt,name=finding,proto3" json:"finding,omitempty"`
+	Policies         []string               `protobuf:"bytes,15,rep,name=policies,proto3" json:"policies,omitempty"`
+	VetoedBy         string                 `protobuf:"bytes,16,opt,name=vetoed_by,json=vetoedBy,proto3" json:"vetoed_by,omitempty"`
+	VetoReason       string                 `protobuf:"bytes,17,opt,name=veto_reason,json=vetoReason,proto3" json:"veto_reason,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Operation) Reset() {
+	*x = Operation{}
+	mi := &file_vedette_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Operation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Operation) ProtoMessage() {}
+
+func (x *Operation) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Operation.ProtoReflect.Descriptor instead.
+func (*Operation) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Operation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Operation) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Operation) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Operation) GetGrant() *sensorv1.SignedGrant {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *Operation) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Operation) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+func (x *Operation) GetRequestedAt() int64 {
+	if x != nil {
+		return x.RequestedAt
+	}
+	return 0
+}
+
+func (x *Operation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Operation) GetApprovedBy() []string {
+	if x != nil {
+		return x.ApprovedBy
+	}
+	return nil
+}
+
+func (x *Operation) GetApprovalsMissing() uint32 {
+	if x != nil {
+		return x.ApprovalsMissing
+	}
+	return 0
+}
+
+func (x *Operation) GetWindowEnds() int64 {
+	if x != nil {
+		return x.WindowEnds
+	}
+	return 0
+}
+
+func (x *Operation) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
+func (x *Operation) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Operation) GetFinding() string {
+	if x != nil {
+		return x.Finding
+	}
+	return ""
+}
+
+func (x *Operation) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *Operation) GetVetoedBy() string {
+	if x != nil {
+		return x.VetoedBy
+	}
+	return ""
+}
+
+func (x *Operation) GetVetoReason() string {
+	if x != nil {
+		return x.VetoReason
+	}
+	return ""
+}
+
+type ListOperationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Open          bool                   `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"` // only what waits for somebody
+	PageSize      uint32                 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperationsRequest) Reset() {
+	*x = ListOperationsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperationsRequest) ProtoMessage() {}
+
+func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
+func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListOperationsRequest) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *ListOperationsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListOperationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListOperationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operations    []*Operation           `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperationsResponse) Reset() {
+	*x = ListOperationsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperationsResponse) ProtoMessage() {}
+
+func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
+func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListOperationsResponse) GetOperations() []*Operation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *ListOperationsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ApproveOperationRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Operation      string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Signature      *sensorv1.Signature    `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	Payload        []byte                 `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"` // only for an automation's proposal: the grant that was signed
+	IdempotencyKey string                 `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ApproveOperationRequest) Reset() {
+	*x = ApproveOperationRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveOperationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveOperationRequest) ProtoMessage() {}
+
+func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveOperationRequest.ProtoReflect.Descriptor instead.
+func (*ApproveOperationRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ApproveOperationRequest) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *ApproveOperationRequest) GetSignature() *sensorv1.Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ApproveOperationRequest) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *ApproveOperationRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type ApproveOperationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveOperationResponse) Reset() {
+	*x = ApproveOperationResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveOperationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveOperationResponse) ProtoMessage() {}
+
+func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveOperationResponse.ProtoReflect.Descriptor instead.
+func (*ApproveOperationResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ApproveOperationResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+type VetoOperationRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Operation      string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Reason         string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *VetoOperationRequest) Reset() {
+	*x = VetoOperationRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VetoOperationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VetoOperationRequest) ProtoMessage() {}
+
+func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VetoOperationRequest.ProtoReflect.Descriptor instead.
+func (*VetoOperationRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *VetoOperationRequest) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *VetoOperationRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *VetoOperationRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type VetoOperationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VetoOperationResponse) Reset() {
+	*x = VetoOperationResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VetoOperationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VetoOperationResponse) ProtoMessage() {}
+
+func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VetoOperationResponse.ProtoReflect.Descriptor instead.
+func (*VetoOperationResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *VetoOperationResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+type ApplyIntentRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Intent         *sensorv1.SignedIntent `protobuf:"bytes,1,opt,name=intent,proto3" json:"intent,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ApplyIntentRequest) Reset() {
+	*x = ApplyIntentRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyIntentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyIntentRequest) ProtoMessage() {}
+
+func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyIntentRequest.ProtoReflect.Descriptor instead.
+func (*ApplyIntentRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ApplyIntentRequest) GetIntent() *sensorv1.SignedIntent {
+	if x != nil {
+		return x.Intent
+	}
+	return nil
+}
+
+func (x *ApplyIntentRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type ApplyIntentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyIntentResponse) Reset() {
+	*x = ApplyIntentResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyIntentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyIntentResponse) ProtoMessage() {}
+
+func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyIntentResponse.ProtoReflect.Descriptor instead.
+func (*ApplyIntentResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ApplyIntentResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type GetIntentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 0: the one in force
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetIntentRequest) Reset() {
+	*x = GetIntentRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetIntentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetIntentRequest) ProtoMessage() {}
+
+func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetIntentRequest.ProtoReflect.Descriptor instead.
+func (*GetIntentRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetIntentRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type GetIntentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Intent        *sensorv1.SignedIntent `protobuf:"bytes,1,opt,name=intent,proto3" json:"intent,omitempty"` // absent: none was ever applied
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Hosts         uint64                 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`                                   // enrolled
+	HostsCurrent  uint64                 `protobuf:"varint,4,opt,name=hosts_current,json=hostsCurrent,proto3" json:"hosts_current,omitempty"` // whose sensors have said that they hold this version
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetIntentResponse) Reset() {
+	*x = GetIntentResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetIntentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetIntentResponse) ProtoMessage() {}
+
+func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetIntentResponse.ProtoReflect.Descriptor instead.
+func (*GetIntentResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetIntentResponse) GetIntent() *sensorv1.SignedIntent {
+	if x != nil {
+		return x.Intent
+	}
+	return nil
+}
+
+func (x *GetIntentResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GetIntentResponse) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *GetIntentResponse) GetHostsCurrent() uint64 {
+	if x != nil {
+		return x.HostsCurrent
+	}
+	return 0
+}
+
+type ListIntentsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIntentsRequest) Reset() {
+	*x = ListIntentsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIntentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIntentsRequest) ProtoMessage() {}
+
+func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIntentsRequest.ProtoReflect.Descriptor instead.
+func (*ListIntentsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListIntentsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListIntentsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListIntentsResponse struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Intents       []*sensorv1.SignedIntent `protobuf:"bytes,1,rep,name=intents,proto3" json:"intents,omitempty"` // newest first
+	PageToken     string                   `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIntentsResponse) Reset() {
+	*x = ListIntentsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIntentsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIntentsResponse) ProtoMessage() {}
+
+func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIntentsResponse.ProtoReflect.Descriptor instead.
+func (*ListIntentsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ListIntentsResponse) GetIntents() []*sensorv1.SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
+func (x *ListIntentsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type TestIntentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Intent        *sensorv1.Intent       `protobuf:"bytes,1,opt,name=intent,proto3" json:"intent,omitempty"`
+	Since         int64                  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"` // findings from then on (Unix ns)
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestIntentRequest) Reset() {
+	*x = TestIntentRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestIntentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestIntentRequest) ProtoMessage() {}
+
+func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestIntentRequest.ProtoReflect.Descriptor instead.
+func (*TestIntentRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *TestIntentRequest) GetIntent() *sensorv1.Intent {
+	if x != nil {
+		return x.Intent
+	}
+	return nil
+}
+
+func (x *TestIntentRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *TestIntentRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type TestIntentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verdicts      []*Verdict             `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	Findings      uint64                 `protobuf:"varint,2,opt,name=findings,proto3" json:"findings,omitempty"` // replayed
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`         // the limit cut it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestIntentResponse) Reset() {
+	*x = TestIntentResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestIntentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestIntentResponse) ProtoMessage() {}
+
+func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestIntentResponse.ProtoReflect.Descriptor instead.
+func (*TestIntentResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *TestIntentResponse) GetVerdicts() []*Verdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+func (x *TestIntentResponse) GetFindings() uint64 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
+}
+
+func (x *TestIntentResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// What a policy says of one finding and one action.
+type Verdict struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Finding       string                 `protobuf:"bytes,1,opt,name=finding,proto3" json:"finding,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	HostName      string                 `protobuf:"bytes,3,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`
+	Title         string                 `protobuf:"bytes,5,opt,name=title,proto3" json:"title,omitempty"`
+	Action        string                 `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	Level         uint32                 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`                       // by the intent that is tested
+	LevelNow      uint32                 `protobuf:"varint,8,opt,name=level_now,json=levelNow,proto3" json:"level_now,omitempty"` // by the intent in force
+	Policies      []string               `protobuf:"bytes,9,rep,name=policies,proto3" json:"policies,omitempty"`
+	Held          string                 `protobuf:"bytes,10,opt,name=held,proto3" json:"held,omitempty"`               // why it would not be done after all: protected, cap, automation off
+	Disposition   string                 `protobuf:"bytes,11,opt,name=disposition,proto3" json:"disposition,omitempty"` // what a person said of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verdict) Reset() {
+	*x = Verdict{}
+	mi := &file_vedette_operator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verdict) ProtoMessage() {}
+
+func (x *Verdict) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
+func (*Verdict) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Verdict) GetFinding() string {
+	if x != nil {
+		return x.Finding
+	}
+	return ""
+}
+
+func (x *Verdict) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Verdict) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *Verdict) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Verdict) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Verdict) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Verdict) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Verdict) GetLevelNow() uint32 {
+	if x != nil {
+		return x.LevelNow
+	}
+	return 0
+}
+
+func (x *Verdict) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *Verdict) GetHeld() string {
+	if x != nil {
+		return x.Held
+	}
+	return ""
+}
+
+func (x *Verdict) GetDisposition() string {
+	if x != nil {
+		return x.Disposition
+	}
+	return ""
+}
+
+type GetScorecardRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Since         int64                  `protobuf:"varint,1,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetScorecardRequest) Reset() {
+	*x = GetScorecardRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetScorecardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetScorecardRequest) ProtoMessage() {}
+
+func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetScorecardRequest.ProtoReflect.Descriptor instead.
+func (*GetScorecardRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *GetScorecardRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+type GetScorecardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Scores        []*Score               `protobuf:"bytes,1,rep,name=scores,proto3" json:"scores,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetScorecardResponse) Reset() {
+	*x = GetScorecardResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetScorecardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetScorecardResponse) ProtoMessage() {}
+
+func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetScorecardResponse.ProtoReflect.Descriptor instead.
+func (*GetScorecardResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *GetScorecardResponse) GetScores() []*Score {
+	if x != nil {
+		return x.Scores
+	}
+	return nil
+}
+
+// How far people agreed with what automation would have done, by action, group and
+// confidence.
+type Score struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Action         string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	Group          string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	ConfidenceFrom uint32                 `protobuf:"varint,3,opt,name=confidence_from,json=confidenceFrom,proto3" json:"confidence_from,omitempty"` // percent
+	ConfidenceTo   uint32                 `protobuf:"varint,4,opt,name=confidence_to,json=confidenceTo,proto3" json:"confidence_to,omitempty"`
+	Level          uint32                 `protobuf:"varint,5,opt,name=level,proto3" json:"level,omitempty"` // in force
+	Findings       uint64                 `protobuf:"varint,6,opt,name=findings,proto3" json:"findings,omitempty"`
+	Agreed         uint64                 `protobuf:"varint,7,opt,name=agreed,proto3" json:"agreed,omitempty"`       // judged malicious
+	Disagreed      uint64                 `protobuf:"varint,8,opt,name=disagreed,proto3" json:"disagreed,omitempty"` // judged benign
+	Unjudged       uint64                 `protobuf:"varint,9,opt,name=unjudged,proto3" json:"unjudged,omitempty"`
+	WouldRecommend uint64                 `protobuf:"varint,10,opt,name=would_recommend,json=wouldRecommend,proto3" json:"would_recommend,omitempty"` // what each level would have done
+	WouldAsk       uint64                 `protobuf:"varint,11,opt,name=would_ask,json=wouldAsk,proto3" json:"would_ask,omitempty"`
+	WouldAct       uint64                 `protobuf:"varint,12,opt,name=would_act,json=wouldAct,proto3" json:"would_act,omitempty"`
+	Supports       string                 `protobuf:"bytes,13,opt,name=supports,proto3" json:"supports,omitempty"` // which level the figures support, and why
+	SupportedLevel uint32                 `protobuf:"varint,14,opt,name=supported_level,json=supportedLevel,proto3" json:"supported_level,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Score) Reset() {
+	*x = Score{}
+	mi := &file_vedette_operator_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Score) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Score) ProtoMessage() {}
+
+func (x *Score) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Score.ProtoReflect.Descriptor instead.
+func (*Score) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Score) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Score) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Score) GetConfidenceFrom() uint32 {
+	if x != nil {
+		return x.ConfidenceFrom
+	}
+	return 0
+}
+
+func (x *Score) GetConfidenceTo() uint32 {
+	if x != nil {
+		return x.ConfidenceTo
+	}
+	return 0
+}
+
+func (x *Score) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Score) GetFindings() uint64 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
+}
+
+func (x *Score) GetAgreed() uint64 {
+	if x != nil {
+		return x.Agreed
+	}
+	return 0
+}
+
+func (x *Score) GetDisagreed() uint64 {
+	if x != nil {
+		return x.Disagreed
+	}
+	return 0
+}
+
+func (x *Score) GetUnjudged() uint64 {
+	if x != nil {
+		return x.Unjudged
+	}
+	return 0
+}
+
+func (x *Score) GetWouldRecommend() uint64 {
+	if x != nil {
+		return x.WouldRecommend
+	}
+	return 0
+}
+
+func (x *Score) GetWouldAsk() uint64 {
+	if x != nil {
+		return x.WouldAsk
+	}
+	return 0
+}
+
+func (x *Score) GetWouldAct() uint64 {
+	if x != nil {
+		return x.WouldAct
+	}
+	return 0
+}
+
+func (x *Score) GetSupports() string {
+	if x != nil {
+		return x.Supports
+	}
+	return ""
+}
+
+func (x *Score) GetSupportedLevel() uint32 {
+	if x != nil {
+		return x.SupportedLevel
+	}
+	return 0
+}
+
 type Isolation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
 	HostName      string                 `protobuf:"bytes,3,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
-	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // pending applied released refused failed expired
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // pending applied released refused failed expired previewed
 	RequestedBy   string                 `protobuf:"bytes,5,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	LeaseExpires  int64                  `protobuf:"varint,7,opt,name=lease_expires,json=leaseExpires,proto3" json:"lease_expires,omitempty"`
@@ -1610,16 +3192,20 @@ type Isolation struct {
 	AppliedAt     int64                  `protobuf:"varint,9,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
 	SelfTest      string                 `protobuf:"bytes,10,opt,name=self_test,json=selfTest,proto3" json:"self_test,omitempty"`
 	Detail        string                 `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
-	Action        string                 `protobuf:"bytes,12,opt,name=action,proto3" json:"action,omitempty"` // isolate release
+	Action        string                 `protobuf:"bytes,12,opt,name=action,proto3" json:"action,omitempty"` // isolate release freeze kill block-image …
 	Operation     string                 `protobuf:"bytes,13,opt,name=operation,proto3" json:"operation,omitempty"`
 	RequestedAt   int64                  `protobuf:"varint,14,opt,name=requested_at,json=requestedAt,proto3" json:"requested_at,omitempty"`
+	Level         string                 `protobuf:"bytes,15,opt,name=level,proto3" json:"level,omitempty"` // of an isolation: full egress-only jump
+	Target        *sensorv1.Target       `protobuf:"bytes,16,opt,name=target,proto3" json:"target,omitempty"`
+	Local         bool                   `protobuf:"varint,17,opt,name=local,proto3" json:"local,omitempty"` // begun by the host itself
+	Evidence      []string               `protobuf:"bytes,18,rep,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +3217,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +3230,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Isolation) GetId() string {
@@ -1745,6 +3331,34 @@ func (x *Isolation) GetRequestedAt() int64 {
 	return 0
 }
 
+func (x *Isolation) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *Isolation) GetTarget() *sensorv1.Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Isolation) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *Isolation) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type ListIsolationsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1757,7 +3371,7 @@ type ListIsolationsRequest struct {
 
 func (x *ListIsolationsRequest) Reset() {
 	*x = ListIsolationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +3383,7 @@ func (x *ListIsolationsRequest) String() string {
 func (*ListIsolationsRequest) ProtoMessage() {}
 
 func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +3396,7 @@ func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIsolationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListIsolationsRequest) GetHost() string {
@@ -1823,7 +3437,7 @@ type ListIsolationsResponse struct {
 
 func (x *ListIsolationsResponse) Reset() {
 	*x = ListIsolationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +3449,7 @@ func (x *ListIsolationsResponse) String() string {
 func (*ListIsolationsResponse) ProtoMessage() {}
 
 func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +3462,7 @@ func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIsolationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListIsolationsResponse) GetIsolations() []*Isolation {
@@ -1874,7 +3488,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +3500,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +3513,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetOperationRequest) GetOperation() string {
@@ -1913,13 +3527,14 @@ type GetOperationResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	Hosts         []*Isolation           `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Order         *Operation             `protobuf:"bytes,3,opt,name=order,proto3" json:"order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +3546,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +3559,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetOperationResponse) GetOperation() string {
@@ -1957,6 +3572,13 @@ func (x *GetOperationResponse) GetOperation() string {
 func (x *GetOperationResponse) GetHosts() []*Isolation {
 	if x != nil {
 		return x.Hosts
+	}
+	return nil
+}
+
+func (x *GetOperationResponse) GetOrder() *Operation {
+	if x != nil {
+		return x.Order
 	}
 	return nil
 }
@@ -1977,7 +3599,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +3611,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +3624,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -2071,7 +3693,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +3705,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +3718,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListAuditRequest) GetAfter() uint64 {
@@ -2123,7 +3745,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +3757,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +3770,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -2176,7 +3798,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +3810,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +3823,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -2235,7 +3857,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +3869,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +3882,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -2292,7 +3914,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +3926,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +3939,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Member) GetId() string {
@@ -2377,7 +3999,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +4011,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +4024,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
 }
 
 type ListMembersResponse struct {
@@ -2414,7 +4036,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +4048,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +4061,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -2458,7 +4080,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +4092,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +4105,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -2501,7 +4123,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +4135,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +4148,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
 }
 
 type WatchRequest struct {
@@ -2538,7 +4160,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +4172,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +4185,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -2592,7 +4214,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +4226,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +4239,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -2737,7 +4359,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +4371,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +4384,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *HostChange) GetChange() string {
@@ -2911,13 +4533,151 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x13SelectHostsResponse\x12/\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x19.vedette.operator.v1.HostR\x05hosts\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"s\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\xef\x01\n" +
+	"\x13PreviewOrderRequest\x129\n" +
+	"\bselector\x18\x01 \x01(\v2\x1d.vedette.operator.v1.SelectorR\bselector\x121\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x19.vedette.sensor.v1.ActionR\x06action\x127\n" +
+	"\x05level\x18\x03 \x01(\x0e2!.vedette.sensor.v1.IsolationLevelR\x05level\x121\n" +
+	"\x06target\x18\x04 \x01(\v2\x19.vedette.sensor.v1.TargetR\x06target\"\xcb\x02\n" +
+	"\x14PreviewOrderResponse\x12/\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x19.vedette.operator.v1.HostR\x05hosts\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05fleet\x18\x04 \x01(\rR\x05fleet\x12\x1c\n" +
+	"\tapprovals\x18\x05 \x01(\rR\tapprovals\x12\x12\n" +
+	"\x04caps\x18\x06 \x03(\tR\x04caps\x12\x1c\n" +
+	"\tprotected\x18\a \x03(\tR\tprotected\x12>\n" +
+	"\n" +
+	"dependents\x18\b \x03(\v2\x1e.vedette.operator.v1.DependentR\n" +
+	"dependents\x12'\n" +
+	"\x0fdependents_more\x18\t \x01(\rR\x0edependentsMore\"\x8f\x02\n" +
+	"\tDependent\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12B\n" +
+	"\x06labels\x18\x03 \x03(\v2*.vedette.operator.v1.Dependent.LabelsEntryR\x06labels\x12\x0e\n" +
+	"\x02on\x18\x04 \x01(\tR\x02on\x12\x18\n" +
+	"\aservice\x18\x05 \x01(\tR\aservice\x12\x14\n" +
+	"\x05flows\x18\x06 \x01(\x04R\x05flows\x12\x1b\n" +
+	"\tlast_seen\x18\a \x01(\x03R\blastSeen\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +
 	"\x12SubmitGrantRequest\x124\n" +
 	"\x05grant\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantR\x05grant\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"I\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x05hosts\x18\x03 \x03(\tR\x05hosts\"v\n" +
 	"\x13SubmitGrantResponse\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\x85\x03\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12+\n" +
+	"\x11approvals_missing\x18\x03 \x01(\rR\x10approvalsMissing\"\x86\x04\n" +
+	"\tOperation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x124\n" +
+	"\x05grant\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantR\x05grant\x12\x14\n" +
+	"\x05hosts\x18\x05 \x03(\tR\x05hosts\x12!\n" +
+	"\frequested_by\x18\x06 \x01(\tR\vrequestedBy\x12!\n" +
+	"\frequested_at\x18\a \x01(\x03R\vrequestedAt\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x1f\n" +
+	"\vapproved_by\x18\t \x03(\tR\n" +
+	"approvedBy\x12+\n" +
+	"\x11approvals_missing\x18\n" +
+	" \x01(\rR\x10approvalsMissing\x12\x1f\n" +
+	"\vwindow_ends\x18\v \x01(\x03R\n" +
+	"windowEnds\x12\x18\n" +
+	"\aexpires\x18\f \x01(\x03R\aexpires\x12\x14\n" +
+	"\x05level\x18\r \x01(\rR\x05level\x12\x18\n" +
+	"\afinding\x18\x0e \x01(\tR\afinding\x12\x1a\n" +
+	"\bpolicies\x18\x0f \x03(\tR\bpolicies\x12\x1b\n" +
+	"\tvetoed_by\x18\x10 \x01(\tR\bvetoedBy\x12\x1f\n" +
+	"\vveto_reason\x18\x11 \x01(\tR\n" +
+	"vetoReason\"g\n" +
+	"\x15ListOperationsRequest\x12\x12\n" +
+	"\x04open\x18\x01 \x01(\bR\x04open\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"w\n" +
+	"\x16ListOperationsResponse\x12>\n" +
+	"\n" +
+	"operations\x18\x01 \x03(\v2\x1e.vedette.operator.v1.OperationR\n" +
+	"operations\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xb6\x01\n" +
+	"\x17ApproveOperationRequest\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\x12\x18\n" +
+	"\apayload\x18\x03 \x01(\fR\apayload\x12'\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"X\n" +
+	"\x18ApproveOperationResponse\x12<\n" +
+	"\toperation\x18\x01 \x01(\v2\x1e.vedette.operator.v1.OperationR\toperation\"u\n" +
+	"\x14VetoOperationRequest\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"U\n" +
+	"\x15VetoOperationResponse\x12<\n" +
+	"\toperation\x18\x01 \x01(\v2\x1e.vedette.operator.v1.OperationR\toperation\"v\n" +
+	"\x12ApplyIntentRequest\x127\n" +
+	"\x06intent\x18\x01 \x01(\v2\x1f.vedette.sensor.v1.SignedIntentR\x06intent\x12'\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"/\n" +
+	"\x13ApplyIntentResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\",\n" +
+	"\x10GetIntentRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xa1\x01\n" +
+	"\x11GetIntentResponse\x127\n" +
+	"\x06intent\x18\x01 \x01(\v2\x1f.vedette.sensor.v1.SignedIntentR\x06intent\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\x04R\x05hosts\x12#\n" +
+	"\rhosts_current\x18\x04 \x01(\x04R\fhostsCurrent\"P\n" +
+	"\x12ListIntentsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"o\n" +
+	"\x13ListIntentsResponse\x129\n" +
+	"\aintents\x18\x01 \x03(\v2\x1f.vedette.sensor.v1.SignedIntentR\aintents\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"r\n" +
+	"\x11TestIntentRequest\x121\n" +
+	"\x06intent\x18\x01 \x01(\v2\x19.vedette.sensor.v1.IntentR\x06intent\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x03R\x05since\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"~\n" +
+	"\x12TestIntentResponse\x128\n" +
+	"\bverdicts\x18\x01 \x03(\v2\x1c.vedette.operator.v1.VerdictR\bverdicts\x12\x1a\n" +
+	"\bfindings\x18\x02 \x01(\x04R\bfindings\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"\x9b\x02\n" +
+	"\aVerdict\x12\x18\n" +
+	"\afinding\x18\x01 \x01(\tR\afinding\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1b\n" +
+	"\thost_name\x18\x03 \x01(\tR\bhostName\x12\x12\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x14\n" +
+	"\x05title\x18\x05 \x01(\tR\x05title\x12\x16\n" +
+	"\x06action\x18\x06 \x01(\tR\x06action\x12\x14\n" +
+	"\x05level\x18\a \x01(\rR\x05level\x12\x1b\n" +
+	"\tlevel_now\x18\b \x01(\rR\blevelNow\x12\x1a\n" +
+	"\bpolicies\x18\t \x03(\tR\bpolicies\x12\x12\n" +
+	"\x04held\x18\n" +
+	" \x01(\tR\x04held\x12 \n" +
+	"\vdisposition\x18\v \x01(\tR\vdisposition\"+\n" +
+	"\x13GetScorecardRequest\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\x03R\x05since\"J\n" +
+	"\x14GetScorecardResponse\x122\n" +
+	"\x06scores\x18\x01 \x03(\v2\x1a.vedette.operator.v1.ScoreR\x06scores\"\xaf\x03\n" +
+	"\x05Score\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12'\n" +
+	"\x0fconfidence_from\x18\x03 \x01(\rR\x0econfidenceFrom\x12#\n" +
+	"\rconfidence_to\x18\x04 \x01(\rR\fconfidenceTo\x12\x14\n" +
+	"\x05level\x18\x05 \x01(\rR\x05level\x12\x1a\n" +
+	"\bfindings\x18\x06 \x01(\x04R\bfindings\x12\x16\n" +
+	"\x06agreed\x18\a \x01(\x04R\x06agreed\x12\x1c\n" +
+	"\tdisagreed\x18\b \x01(\x04R\tdisagreed\x12\x1a\n" +
+	"\bunjudged\x18\t \x01(\x04R\bunjudged\x12'\n" +
+	"\x0fwould_recommend\x18\n" +
+	" \x01(\x04R\x0ewouldRecommend\x12\x1b\n" +
+	"\twould_ask\x18\v \x01(\x04R\bwouldAsk\x12\x1b\n" +
+	"\twould_act\x18\f \x01(\x04R\bwouldAct\x12\x1a\n" +
+	"\bsupports\x18\r \x01(\tR\bsupports\x12'\n" +
+	"\x0fsupported_level\x18\x0e \x01(\rR\x0esupportedLevel\"\x80\x04\n" +
 	"\tIsolation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1b\n" +
@@ -2934,7 +4694,11 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x06detail\x18\v \x01(\tR\x06detail\x12\x16\n" +
 	"\x06action\x18\f \x01(\tR\x06action\x12\x1c\n" +
 	"\toperation\x18\r \x01(\tR\toperation\x12!\n" +
-	"\frequested_at\x18\x0e \x01(\x03R\vrequestedAt\"\x7f\n" +
+	"\frequested_at\x18\x0e \x01(\x03R\vrequestedAt\x12\x14\n" +
+	"\x05level\x18\x0f \x01(\tR\x05level\x121\n" +
+	"\x06target\x18\x10 \x01(\v2\x19.vedette.sensor.v1.TargetR\x06target\x12\x14\n" +
+	"\x05local\x18\x11 \x01(\bR\x05local\x12\x1a\n" +
+	"\bevidence\x18\x12 \x03(\tR\bevidence\"\x7f\n" +
 	"\x15ListIsolationsRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x1b\n" +
@@ -2948,10 +4712,11 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"3\n" +
 	"\x13GetOperationRequest\x12\x1c\n" +
-	"\toperation\x18\x01 \x01(\tR\toperation\"j\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\"\xa0\x01\n" +
 	"\x14GetOperationResponse\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x124\n" +
-	"\x05hosts\x18\x02 \x03(\v2\x1e.vedette.operator.v1.IsolationR\x05hosts\"\xc6\x01\n" +
+	"\x05hosts\x18\x02 \x03(\v2\x1e.vedette.operator.v1.IsolationR\x05hosts\x124\n" +
+	"\x05order\x18\x03 \x01(\v2\x1e.vedette.operator.v1.OperationR\x05order\"\xc6\x01\n" +
 	"\n" +
 	"AuditEntry\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
@@ -3009,7 +4774,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"HostChange\x12\x16\n" +
 	"\x06change\x18\x01 \x01(\tR\x06change\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail2\x80\r\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail2\x8d\x14\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -3020,8 +4785,18 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\rListIncidents\x12).vedette.operator.v1.ListIncidentsRequest\x1a*.vedette.operator.v1.ListIncidentsResponse\x12`\n" +
 	"\vGetIncident\x12'.vedette.operator.v1.GetIncidentRequest\x1a(.vedette.operator.v1.GetIncidentResponse\x12f\n" +
 	"\rCloseIncident\x12).vedette.operator.v1.CloseIncidentRequest\x1a*.vedette.operator.v1.CloseIncidentResponse\x12`\n" +
-	"\vSelectHosts\x12'.vedette.operator.v1.SelectHostsRequest\x1a(.vedette.operator.v1.SelectHostsResponse\x12`\n" +
+	"\vSelectHosts\x12'.vedette.operator.v1.SelectHostsRequest\x1a(.vedette.operator.v1.SelectHostsResponse\x12c\n" +
+	"\fPreviewOrder\x12(.vedette.operator.v1.PreviewOrderRequest\x1a).vedette.operator.v1.PreviewOrderResponse\x12`\n" +
 	"\vSubmitGrant\x12'.vedette.operator.v1.SubmitGrantRequest\x1a(.vedette.operator.v1.SubmitGrantResponse\x12i\n" +
+	"\x0eListOperations\x12*.vedette.operator.v1.ListOperationsRequest\x1a+.vedette.operator.v1.ListOperationsResponse\x12o\n" +
+	"\x10ApproveOperation\x12,.vedette.operator.v1.ApproveOperationRequest\x1a-.vedette.operator.v1.ApproveOperationResponse\x12f\n" +
+	"\rVetoOperation\x12).vedette.operator.v1.VetoOperationRequest\x1a*.vedette.operator.v1.VetoOperationResponse\x12`\n" +
+	"\vApplyIntent\x12'.vedette.operator.v1.ApplyIntentRequest\x1a(.vedette.operator.v1.ApplyIntentResponse\x12Z\n" +
+	"\tGetIntent\x12%.vedette.operator.v1.GetIntentRequest\x1a&.vedette.operator.v1.GetIntentResponse\x12`\n" +
+	"\vListIntents\x12'.vedette.operator.v1.ListIntentsRequest\x1a(.vedette.operator.v1.ListIntentsResponse\x12]\n" +
+	"\n" +
+	"TestIntent\x12&.vedette.operator.v1.TestIntentRequest\x1a'.vedette.operator.v1.TestIntentResponse\x12c\n" +
+	"\fGetScorecard\x12(.vedette.operator.v1.GetScorecardRequest\x1a).vedette.operator.v1.GetScorecardResponse\x12i\n" +
 	"\x0eListIsolations\x12*.vedette.operator.v1.ListIsolationsRequest\x1a+.vedette.operator.v1.ListIsolationsResponse\x12c\n" +
 	"\fGetOperation\x12(.vedette.operator.v1.GetOperationRequest\x1a).vedette.operator.v1.GetOperationResponse\x12Z\n" +
 	"\tListAudit\x12%.vedette.operator.v1.ListAuditRequest\x1a&.vedette.operator.v1.ListAuditResponse\x12`\n" +
@@ -3042,135 +4817,202 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_vedette_operator_proto_goTypes = []any{
-	(*GetStatusRequest)(nil),       // 0: vedette.operator.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),      // 1: vedette.operator.v1.GetStatusResponse
-	(*Host)(nil),                   // 2: vedette.operator.v1.Host
-	(*Selector)(nil),               // 3: vedette.operator.v1.Selector
-	(*ListHostsRequest)(nil),       // 4: vedette.operator.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),      // 5: vedette.operator.v1.ListHostsResponse
-	(*GetHostRequest)(nil),         // 6: vedette.operator.v1.GetHostRequest
-	(*GetHostResponse)(nil),        // 7: vedette.operator.v1.GetHostResponse
-	(*BehaviourRow)(nil),           // 8: vedette.operator.v1.BehaviourRow
-	(*FindingRow)(nil),             // 9: vedette.operator.v1.FindingRow
-	(*ListFindingsRequest)(nil),    // 10: vedette.operator.v1.ListFindingsRequest
-	(*ListFindingsResponse)(nil),   // 11: vedette.operator.v1.ListFindingsResponse
-	(*GetFindingRequest)(nil),      // 12: vedette.operator.v1.GetFindingRequest
-	(*GetFindingResponse)(nil),     // 13: vedette.operator.v1.GetFindingResponse
-	(*ListIncidentsRequest)(nil),   // 14: vedette.operator.v1.ListIncidentsRequest
-	(*ListIncidentsResponse)(nil),  // 15: vedette.operator.v1.ListIncidentsResponse
-	(*GetIncidentRequest)(nil),     // 16: vedette.operator.v1.GetIncidentRequest
-	(*GetIncidentResponse)(nil),    // 17: vedette.operator.v1.GetIncidentResponse
-	(*CloseIncidentRequest)(nil),   // 18: vedette.operator.v1.CloseIncidentRequest
-	(*CloseIncidentResponse)(nil),  // 19: vedette.operator.v1.CloseIncidentResponse
-	(*SelectHostsRequest)(nil),     // 20: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),    // 21: vedette.operator.v1.SelectHostsResponse
-	(*SubmitGrantRequest)(nil),     // 22: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),    // 23: vedette.operator.v1.SubmitGrantResponse
-	(*Isolation)(nil),              // 24: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),  // 25: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil), // 26: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),    // 27: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),   // 28: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),             // 29: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),       // 30: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),      // 31: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),     // 32: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),    // 33: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                 // 34: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),     // 35: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),    // 36: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),    // 37: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),   // 38: vedette.operator.v1.RemoveMemberResponse
-	(*WatchRequest)(nil),           // 39: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),          // 40: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),             // 41: vedette.operator.v1.HostChange
-	nil,                            // 42: vedette.operator.v1.Host.LabelsEntry
-	nil,                            // 43: vedette.operator.v1.Selector.LabelsEntry
-	nil,                            // 44: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.BaselineState)(nil), // 45: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),     // 46: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),        // 47: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),          // 48: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),     // 49: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),       // 50: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),        // 51: vedette.raft.v1.Incident
-	(*sensorv1.SignedGrant)(nil),   // 52: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Summary)(nil),       // 53: vedette.sensor.v1.Summary
+	(*GetStatusRequest)(nil),         // 0: vedette.operator.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),        // 1: vedette.operator.v1.GetStatusResponse
+	(*Host)(nil),                     // 2: vedette.operator.v1.Host
+	(*Selector)(nil),                 // 3: vedette.operator.v1.Selector
+	(*ListHostsRequest)(nil),         // 4: vedette.operator.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 5: vedette.operator.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 6: vedette.operator.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 7: vedette.operator.v1.GetHostResponse
+	(*BehaviourRow)(nil),             // 8: vedette.operator.v1.BehaviourRow
+	(*FindingRow)(nil),               // 9: vedette.operator.v1.FindingRow
+	(*ListFindingsRequest)(nil),      // 10: vedette.operator.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),     // 11: vedette.operator.v1.ListFindingsResponse
+	(*GetFindingRequest)(nil),        // 12: vedette.operator.v1.GetFindingRequest
+	(*GetFindingResponse)(nil),       // 13: vedette.operator.v1.GetFindingResponse
+	(*ListIncidentsRequest)(nil),     // 14: vedette.operator.v1.ListIncidentsRequest
+	(*ListIncidentsResponse)(nil),    // 15: vedette.operator.v1.ListIncidentsResponse
+	(*GetIncidentRequest)(nil),       // 16: vedette.operator.v1.GetIncidentRequest
+	(*GetIncidentResponse)(nil),      // 17: vedette.operator.v1.GetIncidentResponse
+	(*CloseIncidentRequest)(nil),     // 18: vedette.operator.v1.CloseIncidentRequest
+	(*CloseIncidentResponse)(nil),    // 19: vedette.operator.v1.CloseIncidentResponse
+	(*SelectHostsRequest)(nil),       // 20: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),      // 21: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),      // 22: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),     // 23: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                // 24: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),       // 25: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),      // 26: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                // 27: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),    // 28: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),   // 29: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),  // 30: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil), // 31: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),     // 32: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),    // 33: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),       // 34: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),      // 35: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),         // 36: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),        // 37: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),       // 38: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),      // 39: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),        // 40: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),       // 41: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                  // 42: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),      // 43: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),     // 44: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                    // 45: vedette.operator.v1.Score
+	(*Isolation)(nil),                // 46: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),    // 47: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),   // 48: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),      // 49: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),     // 50: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),               // 51: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 52: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 53: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),       // 54: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 55: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                   // 56: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),       // 57: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),      // 58: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),      // 59: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),     // 60: vedette.operator.v1.RemoveMemberResponse
+	(*WatchRequest)(nil),             // 61: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),            // 62: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),               // 63: vedette.operator.v1.HostChange
+	nil,                              // 64: vedette.operator.v1.Host.LabelsEntry
+	nil,                              // 65: vedette.operator.v1.Selector.LabelsEntry
+	nil,                              // 66: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                              // 67: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.BaselineState)(nil),   // 68: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),       // 69: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),          // 70: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),            // 71: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),       // 72: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),         // 73: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),          // 74: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),             // 75: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),     // 76: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),          // 77: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),     // 78: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),       // 79: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),    // 80: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),          // 81: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),         // 82: vedette.sensor.v1.Summary
 }
 var file_vedette_operator_proto_depIdxs = []int32{
-	34, // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	42, // 1: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	45, // 2: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	46, // 3: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	47, // 4: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	48, // 5: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	43, // 6: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	56, // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
+	64, // 1: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	68, // 2: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	69, // 3: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	70, // 4: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	71, // 5: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	65, // 6: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,  // 7: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,  // 8: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,  // 9: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	8,  // 10: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	49, // 11: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	50, // 12: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	72, // 11: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	73, // 12: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	9,  // 13: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	9,  // 14: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	51, // 15: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	51, // 16: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	74, // 15: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	74, // 16: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	9,  // 17: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	51, // 18: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	74, // 18: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	3,  // 19: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,  // 20: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	52, // 21: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	24, // 22: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	24, // 23: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	29, // 24: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	44, // 25: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	34, // 26: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	53, // 27: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	9,  // 28: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	51, // 29: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	24, // 30: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	41, // 31: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	0,  // 32: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,  // 33: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,  // 34: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	10, // 35: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	12, // 36: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	14, // 37: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	16, // 38: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	18, // 39: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	20, // 40: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	22, // 41: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	25, // 42: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	27, // 43: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	30, // 44: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	32, // 45: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	35, // 46: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	37, // 47: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	39, // 48: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,  // 49: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,  // 50: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,  // 51: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	11, // 52: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	13, // 53: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	15, // 54: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	17, // 55: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	19, // 56: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	21, // 57: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	23, // 58: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	26, // 59: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	28, // 60: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	31, // 61: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	33, // 62: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	36, // 63: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	38, // 64: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	40, // 65: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	49, // [49:66] is the sub-list for method output_type
-	32, // [32:49] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	3,  // 21: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	75, // 22: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	76, // 23: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	77, // 24: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,  // 25: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	24, // 26: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	66, // 27: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	78, // 28: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	78, // 29: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	27, // 30: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	79, // 31: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	27, // 32: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	27, // 33: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	80, // 34: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	80, // 35: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	80, // 36: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	81, // 37: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	42, // 38: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	45, // 39: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	77, // 40: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	46, // 41: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	46, // 42: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	27, // 43: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	51, // 44: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	67, // 45: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	56, // 46: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	82, // 47: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	9,  // 48: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	74, // 49: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	46, // 50: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	63, // 51: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	0,  // 52: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,  // 53: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,  // 54: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	10, // 55: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	12, // 56: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	14, // 57: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	16, // 58: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	18, // 59: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	20, // 60: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	22, // 61: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	25, // 62: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	28, // 63: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	30, // 64: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	32, // 65: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	34, // 66: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	36, // 67: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	38, // 68: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	40, // 69: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	43, // 70: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	47, // 71: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	49, // 72: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	52, // 73: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	54, // 74: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	57, // 75: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	59, // 76: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	61, // 77: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,  // 78: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,  // 79: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,  // 80: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	11, // 81: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	13, // 82: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	15, // 83: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	17, // 84: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	19, // 85: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	21, // 86: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	23, // 87: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	26, // 88: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	29, // 89: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	31, // 90: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	33, // 91: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	35, // 92: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	37, // 93: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	39, // 94: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	41, // 95: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	44, // 96: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	48, // 97: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	50, // 98: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	53, // 99: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	55, // 100: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	58, // 101: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	60, // 102: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	62, // 103: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	78, // [78:104] is the sub-list for method output_type
+	52, // [52:78] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -3178,7 +5020,7 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
-	file_vedette_operator_proto_msgTypes[40].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[62].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
@@ -3191,7 +5033,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

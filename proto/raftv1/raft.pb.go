@@ -48,6 +48,11 @@ type Command struct {
 	//	*Command_InitCluster
 	//	*Command_SessionsEnded
 	//	*Command_RaiseSilence
+	//	*Command_ApproveOperation
+	//	*Command_VetoOperation
+	//	*Command_PutIntent
+	//	*Command_ProposeResponse
+	//	*Command_StartOperation
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -237,6 +242,51 @@ func (x *Command) GetRaiseSilence() *RaiseSilence {
 	return nil
 }
 
+func (x *Command) GetApproveOperation() *ApproveOperation {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ApproveOperation); ok {
+			return x.ApproveOperation
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetVetoOperation() *VetoOperation {
+	if x != nil {
+		if x, ok := x.Body.(*Command_VetoOperation); ok {
+			return x.VetoOperation
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutIntent() *PutIntent {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutIntent); ok {
+			return x.PutIntent
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetProposeResponse() *ProposeResponse {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ProposeResponse); ok {
+			return x.ProposeResponse
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetStartOperation() *StartOperation {
+	if x != nil {
+		if x, ok := x.Body.(*Command_StartOperation); ok {
+			return x.StartOperation
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -297,6 +347,26 @@ type Command_RaiseSilence struct {
 	RaiseSilence *RaiseSilence `protobuf:"bytes,23,opt,name=raise_silence,json=raiseSilence,proto3,oneof"`
 }
 
+type Command_ApproveOperation struct {
+	ApproveOperation *ApproveOperation `protobuf:"bytes,24,opt,name=approve_operation,json=approveOperation,proto3,oneof"`
+}
+
+type Command_VetoOperation struct {
+	VetoOperation *VetoOperation `protobuf:"bytes,25,opt,name=veto_operation,json=vetoOperation,proto3,oneof"`
+}
+
+type Command_PutIntent struct {
+	PutIntent *PutIntent `protobuf:"bytes,26,opt,name=put_intent,json=putIntent,proto3,oneof"`
+}
+
+type Command_ProposeResponse struct {
+	ProposeResponse *ProposeResponse `protobuf:"bytes,27,opt,name=propose_response,json=proposeResponse,proto3,oneof"`
+}
+
+type Command_StartOperation struct {
+	StartOperation *StartOperation `protobuf:"bytes,28,opt,name=start_operation,json=startOperation,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -324,6 +394,16 @@ func (*Command_InitCluster) isCommand_Body() {}
 func (*Command_SessionsEnded) isCommand_Body() {}
 
 func (*Command_RaiseSilence) isCommand_Body() {}
+
+func (*Command_ApproveOperation) isCommand_Body() {}
+
+func (*Command_VetoOperation) isCommand_Body() {}
+
+func (*Command_PutIntent) isCommand_Body() {}
+
+func (*Command_ProposeResponse) isCommand_Body() {}
+
+func (*Command_StartOperation) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -687,12 +767,14 @@ func (x *ConsumeToken) GetNode() *sensorv1.Node {
 	return nil
 }
 
-// An isolation or a release, for each of the grant's hosts.
+// An operator's order, for each of the grant's hosts. The governor decides whether it
+// goes out at once or waits for a second operator.
 type RequestResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	Grant         *sensorv1.SignedGrant  `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
 	Decoded       *sensorv1.Grant        `protobuf:"bytes,3,opt,name=decoded,proto3" json:"decoded,omitempty"`
+	Hosts         []string               `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"` // ascending; their root is the grant's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -748,6 +830,327 @@ func (x *RequestResponse) GetDecoded() *sensorv1.Grant {
 	return nil
 }
 
+func (x *RequestResponse) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+// Another operator signs an order that waits. The proposer has verified the signature.
+type ApproveOperation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Operator  string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	Signature *sensorv1.Signature    `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Empty, or the payload that an operator signed for an automation's proposal.
+	Payload       []byte `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveOperation) Reset() {
+	*x = ApproveOperation{}
+	mi := &file_vedette_raft_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveOperation) ProtoMessage() {}
+
+func (x *ApproveOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveOperation.ProtoReflect.Descriptor instead.
+func (*ApproveOperation) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ApproveOperation) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *ApproveOperation) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *ApproveOperation) GetSignature() *sensorv1.Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ApproveOperation) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+// An order that waits, or whose veto window is open, is never carried out.
+type VetoOperation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VetoOperation) Reset() {
+	*x = VetoOperation{}
+	mi := &file_vedette_raft_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VetoOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VetoOperation) ProtoMessage() {}
+
+func (x *VetoOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VetoOperation.ProtoReflect.Descriptor instead.
+func (*VetoOperation) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *VetoOperation) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *VetoOperation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type PutIntent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        *sensorv1.SignedIntent `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Decoded       *sensorv1.Intent       `protobuf:"bytes,2,opt,name=decoded,proto3" json:"decoded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutIntent) Reset() {
+	*x = PutIntent{}
+	mi := &file_vedette_raft_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutIntent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutIntent) ProtoMessage() {}
+
+func (x *PutIntent) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutIntent.ProtoReflect.Descriptor instead.
+func (*PutIntent) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PutIntent) GetSigned() *sensorv1.SignedIntent {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutIntent) GetDecoded() *sensorv1.Intent {
+	if x != nil {
+		return x.Decoded
+	}
+	return nil
+}
+
+// What the leader's automation recommends for one host. Level 2 waits for approval,
+// level 3 until the window closes without a veto, level 4 goes out at once.
+type ProposeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grant         *sensorv1.Grant        `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"` // operator empty, evidence named
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Level         uint32                 `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"`
+	IntentVersion uint64                 `protobuf:"varint,4,opt,name=intent_version,json=intentVersion,proto3" json:"intent_version,omitempty"`
+	Policies      []string               `protobuf:"bytes,5,rep,name=policies,proto3" json:"policies,omitempty"`
+	Finding       string                 `protobuf:"bytes,6,opt,name=finding,proto3" json:"finding,omitempty"`
+	WindowEnds    int64                  `protobuf:"varint,7,opt,name=window_ends,json=windowEnds,proto3" json:"window_ends,omitempty"` // level 3 (Unix ns)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposeResponse) Reset() {
+	*x = ProposeResponse{}
+	mi := &file_vedette_raft_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposeResponse) ProtoMessage() {}
+
+func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
+func (*ProposeResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ProposeResponse) GetGrant() *sensorv1.Grant {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *ProposeResponse) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ProposeResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *ProposeResponse) GetIntentVersion() uint64 {
+	if x != nil {
+		return x.IntentVersion
+	}
+	return 0
+}
+
+func (x *ProposeResponse) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *ProposeResponse) GetFinding() string {
+	if x != nil {
+		return x.Finding
+	}
+	return ""
+}
+
+func (x *ProposeResponse) GetWindowEnds() int64 {
+	if x != nil {
+		return x.WindowEnds
+	}
+	return 0
+}
+
+// A veto window has closed: the order goes out.
+type StartOperation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartOperation) Reset() {
+	*x = StartOperation{}
+	mi := &file_vedette_raft_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartOperation) ProtoMessage() {}
+
+func (x *StartOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartOperation.ProtoReflect.Descriptor instead.
+func (*StartOperation) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StartOperation) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
 type Incident struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -777,7 +1180,7 @@ type Incident struct {
 
 func (x *Incident) Reset() {
 	*x = Incident{}
-	mi := &file_vedette_raft_proto_msgTypes[8]
+	mi := &file_vedette_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +1192,7 @@ func (x *Incident) String() string {
 func (*Incident) ProtoMessage() {}
 
 func (x *Incident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[8]
+	mi := &file_vedette_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +1205,7 @@ func (x *Incident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incident.ProtoReflect.Descriptor instead.
 func (*Incident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{8}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Incident) GetId() string {
@@ -964,7 +1367,7 @@ type TimelineEntry struct {
 
 func (x *TimelineEntry) Reset() {
 	*x = TimelineEntry{}
-	mi := &file_vedette_raft_proto_msgTypes[9]
+	mi := &file_vedette_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1379,7 @@ func (x *TimelineEntry) String() string {
 func (*TimelineEntry) ProtoMessage() {}
 
 func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[9]
+	mi := &file_vedette_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1392,7 @@ func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
 func (*TimelineEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{9}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TimelineEntry) GetTime() int64 {
@@ -1033,7 +1436,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_vedette_raft_proto_msgTypes[10]
+	mi := &file_vedette_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1448,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[10]
+	mi := &file_vedette_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1461,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{10}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Edge) GetFrom() string {
@@ -1107,7 +1510,7 @@ type PutIncident struct {
 
 func (x *PutIncident) Reset() {
 	*x = PutIncident{}
-	mi := &file_vedette_raft_proto_msgTypes[11]
+	mi := &file_vedette_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1522,7 @@ func (x *PutIncident) String() string {
 func (*PutIncident) ProtoMessage() {}
 
 func (x *PutIncident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[11]
+	mi := &file_vedette_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1535,7 @@ func (x *PutIncident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIncident.ProtoReflect.Descriptor instead.
 func (*PutIncident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{11}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutIncident) GetIncident() *Incident {
@@ -1160,7 +1563,7 @@ type CloseIncident struct {
 
 func (x *CloseIncident) Reset() {
 	*x = CloseIncident{}
-	mi := &file_vedette_raft_proto_msgTypes[12]
+	mi := &file_vedette_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1575,7 @@ func (x *CloseIncident) String() string {
 func (*CloseIncident) ProtoMessage() {}
 
 func (x *CloseIncident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[12]
+	mi := &file_vedette_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1588,7 @@ func (x *CloseIncident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncident.ProtoReflect.Descriptor instead.
 func (*CloseIncident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{12}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CloseIncident) GetId() string {
@@ -1218,7 +1621,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_vedette_raft_proto_msgTypes[13]
+	mi := &file_vedette_raft_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1633,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[13]
+	mi := &file_vedette_raft_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1646,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{13}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PutNode) GetNode() *sensorv1.Node {
@@ -1262,7 +1665,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_vedette_raft_proto_msgTypes[14]
+	mi := &file_vedette_raft_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1677,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[14]
+	mi := &file_vedette_raft_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1690,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{14}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveNode) GetId() string {
@@ -1316,7 +1719,7 @@ type HostSession struct {
 
 func (x *HostSession) Reset() {
 	*x = HostSession{}
-	mi := &file_vedette_raft_proto_msgTypes[15]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1731,7 @@ func (x *HostSession) String() string {
 func (*HostSession) ProtoMessage() {}
 
 func (x *HostSession) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[15]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1744,7 @@ func (x *HostSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSession.ProtoReflect.Descriptor instead.
 func (*HostSession) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{15}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HostSession) GetHost() string {
@@ -1421,7 +1824,7 @@ type SessionsEnded struct {
 
 func (x *SessionsEnded) Reset() {
 	*x = SessionsEnded{}
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1836,7 @@ func (x *SessionsEnded) String() string {
 func (*SessionsEnded) ProtoMessage() {}
 
 func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1849,7 @@ func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsEnded.ProtoReflect.Descriptor instead.
 func (*SessionsEnded) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionsEnded) GetNode() string {
@@ -1485,7 +1888,7 @@ type SessionEnd struct {
 
 func (x *SessionEnd) Reset() {
 	*x = SessionEnd{}
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1900,7 @@ func (x *SessionEnd) String() string {
 func (*SessionEnd) ProtoMessage() {}
 
 func (x *SessionEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1913,7 @@ func (x *SessionEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEnd.ProtoReflect.Descriptor instead.
 func (*SessionEnd) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SessionEnd) GetHost() string {
@@ -1560,7 +1963,7 @@ type RaiseSilence struct {
 
 func (x *RaiseSilence) Reset() {
 	*x = RaiseSilence{}
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1975,7 @@ func (x *RaiseSilence) String() string {
 func (*RaiseSilence) ProtoMessage() {}
 
 func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1988,7 @@ func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseSilence.ProtoReflect.Descriptor instead.
 func (*RaiseSilence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RaiseSilence) GetFinding() *sensorv1.Finding {
@@ -1612,7 +2015,7 @@ type SilentHost struct {
 
 func (x *SilentHost) Reset() {
 	*x = SilentHost{}
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +2027,7 @@ func (x *SilentHost) String() string {
 func (*SilentHost) ProtoMessage() {}
 
 func (x *SilentHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +2040,7 @@ func (x *SilentHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilentHost.ProtoReflect.Descriptor instead.
 func (*SilentHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SilentHost) GetHost() string {
@@ -1664,7 +2067,7 @@ type PutOperator struct {
 
 func (x *PutOperator) Reset() {
 	*x = PutOperator{}
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2079,7 @@ func (x *PutOperator) String() string {
 func (*PutOperator) ProtoMessage() {}
 
 func (x *PutOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2092,7 @@ func (x *PutOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOperator.ProtoReflect.Descriptor instead.
 func (*PutOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutOperator) GetName() string {
@@ -1720,7 +2123,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +2135,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +2148,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Result) GetRejected() string {
@@ -1795,7 +2198,7 @@ type HostAck struct {
 
 func (x *HostAck) Reset() {
 	*x = HostAck{}
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +2210,7 @@ func (x *HostAck) String() string {
 func (*HostAck) ProtoMessage() {}
 
 func (x *HostAck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +2223,7 @@ func (x *HostAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostAck.ProtoReflect.Descriptor instead.
 func (*HostAck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HostAck) GetHost() string {
@@ -1862,7 +2265,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2277,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2290,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ForwardReply) GetResult() *Result {
@@ -1915,7 +2318,8 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x8a\b\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xfd\n" +
+	"\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -1936,7 +2340,13 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\fput_operator\x18\x14 \x01(\v2\x1c.vedette.raft.v1.PutOperatorH\x00R\vputOperator\x12A\n" +
 	"\finit_cluster\x18\x15 \x01(\v2\x1c.vedette.raft.v1.InitClusterH\x00R\vinitCluster\x12G\n" +
 	"\x0esessions_ended\x18\x16 \x01(\v2\x1e.vedette.raft.v1.SessionsEndedH\x00R\rsessionsEnded\x12D\n" +
-	"\rraise_silence\x18\x17 \x01(\v2\x1d.vedette.raft.v1.RaiseSilenceH\x00R\fraiseSilenceB\x06\n" +
+	"\rraise_silence\x18\x17 \x01(\v2\x1d.vedette.raft.v1.RaiseSilenceH\x00R\fraiseSilence\x12P\n" +
+	"\x11approve_operation\x18\x18 \x01(\v2!.vedette.raft.v1.ApproveOperationH\x00R\x10approveOperation\x12G\n" +
+	"\x0eveto_operation\x18\x19 \x01(\v2\x1e.vedette.raft.v1.VetoOperationH\x00R\rvetoOperation\x12;\n" +
+	"\n" +
+	"put_intent\x18\x1a \x01(\v2\x1a.vedette.raft.v1.PutIntentH\x00R\tputIntent\x12M\n" +
+	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
+	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperationB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -1966,11 +2376,34 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04kind\x18\x03 \x01(\x0e2\x1d.vedette.sensor.v1.EnrollKindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x04 \x01(\tR\x02id\x122\n" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.vedette.sensor.v1.HostFactsR\x05facts\x12+\n" +
-	"\x04node\x18\x06 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\"\x99\x01\n" +
+	"\x04node\x18\x06 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\"\xaf\x01\n" +
 	"\x0fRequestResponse\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x124\n" +
 	"\x05grant\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantR\x05grant\x122\n" +
-	"\adecoded\x18\x03 \x01(\v2\x18.vedette.sensor.v1.GrantR\adecoded\"\x92\x05\n" +
+	"\adecoded\x18\x03 \x01(\v2\x18.vedette.sensor.v1.GrantR\adecoded\x12\x14\n" +
+	"\x05hosts\x18\x04 \x03(\tR\x05hosts\"\xa2\x01\n" +
+	"\x10ApproveOperation\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\x12:\n" +
+	"\tsignature\x18\x03 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\x12\x18\n" +
+	"\apayload\x18\x04 \x01(\fR\apayload\"E\n" +
+	"\rVetoOperation\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"y\n" +
+	"\tPutIntent\x127\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1f.vedette.sensor.v1.SignedIntentR\x06signed\x123\n" +
+	"\adecoded\x18\x02 \x01(\v2\x19.vedette.sensor.v1.IntentR\adecoded\"\xe9\x01\n" +
+	"\x0fProposeResponse\x12.\n" +
+	"\x05grant\x18\x01 \x01(\v2\x18.vedette.sensor.v1.GrantR\x05grant\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\rR\x05level\x12%\n" +
+	"\x0eintent_version\x18\x04 \x01(\x04R\rintentVersion\x12\x1a\n" +
+	"\bpolicies\x18\x05 \x03(\tR\bpolicies\x12\x18\n" +
+	"\afinding\x18\x06 \x01(\tR\afinding\x12\x1f\n" +
+	"\vwindow_ends\x18\a \x01(\x03R\n" +
+	"windowEnds\".\n" +
+	"\x0eStartOperation\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\"\x92\x05\n" +
 	"\bIncident\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x1a\n" +
@@ -2085,40 +2518,48 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_vedette_raft_proto_goTypes = []any{
-	(*Command)(nil),              // 0: vedette.raft.v1.Command
-	(*InitCluster)(nil),          // 1: vedette.raft.v1.InitCluster
-	(*Ingest)(nil),               // 2: vedette.raft.v1.Ingest
-	(*HostBatch)(nil),            // 3: vedette.raft.v1.HostBatch
-	(*EnrollHost)(nil),           // 4: vedette.raft.v1.EnrollHost
-	(*CreateToken)(nil),          // 5: vedette.raft.v1.CreateToken
-	(*ConsumeToken)(nil),         // 6: vedette.raft.v1.ConsumeToken
-	(*RequestResponse)(nil),      // 7: vedette.raft.v1.RequestResponse
-	(*Incident)(nil),             // 8: vedette.raft.v1.Incident
-	(*TimelineEntry)(nil),        // 9: vedette.raft.v1.TimelineEntry
-	(*Edge)(nil),                 // 10: vedette.raft.v1.Edge
-	(*PutIncident)(nil),          // 11: vedette.raft.v1.PutIncident
-	(*CloseIncident)(nil),        // 12: vedette.raft.v1.CloseIncident
-	(*PutNode)(nil),              // 13: vedette.raft.v1.PutNode
-	(*RemoveNode)(nil),           // 14: vedette.raft.v1.RemoveNode
-	(*HostSession)(nil),          // 15: vedette.raft.v1.HostSession
-	(*SessionsEnded)(nil),        // 16: vedette.raft.v1.SessionsEnded
-	(*SessionEnd)(nil),           // 17: vedette.raft.v1.SessionEnd
-	(*RaiseSilence)(nil),         // 18: vedette.raft.v1.RaiseSilence
-	(*SilentHost)(nil),           // 19: vedette.raft.v1.SilentHost
-	(*PutOperator)(nil),          // 20: vedette.raft.v1.PutOperator
-	(*Result)(nil),               // 21: vedette.raft.v1.Result
-	(*HostAck)(nil),              // 22: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),         // 23: vedette.raft.v1.ForwardReply
-	nil,                          // 24: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),       // 25: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),   // 26: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),     // 27: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),        // 28: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil), // 29: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),       // 30: vedette.sensor.v1.Grant
-	(*sensorv1.Finding)(nil),     // 31: vedette.sensor.v1.Finding
+	(*Command)(nil),               // 0: vedette.raft.v1.Command
+	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
+	(*Ingest)(nil),                // 2: vedette.raft.v1.Ingest
+	(*HostBatch)(nil),             // 3: vedette.raft.v1.HostBatch
+	(*EnrollHost)(nil),            // 4: vedette.raft.v1.EnrollHost
+	(*CreateToken)(nil),           // 5: vedette.raft.v1.CreateToken
+	(*ConsumeToken)(nil),          // 6: vedette.raft.v1.ConsumeToken
+	(*RequestResponse)(nil),       // 7: vedette.raft.v1.RequestResponse
+	(*ApproveOperation)(nil),      // 8: vedette.raft.v1.ApproveOperation
+	(*VetoOperation)(nil),         // 9: vedette.raft.v1.VetoOperation
+	(*PutIntent)(nil),             // 10: vedette.raft.v1.PutIntent
+	(*ProposeResponse)(nil),       // 11: vedette.raft.v1.ProposeResponse
+	(*StartOperation)(nil),        // 12: vedette.raft.v1.StartOperation
+	(*Incident)(nil),              // 13: vedette.raft.v1.Incident
+	(*TimelineEntry)(nil),         // 14: vedette.raft.v1.TimelineEntry
+	(*Edge)(nil),                  // 15: vedette.raft.v1.Edge
+	(*PutIncident)(nil),           // 16: vedette.raft.v1.PutIncident
+	(*CloseIncident)(nil),         // 17: vedette.raft.v1.CloseIncident
+	(*PutNode)(nil),               // 18: vedette.raft.v1.PutNode
+	(*RemoveNode)(nil),            // 19: vedette.raft.v1.RemoveNode
+	(*HostSession)(nil),           // 20: vedette.raft.v1.HostSession
+	(*SessionsEnded)(nil),         // 21: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),            // 22: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),          // 23: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),            // 24: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),           // 25: vedette.raft.v1.PutOperator
+	(*Result)(nil),                // 26: vedette.raft.v1.Result
+	(*HostAck)(nil),               // 27: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),          // 28: vedette.raft.v1.ForwardReply
+	nil,                           // 29: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),        // 30: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),    // 31: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),      // 32: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),         // 33: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),  // 34: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),        // 35: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),    // 36: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil), // 37: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),       // 38: vedette.sensor.v1.Intent
+	(*sensorv1.Finding)(nil),      // 39: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -2126,40 +2567,49 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	5,  // 2: vedette.raft.v1.Command.create_token:type_name -> vedette.raft.v1.CreateToken
 	6,  // 3: vedette.raft.v1.Command.consume_token:type_name -> vedette.raft.v1.ConsumeToken
 	7,  // 4: vedette.raft.v1.Command.request_response:type_name -> vedette.raft.v1.RequestResponse
-	11, // 5: vedette.raft.v1.Command.put_incident:type_name -> vedette.raft.v1.PutIncident
-	12, // 6: vedette.raft.v1.Command.close_incident:type_name -> vedette.raft.v1.CloseIncident
-	13, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
-	14, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
-	15, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
-	20, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
+	16, // 5: vedette.raft.v1.Command.put_incident:type_name -> vedette.raft.v1.PutIncident
+	17, // 6: vedette.raft.v1.Command.close_incident:type_name -> vedette.raft.v1.CloseIncident
+	18, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
+	19, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
+	20, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
+	25, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
 	1,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
-	16, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
-	18, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
-	3,  // 14: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	25, // 15: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	26, // 16: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	27, // 17: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	24, // 18: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	27, // 19: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	26, // 20: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	28, // 21: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	29, // 22: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	30, // 23: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	9,  // 24: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	10, // 25: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	8,  // 26: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	28, // 27: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	26, // 28: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	17, // 29: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	31, // 30: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	19, // 31: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	22, // 32: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	21, // 33: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	21, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
+	23, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
+	8,  // 14: vedette.raft.v1.Command.approve_operation:type_name -> vedette.raft.v1.ApproveOperation
+	9,  // 15: vedette.raft.v1.Command.veto_operation:type_name -> vedette.raft.v1.VetoOperation
+	10, // 16: vedette.raft.v1.Command.put_intent:type_name -> vedette.raft.v1.PutIntent
+	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
+	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
+	3,  // 19: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	30, // 20: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	31, // 21: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	32, // 22: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	29, // 23: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	32, // 24: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	31, // 25: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	33, // 26: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	34, // 27: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	35, // 28: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	36, // 29: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	37, // 30: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	38, // 31: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	35, // 32: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 33: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 34: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 35: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	33, // 36: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	31, // 37: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	22, // 38: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	39, // 39: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	24, // 40: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	27, // 41: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	26, // 42: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -2182,6 +2632,11 @@ func file_vedette_raft_proto_init() {
 		(*Command_InitCluster)(nil),
 		(*Command_SessionsEnded)(nil),
 		(*Command_RaiseSilence)(nil),
+		(*Command_ApproveOperation)(nil),
+		(*Command_VetoOperation)(nil),
+		(*Command_PutIntent)(nil),
+		(*Command_ProposeResponse)(nil),
+		(*Command_StartOperation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2189,7 +2644,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -133,25 +133,50 @@ func (BehaviourKind) EnumDescriptor() ([]byte, []int) {
 	return file_vedette_sensor_proto_rawDescGZIP(), []int{1}
 }
 
+// What may be done to a host. Each but the undoing ones has a lease.
 type Action int32
 
 const (
-	Action_ACTION_UNSPECIFIED Action = 0
-	Action_ACTION_ISOLATE     Action = 1
-	Action_ACTION_RELEASE     Action = 2
+	Action_ACTION_UNSPECIFIED     Action = 0
+	Action_ACTION_ISOLATE         Action = 1
+	Action_ACTION_RELEASE         Action = 2 // ends the isolation, or with Grant.undoes exactly that containment
+	Action_ACTION_FREEZE          Action = 3 // the processes of a storyline stop
+	Action_ACTION_KILL            Action = 4 // the processes of a storyline end
+	Action_ACTION_BLOCK_IMAGE     Action = 5
+	Action_ACTION_BLOCK_ADDRESS   Action = 6
+	Action_ACTION_BLOCK_NAME      Action = 7
+	Action_ACTION_LOCK_ACCOUNT    Action = 8
+	Action_ACTION_QUARANTINE_FILE Action = 9
+	Action_ACTION_BLOCK_NEIGHBOUR Action = 10 // peers drop the traffic of a suspect whose own sensor cannot act
 )
 
 // Enum value maps for Action.
 var (
 	Action_name = map[int32]string{
-		0: "ACTION_UNSPECIFIED",
-		1: "ACTION_ISOLATE",
-		2: "ACTION_RELEASE",
+		0:  "ACTION_UNSPECIFIED",
+		1:  "ACTION_ISOLATE",
+		2:  "ACTION_RELEASE",
+		3:  "ACTION_FREEZE",
+		4:  "ACTION_KILL",
+		5:  "ACTION_BLOCK_IMAGE",
+		6:  "ACTION_BLOCK_ADDRESS",
+		7:  "ACTION_BLOCK_NAME",
+		8:  "ACTION_LOCK_ACCOUNT",
+		9:  "ACTION_QUARANTINE_FILE",
+		10: "ACTION_BLOCK_NEIGHBOUR",
 	}
 	Action_value = map[string]int32{
-		"ACTION_UNSPECIFIED": 0,
-		"ACTION_ISOLATE":     1,
-		"ACTION_RELEASE":     2,
+		"ACTION_UNSPECIFIED":     0,
+		"ACTION_ISOLATE":         1,
+		"ACTION_RELEASE":         2,
+		"ACTION_FREEZE":          3,
+		"ACTION_KILL":            4,
+		"ACTION_BLOCK_IMAGE":     5,
+		"ACTION_BLOCK_ADDRESS":   6,
+		"ACTION_BLOCK_NAME":      7,
+		"ACTION_LOCK_ACCOUNT":    8,
+		"ACTION_QUARANTINE_FILE": 9,
+		"ACTION_BLOCK_NEIGHBOUR": 10,
 	}
 )
 
@@ -182,6 +207,58 @@ func (Action) EnumDescriptor() ([]byte, []int) {
 	return file_vedette_sensor_proto_rawDescGZIP(), []int{2}
 }
 
+type IsolationLevel int32
+
+const (
+	IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED IsolationLevel = 0 // full
+	IsolationLevel_ISOLATION_LEVEL_FULL        IsolationLevel = 1
+	IsolationLevel_ISOLATION_LEVEL_EGRESS_ONLY IsolationLevel = 2 // nothing leaves; what comes in is received
+	IsolationLevel_ISOLATION_LEVEL_JUMP        IsolationLevel = 3 // full, but for what the intent opens to a jump host
+)
+
+// Enum value maps for IsolationLevel.
+var (
+	IsolationLevel_name = map[int32]string{
+		0: "ISOLATION_LEVEL_UNSPECIFIED",
+		1: "ISOLATION_LEVEL_FULL",
+		2: "ISOLATION_LEVEL_EGRESS_ONLY",
+		3: "ISOLATION_LEVEL_JUMP",
+	}
+	IsolationLevel_value = map[string]int32{
+		"ISOLATION_LEVEL_UNSPECIFIED": 0,
+		"ISOLATION_LEVEL_FULL":        1,
+		"ISOLATION_LEVEL_EGRESS_ONLY": 2,
+		"ISOLATION_LEVEL_JUMP":        3,
+	}
+)
+
+func (x IsolationLevel) Enum() *IsolationLevel {
+	p := new(IsolationLevel)
+	*p = x
+	return p
+}
+
+func (x IsolationLevel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IsolationLevel) Descriptor() protoreflect.EnumDescriptor {
+	return file_vedette_sensor_proto_enumTypes[3].Descriptor()
+}
+
+func (IsolationLevel) Type() protoreflect.EnumType {
+	return &file_vedette_sensor_proto_enumTypes[3]
+}
+
+func (x IsolationLevel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IsolationLevel.Descriptor instead.
+func (IsolationLevel) EnumDescriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{3}
+}
+
 type IsolationState int32
 
 const (
@@ -192,6 +269,7 @@ const (
 	IsolationState_ISOLATION_STATE_REFUSED     IsolationState = 4
 	IsolationState_ISOLATION_STATE_FAILED      IsolationState = 5 // tried, self-test failed, reverted
 	IsolationState_ISOLATION_STATE_EXPIRED     IsolationState = 6
+	IsolationState_ISOLATION_STATE_PREVIEWED   IsolationState = 7 // Grant.preview: nothing was done
 )
 
 // Enum value maps for IsolationState.
@@ -204,6 +282,7 @@ var (
 		4: "ISOLATION_STATE_REFUSED",
 		5: "ISOLATION_STATE_FAILED",
 		6: "ISOLATION_STATE_EXPIRED",
+		7: "ISOLATION_STATE_PREVIEWED",
 	}
 	IsolationState_value = map[string]int32{
 		"ISOLATION_STATE_UNSPECIFIED": 0,
@@ -213,6 +292,7 @@ var (
 		"ISOLATION_STATE_REFUSED":     4,
 		"ISOLATION_STATE_FAILED":      5,
 		"ISOLATION_STATE_EXPIRED":     6,
+		"ISOLATION_STATE_PREVIEWED":   7,
 	}
 )
 
@@ -227,11 +307,11 @@ func (x IsolationState) String() string {
 }
 
 func (IsolationState) Descriptor() protoreflect.EnumDescriptor {
-	return file_vedette_sensor_proto_enumTypes[3].Descriptor()
+	return file_vedette_sensor_proto_enumTypes[4].Descriptor()
 }
 
 func (IsolationState) Type() protoreflect.EnumType {
-	return &file_vedette_sensor_proto_enumTypes[3]
+	return &file_vedette_sensor_proto_enumTypes[4]
 }
 
 func (x IsolationState) Number() protoreflect.EnumNumber {
@@ -240,7 +320,7 @@ func (x IsolationState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IsolationState.Descriptor instead.
 func (IsolationState) EnumDescriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{3}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{4}
 }
 
 type EnrollRequest struct {
@@ -430,7 +510,9 @@ type Enrolled struct {
 	Nodes     []*Node  `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	ClusterId string   `protobuf:"bytes,5,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// Kind NODE only: the cluster CA's private key (PKCS#8, DER), so that every node can sign.
-	CaKey         []byte `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
+	CaKey []byte `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
+	// The operators' authority (DER): whose signatures the host will honour. Its pin is in the token.
+	OperatorRoots [][]byte `protobuf:"bytes,7,rep,name=operator_roots,json=operatorRoots,proto3" json:"operator_roots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -503,6 +585,13 @@ func (x *Enrolled) GetClusterId() string {
 func (x *Enrolled) GetCaKey() []byte {
 	if x != nil {
 		return x.CaKey
+	}
+	return nil
+}
+
+func (x *Enrolled) GetOperatorRoots() [][]byte {
+	if x != nil {
+		return x.OperatorRoots
 	}
 	return nil
 }
@@ -697,6 +786,7 @@ type CoordinatorMessage struct {
 	//	*CoordinatorMessage_Grant
 	//	*CoordinatorMessage_Certificate
 	//	*CoordinatorMessage_Nodes
+	//	*CoordinatorMessage_Intent
 	Body          isCoordinatorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -802,6 +892,15 @@ func (x *CoordinatorMessage) GetNodes() *NodeList {
 	return nil
 }
 
+func (x *CoordinatorMessage) GetIntent() *SignedIntent {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Intent); ok {
+			return x.Intent
+		}
+	}
+	return nil
+}
+
 type isCoordinatorMessage_Body interface {
 	isCoordinatorMessage_Body()
 }
@@ -835,6 +934,10 @@ type CoordinatorMessage_Nodes struct {
 	Nodes *NodeList `protobuf:"bytes,7,opt,name=nodes,proto3,oneof"`
 }
 
+type CoordinatorMessage_Intent struct {
+	Intent *SignedIntent `protobuf:"bytes,8,opt,name=intent,proto3,oneof"`
+}
+
 func (*CoordinatorMessage_Welcome) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Refusal) isCoordinatorMessage_Body() {}
@@ -848,6 +951,8 @@ func (*CoordinatorMessage_Grant) isCoordinatorMessage_Body() {}
 func (*CoordinatorMessage_Certificate) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Nodes) isCoordinatorMessage_Body() {}
+
+func (*CoordinatorMessage_Intent) isCoordinatorMessage_Body() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -956,7 +1061,10 @@ type Welcome struct {
 	Acked uint64    `protobuf:"varint,5,opt,name=acked,proto3" json:"acked,omitempty"`
 	Nodes *NodeList `protobuf:"bytes,6,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	// Coordinator's clock, Unix ns, so that a sensor can report its skew.
-	Time          int64 `protobuf:"varint,7,opt,name=time,proto3" json:"time,omitempty"`
+	Time   int64         `protobuf:"varint,7,opt,name=time,proto3" json:"time,omitempty"`
+	Intent *SignedIntent `protobuf:"bytes,8,opt,name=intent,proto3" json:"intent,omitempty"`
+	// The host's labels as the cluster has them: those of its token and its own.
+	Labels        map[string]string `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1038,6 +1146,20 @@ func (x *Welcome) GetTime() int64 {
 		return x.Time
 	}
 	return 0
+}
+
+func (x *Welcome) GetIntent() *SignedIntent {
+	if x != nil {
+		return x.Intent
+	}
+	return nil
+}
+
+func (x *Welcome) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 type HostFacts struct {
@@ -1790,13 +1912,15 @@ type Health struct {
 	SpoolBytes       uint64                 `protobuf:"varint,7,opt,name=spool_bytes,json=spoolBytes,proto3" json:"spool_bytes,omitempty"`
 	SpoolRecords     uint64                 `protobuf:"varint,8,opt,name=spool_records,json=spoolRecords,proto3" json:"spool_records,omitempty"`
 	CoverageGaps     []string               `protobuf:"bytes,9,rep,name=coverage_gaps,json=coverageGaps,proto3" json:"coverage_gaps,omitempty"`
-	Isolation        string                 `protobuf:"bytes,10,opt,name=isolation,proto3" json:"isolation,omitempty"` // "none", "full"
+	Isolation        string                 `protobuf:"bytes,10,opt,name=isolation,proto3" json:"isolation,omitempty"` // "none", "full", "egress-only", "jump"
 	DroppedRecords   uint64                 `protobuf:"varint,11,opt,name=dropped_records,json=droppedRecords,proto3" json:"dropped_records,omitempty"`
 	// The sensor runs and does not see: what it says of this host since then is not to be relied on.
 	Blind       bool   `protobuf:"varint,12,opt,name=blind,proto3" json:"blind,omitempty"`
 	BlindReason string `protobuf:"bytes,13,opt,name=blind_reason,json=blindReason,proto3" json:"blind_reason,omitempty"`
 	// What the sensor leaves out to stay inside its budget, one sentence each.
-	Degraded      []string `protobuf:"bytes,14,rep,name=degraded,proto3" json:"degraded,omitempty"`
+	Degraded []string `protobuf:"bytes,14,rep,name=degraded,proto3" json:"degraded,omitempty"`
+	// The intent that the sensor judges by; 0: none.
+	IntentVersion uint64 `protobuf:"varint,15,opt,name=intent_version,json=intentVersion,proto3" json:"intent_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1927,6 +2051,13 @@ func (x *Health) GetDegraded() []string {
 		return x.Degraded
 	}
 	return nil
+}
+
+func (x *Health) GetIntentVersion() uint64 {
+	if x != nil {
+		return x.IntentVersion
+	}
+	return 0
 }
 
 type BaselineState struct {
@@ -2605,26 +2736,195 @@ func (x *FlowNote) GetFlow() *Flow {
 	return nil
 }
 
-// What an operator signs. SignedGrant.payload is the exact bytes of this message.
-type Grant struct {
+// What an action is done to; an isolation has none.
+type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 16 random bytes; honoured once
-	Action        Action                 `protobuf:"varint,2,opt,name=action,proto3,enum=vedette.sensor.v1.Action" json:"action,omitempty"`
-	Hosts         []string               `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	LeaseSeconds  uint64                 `protobuf:"varint,4,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
-	IssuedAt      int64                  `protobuf:"varint,5,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
-	NotAfter      int64                  `protobuf:"varint,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // honoured only before (Unix ns)
-	Operator      string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`
-	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	Operation     string                 `protobuf:"bytes,9,opt,name=operation,proto3" json:"operation,omitempty"` // the id that the CLI shows
-	ClusterId     string                 `protobuf:"bytes,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Storyline     string                 `protobuf:"bytes,1,opt,name=storyline,proto3" json:"storyline,omitempty"`                        // freeze, kill: every process of it
+	Process       *ProcessTarget         `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`                            // freeze, kill: this one and what descends from it
+	ImageSha256   []byte                 `protobuf:"bytes,3,opt,name=image_sha256,json=imageSha256,proto3" json:"image_sha256,omitempty"` // block image
+	Prefixes      []string               `protobuf:"bytes,4,rep,name=prefixes,proto3" json:"prefixes,omitempty"`                          // block address, block neighbour: CIDR or one address
+	Name          string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`                                  // block name
+	Account       string                 `protobuf:"bytes,6,opt,name=account,proto3" json:"account,omitempty"`                            // lock account
+	Path          []byte                 `protobuf:"bytes,7,opt,name=path,proto3" json:"path,omitempty"`                                  // quarantine file
+	Suspect       string                 `protobuf:"bytes,8,opt,name=suspect,proto3" json:"suspect,omitempty"`                            // block neighbour: the host that the prefixes belong to
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Target) Reset() {
+	*x = Target{}
+	mi := &file_vedette_sensor_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Target) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Target) ProtoMessage() {}
+
+func (x *Target) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Target.ProtoReflect.Descriptor instead.
+func (*Target) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Target) GetStoryline() string {
+	if x != nil {
+		return x.Storyline
+	}
+	return ""
+}
+
+func (x *Target) GetProcess() *ProcessTarget {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *Target) GetImageSha256() []byte {
+	if x != nil {
+		return x.ImageSha256
+	}
+	return nil
+}
+
+func (x *Target) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+func (x *Target) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Target) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Target) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *Target) GetSuspect() string {
+	if x != nil {
+		return x.Suspect
+	}
+	return ""
+}
+
+type ProcessTarget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Start         uint64                 `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"` // ns since boot: (pid, start) is the identity
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessTarget) Reset() {
+	*x = ProcessTarget{}
+	mi := &file_vedette_sensor_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessTarget) ProtoMessage() {}
+
+func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
+func (*ProcessTarget) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ProcessTarget) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ProcessTarget) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+// Authority to respond. SignedGrant.payload is the exact bytes of this message.
+// The hosts are not in it: their number and the root of a Merkle tree over them are, so
+// that a grant for ten thousand hosts reaches each as a few hundred bytes.
+type Grant struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Nonce        []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 16 random bytes; honoured once
+	Action       Action                 `protobuf:"varint,2,opt,name=action,proto3,enum=vedette.sensor.v1.Action" json:"action,omitempty"`
+	LeaseSeconds uint64                 `protobuf:"varint,4,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
+	IssuedAt     int64                  `protobuf:"varint,5,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	NotAfter     int64                  `protobuf:"varint,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // honoured only before (Unix ns)
+	Operator     string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`                  // who gives it; empty: the coordinator's automation
+	Reason       string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Operation    string                 `protobuf:"bytes,9,opt,name=operation,proto3" json:"operation,omitempty"` // the id that the CLI shows
+	ClusterId    string                 `protobuf:"bytes,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	HostsRoot    []byte                 `protobuf:"bytes,11,opt,name=hosts_root,json=hostsRoot,proto3" json:"hosts_root,omitempty"` // SHA-256, see package grant
+	HostCount    uint32                 `protobuf:"varint,12,opt,name=host_count,json=hostCount,proto3" json:"host_count,omitempty"`
+	// Place in the order of all grants (Unix ns, strictly rising for each host): a host
+	// that honoured one refuses what comes before it, however late it arrives.
+	Epoch  uint64         `protobuf:"varint,13,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Level  IsolationLevel `protobuf:"varint,14,opt,name=level,proto3,enum=vedette.sensor.v1.IsolationLevel" json:"level,omitempty"`
+	Target *Target        `protobuf:"bytes,15,opt,name=target,proto3" json:"target,omitempty"`
+	Undoes string         `protobuf:"bytes,16,opt,name=undoes,proto3" json:"undoes,omitempty"` // release: the operation whose containment ends
+	// The host's own findings that an automation's grant stands on.
+	Evidence []string `protobuf:"bytes,17,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	// How many distinct operators must sign, and how many hosts the cluster had: a
+	// sensor asks for two operators itself when host_count is above the caps of its intent.
+	Approvals     uint32 `protobuf:"varint,18,opt,name=approvals,proto3" json:"approvals,omitempty"`
+	Fleet         uint32 `protobuf:"varint,19,opt,name=fleet,proto3" json:"fleet,omitempty"`
+	Preview       bool   `protobuf:"varint,20,opt,name=preview,proto3" json:"preview,omitempty"` // say what would be done, and do nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2936,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2949,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -2664,13 +2964,6 @@ func (x *Grant) GetAction() Action {
 		return x.Action
 	}
 	return Action_ACTION_UNSPECIFIED
-}
-
-func (x *Grant) GetHosts() []string {
-	if x != nil {
-		return x.Hosts
-	}
-	return nil
 }
 
 func (x *Grant) GetLeaseSeconds() uint64 {
@@ -2722,20 +3015,90 @@ func (x *Grant) GetClusterId() string {
 	return ""
 }
 
+func (x *Grant) GetHostsRoot() []byte {
+	if x != nil {
+		return x.HostsRoot
+	}
+	return nil
+}
+
+func (x *Grant) GetHostCount() uint32 {
+	if x != nil {
+		return x.HostCount
+	}
+	return 0
+}
+
+func (x *Grant) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Grant) GetLevel() IsolationLevel {
+	if x != nil {
+		return x.Level
+	}
+	return IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED
+}
+
+func (x *Grant) GetTarget() *Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Grant) GetUndoes() string {
+	if x != nil {
+		return x.Undoes
+	}
+	return ""
+}
+
+func (x *Grant) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *Grant) GetApprovals() uint32 {
+	if x != nil {
+		return x.Approvals
+	}
+	return 0
+}
+
+func (x *Grant) GetFleet() uint32 {
+	if x != nil {
+		return x.Fleet
+	}
+	return 0
+}
+
+func (x *Grant) GetPreview() bool {
+	if x != nil {
+		return x.Preview
+	}
+	return false
+}
+
 type SignedGrant struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Payload []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Ed25519 over "vedette-grant-v1\0" and payload, by the operator's key.
-	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
-	// The operator's certificate (DER, leaf first), issued by the cluster's CA.
-	Chain         [][]byte `protobuf:"bytes,3,rep,name=chain,proto3" json:"chain,omitempty"`
+	// Distinct operators, the one who gave it first; none on an automation's grant.
+	Signatures []*Signature `protobuf:"bytes,4,rep,name=signatures,proto3" json:"signatures,omitempty"`
+	// That the receiving host is one of the grant's. Added for each host, not signed.
+	Proof         *HostProof `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +3110,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +3123,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -2770,16 +3133,124 @@ func (x *SignedGrant) GetPayload() []byte {
 	return nil
 }
 
-func (x *SignedGrant) GetSignature() []byte {
+func (x *SignedGrant) GetSignatures() []*Signature {
+	if x != nil {
+		return x.Signatures
+	}
+	return nil
+}
+
+func (x *SignedGrant) GetProof() *HostProof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type Signature struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ed25519 over "vedette-grant-v2\0" (an intent: "vedette-intent-v1\0") and the payload.
+	Signature []byte `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The operator's certificate (DER, leaf first), issued by the operators' authority.
+	Chain         [][]byte `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signature) Reset() {
+	*x = Signature{}
+	mi := &file_vedette_sensor_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signature) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signature) ProtoMessage() {}
+
+func (x *Signature) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signature.ProtoReflect.Descriptor instead.
+func (*Signature) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Signature) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
 	}
 	return nil
 }
 
-func (x *SignedGrant) GetChain() [][]byte {
+func (x *Signature) GetChain() [][]byte {
 	if x != nil {
 		return x.Chain
+	}
+	return nil
+}
+
+// An inclusion proof of RFC 6962, section 2.1.1: the tree's leaves are the host ids in
+// ascending order, its size is host_count.
+type HostProof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Path          [][]byte               `protobuf:"bytes,2,rep,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostProof) Reset() {
+	*x = HostProof{}
+	mi := &file_vedette_sensor_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostProof) ProtoMessage() {}
+
+func (x *HostProof) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
+func (*HostProof) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *HostProof) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *HostProof) GetPath() [][]byte {
+	if x != nil {
+		return x.Path
 	}
 	return nil
 }
@@ -2794,7 +3265,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +3277,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +3290,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -2836,22 +3307,31 @@ func (x *GrantResult) GetStatus() *IsolationStatus {
 	return nil
 }
 
+// What became of a grant, or of a containment that the host began by itself.
 type IsolationStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
-	State         IsolationState         `protobuf:"varint,2,opt,name=state,proto3,enum=vedette.sensor.v1.IsolationState" json:"state,omitempty"`
-	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	AppliedAt     int64                  `protobuf:"varint,4,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
-	LeaseExpires  int64                  `protobuf:"varint,5,opt,name=lease_expires,json=leaseExpires,proto3" json:"lease_expires,omitempty"`
-	SelfTest      string                 `protobuf:"bytes,6,opt,name=self_test,json=selfTest,proto3" json:"self_test,omitempty"` // what was tried and seen
-	Nonce         []byte                 `protobuf:"bytes,7,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Operation    string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	State        IsolationState         `protobuf:"varint,2,opt,name=state,proto3,enum=vedette.sensor.v1.IsolationState" json:"state,omitempty"`
+	Detail       string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	AppliedAt    int64                  `protobuf:"varint,4,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
+	LeaseExpires int64                  `protobuf:"varint,5,opt,name=lease_expires,json=leaseExpires,proto3" json:"lease_expires,omitempty"`
+	SelfTest     string                 `protobuf:"bytes,6,opt,name=self_test,json=selfTest,proto3" json:"self_test,omitempty"` // what was tried and seen
+	Nonce        []byte                 `protobuf:"bytes,7,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Action       Action                 `protobuf:"varint,8,opt,name=action,proto3,enum=vedette.sensor.v1.Action" json:"action,omitempty"` // unspecified: isolate
+	Target       *Target                `protobuf:"bytes,9,opt,name=target,proto3" json:"target,omitempty"`
+	Level        IsolationLevel         `protobuf:"varint,10,opt,name=level,proto3,enum=vedette.sensor.v1.IsolationLevel" json:"level,omitempty"`
+	// Begun by the host on its own evidence, which no order knows of.
+	Local         bool     `protobuf:"varint,11,opt,name=local,proto3" json:"local,omitempty"`
+	Evidence      []string `protobuf:"bytes,12,rep,name=evidence,proto3" json:"evidence,omitempty"`                                 // the findings
+	IntentVersion uint64   `protobuf:"varint,13,opt,name=intent_version,json=intentVersion,proto3" json:"intent_version,omitempty"` // what allowed it
+	Policies      []string `protobuf:"bytes,14,rep,name=policies,proto3" json:"policies,omitempty"`                                 // ids of the policies that did
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +3343,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +3356,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -2928,6 +3408,474 @@ func (x *IsolationStatus) GetNonce() []byte {
 	return nil
 }
 
+func (x *IsolationStatus) GetAction() Action {
+	if x != nil {
+		return x.Action
+	}
+	return Action_ACTION_UNSPECIFIED
+}
+
+func (x *IsolationStatus) GetTarget() *Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *IsolationStatus) GetLevel() IsolationLevel {
+	if x != nil {
+		return x.Level
+	}
+	return IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED
+}
+
+func (x *IsolationStatus) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *IsolationStatus) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *IsolationStatus) GetIntentVersion() uint64 {
+	if x != nil {
+		return x.IntentVersion
+	}
+	return 0
+}
+
+func (x *IsolationStatus) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+// SignedIntent.payload is the exact bytes of this message. Sensors and nodes hold the
+// newest and judge by it alike.
+type Intent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`  // rises by one
+	Previous      []byte                 `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"` // SHA-256 of the payload before; empty at version 1
+	Policy        string                 `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`     // Cedar, see package intent
+	Groups        []*Group               `protobuf:"bytes,5,rep,name=groups,proto3" json:"groups,omitempty"`
+	Governor      *Governor              `protobuf:"bytes,6,opt,name=governor,proto3" json:"governor,omitempty"`
+	Jump          []*Opening             `protobuf:"bytes,7,rep,name=jump,proto3" json:"jump,omitempty"`                                         // what isolation level "jump" leaves open
+	AutomationOff bool                   `protobuf:"varint,8,opt,name=automation_off,json=automationOff,proto3" json:"automation_off,omitempty"` // the kill switch
+	VetoSeconds   uint32                 `protobuf:"varint,9,opt,name=veto_seconds,json=vetoSeconds,proto3" json:"veto_seconds,omitempty"`       // level 3: how long people have to say no
+	LeaseSeconds  uint64                 `protobuf:"varint,10,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`   // of what automation does
+	Author        string                 `protobuf:"bytes,11,opt,name=author,proto3" json:"author,omitempty"`
+	IssuedAt      int64                  `protobuf:"varint,12,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"` // Unix ns
+	Reason        string                 `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	Restores      uint64                 `protobuf:"varint,14,opt,name=restores,proto3" json:"restores,omitempty"` // a rollback: the version whose content this is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Intent) Reset() {
+	*x = Intent{}
+	mi := &file_vedette_sensor_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Intent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Intent) ProtoMessage() {}
+
+func (x *Intent) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Intent.ProtoReflect.Descriptor instead.
+func (*Intent) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Intent) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Intent) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Intent) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *Intent) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Intent) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Intent) GetGovernor() *Governor {
+	if x != nil {
+		return x.Governor
+	}
+	return nil
+}
+
+func (x *Intent) GetJump() []*Opening {
+	if x != nil {
+		return x.Jump
+	}
+	return nil
+}
+
+func (x *Intent) GetAutomationOff() bool {
+	if x != nil {
+		return x.AutomationOff
+	}
+	return false
+}
+
+func (x *Intent) GetVetoSeconds() uint32 {
+	if x != nil {
+		return x.VetoSeconds
+	}
+	return 0
+}
+
+func (x *Intent) GetLeaseSeconds() uint64 {
+	if x != nil {
+		return x.LeaseSeconds
+	}
+	return 0
+}
+
+func (x *Intent) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Intent) GetIssuedAt() int64 {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return 0
+}
+
+func (x *Intent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Intent) GetRestores() uint64 {
+	if x != nil {
+		return x.Restores
+	}
+	return 0
+}
+
+type SignedIntent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedIntent) Reset() {
+	*x = SignedIntent{}
+	mi := &file_vedette_sensor_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedIntent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedIntent) ProtoMessage() {}
+
+func (x *SignedIntent) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
+func (*SignedIntent) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SignedIntent) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedIntent) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// The hosts whose labels all match.
+type Group struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_vedette_sensor_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Group) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Group) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+// How much may be contained, by automation and by one operator alone.
+type Governor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most max(hosts_10m, permille_10m of the fleet) in ten minutes, permille_day in a day;
+	// of each role group (hosts with the same value of group_label) the same.
+	Hosts_10M    uint32 `protobuf:"varint,1,opt,name=hosts_10m,json=hosts10m,proto3" json:"hosts_10m,omitempty"`
+	Permille_10M uint32 `protobuf:"varint,2,opt,name=permille_10m,json=permille10m,proto3" json:"permille_10m,omitempty"`
+	PermilleDay  uint32 `protobuf:"varint,3,opt,name=permille_day,json=permilleDay,proto3" json:"permille_day,omitempty"`
+	GroupLabel   string `protobuf:"bytes,4,opt,name=group_label,json=groupLabel,proto3" json:"group_label,omitempty"`
+	// Never automatically.
+	Protected      []*Group `protobuf:"bytes,5,rep,name=protected,proto3" json:"protected,omitempty"`
+	ProtectedHosts []string `protobuf:"bytes,6,rep,name=protected_hosts,json=protectedHosts,proto3" json:"protected_hosts,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Governor) Reset() {
+	*x = Governor{}
+	mi := &file_vedette_sensor_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Governor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Governor) ProtoMessage() {}
+
+func (x *Governor) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Governor.ProtoReflect.Descriptor instead.
+func (*Governor) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Governor) GetHosts_10M() uint32 {
+	if x != nil {
+		return x.Hosts_10M
+	}
+	return 0
+}
+
+func (x *Governor) GetPermille_10M() uint32 {
+	if x != nil {
+		return x.Permille_10M
+	}
+	return 0
+}
+
+func (x *Governor) GetPermilleDay() uint32 {
+	if x != nil {
+		return x.PermilleDay
+	}
+	return 0
+}
+
+func (x *Governor) GetGroupLabel() string {
+	if x != nil {
+		return x.GroupLabel
+	}
+	return ""
+}
+
+func (x *Governor) GetProtected() []*Group {
+	if x != nil {
+		return x.Protected
+	}
+	return nil
+}
+
+func (x *Governor) GetProtectedHosts() []string {
+	if x != nil {
+		return x.ProtectedHosts
+	}
+	return nil
+}
+
+type Opening struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`      // CIDR
+	Protocol      uint32                 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"` // IANA: 6 or 17
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`         // of the host when inbound, of the prefix otherwise
+	Inbound       bool                   `protobuf:"varint,4,opt,name=inbound,proto3" json:"inbound,omitempty"`   // who opens the connection: the prefix, or this host
+	Comment       string                 `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Opening) Reset() {
+	*x = Opening{}
+	mi := &file_vedette_sensor_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Opening) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Opening) ProtoMessage() {}
+
+func (x *Opening) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Opening.ProtoReflect.Descriptor instead.
+func (*Opening) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Opening) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *Opening) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Opening) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Opening) GetInbound() bool {
+	if x != nil {
+		return x.Inbound
+	}
+	return false
+}
+
+func (x *Opening) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
 type Renew struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
@@ -2937,7 +3885,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3897,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3910,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -2982,7 +3930,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +3942,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3955,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -3035,7 +3983,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3995,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +4008,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Refusal) GetCode() string {
@@ -3100,7 +4048,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\vEnrollReply\x129\n" +
 	"\benrolled\x18\x01 \x01(\v2\x1b.vedette.sensor.v1.EnrolledH\x00R\benrolled\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusalB\t\n" +
-	"\aoutcome\"\xab\x01\n" +
+	"\aoutcome\"\xd2\x01\n" +
 	"\bEnrolled\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x14\n" +
@@ -3108,7 +4056,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05nodes\x18\x04 \x03(\v2\x17.vedette.sensor.v1.NodeR\x05nodes\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
-	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\"\xaa\x02\n" +
+	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\x12%\n" +
+	"\x0eoperator_roots\x18\a \x03(\fR\roperatorRoots\"\xaa\x02\n" +
 	"\rSensorMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.vedette.sensor.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.vedette.sensor.v1.BatchH\x00R\x05batch\x120\n" +
@@ -3117,7 +4066,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbyeB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
-	"\afailure\x18\x01 \x01(\tR\afailure\"\x9e\x03\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\xd9\x03\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -3125,7 +4074,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06resume\x18\x04 \x01(\v2\x19.vedette.sensor.v1.ResumeH\x00R\x06resume\x126\n" +
 	"\x05grant\x18\x05 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantH\x00R\x05grant\x12B\n" +
 	"\vcertificate\x18\x06 \x01(\v2\x1e.vedette.sensor.v1.CertificateH\x00R\vcertificate\x123\n" +
-	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodesB\x06\n" +
+	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodes\x129\n" +
+	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intentB\x06\n" +
 	"\x04body\"\xf3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
@@ -3135,7 +4085,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\vkernel_boot\x18\x05 \x01(\fR\n" +
 	"kernelBoot\x12\x1a\n" +
 	"\binstance\x18\x06 \x01(\fR\binstance\x12\"\n" +
-	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\"\xe5\x01\n" +
+	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -3143,7 +4093,12 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x13coordinator_version\x18\x04 \x01(\tR\x12coordinatorVersion\x12\x14\n" +
 	"\x05acked\x18\x05 \x01(\x04R\x05acked\x121\n" +
 	"\x05nodes\x18\x06 \x01(\v2\x1b.vedette.sensor.v1.NodeListR\x05nodes\x12\x12\n" +
-	"\x04time\x18\a \x01(\x03R\x04time\"\xd9\x02\n" +
+	"\x04time\x18\a \x01(\x03R\x04time\x127\n" +
+	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentR\x06intent\x12>\n" +
+	"\x06labels\x18\t \x03(\v2&.vedette.sensor.v1.Welcome.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd9\x02\n" +
 	"\tHostFacts\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x16\n" +
@@ -3200,7 +4155,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x1b\n" +
 	"\tlast_seen\x18\x03 \x01(\x03R\blastSeen\x12\x14\n" +
-	"\x05known\x18\x04 \x01(\bR\x05known\"\xf2\x03\n" +
+	"\x05known\x18\x04 \x01(\bR\x05known\"\x99\x04\n" +
 	"\x06Health\x12\x1b\n" +
 	"\trss_bytes\x18\x01 \x01(\x04R\brssBytes\x12\x15\n" +
 	"\x06cpu_ns\x18\x02 \x01(\x04R\x05cpuNs\x12!\n" +
@@ -3218,7 +4173,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x0fdropped_records\x18\v \x01(\x04R\x0edroppedRecords\x12\x14\n" +
 	"\x05blind\x18\f \x01(\bR\x05blind\x12!\n" +
 	"\fblind_reason\x18\r \x01(\tR\vblindReason\x12\x1a\n" +
-	"\bdegraded\x18\x0e \x03(\tR\bdegraded\"\x81\x01\n" +
+	"\bdegraded\x18\x0e \x03(\tR\bdegraded\x12%\n" +
+	"\x0eintent_version\x18\x0f \x01(\x04R\rintentVersion\"\x81\x01\n" +
 	"\rBaselineState\x12\x1e\n" +
 	"\n" +
 	"behaviours\x18\x01 \x01(\x04R\n" +
@@ -3294,11 +4250,22 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\bFlowNote\x12\x1c\n" +
 	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x124\n" +
 	"\aprocess\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.ProcessR\aprocess\x12+\n" +
-	"\x04flow\x18\x03 \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\"\xb6\x02\n" +
+	"\x04flow\x18\x03 \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\"\xfd\x01\n" +
+	"\x06Target\x12\x1c\n" +
+	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x12:\n" +
+	"\aprocess\x18\x02 \x01(\v2 .vedette.sensor.v1.ProcessTargetR\aprocess\x12!\n" +
+	"\fimage_sha256\x18\x03 \x01(\fR\vimageSha256\x12\x1a\n" +
+	"\bprefixes\x18\x04 \x03(\tR\bprefixes\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x18\n" +
+	"\aaccount\x18\x06 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04path\x18\a \x01(\fR\x04path\x12\x18\n" +
+	"\asuspect\x18\b \x01(\tR\asuspect\"7\n" +
+	"\rProcessTarget\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\x04R\x05start\"\xe8\x04\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x121\n" +
-	"\x06action\x18\x02 \x01(\x0e2\x19.vedette.sensor.v1.ActionR\x06action\x12\x14\n" +
-	"\x05hosts\x18\x03 \x03(\tR\x05hosts\x12#\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x19.vedette.sensor.v1.ActionR\x06action\x12#\n" +
 	"\rlease_seconds\x18\x04 \x01(\x04R\fleaseSeconds\x12\x1b\n" +
 	"\tissued_at\x18\x05 \x01(\x03R\bissuedAt\x12\x1b\n" +
 	"\tnot_after\x18\x06 \x01(\x03R\bnotAfter\x12\x1a\n" +
@@ -3307,14 +4274,34 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\toperation\x18\t \x01(\tR\toperation\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\n" +
-	" \x01(\tR\tclusterId\"[\n" +
+	" \x01(\tR\tclusterId\x12\x1d\n" +
+	"\n" +
+	"hosts_root\x18\v \x01(\fR\thostsRoot\x12\x1d\n" +
+	"\n" +
+	"host_count\x18\f \x01(\rR\thostCount\x12\x14\n" +
+	"\x05epoch\x18\r \x01(\x04R\x05epoch\x127\n" +
+	"\x05level\x18\x0e \x01(\x0e2!.vedette.sensor.v1.IsolationLevelR\x05level\x121\n" +
+	"\x06target\x18\x0f \x01(\v2\x19.vedette.sensor.v1.TargetR\x06target\x12\x16\n" +
+	"\x06undoes\x18\x10 \x01(\tR\x06undoes\x12\x1a\n" +
+	"\bevidence\x18\x11 \x03(\tR\bevidence\x12\x1c\n" +
+	"\tapprovals\x18\x12 \x01(\rR\tapprovals\x12\x14\n" +
+	"\x05fleet\x18\x13 \x01(\rR\x05fleet\x12\x18\n" +
+	"\apreview\x18\x14 \x01(\bR\apreviewJ\x04\b\x03\x10\x04\"\xa5\x01\n" +
 	"\vSignedGrant\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x14\n" +
-	"\x05chain\x18\x03 \x03(\fR\x05chain\"_\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12<\n" +
+	"\n" +
+	"signatures\x18\x04 \x03(\v2\x1c.vedette.sensor.v1.SignatureR\n" +
+	"signatures\x122\n" +
+	"\x05proof\x18\x05 \x01(\v2\x1c.vedette.sensor.v1.HostProofR\x05proofJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04\"?\n" +
+	"\tSignature\x12\x1c\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\x12\x14\n" +
+	"\x05chain\x18\x02 \x03(\fR\x05chain\"5\n" +
+	"\tHostProof\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x12\n" +
+	"\x04path\x18\x02 \x03(\fR\x04path\"_\n" +
 	"\vGrantResult\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12:\n" +
-	"\x06status\x18\x02 \x01(\v2\".vedette.sensor.v1.IsolationStatusR\x06status\"\xf7\x01\n" +
+	"\x06status\x18\x02 \x01(\v2\".vedette.sensor.v1.IsolationStatusR\x06status\"\x8b\x04\n" +
 	"\x0fIsolationStatus\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x127\n" +
 	"\x05state\x18\x02 \x01(\x0e2!.vedette.sensor.v1.IsolationStateR\x05state\x12\x16\n" +
@@ -3323,7 +4310,55 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"applied_at\x18\x04 \x01(\x03R\tappliedAt\x12#\n" +
 	"\rlease_expires\x18\x05 \x01(\x03R\fleaseExpires\x12\x1b\n" +
 	"\tself_test\x18\x06 \x01(\tR\bselfTest\x12\x14\n" +
-	"\x05nonce\x18\a \x01(\fR\x05nonce\"\x19\n" +
+	"\x05nonce\x18\a \x01(\fR\x05nonce\x121\n" +
+	"\x06action\x18\b \x01(\x0e2\x19.vedette.sensor.v1.ActionR\x06action\x121\n" +
+	"\x06target\x18\t \x01(\v2\x19.vedette.sensor.v1.TargetR\x06target\x127\n" +
+	"\x05level\x18\n" +
+	" \x01(\x0e2!.vedette.sensor.v1.IsolationLevelR\x05level\x12\x14\n" +
+	"\x05local\x18\v \x01(\bR\x05local\x12\x1a\n" +
+	"\bevidence\x18\f \x03(\tR\bevidence\x12%\n" +
+	"\x0eintent_version\x18\r \x01(\x04R\rintentVersion\x12\x1a\n" +
+	"\bpolicies\x18\x0e \x03(\tR\bpolicies\"\xe8\x03\n" +
+	"\x06Intent\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1a\n" +
+	"\bprevious\x18\x03 \x01(\fR\bprevious\x12\x16\n" +
+	"\x06policy\x18\x04 \x01(\tR\x06policy\x120\n" +
+	"\x06groups\x18\x05 \x03(\v2\x18.vedette.sensor.v1.GroupR\x06groups\x127\n" +
+	"\bgovernor\x18\x06 \x01(\v2\x1b.vedette.sensor.v1.GovernorR\bgovernor\x12.\n" +
+	"\x04jump\x18\a \x03(\v2\x1a.vedette.sensor.v1.OpeningR\x04jump\x12%\n" +
+	"\x0eautomation_off\x18\b \x01(\bR\rautomationOff\x12!\n" +
+	"\fveto_seconds\x18\t \x01(\rR\vvetoSeconds\x12#\n" +
+	"\rlease_seconds\x18\n" +
+	" \x01(\x04R\fleaseSeconds\x12\x16\n" +
+	"\x06author\x18\v \x01(\tR\x06author\x12\x1b\n" +
+	"\tissued_at\x18\f \x01(\x03R\bissuedAt\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\x12\x1a\n" +
+	"\brestores\x18\x0e \x01(\x04R\brestores\"d\n" +
+	"\fSignedIntent\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"\x94\x01\n" +
+	"\x05Group\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
+	"\x06labels\x18\x02 \x03(\v2$.vedette.sensor.v1.Group.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x01\n" +
+	"\bGovernor\x12\x1b\n" +
+	"\thosts_10m\x18\x01 \x01(\rR\bhosts10m\x12!\n" +
+	"\fpermille_10m\x18\x02 \x01(\rR\vpermille10m\x12!\n" +
+	"\fpermille_day\x18\x03 \x01(\rR\vpermilleDay\x12\x1f\n" +
+	"\vgroup_label\x18\x04 \x01(\tR\n" +
+	"groupLabel\x126\n" +
+	"\tprotected\x18\x05 \x03(\v2\x18.vedette.sensor.v1.GroupR\tprotected\x12'\n" +
+	"\x0fprotected_hosts\x18\x06 \x03(\tR\x0eprotectedHosts\"\x85\x01\n" +
+	"\aOpening\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x18\n" +
+	"\ainbound\x18\x04 \x01(\bR\ainbound\x12\x18\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\"\x19\n" +
 	"\x05Renew\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"9\n" +
 	"\vCertificate\x12\x14\n" +
@@ -3344,11 +4379,25 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x13BEHAVIOUR_KIND_FLOW\x10\x02\x12\x19\n" +
 	"\x15BEHAVIOUR_KIND_LOOKUP\x10\x03\x12\x17\n" +
 	"\x13BEHAVIOUR_KIND_FILE\x10\x04\x12\x1c\n" +
-	"\x18BEHAVIOUR_KIND_PRIVILEGE\x10\x05*H\n" +
+	"\x18BEHAVIOUR_KIND_PRIVILEGE\x10\x05*\x86\x02\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eACTION_ISOLATE\x10\x01\x12\x12\n" +
-	"\x0eACTION_RELEASE\x10\x02*\xdf\x01\n" +
+	"\x0eACTION_RELEASE\x10\x02\x12\x11\n" +
+	"\rACTION_FREEZE\x10\x03\x12\x0f\n" +
+	"\vACTION_KILL\x10\x04\x12\x16\n" +
+	"\x12ACTION_BLOCK_IMAGE\x10\x05\x12\x18\n" +
+	"\x14ACTION_BLOCK_ADDRESS\x10\x06\x12\x15\n" +
+	"\x11ACTION_BLOCK_NAME\x10\a\x12\x17\n" +
+	"\x13ACTION_LOCK_ACCOUNT\x10\b\x12\x1a\n" +
+	"\x16ACTION_QUARANTINE_FILE\x10\t\x12\x1a\n" +
+	"\x16ACTION_BLOCK_NEIGHBOUR\x10\n" +
+	"*\x86\x01\n" +
+	"\x0eIsolationLevel\x12\x1f\n" +
+	"\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14ISOLATION_LEVEL_FULL\x10\x01\x12\x1f\n" +
+	"\x1bISOLATION_LEVEL_EGRESS_ONLY\x10\x02\x12\x18\n" +
+	"\x14ISOLATION_LEVEL_JUMP\x10\x03*\xfe\x01\n" +
 	"\x0eIsolationState\x12\x1f\n" +
 	"\x1bISOLATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17ISOLATION_STATE_PENDING\x10\x01\x12\x1b\n" +
@@ -3356,7 +4405,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x18ISOLATION_STATE_RELEASED\x10\x03\x12\x1b\n" +
 	"\x17ISOLATION_STATE_REFUSED\x10\x04\x12\x1a\n" +
 	"\x16ISOLATION_STATE_FAILED\x10\x05\x12\x1b\n" +
-	"\x17ISOLATION_STATE_EXPIRED\x10\x06B8Z6github.com/vedette-edr/vedette/proto/sensorv1;sensorv1b\x06proto3"
+	"\x17ISOLATION_STATE_EXPIRED\x10\x06\x12\x1d\n" +
+	"\x19ISOLATION_STATE_PREVIEWED\x10\aB8Z6github.com/vedette-edr/vedette/proto/sensorv1;sensorv1b\x06proto3"
 
 var (
 	file_vedette_sensor_proto_rawDescOnce sync.Once
@@ -3370,96 +4420,125 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 	return file_vedette_sensor_proto_rawDescData
 }
 
-var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
 	(Action)(0),                // 2: vedette.sensor.v1.Action
-	(IsolationState)(0),        // 3: vedette.sensor.v1.IsolationState
-	(*EnrollRequest)(nil),      // 4: vedette.sensor.v1.EnrollRequest
-	(*EnrollReply)(nil),        // 5: vedette.sensor.v1.EnrollReply
-	(*Enrolled)(nil),           // 6: vedette.sensor.v1.Enrolled
-	(*SensorMessage)(nil),      // 7: vedette.sensor.v1.SensorMessage
-	(*Goodbye)(nil),            // 8: vedette.sensor.v1.Goodbye
-	(*CoordinatorMessage)(nil), // 9: vedette.sensor.v1.CoordinatorMessage
-	(*Hello)(nil),              // 10: vedette.sensor.v1.Hello
-	(*Welcome)(nil),            // 11: vedette.sensor.v1.Welcome
-	(*HostFacts)(nil),          // 12: vedette.sensor.v1.HostFacts
-	(*Node)(nil),               // 13: vedette.sensor.v1.Node
-	(*NodeList)(nil),           // 14: vedette.sensor.v1.NodeList
-	(*Batch)(nil),              // 15: vedette.sensor.v1.Batch
-	(*Ack)(nil),                // 16: vedette.sensor.v1.Ack
-	(*Resume)(nil),             // 17: vedette.sensor.v1.Resume
-	(*Record)(nil),             // 18: vedette.sensor.v1.Record
-	(*Summary)(nil),            // 19: vedette.sensor.v1.Summary
-	(*Behaviour)(nil),          // 20: vedette.sensor.v1.Behaviour
-	(*BehaviourDelta)(nil),     // 21: vedette.sensor.v1.BehaviourDelta
-	(*Health)(nil),             // 22: vedette.sensor.v1.Health
-	(*BaselineState)(nil),      // 23: vedette.sensor.v1.BaselineState
-	(*Loss)(nil),               // 24: vedette.sensor.v1.Loss
-	(*Process)(nil),            // 25: vedette.sensor.v1.Process
-	(*Flow)(nil),               // 26: vedette.sensor.v1.Flow
-	(*Finding)(nil),            // 27: vedette.sensor.v1.Finding
-	(*FlowNote)(nil),           // 28: vedette.sensor.v1.FlowNote
-	(*Grant)(nil),              // 29: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 30: vedette.sensor.v1.SignedGrant
-	(*GrantResult)(nil),        // 31: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 32: vedette.sensor.v1.IsolationStatus
-	(*Renew)(nil),              // 33: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 34: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 35: vedette.sensor.v1.Refusal
-	nil,                        // 36: vedette.sensor.v1.HostFacts.LabelsEntry
+	(IsolationLevel)(0),        // 3: vedette.sensor.v1.IsolationLevel
+	(IsolationState)(0),        // 4: vedette.sensor.v1.IsolationState
+	(*EnrollRequest)(nil),      // 5: vedette.sensor.v1.EnrollRequest
+	(*EnrollReply)(nil),        // 6: vedette.sensor.v1.EnrollReply
+	(*Enrolled)(nil),           // 7: vedette.sensor.v1.Enrolled
+	(*SensorMessage)(nil),      // 8: vedette.sensor.v1.SensorMessage
+	(*Goodbye)(nil),            // 9: vedette.sensor.v1.Goodbye
+	(*CoordinatorMessage)(nil), // 10: vedette.sensor.v1.CoordinatorMessage
+	(*Hello)(nil),              // 11: vedette.sensor.v1.Hello
+	(*Welcome)(nil),            // 12: vedette.sensor.v1.Welcome
+	(*HostFacts)(nil),          // 13: vedette.sensor.v1.HostFacts
+	(*Node)(nil),               // 14: vedette.sensor.v1.Node
+	(*NodeList)(nil),           // 15: vedette.sensor.v1.NodeList
+	(*Batch)(nil),              // 16: vedette.sensor.v1.Batch
+	(*Ack)(nil),                // 17: vedette.sensor.v1.Ack
+	(*Resume)(nil),             // 18: vedette.sensor.v1.Resume
+	(*Record)(nil),             // 19: vedette.sensor.v1.Record
+	(*Summary)(nil),            // 20: vedette.sensor.v1.Summary
+	(*Behaviour)(nil),          // 21: vedette.sensor.v1.Behaviour
+	(*BehaviourDelta)(nil),     // 22: vedette.sensor.v1.BehaviourDelta
+	(*Health)(nil),             // 23: vedette.sensor.v1.Health
+	(*BaselineState)(nil),      // 24: vedette.sensor.v1.BaselineState
+	(*Loss)(nil),               // 25: vedette.sensor.v1.Loss
+	(*Process)(nil),            // 26: vedette.sensor.v1.Process
+	(*Flow)(nil),               // 27: vedette.sensor.v1.Flow
+	(*Finding)(nil),            // 28: vedette.sensor.v1.Finding
+	(*FlowNote)(nil),           // 29: vedette.sensor.v1.FlowNote
+	(*Target)(nil),             // 30: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 31: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 32: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 33: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 34: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 35: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 36: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 37: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 38: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 39: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 40: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 41: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 42: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 43: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 44: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 45: vedette.sensor.v1.Refusal
+	nil,                        // 46: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 47: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 48: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
-	12, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
-	13, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
-	6,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	35, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
-	13, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	10, // 6: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
-	15, // 7: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	33, // 8: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	31, // 9: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
-	8,  // 10: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	11, // 11: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	35, // 12: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	16, // 13: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	17, // 14: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	30, // 15: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	34, // 16: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	14, // 17: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	12, // 18: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	14, // 19: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	36, // 20: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	13, // 21: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 22: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	19, // 23: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	27, // 24: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	32, // 25: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	28, // 26: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	20, // 27: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	21, // 28: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	22, // 29: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	24, // 30: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 31: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	23, // 32: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	25, // 33: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	25, // 34: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	26, // 35: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	26, // 36: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	24, // 37: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	25, // 38: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	26, // 39: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	2,  // 40: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	32, // 41: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	3,  // 42: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
+	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
+	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
+	45, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
+	11, // 6: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
+	16, // 7: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
+	43, // 8: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	36, // 9: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	9,  // 10: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
+	12, // 11: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	45, // 12: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	17, // 13: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	18, // 14: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	33, // 15: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	44, // 16: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	15, // 17: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	39, // 18: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	13, // 19: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	15, // 20: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	39, // 21: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	46, // 22: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	47, // 23: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 24: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	19, // 25: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	20, // 26: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	28, // 27: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	37, // 28: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	29, // 29: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	21, // 30: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	22, // 31: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	23, // 32: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	25, // 33: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 34: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	24, // 35: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	26, // 36: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	26, // 37: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	27, // 38: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	27, // 39: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	25, // 40: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	26, // 41: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	27, // 42: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	31, // 43: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 44: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 45: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	30, // 46: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	34, // 47: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	35, // 48: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	37, // 49: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 50: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 51: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	30, // 52: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 53: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	40, // 54: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	41, // 55: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	42, // 56: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	34, // 57: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	48, // 58: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	40, // 59: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -3486,6 +4565,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Grant)(nil),
 		(*CoordinatorMessage_Certificate)(nil),
 		(*CoordinatorMessage_Nodes)(nil),
+		(*CoordinatorMessage_Intent)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[14].OneofWrappers = []any{
 		(*Record_Summary)(nil),
@@ -3498,8 +4578,8 @@ func file_vedette_sensor_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   33,
+			NumEnums:      5,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -117,6 +117,9 @@ func (c *Config) populate() error {
 
 // Server answers operators.
 type Server struct {
+	// What has no handler yet answers so.
+	operatorv1connect.UnimplementedOperatorServiceHandler
+
 	cfg      Config
 	watchers atomic.Int64
 	dropped  atomic.Uint64

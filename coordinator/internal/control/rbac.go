@@ -31,13 +31,23 @@ var least = map[string]string{
 	rpc.OperatorServiceListIsolationsProcedure: identity.RoleViewer,
 	rpc.OperatorServiceGetOperationProcedure:   identity.RoleViewer,
 	// An auditor is a viewer: the record must be checkable by who may change nothing.
-	rpc.OperatorServiceListAuditProcedure:     identity.RoleViewer,
-	rpc.OperatorServiceListMembersProcedure:   identity.RoleViewer,
-	rpc.OperatorServiceWatchProcedure:         identity.RoleViewer,
-	rpc.OperatorServiceCloseIncidentProcedure: identity.RoleHunter,
-	rpc.OperatorServiceSubmitGrantProcedure:   identity.RoleResponder,
-	rpc.OperatorServiceCreateTokenProcedure:   identity.RoleAdmin,
-	rpc.OperatorServiceRemoveMemberProcedure:  identity.RoleAdmin,
+	rpc.OperatorServiceListAuditProcedure:        identity.RoleViewer,
+	rpc.OperatorServiceListMembersProcedure:      identity.RoleViewer,
+	rpc.OperatorServiceWatchProcedure:            identity.RoleViewer,
+	rpc.OperatorServiceCloseIncidentProcedure:    identity.RoleHunter,
+	rpc.OperatorServiceSubmitGrantProcedure:      identity.RoleResponder,
+	rpc.OperatorServicePreviewOrderProcedure:     identity.RoleViewer,
+	rpc.OperatorServiceListOperationsProcedure:   identity.RoleViewer,
+	rpc.OperatorServiceApproveOperationProcedure: identity.RoleResponder,
+	rpc.OperatorServiceVetoOperationProcedure:    identity.RoleResponder,
+	rpc.OperatorServiceGetIntentProcedure:        identity.RoleViewer,
+	rpc.OperatorServiceListIntentsProcedure:      identity.RoleViewer,
+	rpc.OperatorServiceTestIntentProcedure:       identity.RoleViewer,
+	rpc.OperatorServiceGetScorecardProcedure:     identity.RoleViewer,
+	// Intent is strategy: it says what may be done to the fleet without asking anybody.
+	rpc.OperatorServiceApplyIntentProcedure:  identity.RoleAdmin,
+	rpc.OperatorServiceCreateTokenProcedure:  identity.RoleAdmin,
+	rpc.OperatorServiceRemoveMemberProcedure: identity.RoleAdmin,
 }
 
 // may says whether a role may call a procedure, and which role it needs.

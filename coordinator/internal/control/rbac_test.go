@@ -26,7 +26,9 @@ func TestRoles(t *testing.T) {
 		"ListAudit": "yyyy", "ListMembers": "yyyy", "Watch": "yyyy",
 		"CloseIncident": "nyyy",
 		"SubmitGrant":   "nnyy",
-		"CreateToken":   "nnny", "RemoveMember": "nnny",
+		"PreviewOrder":  "yyyy", "ListOperations": "yyyy", "ApproveOperation": "nnyy", "VetoOperation": "nnyy",
+		"GetIntent": "yyyy", "ListIntents": "yyyy", "TestIntent": "yyyy", "GetScorecard": "yyyy", "ApplyIntent": "nnny",
+		"CreateToken": "nnny", "RemoveMember": "nnny",
 	}
 	service := operatorv1.File_vedette_operator_proto.Services().ByName("OperatorService")
 	methods := service.Methods()

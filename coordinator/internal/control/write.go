@@ -62,13 +62,20 @@ func (s *Server) CloseIncident(ctx context.Context, r *operatorv1.CloseIncidentR
 // node's word alone moves no host.
 func (s *Server) SubmitGrant(ctx context.Context, r *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
 	now := s.cfg.Now()
-	decoded, signer, err := grant.Verify(r.GetGrant(), s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), now)
+	decoded, signers, err := grant.VerifyWaiting(r.GetGrant(), s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), now)
 	if err != nil {
 		return nil, grantError(err)
 	}
 	caller := operator(ctx)
-	if signer.ID != caller.ID {
-		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("operator %q submits a grant that %q signed: each signs their own", caller.ID, signer.ID))
+	if len(signers) != 1 || signers[0].ID != caller.ID {
+		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("operator %q submits a grant that another signed, or nobody, or several: each signs their own", caller.ID))
+	}
+	set, err := grant.NewHostSet(r.GetHosts())
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	if !set.Matches(decoded) {
+		return nil, invalid("the grant was signed for other hosts than those that come with it")
 	}
 	if err := checkGrant(decoded, now); err != nil {
 		return nil, err
@@ -77,7 +84,7 @@ func (s *Server) SubmitGrant(ctx context.Context, r *operatorv1.SubmitGrantReque
 		return nil, err
 	}
 	var missing []error
-	for _, id := range decoded.GetHosts() {
+	for _, id := range set.Hosts() {
 		host, err := s.cfg.DB.Host(ctx, id)
 		if err == nil && host.GetId() != id {
 			err = invalid("the grant names host %q by its name: sign ids", id)
@@ -90,12 +97,12 @@ func (s *Server) SubmitGrant(ctx context.Context, r *operatorv1.SubmitGrantReque
 		return nil, readError(errors.Join(missing...))
 	}
 	res, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_RequestResponse{
-		RequestResponse: &raftv1.RequestResponse{Operation: decoded.GetOperation(), Grant: r.GetGrant(), Decoded: decoded}}})
+		RequestResponse: &raftv1.RequestResponse{Operation: decoded.GetOperation(), Grant: r.GetGrant(), Decoded: decoded, Hosts: set.Hosts()}}})
 	if err != nil {
 		return nil, err
 	}
 	s.cfg.Logger.Info("grant accepted", "action", actionWords[decoded.GetAction()], "operation", decoded.GetOperation(),
-		"operator", caller.ID, "hosts", len(decoded.GetHosts()))
+		"operator", caller.ID, "hosts", set.Count())
 	operation := decoded.GetOperation()
 	if res.GetId() != "" {
 		operation = res.GetId() // the same idempotency key again: what the first one made
@@ -112,17 +119,9 @@ func grantError(err error) error {
 }
 
 func checkGrant(g *sensorv1.Grant, now time.Time) error {
-	hosts := slices.Clone(g.GetHosts())
-	slices.Sort(hosts)
 	switch lease := time.Duration(min(g.GetLeaseSeconds(), 1<<32)) * time.Second; {
 	case actionWords[g.GetAction()] == "":
 		return invalid("the grant's action is neither isolate nor release")
-	case len(hosts) == 0:
-		return invalid("the grant names no host: an empty set is never meant")
-	case len(hosts) > maxSelection:
-		return invalid("the grant names %d hosts, the limit is %d", len(hosts), maxSelection)
-	case len(slices.Compact(hosts)) != len(g.GetHosts()):
-		return invalid("the grant names a host twice")
 	case !strings.HasPrefix(g.GetOperation(), "op-") || len(g.GetOperation()) > 64:
 		return invalid("the grant's operation id %.64q must begin with op-", g.GetOperation())
 	case g.GetAction() == sensorv1.Action_ACTION_ISOLATE && (lease < time.Second || lease > maxLease):

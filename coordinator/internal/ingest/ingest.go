@@ -41,8 +41,10 @@ type Store interface {
 	Nodes(ctx context.Context) ([]*sensorv1.Node, error)
 	// Position is the last sequence stored of a host's boot; 0 when there is none.
 	Position(ctx context.Context, host string, boot []byte) (uint64, error)
-	// PendingGrants are the signed grants that the host has not answered, oldest first.
-	PendingGrants(ctx context.Context, host string) ([]*sensorv1.SignedGrant, error)
+	// PendingGrants are the grants that the host has not answered, oldest first, with their operations.
+	PendingGrants(ctx context.Context, host string) (operations []string, grants []*sensorv1.SignedGrant, err error)
+	// OperationHosts are the ids of an operation's hosts, ascending.
+	OperationHosts(ctx context.Context, operation string) ([]string, error)
 }
 
 // Config of a Server.
@@ -124,6 +126,8 @@ type Server struct {
 
 	mu       sync.Mutex // guards sessions and closed
 	sessions map[string]*session
+
+	hostSets hostSets
 	closed   bool
 
 	// ends are reported to the log. begun is closed when the log knows that this node
@@ -176,6 +180,7 @@ func New(cfg Config) (*Server, error) {
 		limiter:   newLimiter(cfg.Now),
 		counts:    counters{refused: make(map[string]uint64)},
 		sessions:  make(map[string]*session),
+		hostSets:  hostSets{read: cfg.Store.OperationHosts},
 		ends:      &ends{wake: make(chan struct{}, 1)},
 		begun:     make(chan struct{}),
 	}, nil
@@ -242,9 +247,13 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.closing.Go(s.catchUp)
 	case cmd.GetRequestResponse() != nil:
 		request := cmd.GetRequestResponse()
-		for _, host := range request.GetDecoded().GetHosts() {
+		set, err := s.hostSets.remember(request.GetOperation(), request.GetHosts())
+		if err != nil { // the log has rejected it
+			return
+		}
+		for _, host := range set.Hosts() {
 			if session := s.session(host); session != nil {
-				session.grant(request.GetGrant())
+				session.grant(request.GetGrant(), set)
 			}
 		}
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:

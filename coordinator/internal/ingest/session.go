@@ -1,13 +1,14 @@
 package ingest
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/frame"
+	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -49,8 +51,8 @@ type session struct {
 
 	keepAlive time.Duration // its pings are so far apart
 
-	mu     sync.Mutex // guards what follows
-	nonces [][]byte   // grants already sent in this session
+	mu      sync.Mutex          // guards what follows
+	granted [][sha256.Size]byte // payloads of the grants already sent in this session
 	// packets had come when it was heard last.
 	packets uint64
 	heard   time.Time
@@ -250,17 +252,23 @@ func (s *Server) ended(n *session) {
 
 // resendGrants sends what the host has not answered: it may have been away.
 func (s *Server) resendGrants(ctx context.Context, n *session) {
-	grants, err := s.cfg.Store.PendingGrants(ctx, n.host)
+	operations, grants, err := s.cfg.Store.PendingGrants(ctx, n.host)
 	if err != nil {
 		s.cfg.Logger.Warn("pending grants not read", "host", n.host, "error", err)
 		return
 	}
 	now := s.cfg.Now().UnixNano()
-	for _, signed := range grants {
-		var grant sensorv1.Grant
-		if proto.Unmarshal(signed.GetPayload(), &grant) == nil && grant.GetNotAfter() > now {
-			n.grant(signed)
+	for i, signed := range grants {
+		g, err := grant.Decode(signed.GetPayload())
+		if err != nil || g.GetNotAfter() <= now {
+			continue
 		}
+		set, err := s.hostSets.of(ctx, operations[i])
+		if err != nil {
+			s.cfg.Logger.Warn("pending grant not sent", "host", n.host, "operation", operations[i], "error", err)
+			continue
+		}
+		n.grant(signed, set)
 	}
 }
 
@@ -332,17 +340,17 @@ func (s *Server) batch(ctx context.Context, n *session, batch *sensorv1.Batch) e
 
 // grant sends a grant once in a session: a sensor honours its nonce once, and a
 // second copy would only be answered with a refusal.
-func (n *session) grant(signed *sensorv1.SignedGrant) {
+func (n *session) grant(signed *sensorv1.SignedGrant, set *grant.HostSet) {
+	sum := sha256.Sum256(signed.GetPayload())
 	n.mu.Lock()
-	for _, sent := range n.nonces {
-		if bytes.Equal(sent, signed.GetSignature()) {
-			n.mu.Unlock()
-			return
-		}
+	if slices.Contains(n.granted, sum) {
+		n.mu.Unlock()
+		return
 	}
-	n.nonces = append(n.nonces, signed.GetSignature())
+	n.granted = append(n.granted, sum)
 	n.mu.Unlock()
-	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Grant{Grant: signed}})
+	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Grant{Grant: &sensorv1.SignedGrant{
+		Payload: signed.GetPayload(), Signatures: signed.GetSignatures(), Proof: set.Prove(n.host)}}})
 }
 
 // send queues a message and never blocks: a sensor that does not read loses its

@@ -6,15 +6,15 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 const (
-	nonceBytes    = 16
-	maxGrantHosts = 10_000
-	maxLease      = 24 * 3600 // s
-	maxReason     = 1024
+	nonceBytes = 16
+	maxLease   = 24 * 3600 // s
+	maxReason  = 1024
 )
 
 const (
@@ -42,9 +42,12 @@ func (a *applier) requestResponse(in *raftv1.RequestResponse) (*raftv1.Result, e
 	if err != nil || rejected != nil {
 		return rejected, err
 	}
-	hosts := make([]int64, 0, len(g.GetHosts()))
-	seen := make(map[string]bool, len(g.GetHosts()))
-	for _, id := range g.GetHosts() {
+	set, err := grant.NewHostSet(in.GetHosts())
+	if err != nil || !set.Matches(g) {
+		return reject(RejectGrantMismatch, "the grant was not signed for the hosts that come with it: sign it again"), nil
+	}
+	hosts := make([]int64, 0, len(set.Hosts()))
+	for _, id := range set.Hosts() {
 		n, ok, err := a.tx.HostNumber(id)
 		if err != nil {
 			return nil, fmt.Errorf("reading host: %w", err)
@@ -52,10 +55,6 @@ func (a *applier) requestResponse(in *raftv1.RequestResponse) (*raftv1.Result, e
 		if !ok {
 			return reject(RejectUnknownHost, "host %q is not enrolled: nothing was done to any host; see `vedette host list`", id), nil
 		}
-		if seen[id] {
-			return reject(RejectInvalid, "host %q is named twice", id), nil
-		}
-		seen[id] = true
 		hosts = append(hosts, n)
 	}
 	operation, err := a.tx.AddOperation(g, in.GetGrant(), a.cmd.GetTime())
@@ -94,7 +93,7 @@ func (a *applier) requestResponse(in *raftv1.RequestResponse) (*raftv1.Result, e
 	if g.GetAction() == sensorv1.Action_ACTION_RELEASE {
 		action = "release"
 	}
-	for _, id := range g.GetHosts() {
+	for _, id := range set.Hosts() {
 		if err := a.audit(action+"-request", id, "operation %s, operator %s, lease %d s, nonce %x, reason %q",
 			g.GetOperation(), g.GetOperator(), g.GetLeaseSeconds(), g.GetNonce(), g.GetReason()); err != nil {
 			return nil, err
@@ -117,8 +116,6 @@ func (a *applier) checkGrant(in *raftv1.RequestResponse, g *sensorv1.Grant) (*ra
 		return reject(RejectInvalid, "the operation %q is not the grant's, or is not 1 to %d printable characters", in.GetOperation(), maxID), nil
 	case g.GetAction() != sensorv1.Action_ACTION_ISOLATE && g.GetAction() != sensorv1.Action_ACTION_RELEASE:
 		return reject(RejectInvalid, "a grant isolates or releases: action %d is unknown", g.GetAction()), nil
-	case len(g.GetHosts()) == 0 || len(g.GetHosts()) > maxGrantHosts:
-		return reject(RejectInvalid, "a grant names 1 to %d hosts, not %d", maxGrantHosts, len(g.GetHosts())), nil
 	case len(g.GetReason()) > maxReason:
 		return reject(RejectInvalid, "the reason is longer than %d bytes", maxReason), nil
 	case g.GetNotAfter() <= a.cmd.GetTime():

@@ -1,12 +1,14 @@
 package state_test
 
 import (
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
+	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -20,19 +22,27 @@ const (
 	release = sensorv1.Action_ACTION_RELEASE
 )
 
-func request(action sensorv1.Action, operation string, change func(*sensorv1.Grant)) *raftv1.Command {
+// request is an order for h-1, or for the hosts that are named.
+func request(action sensorv1.Action, operation string, change func(*sensorv1.Grant), hosts ...string) *raftv1.Command {
 	g := &sensorv1.Grant{
-		Nonce: hash(operation)[:16], Action: action, Hosts: []string{"h-1"}, LeaseSeconds: 3600, IssuedAt: now,
+		Nonce: hash(operation)[:16], Action: action, LeaseSeconds: 3600, IssuedAt: now, Epoch: uint64(now),
 		NotAfter: now + 60e9, Operator: "ada", Reason: "drill", Operation: operation, ClusterId: "c-1",
+	}
+	if len(hosts) == 0 {
+		hosts = []string{"h-1"}
+	}
+	if _, err := grant.Address(g, hosts...); err != nil {
+		panic(err)
 	}
 	if change != nil {
 		change(g)
 	}
+	slices.Sort(hosts)
 	payload, err := proto.Marshal(g)
 	if err != nil {
 		panic(err)
 	}
-	return command(&raftv1.RequestResponse{Operation: operation, Grant: &sensorv1.SignedGrant{Payload: payload}, Decoded: g})
+	return command(&raftv1.RequestResponse{Operation: operation, Grant: &sensorv1.SignedGrant{Payload: payload}, Decoded: g, Hosts: hosts})
 }
 
 // Ensure what is asked and what hosts report give rows that say what is true.
@@ -140,9 +150,8 @@ func TestRequestRejections(t *testing.T) {
 		{"nonce used", state.RejectNonceUsed, func(g *sensorv1.Grant) { g.Nonce = hash("op-0")[:16] }},
 		{"short nonce", state.RejectInvalid, func(g *sensorv1.Grant) { g.Nonce = g.GetNonce()[:8] }},
 		{"expired", state.RejectGrantExpired, func(g *sensorv1.Grant) { g.NotAfter = now }},
-		{"no hosts", state.RejectInvalid, func(g *sensorv1.Grant) { g.Hosts = nil }},
-		{"unknown host", state.RejectUnknownHost, func(g *sensorv1.Grant) { g.Hosts = []string{"h-2", "h-9"} }},
-		{"host twice", state.RejectInvalid, func(g *sensorv1.Grant) { g.Hosts = []string{"h-2", "h-2"} }},
+		{"another number of hosts", state.RejectGrantMismatch, func(g *sensorv1.Grant) { g.HostCount = 2 }},
+		{"another root", state.RejectGrantMismatch, func(g *sensorv1.Grant) { g.HostsRoot = hash("x") }},
 		{"no lease", state.RejectBadLease, func(g *sensorv1.Grant) { g.LeaseSeconds = 0 }},
 		{"endless lease", state.RejectBadLease, func(g *sensorv1.Grant) { g.LeaseSeconds = 1 << 62 }},
 		{"other operation", state.RejectInvalid, func(g *sensorv1.Grant) { g.Operation = "op-x" }},
@@ -151,6 +160,12 @@ func TestRequestRejections(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { l.want(tt.code, request(isolate, "op-1", tt.change)) })
 	}
+	l.want(state.RejectUnknownHost, request(isolate, "op-1", nil, "h-2", "h-9"))
+	for _, hosts := range [][]string{nil, {"h-1", "h-1"}, {"h-2", "h-1"}, {"h-1", "h-2", "h-3"}} {
+		bad := request(isolate, "op-1", nil, "h-1", "h-2")
+		bad.GetRequestResponse().Hosts = hosts
+		l.want(state.RejectGrantMismatch, bad)
+	}
 	mismatch := request(isolate, "op-1", nil)
 	mismatch.GetRequestResponse().Decoded = &sensorv1.Grant{Operation: "op-1"}
 	l.want(state.RejectGrantMismatch, mismatch)
@@ -158,7 +173,7 @@ func TestRequestRejections(t *testing.T) {
 	if got := isolation(t, l, "h-2"); got != "none:" {
 		t.Errorf("h-2 = %q: a rejected request did something", got)
 	}
-	grants, err := l.db.PendingGrants(t.Context(), "h-1")
+	_, grants, err := l.db.PendingGrants(t.Context(), "h-1")
 	if err != nil || len(grants) != 1 {
 		t.Errorf("pending grants of h-1 = %d, %v, want 1", len(grants), err)
 	}

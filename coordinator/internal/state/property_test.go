@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -38,7 +39,7 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 		body = &raftv1.ConsumeToken{TokenId: token, SecretSha256: hash(token), Kind: sensorv1.EnrollKind(rapid.IntRange(1, 2).Draw(t, "token kind")),
 			Id: name("h"), Facts: facts, Node: &sensorv1.Node{Id: "h-1", Address: "x:1"}}
 	case 4:
-		return request(sensorv1.Action(rapid.IntRange(0, 2).Draw(t, "action")), name("op"), func(g *sensorv1.Grant) { g.Hosts = []string{name("h"), "h-0"} })
+		return request(sensorv1.Action(rapid.IntRange(0, 2).Draw(t, "action")), name("op"), nil, slices.Compact([]string{"h-0", name("h")})...)
 	case 5:
 		body = &raftv1.PutIncident{Incident: &raftv1.Incident{Id: name("inc"), Findings: []string{name("h") + "-1", name("h") + "-2"}}, Merged: []string{name("inc")}}
 	case 6:

@@ -240,16 +240,30 @@ func (db *DB) Operation(ctx context.Context, id string) (out []*operatorv1.Isola
 	return out, err
 }
 
-// PendingGrants are the grants that a host has not answered, oldest first: what
-// ingest hands to a sensor that connects.
-func (db *DB) PendingGrants(ctx context.Context, host string) (out []*sensorv1.SignedGrant, err error) {
+// PendingGrants are the grants that a host has not answered, oldest first, with
+// their operations: what ingest hands to a sensor that connects.
+func (db *DB) PendingGrants(ctx context.Context, host string) (operations []string, grants []*sensorv1.SignedGrant, err error) {
 	err = db.each(ctx, func(s scanner) error {
+		var id string
 		g := &sensorv1.SignedGrant{}
-		out = append(out, g)
-		return s.Scan(protoColumn{g})
-	}, `SELECT o.signed FROM isolations i JOIN operations o ON o.n = i.operation
+		if err := s.Scan(&id, protoColumn{g}); err != nil {
+			return err
+		}
+		operations, grants = append(operations, id), append(grants, g)
+		return nil
+	}, `SELECT o.id, o.signed FROM isolations i JOIN operations o ON o.n = i.operation
 		WHERE i.host = (SELECT n FROM hosts WHERE id = ?) AND i.state = 1 ORDER BY i.n`, host)
-	return out, err
+	return operations, grants, err
+}
+
+// OperationHosts are the ids of an operation's hosts, ascending, as its grant has them.
+func (db *DB) OperationHosts(ctx context.Context, operation string) (hosts []string, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		hosts = append(hosts, "")
+		return s.Scan(&hosts[len(hosts)-1])
+	}, `SELECT h.id FROM isolations i JOIN operations o ON o.n = i.operation JOIN hosts h ON h.n = i.host
+		WHERE o.id = ? ORDER BY h.id`, operation)
+	return hosts, err
 }
 
 // Audit lists entries after the given one, oldest first, and says whether more follow.

@@ -93,6 +93,13 @@ func (ca *CA) IssueBetween(kind, id, role string, notBefore, notAfter time.Time)
 	return tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: parse(ca.t, chain[0])}
 }
 
+// IssueFor is another certificate for the key of one that was issued.
+func (ca *CA) IssueFor(cert tls.Certificate, kind, id, role string) tls.Certificate {
+	ca.t.Helper()
+	chain := ca.sign(cert.Leaf.PublicKey, kind, id, role, cert.Leaf.NotBefore, cert.Leaf.NotAfter)
+	return tls.Certificate{Certificate: chain, PrivateKey: cert.PrivateKey, Leaf: parse(ca.t, chain[0])}
+}
+
 // SignCSR issues what the request asks for, for the validity given, leaf first.
 // As in production, only the request's public key is believed.
 func (ca *CA) SignCSR(csr []byte, kind, id string, notBefore, notAfter time.Time) [][]byte {

@@ -63,9 +63,36 @@ const (
 	// OperatorServiceSelectHostsProcedure is the fully-qualified name of the OperatorService's
 	// SelectHosts RPC.
 	OperatorServiceSelectHostsProcedure = "/vedette.operator.v1.OperatorService/SelectHosts"
+	// OperatorServicePreviewOrderProcedure is the fully-qualified name of the OperatorService's
+	// PreviewOrder RPC.
+	OperatorServicePreviewOrderProcedure = "/vedette.operator.v1.OperatorService/PreviewOrder"
 	// OperatorServiceSubmitGrantProcedure is the fully-qualified name of the OperatorService's
 	// SubmitGrant RPC.
 	OperatorServiceSubmitGrantProcedure = "/vedette.operator.v1.OperatorService/SubmitGrant"
+	// OperatorServiceListOperationsProcedure is the fully-qualified name of the OperatorService's
+	// ListOperations RPC.
+	OperatorServiceListOperationsProcedure = "/vedette.operator.v1.OperatorService/ListOperations"
+	// OperatorServiceApproveOperationProcedure is the fully-qualified name of the OperatorService's
+	// ApproveOperation RPC.
+	OperatorServiceApproveOperationProcedure = "/vedette.operator.v1.OperatorService/ApproveOperation"
+	// OperatorServiceVetoOperationProcedure is the fully-qualified name of the OperatorService's
+	// VetoOperation RPC.
+	OperatorServiceVetoOperationProcedure = "/vedette.operator.v1.OperatorService/VetoOperation"
+	// OperatorServiceApplyIntentProcedure is the fully-qualified name of the OperatorService's
+	// ApplyIntent RPC.
+	OperatorServiceApplyIntentProcedure = "/vedette.operator.v1.OperatorService/ApplyIntent"
+	// OperatorServiceGetIntentProcedure is the fully-qualified name of the OperatorService's GetIntent
+	// RPC.
+	OperatorServiceGetIntentProcedure = "/vedette.operator.v1.OperatorService/GetIntent"
+	// OperatorServiceListIntentsProcedure is the fully-qualified name of the OperatorService's
+	// ListIntents RPC.
+	OperatorServiceListIntentsProcedure = "/vedette.operator.v1.OperatorService/ListIntents"
+	// OperatorServiceTestIntentProcedure is the fully-qualified name of the OperatorService's
+	// TestIntent RPC.
+	OperatorServiceTestIntentProcedure = "/vedette.operator.v1.OperatorService/TestIntent"
+	// OperatorServiceGetScorecardProcedure is the fully-qualified name of the OperatorService's
+	// GetScorecard RPC.
+	OperatorServiceGetScorecardProcedure = "/vedette.operator.v1.OperatorService/GetScorecard"
 	// OperatorServiceListIsolationsProcedure is the fully-qualified name of the OperatorService's
 	// ListIsolations RPC.
 	OperatorServiceListIsolationsProcedure = "/vedette.operator.v1.OperatorService/ListIsolations"
@@ -100,8 +127,20 @@ type OperatorServiceClient interface {
 	CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error)
 	// Resolves a selection to hosts, for a preview and for the grant that the operator signs.
 	SelectHosts(context.Context, *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error)
-	// Commits a signed grant (isolate or release).
+	// What an order would touch, what the governor asks for it, and what its grant must say.
+	PreviewOrder(context.Context, *operatorv1.PreviewOrderRequest) (*operatorv1.PreviewOrderResponse, error)
+	// Commits a signed grant.
 	SubmitGrant(context.Context, *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error)
+	ListOperations(context.Context, *operatorv1.ListOperationsRequest) (*operatorv1.ListOperationsResponse, error)
+	// A second operator's signature, or the first one under what automation proposed.
+	ApproveOperation(context.Context, *operatorv1.ApproveOperationRequest) (*operatorv1.ApproveOperationResponse, error)
+	VetoOperation(context.Context, *operatorv1.VetoOperationRequest) (*operatorv1.VetoOperationResponse, error)
+	ApplyIntent(context.Context, *operatorv1.ApplyIntentRequest) (*operatorv1.ApplyIntentResponse, error)
+	GetIntent(context.Context, *operatorv1.GetIntentRequest) (*operatorv1.GetIntentResponse, error)
+	ListIntents(context.Context, *operatorv1.ListIntentsRequest) (*operatorv1.ListIntentsResponse, error)
+	// Replays recorded findings against a policy and says what would have happened.
+	TestIntent(context.Context, *operatorv1.TestIntentRequest) (*operatorv1.TestIntentResponse, error)
+	GetScorecard(context.Context, *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error)
 	ListIsolations(context.Context, *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error)
 	GetOperation(context.Context, *operatorv1.GetOperationRequest) (*operatorv1.GetOperationResponse, error)
 	ListAudit(context.Context, *operatorv1.ListAuditRequest) (*operatorv1.ListAuditResponse, error)
@@ -177,10 +216,64 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("SelectHosts")),
 			connect.WithClientOptions(opts...),
 		),
+		previewOrder: connect.NewClient[operatorv1.PreviewOrderRequest, operatorv1.PreviewOrderResponse](
+			httpClient,
+			baseURL+OperatorServicePreviewOrderProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PreviewOrder")),
+			connect.WithClientOptions(opts...),
+		),
 		submitGrant: connect.NewClient[operatorv1.SubmitGrantRequest, operatorv1.SubmitGrantResponse](
 			httpClient,
 			baseURL+OperatorServiceSubmitGrantProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("SubmitGrant")),
+			connect.WithClientOptions(opts...),
+		),
+		listOperations: connect.NewClient[operatorv1.ListOperationsRequest, operatorv1.ListOperationsResponse](
+			httpClient,
+			baseURL+OperatorServiceListOperationsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListOperations")),
+			connect.WithClientOptions(opts...),
+		),
+		approveOperation: connect.NewClient[operatorv1.ApproveOperationRequest, operatorv1.ApproveOperationResponse](
+			httpClient,
+			baseURL+OperatorServiceApproveOperationProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ApproveOperation")),
+			connect.WithClientOptions(opts...),
+		),
+		vetoOperation: connect.NewClient[operatorv1.VetoOperationRequest, operatorv1.VetoOperationResponse](
+			httpClient,
+			baseURL+OperatorServiceVetoOperationProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("VetoOperation")),
+			connect.WithClientOptions(opts...),
+		),
+		applyIntent: connect.NewClient[operatorv1.ApplyIntentRequest, operatorv1.ApplyIntentResponse](
+			httpClient,
+			baseURL+OperatorServiceApplyIntentProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ApplyIntent")),
+			connect.WithClientOptions(opts...),
+		),
+		getIntent: connect.NewClient[operatorv1.GetIntentRequest, operatorv1.GetIntentResponse](
+			httpClient,
+			baseURL+OperatorServiceGetIntentProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetIntent")),
+			connect.WithClientOptions(opts...),
+		),
+		listIntents: connect.NewClient[operatorv1.ListIntentsRequest, operatorv1.ListIntentsResponse](
+			httpClient,
+			baseURL+OperatorServiceListIntentsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListIntents")),
+			connect.WithClientOptions(opts...),
+		),
+		testIntent: connect.NewClient[operatorv1.TestIntentRequest, operatorv1.TestIntentResponse](
+			httpClient,
+			baseURL+OperatorServiceTestIntentProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("TestIntent")),
+			connect.WithClientOptions(opts...),
+		),
+		getScorecard: connect.NewClient[operatorv1.GetScorecardRequest, operatorv1.GetScorecardResponse](
+			httpClient,
+			baseURL+OperatorServiceGetScorecardProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetScorecard")),
 			connect.WithClientOptions(opts...),
 		),
 		listIsolations: connect.NewClient[operatorv1.ListIsolationsRequest, operatorv1.ListIsolationsResponse](
@@ -230,23 +323,32 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // operatorServiceClient implements OperatorServiceClient.
 type operatorServiceClient struct {
-	getStatus      *connect.Client[operatorv1.GetStatusRequest, operatorv1.GetStatusResponse]
-	listHosts      *connect.Client[operatorv1.ListHostsRequest, operatorv1.ListHostsResponse]
-	getHost        *connect.Client[operatorv1.GetHostRequest, operatorv1.GetHostResponse]
-	listFindings   *connect.Client[operatorv1.ListFindingsRequest, operatorv1.ListFindingsResponse]
-	getFinding     *connect.Client[operatorv1.GetFindingRequest, operatorv1.GetFindingResponse]
-	listIncidents  *connect.Client[operatorv1.ListIncidentsRequest, operatorv1.ListIncidentsResponse]
-	getIncident    *connect.Client[operatorv1.GetIncidentRequest, operatorv1.GetIncidentResponse]
-	closeIncident  *connect.Client[operatorv1.CloseIncidentRequest, operatorv1.CloseIncidentResponse]
-	selectHosts    *connect.Client[operatorv1.SelectHostsRequest, operatorv1.SelectHostsResponse]
-	submitGrant    *connect.Client[operatorv1.SubmitGrantRequest, operatorv1.SubmitGrantResponse]
-	listIsolations *connect.Client[operatorv1.ListIsolationsRequest, operatorv1.ListIsolationsResponse]
-	getOperation   *connect.Client[operatorv1.GetOperationRequest, operatorv1.GetOperationResponse]
-	listAudit      *connect.Client[operatorv1.ListAuditRequest, operatorv1.ListAuditResponse]
-	createToken    *connect.Client[operatorv1.CreateTokenRequest, operatorv1.CreateTokenResponse]
-	listMembers    *connect.Client[operatorv1.ListMembersRequest, operatorv1.ListMembersResponse]
-	removeMember   *connect.Client[operatorv1.RemoveMemberRequest, operatorv1.RemoveMemberResponse]
-	watch          *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
+	getStatus        *connect.Client[operatorv1.GetStatusRequest, operatorv1.GetStatusResponse]
+	listHosts        *connect.Client[operatorv1.ListHostsRequest, operatorv1.ListHostsResponse]
+	getHost          *connect.Client[operatorv1.GetHostRequest, operatorv1.GetHostResponse]
+	listFindings     *connect.Client[operatorv1.ListFindingsRequest, operatorv1.ListFindingsResponse]
+	getFinding       *connect.Client[operatorv1.GetFindingRequest, operatorv1.GetFindingResponse]
+	listIncidents    *connect.Client[operatorv1.ListIncidentsRequest, operatorv1.ListIncidentsResponse]
+	getIncident      *connect.Client[operatorv1.GetIncidentRequest, operatorv1.GetIncidentResponse]
+	closeIncident    *connect.Client[operatorv1.CloseIncidentRequest, operatorv1.CloseIncidentResponse]
+	selectHosts      *connect.Client[operatorv1.SelectHostsRequest, operatorv1.SelectHostsResponse]
+	previewOrder     *connect.Client[operatorv1.PreviewOrderRequest, operatorv1.PreviewOrderResponse]
+	submitGrant      *connect.Client[operatorv1.SubmitGrantRequest, operatorv1.SubmitGrantResponse]
+	listOperations   *connect.Client[operatorv1.ListOperationsRequest, operatorv1.ListOperationsResponse]
+	approveOperation *connect.Client[operatorv1.ApproveOperationRequest, operatorv1.ApproveOperationResponse]
+	vetoOperation    *connect.Client[operatorv1.VetoOperationRequest, operatorv1.VetoOperationResponse]
+	applyIntent      *connect.Client[operatorv1.ApplyIntentRequest, operatorv1.ApplyIntentResponse]
+	getIntent        *connect.Client[operatorv1.GetIntentRequest, operatorv1.GetIntentResponse]
+	listIntents      *connect.Client[operatorv1.ListIntentsRequest, operatorv1.ListIntentsResponse]
+	testIntent       *connect.Client[operatorv1.TestIntentRequest, operatorv1.TestIntentResponse]
+	getScorecard     *connect.Client[operatorv1.GetScorecardRequest, operatorv1.GetScorecardResponse]
+	listIsolations   *connect.Client[operatorv1.ListIsolationsRequest, operatorv1.ListIsolationsResponse]
+	getOperation     *connect.Client[operatorv1.GetOperationRequest, operatorv1.GetOperationResponse]
+	listAudit        *connect.Client[operatorv1.ListAuditRequest, operatorv1.ListAuditResponse]
+	createToken      *connect.Client[operatorv1.CreateTokenRequest, operatorv1.CreateTokenResponse]
+	listMembers      *connect.Client[operatorv1.ListMembersRequest, operatorv1.ListMembersResponse]
+	removeMember     *connect.Client[operatorv1.RemoveMemberRequest, operatorv1.RemoveMemberResponse]
+	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
 
 // GetStatus calls vedette.operator.v1.OperatorService.GetStatus.
@@ -330,9 +432,90 @@ func (c *operatorServiceClient) SelectHosts(ctx context.Context, req *operatorv1
 	return nil, err
 }
 
+// PreviewOrder calls vedette.operator.v1.OperatorService.PreviewOrder.
+func (c *operatorServiceClient) PreviewOrder(ctx context.Context, req *operatorv1.PreviewOrderRequest) (*operatorv1.PreviewOrderResponse, error) {
+	response, err := c.previewOrder.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // SubmitGrant calls vedette.operator.v1.OperatorService.SubmitGrant.
 func (c *operatorServiceClient) SubmitGrant(ctx context.Context, req *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
 	response, err := c.submitGrant.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListOperations calls vedette.operator.v1.OperatorService.ListOperations.
+func (c *operatorServiceClient) ListOperations(ctx context.Context, req *operatorv1.ListOperationsRequest) (*operatorv1.ListOperationsResponse, error) {
+	response, err := c.listOperations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ApproveOperation calls vedette.operator.v1.OperatorService.ApproveOperation.
+func (c *operatorServiceClient) ApproveOperation(ctx context.Context, req *operatorv1.ApproveOperationRequest) (*operatorv1.ApproveOperationResponse, error) {
+	response, err := c.approveOperation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// VetoOperation calls vedette.operator.v1.OperatorService.VetoOperation.
+func (c *operatorServiceClient) VetoOperation(ctx context.Context, req *operatorv1.VetoOperationRequest) (*operatorv1.VetoOperationResponse, error) {
+	response, err := c.vetoOperation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ApplyIntent calls vedette.operator.v1.OperatorService.ApplyIntent.
+func (c *operatorServiceClient) ApplyIntent(ctx context.Context, req *operatorv1.ApplyIntentRequest) (*operatorv1.ApplyIntentResponse, error) {
+	response, err := c.applyIntent.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetIntent calls vedette.operator.v1.OperatorService.GetIntent.
+func (c *operatorServiceClient) GetIntent(ctx context.Context, req *operatorv1.GetIntentRequest) (*operatorv1.GetIntentResponse, error) {
+	response, err := c.getIntent.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListIntents calls vedette.operator.v1.OperatorService.ListIntents.
+func (c *operatorServiceClient) ListIntents(ctx context.Context, req *operatorv1.ListIntentsRequest) (*operatorv1.ListIntentsResponse, error) {
+	response, err := c.listIntents.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// TestIntent calls vedette.operator.v1.OperatorService.TestIntent.
+func (c *operatorServiceClient) TestIntent(ctx context.Context, req *operatorv1.TestIntentRequest) (*operatorv1.TestIntentResponse, error) {
+	response, err := c.testIntent.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetScorecard calls vedette.operator.v1.OperatorService.GetScorecard.
+func (c *operatorServiceClient) GetScorecard(ctx context.Context, req *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error) {
+	response, err := c.getScorecard.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -410,8 +593,20 @@ type OperatorServiceHandler interface {
 	CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error)
 	// Resolves a selection to hosts, for a preview and for the grant that the operator signs.
 	SelectHosts(context.Context, *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error)
-	// Commits a signed grant (isolate or release).
+	// What an order would touch, what the governor asks for it, and what its grant must say.
+	PreviewOrder(context.Context, *operatorv1.PreviewOrderRequest) (*operatorv1.PreviewOrderResponse, error)
+	// Commits a signed grant.
 	SubmitGrant(context.Context, *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error)
+	ListOperations(context.Context, *operatorv1.ListOperationsRequest) (*operatorv1.ListOperationsResponse, error)
+	// A second operator's signature, or the first one under what automation proposed.
+	ApproveOperation(context.Context, *operatorv1.ApproveOperationRequest) (*operatorv1.ApproveOperationResponse, error)
+	VetoOperation(context.Context, *operatorv1.VetoOperationRequest) (*operatorv1.VetoOperationResponse, error)
+	ApplyIntent(context.Context, *operatorv1.ApplyIntentRequest) (*operatorv1.ApplyIntentResponse, error)
+	GetIntent(context.Context, *operatorv1.GetIntentRequest) (*operatorv1.GetIntentResponse, error)
+	ListIntents(context.Context, *operatorv1.ListIntentsRequest) (*operatorv1.ListIntentsResponse, error)
+	// Replays recorded findings against a policy and says what would have happened.
+	TestIntent(context.Context, *operatorv1.TestIntentRequest) (*operatorv1.TestIntentResponse, error)
+	GetScorecard(context.Context, *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error)
 	ListIsolations(context.Context, *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error)
 	GetOperation(context.Context, *operatorv1.GetOperationRequest) (*operatorv1.GetOperationResponse, error)
 	ListAudit(context.Context, *operatorv1.ListAuditRequest) (*operatorv1.ListAuditResponse, error)
@@ -483,10 +678,64 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("SelectHosts")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServicePreviewOrderHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePreviewOrderProcedure,
+		svc.PreviewOrder,
+		connect.WithSchema(operatorServiceMethods.ByName("PreviewOrder")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceSubmitGrantHandler := connect.NewUnaryHandlerSimple(
 		OperatorServiceSubmitGrantProcedure,
 		svc.SubmitGrant,
 		connect.WithSchema(operatorServiceMethods.ByName("SubmitGrant")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListOperationsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListOperationsProcedure,
+		svc.ListOperations,
+		connect.WithSchema(operatorServiceMethods.ByName("ListOperations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceApproveOperationHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceApproveOperationProcedure,
+		svc.ApproveOperation,
+		connect.WithSchema(operatorServiceMethods.ByName("ApproveOperation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceVetoOperationHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceVetoOperationProcedure,
+		svc.VetoOperation,
+		connect.WithSchema(operatorServiceMethods.ByName("VetoOperation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceApplyIntentHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceApplyIntentProcedure,
+		svc.ApplyIntent,
+		connect.WithSchema(operatorServiceMethods.ByName("ApplyIntent")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetIntentHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetIntentProcedure,
+		svc.GetIntent,
+		connect.WithSchema(operatorServiceMethods.ByName("GetIntent")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListIntentsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListIntentsProcedure,
+		svc.ListIntents,
+		connect.WithSchema(operatorServiceMethods.ByName("ListIntents")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceTestIntentHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceTestIntentProcedure,
+		svc.TestIntent,
+		connect.WithSchema(operatorServiceMethods.ByName("TestIntent")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetScorecardHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetScorecardProcedure,
+		svc.GetScorecard,
+		connect.WithSchema(operatorServiceMethods.ByName("GetScorecard")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListIsolationsHandler := connect.NewUnaryHandlerSimple(
@@ -551,8 +800,26 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceCloseIncidentHandler.ServeHTTP(w, r)
 		case OperatorServiceSelectHostsProcedure:
 			operatorServiceSelectHostsHandler.ServeHTTP(w, r)
+		case OperatorServicePreviewOrderProcedure:
+			operatorServicePreviewOrderHandler.ServeHTTP(w, r)
 		case OperatorServiceSubmitGrantProcedure:
 			operatorServiceSubmitGrantHandler.ServeHTTP(w, r)
+		case OperatorServiceListOperationsProcedure:
+			operatorServiceListOperationsHandler.ServeHTTP(w, r)
+		case OperatorServiceApproveOperationProcedure:
+			operatorServiceApproveOperationHandler.ServeHTTP(w, r)
+		case OperatorServiceVetoOperationProcedure:
+			operatorServiceVetoOperationHandler.ServeHTTP(w, r)
+		case OperatorServiceApplyIntentProcedure:
+			operatorServiceApplyIntentHandler.ServeHTTP(w, r)
+		case OperatorServiceGetIntentProcedure:
+			operatorServiceGetIntentHandler.ServeHTTP(w, r)
+		case OperatorServiceListIntentsProcedure:
+			operatorServiceListIntentsHandler.ServeHTTP(w, r)
+		case OperatorServiceTestIntentProcedure:
+			operatorServiceTestIntentHandler.ServeHTTP(w, r)
+		case OperatorServiceGetScorecardProcedure:
+			operatorServiceGetScorecardHandler.ServeHTTP(w, r)
 		case OperatorServiceListIsolationsProcedure:
 			operatorServiceListIsolationsHandler.ServeHTTP(w, r)
 		case OperatorServiceGetOperationProcedure:
@@ -612,8 +879,44 @@ func (UnimplementedOperatorServiceHandler) SelectHosts(context.Context, *operato
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.SelectHosts is not implemented"))
 }
 
+func (UnimplementedOperatorServiceHandler) PreviewOrder(context.Context, *operatorv1.PreviewOrderRequest) (*operatorv1.PreviewOrderResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PreviewOrder is not implemented"))
+}
+
 func (UnimplementedOperatorServiceHandler) SubmitGrant(context.Context, *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.SubmitGrant is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListOperations(context.Context, *operatorv1.ListOperationsRequest) (*operatorv1.ListOperationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListOperations is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ApproveOperation(context.Context, *operatorv1.ApproveOperationRequest) (*operatorv1.ApproveOperationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ApproveOperation is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) VetoOperation(context.Context, *operatorv1.VetoOperationRequest) (*operatorv1.VetoOperationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.VetoOperation is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ApplyIntent(context.Context, *operatorv1.ApplyIntentRequest) (*operatorv1.ApplyIntentResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ApplyIntent is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetIntent(context.Context, *operatorv1.GetIntentRequest) (*operatorv1.GetIntentResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetIntent is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListIntents(context.Context, *operatorv1.ListIntentsRequest) (*operatorv1.ListIntentsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListIntents is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) TestIntent(context.Context, *operatorv1.TestIntentRequest) (*operatorv1.TestIntentResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.TestIntent is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetScorecard(context.Context, *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetScorecard is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListIsolations(context.Context, *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error) {

@@ -58,6 +58,7 @@ func (c *fakeClock) reboot(off time.Duration) {
 // bench is one host with a responder, an operator and somebody who reads its reports.
 type bench struct {
 	t          *testing.T
+	epoch      uint64
 	host, peer *netnstest.Namespace
 	ca         *linktest.CA
 	alice      tls.Certificate
@@ -161,19 +162,29 @@ func (b *bench) order(action sensorv1.Action, operation string) *sensorv1.Grant 
 	nonce := make([]byte, grant.NonceSize)
 	_, _ = rand.Read(nonce)
 	now := b.clock.Now()
+	b.epoch = max(b.epoch+1, uint64(now.UnixNano()))
 	return &sensorv1.Grant{
-		Nonce: nonce, Action: action, Hosts: []string{testHost}, LeaseSeconds: 3600,
+		Nonce: nonce, Action: action, LeaseSeconds: 3600, Epoch: b.epoch,
 		IssuedAt: now.UnixNano(), NotAfter: now.Add(10 * time.Minute).UnixNano(),
 		Operator: "alice", Reason: "test", Operation: operation, ClusterId: linktest.Cluster,
 	}
 }
 
-func (b *bench) sign(g *sensorv1.Grant) *sensorv1.SignedGrant {
+// sign makes g a grant for this host among others, or for those that are named.
+func (b *bench) sign(g *sensorv1.Grant, hosts ...string) *sensorv1.SignedGrant {
 	b.t.Helper()
+	if len(hosts) == 0 {
+		hosts = []string{"h-a", testHost, "h-z"}
+	}
+	set, err := grant.Address(g, hosts...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	signed, err := grant.Sign(b.alice.PrivateKey.(crypto.Signer), b.alice.Certificate, g)
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	signed.Proof = set.Prove(testHost)
 	return signed
 }
 

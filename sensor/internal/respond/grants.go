@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -18,8 +17,8 @@ import (
 
 // Why a grant is refused, beside what package grant finds wrong.
 var (
-	// ErrOtherHost: the grant does not name this host.
-	ErrOtherHost = errors.New("the grant is not for this host")
+	// ErrUnsigned: the coordinator's word alone.
+	ErrUnsigned = errors.New("no operator signed the grant, and nothing that this host has seen says the same")
 	// ErrReplayed: the nonce was honoured before.
 	ErrReplayed = errors.New("the grant was honoured before")
 	// ErrForgotten: signed before this host lost its memory of used nonces.
@@ -43,12 +42,15 @@ var (
 func (r *Responder) Grant(_ context.Context, signed *sensorv1.SignedGrant) *sensorv1.GrantResult {
 	r.granting.Lock()
 	defer r.granting.Unlock()
-	g, _, err := grant.Verify(signed, r.cfg.Roots(), r.cfg.ClusterID, r.cfg.Clock.Now())
+	g, signers, err := grant.Verify(signed, r.cfg.Roots(), r.cfg.ClusterID, r.cfg.Clock.Now())
 	if err != nil {
 		return r.refuse(claimed(signed), err)
 	}
-	if !slices.Contains(g.GetHosts(), r.cfg.HostID) {
-		return r.refuse(g, ErrOtherHost)
+	if err := grant.Names(g, signed.GetProof(), r.cfg.HostID); err != nil {
+		return r.refuse(g, err)
+	}
+	if len(signers) == 0 {
+		return r.refuse(g, ErrUnsigned)
 	}
 	digest := sha256.Sum256(signed.GetPayload())
 	if result := r.repeated(g, digest[:]); result != nil {

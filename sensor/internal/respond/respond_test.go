@@ -42,9 +42,7 @@ func TestRefusals(t *testing.T) {
 		want   string
 	}{
 		{"another host", nil, func(b *bench) *sensorv1.SignedGrant {
-			g := b.order(isolate, "op")
-			g.Hosts = []string{"h-other"}
-			return b.sign(g)
+			return b.sign(b.order(isolate, "op"), "h-other")
 		}, "not for this host"},
 		{"expired", nil, func(b *bench) *sensorv1.SignedGrant {
 			signed := b.sign(b.order(isolate, "op"))
@@ -58,7 +56,7 @@ func TestRefusals(t *testing.T) {
 		}, "another cluster"},
 		{"forged", nil, func(b *bench) *sensorv1.SignedGrant {
 			signed := b.sign(b.order(isolate, "op"))
-			signed.Signature[0] ^= 1
+			signed.Signatures[0].Signature[0] ^= 1
 			return signed
 		}, "signature is wrong"},
 		{"unknown action", nil, func(b *bench) *sensorv1.SignedGrant { return b.sign(b.order(7, "op")) }, ""},
