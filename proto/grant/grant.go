@@ -17,6 +17,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -27,6 +29,9 @@ import (
 
 // context separates a grant's signature from any other use of the same key.
 const context = "vedette-grant-v2\x00"
+
+// mayRespond are the roles whose signature is worth something under a grant.
+var mayRespond = []string{"responder", "admin"}
 
 // Bounds of what is looked at.
 const (
@@ -44,13 +49,13 @@ var (
 	// ErrMalformed: not a grant, or one without the fields that make it one.
 	ErrMalformed = errors.New("malformed grant")
 	// ErrSignature: the signature is not the certificate's over these bytes.
-	ErrSignature = errors.New("grant's signature is wrong")
+	ErrSignature = errors.New("signature is wrong")
 	// ErrUntrusted: the signer's certificate does not chain to the operators' authority, or is out of its validity.
-	ErrUntrusted = errors.New("grant's signer is not trusted")
-	// ErrForbidden: the signer is somebody who may not respond.
-	ErrForbidden = errors.New("grant's signer may not respond")
-	// ErrForeign: the grant is for another cluster.
-	ErrForeign = errors.New("grant is for another cluster")
+	ErrUntrusted = errors.New("signer is not trusted")
+	// ErrForbidden: the signer is somebody who may not sign this.
+	ErrForbidden = errors.New("signer may not sign this")
+	// ErrForeign: it is for another cluster, or by an operator of another one.
+	ErrForeign = errors.New("of another cluster")
 	// ErrExpired: the grant is not honoured any more, or not yet.
 	ErrExpired = errors.New("grant is out of its time")
 	// ErrApprovals: fewer distinct operators signed than the grant itself asks for.
@@ -93,23 +98,33 @@ func Encode(g *sensorv1.Grant) ([]byte, error) {
 // SignPayload is one operator's signature under a grant, as its giver or as one
 // who approves it.
 func SignPayload(key crypto.Signer, chain [][]byte, payload []byte) (*sensorv1.Signature, error) {
+	signature, err := SignAs(context, key, chain, payload)
+	if err != nil {
+		return nil, fmt.Errorf("signing grant: %w", err)
+	}
+	return signature, nil
+}
+
+// SignAs is an operator's signature under any kind of payload; as tells the kinds
+// apart, so that none passes for another.
+func SignAs(as string, key crypto.Signer, chain [][]byte, payload []byte) (*sensorv1.Signature, error) {
 	public, ok := key.Public().(ed25519.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("signing grant: the key is %T, an Ed25519 key is needed", key.Public())
+		return nil, fmt.Errorf("the key is %T, an Ed25519 key is needed", key.Public())
 	}
 	if len(chain) == 0 {
-		return nil, errors.New("signing grant: there is no certificate")
+		return nil, errors.New("there is no certificate")
 	}
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {
-		return nil, fmt.Errorf("signing grant: %w", err)
+		return nil, fmt.Errorf("reading the certificate: %w", err)
 	}
 	if !public.Equal(leaf.PublicKey) {
-		return nil, errors.New("signing grant: the key does not belong to the certificate")
+		return nil, errors.New("the key does not belong to the certificate")
 	}
-	signature, err := key.Sign(nil, append([]byte(context), payload...), crypto.Hash(0))
+	signature, err := key.Sign(nil, append([]byte(as), payload...), crypto.Hash(0))
 	if err != nil {
-		return nil, fmt.Errorf("signing grant: %w", err)
+		return nil, err
 	}
 	return &sensorv1.Signature{Signature: signature, Chain: chain}, nil
 }
@@ -201,19 +216,26 @@ func inTime(g *sensorv1.Grant, now time.Time) error {
 
 // VerifyPayload returns who made one signature under a payload, in this cluster.
 func VerifyPayload(s *sensorv1.Signature, payload []byte, roots *x509.CertPool, cluster string, now time.Time) (link.Peer, error) {
-	signer, err := verifySigner(s.GetChain(), roots, now)
+	return VerifyAs(context, mayRespond, s, payload, roots, cluster, now)
+}
+
+// VerifyAs returns who made a signature under a payload of the kind as, which is one
+// with one of the roles; the certificate must be valid at the time at. It is what every
+// signed kind is verified with: errors wrap this package's.
+func VerifyAs(as string, roles []string, s *sensorv1.Signature, payload []byte, roots *x509.CertPool, cluster string, at time.Time) (link.Peer, error) {
+	signer, err := verifySigner(s.GetChain(), roots, at)
 	if err != nil {
 		return link.Peer{}, err
 	}
 	public, ok := signer.Certificate.PublicKey.(ed25519.PublicKey)
-	if !ok || !ed25519.Verify(public, append([]byte(context), payload...), s.GetSignature()) {
+	if !ok || !ed25519.Verify(public, append([]byte(as), payload...), s.GetSignature()) {
 		return link.Peer{}, ErrSignature
 	}
 	if signer.Cluster != cluster {
 		return link.Peer{}, fmt.Errorf("%w: signed by an operator of %q, this is %q", ErrForeign, signer.Cluster, cluster)
 	}
-	if signer.Role != "responder" && signer.Role != "admin" {
-		return link.Peer{}, fmt.Errorf("%w: operator %q has role %q, responder or admin is needed", ErrForbidden, signer.ID, signer.Role)
+	if !slices.Contains(roles, signer.Role) {
+		return link.Peer{}, fmt.Errorf("%w: operator %q has role %q, %s is needed", ErrForbidden, signer.ID, signer.Role, strings.Join(roles, " or "))
 	}
 	return signer, nil
 }

@@ -113,6 +113,11 @@ var importRules = []importRule{
 		from: everywhere, except: []string{"sensor/internal/enrich/...", "sensor/internal/posture/..."}, deny: []string{"github.com/shirou/gopsutil/..."}, inTests: true,
 	},
 	{
+		name: "cedar-go has one owner",
+		why:  "leader and sensor judge by one evaluator; a second place that asks Cedar would answer differently one day",
+		from: everywhere, except: []string{"proto/intent/..."}, deny: []string{"github.com/cedar-policy/cedar-go/..."}, inTests: true,
+	},
+	{
 		name: "one logger",
 		why:  "log writes past the injected slog.Logger, its level and its keys; an http.Server takes slog.NewLogLogger",
 		from: everywhere, deny: []string{"log", "io/ioutil"},
