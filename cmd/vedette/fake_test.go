@@ -44,13 +44,17 @@ type fake struct {
 	polls int
 	ops   map[string][]*operatorv1.Isolation // by operation
 	keys  map[string]string                  // idempotency key → operation
+	// what waits for another operator
+	grants map[string]*sensorv1.SignedGrant
+	orders map[string][]string
 	calls map[string]int
 }
 
 // start serves the fake on two nodes and writes context files into dir.
 func start(t testing.TB, dir string) (*fake, func(string) string) {
 	t.Helper()
-	f := &fake{t: t, ca: linktest.NewCA(t), ops: map[string][]*operatorv1.Isolation{}, keys: map[string]string{}, calls: map[string]int{}}
+	f := &fake{t: t, ca: linktest.NewCA(t), ops: map[string][]*operatorv1.Isolation{}, keys: map[string]string{}, calls: map[string]int{},
+		grants: map[string]*sensorv1.SignedGrant{}, orders: map[string][]string{}}
 	n1, n2 := f.serve(f.ca, "n1"), f.serve(f.ca, "n2")
 	stranger := f.serve(linktest.NewCA(t), "n1")
 	host := f.serveAs(f.ca, f.ca.IssueBetween(link.KindNode, "n1", "", time.Now().Add(-time.Hour), time.Now().Add(time.Hour)), "c-other")
@@ -225,8 +229,50 @@ func (f *fake) GetHost(_ context.Context, r *operatorv1.GetHostRequest) (*operat
 	return &operatorv1.GetHostResponse{Host: hosts[0], Behaviours: fixedBehaviours()}, nil
 }
 
-func (f *fake) SelectHosts(_ context.Context, r *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error) {
-	return &operatorv1.SelectHostsResponse{Hosts: f.hosts(r.GetSelector(), false), ClusterId: linktest.Cluster}, nil
+func (f *fake) PreviewOrder(_ context.Context, r *operatorv1.PreviewOrderRequest) (*operatorv1.PreviewOrderResponse, error) {
+	out := &operatorv1.PreviewOrderResponse{Hosts: f.hosts(r.GetSelector(), false), ClusterId: linktest.Cluster,
+		Epoch: uint64(time.Now().UnixNano()), Fleet: 3, Approvals: 1}
+	if f.is("capped") {
+		out.Approvals, out.Caps, out.Protected = 2, []string{"3 of the 3 hosts of the fleet would be contained"}, []string{"h-cccccccccccc"}
+		out.Dependents = []*operatorv1.Dependent{{Host: "h-dddddddddddd", Name: "shop1", On: "db1", Service: "tcp/5432 /usr/bin/postgres", Flows: 7}}
+	}
+	return out, nil
+}
+
+func (f *fake) waiting(op string, g *sensorv1.SignedGrant) *operatorv1.Operation {
+	return &operatorv1.Operation{Id: op, State: "waiting", Action: "isolate", Grant: g, Hosts: f.orders[op], RequestedBy: "bob", Reason: "drill",
+		ApprovedBy: []string{"bob"}, ApprovalsMissing: 1, RequestedAt: at(1), Expires: at(3600)}
+}
+
+func (f *fake) ApproveOperation(_ context.Context, r *operatorv1.ApproveOperationRequest) (*operatorv1.ApproveOperationResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	signed := f.grants[r.GetOperation()]
+	signer, err := grant.VerifyPayload(r.GetSignature(), signed.GetPayload(), f.ca.Roots(), linktest.Cluster, time.Now())
+	if err != nil {
+		return nil, connect.NewError(connect.CodePermissionDenied, err)
+	}
+	o := f.waiting(r.GetOperation(), signed)
+	o.State, o.ApprovalsMissing, o.ApprovedBy = "ordered", 0, append(o.GetApprovedBy(), signer.ID)
+	return &operatorv1.ApproveOperationResponse{Operation: o}, nil
+}
+
+func (f *fake) VetoOperation(_ context.Context, r *operatorv1.VetoOperationRequest) (*operatorv1.VetoOperationResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := f.waiting(r.GetOperation(), f.grants[r.GetOperation()])
+	o.State, o.VetoedBy, o.VetoReason = "vetoed", "operator:alice", r.GetReason()
+	return &operatorv1.VetoOperationResponse{Operation: o}, nil
+}
+
+func (f *fake) ListOperations(context.Context, *operatorv1.ListOperationsRequest) (*operatorv1.ListOperationsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := &operatorv1.ListOperationsResponse{}
+	for op, signed := range f.grants {
+		out.Operations = append(out.Operations, f.waiting(op, signed))
+	}
+	return out, nil
 }
 
 func (f *fake) ListFindings(_ context.Context, r *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error) {
@@ -287,10 +333,14 @@ func (f *fake) SubmitGrant(_ context.Context, r *operatorv1.SubmitGrantRequest) 
 	op := fmt.Sprintf("op-%d", len(f.ops)+1)
 	f.keys[r.GetIdempotencyKey()] = op
 	f.polls = 0
+	if g.GetApprovals() > 1 {
+		f.grants[op], f.orders[op], f.ops[op] = r.GetGrant(), r.GetHosts(), nil
+		return &operatorv1.SubmitGrantResponse{Operation: op, ApprovalsMissing: g.GetApprovals() - 1}, nil
+	}
 	for n, host := range r.GetHosts() {
 		i := &operatorv1.Isolation{
 			Id: op + "/" + host, Host: host, HostName: names[host], State: "pending", RequestedBy: signers[0].ID, Reason: g.GetReason(),
-			Operation: op, Action: map[sensorv1.Action]string{1: "isolate", 2: "release"}[g.GetAction()],
+			Operation: op, Action: grant.Word(g.GetAction()), Target: g.GetTarget(),
 		}
 		i.State = f.outcome(n, i.Action)
 		if i.State == "applied" {
@@ -325,6 +375,9 @@ func (f *fake) GetOperation(_ context.Context, r *operatorv1.GetOperationRequest
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	rows := f.ops[r.GetOperation()]
+	if signed := f.grants[r.GetOperation()]; signed != nil {
+		return &operatorv1.GetOperationResponse{Operation: r.GetOperation(), Order: f.waiting(r.GetOperation(), signed)}, nil
+	}
 	if rows == nil {
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("no operation %q", r.GetOperation()))
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vedette-edr/vedette/coordinator/client"
+	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -24,6 +25,10 @@ type order struct {
 	selection selection
 	reason    string
 	ttl       time.Duration
+	level     string
+	undoes    string
+	target    *sensorv1.Target
+	ask       bool // the hosts what they would do
 	key       string
 	dryRun    bool
 	yes       bool
@@ -40,6 +45,10 @@ connections too. Loopback, ARP and ND, DHCP and the sensor's way to the coordina
 stay open. A host proves to itself that it is cut and that it can still be released,
 or reverts with the reason. The lease ends by itself.
 
+First you see which hosts it would be and who depends on them. Above the governor's
+caps (by default 1 % of the fleet and at least 3 hosts in ten minutes, 5 % in a day,
+of each role as well) a second operator must sign: vedette approve OPERATION.
+
 Each host gets one result: applied, pending (not yet heard of, the order stands until
 the lease would end), refused or failed. Without --wait the results are those of now.
 Ctrl-C during --wait only stops waiting.`,
@@ -50,6 +59,8 @@ Ctrl-C during --wait only stops waiting.`,
 		RunE: a.connected(o.run),
 	}
 	c.Flags().DurationVar(&o.ttl, "ttl", defaultLease, "how long, at most 24h; then the host is released by itself")
+	c.Flags().StringVar(&o.level, "level", "full", "full: everything; egress-only: nothing leaves, what comes in is received; jump: all but what the intent opens to a jump host")
+	completeWords(c, "level", "full", "egress-only", "jump")
 	o.flags(a, c)
 	return c
 }
@@ -62,9 +73,11 @@ func (a *app) releaseCommand() *cobra.Command {
 		Long: `Ends the isolation of hosts. Each gets one result: applied (the network is back),
 pending, refused or failed.`,
 		Example: `  vedette release web1 --reason "cleaned" --wait
-  vedette release --incident inc-abcdefghijkl --yes --wait`,
+  vedette release --incident inc-abcdefghijkl --yes --wait
+  vedette release web1 --operation op-abcdefghijkl --reason "false alarm"`,
 		RunE: a.connected(o.run),
 	}
+	c.Flags().StringVar(&o.undoes, "operation", "", "end what this operation contained (see vedette contain), and not the isolation")
 	o.flags(a, c)
 	return c
 }
@@ -82,19 +95,24 @@ func (o *order) flags(a *app, c *cobra.Command) {
 }
 
 func (o *order) run(ctx context.Context, s *session, args []string) error {
-	if o.action == sensorv1.Action_ACTION_ISOLATE && (o.ttl < time.Second || o.ttl > client.MaxLease) {
-		return usage("--ttl %s: it must be from 1s to 24h; isolate again when it must be longer", o.ttl)
+	if o.leased() && (o.ttl < time.Second || o.ttl > client.MaxLease) {
+		return usage("--ttl %s: it must be from 1s to 24h; %s again when it must be longer", o.ttl, o.verb)
+	}
+	level, known := grant.Level(first(o.level, "full"))
+	if !known {
+		return usage("--level %q: use full, egress-only or jump", o.level)
 	}
 	selector, err := o.selection.required(s.stdin, args)
 	if err != nil {
 		return err
 	}
 	looking, looked := s.limit(ctx)
-	hosts, cluster, err := pick(looking, s, selector)
+	seen, err := pick(looking, s, &operatorv1.PreviewOrderRequest{Selector: selector, Action: o.action, Level: level, Target: o.target})
 	looked()
 	if err != nil {
 		return err
 	}
+	hosts := seen.GetHosts()
 	if o.dryRun {
 		results := make([]result, len(hosts))
 		for i, h := range hosts {
@@ -103,10 +121,11 @@ func (o *order) run(ctx context.Context, s *session, args []string) error {
 		if err := printResults(s, results); err != nil {
 			return err
 		}
+		o.blast(s, seen)
 		s.say("dry run: nothing was done")
 		return nil
 	}
-	if err := o.confirm(ctx, s, hosts); err != nil {
+	if err := o.confirm(ctx, s, seen); err != nil {
 		return err
 	}
 	ctx, cancel := s.limit(ctx)
@@ -115,38 +134,81 @@ func (o *order) run(ctx context.Context, s *session, args []string) error {
 	for i, h := range hosts {
 		ids[i] = h.GetId()
 	}
-	operation, err := s.api.Give(ctx, client.Order{
-		Action: o.action, Hosts: ids, Lease: o.ttl.Truncate(time.Second), Reason: o.reason, ClusterID: cluster, Key: o.key,
+	given, err := s.api.Give(ctx, client.Order{
+		Action: o.action, Hosts: ids, Lease: o.ttl.Truncate(time.Second), Reason: o.reason, Key: o.key,
+		Level: level, Target: o.target, Undoes: o.undoes, Preview: o.ask, Seen: seen,
 	})
 	if err != nil {
 		return err
 	}
+	operation := given.GetOperation()
 	s.say("operation %s: %s %s", operation, o.verb, plural(len(hosts), "host"))
+	if missing := int(given.GetApprovalsMissing()); missing > 0 {
+		s.say("nothing is done yet: it waits for %s to run: vedette approve %s", plural(missing, "more operator"), operation)
+	}
 	return o.follow(ctx, s, operation, hosts)
 }
 
+// leased says whether what is ordered ends by itself.
+func (o *order) leased() bool {
+	return o.action != sensorv1.Action_ACTION_RELEASE && o.action != sensorv1.Action_ACTION_KILL
+}
+
 // pick resolves the selection and refuses what is not exactly what was named.
-func pick(ctx context.Context, s *session, selector *operatorv1.Selector) ([]*operatorv1.Host, string, error) {
-	res, err := s.api.SelectHosts(ctx, selector)
+func pick(ctx context.Context, s *session, req *operatorv1.PreviewOrderRequest) (*operatorv1.PreviewOrderResponse, error) {
+	res, err := s.api.PreviewOrder(ctx, req)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	absent, err := missing(selector.GetIds(), res.GetHosts())
+	absent, err := missing(req.GetSelector().GetIds(), res.GetHosts())
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if len(absent) > 0 {
-		return nil, "", exit(exitNotFound, "no such host: %s; nothing was done", strings.Join(absent, ", "))
+		return nil, exit(exitNotFound, "no such host: %s; nothing was done", strings.Join(absent, ", "))
 	}
 	if len(res.GetHosts()) == 0 {
-		return nil, "", exit(exitNotFound, "the selection matches no host; nothing was done")
+		return nil, exit(exitNotFound, "the selection matches no host; nothing was done")
 	}
-	return res.GetHosts(), res.GetClusterId(), nil
+	return res, nil
+}
+
+// blast says what else an order touches, and what the governor wants for it.
+func (o *order) blast(s *session, seen *operatorv1.PreviewOrderResponse) {
+	if n := len(seen.GetProtected()); n > 0 {
+		s.say("protected by the intent, and named all the same: %s", strings.Join(seen.GetProtected()[:min(n, 5)], ", ")+more(n, 5))
+	}
+	const shown = 10
+	if n := len(seen.GetDependents()) + int(seen.GetDependentsMore()); n > 0 {
+		s.say("who uses these hosts, by their flow baselines:")
+		for i, d := range seen.GetDependents() {
+			if i == shown {
+				s.say("  … and %d more", n-shown)
+				break
+			}
+			s.say("  %s", strings.Join(fields(first(d.GetName(), d.GetHost()), "→ "+d.GetOn(), d.GetService(), plural(int(d.GetFlows()), "flow"), labels(d.GetLabels())), "  "))
+		}
+	}
+	for _, cap := range seen.GetCaps() {
+		s.say("above a cap: %s", cap)
+	}
+	if seen.GetApprovals() > 1 {
+		s.say("%d operators must sign this", seen.GetApprovals())
+	}
+}
+
+func more(n, shown int) string {
+	if n <= shown {
+		return ""
+	}
+	return fmt.Sprintf(" and %d more", n-shown)
 }
 
 // confirm asks a person, or wants --yes where there is none.
-func (o *order) confirm(ctx context.Context, s *session, hosts []*operatorv1.Host) error {
+func (o *order) confirm(ctx context.Context, s *session, seen *operatorv1.PreviewOrderResponse) error {
+	hosts := seen.GetHosts()
 	if o.yes {
+		o.blast(s, seen)
 		return nil
 	}
 	tty, ok := s.terminal()
@@ -163,8 +225,9 @@ func (o *order) confirm(ctx context.Context, s *session, hosts []*operatorv1.Hos
 		}
 		s.say("  %s", strings.Join(fields(h.GetId(), h.GetName(), h.GetAddress(), h.GetState(), labels(h.GetLabels())), "  "))
 	}
+	o.blast(s, seen)
 	what := plural(len(hosts), "host")
-	if o.action == sensorv1.Action_ACTION_ISOLATE {
+	if o.leased() {
 		what += " for " + o.ttl.String()
 	}
 	want, how := "yes", "yes"
@@ -199,6 +262,9 @@ func (o *order) follow(ctx context.Context, s *session, operation string, hosts 
 		return exit(exitInterrupted, "stopped waiting; operation %s goes on: vedette isolation watch %s", operation, operation)
 	}
 	results := o.results(operation, hosts, rows)
+	if failed != nil && errors.Is(failed, client.ErrTimeout) && len(rows) == 0 {
+		s.say("operation %s still waits for another operator: vedette approve %s, or vedette veto %s", operation, operation, operation)
+	}
 	if err := printResults(s, results); err != nil {
 		return err
 	}
@@ -274,7 +340,7 @@ func outcome(i *operatorv1.Isolation) string {
 	switch state := i.GetState(); state {
 	case "refused", "failed":
 		return state
-	case "applied", "released":
+	case "applied", "released", "previewed":
 		return "applied"
 	case "expired":
 		if i.GetAppliedAt() > 0 {

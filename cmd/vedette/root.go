@@ -65,8 +65,8 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.isolationCommand(), a.auditCommand())
-	group("act", a.isolateCommand(), a.releaseCommand())
+	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.isolationCommand(), a.operationCommand(), a.auditCommand())
+	group("act", a.isolateCommand(), a.releaseCommand(), a.containCommand(), a.approveCommand(), a.vetoCommand())
 	group("run", a.clusterCommand(), a.tokenCommand())
 	group("self", a.configCommand(), a.versionCommand())
 	root.AddCommand(docsCommand())

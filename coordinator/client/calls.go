@@ -105,6 +105,26 @@ func (c *Client) Operation(ctx context.Context, operation string) (*operatorv1.G
 	return call(ctx, c, api.GetOperation, &operatorv1.GetOperationRequest{Operation: operation})
 }
 
+// PreviewOrder tells what an order would touch and what its grant must say.
+func (c *Client) PreviewOrder(ctx context.Context, req *operatorv1.PreviewOrderRequest) (*operatorv1.PreviewOrderResponse, error) {
+	return call(ctx, c, api.PreviewOrder, req)
+}
+
+// Operations yields operations as wholes, newest first; open ones alone are those
+// that wait for somebody.
+func (c *Client) Operations(ctx context.Context, open bool, limit uint32) iter.Seq2[*operatorv1.Operation, error] {
+	return pages(func(token string) ([]*operatorv1.Operation, string, error) {
+		res, err := call(ctx, c, api.ListOperations, &operatorv1.ListOperationsRequest{Open: open, PageSize: size(limit), PageToken: token})
+		return res.GetOperations(), res.GetPageToken(), err
+	})
+}
+
+// Veto stops what has not gone out.
+func (c *Client) Veto(ctx context.Context, operation, reason string) (*operatorv1.Operation, error) {
+	res, err := call(ctx, c, api.VetoOperation, &operatorv1.VetoOperationRequest{Operation: operation, Reason: reason, IdempotencyKey: NewID("key")})
+	return res.GetOperation(), err
+}
+
 // Audit yields the audit's entries after an index, oldest first.
 func (c *Client) Audit(ctx context.Context, after uint64) iter.Seq2[*operatorv1.AuditEntry, error] {
 	return func(yield func(*operatorv1.AuditEntry, error) bool) {

@@ -258,9 +258,10 @@ func TestGive(t *testing.T) {
 		return &operatorv1.SubmitGrantResponse{Operation: g.GetOperation()}, nil
 	}}
 	c := connectTo(t, ca, client.Options{}, serve(t, ca, link.KindNode, lost), serve(t, ca, link.KindNode, took))
-	order := client.Order{Action: sensorv1.Action_ACTION_ISOLATE, Hosts: []string{"h-1"}, Lease: time.Hour, Reason: "why", ClusterID: linktest.Cluster}
+	order := client.Order{Action: sensorv1.Action_ACTION_ISOLATE, Hosts: []string{"h-1"}, Lease: time.Hour, Reason: "why",
+		Seen: &operatorv1.PreviewOrderResponse{ClusterId: linktest.Cluster, Epoch: uint64(time.Now().UnixNano()), Fleet: 10, Approvals: 1}}
 	op, err := c.Give(t.Context(), order)
-	if err != nil || op == "" {
+	if err != nil || op.GetOperation() == "" {
 		t.Fatalf("got operation %q, error %v", op, err)
 	}
 	if len(keys) != 2 || keys[0] == "" || keys[0] != keys[1] {
@@ -268,7 +269,7 @@ func TestGive(t *testing.T) {
 	}
 	for name, change := range map[string]func(*client.Order){
 		"no host":         func(o *client.Order) { o.Hosts = nil },
-		"another cluster": func(o *client.Order) { o.ClusterID = "c-other" },
+		"another cluster": func(o *client.Order) { o.Seen = &operatorv1.PreviewOrderResponse{ClusterId: "c-other", Epoch: 1} },
 		"no lease":        func(o *client.Order) { o.Lease = 0 },
 		"too long":        func(o *client.Order) { o.Lease = 25 * time.Hour },
 	} {

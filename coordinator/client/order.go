@@ -36,58 +36,108 @@ type Order struct {
 	// Lease is how long an isolation lasts, whole seconds. Ignored for a release.
 	Lease  time.Duration
 	Reason string
-	// ClusterID is the cluster that the hosts were selected at.
-	ClusterID string
+	// Level is how much of a host's network an isolation cuts.
+	Level sensorv1.IsolationLevel
+	// Target is what the other actions are done to.
+	Target *sensorv1.Target
+	// Undoes is the operation whose containment a release ends; empty: the isolation.
+	Undoes string
+	// Preview asks the hosts what they would do, and nothing more.
+	Preview bool
+	// Seen is what PreviewOrder told: the cluster that the hosts were selected at, the
+	// order's place among all, the size of the fleet and how many operators must sign.
+	Seen *operatorv1.PreviewOrderResponse
 	// Key makes a repeated order the same order: the coordinator answers what the first did.
 	Key string
 }
 
-// Give signs the order with the operator's key and commits it. It returns the
-// operation under which its results are found. The key never leaves this process:
-// a coordinator, even a stolen one, cannot give an order by itself.
-func (c *Client) Give(ctx context.Context, o Order) (operation string, err error) {
+// Give signs the order with the operator's key and commits it. The answer names the
+// operation under which its results are found, and how many more operators must
+// sign it before anything is done. The key never leaves this process: a
+// coordinator, even a stolen one, cannot give an order by itself.
+func (c *Client) Give(ctx context.Context, o Order) (*operatorv1.SubmitGrantResponse, error) {
 	if err := o.validate(c.id.cluster); err != nil {
-		return "", err
+		return nil, err
 	}
 	now := time.Now()
 	good := maxGood
-	if o.Action == sensorv1.Action_ACTION_ISOLATE {
+	if o.leased() {
 		// A host that comes back after its isolation would have ended is left alone.
 		good = min(o.Lease, maxGood)
 	}
-	nonce := make([]byte, nonceSize)
-	_, _ = rand.Read(nonce) // never fails, by its contract
 	g := &sensorv1.Grant{
-		Nonce: nonce, Action: o.Action, LeaseSeconds: uint64(o.Lease / time.Second),
-		IssuedAt: now.UnixNano(), NotAfter: now.Add(good).UnixNano(), Operator: c.operator, Epoch: uint64(now.UnixNano()), //nolint:gosec // after 1970
-		Reason: o.Reason, Operation: NewID("op"), ClusterId: o.ClusterID,
+		Nonce: newNonce(), Action: o.Action, LeaseSeconds: uint64(o.Lease / time.Second),
+		IssuedAt: now.UnixNano(), NotAfter: now.Add(good).UnixNano(), Operator: c.operator, Epoch: o.Seen.GetEpoch(),
+		Reason: o.Reason, Operation: NewID("op"), ClusterId: c.id.cluster, Level: o.Level, Target: o.Target, Undoes: o.Undoes,
+		Preview: o.Preview, Approvals: o.Seen.GetApprovals(), Fleet: o.Seen.GetFleet(),
 	}
 	set, err := grant.Address(g, o.Hosts...)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	signed, err := grant.Sign(c.id.signer, c.id.chain(), g)
 	if err != nil {
-		return "", fmt.Errorf("signing the grant: %w", err)
+		return nil, fmt.Errorf("signing the grant: %w; if it speaks of the epoch, compare this machine's clock with the coordinators'", err)
 	}
 	key := o.Key
 	if key == "" {
 		key = NewID("key")
 	}
-	res, err := c.SubmitGrant(ctx, &operatorv1.SubmitGrantRequest{Grant: signed, Hosts: set.Hosts(), IdempotencyKey: key})
+	return c.SubmitGrant(ctx, &operatorv1.SubmitGrantRequest{Grant: signed, Hosts: set.Hosts(), IdempotencyKey: key})
+}
+
+// Approve adds this operator's signature to an order that waits. What automation
+// has proposed becomes this operator's own order; seen is then what PreviewOrder
+// tells of its host.
+func (c *Client) Approve(ctx context.Context, waiting *operatorv1.Operation, seen *operatorv1.PreviewOrderResponse) (*operatorv1.Operation, error) {
+	payload := waiting.GetGrant().GetPayload()
+	g, err := grant.Decode(payload)
+	if err != nil {
+		return nil, fmt.Errorf("reading operation %s: %w", waiting.GetId(), err)
+	}
+	set, err := grant.NewHostSet(waiting.GetHosts())
+	if err != nil || !set.Matches(g) {
+		return nil, fmt.Errorf("%w: operation %s is shown for other hosts than it is for: do not approve it, and look at the coordinators", ErrUntrusted, waiting.GetId())
+	}
+	request := &operatorv1.ApproveOperationRequest{Operation: waiting.GetId(), IdempotencyKey: NewID("key")}
+	if g.GetOperator() == "" {
+		now := time.Now()
+		g.Operator, g.Nonce, g.IssuedAt = c.operator, newNonce(), now.UnixNano()
+		g.NotAfter = now.Add(min(time.Duration(min(g.GetLeaseSeconds(), uint64(maxGood/time.Second)))*time.Second, maxGood)).UnixNano()
+		g.Epoch, g.Approvals, g.Fleet = seen.GetEpoch(), seen.GetApprovals(), seen.GetFleet()
+		if payload, err = grant.Encode(g); err != nil {
+			return nil, fmt.Errorf("making the grant: %w", err)
+		}
+		request.Payload = payload
+	}
+	if request.Signature, err = grant.SignPayload(c.id.signer, c.id.chain(), payload); err != nil {
+		return nil, err
+	}
+	res, err := call(ctx, c, api.ApproveOperation, request)
 	return res.GetOperation(), err
+}
+
+// leased says whether the action ends by itself.
+func (o *Order) leased() bool {
+	return o.Action != sensorv1.Action_ACTION_RELEASE && o.Action != sensorv1.Action_ACTION_KILL && !o.Preview
+}
+
+func newNonce() []byte {
+	nonce := make([]byte, nonceSize)
+	_, _ = rand.Read(nonce) // never fails, by its contract
+	return nonce
 }
 
 func (o *Order) validate(cluster string) error {
 	switch {
-	case o.ClusterID != cluster:
-		return fmt.Errorf("%w: the hosts are of cluster %q, the context is of %q", ErrUntrusted, o.ClusterID, cluster)
+	case o.Seen.GetClusterId() != cluster:
+		return fmt.Errorf("%w: the hosts are of cluster %q, the context is of %q", ErrUntrusted, o.Seen.GetClusterId(), cluster)
 	case len(o.Hosts) == 0:
 		return fmt.Errorf("%w: an order for no host", ErrInvalid)
 	case len(o.Hosts) > maxOrderHosts:
 		return fmt.Errorf("%w: %d hosts in one order, the most is %d: give several", ErrInvalid, len(o.Hosts), maxOrderHosts)
 	}
-	if o.Action == sensorv1.Action_ACTION_ISOLATE && (o.Lease < time.Second || o.Lease > MaxLease) {
+	if o.leased() && (o.Lease < time.Second || o.Lease > MaxLease) {
 		return fmt.Errorf("%w: a lease of %s; it must be from 1s to %s", ErrInvalid, o.Lease, MaxLease)
 	}
 	return nil
@@ -120,6 +170,10 @@ func (c *Client) Wait(ctx context.Context, operation string, seen func([]*operat
 			open := false
 			for _, i := range last {
 				open = open || !Settled(i)
+			}
+			switch res.GetOrder().GetState() {
+			case "waiting", "window":
+				open = true
 			}
 			if !open {
 				return last, nil

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -10,7 +9,6 @@ import (
 
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
-	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // maxSelection bounds the hosts that one action may name.
@@ -119,63 +117,6 @@ func (s *Server) GetIncident(ctx context.Context, r *operatorv1.GetIncidentReque
 	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings}, nil
 }
 
-// SelectHosts implements the service. Every id must exist: an action on fewer
-// hosts than named would be a surprise at the worst moment.
-func (s *Server) SelectHosts(ctx context.Context, r *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error) {
-	sel := r.GetSelector()
-	if len(sel.GetIds()) == 0 && len(sel.GetLabels()) == 0 && !sel.GetAll() && sel.GetIncident() == "" {
-		return nil, invalid("the selection is empty: name hosts, a label, an incident, or ask for all of them")
-	}
-	if len(sel.GetIds()) > maxSelectors {
-		return nil, invalid("%d ids in one selector, the limit is %d", len(sel.GetIds()), maxSelectors)
-	}
-	if err := s.barrier(ctx); err != nil {
-		return nil, err
-	}
-	named := slices.Clone(sel.GetIds())
-	if sel.GetIncident() != "" {
-		incident, err := s.cfg.DB.Incident(ctx, sel.GetIncident())
-		if err != nil {
-			return nil, readError(err)
-		}
-		named = append(named, incident.GetHosts()...)
-	}
-	filter := store.HostFilter{Labels: sel.GetLabels()}
-	if len(named) > 0 && !sel.GetAll() {
-		var missing []error
-		for _, id := range named {
-			host, err := s.cfg.DB.Host(ctx, id)
-			if err != nil {
-				missing = append(missing, err)
-				continue
-			}
-			filter.IDs = append(filter.IDs, host.GetId())
-		}
-		if len(missing) > 0 {
-			return nil, readError(errors.Join(missing...))
-		}
-	}
-	response := &operatorv1.SelectHostsResponse{ClusterId: s.cfg.Authority.Cluster()}
-	for token := ""; ; {
-		hosts, next, err := s.cfg.DB.Hosts(ctx, filter, store.Page{Size: store.MaxPage, Token: token})
-		if err != nil {
-			return nil, readError(err)
-		}
-		response.Hosts = append(response.Hosts, hosts...)
-		if len(response.GetHosts()) > maxSelection {
-			return nil, invalid("the selection has more than %d hosts: act on parts of the fleet by labels", maxSelection)
-		}
-		if token = next; token == "" {
-			break
-		}
-	}
-	if len(response.GetHosts()) == 0 {
-		return nil, connect.NewError(connect.CodeNotFound, errors.New("no host matches the selection"))
-	}
-	s.judgeSilence(response.GetHosts()...)
-	return response, nil
-}
-
 // ListIsolations implements the service; it is linearizable.
 func (s *Server) ListIsolations(ctx context.Context, r *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error) {
 	if err := s.barrier(ctx); err != nil {
@@ -187,18 +128,6 @@ func (s *Server) ListIsolations(ctx context.Context, r *operatorv1.ListIsolation
 		return nil, readError(err)
 	}
 	return &operatorv1.ListIsolationsResponse{Isolations: isolations, PageToken: token}, nil
-}
-
-// GetOperation implements the service; it is linearizable.
-func (s *Server) GetOperation(ctx context.Context, r *operatorv1.GetOperationRequest) (*operatorv1.GetOperationResponse, error) {
-	if err := s.barrier(ctx); err != nil {
-		return nil, err
-	}
-	hosts, err := s.cfg.DB.Operation(ctx, r.GetOperation())
-	if err != nil {
-		return nil, readError(err)
-	}
-	return &operatorv1.GetOperationResponse{Operation: r.GetOperation(), Hosts: hosts}, nil
 }
 
 // ListAudit implements the service; it is linearizable.
@@ -220,11 +149,6 @@ func (s *Server) ListMembers(ctx context.Context, _ *operatorv1.ListMembersReque
 		return nil, connect.NewError(connect.CodeUnavailable, err)
 	}
 	return &operatorv1.ListMembersResponse{Members: members}, nil
-}
-
-var actionWords = map[sensorv1.Action]string{
-	sensorv1.Action_ACTION_ISOLATE: "isolate",
-	sensorv1.Action_ACTION_RELEASE: "release",
 }
 
 func plural(n uint64, noun string) string {

@@ -148,6 +148,12 @@ func (w *watcher) show(ctx context.Context, e entry, send sender) error {
 		return w.incident(ctx, e.cmd, body.CloseIncident.GetId(), send)
 	case *raftv1.Command_RequestResponse:
 		return w.isolations(ctx, e.cmd.GetTime(), body.RequestResponse.GetDecoded().GetOperation(), "", send)
+	case *raftv1.Command_ApproveOperation:
+		return w.isolations(ctx, e.cmd.GetTime(), body.ApproveOperation.GetOperation(), "", send)
+	case *raftv1.Command_StartOperation:
+		return w.isolations(ctx, e.cmd.GetTime(), body.StartOperation.GetOperation(), "", send)
+	case *raftv1.Command_ProposeResponse:
+		return w.isolations(ctx, e.cmd.GetTime(), body.ProposeResponse.GetGrant().GetOperation(), "", send)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
-	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -56,90 +54,6 @@ func (s *Server) CloseIncident(ctx context.Context, r *operatorv1.CloseIncidentR
 		return nil, readError(err)
 	}
 	return &operatorv1.CloseIncidentResponse{Incident: incident}, nil
-}
-
-// SubmitGrant implements the service. The sensors verify the grant again: this
-// node's word alone moves no host.
-func (s *Server) SubmitGrant(ctx context.Context, r *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
-	now := s.cfg.Now()
-	decoded, signers, err := grant.VerifyWaiting(r.GetGrant(), s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), now)
-	if err != nil {
-		return nil, grantError(err)
-	}
-	caller := operator(ctx)
-	if len(signers) != 1 || signers[0].ID != caller.ID {
-		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("operator %q submits a grant that another signed, or nobody, or several: each signs their own", caller.ID))
-	}
-	set, err := grant.NewHostSet(r.GetHosts())
-	if err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
-	}
-	if !set.Matches(decoded) {
-		return nil, invalid("the grant was signed for other hosts than those that come with it")
-	}
-	if err := checkGrant(decoded, now); err != nil {
-		return nil, err
-	}
-	if err := checkText(decoded.GetReason(), r.GetIdempotencyKey()); err != nil {
-		return nil, err
-	}
-	var missing []error
-	for _, id := range set.Hosts() {
-		host, err := s.cfg.DB.Host(ctx, id)
-		if err == nil && host.GetId() != id {
-			err = invalid("the grant names host %q by its name: sign ids", id)
-		}
-		if err != nil {
-			missing = append(missing, err)
-		}
-	}
-	if len(missing) > 0 {
-		return nil, readError(errors.Join(missing...))
-	}
-	res, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_RequestResponse{
-		RequestResponse: &raftv1.RequestResponse{Operation: decoded.GetOperation(), Grant: r.GetGrant(), Decoded: decoded, Hosts: set.Hosts()}}})
-	if err != nil {
-		return nil, err
-	}
-	s.cfg.Logger.Info("grant accepted", "action", actionWords[decoded.GetAction()], "operation", decoded.GetOperation(),
-		"operator", caller.ID, "hosts", set.Count())
-	operation := decoded.GetOperation()
-	if res.GetId() != "" {
-		operation = res.GetId() // the same idempotency key again: what the first one made
-	}
-	return &operatorv1.SubmitGrantResponse{Operation: operation, Index: res.GetIndex()}, nil
-}
-
-func grantError(err error) error {
-	code := connect.CodeInvalidArgument
-	if errors.Is(err, grant.ErrUntrusted) || errors.Is(err, grant.ErrForbidden) || errors.Is(err, grant.ErrSignature) || errors.Is(err, grant.ErrForeign) {
-		code = connect.CodePermissionDenied
-	}
-	return connect.NewError(code, err)
-}
-
-func checkGrant(g *sensorv1.Grant, now time.Time) error {
-	switch lease := time.Duration(min(g.GetLeaseSeconds(), 1<<32)) * time.Second; {
-	case actionWords[g.GetAction()] == "":
-		return invalid("the grant's action is neither isolate nor release")
-	case !strings.HasPrefix(g.GetOperation(), "op-") || len(g.GetOperation()) > 64:
-		return invalid("the grant's operation id %.64q must begin with op-", g.GetOperation())
-	case g.GetAction() == sensorv1.Action_ACTION_ISOLATE && (lease < time.Second || lease > maxLease):
-		return invalid("the lease of %s is not within 1s and %s", lease, maxLease)
-	case time.Unix(0, g.GetNotAfter()).Sub(now) > maxGrantAge:
-		return invalid("the grant may be used for more than %s: sign a shorter one", maxGrantAge)
-	}
-	return nil
-}
-
-func checkText(reason, key string) error {
-	switch {
-	case len(reason) > maxReason:
-		return invalid("the reason has %d bytes, the limit is %d", len(reason), maxReason)
-	case len(key) > maxKey:
-		return invalid("the idempotency key has %d bytes, the limit is %d", len(key), maxKey)
-	}
-	return nil
 }
 
 // CreateToken implements the service. The secret is in the answer and nowhere else.
@@ -216,4 +130,14 @@ func (s *Server) RemoveMember(ctx context.Context, r *operatorv1.RemoveMemberReq
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("the node is out of the list but still votes, ask again: %w", err))
 	}
 	return &operatorv1.RemoveMemberResponse{}, nil
+}
+
+func checkText(reason, key string) error {
+	switch {
+	case len(reason) > maxReason:
+		return invalid("the reason has %d bytes, the limit is %d", len(reason), maxReason)
+	case len(key) > maxKey:
+		return invalid("the idempotency key has %d bytes, the limit is %d", len(key), maxKey)
+	}
+	return nil
 }

@@ -20,7 +20,9 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -45,6 +47,12 @@ type Store interface {
 	PendingGrants(ctx context.Context, host string) (operations []string, grants []*sensorv1.SignedGrant, err error)
 	// OperationHosts are the ids of an operation's hosts, ascending.
 	OperationHosts(ctx context.Context, operation string) ([]string, error)
+	// Order is an operation as a whole.
+	Order(ctx context.Context, operation string, now time.Time) (*operatorv1.Operation, error)
+	// Intent is a version of the intent, the newest for 0; nil when there is none.
+	Intent(ctx context.Context, version uint64) (*sensorv1.SignedIntent, error)
+	// Host is one host with its labels.
+	Host(ctx context.Context, id string) (*operatorv1.Host, error)
 }
 
 // Config of a Server.
@@ -245,17 +253,19 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 	switch {
 	case cmd == nil:
 		s.closing.Go(s.catchUp)
+	case cmd.GetRequestResponse().GetDecoded().GetApprovals() > 1:
+		// It waits for another operator.
 	case cmd.GetRequestResponse() != nil:
 		request := cmd.GetRequestResponse()
-		set, err := s.hostSets.remember(request.GetOperation(), request.GetHosts())
-		if err != nil { // the log has rejected it
-			return
-		}
-		for _, host := range set.Hosts() {
-			if session := s.session(host); session != nil {
-				session.grant(request.GetGrant(), set)
-			}
-		}
+		s.sendGrant(request.GetOperation(), request.GetHosts(), request.GetGrant())
+	case cmd.GetApproveOperation() != nil:
+		s.closing.Go(func() { s.sendOrder(cmd.GetApproveOperation().GetOperation()) })
+	case cmd.GetStartOperation() != nil:
+		s.closing.Go(func() { s.sendOrder(cmd.GetStartOperation().GetOperation()) })
+	case cmd.GetProposeResponse() != nil:
+		s.closing.Go(func() { s.sendOrder(cmd.GetProposeResponse().GetGrant().GetOperation()) })
+	case cmd.GetPutIntent() != nil:
+		s.pushIntent(cmd.GetPutIntent().GetSigned())
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:
 		s.lostByOthers()
 	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil:
@@ -266,8 +276,46 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 // catchUp does for every session what a missed entry may have asked for.
 func (s *Server) catchUp() {
 	s.pushNodes()
+	if signed, err := s.cfg.Store.Intent(s.running, 0); err == nil && signed != nil {
+		s.pushIntent(signed)
+	}
 	for _, session := range s.open() {
 		s.resendGrants(s.running, session)
+	}
+}
+
+// sendGrant queues a grant for those of its hosts that have a session here.
+func (s *Server) sendGrant(operation string, hosts []string, signed *sensorv1.SignedGrant) {
+	set, err := s.hostSets.remember(operation, hosts)
+	if err != nil { // the log has rejected it
+		return
+	}
+	for _, host := range set.Hosts() {
+		if session := s.session(host); session != nil {
+			session.grant(signed, set)
+		}
+	}
+}
+
+// sendOrder sends an operation that may have gone out with an entry.
+func (s *Server) sendOrder(operation string) {
+	ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
+	defer cancel()
+	order, err := s.cfg.Store.Order(ctx, operation, s.cfg.Now())
+	if err != nil {
+		s.cfg.Logger.Warn("order not sent; sensors get it when they connect", "operation", operation, "error", err)
+		return
+	}
+	if order.GetState() == store.OrderOrdered {
+		s.sendGrant(operation, order.GetHosts(), order.GetGrant())
+	}
+}
+
+// pushIntent tells every sensor the newest intent: the kill switch is one.
+func (s *Server) pushIntent(signed *sensorv1.SignedIntent) {
+	message := &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Intent{Intent: signed}}
+	for _, session := range s.open() {
+		session.send(message)
 	}
 }
 

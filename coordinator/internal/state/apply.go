@@ -36,6 +36,18 @@ const (
 	RejectBadLease        = "bad-lease"
 	RejectStaleSession    = "stale-session"
 	RejectNotSilent       = "not-silent"
+	// RejectStaleOrder: another order for one of the hosts came first.
+	RejectStaleOrder = "stale-order"
+	// RejectApprovals: the governor asks for more operators than the grant does.
+	RejectApprovals        = "approvals-needed"
+	RejectUnknownOperation = "unknown-operation"
+	// RejectNotWaiting: an operation that went out, was vetoed or has expired.
+	RejectNotWaiting      = "not-waiting"
+	RejectApprovedAlready = "approved-already"
+	// RejectGovernor: automation may not do it, whatever the intent says.
+	RejectGovernor    = "governor"
+	RejectStaleIntent = "stale-intent"
+	RejectWindowOpen  = "window-open"
 )
 
 // ErrNewerCommand is returned for a command of a later version: the node must
@@ -137,6 +149,16 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.sessionsEnded(body.SessionsEnded)
 	case *raftv1.Command_RaiseSilence:
 		return a.raiseSilence(body.RaiseSilence)
+	case *raftv1.Command_ApproveOperation:
+		return a.approveOperation(body.ApproveOperation)
+	case *raftv1.Command_VetoOperation:
+		return a.vetoOperation(body.VetoOperation)
+	case *raftv1.Command_PutIntent:
+		return a.putIntent(body.PutIntent)
+	case *raftv1.Command_ProposeResponse:
+		return a.proposeResponse(body.ProposeResponse)
+	case *raftv1.Command_StartOperation:
+		return a.startOperation(body.StartOperation)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

@@ -177,5 +177,8 @@ func (a *applier) summary(host int64, s *sensorv1.Summary) error {
 	if s.GetHealth() == nil {
 		return nil
 	}
+	if err := a.tx.SetHostIntent(host, s.GetHealth().GetIntentVersion()); err != nil {
+		return fmt.Errorf("storing intent version: %w", err)
+	}
 	return a.tx.SetHealth(host, s.GetHealth())
 }

@@ -1,20 +1,13 @@
 package state
 
 import (
+	"crypto/sha256"
 	"fmt"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/grant"
-	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
-)
-
-const (
-	nonceBytes = 16
-	maxLease   = 24 * 3600 // s
-	maxReason  = 1024
 )
 
 const (
@@ -24,113 +17,17 @@ const (
 	refused  = sensorv1.IsolationState_ISOLATION_STATE_REFUSED
 	failed   = sensorv1.IsolationState_ISOLATION_STATE_FAILED
 	expired  = sensorv1.IsolationState_ISOLATION_STATE_EXPIRED
+	preview  = sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED
 )
 
+// maxOwn bounds what a host may say that it has in force without an order: a
+// forging sensor must not fill the state.
+const maxOwn = 256
+
+const nonceBytes = 16
+
 var stateWords = map[sensorv1.IsolationState]string{
-	pending: "pending", applied: "applied", released: "released", refused: "refused", failed: "failed", expired: "expired",
-}
-
-// requestResponse makes a pending row for each host of a grant. The signature
-// is the proposer's and every sensor's to verify; here the payload is what
-// counts, so that what is kept is what was signed.
-func (a *applier) requestResponse(in *raftv1.RequestResponse) (*raftv1.Result, error) {
-	g := &sensorv1.Grant{}
-	if err := proto.Unmarshal(in.GetGrant().GetPayload(), g); err != nil || (in.GetDecoded() != nil && !same(g, in.GetDecoded())) {
-		return reject(RejectGrantMismatch, "the grant's payload is not the grant that was decoded: sign it again"), nil
-	}
-	rejected, err := a.checkGrant(in, g)
-	if err != nil || rejected != nil {
-		return rejected, err
-	}
-	set, err := grant.NewHostSet(in.GetHosts())
-	if err != nil || !set.Matches(g) {
-		return reject(RejectGrantMismatch, "the grant was not signed for the hosts that come with it: sign it again"), nil
-	}
-	hosts := make([]int64, 0, len(set.Hosts()))
-	for _, id := range set.Hosts() {
-		n, ok, err := a.tx.HostNumber(id)
-		if err != nil {
-			return nil, fmt.Errorf("reading host: %w", err)
-		}
-		if !ok {
-			return reject(RejectUnknownHost, "host %q is not enrolled: nothing was done to any host; see `vedette host list`", id), nil
-		}
-		hosts = append(hosts, n)
-	}
-	operation, err := a.tx.AddOperation(g, in.GetGrant(), a.cmd.GetTime())
-	if err != nil {
-		return nil, fmt.Errorf("storing operation: %w", err)
-	}
-	if operation == 0 {
-		return reject(RejectOperationExists, "operation %s exists: use another id", g.GetOperation()), nil
-	}
-	lease := int64(0)
-	if g.GetAction() == sensorv1.Action_ACTION_ISOLATE {
-		lease = a.cmd.GetTime() + int64(g.GetLeaseSeconds())*1e9
-	}
-	for _, host := range hosts {
-		// What the host has not answered yet is not wanted any more. What it has
-		// applied stays true until it reports otherwise.
-		rows, err := a.tx.HostRows(host)
-		if err != nil {
-			return nil, fmt.Errorf("reading isolations: %w", err)
-		}
-		for _, r := range rows {
-			if r.State == pending {
-				if err := a.tx.SetRowState(r.N, released, "superseded by "+g.GetOperation()); err != nil {
-					return nil, fmt.Errorf("superseding isolation: %w", err)
-				}
-			}
-		}
-		if err := a.tx.AddIsolation(operation, host, lease); err != nil {
-			return nil, fmt.Errorf("storing isolation: %w", err)
-		}
-		if err := a.summarise(host); err != nil {
-			return nil, err
-		}
-	}
-	action := "isolate"
-	if g.GetAction() == sensorv1.Action_ACTION_RELEASE {
-		action = "release"
-	}
-	for _, id := range set.Hosts() {
-		if err := a.audit(action+"-request", id, "operation %s, operator %s, lease %d s, nonce %x, reason %q",
-			g.GetOperation(), g.GetOperator(), g.GetLeaseSeconds(), g.GetNonce(), g.GetReason()); err != nil {
-			return nil, err
-		}
-	}
-	return accept(g.GetOperation()), nil
-}
-
-func (a *applier) checkGrant(in *raftv1.RequestResponse, g *sensorv1.Grant) (*raftv1.Result, error) {
-	cluster, err := a.tx.Cluster()
-	if err != nil {
-		return nil, fmt.Errorf("reading cluster: %w", err)
-	}
-	switch {
-	case g.GetClusterId() != cluster:
-		return reject(RejectWrongCluster, "the grant is for cluster %q, this is %q: use the right context", g.GetClusterId(), cluster), nil
-	case len(g.GetNonce()) != nonceBytes:
-		return reject(RejectInvalid, "a grant's nonce has %d bytes, not %d", nonceBytes, len(g.GetNonce())), nil
-	case !validID(g.GetOperation()) || (in.GetOperation() != "" && in.GetOperation() != g.GetOperation()):
-		return reject(RejectInvalid, "the operation %q is not the grant's, or is not 1 to %d printable characters", in.GetOperation(), maxID), nil
-	case g.GetAction() != sensorv1.Action_ACTION_ISOLATE && g.GetAction() != sensorv1.Action_ACTION_RELEASE:
-		return reject(RejectInvalid, "a grant isolates or releases: action %d is unknown", g.GetAction()), nil
-	case len(g.GetReason()) > maxReason:
-		return reject(RejectInvalid, "the reason is longer than %d bytes", maxReason), nil
-	case g.GetNotAfter() <= a.cmd.GetTime():
-		return reject(RejectGrantExpired, "the grant has expired: sign it again (and compare the clocks)"), nil
-	case g.GetAction() == sensorv1.Action_ACTION_ISOLATE && (g.GetLeaseSeconds() == 0 || g.GetLeaseSeconds() > maxLease):
-		return reject(RejectBadLease, "a lease is 1 second to 24 hours, not %d s: change --ttl", g.GetLeaseSeconds()), nil
-	}
-	used, err := a.tx.NonceUsed(g.GetNonce())
-	if err != nil {
-		return nil, fmt.Errorf("reading nonce: %w", err)
-	}
-	if used {
-		return reject(RejectNonceUsed, "this grant was submitted before: sign a new one"), nil
-	}
-	return nil, nil
+	pending: "pending", applied: "applied", released: "released", refused: "refused", failed: "failed", expired: "expired", preview: "previewed",
 }
 
 // isolationStatus writes what a host says about itself. It is believed about
@@ -144,7 +41,7 @@ func (a *applier) isolationStatus(host int64, id string, s *sensorv1.IsolationSt
 	switch {
 	case err != nil:
 		return err
-	case row == nil && orderLost(s):
+	case row == nil && orderLost(s) && !s.GetLocal():
 		return nil // the end of a cut that nobody here knows of: there is nothing to end
 	case row == nil:
 		return a.lost(host, "unknown-isolation-status")
@@ -153,7 +50,12 @@ func (a *applier) isolationStatus(host int64, id string, s *sensorv1.IsolationSt
 	if err := a.tx.ReportRow(row.N, s); err != nil {
 		return fmt.Errorf("storing isolation status: %w", err)
 	}
-	if err := a.follow(host, row.N, row.Operation, s.GetState()); err != nil {
+	if s.GetState() == refused || s.GetState() == failed || s.GetState() == preview {
+		if err := a.tx.Uncount(row.N); err != nil {
+			return fmt.Errorf("uncounting isolation: %w", err)
+		}
+	}
+	if err := a.follow(host, row, s.GetState()); err != nil {
 		return err
 	}
 	if err := a.summarise(host); err != nil || !changed {
@@ -176,15 +78,21 @@ func (a *applier) reported(host int64, id string, s *sensorv1.IsolationStatus) (
 	if err != nil {
 		return nil, fmt.Errorf("reading isolation: %w", err)
 	}
-	if row != nil || !orderLost(s) {
+	if row != nil {
 		return row, nil
+	}
+	if s.GetLocal() {
+		return a.begunByHost(host, id, s)
+	}
+	if !orderLost(s) {
+		return nil, nil
 	}
 	rows, err := a.tx.HostRows(host)
 	if err != nil {
 		return nil, fmt.Errorf("reading isolations: %w", err)
 	}
 	for i := len(rows) - 1; i >= 0; i-- {
-		if r := rows[i]; r.Action == sensorv1.Action_ACTION_ISOLATE && (r.State == applied || r.State == pending && s.GetState() == applied) {
+		if r := rows[i]; ofIsolation(r.Action, r.Undoes) && r.Action == sensorv1.Action_ACTION_ISOLATE && (r.State == applied || r.State == pending && s.GetState() == applied) {
 			return &r, nil
 		}
 	}
@@ -195,29 +103,62 @@ func (a *applier) reported(host int64, id string, s *sensorv1.IsolationStatus) (
 	if row, err = a.tx.OperationRow(own, host); err != nil || row != nil {
 		return row, err
 	}
-	operation, err := a.tx.AddOperation(&sensorv1.Grant{Operation: own, Nonce: []byte(own), Action: sensorv1.Action_ACTION_ISOLATE,
-		Operator: "host:" + id, Reason: "found in force by the sensor, which has lost the order"}, nil, a.cmd.GetTime())
-	if err != nil || operation == 0 {
+	return a.hostsOwn(host, id, own, sensorv1.Action_ACTION_ISOLATE, s, "found in force by the sensor, which has lost the order")
+}
+
+// begunByHost makes the row of what a host did on its own evidence, by the intent
+// that it holds. It is believed, counted by the governor, and said in the audit.
+func (a *applier) begunByHost(host int64, id string, s *sensorv1.IsolationStatus) (*store.Row, error) {
+	action := s.GetAction()
+	if action == sensorv1.Action_ACTION_UNSPECIFIED {
+		action = sensorv1.Action_ACTION_ISOLATE
+	}
+	if grant.Word(action) == "" || !validID(s.GetOperation()) {
+		return nil, nil
+	}
+	rows, err := a.tx.HostRows(host)
+	if err != nil {
+		return nil, fmt.Errorf("reading isolations: %w", err)
+	}
+	if len(rows) >= maxOwn {
+		return nil, nil
+	}
+	return a.hostsOwn(host, id, s.GetOperation(), action, s, fmt.Sprintf("on the host's own evidence %q by intent version %d", s.GetEvidence(), s.GetIntentVersion()))
+}
+
+// hostsOwn is an operation that no order made.
+func (a *applier) hostsOwn(host int64, id, operation string, action sensorv1.Action, s *sensorv1.IsolationStatus, reason string) (*store.Row, error) {
+	nonce := sha256.Sum256([]byte(id + "/" + operation))
+	g := &sensorv1.Grant{Operation: operation, Nonce: nonce[:nonceBytes], Action: action, Operator: "host:" + id, Reason: reason}
+	kept := &store.Order{State: store.OrderOrdered, Body: &operatorv1.Operation{
+		Id: operation, Action: grant.Word(action), Hosts: []string{id}, RequestedBy: "host:" + id, RequestedAt: a.cmd.GetTime(), Reason: reason,
+		Policies: s.GetPolicies()}}
+	if s.GetLocal() {
+		kept.Body.Level = levelAct
+	}
+	stored, err := a.tx.AddOrder(g, kept, a.cmd.GetTime())
+	if err != nil || !stored {
 		return nil, err
 	}
-	if err := a.tx.AddIsolation(operation, host, s.GetLeaseExpires()); err != nil {
+	if err := a.tx.AddIsolation(kept.N, host, s.GetLeaseExpires(), a.cmd.GetTime()); err != nil {
 		return nil, fmt.Errorf("storing isolation: %w", err)
 	}
-	return a.tx.OperationRow(own, host)
+	return a.tx.OperationRow(operation, host)
 }
 
 // follow ends the rows that a report has made untrue: a newer isolation that
 // applies takes the place of the older, a release ends them all.
-func (a *applier) follow(host, n int64, operation string, state sensorv1.IsolationState) error {
-	if state != applied && state != released {
+func (a *applier) follow(host int64, row *store.Row, state sensorv1.IsolationState) error {
+	if (state != applied && state != released) || !ofIsolation(row.Action, row.Undoes) {
 		return nil
 	}
+	n, operation := row.N, row.Operation
 	rows, err := a.tx.HostRows(host)
 	if err != nil {
 		return fmt.Errorf("reading isolations: %w", err)
 	}
 	for _, r := range rows {
-		if r.N == n || (r.State != applied && r.State != pending) {
+		if r.N == n || (r.State != applied && r.State != pending) || !ofIsolation(r.Action, r.Undoes) {
 			continue
 		}
 		older := r.N < n
@@ -249,6 +190,7 @@ func (a *applier) summarise(host int64) error {
 	word := "none"
 	for _, r := range rows {
 		switch {
+		case !ofIsolation(r.Action, r.Undoes):
 		case r.State == applied && r.Action == sensorv1.Action_ACTION_ISOLATE:
 			word = "applied"
 		case r.State == pending && word != "applied":

@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -22,10 +23,20 @@ const (
 	release = sensorv1.Action_ACTION_RELEASE
 )
 
+const (
+	applied  = sensorv1.IsolationState_ISOLATION_STATE_APPLIED
+	released = sensorv1.IsolationState_ISOLATION_STATE_RELEASED
+	failed   = sensorv1.IsolationState_ISOLATION_STATE_FAILED
+	expired  = sensorv1.IsolationState_ISOLATION_STATE_EXPIRED
+)
+
+// epochs orders the grants of all tests.
+var epochs atomic.Int64
+
 // request is an order for h-1, or for the hosts that are named.
 func request(action sensorv1.Action, operation string, change func(*sensorv1.Grant), hosts ...string) *raftv1.Command {
 	g := &sensorv1.Grant{
-		Nonce: hash(operation)[:16], Action: action, LeaseSeconds: 3600, IssuedAt: now, Epoch: uint64(now),
+		Nonce: hash(operation)[:16], Action: action, LeaseSeconds: 3600, IssuedAt: now, Epoch: uint64(now + epochs.Add(1)),
 		NotAfter: now + 60e9, Operator: "ada", Reason: "drill", Operation: operation, ClusterId: "c-1",
 	}
 	if len(hosts) == 0 {
@@ -42,17 +53,11 @@ func request(action sensorv1.Action, operation string, change func(*sensorv1.Gra
 	if err != nil {
 		panic(err)
 	}
-	return command(&raftv1.RequestResponse{Operation: operation, Grant: &sensorv1.SignedGrant{Payload: payload}, Decoded: g, Hosts: hosts})
+	return command(&raftv1.RequestResponse{Operation: operation, Grant: &sensorv1.SignedGrant{Payload: payload, Signatures: []*sensorv1.Signature{{Signature: []byte("ada")}}}, Decoded: g, Hosts: hosts})
 }
 
 // Ensure what is asked and what hosts report give rows that say what is true.
 func TestIsolationRows(t *testing.T) {
-	const (
-		applied  = sensorv1.IsolationState_ISOLATION_STATE_APPLIED
-		released = sensorv1.IsolationState_ISOLATION_STATE_RELEASED
-		failed   = sensorv1.IsolationState_ISOLATION_STATE_FAILED
-		expired  = sensorv1.IsolationState_ISOLATION_STATE_EXPIRED
-	)
 	type step struct {
 		ask       sensorv1.Action
 		report    sensorv1.IsolationState
@@ -148,14 +153,14 @@ func TestRequestRejections(t *testing.T) {
 	}{
 		{"foreign cluster", state.RejectWrongCluster, func(g *sensorv1.Grant) { g.ClusterId = "c-2" }},
 		{"nonce used", state.RejectNonceUsed, func(g *sensorv1.Grant) { g.Nonce = hash("op-0")[:16] }},
-		{"short nonce", state.RejectInvalid, func(g *sensorv1.Grant) { g.Nonce = g.GetNonce()[:8] }},
+		{"short nonce", state.RejectGrantMismatch, func(g *sensorv1.Grant) { g.Nonce = g.GetNonce()[:8] }},
 		{"expired", state.RejectGrantExpired, func(g *sensorv1.Grant) { g.NotAfter = now }},
 		{"another number of hosts", state.RejectGrantMismatch, func(g *sensorv1.Grant) { g.HostCount = 2 }},
 		{"another root", state.RejectGrantMismatch, func(g *sensorv1.Grant) { g.HostsRoot = hash("x") }},
 		{"no lease", state.RejectBadLease, func(g *sensorv1.Grant) { g.LeaseSeconds = 0 }},
 		{"endless lease", state.RejectBadLease, func(g *sensorv1.Grant) { g.LeaseSeconds = 1 << 62 }},
 		{"other operation", state.RejectInvalid, func(g *sensorv1.Grant) { g.Operation = "op-x" }},
-		{"unknown action", state.RejectInvalid, func(g *sensorv1.Grant) { g.Action = 9 }},
+		{"unknown action", state.RejectInvalid, func(g *sensorv1.Grant) { g.Action = 99 }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { l.want(tt.code, request(isolate, "op-1", tt.change)) })

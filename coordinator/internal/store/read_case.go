@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -179,7 +180,7 @@ type IsolationFilter struct {
 }
 
 const isolationColumns = `i.n, o.id, h.id, h.name, i.state, o.requested_by, o.reason, i.lease_expires, o.nonce,
-	i.applied_at, i.self_test, i.detail, o.action, o.requested_at FROM isolations i JOIN operations o ON o.n = i.operation JOIN hosts h ON h.n = i.host`
+	i.applied_at, i.self_test, i.detail, o.action, o.requested_at, o.signed, i.own FROM isolations i JOIN operations o ON o.n = i.operation JOIN hosts h ON h.n = i.host`
 
 var stateWords = map[sensorv1.IsolationState]string{
 	sensorv1.IsolationState_ISOLATION_STATE_PENDING:  "pending",
@@ -188,6 +189,8 @@ var stateWords = map[sensorv1.IsolationState]string{
 	sensorv1.IsolationState_ISOLATION_STATE_REFUSED:  "refused",
 	sensorv1.IsolationState_ISOLATION_STATE_FAILED:   "failed",
 	sensorv1.IsolationState_ISOLATION_STATE_EXPIRED:  "expired",
+
+	sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED: "previewed",
 }
 
 func scanIsolation(s scanner, n *int64) (*operatorv1.Isolation, error) {
@@ -195,16 +198,21 @@ func scanIsolation(s scanner, n *int64) (*operatorv1.Isolation, error) {
 	var state sensorv1.IsolationState
 	var action sensorv1.Action
 	var nonce []byte
+	signed, own := &sensorv1.SignedGrant{}, &sensorv1.IsolationStatus{}
 	if err := s.Scan(n, &r.Operation, &r.Host, &r.HostName, &state, &r.RequestedBy, &r.Reason, &r.LeaseExpires, &nonce,
-		&r.AppliedAt, &r.SelfTest, &r.Detail, &action, &r.RequestedAt); err != nil {
+		&r.AppliedAt, &r.SelfTest, &r.Detail, &action, &r.RequestedAt, protoColumn{signed}, protoColumn{own}); err != nil {
 		return nil, err
 	}
 	r.Id = r.Operation + "/" + r.Host
 	r.State = stateWords[state]
 	r.Grant = hex.EncodeToString(nonce)
-	r.Action = "isolate"
-	if action == sensorv1.Action_ACTION_RELEASE {
-		r.Action = "release"
+	r.Action = grant.Word(action)
+	r.Level, r.Target, r.Local, r.Evidence = grant.LevelWord(own.GetLevel()), own.GetTarget(), own.GetLocal(), own.GetEvidence()
+	if g, err := grant.Decode(signed.GetPayload()); err == nil {
+		r.Level, r.Target, r.Evidence = grant.LevelWord(g.GetLevel()), g.GetTarget(), g.GetEvidence()
+	}
+	if action != sensorv1.Action_ACTION_ISOLATE {
+		r.Level = ""
 	}
 	return r, nil
 }

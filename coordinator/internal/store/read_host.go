@@ -26,12 +26,7 @@ func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
 		&h.SensorVersion, &h.Isolation, &h.Ended, &h.EndedDetail, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}); err != nil {
 		return nil, err
 	}
-	// An operator's label wins over what a host says about itself.
-	h.Labels = maps.Clone(h.Facts.GetLabels())
-	if h.Labels == nil {
-		h.Labels = make(map[string]string)
-	}
-	maps.Copy(h.Labels, labels)
+	h.Labels = mergeLabels(h.Facts.GetLabels(), labels)
 	switch {
 	case connected && h.Health.GetBlind():
 		h.State = "blind"
@@ -50,6 +45,16 @@ func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
 		h.Health = nil
 	}
 	return h, nil
+}
+
+// mergeLabels: an operator's label wins over what a host says about itself.
+func mergeLabels(own, operators map[string]string) map[string]string {
+	labels := maps.Clone(own)
+	if labels == nil {
+		labels = make(map[string]string)
+	}
+	maps.Copy(labels, operators)
+	return labels
 }
 
 func (f HostFilter) match(h *operatorv1.Host) bool {

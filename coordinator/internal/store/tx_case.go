@@ -53,20 +53,10 @@ type Row struct {
 	Operation string
 	Host      int64
 	Action    sensorv1.Action
-	State     sensorv1.IsolationState
-	Detail    string
-}
-
-// AddOperation stores an operation and answers its row number; 0 when its id or nonce was used before.
-func (tx *Tx) AddOperation(g *sensorv1.Grant, signed *sensorv1.SignedGrant, now int64) (n int64, err error) {
-	body, err := encode(signed)
-	if err != nil {
-		return 0, fmt.Errorf("encoding grant: %w", err)
-	}
-	_, err = tx.one(`INSERT INTO operations (id, nonce, action, requested_by, requested_at, reason, signed)
-		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING n`, func(v []val) { n = asInt(v[0]) },
-		g.GetOperation(), blob(g.GetNonce()), int64(g.GetAction()), g.GetOperator(), now, g.GetReason(), body)
-	return n, err
+	// Undoes is the operation that a release ends; empty: the host's isolation.
+	Undoes string
+	State  sensorv1.IsolationState
+	Detail string
 }
 
 // NonceUsed says whether a grant with this nonce was stored.
@@ -74,16 +64,17 @@ func (tx *Tx) NonceUsed(nonce []byte) (bool, error) {
 	return tx.one("SELECT 1 FROM operations WHERE nonce = ?", func([]val) {}, blob(nonce))
 }
 
-// AddIsolation adds one host's pending row of an operation.
-func (tx *Tx) AddIsolation(operation, host, leaseExpires int64) error {
-	_, err := tx.exec(`INSERT INTO isolations (operation, host, state, lease_expires, applied_at, self_test, detail)
-		VALUES (?, ?, ?, ?, 0, '', '')`, operation, host, int64(sensorv1.IsolationState_ISOLATION_STATE_PENDING), leaseExpires)
+// AddIsolation adds one host's pending row of an operation. countedAt is when the
+// governor counts it, 0 for what it does not.
+func (tx *Tx) AddIsolation(operation, host, leaseExpires, countedAt int64) error {
+	_, err := tx.exec(`INSERT INTO isolations (operation, host, state, lease_expires, applied_at, self_test, detail, counted_at)
+		VALUES (?, ?, ?, ?, 0, '', '', ?)`, operation, host, int64(sensorv1.IsolationState_ISOLATION_STATE_PENDING), leaseExpires, countedAt)
 	return err
 }
 
 // HostRows are a host's rows, oldest first: the pending and applied ones, and the newest of all.
 func (tx *Tx) HostRows(host int64) (rows []Row, err error) {
-	err = tx.rows(`SELECT i.n, o.id, i.host, o.action, i.state, i.detail FROM isolations i JOIN operations o ON o.n = i.operation
+	err = tx.rows(`SELECT i.n, o.id, i.host, o.action, o.undoes, i.state, i.detail FROM isolations i JOIN operations o ON o.n = i.operation
 		WHERE i.host = ?1 AND (i.state IN (1, 2) OR i.n = (SELECT max(n) FROM isolations WHERE host = ?1)) ORDER BY i.n`,
 		func(v []val) error { rows = append(rows, scanRow(v)); return nil }, host)
 	return rows, err
@@ -91,7 +82,7 @@ func (tx *Tx) HostRows(host int64) (rows []Row, err error) {
 
 // OperationRow is a host's row of an operation, nil when there is none.
 func (tx *Tx) OperationRow(operation string, host int64) (row *Row, err error) {
-	_, err = tx.one(`SELECT i.n, o.id, i.host, o.action, i.state, i.detail FROM isolations i JOIN operations o ON o.n = i.operation
+	_, err = tx.one(`SELECT i.n, o.id, i.host, o.action, o.undoes, i.state, i.detail FROM isolations i JOIN operations o ON o.n = i.operation
 		WHERE o.id = ? AND i.host = ?`, func(v []val) { r := scanRow(v); row = &r }, operation, host)
 	return row, err
 }
@@ -99,7 +90,7 @@ func (tx *Tx) OperationRow(operation string, host int64) (row *Row, err error) {
 func scanRow(v []val) Row {
 	return Row{
 		N: asInt(v[0]), Operation: asText(v[1]), Host: asInt(v[2]), Action: sensorv1.Action(asInt(v[3])),
-		State: sensorv1.IsolationState(asInt(v[4])), Detail: asText(v[5]),
+		Undoes: asText(v[4]), State: sensorv1.IsolationState(asInt(v[5])), Detail: asText(v[6]),
 	}
 }
 
@@ -111,10 +102,20 @@ func (tx *Tx) SetRowState(n int64, state sensorv1.IsolationState, detail string)
 
 // ReportRow writes what a host says about its row. A lease or time that it does not state is kept.
 func (tx *Tx) ReportRow(n int64, s *sensorv1.IsolationStatus) error {
-	_, err := tx.exec(`UPDATE isolations SET state = ?, detail = ?, self_test = CASE ?3 WHEN '' THEN self_test ELSE ?3 END,
+	var own []byte
+	if s.GetLocal() {
+		kept := &sensorv1.IsolationStatus{Action: s.GetAction(), Target: s.GetTarget(), Level: s.GetLevel(), Local: true,
+			Evidence: s.GetEvidence(), IntentVersion: s.GetIntentVersion(), Policies: s.GetPolicies()}
+		var err error
+		if own, err = encode(kept); err != nil {
+			return fmt.Errorf("encoding report: %w", err)
+		}
+	}
+	_, err := tx.exec(`UPDATE isolations SET state = ?1, detail = ?2, self_test = CASE ?3 WHEN '' THEN self_test ELSE ?3 END,
 		applied_at = CASE ?4 WHEN 0 THEN applied_at ELSE ?4 END,
-		lease_expires = CASE ?5 WHEN 0 THEN lease_expires ELSE ?5 END WHERE n = ?6`,
-		int64(s.GetState()), s.GetDetail(), s.GetSelfTest(), s.GetAppliedAt(), s.GetLeaseExpires(), n)
+		lease_expires = CASE ?5 WHEN 0 THEN lease_expires ELSE ?5 END,
+		own = CASE length(?6) WHEN 0 THEN own ELSE ?6 END WHERE n = ?7`,
+		int64(s.GetState()), s.GetDetail(), s.GetSelfTest(), s.GetAppliedAt(), s.GetLeaseExpires(), blob(own), n)
 	return err
 }
 

@@ -28,8 +28,12 @@ func (tx *Tx) AddHost(id string, facts *sensorv1.HostFacts, labels map[string]st
 	if err != nil {
 		return fmt.Errorf("encoding host facts: %w", err)
 	}
-	_, err = tx.exec(`INSERT INTO hosts (id, name, address, node, session, connected, last_seen, enrolled_at, version, isolation, labels, facts, health)
-		VALUES (?, ?, '', '', 0, 0, 0, ?, '', 'none', ?, ?, x'')`, id, facts.GetName(), now, text, body)
+	group, err := tx.groupOf(mergeLabels(facts.GetLabels(), labels))
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`INSERT INTO hosts (id, name, address, node, session, connected, last_seen, enrolled_at, version, isolation, labels, facts, health, grp)
+		VALUES (?, ?, '', '', 0, 0, 0, ?, '', 'none', ?, ?, x'', ?)`, id, facts.GetName(), now, text, body, group)
 	return err
 }
 
@@ -46,7 +50,15 @@ func (tx *Tx) SetFacts(host int64, facts *sensorv1.HostFacts) error {
 	if err != nil {
 		return fmt.Errorf("encoding host facts: %w", err)
 	}
-	_, err = tx.exec("UPDATE hosts SET name = ?, facts = ? WHERE n = ?", facts.GetName(), body, host)
+	var labels map[string]string
+	if err := tx.rows("SELECT labels FROM hosts WHERE n = ?", func(v []val) error { return decodeLabels(asBlob(v[0]), &labels) }, host); err != nil {
+		return err
+	}
+	group, err := tx.groupOf(mergeLabels(facts.GetLabels(), labels))
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec("UPDATE hosts SET name = ?, facts = ?, grp = ? WHERE n = ?", facts.GetName(), body, group, host)
 	return err
 }
 

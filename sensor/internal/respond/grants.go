@@ -17,8 +17,6 @@ import (
 
 // Why a grant is refused, beside what package grant finds wrong.
 var (
-	// ErrUnsigned: the coordinator's word alone.
-	ErrUnsigned = errors.New("no operator signed the grant, and nothing that this host has seen says the same")
 	// ErrReplayed: the nonce was honoured before.
 	ErrReplayed = errors.New("the grant was honoured before")
 	// ErrForgotten: signed before this host lost its memory of used nonces.
@@ -49,12 +47,12 @@ func (r *Responder) Grant(_ context.Context, signed *sensorv1.SignedGrant) *sens
 	if err := grant.Names(g, signed.GetProof(), r.cfg.HostID); err != nil {
 		return r.refuse(g, err)
 	}
-	if len(signers) == 0 {
-		return r.refuse(g, ErrUnsigned)
-	}
 	digest := sha256.Sum256(signed.GetPayload())
 	if result := r.repeated(g, digest[:]); result != nil {
 		return result
+	}
+	if err := r.authorised(g, signers); err != nil {
+		return r.refuse(g, err)
 	}
 	switch g.GetAction() {
 	case sensorv1.Action_ACTION_ISOLATE:
@@ -265,7 +263,7 @@ func (r *Responder) release(g *sensorv1.Grant, digest []byte) *sensorv1.GrantRes
 
 func (r *Responder) usedNonce(g *sensorv1.Grant, digest []byte) usedNonce {
 	return usedNonce{
-		Nonce: g.GetNonce(), Digest: digest,
+		Nonce: g.GetNonce(), Digest: digest, Epoch: g.GetEpoch(),
 		Release: g.GetAction() == sensorv1.Action_ACTION_RELEASE,
 		Until:   g.GetNotAfter() + int64(nonceGrace),
 	}

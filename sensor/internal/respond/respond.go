@@ -75,6 +75,12 @@ type Config struct {
 	ScopeKind string
 	// NetNS is the namespace to isolate, a path; empty: the sensor's own.
 	NetNS string
+	// Intent is the one in force here, whose governor bounds what one operator may
+	// order alone. Default: intent.Defaults.
+	Intent func() *sensorv1.Intent
+	// Corroborates says whether this host's own evidence, by the intent that it holds,
+	// supports a grant that no operator signed; the error says why not. Nil: never.
+	Corroborates func(*sensorv1.Grant) error
 	// Reachable asks a coordinator node something and returns nil when it answered.
 	// It is called from within Grant, so it must not wait for the goroutine that
 	// called Grant.

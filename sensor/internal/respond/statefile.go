@@ -30,6 +30,8 @@ const (
 type record struct {
 	Lease  *lease      `json:"lease,omitempty"`
 	Nonces []usedNonce `json:"nonces,omitempty"`
+	// Epoch is that of the newest grant honoured: none before it is honoured any more.
+	Epoch uint64 `json:"epoch,omitempty"`
 	// IgnoreIssuedBefore (Unix ns) refuses grants signed before nonces were lost.
 	IgnoreIssuedBefore int64 `json:"ignore_issued_before,omitempty"`
 	// LocalEnd is an end that no sensor has reported yet.
@@ -42,7 +44,9 @@ type usedNonce struct {
 	// Digest of the grant's exact bytes, to know a repetition from a reuse.
 	Digest  []byte `json:"digest"`
 	Release bool   `json:"release,omitempty"`
-	Until   int64  `json:"until"` // Unix ns: not_after and nonceGrace
+	// Epoch is the grant's place in the order of all.
+	Epoch uint64 `json:"epoch,omitempty"`
+	Until int64  `json:"until"` // Unix ns: not_after and nonceGrace
 }
 
 // use remembers a nonce and forgets those past their time; false: no room.
@@ -58,6 +62,7 @@ func (r *record) use(n usedNonce, now time.Time) bool {
 		return false
 	}
 	r.Nonces = append(r.Nonces, n)
+	r.Epoch = max(r.Epoch, n.Epoch)
 	return true
 }
 

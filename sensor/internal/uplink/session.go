@@ -110,6 +110,7 @@ func (s *session) run(ctx context.Context, node string) error {
 	}
 	s.u.established(node, welcome)
 	s.nodes(welcome.GetNodes())
+	s.intent(welcome.GetIntent(), welcome.GetLabels())
 
 	s.u.mu.Lock()
 	s.u.current = s
@@ -330,6 +331,8 @@ func (s *session) handle(m *sensorv1.CoordinatorMessage) error {
 		}
 	case *sensorv1.CoordinatorMessage_Nodes:
 		s.nodes(body.Nodes)
+	case *sensorv1.CoordinatorMessage_Intent:
+		s.intent(body.Intent, nil)
 	case *sensorv1.CoordinatorMessage_Certificate:
 		s.certificate(body.Certificate)
 	case *sensorv1.CoordinatorMessage_Refusal:
@@ -338,6 +341,12 @@ func (s *session) handle(m *sensorv1.CoordinatorMessage) error {
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
 	}
 	return nil
+}
+
+func (s *session) intent(signed *sensorv1.SignedIntent, labels map[string]string) {
+	if s.u.cfg.OnIntent != nil && (signed != nil || labels != nil) {
+		s.u.cfg.OnIntent(signed, labels)
+	}
 }
 
 // ack answers all batches of the stream up to a sequence.

@@ -58,6 +58,10 @@ type Config struct {
 	// OnGrant acts on a grant, one at a time, in order. Its context is Run's: an
 	// action outlives the session that ordered it. Nil refuses grants.
 	OnGrant func(context.Context, *sensorv1.SignedGrant) *sensorv1.GrantResult
+	// OnIntent takes the newest intent that a node has, when a session begins and when
+	// one is applied, unverified; and the labels that the cluster has for this host,
+	// nil when they are not told. It may be nil.
+	OnIntent func(signed *sensorv1.SignedIntent, labels map[string]string)
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
 	// KernelBoot names the kernel's boot. Default: from /proc/sys/kernel/random/boot_id.
