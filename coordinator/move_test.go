@@ -39,6 +39,16 @@ func TestMemberMoves(t *testing.T) {
 // and its nodes: then what it was given when it joined tells whom to ask.
 func TestMemberMovesBeforeItCaughtUp(t *testing.T) {
 	c := startCluster(t, 3)
+	// Its log has to hold the entry that its state is put back to.
+	eventually(t, "entries at the node", func() error {
+		members, err := c.api.Members(t.Context())
+		for _, m := range members {
+			if m.GetId() == c.nodes[2].cfg.ID && m.GetAppliedIndex() > 0 {
+				return nil
+			}
+		}
+		return errors.Join(err, fmt.Errorf("members: %v", members))
+	})
 	c.nodes[2].stop()
 	state := filepath.Join(c.nodes[2].cfg.Data, "state.db")
 	for _, suffix := range []string{"", "-wal", "-shm"} {
