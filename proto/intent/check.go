@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cedar-policy/cedar-go"
+	cedarast "github.com/cedar-policy/cedar-go/ast"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -110,67 +114,139 @@ type matched struct {
 func (p *Policy) matches(r *rule, most int) matched {
 	g := gridOf([]*rule{r}, p.intent)
 	found := matched{whole: g.exact}
+	for _, action := range r.scope() {
+		look := func(at []int) bool { return p.look(r, g.request(action, at), &found) }
+		if !g.points(max(leastProbes, most/len(r.scope())), look) {
+			found.whole = false
+			parts := r.conjuncts()
+			if at, ok := g.climb(len(parts), func(at []int) int { return p.met(parts, g.request(action, at)) }); ok {
+				g.around(at, look)
+			}
+		}
+	}
+	return found
+}
+
+// look asks the rule at each level and notes what it says; false when that is enough.
+func (p *Policy) look(r *rule, request Request, found *matched) bool {
 	lowest := Approve
 	if !r.permit {
 		lowest = Recommend
 	}
-	for _, action := range r.scope() {
-		whole := g.points(max(leastProbes, most/len(r.scope())), func(at []int) bool {
-			request := g.request(action, at)
-			q := p.prepare(request)
-			above, here := false, false
-			for level := Act; level >= lowest; level-- {
-				ids, _ := evaluate([]*rule{r}, q.entities, q.at(level))
-				if above && len(ids) == 0 {
-					found.gap[level] = true
-				}
-				if above = len(ids) > 0; above {
-					found.any, found.levels[level], here = true, true, true
-				}
-			}
-			if here && !found.unprotected {
-				found.unprotected = p.Protected(request.Host) == ""
-			}
-			// A forbid need only be seen once; of a permit the levels matter.
-			return r.permit || !found.any
-		})
-		found.whole = found.whole && whole
+	q := p.prepare(request)
+	above, here := false, false
+	for level := Act; level >= lowest; level-- {
+		ids, _ := evaluate([]*rule{r}, q.entities, q.at(level))
+		if above && len(ids) == 0 {
+			found.gap[level] = true
+		}
+		if above = len(ids) > 0; above {
+			found.any, found.levels[level], here = true, true, true
+		}
 	}
-	return found
+	if here && !found.unprotected {
+		found.unprotected = p.Protected(request.Host) == ""
+	}
+	// A forbid need only be seen once; of a permit the levels matter.
+	return r.permit || !found.any
+}
+
+// met is how many of the parts hold at once, at the level where most do.
+func (p *Policy) met(parts []*rule, request Request) int {
+	q, best := p.prepare(request), 0
+	for level := Act; level >= Recommend; level-- {
+		ids, _ := evaluate(parts, q.entities, q.at(level))
+		best = max(best, len(ids))
+	}
+	return best
+}
+
+// conjuncts are r's conditions as rules of their own: what must all hold.
+func (r *rule) conjuncts() []*rule {
+	tree := (*ast.Policy)(r.cedar.AST())
+	var parts []*rule
+	add := func(kind ast.Condition, body ast.IsNode) {
+		part := &ast.Policy{
+			Effect: ast.EffectPermit, Principal: tree.Principal, Action: tree.Action, Resource: tree.Resource,
+			Conditions: []ast.ConditionType{{Condition: kind, Body: body}},
+		}
+		parts = append(parts, &rule{id: fmt.Sprint(len(parts)), cedar: cedar.NewPolicyFromAST((*cedarast.Policy)(part))})
+	}
+	var split func(kind ast.Condition, body ast.IsNode)
+	split = func(kind ast.Condition, body ast.IsNode) {
+		switch n := body.(type) {
+		case ast.NodeTypeAnd:
+			if kind == ast.ConditionWhen {
+				split(kind, n.Left)
+				split(kind, n.Right)
+				return
+			}
+		case ast.NodeTypeOr:
+			if kind == ast.ConditionUnless {
+				split(kind, n.Left)
+				split(kind, n.Right)
+				return
+			}
+		}
+		add(kind, body)
+	}
+	for _, condition := range tree.Conditions {
+		split(condition.Condition, condition.Body)
+	}
+	if len(parts) == 0 {
+		add(ast.ConditionWhen, ast.NodeValue{Value: cedar.True})
+	}
+	return parts
 }
 
 // shadowed names the forbids that bar whatever r permits; none when something is left.
 func (p *Policy) shadowed(r *rule, most int) []string {
 	var by []string
-	seen, left := 0, false
 	for _, action := range r.scope() {
-		forbids := p.byAction[action].forbids
+		forbids, left := p.byAction[action].forbids, false
 		g := gridOf(append([]*rule{r}, forbids...), p.intent)
-		g.points(most/len(r.scope()), func(at []int) bool {
-			q := p.prepare(g.request(action, at))
-			for level := Act; level >= Approve; level-- {
-				ids, _ := evaluate([]*rule{r}, q.entities, q.at(level))
-				if len(ids) == 0 {
-					continue
+		look := func(at []int) bool {
+			barred, open := p.barred(r, forbids, g.request(action, at))
+			by, left = append(by, barred...), open
+			return !open
+		}
+		if !g.points(most/len(r.scope()), look) && !left {
+			parts := r.conjuncts()
+			goal := len(parts) * (len(forbids) + 1)
+			at, _ := g.climb(goal, func(at []int) int {
+				request := g.request(action, at)
+				met := p.met(parts, request) * (len(forbids) + 1)
+				if barred, open := p.barred(r, forbids, request); met == goal && !open {
+					return met - max(1, len(barred))
 				}
-				barred, broken := evaluate(forbids, q.entities, q.at(level))
-				if len(barred)+len(broken) == 0 {
-					left = true
-					return false
-				}
-				seen++
-				by = append(by, barred...)
-			}
-			return true
-		})
+				return met
+			})
+			look(at)
+		}
 		if left {
 			return nil
 		}
+		by = sorted(by)
 	}
-	if seen < 1 {
-		return nil
+	return by
+}
+
+// barred are the forbids that bar what r permits; open when it permits something that none bars.
+func (p *Policy) barred(r *rule, forbids []*rule, request Request) (by []string, open bool) {
+	q := p.prepare(request)
+	for level := Act; level >= Approve; level-- {
+		if ids, _ := evaluate([]*rule{r}, q.entities, q.at(level)); len(ids) == 0 {
+			continue
+		}
+		barred, broken := evaluate(forbids, q.entities, q.at(level))
+		if len(barred)+len(broken) == 0 {
+			return nil, true
+		}
+		if by == nil {
+			by = barred
+		}
 	}
-	return sorted(by)
+	return by, false
 }
 
 // hints are about words that may be right and are probably wrong.

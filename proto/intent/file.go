@@ -132,36 +132,39 @@ var fileKeys = []string{
 // deep bounds what the YAML parser recurses into, and keeps anchors away from it: a few of
 // them can stand for gigabytes. Block text below policy is indented and free.
 func deep(raw []byte) bool {
-	open, block := 0, false
+	open, block, quote := 0, false, byte(0)
 	for line := range bytes.Lines(raw) {
 		trimmed := bytes.TrimLeft(line, " \t-")
-		if len(trimmed) < len(line) && block {
+		if len(bytes.TrimSpace(line)) == 0 || (block && len(trimmed) < len(line)) {
 			continue
 		}
-		if len(bytes.TrimSpace(line)) == 0 {
-			continue
-		}
-		block = bytes.HasPrefix(line, []byte("policy: |"))
-		if len(line)-len(trimmed) > 2*maxFileDepth {
+		block = quote == 0 && bytes.HasPrefix(line, []byte("policy: |"))
+		if quote == 0 && len(line)-len(trimmed) > 2*maxFileDepth {
 			return true
 		}
-		quote := byte(0)
-		for i, c := range trimmed {
+		before := byte(':') // the last character but spaces: a token begins behind these
+		for i := 0; i < len(trimmed); i++ {
+			c, begins := trimmed[i], strings.IndexByte(":,[{?-", before) >= 0
 			switch {
+			case quote == '"' && c == '\\':
+				i++
 			case quote != 0:
 				if c == quote {
 					quote = 0
 				}
-			case c == '"' || c == '\'':
+			case (c == '"' || c == '\'') && begins:
 				quote = c
-			case c == '#' && (i == 0 || trimmed[i-1] == ' '):
-				quote = '\n'
+			case c == '#' && (i == 0 || trimmed[i-1] == ' ' || trimmed[i-1] == '\t'):
+				i = len(trimmed)
 			case c == '[' || c == '{':
 				open++
 			case (c == ']' || c == '}') && open > 0:
 				open--
-			case (c == '&' || c == '*') && (i == 0 || trimmed[i-1] == ' ' || trimmed[i-1] == ':' || trimmed[i-1] == '[' || trimmed[i-1] == ','):
+			case (c == '&' || c == '*') && begins:
 				return true
+			}
+			if c != ' ' && c != '\t' {
+				before = c
 			}
 		}
 		if open > maxFileDepth {

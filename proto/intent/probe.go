@@ -75,6 +75,59 @@ func (g *grid) points(most int, visit func(at []int) bool) bool {
 	return false
 }
 
+// climbs is how often a search begins anew.
+const climbs = 6
+
+// climb looks for a point whose score is goal, changing one axis at a time: how a request
+// that meets twenty conditions is found among millions.
+func (g *grid) climb(goal int, score func(at []int) int) ([]int, bool) {
+	random := rand.New(rand.NewPCG(3, 4))
+	var top []int
+	highest := -1
+	for range climbs {
+		at := make([]int, len(g.axes))
+		for i := range at {
+			at[i] = random.IntN(len(g.axes[i].values))
+		}
+		for best, better := score(at), true; better; {
+			better = false
+			for i := range at {
+				was := at[i]
+				for v := range g.axes[i].values {
+					at[i] = v
+					if s := score(at); s > best {
+						best, was, better = s, v, true
+					}
+				}
+				at[i] = was
+			}
+			if best > highest {
+				highest, top = best, slices.Clone(at)
+			}
+			if best >= goal {
+				return top, true
+			}
+		}
+	}
+	return top, false
+}
+
+// around visits a point and what differs from it in one axis.
+func (g *grid) around(at []int, visit func(at []int) bool) {
+	if !visit(at) {
+		return
+	}
+	for i := range at {
+		was := at[i]
+		for v := range g.axes[i].values {
+			if at[i] = v; v != was && !visit(at) {
+				return
+			}
+		}
+		at[i] = was
+	}
+}
+
 // request is the point's, for an action.
 func (g *grid) request(action sensorv1.Action, at []int) Request {
 	r := Request{Action: action, Confidence: 1, Severity: "critical", Kind: "rule", Host: Host{ID: "h-any", Name: "any", Labels: map[string]string{}}}
