@@ -151,9 +151,11 @@ var (
 	}
 )
 
-func anyPolicy(t *rapid.T) string {
+func anyPolicy(t *rapid.T) string { return anyPolicies(t, 12) }
+
+func anyPolicies(t *rapid.T, most int) string {
 	var b strings.Builder
-	for i := range rapid.IntRange(0, 12).Draw(t, "policies") {
+	for i := range rapid.IntRange(0, most).Draw(t, "policies") {
 		if rapid.Bool().Draw(t, "named") {
 			fmt.Fprintf(&b, "@id(\"p-%d\")\n", i)
 		}
