@@ -83,23 +83,26 @@ func nearest(wrong string, words []string) string {
 	return best
 }
 
-// distance is Levenshtein's, of short words.
+// distance is how many letters are wrong, missing, too many or in the other's place
+// (optimal string alignment), of short words.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := [3][]int{make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)}
+	for j := range rows[1] {
+		rows[1][j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
+		before, last, row := rows[i%3], rows[(i+1)%3], rows[(i+2)%3]
 		row[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
+			cost := last[j]
 			if a[i] != b[j] {
 				cost++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			row[j+1] = min(cost, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
 	}
-	return row[len(b)]
+	return rows[(len(a)+1)%3][len(b)]
 }

@@ -30,7 +30,7 @@ type mentions struct {
 	strings    []string            // all of them
 	confidence []int64             // decimals, in ten-thousandths
 	labels     []string            // keys
-	levelIs    bool                // context.level == n
+	patterns   int                 // how often like is written
 	hostName   bool
 }
 
@@ -87,9 +87,6 @@ func (m *mentions) node(n ast.IsNode) {
 		m.labels = append(m.labels, literalsIn(n.Right)...)
 	case ast.NodeTypeEquals:
 		m.compared(n.Left, n.Right)
-		if attributeOf(n.Left) == "level" || attributeOf(n.Right) == "level" {
-			m.levelIs = true
-		}
 	case ast.NodeTypeNotEquals:
 		m.compared(n.Left, n.Right)
 	case ast.NodeTypeContains:
@@ -132,6 +129,7 @@ func (m *mentions) compared(a, b ast.IsNode) {
 }
 
 func (m *mentions) pattern(n ast.NodeTypeLike) {
+	m.patterns++
 	text := strings.Trim(string(n.Value.MarshalCedar()), `"`)
 	for _, instead := range []string{"", patternProbe} {
 		value := strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(text, `\*`, "\x00"), "*", instead), "\x00", "*")

@@ -50,6 +50,7 @@ func TestRulesBite(t *testing.T) {
 		{"SQL elsewhere", "coordinator/internal/state/a.go", imports("database/sql"), "SQL has one owner"},
 		{"quic elsewhere", "coordinator/internal/ingest/a.go", imports("github.com/quic-go/quic-go"), "quic-go has one owner"},
 		{"gopsutil elsewhere", "sensor/internal/baseline/a.go", imports("github.com/shirou/gopsutil/v3/process"), "gopsutil has one owner"},
+		{"cedar-go elsewhere", "sensor/internal/respond/a.go", imports("github.com/cedar-policy/cedar-go"), "cedar-go has one owner"},
 		{"log", "sensor/internal/baseline/a.go", imports("log"), "one logger"},
 		{"slog", "sensor/internal/baseline/a.go", imports("log/slog"), ""},
 		{"cgo", "sensor/internal/baseline/a.go", imports("C"), "no cgo of our own"},
