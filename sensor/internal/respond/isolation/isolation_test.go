@@ -296,40 +296,6 @@ func TestBusyNftables(t *testing.T) {
 	}
 }
 
-func TestSpec(t *testing.T) {
-	address := netip.MustParseAddrPort
-	many := make([]netip.AddrPort, MaxNodes+1)
-	for i := range many {
-		many[i] = netip.AddrPortFrom(peer4, uint16(i+1))
-	}
-	for _, tt := range []struct {
-		name  string
-		nodes []netip.AddrPort
-		want  string
-	}{
-		{"order and repetition", []netip.AddrPort{address("10.0.0.2:2"), address("10.0.0.1:1"), address("[::ffff:10.0.0.1]:1")}, "[10.0.0.1:1 10.0.0.2:2]"},
-		{"loopback needs none", []netip.AddrPort{address("127.0.0.1:1"), address("[::1]:1")}, "[]"},
-		{"zone", []netip.AddrPort{address("[fe80::1%eth0]:1")}, "[[fe80::1]:1]"},
-		{"no port", []netip.AddrPort{address("10.0.0.1:0")}, "error"},
-		{"everything", []netip.AddrPort{address("0.0.0.0:1")}, "error"},
-		{"multicast", []netip.AddrPort{address("[ff02::1]:1")}, "error"},
-		{"nothing", []netip.AddrPort{{}}, "error"},
-		{"too many", many, "error"},
-	} {
-		normal, err := Spec{tt.nodes}.normal()
-		got := fmt.Sprint(normal.Nodes)
-		if err != nil {
-			got = "error"
-		}
-		if got != tt.want {
-			t.Errorf("%s: got %s (%v), want %s", tt.name, got, err, tt.want)
-		}
-	}
-	if got := (Spec{[]netip.AddrPort{address("10.0.0.1:7700")}}).LeftOpen(); !strings.Contains(strings.Join(got, "\n"), "10.0.0.1:7700") {
-		t.Errorf("what is left open does not name the coordinator: %q", got)
-	}
-}
-
 func TestExplain(t *testing.T) {
 	for _, tt := range []struct{ err, want error }{
 		{nil, nil},
