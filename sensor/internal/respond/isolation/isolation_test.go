@@ -11,14 +11,11 @@ import (
 	"time"
 
 	vnl "github.com/vishvananda/netlink"
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
 	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // ruleset is all of nftables in the namespace as the administrator's tool sees it.
 func ruleset(t *testing.T, n *netnstest.Namespace) string {
