@@ -229,6 +229,12 @@ func (b *Barrier) commit(next *applied) error {
 	for _, name := range []string{counterIngress, counterEgress, counterProbe} {
 		transaction.addCounter(TableName, name)
 	}
+	// The hooks come first: each drops all as soon as the kernel reads it, which is
+	// some milliseconds before the transaction ends.
+	bases := b.bases(next)
+	for _, base := range bases {
+		transaction.addBaseChain(TableName, base.name, base.hook)
+	}
 	filter := newFilter(next)
 	for _, d := range next.spec.Level.directions() {
 		for _, chain := range filter.chains(d) {
@@ -237,22 +243,42 @@ func (b *Barrier) commit(next *applied) error {
 				transaction.addRule(TableName, chain.name, rule)
 			}
 		}
-		if b.anyDevice {
-			addBase(transaction, d, "any", "")
-			continue
-		}
-		for _, device := range next.surround.devices {
-			addBase(transaction, d, strconv.Itoa(device.index), device.name)
-		}
+	}
+	for _, base := range bases {
+		transaction.addRule(TableName, base.name, jump(base.hook.direction.String()))
 	}
 	return b.transact(transaction)
 }
 
-func addBase(transaction *batch, d direction, suffix, device string) {
-	name := d.String() + "_" + suffix
-	// First of all: nobody's chain may forward or mark a packet before it is cut.
-	transaction.addBaseChain(TableName, name, hook{direction: d, device: device, priority: math.MinInt32})
-	transaction.addRule(TableName, name, jump(d.String()))
+// base is a chain that the kernel calls.
+type base struct {
+	name string
+	hook hook
+}
+
+func (b *Barrier) bases(next *applied) (bases []base) {
+	devices := next.surround.devices
+	if b.anyDevice {
+		devices = []device{{}}
+	}
+	for _, d := range next.spec.Level.directions() {
+		for _, device := range devices {
+			bases = append(bases, base{
+				fmt.Sprintf("%s_%s", d, device.suffix()),
+				// First of all: nobody's chain may forward or mark a packet before it is cut.
+				hook{direction: d, device: device.name, priority: math.MinInt32},
+			})
+		}
+	}
+	return bases
+}
+
+// suffix of a base chain's name; a device without a number stands for all.
+func (d device) suffix() string {
+	if d.index == 0 {
+		return "any"
+	}
+	return strconv.Itoa(d.index)
 }
 
 // Remove takes the table away, in one transaction. No table is no error.

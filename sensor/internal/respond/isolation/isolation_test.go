@@ -177,29 +177,6 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-// Ensure applying and releasing many times leaves nothing, and nobody else's
-// tables are touched.
-func TestNoResidue(t *testing.T) {
-	host, _ := netnstest.Pair(t)
-	barrier := openBarrier(t, host)
-	nft(t, host, "add table inet theirs { chain c { type filter hook input priority 0; }; }")
-	before := ruleset(t, host)
-	for range 200 {
-		if err := barrier.Apply(testSpec()); err != nil {
-			t.Fatal(err)
-		}
-		if err := barrier.Remove(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if after := ruleset(t, host); after != before {
-		t.Errorf("after 200 cycles: got\n%s\nwant\n%s", after, before)
-	}
-	if err := barrier.Remove(); err != nil {
-		t.Errorf("removing what is not there: %v", err)
-	}
-}
-
 // Ensure that applying twice is one table, and that a foreign table in our name
 // is replaced and not added to.
 func TestApplyIsIdempotent(t *testing.T) {

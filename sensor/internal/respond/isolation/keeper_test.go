@@ -23,12 +23,14 @@ import (
 const keeperVariable = "VEDETTE_TEST_KEEPER"
 
 func TestMain(m *testing.M) {
-	if spec := os.Getenv(keeperVariable); spec != "" {
-		if err := keep(spec); err != nil {
-			fmt.Fprintln(os.Stderr, "keeper:", err)
-			os.Exit(1)
+	for variable, role := range map[string]func(string) error{keeperVariable: keep, cyclesVariable: cycle, dhcpVariable: dhcpScript} {
+		if text := os.Getenv(variable); text != "" {
+			if err := role(text); err != nil {
+				fmt.Fprintln(os.Stderr, variable, err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	goleak.VerifyTestMain(m)
 }
