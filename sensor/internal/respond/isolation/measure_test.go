@@ -52,7 +52,7 @@ const (
 // when the process that applied it is killed, and after a reboot. What passes while
 // somebody flushes nftables is told.
 func TestMeasure(t *testing.T) {
-	each := 250 * time.Millisecond
+	each := slow.Deadline(250 * time.Millisecond)
 	text, asked := os.LookupEnv(measureVariable)
 	if asked {
 		seconds, err := strconv.ParseFloat(text, 64)
