@@ -14,12 +14,14 @@ STATIC   = CGO_ENABLED=0 $(GOBUILD)
 # Finds Go for what follows in the recipe, and leaves bin/ to the checkout's owner.
 GIVE_BACK = . scripts/env.sh; vedette_give_back
 KERNEL  ?= 6.12
+PHASE   ?= 5
+GUEST   ?=
 # Named by what pins them, so that a changed version is a new file.
 PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | cut -c1-12)
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
-.PHONY: up demo bench evasion
+.PHONY: up demo bench evasion isolation
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
 demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
@@ -28,6 +30,8 @@ bench: ## (root) the figures of this machine beside their targets; out/bench.jso
 	@exec scripts/bootstrap.sh bench
 evasion: ## (root) what has blinded other sensors, tried on this one; out/evasion.jsonl
 	@exec scripts/bootstrap.sh evasion
+isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 seconds each, GUEST=6.12; out/isolation.jsonl
+	@exec scripts/bootstrap.sh isolation -seconds '$(PHASE)' -guest '$(GUEST)'
 
 ##@ Test
 .PHONY: test lint check-generated fuzz package-test vmtest
@@ -70,7 +74,7 @@ bin/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 

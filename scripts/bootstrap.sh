@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# bootstrap.sh up|demo|bench|evasion|vmtest: makes this machine able to build and run Vedette,
+# bootstrap.sh up|demo|bench|evasion|isolation|vmtest: makes this machine able to build and run Vedette,
 # builds it, and becomes bin/vedette-MODE. Every step that is already done costs
 # a few milliseconds, so it runs each time.
 set -u
-mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|vmtest"}
+mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|vmtest"}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . scripts/env.sh
@@ -103,6 +103,11 @@ install_emulator() {
 	install_packages qemu-system-x86 qemu-system-x86-core || true
 }
 
+# Without busybox the leases are skipped, and said to be.
+install_isolation() {
+	install_packages "nftables iproute2 busybox" "nftables iproute-tc" || true
+}
+
 check_machine() {
 	local kernel
 	[ "$(uname -s)" = Linux ] || fail "Vedette watches Linux; this is $(uname -s)."
@@ -145,6 +150,17 @@ if [ "$mode" = vmtest ]; then
 	rm -f "$log"
 	trap - EXIT
 	exec bin/vedette-vmtest "$@"
+fi
+if [ "$mode" = isolation ]; then
+	if ! { command -v nft && command -v tc && command -v busybox; } >/dev/null; then
+		step "installing nft, tc and busybox (to attack, to lease)" install_isolation
+	fi
+	step "fetching Go modules" go mod download
+	step "building vedette-isolation" make bin/vedette-isolation bin/vedette-vmtest
+	vedette_give_back
+	rm -f "$log"
+	trap - EXIT
+	exec bin/vedette-isolation "$@"
 fi
 c_compiler_works || step "installing a C compiler (for SQLite)" \
 	install_packages "gcc libc6-dev" "gcc glibc-devel"

@@ -18,6 +18,7 @@ import (
 var wanted = []string{
 	"nf_tables", "nfnetlink", "nft_compat", "nft_ct", "nft_log", "nft_limit", "nft_objref", "nft_reject_inet", "nft_fib_inet", "nft_fwd_netdev",
 	"veth", "macvlan", "dummy", "bridge", "8021q", "tun", "ipvlan",
+	"bonding", "wireguard", "vxlan", "ipip", "ip_gre",
 	"sch_ingress", "sch_netem", "sch_fq", "sch_fq_codel", "sch_prio", "cls_u32", "cls_bpf", "cls_matchall", "act_mirred", "act_gact",
 	"overlay", "loop", "sctp", "mptcp_diag", "inet_diag", "tcp_diag", "udp_diag", "unix_diag", "af_packet_diag",
 }

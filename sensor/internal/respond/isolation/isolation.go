@@ -2,7 +2,9 @@
 // coordinator nodes, and puts it back exactly as it was.
 //
 // The cut is one nftables table of family netdev with an ingress and an egress
-// base chain on every device but loopback. These two hooks are the only layer
+// base chain on every device but loopback; new devices follow as the kernel tells of
+// them, or by the kernel's own doing where it can and no old nft would choke on that
+// (see readersMayHang). These two hooks are the only layer
 // that every packet of a device passes: IPv4, IPv6 and unknown ethertypes,
 // locally made and forwarded, AF_PACKET senders with or without a queueing
 // discipline, and traffic of other namespaces that borrow the device. The
@@ -18,23 +20,16 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // TableName is the one table of family netdev that this package owns.
 const TableName = "vedette_isolation"
-
-// MaxNodes bounds the coordinator addresses that stay open: a list longer than
-// any cluster is an error or an attempt to widen the opening.
-const MaxNodes = 32
 
 // netlinkBufferBytes holds one acknowledgement for each message of a rebuild:
 // about 1 KiB of socket memory each, for some thousand devices.
@@ -50,73 +45,16 @@ var (
 	ErrNotApplied = errors.New("isolation is not applied")
 )
 
-// Spec is what stays open besides loopback, address resolution and DHCP.
-type Spec struct {
-	// Nodes are the coordinator nodes' UDP endpoints. Loopback ones need no opening.
-	Nodes []netip.AddrPort
-}
-
-// normal is the spec as the kernel sees it: unmapped, without zones, loopback or
-// repetitions, in one order.
-func (s Spec) normal() (Spec, error) {
-	var nodes []netip.AddrPort
-	for _, node := range s.Nodes {
-		address := node.Addr().Unmap().WithZone("")
-		switch {
-		case !address.IsValid() || address.IsUnspecified() || address.IsMulticast() || node.Port() == 0:
-			return Spec{}, fmt.Errorf("coordinator address %s: want one unicast address and a port", node)
-		case address.IsLoopback():
-			continue
-		}
-		nodes = append(nodes, netip.AddrPortFrom(address, node.Port()))
-	}
-	slices.SortFunc(nodes, netip.AddrPort.Compare)
-	nodes = slices.Compact(nodes)
-	if len(nodes) > MaxNodes {
-		return Spec{}, fmt.Errorf("%d coordinator addresses: at most %d can stay open", len(nodes), MaxNodes)
-	}
-	return Spec{Nodes: nodes}, nil
-}
-
-// LeftOpen says, for people, all that passes an isolation of this spec.
-func (s Spec) LeftOpen() []string {
-	open := []string{
-		"loopback",
-		"ARP requests and replies",
-		"IPv6 neighbour discovery with hop limit 255: solicitations and advertisements on the link, router solicitation out, router advertisement in",
-		"DHCPv4 client: UDP 68 to 255.255.255.255:67 out, UDP 67 to 68 in",
-		"DHCPv6 client: link-local UDP 546 to ff02::1:2 port 547 out, link-local UDP 547 to 546 in",
-	}
-	normal, err := s.normal()
-	if err != nil {
-		return open
-	}
-	for _, node := range normal.Nodes {
-		open = append(open, fmt.Sprintf("coordinator %s: UDP to it and from it, unfragmented", node))
-	}
-	return open
-}
-
-// NotCut says, for people, what this package is known not to cut. Each is
-// measured by the leak matrix, or cannot be on one machine.
-func NotCut() []string {
-	return []string{
-		// __dev_direct_xmit and the drivers' zero-copy paths have no netfilter hook.
-		"AF_XDP sockets (they need CAP_NET_RAW)",
-		// tc runs before the ingress hook, and a redirect from there skips the egress
-		// hook (nf_skip_egress).
-		"packets that a traffic-control or XDP program on one device redirects to another (some container networks do)",
-		"a device that is moved to another network namespace while isolated",
-	}
-}
-
 // Barrier is the cut of one network namespace. Its methods may be called from
 // any goroutine.
 type Barrier struct {
-	ns *os.File // nil: the caller's namespace
+	ns      *os.File // nil: the caller's namespace
+	hooking hooking
 
 	mu      sync.Mutex
 	current *applied
+	// anyDevice: the kernel hooks devices in by itself.
+	anyDevice bool
 }
 
 // applied is what the last transaction of this process put into the kernel.
@@ -156,44 +94,49 @@ func (b *Barrier) Close() error {
 	return ns.Close()
 }
 
-func (b *Barrier) conn() (*nftables.Conn, error) {
-	options := []nftables.ConnOption{nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetReadBuffer(netlinkBufferBytes), c.SetWriteBuffer(netlinkBufferBytes))
-	})}
-	if fd := b.fd(); fd > 0 {
-		options = append(options, nftables.WithNetNSFd(fd))
+// transact commits a batch in the namespace.
+func (b *Barrier) transact(transaction *batch) error {
+	conn, err := b.netfilter()
+	if err != nil {
+		return err
 	}
-	return nftables.New(options...)
-}
-
-func table() *nftables.Table {
-	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyNetdev}
+	defer func() { _ = conn.Close() }()
+	if err := errors.Join(conn.SetReadBuffer(netlinkBufferBytes), conn.SetWriteBuffer(netlinkBufferBytes)); err != nil {
+		return fmt.Errorf("sizing the nftables socket: %w", err)
+	}
+	return transaction.send(conn)
 }
 
 // Supported asks the kernel for both hooks without leaving anything: one
-// transaction that makes a table with an empty accepting egress chain on
-// loopback and deletes it.
+// transaction that makes a table with empty accepting chains and deletes it.
 func (b *Barrier) Supported() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.supported()
 }
 
+// supported finds out as well whether a chain can be on all devices at once; to a
+// kernel that does not know how, the attribute is invalid.
 func (b *Barrier) supported() error {
-	conn, err := b.conn()
-	if err != nil {
-		return fmt.Errorf("opening nftables: %w", err)
+	b.anyDevice = false
+	if b.hooking == hookAnyDevice || b.hooking == hookAsSupported && !readersMayHang() {
+		if b.transact(trial("")) == nil {
+			b.anyDevice = true
+			return nil
+		}
 	}
-	trial := conn.AddTable(&nftables.Table{Name: TableName + "_trial", Family: nftables.TableFamilyNetdev})
-	accept := nftables.ChainPolicyAccept
-	for _, hook := range []*nftables.ChainHook{nftables.ChainHookIngress, nftables.ChainHookEgress} {
-		conn.AddChain(&nftables.Chain{
-			Name: fmt.Sprintf("hook_%d", *hook), Table: trial, Type: nftables.ChainTypeFilter,
-			Hooknum: hook, Priority: nftables.ChainPriorityFilter, Policy: &accept, Device: "lo",
-		})
+	return explain(b.transact(trial("lo")))
+}
+
+func trial(device string) *batch {
+	const name = TableName + "_trial"
+	transaction := &batch{}
+	transaction.addTable(name)
+	for _, d := range []direction{ingress, egress} {
+		transaction.addBaseChain(name, d.String(), hook{direction: d, device: device, accept: true})
 	}
-	conn.DelTable(trial)
-	return explain(conn.Flush())
+	transaction.deleteTable(name)
+	return transaction
 }
 
 // explain turns what a kernel answers into what a person can act on.
@@ -279,52 +222,73 @@ func (b *Barrier) rebuild(spec Spec) error {
 // commit sends the whole table as one batch. Deleting and making it in the same
 // transaction is atomic: the new chains are hooked before the old ones go.
 func (b *Barrier) commit(next *applied) error {
-	conn, err := b.conn()
-	if err != nil {
-		return fmt.Errorf("opening nftables: %w", err)
-	}
-	conn.AddTable(table())
-	conn.DelTable(table())
-	owned := conn.AddTable(table())
+	transaction := &batch{}
+	transaction.addTable(TableName)
+	transaction.deleteTable(TableName)
+	transaction.addTable(TableName)
 	for _, name := range []string{counterIngress, counterEgress, counterProbe} {
-		conn.AddObj(&nftables.NamedObj{Table: owned, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+		transaction.addCounter(TableName, name)
+	}
+	// The hooks come first: each drops all as soon as the kernel reads it, which is
+	// some milliseconds before the transaction ends.
+	bases := b.bases(next)
+	for _, base := range bases {
+		transaction.addBaseChain(TableName, base.name, base.hook)
 	}
 	filter := newFilter(next)
-	for _, direction := range []direction{ingress, egress} {
-		for _, chain := range filter.chains(direction) {
-			added := conn.AddChain(&nftables.Chain{Name: chain.name, Table: owned})
+	for _, d := range next.spec.Level.directions() {
+		for _, chain := range filter.chains(d) {
+			transaction.addChain(TableName, chain.name)
 			for _, rule := range chain.rules {
-				conn.AddRule(&nftables.Rule{Table: owned, Chain: added, Exprs: rule})
+				transaction.addRule(TableName, chain.name, rule)
 			}
 		}
-		drop := nftables.ChainPolicyDrop
-		for _, device := range next.surround.devices {
-			base := conn.AddChain(&nftables.Chain{
-				Name: fmt.Sprintf("%s_%d", direction, device.index), Table: owned, Type: nftables.ChainTypeFilter,
-				Hooknum: direction.hook(), Policy: &drop, Device: device.name,
+	}
+	for _, base := range bases {
+		transaction.addRule(TableName, base.name, jump(base.hook.direction.String()))
+	}
+	return b.transact(transaction)
+}
+
+// base is a chain that the kernel calls.
+type base struct {
+	name string
+	hook hook
+}
+
+func (b *Barrier) bases(next *applied) (bases []base) {
+	devices := next.surround.devices
+	if b.anyDevice {
+		devices = []device{{}}
+	}
+	for _, d := range next.spec.Level.directions() {
+		for _, device := range devices {
+			bases = append(bases, base{
+				fmt.Sprintf("%s_%s", d, device.suffix()),
 				// First of all: nobody's chain may forward or mark a packet before it is cut.
-				Priority: nftables.ChainPriorityRef(math.MinInt32),
+				hook{direction: d, device: device.name, priority: math.MinInt32},
 			})
-			conn.AddRule(&nftables.Rule{Table: owned, Chain: base, Exprs: []expr.Any{
-				&expr.Verdict{Kind: expr.VerdictJump, Chain: direction.String()},
-			}})
 		}
 	}
-	return conn.Flush()
+	return bases
+}
+
+// suffix of a base chain's name; a device without a number stands for all.
+func (d device) suffix() string {
+	if d.index == 0 {
+		return "any"
+	}
+	return strconv.Itoa(d.index)
 }
 
 // Remove takes the table away, in one transaction. No table is no error.
 func (b *Barrier) Remove() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	conn, err := b.conn()
-	if err != nil {
-		return fmt.Errorf("opening nftables: %w", err)
-	}
-	// Adding first makes the deletion sure to find something.
-	conn.AddTable(table())
-	conn.DelTable(table())
-	if err := conn.Flush(); err != nil {
+	transaction := &batch{}
+	transaction.addTable(TableName)
+	transaction.deleteTable(TableName)
+	if err := b.transact(transaction); err != nil {
 		return explain(err)
 	}
 	b.current = nil
@@ -348,7 +312,8 @@ type Drift int
 // What Reconcile may find.
 const (
 	Unchanged Drift = iota
-	// Surroundings: devices or addresses came or went; no one touched the table.
+	// Surroundings: what the table depends on is another: the spec, addresses, and
+	// devices where each has its own chain. No one touched the table.
 	Surroundings
 	// Tampered: somebody removed or changed the table.
 	Tampered
@@ -371,7 +336,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 	if err != nil {
 		return drift, err
 	}
-	if b.current.unproved || !surround.equal(b.current.surround) || !slices.Equal(spec.Nodes, b.current.spec.Nodes) {
+	if b.current.unproved || !b.suits(surround) || !spec.equal(b.current.spec) {
 		drift = Surroundings
 	}
 	generation, err := b.generation()
@@ -392,6 +357,14 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 		return drift, nil
 	}
 	return drift, b.rebuild(spec)
+}
+
+// suits says whether the table in force is the one that these surroundings need.
+func (b *Barrier) suits(now surroundings) bool {
+	if b.anyDevice {
+		return slices.Equal(now.onLink, b.current.surround.onLink)
+	}
+	return now.equal(b.current.surround)
 }
 
 // lostOnlyDevices says whether the table differs only because the kernel took

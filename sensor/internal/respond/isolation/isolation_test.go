@@ -11,14 +11,11 @@ import (
 	"time"
 
 	vnl "github.com/vishvananda/netlink"
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
 	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // ruleset is all of nftables in the namespace as the administrator's tool sees it.
 func ruleset(t *testing.T, n *netnstest.Namespace) string {
@@ -180,29 +177,6 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-// Ensure applying and releasing many times leaves nothing, and nobody else's
-// tables are touched.
-func TestNoResidue(t *testing.T) {
-	host, _ := netnstest.Pair(t)
-	barrier := openBarrier(t, host)
-	nft(t, host, "add table inet theirs { chain c { type filter hook input priority 0; }; }")
-	before := ruleset(t, host)
-	for range 200 {
-		if err := barrier.Apply(testSpec()); err != nil {
-			t.Fatal(err)
-		}
-		if err := barrier.Remove(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if after := ruleset(t, host); after != before {
-		t.Errorf("after 200 cycles: got\n%s\nwant\n%s", after, before)
-	}
-	if err := barrier.Remove(); err != nil {
-		t.Errorf("removing what is not there: %v", err)
-	}
-}
-
 // Ensure that applying twice is one table, and that a foreign table in our name
 // is replaced and not added to.
 func TestApplyIsIdempotent(t *testing.T) {
@@ -293,40 +267,6 @@ func TestBusyNftables(t *testing.T) {
 	}
 	if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Unchanged {
 		t.Errorf("proved: got %d, %v", drift, err)
-	}
-}
-
-func TestSpec(t *testing.T) {
-	address := netip.MustParseAddrPort
-	many := make([]netip.AddrPort, MaxNodes+1)
-	for i := range many {
-		many[i] = netip.AddrPortFrom(peer4, uint16(i+1))
-	}
-	for _, tt := range []struct {
-		name  string
-		nodes []netip.AddrPort
-		want  string
-	}{
-		{"order and repetition", []netip.AddrPort{address("10.0.0.2:2"), address("10.0.0.1:1"), address("[::ffff:10.0.0.1]:1")}, "[10.0.0.1:1 10.0.0.2:2]"},
-		{"loopback needs none", []netip.AddrPort{address("127.0.0.1:1"), address("[::1]:1")}, "[]"},
-		{"zone", []netip.AddrPort{address("[fe80::1%eth0]:1")}, "[[fe80::1]:1]"},
-		{"no port", []netip.AddrPort{address("10.0.0.1:0")}, "error"},
-		{"everything", []netip.AddrPort{address("0.0.0.0:1")}, "error"},
-		{"multicast", []netip.AddrPort{address("[ff02::1]:1")}, "error"},
-		{"nothing", []netip.AddrPort{{}}, "error"},
-		{"too many", many, "error"},
-	} {
-		normal, err := Spec{tt.nodes}.normal()
-		got := fmt.Sprint(normal.Nodes)
-		if err != nil {
-			got = "error"
-		}
-		if got != tt.want {
-			t.Errorf("%s: got %s (%v), want %s", tt.name, got, err, tt.want)
-		}
-	}
-	if got := (Spec{[]netip.AddrPort{address("10.0.0.1:7700")}}).LeftOpen(); !strings.Contains(strings.Join(got, "\n"), "10.0.0.1:7700") {
-		t.Errorf("what is left open does not name the coordinator: %q", got)
 	}
 }
 

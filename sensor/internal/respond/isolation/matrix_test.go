@@ -44,8 +44,18 @@ type lab struct {
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{}
-	l.host, l.peer = netnstest.Pair(t)
+	host, peer := netnstest.Pair(t)
+	l := buildLab(t, host, peer)
+	l.captures = []*netnstest.Capture{
+		netnstest.NewCapture(t, l.peer, netnstest.PeerDevice), netnstest.NewCapture(t, l.peer, "peer1"),
+	}
+	l.establish(t)
+	return l
+}
+
+// buildLab makes all but what must be there before an isolation.
+func buildLab(t *testing.T, host, peer *netnstest.Namespace) *lab {
+	l := &lab{host: host, peer: peer}
 	l.index = l.host.Index(t, netnstest.HostDevice)
 	l.hostMAC, l.peerMAC = l.host.MAC(t, netnstest.HostDevice), l.peer.MAC(t, netnstest.PeerDevice)
 	for _, world := range []struct{ via, dst string }{{netnstest.PeerIP4, "0.0.0.0/0"}, {netnstest.PeerIP6, "::/0"}} {
@@ -57,10 +67,6 @@ func newLab(t *testing.T) *lab {
 	l.route(t)
 	l.bridge(t)
 	l.borrow(t)
-	l.captures = []*netnstest.Capture{
-		netnstest.NewCapture(t, l.peer, netnstest.PeerDevice), netnstest.NewCapture(t, l.peer, "peer1"),
-	}
-	l.establish(t)
 	l.sender, l.bypassing = netnstest.NewRaw(t, l.host, false), netnstest.NewRaw(t, l.host, true)
 	return l
 }
@@ -272,6 +278,12 @@ func (l *lab) cutPaths() []path {
 	return paths
 }
 
+// The ways that NotCut names.
+const (
+	pathXDP      = "AF_XDP, copy mode"
+	pathRedirect = "container, redirected by tc on ingress"
+)
+
 // gapPaths are the ways that NotCut names: they are measured so that nobody has
 // to believe it, and so that closing one shows.
 func (l *lab) gapPaths(t *testing.T) []path {
@@ -280,7 +292,7 @@ func (l *lab) gapPaths(t *testing.T) []path {
 	if err != nil {
 		t.Logf("SKIP path: needs AF_XDP: %v", err)
 	} else {
-		paths = append(paths, path{"AF_XDP, copy mode", l.host, func(p []byte) error {
+		paths = append(paths, path{pathXDP, l.host, func(p []byte) error {
 			packet := netnstest.IP4(unix.IPPROTO_UDP, host4, world4, netnstest.UDP(4444, 53, p), netnstest.Options{})
 			return xdp.Send(netnstest.Ether(l.peerMAC, l.hostMAC, unix.ETH_P_IP, packet))
 		}})
@@ -300,7 +312,7 @@ func (l *lab) gapPaths(t *testing.T) []path {
 	if err != nil {
 		t.Logf("SKIP path: needs tc with u32 and mirred: %v", err)
 	} else {
-		paths = append(paths, path{"container, redirected by tc on ingress", l.routed, udpTo("", "203.0.113.9:9999")})
+		paths = append(paths, path{pathRedirect, l.routed, udpTo("", "203.0.113.9:9999")})
 	}
 	return paths
 }
@@ -361,8 +373,13 @@ func (l *lab) run(t *testing.T, paths []path, round string) []int {
 // Ensure every way out is cut, that each was a way out before, and that only the
 // coordinator and address configuration stay open.
 func TestMatrix(t *testing.T) {
+	t.Run("a chain for each device", func(t *testing.T) { testMatrix(t, hookByDevice) })
+	t.Run("a chain for all devices", func(t *testing.T) { testMatrix(t, hookAnyDevice) })
+}
+
+func testMatrix(t *testing.T, how hooking) {
 	l := newLab(t)
-	barrier := openBarrier(t, l.host)
+	barrier := openHooked(t, l.host, how)
 	cut, open, gaps := l.cutPaths(), l.openPaths(), l.gapPaths(t)
 	before, openBefore, gapsBefore := l.run(t, cut, "before"), l.run(t, open, "open-before"), l.run(t, gaps, "gap-before")
 	if err := barrier.Apply(testSpec()); err != nil {
@@ -414,15 +431,25 @@ func TestMatrix(t *testing.T) {
 	t.Logf("\n%s", out.String())
 }
 
-func openBarrier(t *testing.T, host *netnstest.Namespace) *Barrier {
+// openBarrier hooks as the kernel and nft here allow.
+func openBarrier(t testing.TB, host *netnstest.Namespace) *Barrier {
+	t.Helper()
+	return openHooked(t, host, hookAsSupported)
+}
+
+func openHooked(t testing.TB, host *netnstest.Namespace, how hooking) *Barrier {
 	t.Helper()
 	barrier, err := Open(host.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = barrier.Close() })
+	barrier.hooking = how
 	if err := barrier.Supported(); errors.Is(err, ErrNoEgress) || errors.Is(err, ErrNoPermission) {
 		t.Skipf("SKIP: %v", err)
+	}
+	if how == hookAnyDevice && !barrier.anyDevice {
+		t.Skip("SKIP: needs chains on all devices (Linux 6.17)")
 	}
 	return barrier
 }

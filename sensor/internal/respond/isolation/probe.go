@@ -166,11 +166,15 @@ func (b *Barrier) Dropped() (in, out uint64, err error) {
 }
 
 func (b *Barrier) counted(name string) (uint64, error) {
-	conn, err := b.conn()
+	var options []nftables.ConnOption
+	if fd := b.fd(); fd > 0 {
+		options = append(options, nftables.WithNetNSFd(fd))
+	}
+	conn, err := nftables.New(options...)
 	if err != nil {
 		return 0, fmt.Errorf("opening nftables: %w", err)
 	}
-	objects, err := conn.GetNamedObjects(table())
+	objects, err := conn.GetNamedObjects(&nftables.Table{Name: TableName, Family: nftables.TableFamilyNetdev})
 	if err != nil {
 		return 0, fmt.Errorf("reading counter %s: %w", name, err)
 	}

@@ -3,6 +3,9 @@ package isolation
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +16,16 @@ import (
 )
 
 func TestReconcile(t *testing.T) {
+	t.Run("a chain for each device", func(t *testing.T) { testReconcile(t, hookByDevice, "egress_2") })
+	t.Run("a chain for all devices", func(t *testing.T) { testReconcile(t, hookAnyDevice, "egress_any") })
+}
+
+func testReconcile(t *testing.T, how hooking, base string) {
+	// The kernel itself brings the cut to new devices, so that nothing is to be done.
+	devices := Surroundings
+	if how == hookAnyDevice {
+		devices = Unchanged
+	}
 	for _, tt := range []struct {
 		name   string
 		change func(t *testing.T, host, peer *netnstest.Namespace)
@@ -30,17 +43,17 @@ func TestReconcile(t *testing.T) {
 			nft(t, host, "insert rule netdev "+TableName+" egress accept")
 		}, Tampered},
 		{"a rule replaced by its equal", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "flush chain netdev "+TableName+" egress_2; add rule netdev "+TableName+" egress_2 jump egress")
+			nft(t, host, "flush chain netdev "+TableName+" "+base+"; add rule netdev "+TableName+" "+base+" jump egress")
 		}, Tampered},
 		{"a policy of accept", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "add chain netdev "+TableName+" egress_2 { policy accept; }")
+			nft(t, host, "add chain netdev "+TableName+" "+base+" { policy accept; }")
 		}, Tampered},
 		{"a dormant table", func(t *testing.T, host, _ *netnstest.Namespace) {
 			nft(t, host, "add table netdev "+TableName+" { flags dormant; }")
 		}, Tampered},
 		{"a new device", func(t *testing.T, host, peer *netnstest.Namespace) {
 			netnstest.Wire(t, host, "late0", peer, "late1")
-		}, Surroundings},
+		}, devices},
 		{"a renamed device", func(t *testing.T, host, _ *netnstest.Namespace) {
 			handle := host.Handle(t)
 			link, err := handle.LinkByName(netnstest.HostDevice)
@@ -50,7 +63,7 @@ func TestReconcile(t *testing.T) {
 			if err != nil {
 				t.Skipf("SKIP: needs renaming of a device that is up: %v", err)
 			}
-		}, Surroundings},
+		}, devices},
 		{"a vanished device", func(t *testing.T, host, _ *netnstest.Namespace) {
 			handle := host.Handle(t)
 			link, err := handle.LinkByName(netnstest.HostDevice)
@@ -60,14 +73,14 @@ func TestReconcile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-		}, Surroundings},
+		}, Surroundings}, // its prefix goes with it
 		{"a new prefix", func(t *testing.T, host, _ *netnstest.Namespace) {
 			host.Address(t, netnstest.HostDevice, "fd78::1/64")
 		}, Surroundings},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			host, peer := netnstest.Pair(t)
-			barrier := openBarrier(t, host)
+			barrier := openHooked(t, host, how)
 			if err := barrier.Apply(testSpec()); err != nil {
 				t.Fatal(err)
 			}
@@ -83,6 +96,37 @@ func TestReconcile(t *testing.T) {
 				t.Errorf("probing after the repair: %v", err)
 			}
 		})
+	}
+}
+
+// Ensure that another level, or another opening, is noticed and put in force.
+func TestReconcileFollowsTheSpec(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	full, egressOnly, jump, wider := testSpec(), testSpec(), testSpec(), testSpec()
+	egressOnly.Level, jump.Level, wider.Level = EgressOnly, Jump, Jump
+	jump.Openings = []Opening{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Protocol: unix.IPPROTO_TCP, Port: 22}}
+	wider.Openings = append(slices.Clone(jump.Openings), Opening{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Protocol: unix.IPPROTO_UDP, Port: 53, Inbound: true})
+	if err := barrier.Apply(full); err != nil {
+		t.Fatal(err)
+	}
+	for i, spec := range []Spec{egressOnly, jump, wider, jump, full} {
+		if drift, err := barrier.Reconcile(spec); err != nil || drift != Surroundings {
+			t.Errorf("%d: got %d, %v; want the change noticed", i, drift, err)
+		}
+		if drift, err := barrier.Reconcile(spec); err != nil || drift != Unchanged {
+			t.Errorf("%d again: got %d, %v; want nothing changed", i, drift, err)
+		}
+		if _, err := barrier.Probe(); err != nil {
+			t.Errorf("%d: probing: %v", i, err)
+		}
+		list := ruleset(t, host)
+		if got, want := strings.Contains(list, "hook ingress"), spec.Level != EgressOnly; got != want {
+			t.Errorf("%d: chains of ingress: got %t, want %t", i, got, want)
+		}
+		if got, want := strings.Count(list, "0xc00002"), 2*len(spec.Openings); got != want {
+			t.Errorf("%d: rules of openings: got %d, want %d in\n%s", i, got, want, list)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -24,11 +23,20 @@ func (d direction) String() string {
 	return "ingress"
 }
 
-func (d direction) hook() *nftables.ChainHook {
+// The netdev family's hooks (linux/netfilter.h).
+func (d direction) hook() uint32 {
 	if d == egress {
-		return nftables.ChainHookEgress
+		return unix.NF_NETDEV_EGRESS
 	}
-	return nftables.ChainHookIngress
+	return unix.NF_NETDEV_INGRESS
+}
+
+// directions are those that a level cuts. What is not cut has no chain.
+func (l Level) directions() []direction {
+	if l == EgressOnly {
+		return []direction{egress}
+	}
+	return []direction{ingress, egress}
 }
 
 func (d direction) deviceType() expr.MetaKey {
@@ -36,6 +44,13 @@ func (d direction) deviceType() expr.MetaKey {
 		return expr.MetaKeyOIFTYPE
 	}
 	return expr.MetaKeyIIFTYPE
+}
+
+func (d direction) deviceIndex() expr.MetaKey {
+	if d == egress {
+		return expr.MetaKeyOIF
+	}
+	return expr.MetaKeyIIF
 }
 
 func (d direction) counter() string {
@@ -52,6 +67,9 @@ const (
 	counterEgress  = "dropped_egress"
 	counterProbe   = "probe"
 )
+
+// loopbackIndex is the number of lo in every namespace (LOOPBACK_IFINDEX).
+const loopbackIndex = 1
 
 const (
 	arpMaxBytes       = 64 // Ethernet minimum without checksum is 60; more is not ARP but a tunnel in it
@@ -85,13 +103,14 @@ type chain struct {
 }
 
 type filter struct {
-	nodes  []netip.AddrPort
-	onLink []netip.Prefix
-	nonce  [probeNonceBytes]byte
+	nodes    []netip.AddrPort
+	openings []Opening
+	onLink   []netip.Prefix
+	nonce    [probeNonceBytes]byte
 }
 
 func newFilter(a *applied) filter {
-	return filter{nodes: a.spec.Nodes, onLink: a.surround.onLink, nonce: a.nonce}
+	return filter{nodes: a.spec.Nodes, openings: a.spec.Openings, onLink: a.surround.onLink, nonce: a.nonce}
 }
 
 // chains are the direction's chains, the entry chain last so that it can jump.
@@ -114,7 +133,9 @@ func (f filter) entry(d direction, ip4, ip6 string) []rule {
 		)
 	}
 	rules := []rule{
-		join(metaIs(d.deviceType(), native16(unix.ARPHRD_LOOPBACK)), verdict(expr.VerdictAccept)),
+		// A tun device may call itself loopback, but has not its number.
+		join(metaIs(d.deviceType(), native16(unix.ARPHRD_LOOPBACK)),
+			metaIs(d.deviceIndex(), native32(loopbackIndex)), verdict(expr.VerdictAccept)),
 		join(ethernet(unix.ETH_P_IP), jump(ip4)),
 		join(ethernet(unix.ETH_P_IPV6), jump(ip6)),
 		// Ethernet and IPv4 only, 6 and 4 byte addresses, request and reply.
@@ -155,9 +176,10 @@ func arp(operation uint16) rule {
 func (f filter) ip4(d direction) []rule {
 	rules := []rule{
 		join(fieldIsNot(network, 0, []byte{0x45}), verdict(expr.VerdictReturn)),
-		join(fieldIsNot(network, 9, []byte{unix.IPPROTO_UDP}), verdict(expr.VerdictReturn)),
 		join(masked(network, 6, []byte{0x3f, 0xff}), differs([]byte{0, 0}), verdict(expr.VerdictReturn)),
 	}
+	rules = append(rules, f.opened(d, true)...)
+	rules = append(rules, join(fieldIsNot(network, 9, []byte{unix.IPPROTO_UDP}), verdict(expr.VerdictReturn)))
 	if d == egress {
 		// Broadcast only: a unicast renewal looks the same as a tunnel to any host, and
 		// a client that gets no answer to it rebinds by broadcast before its lease ends.
@@ -196,6 +218,7 @@ func (f filter) ip6(d direction) []rule {
 			rules = append(rules, join(message, verdict(expr.VerdictAccept)))
 		}
 	}
+	rules = append(rules, f.opened(d, false)...)
 	rules = append(rules, join(fieldIsNot(network, 6, []byte{unix.IPPROTO_UDP}), verdict(expr.VerdictReturn)))
 	if d == egress {
 		rules = append(rules, join(source(linkLocal), address(d, allDHCPv6), ports(546, 547), verdict(expr.VerdictAccept)))
@@ -216,6 +239,45 @@ func (f filter) coordinators(d direction, family func(netip.Addr) bool) []rule {
 			offset = 2
 		}
 		rules = append(rules, join(address(d, node.Addr()), fieldIs(transport, offset, big16(node.Port())), verdict(expr.VerdictAccept)))
+	}
+	return rules
+}
+
+const (
+	tcpFlags = 13 // offset in the header
+	tcpRST   = 0x04
+	tcpACK   = 0x10
+)
+
+// opened are the rules of the openings of one IP version. Whoever answers may not
+// ask: without ACK or RST no segment comes from the serving side, so that none can
+// begin a connection in the other direction. UDP does not tell the two apart.
+func (f filter) opened(d direction, is4 bool) []rule {
+	var rules []rule
+	for _, opening := range f.openings {
+		if opening.Prefix.Addr().Is4() != is4 {
+			continue
+		}
+		protocol := uint32(6) // next header
+		if is4 {
+			protocol = 9
+		}
+		// The service's side is the source when it answers: what we serve going out,
+		// what they serve coming in.
+		answer := opening.Inbound == (d == egress)
+		port := uint32(2)
+		if answer {
+			port = 0
+		}
+		r := join(
+			fieldIs(network, protocol, []byte{opening.Protocol}),
+			within(d, opening.Prefix),
+			fieldIs(transport, port, big16(opening.Port)),
+		)
+		if answer && opening.Protocol == unix.IPPROTO_TCP {
+			r = join(r, masked(transport, tcpFlags, []byte{tcpACK | tcpRST}), differs([]byte{0}))
+		}
+		rules = append(rules, join(r, verdict(expr.VerdictAccept)))
 	}
 	return rules
 }
@@ -247,6 +309,8 @@ func join(parts ...any) rule {
 func big16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
 
 func native16(v uint16) []byte { return binary.NativeEndian.AppendUint16(nil, v) }
+
+func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
 func verdict(kind expr.VerdictKind) rule { return rule{&expr.Verdict{Kind: kind}} }
 
@@ -309,14 +373,15 @@ func source(prefix netip.Prefix) rule { return inPrefix(8, prefix) }
 
 func destination(prefix netip.Prefix) rule { return inPrefix(24, prefix) }
 
-func within(d direction, prefix netip.Prefix) rule { return inPrefix(remoteOffset(d, false), prefix) }
+func within(d direction, prefix netip.Prefix) rule {
+	return inPrefix(remoteOffset(d, prefix.Addr().Is4()), prefix)
+}
 
-// inPrefix is for IPv6.
 func inPrefix(offset uint32, prefix netip.Prefix) rule {
-	var mask [16]byte
+	want := prefix.Masked().Addr().AsSlice()
+	mask := make([]byte, len(want))
 	for bit := range prefix.Bits() {
 		mask[bit/8] |= 0x80 >> (bit % 8)
 	}
-	want := prefix.Masked().Addr().As16()
-	return join(masked(network, offset, mask[:]), &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: want[:]})
+	return join(masked(network, offset, mask), &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: want})
 }

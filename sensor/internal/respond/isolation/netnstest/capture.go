@@ -68,6 +68,41 @@ func (c *Capture) Frames(t testing.TB) [][]byte {
 	}
 }
 
+// Each calls fn with each frame that arrives until quit is closed and the wire is
+// quiet. fn must not keep the frame.
+func (c *Capture) Each(quit <-chan struct{}, fn func(frame []byte)) {
+	buffer := make([]byte, 1<<16)
+	for {
+		size, from, err := unix.Recvfrom(c.fd, buffer, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			ready, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(quiet.Milliseconds()))
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				return
+			}
+			select {
+			case <-quit:
+				if err == nil && ready == 0 {
+					return
+				}
+			default:
+			}
+			continue
+		case err != nil: // ENETDOWN: the device is gone; a closed descriptor
+			if errors.Is(err, unix.ENETDOWN) {
+				continue
+			}
+			return
+		}
+		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype == unix.PACKET_OUTGOING {
+			continue
+		}
+		fn(buffer[:size])
+	}
+}
+
 // Count is the number of newly arrived frames that hold marker.
 func (c *Capture) Count(t testing.TB, marker []byte) int {
 	t.Helper()

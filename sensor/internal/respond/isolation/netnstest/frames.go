@@ -55,6 +55,23 @@ func UDP(from, to uint16, payload []byte) []byte {
 	return append(append(header, 0, 0), payload...)
 }
 
+// Flags of a TCP header.
+const (
+	FIN = 0x01
+	SYN = 0x02
+	RST = 0x04
+	ACK = 0x10
+)
+
+// TCP makes a segment without a checksum, for what is counted on the wire and not
+// answered.
+func TCP(from, to uint16, flags byte, payload []byte) []byte {
+	header := binary.BigEndian.AppendUint16(nil, from)
+	header = binary.BigEndian.AppendUint16(header, to)
+	header = append(header, 0, 0, 0, 1, 0, 0, 0, 1, 5<<4, flags, 0xff, 0xff, 0, 0, 0, 0)
+	return append(header, payload...)
+}
+
 // NeighborSolicitation makes the ICMPv6 message with a checksum, asking for target.
 func NeighborSolicitation(from, to, target netip.Addr, options []byte) []byte {
 	message := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, target.AsSlice()...)

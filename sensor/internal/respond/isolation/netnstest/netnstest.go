@@ -193,12 +193,18 @@ const (
 func Pair(t testing.TB) (host, peer *Namespace) {
 	t.Helper()
 	host, peer = New(t), New(t)
+	Join(t, host, peer)
+	return host, peer
+}
+
+// Join puts two namespaces on one wire, with Pair's addresses.
+func Join(t testing.TB, host, peer *Namespace) {
+	t.Helper()
 	Wire(t, host, HostDevice, peer, PeerDevice)
 	host.Address(t, HostDevice, HostIP4+"/24")
 	host.Address(t, HostDevice, HostIP6+"/64")
 	peer.Address(t, PeerDevice, PeerIP4+"/24")
 	peer.Address(t, PeerDevice, PeerIP6+"/64")
-	return host, peer
 }
 
 // Adopt moves a device of another namespace here.

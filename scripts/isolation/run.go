@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
+)
+
+type config struct {
+	seconds   float64
+	guest     string
+	guestOnly bool
+}
+
+const (
+	testPackage = "sensor/internal/respond/isolation"
+	out         = "out"
+	// rowMark begins a line with a row (measureMark of the tests).
+	rowMark = "ISOLATION-ROW "
+	// beside are the tests that prove the rest: their figures become notes.
+	beside = "^(TestEstablishedFlowsEnd|TestReplacingLeaksNothing|TestTampering|TestNoResidue|TestLateDevices|TestLateDevicesInKernel|TestDHCP|TestOpenings|TestEgressOnly)$"
+	// matrix is the test that prints rows.
+	matrix = "^TestMeasure$"
+	// fullFrom is where the tests beside it repeat as often as was asked for.
+	fullFrom = 60
+	// maxLine bounds a line of a test or of the guest's console.
+	maxLine = 1 << 20
+)
+
+func run(ctx context.Context, cfg config) error {
+	var rows []figure.Row
+	var grids []*grid
+	if !cfg.guestOnly {
+		here, err := onThisKernel(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		grids = append(grids, here)
+		rows = append(rows, here.rows()...)
+	}
+	if cfg.guest != "" {
+		there, err := inGuest(ctx, cfg)
+		if err != nil {
+			rows = append(rows, figure.Missing(cfg.guest+" matrix", "packets", "= 0", err))
+		}
+		grids = append(grids, there)
+		rows = append(rows, there.rows()...)
+	}
+	for _, g := range grids {
+		if err := g.print(os.Stdout); err != nil {
+			return err
+		}
+	}
+	if err := figure.Write(out, "isolation", rows); err != nil {
+		return err
+	}
+	missed := 0
+	for _, row := range rows {
+		if !row.OK {
+			missed++
+			fmt.Printf("NO  %s: %g %s, want %s (%s)\n", row.Name, row.Value, row.Unit, row.Target, row.Note)
+		}
+	}
+	if missed > 0 {
+		return fmt.Errorf("%w: %d of %d (out/isolation.jsonl)", figure.ErrMissed, missed, len(rows))
+	}
+	fmt.Printf("all %d figures reached (out/isolation.jsonl)\n", len(rows))
+	return nil
+}
+
+// onThisKernel builds the tests and runs them: the matrix first, alone, since it
+// measures, and what proves the rest after it.
+func onThisKernel(ctx context.Context, cfg config) (*grid, error) {
+	dir, err := os.MkdirTemp("", "vedette-isolation-")
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for the tests: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	program := filepath.Join(dir, "isolation.test")
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-buildvcs=false", "-o", program, "./"+testPackage)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building the tests: %w\n%s", err, said)
+	}
+	g := newGrid("")
+	fmt.Printf("isolation: each phase takes %g s, the matrix about %.0f s …\n", cfg.seconds, 6*cfg.seconds+10)
+	if err := test(ctx, g, program, matrix, fmt.Sprintf("VEDETTE_ISOLATION_SECONDS=%g", cfg.seconds)); err != nil {
+		return nil, err
+	}
+	if len(g.paths) == 0 {
+		return nil, fmt.Errorf("the tests printed no row: %s", strings.Join(g.said, "\n"))
+	}
+	full := ""
+	if cfg.seconds >= fullFrom {
+		full = "yes"
+	}
+	fmt.Println("isolation: established flows, replacing, tampering, residue, devices, DHCP, openings …")
+	return g, test(ctx, g, program, beside, "VEDETTE_ISOLATION_FULL="+full)
+}
+
+// test runs some tests; that one fails is a row and no error.
+func test(ctx context.Context, g *grid, program, which, setting string) error {
+	cmd := exec.CommandContext(ctx, program, "-test.v", "-test.timeout=30m", "-test.run="+which)
+	cmd.Dir = testPackage
+	cmd.Env = append(os.Environ(), setting)
+	// The tests clean up when they are asked to end, not when they are killed.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	reader, writer := io.Pipe()
+	cmd.Stdout, cmd.Stderr = writer, writer
+	read := make(chan error, 1)
+	go func() { read <- g.read(reader) }()
+	err := cmd.Run()
+	_ = writer.Close()
+	if readErr := <-read; readErr != nil {
+		return readErr
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return fmt.Errorf("running the tests: %w", err)
+	}
+	return ctx.Err()
+}
+
+// inGuest reads what the tests print from the guest's console.
+func inGuest(ctx context.Context, cfg config) (*grid, error) {
+	g := newGrid(cfg.guest)
+	cmd := exec.CommandContext(ctx, "bin/vedette-vmtest", "-kernel", cfg.guest, "-packages", testPackage, "-run", matrix)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	runErr := cmd.Run()
+	var exit *exec.ExitError
+	if runErr != nil && !errors.As(runErr, &exit) {
+		return g, fmt.Errorf("running bin/vedette-vmtest (make bin/vedette-vmtest): %w", runErr)
+	}
+	console, err := os.Open(filepath.Join(out, "vmtest-"+cfg.guest+".log"))
+	if err != nil {
+		return g, fmt.Errorf("reading the guest's console: %w", err)
+	}
+	defer func() { _ = console.Close() }()
+	if err := g.read(console); err != nil {
+		return g, err
+	}
+	if len(g.paths) == 0 {
+		return g, errors.New("the guest printed no row")
+	}
+	return g, nil
+}
+
+// read takes the rows and the ends of tests out of a test's output.
+func (g *grid) read(in io.Reader) error {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		line := strings.TrimRight(lines.Text(), "\r")
+		if _, text, ok := strings.Cut(line, rowMark); ok {
+			var m measured
+			if err := json.Unmarshal([]byte(text), &m); err != nil {
+				g.said = append(g.said, fmt.Sprintf("a row that cannot be read: %v: %s", err, text))
+				continue
+			}
+			g.add(m)
+			continue
+		}
+		g.line(line)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("reading what the tests say: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package isolation
+
+import (
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	vnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
+)
+
+// lateKinds are the kinds of devices that may come while a host is isolated.
+func lateKinds(parent int) map[string]vnl.Link {
+	child := func() vnl.LinkAttrs {
+		attrs := attributes("late9")
+		attrs.ParentIndex = parent
+		return attrs
+	}
+	return map[string]vnl.Link{
+		"veth":    &vnl.Veth{LinkAttrs: attributes("late9"), PeerName: "far9"},
+		"macvlan": &vnl.Macvlan{LinkAttrs: child(), Mode: vnl.MACVLAN_MODE_BRIDGE},
+		"ipvlan":  &vnl.IPVlan{LinkAttrs: child(), Mode: vnl.IPVLAN_MODE_L2},
+		"vlan":    &vnl.Vlan{LinkAttrs: child(), VlanId: 9},
+		"bridge":  &vnl.Bridge{LinkAttrs: attributes("late9")},
+		"dummy":   &vnl.Dummy{LinkAttrs: attributes("late9")},
+		"vxlan":   &vnl.Vxlan{LinkAttrs: attributes("late9"), VxlanId: 9, Group: net.ParseIP(netnstest.PeerIP4), Port: 4789},
+		"ipip":    &vnl.Iptun{LinkAttrs: attributes("late9"), Local: net.ParseIP(netnstest.HostIP4), Remote: net.ParseIP(netnstest.PeerIP4)},
+	}
+}
+
+// Ensure that devices of each kind are cut as soon as the kernel has told of them,
+// and print how long that is and what a sender gets out meanwhile that was waiting
+// for the device.
+func TestLateDevices(t *testing.T) {
+	for name := range lateKinds(0) {
+		t.Run(name, func(t *testing.T) {
+			host, _ := netnstest.Pair(t)
+			openBarrier(t, host)
+			startKeeper(t, host, testSpec())
+			gap, passed := late(t, host, name)
+			t.Logf("%s: cut %v after it was brought up, %d frames passed", name, gap.Round(10*time.Microsecond), passed)
+		})
+	}
+}
+
+// Ensure that where the kernel hooks devices in by itself, none is ever open, though
+// nobody follows.
+func TestLateDevicesInKernel(t *testing.T) {
+	for name := range lateKinds(0) {
+		t.Run(name, func(t *testing.T) {
+			host, _ := netnstest.Pair(t)
+			barrier := openHooked(t, host, hookAnyDevice)
+			if err := barrier.Apply(testSpec()); err != nil {
+				t.Fatal(err)
+			}
+			if _, passed := late(t, host, name); passed != 0 {
+				t.Errorf("%d frames passed", passed)
+			}
+		})
+	}
+}
+
+// late makes a device, brings it up and sends on it until a frame is refused.
+func late(t *testing.T, host *netnstest.Namespace, kind string) (gap time.Duration, passed int) {
+	t.Helper()
+	handle := host.Handle(t)
+	raw := netnstest.NewRaw(t, host, true)
+	link := lateKinds(host.Index(t, netnstest.HostDevice))[kind]
+	if err := handle.LinkAdd(link); err != nil {
+		t.Skipf("SKIP: needs the %s driver: %v", kind, err)
+	}
+	found, err := handle.LinkByName("late9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind == "veth" {
+		host.Up(t, "far9")
+	}
+	if err := handle.LinkSetUp(found); err != nil {
+		t.Fatal(err)
+	}
+	up := time.Now()
+	frame := netnstest.Ether(farMAC, farMAC, unix.ETH_P_IP, netnstest.IP4(unix.IPPROTO_UDP, host4, world4, netnstest.UDP(4444, 53, []byte("late")), netnstest.Options{}))
+	if kind == "ipip" {
+		frame = frame[14:] // its frames begin with the packet
+	}
+	for limit := slow.Deadline(5 * time.Second); time.Since(up) < limit; {
+		switch err := raw.Send(found.Attrs().Index, unix.ETH_P_IP, frame); {
+		case err == nil:
+			passed++
+		case errors.Is(err, unix.ENOBUFS):
+			return time.Since(up), passed
+		case errors.Is(err, unix.ENETDOWN): // not up yet
+		default:
+			t.Fatalf("sending: %v", err)
+		}
+	}
+	t.Errorf("the device was not cut; %d frames passed", passed)
+	return time.Since(up), passed
+}

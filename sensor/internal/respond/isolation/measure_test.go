@@ -1,0 +1,170 @@
+package isolation
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
+)
+
+// measureVariable holds the seconds of each phase; make isolation sets it and reads
+// the lines that begin with measureMark.
+const (
+	measureVariable = "VEDETTE_ISOLATION_SECONDS"
+	measureMark     = "ISOLATION-ROW "
+)
+
+// Phases of the measurement.
+const (
+	phaseBefore = iota
+	phaseApply
+	phaseKilled
+	phaseFlushed
+	phaseReboot
+)
+
+var phaseNames = []string{"before", "apply", "sensor killed", "nft flushed", "after reboot"}
+
+// measured is one row: of a path, in a phase.
+type measured struct {
+	Path   string `json:"path"`
+	Phase  string `json:"phase"`
+	Sent   uint64 `json:"sent"`
+	Before uint64 `json:"before"` // packets that arrived in the phase before the cut
+	Leaked uint64 `json:"leaked"`
+	Lacks  string `json:"lacks,omitempty"` // what this kernel lacks for the path
+	Error  string `json:"error,omitempty"` // why the path could not be sent on
+	Note   string `json:"note,omitempty"`
+}
+
+// Where a device or a namespace comes while isolated.
+const (
+	pathLateDevice    = "NIC added later, AF_PACKET from before it is up"
+	pathLateNamespace = "namespace made later, through the host"
+)
+
+// Ensure that nothing passes on any path while the cut is in force: once applied,
+// when the process that applied it is killed, and after a reboot. What passes while
+// somebody flushes nftables is told.
+func TestMeasure(t *testing.T) {
+	each := slow.Deadline(250 * time.Millisecond)
+	text, asked := os.LookupEnv(measureVariable)
+	if asked {
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err != nil || seconds <= 0 {
+			t.Fatalf("%s is %q: want seconds", measureVariable, text)
+		}
+		each = time.Duration(seconds * float64(time.Second))
+	}
+	host, peer := netnstest.New(t), netnstest.New(t)
+	openBarrier(t, host) // skips where there is no egress hook
+	netnstest.Join(t, host, peer)
+	r := newRig(t, host, peer, false)
+	r.flood.start()
+	r.flood.during(phaseBefore, slow.Deadline(min(each, time.Second)))
+	rows := r.phases(t, each)
+	r.flood.stop()
+	rows = append(rows, r.rows(phaseApply, phaseKilled, phaseFlushed)...)
+	rows = append(rows, reboot(t, r, each)...)
+	for _, row := range rows {
+		line, err := json.Marshal(row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("%s%s\n", measureMark, line)
+	}
+	if !asked {
+		judge(t, rows)
+	}
+}
+
+// phases goes through those of a running host.
+func (r *rig) phases(t *testing.T, each time.Duration) (rows []measured) {
+	later := func(phase uint32, note string) {
+		for name, arrive := range map[string]func(*testing.T, uint32) int{pathLateDevice: r.arrive, pathLateNamespace: r.arrivedNamespace} {
+			rows = append(rows, measured{Path: name, Phase: phaseNames[phase], Sent: 1, Before: 1, Leaked: uint64(arrive(t, phase)), Note: note})
+		}
+	}
+	first := startKeeper(t, r.host, testSpec())
+	r.flood.during(phaseApply, each)
+	later(phaseApply, "")
+	first.kill()
+	r.flood.during(phaseKilled, each)
+	later(phaseKilled, "nobody is there who could follow")
+	second := startKeeper(t, r.host, testSpec())
+	r.flood.phase.Store(phaseFlushed)
+	flushed := time.Now()
+	nft(t, r.host, "flush ruleset")
+	second.until(t, Tampered)
+	took := time.Since(flushed)
+	r.flood.during(phaseFlushed, each)
+	later(phaseFlushed, "")
+	second.kill()
+	return append(rows, measured{Path: "reapplied after a flush, ms", Phase: phaseNames[phaseFlushed], Sent: 1, Before: 1, Leaked: uint64(took.Milliseconds())})
+}
+
+// reboot is a host whose sensor runs before its first device comes, which is the
+// order that the packaged unit gives.
+func reboot(t *testing.T, before *rig, each time.Duration) []measured {
+	host, peer := netnstest.New(t), netnstest.New(t)
+	k := startKeeper(t, host, testSpec())
+	netnstest.Join(t, host, peer)
+	r := newRig(t, host, peer, true)
+	r.flood.phase.Store(phaseReboot)
+	r.flood.start()
+	r.flood.during(phaseReboot, each)
+	r.flood.stop()
+	k.kill()
+	for _, now := range r.flood.paths {
+		for _, old := range before.flood.paths {
+			if old.name == now.name {
+				now.arrived[phaseBefore].Store(old.arrived[phaseBefore].Load())
+			}
+		}
+	}
+	return r.rows(phaseReboot)
+}
+
+// rows are the flood's, and those of the paths that the kernel lacks.
+func (r *rig) rows(phases ...uint32) (rows []measured) {
+	for _, phase := range phases {
+		for _, p := range r.flood.paths {
+			row := measured{
+				Path: p.name, Phase: phaseNames[phase], Sent: p.sent[phase].Load(),
+				Before: p.arrived[phaseBefore].Load(), Leaked: p.arrived[phase].Load(),
+			}
+			if err := p.failed.Load(); err != nil {
+				row.Error = (*err).Error()
+			}
+			rows = append(rows, row)
+		}
+		for name, lacks := range r.missing {
+			rows = append(rows, measured{Path: name, Phase: phaseNames[phase], Lacks: lacks})
+		}
+	}
+	return rows
+}
+
+// known are the ways that NotCut names.
+var known = map[string]bool{pathXDP: true, pathRedirect: true, inSniffed: true}
+
+// judge is for a run that nobody reads.
+func judge(t *testing.T, rows []measured) {
+	for _, row := range rows {
+		switch {
+		case row.Lacks != "":
+			t.Logf("SKIP path %s: the kernel says %s", row.Path, row.Lacks)
+		case row.Error != "" || row.Before == 0 || row.Sent == 0:
+			t.Errorf("%s, %s: %d sent, %d arrived before, %s: this path proves nothing", row.Path, row.Phase, row.Sent, row.Before, row.Error)
+		case known[row.Path] || row.Phase == phaseNames[phaseFlushed] || row.Path == pathLateDevice:
+			t.Logf("%s, %s: %d packets", row.Path, row.Phase, row.Leaked)
+		case row.Leaked > 0:
+			t.Errorf("%s, %s: %d of %d packets leaked", row.Path, row.Phase, row.Leaked, row.Sent)
+		}
+	}
+}
