@@ -33,6 +33,7 @@ const (
 	CutProgListXdp       = "list_xdp"
 	CutProgXdpHolders    = "xdp_holders"
 	CutProgXdpMappers    = "xdp_mappers"
+	CutVarContract       = "contract"
 	CutVarCut            = "cut"
 	CutVarNetnsCookie    = "netns_cookie"
 )
@@ -108,6 +109,7 @@ type CutMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CutVariableSpecs struct {
+	Contract    *ebpf.VariableSpec `ebpf:"contract"`
 	Cut         *ebpf.VariableSpec `ebpf:"cut"`
 	NetnsCookie *ebpf.VariableSpec `ebpf:"netns_cookie"`
 }
@@ -153,6 +155,7 @@ func (m *CutMaps) Close() error {
 //
 // It can be passed to LoadCutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CutVariables struct {
+	Contract    *ebpf.Variable `ebpf:"contract"`
 	Cut         *ebpf.Variable `ebpf:"cut"`
 	NetnsCookie *ebpf.Variable `ebpf:"netns_cookie"`
 }

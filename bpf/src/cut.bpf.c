@@ -458,7 +458,7 @@ struct xdp_holder {
 	u32 pad;
 	u8 comm[16];
 };
-enum { XDP_MAX = 256 }; /* more are counted: user space says that it does not know them all */
+enum { XDP_MAX = 128 }; /* more are counted: user space says that it does not know them all */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
 	MAP_NUMBER(max_entries, XDP_MAX);
@@ -558,5 +558,14 @@ int xdp_mappers(struct bpf_iter__task_vma *ctx)
 		return 0;
 	return tell_holder(ctx->meta->seq, task, file, XDP_MAPPED);
 }
+
+/* Keeps the types of the contract in the object's BTF, where a test compares them. */
+struct cut_contract {
+	enum cut_level levels;
+	enum way ways;
+	enum xdp_flags xdp_flags;
+	struct xdp_holder holder;
+};
+const volatile struct cut_contract contract = {};
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

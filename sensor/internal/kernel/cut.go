@@ -191,7 +191,7 @@ func (c *Cut) cookie() (cookie uint64, err error) {
 
 // Set stores the word and returns: a plain store, with no system call and no lock, so that
 // it can be made where a verdict is reached. Packets that were past the hook, in a queueing
-// discipline or in the driver's ring, still leave. It must not race with Close.
+// discipline or in the driver's ring, still leave. After Close it does nothing.
 func (c *Cut) Set(level CutLevel) {
 	if c.level != nil {
 		atomic.StoreUint32(c.level, uint32(level))
@@ -301,10 +301,7 @@ func (c *Cut) Close() error {
 	for _, p := range c.frozen {
 		errs = append(errs, p.close())
 	}
-	if c.page != nil {
-		c.level = nil
-		errs = append(errs, unix.Munmap(c.page))
-	}
+	// The page stays mapped: a Set that is under way must find it.
 	if c.collection != nil {
 		c.collection.Close()
 	}

@@ -164,6 +164,54 @@ func TestCutFollows(t *testing.T) {
 	}
 }
 
+// Ensure a device that is moved to another namespace while the host is cut stays cut
+// there, and is let go of when that ends.
+func TestCutKeepsWhatIsMoved(t *testing.T) {
+	needTCX(t)
+	l := newCutLab(t)
+	away := netnstest.New(t)
+	netnstest.Wire(t, l.host, "moves0", l.peer, "moves1")
+	if err := l.cut.Reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	index := l.host.Index(t, "moves0")
+	l.cut.Set(CutAll)
+	handle := l.host.Handle(t)
+	device, err := handle.LinkByName("moves0")
+	if err == nil {
+		err = away.Adopt(handle, device)
+	}
+	if err == nil {
+		err = l.cut.Reconcile()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	away.Up(t, "moves0")
+	capture := netnstest.NewCapture(t, l.peer, "moves1")
+	sender := netnstest.NewRaw(t, away, false)
+	frame := netnstest.Ether(l.peer.MAC(t, "moves1"), away.MAC(t, "moves0"), 0x88b5, []byte("away"))
+	moved := away.Index(t, "moves0")
+	send := func() int {
+		away.Must(t, "sending", func() error { _ = sender.Send(moved, 0x88b5, frame); return nil })
+		return capture.Count(t, []byte("away"))
+	}
+	if n := send(); n != 0 {
+		t.Errorf("%d frames leaked through a device that was moved away", n)
+	}
+	l.cut.Set(CutNone)
+	if err := l.cut.Reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if l.cut.devices[index] != nil {
+		t.Error("a device that is another namespace's is kept")
+	}
+	l.cut.Set(CutAll)
+	if n := send(); n != 1 {
+		t.Errorf("%d frames passed through another namespace's device, want 1", n)
+	}
+}
+
 // pollEvery is short, because what is waited for mostly takes less than a millisecond.
 const pollEvery = 200 * time.Microsecond
 

@@ -23,7 +23,7 @@ import (
 
 const (
 	// maxXDPSockets is XDP_MAX of bpf/src/cut.bpf.c.
-	maxXDPSockets = 256
+	maxXDPSockets = 128
 	// xdpCountOffset is offsetof(struct cut_state, xdp_sockets).
 	xdpCountOffset = 8
 	// stopPatience is the longest that a stopped process's threads may take to come to
