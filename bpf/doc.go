@@ -10,3 +10,4 @@ package bpf
 // The flags: -mcpu=v3 is the newest instruction set of every kernel that is
 // claimed; the folder is mapped away so that the object is the same everywhere.
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpf -no-global-types -cflags "-O2 -g -mcpu=v3 -Wall -Wextra -Werror" Vedette src/vedette.bpf.c -- -Iinclude
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpf -no-global-types -cflags "-O2 -g -mcpu=v3 -Wall -Wextra -Werror" Cut src/cut.bpf.c -- -Iinclude

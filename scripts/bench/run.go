@@ -35,6 +35,7 @@ var parts = []struct {
 	take  func(context.Context, *bench) []figure.Row
 }{
 	{"kernel", "the programs' run time, by the kernel's own account", kernelCost},
+	{"cut", "the pre-armed cut: what it costs, and how soon it is there", cutLatency},
 	{"host", "a sensor of the whole host: memory, and exec → visible", wholeHost},
 	{"agent", "the sensor's CPU for each operation", agentCost},
 	{"wall", "how much slower programs start, beside auditd and bpftrace", wallCost},

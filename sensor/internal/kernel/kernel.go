@@ -83,6 +83,10 @@ type Config struct {
 	// processes that did nothing else: they are introduced when they do. False: every
 	// fork, exec and exit is told.
 	KeepKnown bool
+	// Prompt: an exec that is told wakes the reader at once, also soon after another, up to
+	// a hundred a second and bursts of five hundred, which else is read by the clock: for
+	// a host that acts by itself, where 25 ms later is too late. A wake-up costs some 30 µs.
+	Prompt bool
 	// Logger gets what an operator should know; nil: silence.
 	Logger *slog.Logger
 }

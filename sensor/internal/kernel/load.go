@@ -78,6 +78,10 @@ func load(cfg Config, f Features, knobs scopeKnobs, key [2]uint64) (*ebpf.Collec
 	if !f.Calls {
 		dropPrograms(spec, callPrograms, classPrograms())
 	}
+	wakeInterval := uint64(busyTick)
+	if cfg.Prompt {
+		wakeInterval = 0
+	}
 	for name, value := range map[string]any{
 		bpf.VedetteVarSipKey:      key,
 		bpf.VedetteVarKeepKnown:   boolKnob(cfg.KeepKnown),
@@ -88,7 +92,7 @@ func load(cfg Config, f Features, knobs scopeKnobs, key [2]uint64) (*ebpf.Collec
 		// A quarter: the reader then still has three quarters' time to come.
 		bpf.VedetteVarCriticalWakeBytes: uint64(cfg.CriticalRingBytes / 4),
 		bpf.VedetteVarBulkWakeBytes:     uint64(cfg.BulkRingBytes / 4),
-		bpf.VedetteVarWakeInterval:      uint64(busyTick),
+		bpf.VedetteVarWakeInterval:      wakeInterval,
 		bpf.VedetteVarExitTellsGroup:    boolKnob(f.ExitTellsGroup),
 		bpf.VedetteVarTellFiles:         boolKnob(len(cfg.Watch) > 0),
 	} {

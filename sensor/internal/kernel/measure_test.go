@@ -17,6 +17,7 @@ import (
 
 	"github.com/vedette-edr/vedette/bpf"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
 )
 
 var update = flag.Bool("update", false, "write testdata/instructions.json anew")
@@ -268,7 +269,9 @@ func TestVerifiedInstructions(t *testing.T) {
 	}
 	defer s.Close()
 	got := golden{Kernel: s.features.Release, Instructions: map[string]uint32{}}
-	for name, program := range s.collection.Programs {
+	programs := maps.Clone(s.collection.Programs)
+	maps.Copy(programs, openCut(t, netnstest.New(t)).collection.Programs)
+	for name, program := range programs {
 		info, err := program.Info()
 		if err != nil {
 			t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf/btf"
 
@@ -61,5 +62,40 @@ func TestRecordsOverTheRingsEnd(t *testing.T) {
 	}
 	if n := w.malformed.Load(); n > 0 {
 		t.Errorf("%d malformed records", n)
+	}
+}
+
+// Ensure a prompt reader is woken for a burst, then at a steady rate, and that what is
+// not spent comes back.
+func TestPromptness(t *testing.T) {
+	const each = uint64(time.Second / promptRate)
+	var p promptness
+	now := uint64(time.Hour)
+	count := func(n int) (allowed int) {
+		for range n {
+			if p.allows(now, true) {
+				allowed++
+			}
+		}
+		return allowed
+	}
+	if got := count(2 * promptBurst); got != promptBurst+1 {
+		t.Errorf("%d wake-ups at once, want %d", got, promptBurst+1)
+	}
+	if p.allows(now, false) {
+		t.Error("a reader that spent all is prompt")
+	}
+	now += 10 * each
+	if got := count(100); got != 10 {
+		t.Errorf("%d wake-ups in the time of 10", got)
+	}
+	now += 2 * promptBurst * each
+	for range 10 {
+		if !p.allows(now, false) {
+			t.Error("coming for nothing is counted")
+		}
+	}
+	if got := count(2 * promptBurst); got != promptBurst+1 {
+		t.Errorf("%d wake-ups at once after a rest, want %d", got, promptBurst+1)
 	}
 }

@@ -72,6 +72,10 @@ func playRole(role string) int {
 		return t.failed
 	case "connect-loop": // as often as each line says, until there is none
 		return connectLoop()
+	case "xdp-flood": // frames past every hook, until it is killed
+		return xdpFlood()
+	case "udp-flood":
+		return udpFlood()
 	case "dial": // once, and send as much as is asked for
 		c, err := net.Dial("tcp", os.Getenv("VEDETTE_TEST_PEER"))
 		if err == nil {

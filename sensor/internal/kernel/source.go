@@ -43,6 +43,9 @@ const (
 	// lateness is how much later than its clock the reader may come before an exec
 	// wakes it: two milliseconds are the installed sensor's timer slack.
 	lateness = 5 * time.Millisecond
+	// promptRate comings a second, beside promptBurst at once, are what a prompt reader may
+	// be woken for, at some 30 µs each: else it comes by its clock.
+	promptRate, promptBurst = 100, 500
 	// yieldAfter is how many records are read in a row: a tenth of what the stages'
 	// queues hold.
 	yieldAfter = 512
@@ -169,6 +172,7 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 		defer end()
 	}
 	defer s.poll.comes(0)
+	var prompt promptness
 	for quiet, busy := 0, 0; ; {
 		s.poll.comes(readerReads)
 		critical, bulk := s.critical.position(), s.bulk.position()
@@ -200,7 +204,12 @@ func (s *Source) Run(ctx context.Context, sink func(event.Event)) error {
 		if s.isClosed() {
 			return ErrClosed
 		}
-		if err := s.rest(quiet, busy, now); err != nil {
+		if s.cfg.Prompt && prompt.allows(now, quiet == 0) {
+			err = s.restPromptly(quiet)
+		} else {
+			err = s.rest(quiet, busy, now)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -233,6 +242,40 @@ func (s *Source) rest(quiet, busy int, now uint64) error {
 		// With everybody else who comes by the clock.
 		return s.poll.wait(pulse.Next(tick))
 	}
+}
+
+// promptness is how often more an exec may wake a prompt reader before it comes by its
+// clock: so many times at once, and so many a second for ever.
+type promptness struct {
+	spent uint64 // as time, CLOCK_BOOTTIME: until when all of it is spent
+}
+
+func (p *promptness) allows(now uint64, read bool) bool {
+	const each = uint64(time.Second / promptRate)
+	if p.spent < now {
+		p.spent = now
+	}
+	if p.spent-now > promptBurst*each {
+		return false
+	}
+	if read {
+		p.spent += each
+	}
+	return true
+}
+
+// restPromptly lets the next exec wake the reader, however soon it comes.
+func (s *Source) restPromptly(quiet int) error {
+	s.poll.comes(0)
+	switch {
+	case s.critical.end() != s.critical.position():
+		return nil // what came since it was read found the reader awake
+	case quiet <= 1:
+		return s.poll.wait(busyTick)
+	case quiet <= quietAfter:
+		return s.poll.wait(pulse.Next(idleTick))
+	}
+	return s.poll.wait(pulse.Next(quietTick))
 }
 
 // maxPosted bounds the events that wait to be handed on.

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
+)
+
+// cutMost is how long after an event the last packet may leave.
+const cutMost = 1 // ms
+
+// cutLatency reads the benchmarks of the pre-armed cut beside its programs.
+func cutLatency(ctx context.Context, b *bench) []figure.Row {
+	const name = "detect → last packet out"
+	count := "3"
+	if b.quick {
+		count = "1"
+	}
+	out, err := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkCut", "-benchtime", "1x",
+		"-count", count, "./sensor/internal/kernel").CombinedOutput()
+	if err != nil || strings.Contains(string(out), "--- SKIP") {
+		if err == nil {
+			return []figure.Row{figure.Skipped(name, "ms", "tcx (6.6)")}
+		}
+		return []figure.Row{figure.Missing(name, "ms", fmt.Sprintf("≤ %d", cutMost), fmt.Errorf("%w: %s", err, lastLines(out)))}
+	}
+	best := smallest(string(out))
+	latency := func(kind string) (p99 float64, note string) {
+		of := func(metric string) float64 { return best["BenchmarkCutLatency/"+kind+" "+metric] }
+		return of("ms/cut-p99"), fmt.Sprintf("p50 %.2f, worst %.2f; a wake-up of nobody's, in the same rounds: p99 %.2f; %.0f rounds, best of %s; from the kernel's time of an exec by way of the ring and its reader, no rule asked, while a process sends all it can",
+			of("ms/cut-p50"), of("ms/cut-max"), of("ms/null-p99"), of("rounds"), count)
+	}
+	prompt, promptNote := latency("prompt")
+	busy, busyNote := latency("prompt-busy")
+	clock, clockNote := latency("clock")
+	packet := func(metric string) float64 { return best["BenchmarkCutPacket "+metric] }
+	return []figure.Row{
+		figure.AtMost(name+", p99", prompt, cutMost, "ms", promptNote),
+		figure.Info(name+", p99, fifty other new execs a second", busy, "ms", busyNote),
+		figure.Info(name+", p99, a reader that is not prompt", clock, "ms", "an exec within 25 ms after another is read by the clock; "+clockNote),
+		figure.Info("kernel run time per packet, armed and idle", packet("run-ns/idle")-packet("run-ns/null"), "ns",
+			fmt.Sprintf("beside a program that does nothing (test run of a million: %.0f and %.0f); by the kernel's account on a flood: %.0f and %.0f",
+				packet("run-ns/idle"), packet("run-ns/null"), packet("kernel-ns/idle"), packet("kernel-ns/null"))),
+		figure.Info("kernel run time per packet, cut", packet("kernel-ns/drop"), "ns",
+			fmt.Sprintf("dropped; the sensor's own to a coordinator: %.0f", packet("kernel-ns/coordinator"))),
+	}
+}
