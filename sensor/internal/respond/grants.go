@@ -29,6 +29,10 @@ var (
 	ErrScope = errors.New("a sensor whose scope is a cgroup cannot isolate it: a cgroup has no network devices of its own")
 	// ErrNoNodes: isolating would cut the host off from the cluster as well.
 	ErrNoNodes = errors.New("no coordinator address is known that could stay open")
+	// ErrNoOpenings: level jump, and the intent opens nothing.
+	ErrNoOpenings = errors.New("the intent opens nothing to a jump host; add it there (jump), or isolate at level full")
+	// ErrUnknownLevel: from a newer cluster.
+	ErrUnknownLevel = errors.New("this sensor does not know the grant's isolation level; upgrade it")
 	// ErrUnknownAction: from a newer cluster.
 	ErrUnknownAction = errors.New("this sensor does not know the grant's action; upgrade it")
 )
@@ -127,52 +131,113 @@ func (r *Responder) refuse(g *sensorv1.Grant, reason error) *sensorv1.GrantResul
 }
 
 func (r *Responder) isolate(g *sensorv1.Grant, digest []byte) *sensorv1.GrantResult {
-	nodes := r.cfg.NodeAddresses()
-	switch {
-	case !r.cfg.Enabled:
-		return r.refuse(g, ErrDisabled)
-	case r.cfg.ScopeKind == "cgroup":
-		return r.refuse(g, ErrScope)
-	case len(nodes) == 0:
-		return r.refuse(g, ErrNoNodes)
+	o := isolationOrder{operation: g.GetOperation(), nonce: g.GetNonce(), operator: g.GetOperator(), reason: g.GetReason()}
+	o.length, o.note = leaseLength(g.GetLeaseSeconds())
+	known := false
+	for level, name := range protoLevels {
+		if name == g.GetLevel() || g.GetLevel() == sensorv1.IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED && level == isolation.Full {
+			o.level, known = level, true
+		}
 	}
-	if err := r.barrier.Supported(); err != nil {
+	if !known {
+		return r.refuse(g, ErrUnknownLevel)
+	}
+	if err := r.cannotIsolate(o.level); err != nil {
 		return r.refuse(g, err)
 	}
-	length, note := leaseLength(g.GetLeaseSeconds())
-
+	if g.GetPreview() {
+		return r.previewIsolation(g, o)
+	}
 	r.mu.Lock()
 	if !r.record.use(r.usedNonce(g, digest), r.cfg.Clock.Now()) {
 		r.mu.Unlock()
 		return r.refuse(g, ErrNonceMemory)
 	}
+	return result(r.cutOff(o))
+}
+
+// cannotIsolate says why this host cannot be isolated at a level.
+func (r *Responder) cannotIsolate(level isolation.Level) error {
+	switch {
+	case !r.cfg.Enabled:
+		return ErrDisabled
+	case r.cfg.ScopeKind == "cgroup":
+		return ErrScope
+	case len(r.cfg.NodeAddresses()) == 0:
+		return ErrNoNodes
+	case level == isolation.Jump && len(r.openings(level)) == 0:
+		return ErrNoOpenings
+	}
+	return r.barrier.Supported()
+}
+
+// previewIsolation says what an isolation would leave open, and does nothing.
+func (r *Responder) previewIsolation(g *sensorv1.Grant, o isolationOrder) *sensorv1.GrantResult {
+	spec := isolation.Spec{Nodes: r.cfg.NodeAddresses(), Level: o.level, Openings: r.openings(o.level)}
+	status := &sensorv1.IsolationStatus{
+		Operation: g.GetOperation(), Nonce: g.GetNonce(), Action: g.GetAction(), Level: g.GetLevel(),
+		State: sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED, Detail: o.note + leftOpen(spec),
+	}
+	r.mu.Lock()
+	r.report(status)
+	r.unlockAndReport()
+	return result(status)
+}
+
+// isolationOrder is what an isolation is made of, whoever orders it.
+type isolationOrder struct {
+	operation, operator, reason string
+	nonce                       []byte
+	length                      time.Duration
+	note                        string // for the outcome
+	level                       isolation.Level
+	// local is set when the host does it on its own evidence.
+	local *LocalOrder
+}
+
+// cutOff isolates, proves it, or reverts. mu is held when it is called and not when
+// it returns.
+func (r *Responder) cutOff(o isolationOrder) *sensorv1.IsolationStatus {
+	nodes := r.cfg.NodeAddresses()
 	previous := r.record.Lease
-	next := newLease(r.cfg.Clock, length)
-	next.Operation, next.Nonce, next.Operator, next.Reason = g.GetOperation(), g.GetNonce(), g.GetOperator(), g.GetReason()
-	next.Phase, next.Nodes, r.known = phaseTesting, nodes, nodes
-	spec := isolation.Spec{Nodes: nodes}
+	next := newLease(r.cfg.Clock, o.length)
+	next.Operation, next.Nonce, next.Operator, next.Reason = o.operation, o.nonce, o.operator, o.reason
+	next.Phase, next.Nodes, next.Level, r.known = phaseTesting, nodes, o.level, nodes
+	if o.local != nil {
+		next.Local, next.Evidence, next.IntentVersion, next.Policies = true, o.local.Evidence, o.local.IntentVersion, o.local.Policies
+	}
+	if previous != nil {
+		next.Stopped = previous.Stopped
+	}
+	spec := isolation.Spec{Nodes: nodes, Level: o.level, Openings: r.openings(o.level)}
 	if previous == nil {
 		r.record.Lease = next
 	}
+	// Before the disk: what counts is the last packet out. A crash here leaves nothing,
+	// since the first cut goes with the process.
+	o.note += r.cutFirst(spec)
 	// Saved before it is done: a crash in between leaves a lease that a restart
 	// goes on with, and never a cut without an end. A full disk must not protect an
 	// intruder, so not being able to save does not stop the isolation; that is told
 	// when it is saved again below.
 	_ = r.save()
 	applyErr := r.barrier.Apply(spec)
+	if applyErr == nil {
+		o.note += r.deepen(next)
+	}
 	r.unlockAndReport()
 	r.wake()
 
 	test := selfTest{err: applyErr}
 	if applyErr == nil {
-		test = r.selfTest(r.ctx, r.cfg.SelfTestTimeout)
+		test = r.selfTest(r.ctx, r.cfg.SelfTestTimeout, o.local != nil)
 	}
 
 	r.mu.Lock()
 	if r.ctx.Err() != nil && test.err != nil && applyErr == nil && previous == nil {
 		// The sensor stops in the middle; the lease says "testing" and goes on at the next start.
 		defer r.mu.Unlock()
-		return result(r.status(next, sensorv1.IsolationState_ISOLATION_STATE_PENDING, "the sensor stopped during the self-test and continues it when it starts"))
+		return r.status(next, sensorv1.IsolationState_ISOLATION_STATE_PENDING, "the sensor stopped during the self-test and continues it when it starts")
 	}
 	next.SelfTest = test.text
 	var status *sensorv1.IsolationStatus
@@ -186,17 +251,17 @@ func (r *Responder) isolate(g *sensorv1.Grant, digest []byte) *sensorv1.GrantRes
 		if previous != nil {
 			r.report(r.status(previous, sensorv1.IsolationState_ISOLATION_STATE_RELEASED, "superseded by "+next.Operation+"; the host stays isolated"))
 		}
-		detail := note + leftOpen(spec)
+		detail := o.note + leftOpen(spec)
 		if saveErr != nil {
 			detail = fmt.Sprintf("the lease is not saved and is lost with a restart (%v); %s", saveErr, detail)
 		}
 		status = r.status(next, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, detail)
-		r.cfg.Logger.Info("isolation is applied", "operation", next.Operation, "operator", next.Operator, "lease", length, "self_test", test.text)
+		r.cfg.Logger.Info("isolation is applied", "operation", next.Operation, "operator", next.Operator, "level", next.Level.String(), "lease", o.length, "self_test", test.text)
 	}
 	r.report(status)
 	r.unlockAndReport()
 	r.wake()
-	return result(status)
+	return status
 }
 
 // revert undoes an isolation that was not proved; one that was in force before
@@ -208,7 +273,7 @@ func (r *Responder) revert(next, previous *lease, reason error) *sensorv1.Isolat
 	if previous != nil {
 		detail = fmt.Sprintf("%v; the isolation of %s stays in force", reason, previous.Operation)
 	} else {
-		if err := r.barrier.Remove(); err != nil {
+		if err := r.lift(next); err != nil {
 			// The lease stays, so that its end removes what could not be removed now.
 			detail = fmt.Sprintf("%v; reverting failed too and is tried again at the end of the lease: %v", reason, err)
 		} else {
@@ -226,7 +291,7 @@ func (r *Responder) release(g *sensorv1.Grant, digest []byte) *sensorv1.GrantRes
 	lease := r.record.Lease
 	// Removed first and written after: a crash in between isolates again, and the
 	// coordinator repeats the grant, whose nonce is not used up yet.
-	if err := r.barrier.Remove(); err != nil && !errors.Is(err, isolation.ErrNoEgress) {
+	if err := r.lift(lease); err != nil && !errors.Is(err, isolation.ErrNoEgress) {
 		r.counters.Failed++
 		status := &sensorv1.IsolationStatus{
 			Operation: g.GetOperation(), Nonce: g.GetNonce(),

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
 )
 
 // Clock is what a lease is measured by.
@@ -59,6 +61,14 @@ type lease struct {
 	AppliedAt int64            `json:"applied_at"` // Unix ns
 	Length    time.Duration    `json:"length_ns"`
 	Nodes     []netip.AddrPort `json:"nodes"`
+	Level     isolation.Level  `json:"level,omitempty"`
+	// Stopped are processes that stand still for the time of it.
+	Stopped []StoppedProcess `json:"stopped,omitempty"`
+	// Local: begun on this host's own evidence, by the intent that it held.
+	Local         bool     `json:"local,omitempty"`
+	Evidence      []string `json:"evidence,omitempty"`
+	IntentVersion uint64   `json:"intent_version,omitempty"`
+	Policies      []string `json:"policies,omitempty"`
 
 	// The deadline, on the clock of one boot and on the wall.
 	BootID       string        `json:"boot_id"`

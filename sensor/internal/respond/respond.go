@@ -48,11 +48,9 @@ const (
 	MaxLease     = 24 * time.Hour
 )
 
-// What Responder.State returns.
-const (
-	StateNone = "none"
-	StateFull = "full"
-)
+// StateNone is what Responder.State returns while nothing is isolated; else it is
+// the isolation's level.
+const StateNone = "none"
 
 // Config is what a Responder needs. The fields without a default are required.
 type Config struct {
@@ -81,6 +79,8 @@ type Config struct {
 	// Corroborates says whether this host's own evidence, by the intent that it holds,
 	// supports a grant that no operator signed; the error says why not. Nil: never.
 	Corroborates func(*sensorv1.Grant) error
+	// First is the quick layer of an isolation; nil: the table alone.
+	First FirstCut
 	// Reachable asks a coordinator node something and returns nil when it answered.
 	// It is called from within Grant, so it must not wait for the goroutine that
 	// called Grant.
@@ -199,12 +199,12 @@ func (r *Responder) Close() error {
 	return r.barrier.Close()
 }
 
-// State is "full" while an isolation is in force, else "none".
+// State is the level of the isolation that is in force, else "none".
 func (r *Responder) State() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.record.Lease != nil {
-		return StateFull
+		return r.record.Lease.Level.String()
 	}
 	return StateNone
 }
@@ -256,7 +256,30 @@ func (r *Responder) spec() isolation.Spec {
 			nodes = r.known
 		}
 	}
-	return isolation.Spec{Nodes: nodes}
+	spec := isolation.Spec{Nodes: nodes}
+	if lease := r.record.Lease; lease != nil {
+		spec.Level, spec.Openings = lease.Level, r.openings(lease.Level)
+	}
+	return spec
+}
+
+// openings are what the intent leaves open to a jump host, for an isolation that
+// asks for it.
+func (r *Responder) openings(level isolation.Level) []isolation.Opening {
+	if level != isolation.Jump {
+		return nil
+	}
+	var openings []isolation.Opening
+	for _, o := range r.intent().GetJump() {
+		prefix, err := netip.ParsePrefix(o.GetPrefix())
+		if err != nil {
+			continue // the intent was checked where it was applied
+		}
+		openings = append(openings, isolation.Opening{
+			Prefix: prefix.Masked(), Protocol: uint8(o.GetProtocol()), Port: uint16(o.GetPort()), Inbound: o.GetInbound(), //nolint:gosec // checked there too
+		})
+	}
+	return openings
 }
 
 // restore brings kernel and file together. mu is held.
@@ -307,6 +330,7 @@ func (r *Responder) restore() {
 	case lease.remaining(r.cfg.Clock) <= 0:
 		r.expire()
 	default:
+		r.cutFirst(r.spec())
 		if err := r.barrier.Apply(r.spec()); err != nil {
 			r.failed("isolation could not be reapplied at the start and is tried again", err)
 		}
@@ -366,7 +390,16 @@ func (r *Responder) status(lease *lease, state sensorv1.IsolationState, detail s
 	return &sensorv1.IsolationStatus{
 		Operation: lease.Operation, State: state, Detail: detail, Nonce: lease.Nonce,
 		AppliedAt: lease.AppliedAt, LeaseExpires: lease.WallDeadline, SelfTest: lease.SelfTest,
+		Action: sensorv1.Action_ACTION_ISOLATE, Level: protoLevels[lease.Level],
+		Local: lease.Local, Evidence: lease.Evidence, IntentVersion: lease.IntentVersion, Policies: lease.Policies,
 	}
+}
+
+// protoLevels are the levels of an isolation as the cluster names them.
+var protoLevels = map[isolation.Level]sensorv1.IsolationLevel{
+	isolation.Full:       sensorv1.IsolationLevel_ISOLATION_LEVEL_FULL,
+	isolation.EgressOnly: sensorv1.IsolationLevel_ISOLATION_LEVEL_EGRESS_ONLY,
+	isolation.Jump:       sensorv1.IsolationLevel_ISOLATION_LEVEL_JUMP,
 }
 
 // leftOpen is told with every isolation that is applied.

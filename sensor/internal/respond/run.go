@@ -92,6 +92,7 @@ func (r *Responder) tick() {
 		return
 	}
 	spec, found := r.spec(), r.cfg.Clock.Boot()
+	r.cutFirst(spec)
 	drift, err := r.barrier.Reconcile(spec)
 	if errors.Is(err, isolation.ErrNotApplied) {
 		err = r.barrier.Apply(spec)
@@ -150,7 +151,7 @@ func (r *Responder) expire() {
 // paper too, and is tried again. mu is held.
 func (r *Responder) end(state sensorv1.IsolationState, why string) bool {
 	lease := r.record.Lease
-	if err := r.barrier.Remove(); err != nil {
+	if err := r.lift(lease); err != nil {
 		r.failed("isolation could not be ended and is tried again", err)
 		return false
 	}
@@ -169,12 +170,20 @@ type selfTest struct {
 // ErrUnreachable says that no coordinator answered through the cut.
 var ErrUnreachable = errors.New("no coordinator answered while isolated")
 
+// localPatience is how long a host that isolates itself waits for a coordinator.
+const localPatience = 2 * time.Second
+
 // selfTest proves both sides of a cut: an ordinary packet is dropped, the
-// coordinator answers.
-func (r *Responder) selfTest(ctx context.Context, limit time.Duration) selfTest {
+// coordinator answers. A host that isolated itself asks as well, and stays cut when
+// nobody answers: it may be in a partition, and whoever could make the coordinator
+// unreachable could else undo every isolation.
+func (r *Responder) selfTest(ctx context.Context, limit time.Duration, local bool) selfTest {
 	probe, err := r.barrier.Probe()
 	if err != nil {
 		return selfTest{text: err.Error(), err: err}
+	}
+	if local {
+		limit = min(limit, localPatience)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -186,6 +195,9 @@ func (r *Responder) selfTest(ctx context.Context, limit time.Duration) selfTest 
 		select {
 		case <-ctx.Done():
 			text := fmt.Sprintf("%s; coordinator did not answer in %s: %v", probe, limit, last)
+			if local {
+				return selfTest{text: text + "; the host isolated itself and stays so until the lease ends, a release, or a release token"}
+			}
 			return selfTest{text: text, err: fmt.Errorf("%w (within %s: %w)", ErrUnreachable, limit, last)}
 		case <-pause.C:
 		}
@@ -206,7 +218,7 @@ func (r *Responder) resume(ctx context.Context) {
 	if lease == nil || lease.Phase != phaseTesting || ctx.Err() != nil {
 		return
 	}
-	test := r.selfTest(ctx, r.cfg.ResumeTimeout)
+	test := r.selfTest(ctx, r.cfg.ResumeTimeout, lease.Local)
 	r.mu.Lock()
 	defer r.unlockAndReport()
 	if r.record.Lease != lease || ctx.Err() != nil {

@@ -1,0 +1,83 @@
+package respond
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
+)
+
+// FirstCut is the quick layer beside the isolation's table: armed beforehand, it
+// cuts by a store to memory, and goes with the process. It also stops what no hook
+// of a device sees. Its methods may be called from any goroutine.
+type FirstCut interface {
+	// Cut cuts at once. Nodes stay open; a level that it does not know (jump) it leaves
+	// to the table.
+	Cut(level isolation.Level, nodes []netip.AddrPort) error
+	// Deepen stops the processes that could send past every device's hook, and says
+	// what it could not stop. It can be called again.
+	Deepen() (stopped []StoppedProcess, gaps []string, err error)
+	// Lift undoes both. stopped are those of a sensor that was killed meanwhile.
+	Lift(stopped []StoppedProcess) error
+}
+
+// StoppedProcess names a process that stands still for the time of an isolation.
+type StoppedProcess struct {
+	PID   uint32 `json:"pid"`
+	Start uint64 `json:"start"` // ns since boot: (PID, Start) is the identity
+	Comm  string `json:"comm"`
+}
+
+// cutFirst is the first thing that an isolation does. What fails is told with the
+// outcome, since the table cuts the same a moment later.
+func (r *Responder) cutFirst(spec isolation.Spec) string {
+	if r.cfg.First == nil {
+		return ""
+	}
+	if err := r.cfg.First.Cut(spec.Level, spec.Nodes); err != nil {
+		r.cfg.Logger.Error("the first cut failed; the isolation's table follows", "error", err)
+		return fmt.Sprintf("the first cut failed (%v); ", err)
+	}
+	return ""
+}
+
+// deepen stops what the table cannot cut, and tells what stays. mu is held.
+func (r *Responder) deepen(lease *lease) (note string) {
+	if r.cfg.First == nil || lease.Level == isolation.Jump {
+		return ""
+	}
+	stopped, gaps, err := r.cfg.First.Deepen()
+	if err != nil {
+		r.cfg.Logger.Error("AF_XDP senders could not be looked for", "error", err)
+		gaps = append(gaps, fmt.Sprintf("AF_XDP senders could not be looked for: %v", err))
+	}
+	for _, process := range stopped {
+		if !slices.Contains(lease.Stopped, process) {
+			lease.Stopped = append(lease.Stopped, process)
+		}
+		note += fmt.Sprintf("%s (process %d) is stopped until the release, since it can send past every filter; ", process.Comm, process.PID)
+	}
+	for _, gap := range gaps {
+		note += "not cut: " + gap + "; "
+	}
+	return note
+}
+
+// lift ends both layers. mu is held.
+func (r *Responder) lift(lease *lease) error {
+	if err := r.barrier.Remove(); err != nil {
+		return err
+	}
+	if r.cfg.First == nil {
+		return nil
+	}
+	var stopped []StoppedProcess
+	if lease != nil {
+		stopped = lease.Stopped
+	}
+	if err := r.cfg.First.Lift(stopped); err != nil {
+		return fmt.Errorf("the table is removed, the first cut not: %w", err)
+	}
+	return nil
+}
