@@ -66,11 +66,13 @@ func (h *Host) allHeld(a Act, members map[int]task) bool {
 	return true
 }
 
-// isHeld: in a cgroup of this act, or stopped by it.
+// isHeld: in a frozen cgroup, be it another act's, or stopped by this one. When
+// that other act ends, Keep takes over.
 func (h *Host) isHeld(a Act, pid int, t task) bool {
-	at, ok := h.cgroupOf(pid)
-	if ok && filepath.Base(at) == groupPrefix+a.Operation {
-		return true
+	if at, ok := h.cgroupOf(pid); ok && strings.HasPrefix(filepath.Base(at), groupPrefix) {
+		if frozen, err := h.wantsFrozen(at); err == nil && frozen {
+			return true
+		}
 	}
 	return t.stopped() && (slices.ContainsFunc(a.State.Stopped, t.is) || slices.ContainsFunc(a.State.Before, t.is))
 }
@@ -158,23 +160,16 @@ func (h *Host) openGroup(a Act, origin string) error {
 // proveFrozen reads back what the kernel says of each cgroup and each member.
 func (h *Host) proveFrozen(ctx context.Context, a Act, members map[int]task) (Frozen, error) {
 	var result Frozen
+	groups := map[string]bool{}
 	for _, origin := range a.State.Origins {
-		group := a.group(origin)
-		if _, err := os.Stat(h.file(group, "")); errors.Is(err, fs.ErrNotExist) {
-			continue
+		if _, err := os.Stat(h.file(a.group(origin), "")); err == nil {
+			groups[a.group(origin)] = true
 		}
-		if err := h.awaitFrozen(ctx, group, h.cfg.Wait); err != nil {
-			return result, fmt.Errorf("%w: %w", ErrSurvivors, err)
-		}
-		pids, err := h.pids(group)
-		if err != nil {
-			return result, fmt.Errorf("reading who is frozen: %w", err)
-		}
-		result.PIDs = append(result.PIDs, pids...)
-		result.Groups++
 	}
 	for pid, t := range members {
-		if slices.Contains(result.PIDs, pid) {
+		at, ok := h.cgroupOf(pid)
+		if ok && strings.HasPrefix(filepath.Base(at), groupPrefix) {
+			groups[at] = true
 			continue
 		}
 		if now, ok := h.look(pid); ok && now.start == t.start && !now.dead() {
@@ -184,6 +179,17 @@ func (h *Host) proveFrozen(ctx context.Context, a Act, members map[int]task) (Fr
 			result.PIDs = append(result.PIDs, pid)
 			result.BySignal++
 		}
+	}
+	for group := range groups {
+		if err := h.awaitFrozen(ctx, group, h.cfg.Wait); err != nil {
+			return result, fmt.Errorf("%w: %w", ErrSurvivors, err)
+		}
+		pids, err := h.pids(group)
+		if err != nil {
+			return result, fmt.Errorf("reading who is frozen: %w", err)
+		}
+		result.PIDs = append(result.PIDs, pids...)
+		result.Groups++
 	}
 	slices.Sort(result.PIDs)
 	if len(result.PIDs) == 0 {
