@@ -165,6 +165,7 @@ func newContainments(r *Responder) *containments {
 	}
 	if c.cfg != nil {
 		c.addProcess()
+		c.addFile()
 	}
 	return c
 }
