@@ -166,6 +166,7 @@ func newContainments(r *Responder) *containments {
 	if c.cfg != nil {
 		c.addProcess()
 		c.addFile()
+		c.addAccount()
 	}
 	return c
 }

@@ -271,3 +271,16 @@ func pause(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 }
+
+// Protected are the PIDs that are never touched, with why.
+func (h *Host) Protected() map[int]string { return h.protected() }
+
+// Look is the member that has a PID now; false when nobody living has.
+func (h *Host) Look(pid int) (Member, bool) {
+	t, ok := h.look(pid)
+	if !ok || t.dead() {
+		return Member{}, false
+	}
+	cgroup, _ := h.cgroupOf(pid)
+	return Member{Key: t.key(), Cgroup: cgroup}, true
+}
