@@ -78,7 +78,11 @@ func (c *containments) addAccount() {
 			return text, nil
 		},
 		apply: func(ctx context.Context, one *containment, save func()) (string, error) {
-			e, err := accounts.Lock(ctx, one.ID, one.target().GetAccount(), func(e account.Entry) { one.remember(e); save() })
+			var begun account.Entry
+			if err := one.recall(&begun); err != nil {
+				return "", err
+			}
+			e, err := accounts.Lock(ctx, one.ID, one.target().GetAccount(), begun, func(e account.Entry) { one.remember(e); save() })
 			if err != nil {
 				return "", err
 			}
@@ -111,7 +115,7 @@ func (c *containments) addAccount() {
 			}
 			if open != "" {
 				drift = append(drift, "the lock was changed: "+open)
-				if _, err := accounts.Lock(ctx, one.ID, e.Name, func(e account.Entry) { one.remember(e); save() }); err != nil {
+				if _, err := accounts.Lock(ctx, one.ID, e.Name, e, func(e account.Entry) { one.remember(e); save() }); err != nil {
 					return "", err
 				}
 			}

@@ -83,7 +83,7 @@ func (a *Accounts) Check(name string) (Entry, string, error) {
 		return Entry{}, "", err
 	}
 	defer dir.close()
-	e, err := dir.plan("preview", name)
+	e, err := dir.plan("preview", name, Entry{})
 	if err != nil {
 		return e, "", err
 	}
@@ -98,7 +98,7 @@ func (a *Accounts) Check(name string) (Entry, string, error) {
 }
 
 // plan is the lines before and after, from both files.
-func (d etc) plan(id, name string) (Entry, error) {
+func (d etc) plan(id, name string, begun Entry) (Entry, error) {
 	if !nameForm.MatchString(name) {
 		return Entry{}, fmt.Errorf("%w: %q is not an account's name", ErrRefused, name)
 	}
@@ -125,18 +125,18 @@ func (d etc) plan(id, name string) (Entry, error) {
 		return e, err
 	}
 	if e.Shadow != nil {
-		if e.Shadow, e.LockedShadow, err = lockShadow(id, e.Shadow); err != nil {
+		if e.Shadow, e.LockedShadow, err = lockShadow(id, e.Shadow, begun.Shadow); err != nil {
 			return e, err
 		}
 	}
 	// A hash, or nothing, in the file that everybody reads still lets in.
 	if password := fields[fieldPassword]; string(password) != "x" && !bytes.HasPrefix(password, []byte("*")) {
-		if bytes.HasPrefix(password, []byte(marker)) {
-			locked, ok := parse(password)
-			if !ok || locked.id != id {
+		if locked, ok := parse(password); ok {
+			if locked.id != id {
 				return e, fmt.Errorf("%w by %s", ErrLocked, locked.id)
 			}
-			e.Passwd, e.LockedPasswd = replace(passwd, fieldPassword, locked.password), passwd
+			e.Passwd = replace(passwd, fieldPassword, locked.password)
+			e.LockedPasswd = replace(passwd, fieldPassword, mark(id, nil, locked.password))
 		} else {
 			e.Passwd, e.LockedPasswd = passwd, replace(passwd, fieldPassword, mark(id, nil, password))
 		}
@@ -148,18 +148,23 @@ func (d etc) plan(id, name string) (Entry, error) {
 }
 
 // lockShadow is a line before and after; what id locked already stays.
-func lockShadow(id string, line []byte) (before, after []byte, err error) {
+// begun is the line before an earlier lock, of which only the expiry may be left.
+func lockShadow(id string, line, begun []byte) (before, after []byte, err error) {
 	fields := bytes.Split(line, []byte(":"))
 	if len(fields) != shadowFields {
 		return nil, nil, fmt.Errorf("%w: its line in /etc/shadow has %d fields, not %d", ErrRefused, len(fields), shadowFields)
 	}
-	if bytes.HasPrefix(fields[fieldPassword], []byte(marker)) {
-		locked, ok := parse(fields[fieldPassword])
-		if !ok || locked.id != id {
+	if locked, ok := parse(fields[fieldPassword]); ok {
+		if locked.id != id {
 			return nil, nil, fmt.Errorf("%w by %s", ErrLocked, locked.id)
 		}
 		before = replace(replace(line, fieldPassword, locked.password), fieldExpires, locked.expires)
-		return before, replace(line, fieldExpires, []byte(expired)), nil
+		after = replace(line, fieldPassword, mark(id, locked.expires, locked.password))
+		return before, replace(after, fieldExpires, []byte(expired)), nil
+	}
+	if was := bytes.Split(begun, []byte(":")); len(was) == shadowFields && string(fields[fieldExpires]) == expired {
+		fields[fieldExpires] = was[fieldExpires]
+		line = replace(line, fieldExpires, was[fieldExpires])
 	}
 	if !number.Match(fields[fieldExpires]) {
 		return nil, nil, fmt.Errorf("%w: its expiry in /etc/shadow is %q, not a number", ErrRefused, fields[fieldExpires])
@@ -177,17 +182,18 @@ type lock struct {
 	expires, password []byte
 }
 
-// parse reads a marked password; also one whose first "!" somebody took away.
+// parse reads a marked password, also one whose first "!" somebody took away
+// (usermod -U) or put another before (passwd -l), which then stays before the
+// password.
 func parse(field []byte) (lock, bool) {
-	rest, ok := bytes.CutPrefix(field, []byte(marker))
-	if !ok {
-		rest, ok = bytes.CutPrefix(field, []byte(marker[1:]))
-	}
+	bare := bytes.TrimLeft(field, "!")
+	rest, ok := bytes.CutPrefix(bare, []byte(marker[1:]))
 	parts := bytes.SplitN(rest, []byte("!"), 3)
 	if !ok || len(parts) != 3 || !idForm.Match(parts[0]) {
 		return lock{}, false
 	}
-	return lock{string(parts[0]), parts[1], parts[2]}, true
+	more := max(len(field)-len(bare)-1, 0)
+	return lock{string(parts[0]), parts[1], append(bytes.Repeat([]byte("!"), more), parts[2]...)}, true
 }
 
 func replace(line []byte, field int, value []byte) []byte {
@@ -196,8 +202,9 @@ func replace(line []byte, field int, value []byte) []byte {
 	return bytes.Join(fields, []byte(":"))
 }
 
-// Lock does it and reads it back. save is called before anything is changed.
-func (a *Accounts) Lock(ctx context.Context, id, name string, save func(Entry)) (Entry, error) {
+// Lock does it and reads it back. save is called before anything is changed. begun
+// is the entry of an earlier attempt, or of a lock that somebody changed.
+func (a *Accounts) Lock(ctx context.Context, id, name string, begun Entry, save func(Entry)) (Entry, error) {
 	if !idForm.MatchString(id) {
 		return Entry{}, fmt.Errorf("an id is 1 to 64 of a-z, A-Z, 0-9 and -, not %q", id)
 	}
@@ -209,7 +216,7 @@ func (a *Accounts) Lock(ctx context.Context, id, name string, save func(Entry)) 
 	if err := dir.acquire(ctx); err != nil {
 		return Entry{}, err
 	}
-	e, err := dir.plan(id, name)
+	e, err := dir.plan(id, name, begun)
 	if err != nil {
 		return e, err
 	}
@@ -345,14 +352,14 @@ func (a *Accounts) Locked() (map[string]Entry, error) {
 		}
 		for line := range bytes.Lines(raw) {
 			fields := bytes.Split(bytes.TrimSuffix(line, []byte("\n")), []byte(":"))
-			if len(fields) < 2 || !bytes.HasPrefix(fields[fieldPassword], []byte(marker)) {
+			if len(fields) < 2 {
 				continue
 			}
 			held, ok := parse(fields[fieldPassword])
 			if !ok {
 				continue
 			}
-			if e, err := dir.plan(held.id, string(fields[0])); err == nil {
+			if e, err := dir.plan(held.id, string(fields[0]), Entry{}); err == nil {
 				found[held.id] = e
 			}
 		}

@@ -52,7 +52,7 @@ func TestLockAndUnlock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, etc := host(t)
 			var saved Entry
-			e, err := a.Lock(t.Context(), "op-1", name, func(e Entry) {
+			e, err := a.Lock(t.Context(), "op-1", name, Entry{}, func(e Entry) {
 				saved = e
 				if read(t, etc+"/shadow")+read(t, etc+"/passwd") != shadow+passwd {
 					t.Error("changed before it was saved")
@@ -92,10 +92,10 @@ func TestLockAndUnlock(t *testing.T) {
 			if err != nil || found["op-1"].Name != name || found["op-1"].UID != e.UID {
 				t.Errorf("found without a record: %v, %v", found, err)
 			}
-			if again, err := a.Lock(t.Context(), "op-1", name, func(Entry) {}); err != nil || !bytes.Equal(again.Shadow, saved.Shadow) || !bytes.Equal(again.Passwd, saved.Passwd) {
+			if again, err := a.Lock(t.Context(), "op-1", name, Entry{}, func(Entry) {}); err != nil || !bytes.Equal(again.Shadow, saved.Shadow) || !bytes.Equal(again.Passwd, saved.Passwd) {
 				t.Errorf("again: got %v, %v", again, err)
 			}
-			if _, err := a.Lock(t.Context(), "op-2", name, func(Entry) {}); !errors.Is(err, ErrLocked) {
+			if _, err := a.Lock(t.Context(), "op-2", name, Entry{}, func(Entry) {}); !errors.Is(err, ErrLocked) {
 				t.Errorf("by another: got %v", err)
 			}
 			// By the record, and by what the file itself says.
@@ -106,7 +106,7 @@ func TestLockAndUnlock(t *testing.T) {
 				if read(t, etc+"/shadow")+read(t, etc+"/passwd") != shadow+passwd {
 					t.Errorf("not restored:\n%s%s", read(t, etc+"/shadow"), read(t, etc+"/passwd"))
 				}
-				if _, err := a.Lock(t.Context(), "op-1", name, func(Entry) {}); err != nil {
+				if _, err := a.Lock(t.Context(), "op-1", name, Entry{}, func(Entry) {}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -122,12 +122,13 @@ func TestChangedMeanwhile(t *testing.T) {
 	for _, tt := range []struct{ name, from, to, want, note string }{
 		{"a new password", "!vedette!op-1!20500!$y$j9T$a!b$c", "$y$new", "alice:$y$new:20228:0:99999:7:14:20500:\n", "password was changed"},
 		{"usermod -U", "alice:!vedette", "alice:vedette", "alice:$y$j9T$a!b$c:20228:0:99999:7:14:20500:\n", "changed meanwhile"},
+		{"passwd -l", "alice:!vedette", "alice:!!vedette", "alice:!$y$j9T$a!b$c:20228:0:99999:7:14:20500:\n", "changed meanwhile"},
 		{"a new expiry", ":14:1:", ":14:30000:", "alice:$y$j9T$a!b$c:20228:0:99999:7:14:30000:\n", "changed meanwhile"},
 		{"another line", "root:*", "root:!", "alice:$y$j9T$a!b$c:20228:0:99999:7:14:20500:\n", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, etc := host(t)
-			e, err := a.Lock(t.Context(), "op-1", "alice", func(Entry) {})
+			e, err := a.Lock(t.Context(), "op-1", "alice", Entry{}, func(Entry) {})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,6 +144,19 @@ func TestChangedMeanwhile(t *testing.T) {
 			if (open != "") != (tt.name != "another line") || err != nil {
 				t.Errorf("is it open: got %q, %v", open, err)
 			}
+			if again, err := a.Lock(t.Context(), "op-1", "alice", e, func(Entry) {}); err != nil {
+				t.Errorf("locking again: got %v", err)
+			} else if open, err := a.IsOpen("op-1", again); open != "" || err != nil {
+				t.Errorf("locked again: got %q, %v", open, err)
+			} else if _, err := a.Unlock(t.Context(), "op-1", again); err != nil {
+				t.Error(err)
+			}
+			if got := read(t, etc+"/shadow"); !strings.Contains(got, strings.Replace(tt.want, ":30000:", ":20500:", 1)) {
+				t.Errorf("locked again and unlocked: got %s", got)
+			}
+			if err := os.WriteFile(etc+"/shadow", []byte(changed), 0o640); err != nil {
+				t.Fatal(err)
+			}
 			note, err := a.Unlock(t.Context(), "op-1", e)
 			if err != nil || !strings.Contains(note, tt.note) || !strings.Contains(read(t, etc+"/shadow"), tt.want) {
 				t.Errorf("got %q, %v, %s", note, err, read(t, etc+"/shadow"))
@@ -150,7 +164,7 @@ func TestChangedMeanwhile(t *testing.T) {
 		})
 	}
 	a, etc := host(t)
-	e, err := a.Lock(t.Context(), "op-1", "alice", func(Entry) {})
+	e, err := a.Lock(t.Context(), "op-1", "alice", Entry{}, func(Entry) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,11 +183,11 @@ func TestRefused(t *testing.T) {
 		if _, _, err := a.Check(name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("check %q: got %v, want %q", name, err, want)
 		}
-		if _, err := a.Lock(t.Context(), "op-1", name, func(Entry) {}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := a.Lock(t.Context(), "op-1", name, Entry{}, func(Entry) {}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("lock %q: got %v, want %q", name, err, want)
 		}
 	}
-	if _, err := a.Lock(t.Context(), "op:1", "alice", func(Entry) {}); err == nil {
+	if _, err := a.Lock(t.Context(), "op:1", "alice", Entry{}, func(Entry) {}); err == nil {
 		t.Error("an id with a colon was taken")
 	}
 	_ = os.Rename(etc+"/shadow", etc+"/elsewhere")
@@ -199,11 +213,11 @@ func TestBusy(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Millisecond)
 	defer cancel()
-	if _, err := a.Lock(ctx, "op-1", "alice", func(Entry) {}); !errors.Is(err, ErrBusy) {
+	if _, err := a.Lock(ctx, "op-1", "alice", Entry{}, func(Entry) {}); !errors.Is(err, ErrBusy) {
 		t.Errorf("got %v, want %v", err, ErrBusy)
 	}
 	time.AfterFunc(80*time.Millisecond, func() { _ = f.Close() })
-	if _, err := a.Lock(t.Context(), "op-1", "alice", func(Entry) {}); err != nil {
+	if _, err := a.Lock(t.Context(), "op-1", "alice", Entry{}, func(Entry) {}); err != nil {
 		t.Errorf("after it let go: got %v", err)
 	}
 }
@@ -240,14 +254,14 @@ func FuzzLock(f *testing.F) {
 			return
 		}
 		line := raw[begin:end]
-		before, after, err := lockShadow("op-1", line)
-		if err != nil || bytes.HasPrefix(line, []byte(name+":"+marker)) {
+		before, after, err := lockShadow("op-1", line, nil)
+		if err != nil || bytes.Contains(line, []byte(marker[1:])) {
 			return
 		}
 		if back, _ := restored("op-1", after, before, after, true); !bytes.Equal(back, line) {
 			t.Errorf("%q became %q", line, back)
 		}
-		again, _, err := lockShadow("op-1", after)
+		again, _, err := lockShadow("op-1", after, nil)
 		if err != nil || !bytes.Equal(again, line) {
 			t.Errorf("the lock of %q says that it was %q, %v", line, again, err)
 		}
