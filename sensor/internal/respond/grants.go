@@ -52,6 +52,9 @@ func (r *Responder) Grant(_ context.Context, signed *sensorv1.SignedGrant) *sens
 		return r.refuse(g, err)
 	}
 	digest := sha256.Sum256(signed.GetPayload())
+	if result := r.containedBefore(g, digest[:]); result != nil {
+		return result
+	}
 	if result := r.repeated(g, digest[:]); result != nil {
 		return result
 	}
@@ -62,7 +65,14 @@ func (r *Responder) Grant(_ context.Context, signed *sensorv1.SignedGrant) *sens
 	case sensorv1.Action_ACTION_ISOLATE:
 		return r.isolate(g, digest[:])
 	case sensorv1.Action_ACTION_RELEASE:
+		if g.GetUndoes() != "" {
+			return r.undo(g, digest[:])
+		}
 		return r.release(g, digest[:])
+	case sensorv1.Action_ACTION_FREEZE, sensorv1.Action_ACTION_KILL, sensorv1.Action_ACTION_BLOCK_IMAGE,
+		sensorv1.Action_ACTION_BLOCK_ADDRESS, sensorv1.Action_ACTION_BLOCK_NAME, sensorv1.Action_ACTION_LOCK_ACCOUNT,
+		sensorv1.Action_ACTION_QUARANTINE_FILE, sensorv1.Action_ACTION_BLOCK_NEIGHBOUR:
+		return r.contained(g, digest[:])
 	}
 	return r.refuse(g, ErrUnknownAction)
 }

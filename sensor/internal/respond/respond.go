@@ -97,6 +97,9 @@ type Config struct {
 	// ResumeTimeout is the same after a restart in the middle of a self-test, when
 	// the session is to be made first, default 60 s.
 	ResumeTimeout time.Duration
+	// Contain is what the containments beside isolation need; nil: none is possible,
+	// and what a restart finds in force is only reported.
+	Contain *ContainConfig
 	// Tick is how often lease and kernel are looked at without being told of a
 	// change, default 500 ms.
 	Tick time.Duration
@@ -136,6 +139,8 @@ func (c *Config) populate() error {
 // Counters are totals since the start.
 type Counters struct {
 	Honoured, Refused, Failed, Expired, Reapplied uint64
+	// Contained are the containments that were applied, with a grant or without.
+	Contained uint64
 }
 
 // Responder honours grants for one host.
@@ -147,6 +152,7 @@ type Responder struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	kick    chan struct{} // the lease changed, or the kernel did
+	contain *containments
 
 	granting  sync.Mutex
 	reporting sync.Mutex
@@ -186,6 +192,8 @@ func New(cfg Config) (*Responder, error) {
 	r.restore()
 	r.unlockAndReport()
 	r.localEndReported()
+	r.contain = newContainments(r)
+	r.contain.restore()
 	return r, nil
 }
 
@@ -196,7 +204,7 @@ func (r *Responder) Close() error {
 	r.granting.Lock()
 	defer r.granting.Unlock()
 	defer r.lock.release()
-	return r.barrier.Close()
+	return errors.Join(r.contain.close(), r.barrier.Close())
 }
 
 // State is the level of the isolation that is in force, else "none".

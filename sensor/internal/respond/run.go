@@ -25,6 +25,7 @@ func (r *Responder) Run(ctx context.Context) error {
 	defer cancel()
 	owned.Go(func() { r.resume(ctx) })
 	owned.Go(func() { r.followNodes(ctx) })
+	owned.Go(func() { r.contain.run(ctx) })
 	for {
 		select {
 		case <-ctx.Done():

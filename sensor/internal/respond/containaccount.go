@@ -1,0 +1,153 @@
+package respond
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/account"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/process"
+)
+
+// sessionsEvery is how often a locked account is looked at for new log-ins: each
+// look reads something of every process.
+const sessionsEvery = 10 * time.Second
+
+// addAccount brings the lock of accounts.
+func (c *containments) addAccount() {
+	accounts := account.Open(c.cfg.Root)
+	host := process.Open(c.cfg.Process)
+	proc := c.cfg.Process.Proc
+	if proc == "" {
+		proc = "/proc"
+	}
+	// sessions leave out what must go on: the sensor may have been started by hand.
+	sessions := func(uid uint32) (tree process.Tree, spared *int) {
+		spared = new(int)
+		return process.Tree{Members: func() []process.Member {
+			*spared = 0
+			protected := host.Protected()
+			var members []process.Member
+			for _, pid := range account.Owned(proc, uid) {
+				if _, keep := protected[pid]; keep {
+					*spared++
+				} else if m, ok := host.Look(pid); ok {
+					members = append(members, m)
+				}
+			}
+			return members
+		}}, spared
+	}
+	end := func(ctx context.Context, id string, uid uint32) (string, error) {
+		tree, spared := sessions(uid)
+		killed, err := host.Kill(ctx, process.Act{Operation: id, Tree: tree, State: new(process.State), Save: func() {}})
+		text := fmt.Sprintf("its sessions are ended: %d processes", len(killed.PIDs))
+		if *spared > 0 {
+			text += fmt.Sprintf(" (%d were spared: the sensor or what it descends from)", *spared)
+		}
+		return text, err
+	}
+	looked := map[string]time.Duration{}
+
+	c.remedies[sensorv1.Action_ACTION_LOCK_ACCOUNT] = &remedy{
+		check: func(_ context.Context, t *sensorv1.Target) (string, error) {
+			if t.GetAccount() == "" {
+				return "", fmt.Errorf("%w: name an account", ErrNoTarget)
+			}
+			e, text, err := accounts.Check(t.GetAccount())
+			if err != nil {
+				return "", err
+			}
+			tree, _ := sessions(e.UID)
+			switch plan, err := host.Plan(tree); {
+			case errors.Is(err, process.ErrNobody):
+				text += "; it has no process here"
+			case err != nil:
+				return "", err
+			default:
+				text += "; its sessions end, which has no undo: kill " + plan.String()
+			}
+			if e.UID < account.FirstPerson {
+				text += "; its services go on (a UID below 1000)"
+			}
+			return text, nil
+		},
+		apply: func(ctx context.Context, one *containment, save func()) (string, error) {
+			var begun account.Entry
+			if err := one.recall(&begun); err != nil {
+				return "", err
+			}
+			e, err := accounts.Lock(ctx, one.ID, one.target().GetAccount(), begun, func(e account.Entry) { one.remember(e); save() })
+			if err != nil {
+				return "", err
+			}
+			text, err := end(ctx, one.ID, e.UID)
+			if err != nil {
+				return "", err
+			}
+			looked[one.ID] = c.r.cfg.Clock.Boot()
+			return "read back as locked; " + text, nil
+		},
+		undo: func(ctx context.Context, one *containment) (string, error) {
+			if len(one.State) == 0 {
+				return "", nil // nothing was changed yet
+			}
+			var e account.Entry
+			if err := one.recall(&e); err != nil {
+				return "", err
+			}
+			return accounts.Unlock(ctx, one.ID, e)
+		},
+		keep: func(ctx context.Context, one *containment, save func()) (string, error) {
+			var e account.Entry
+			if err := one.recall(&e); err != nil {
+				return "", err
+			}
+			var drift []string
+			open, err := accounts.IsOpen(one.ID, e)
+			if err != nil {
+				return "", err
+			}
+			if open != "" {
+				drift = append(drift, "the lock was changed: "+open)
+				if _, err := accounts.Lock(ctx, one.ID, e.Name, e, func(e account.Entry) { one.remember(e); save() }); err != nil {
+					return "", err
+				}
+			}
+			if now := c.r.cfg.Clock.Boot(); now-looked[one.ID] >= sessionsEvery {
+				looked[one.ID] = now
+				if pids := account.Owned(proc, e.UID); len(pids) > 0 {
+					tree, _ := sessions(e.UID)
+					if len(tree.Members()) > 0 {
+						text, err := end(ctx, one.ID, e.UID)
+						if err != nil {
+							return "", err
+						}
+						drift = append(drift, "the account was used: "+text)
+					}
+				}
+			}
+			return strings.Join(drift, "; "), nil
+		},
+		forget: func(one *containment) { delete(looked, one.ID) },
+		recover: func() []*containment {
+			locked, err := accounts.Locked()
+			if err != nil {
+				c.r.cfg.Logger.Warn("locked accounts cannot be looked for", "error", err)
+			}
+			var found []*containment
+			for id, e := range locked {
+				one := &containment{ID: id}
+				one.remember(e)
+				one.Target, _ = proto.MarshalOptions{Deterministic: true}.Marshal(&sensorv1.Target{Account: e.Name})
+				found = append(found, one)
+			}
+			return found
+		},
+	}
+}
