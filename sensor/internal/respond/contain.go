@@ -91,15 +91,11 @@ type containment struct {
 	lease
 	// ID names what it left in the kernel and on disk; the operation of a renewal is
 	// another.
-	ID       string          `json:"id"`
-	Action   sensorv1.Action `json:"action"`
-	Target   []byte          `json:"target"` // sensorv1.Target
-	State    json.RawMessage `json:"state,omitempty"`
-	Digest   []byte          `json:"digest,omitempty"` // of the grant
-	Local    bool            `json:"local,omitempty"`
-	Evidence []string        `json:"evidence,omitempty"`
-	Intent   uint64          `json:"intent,omitempty"`
-	Policies []string        `json:"policies,omitempty"`
+	ID     string          `json:"id"`
+	Action sensorv1.Action `json:"action"`
+	Target []byte          `json:"target"` // sensorv1.Target
+	State  json.RawMessage `json:"state,omitempty"`
+	Digest []byte          `json:"digest,omitempty"` // of the grant
 	// Ending is what to report when an undo that is tried again works.
 	Ending sensorv1.IsolationState `json:"ending,omitempty"`
 	Why    string                  `json:"why,omitempty"`
@@ -135,7 +131,7 @@ func (c *containment) status(state sensorv1.IsolationState, detail string) *sens
 	s := &sensorv1.IsolationStatus{
 		Operation: c.Operation, Nonce: c.Nonce, State: state, Detail: detail, AppliedAt: c.AppliedAt,
 		LeaseExpires: c.WallDeadline, SelfTest: c.SelfTest, Action: c.Action, Target: c.target(),
-		Local: c.Local, Evidence: c.Evidence, IntentVersion: c.Intent, Policies: c.Policies,
+		Local: c.Local, Evidence: c.Evidence, IntentVersion: c.IntentVersion, Policies: c.Policies,
 	}
 	if state != sensorv1.IsolationState_ISOLATION_STATE_APPLIED && state != sensorv1.IsolationState_ISOLATION_STATE_PENDING {
 		s.LeaseExpires = 0

@@ -32,6 +32,9 @@ type LocalOrder struct {
 // that a grant does, under an operation id of its own. It blocks until the act is
 // proved, a minute at most; the outcome goes to Config.Report too.
 func (r *Responder) Contain(ctx context.Context, o LocalOrder) *sensorv1.IsolationStatus {
+	if o.Action == sensorv1.Action_ACTION_ISOLATE {
+		return r.isolateLocally(o)
+	}
 	length, note := leaseLength(uint64(max(o.Lease, 0) / time.Second)) //nolint:gosec // not negative
 	return r.contain.act(ctx, order{
 		operation: localOperation(), action: o.Action, target: o.Target, length: length, note: note,
@@ -72,8 +75,8 @@ func (c *containments) make(o order) *containment {
 	target, _ := proto.MarshalOptions{Deterministic: true}.Marshal(o.target)
 	made := &containment{
 		lease: *newLease(c.r.cfg.Clock, o.length), ID: o.operation, Action: o.action, Target: target, Digest: o.digest,
-		Local: o.local, Evidence: o.evidence, Intent: o.intent, Policies: o.policies,
 	}
+	made.Local, made.Evidence, made.IntentVersion, made.Policies = o.local, o.evidence, o.intent, o.policies
 	made.Operation, made.Nonce, made.Operator, made.Reason, made.Phase = o.operation, o.nonce, o.operator, o.reason, phaseTesting
 	return made
 }

@@ -338,7 +338,7 @@ func (r *Responder) release(g *sensorv1.Grant, digest []byte) *sensorv1.GrantRes
 
 func (r *Responder) usedNonce(g *sensorv1.Grant, digest []byte) usedNonce {
 	return usedNonce{
-		Nonce: g.GetNonce(), Digest: digest, Epoch: g.GetEpoch(),
+		Nonce: g.GetNonce(), Digest: digest, Epoch: g.GetEpoch(), Operator: g.GetOperator() != "",
 		Release: g.GetAction() == sensorv1.Action_ACTION_RELEASE,
 		Until:   g.GetNotAfter() + int64(nonceGrace),
 	}

@@ -238,7 +238,7 @@ func TestRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := b.leaks(); got != 0 || r.State() != StateFull {
+	if got := b.leaks(); got != 0 || r.State() != "full" {
 		t.Errorf("after New: %d packets passed in state %q", got, r.State())
 	}
 	if err := r.Close(); err != nil {

@@ -38,11 +38,14 @@ func (r *Responder) Run(ctx context.Context) error {
 	}
 }
 
-// followNodes asks for the nodes while isolated. It is alone with that, since a
-// look-up of names takes its time when nothing answers.
+// followNodes asks for the nodes. It is alone with that, since a look-up of names
+// takes its time when nothing answers.
+// While nothing is isolated it asks seldom, for CutNow, which has no time to ask.
 func (r *Responder) followNodes(ctx context.Context) {
+	const seldom = 20
+	tick := -1
 	for range pulse.Ticks(ctx, r.cfg.Tick) {
-		if r.State() == StateNone {
+		if tick++; r.State() == StateNone && tick%seldom != 0 {
 			continue
 		}
 		nodes := r.cfg.NodeAddresses()

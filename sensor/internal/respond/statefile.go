@@ -32,6 +32,8 @@ type record struct {
 	Nonces []usedNonce `json:"nonces,omitempty"`
 	// Epoch is that of the newest grant honoured: none before it is honoured any more.
 	Epoch uint64 `json:"epoch,omitempty"`
+	// Repeats is how often this host isolated itself since an operator's grant.
+	Repeats int `json:"repeats,omitempty"`
 	// IgnoreIssuedBefore (Unix ns) refuses grants signed before nonces were lost.
 	IgnoreIssuedBefore int64 `json:"ignore_issued_before,omitempty"`
 	// LocalEnd is an end that no sensor has reported yet.
@@ -44,6 +46,8 @@ type usedNonce struct {
 	// Digest of the grant's exact bytes, to know a repetition from a reuse.
 	Digest  []byte `json:"digest"`
 	Release bool   `json:"release,omitempty"`
+	// Operator: a person ordered it.
+	Operator bool `json:"operator,omitempty"`
 	// Epoch is the grant's place in the order of all.
 	Epoch uint64 `json:"epoch,omitempty"`
 	Until int64  `json:"until"` // Unix ns: not_after and nonceGrace
@@ -63,6 +67,9 @@ func (r *record) use(n usedNonce, now time.Time) bool {
 	}
 	r.Nonces = append(r.Nonces, n)
 	r.Epoch = max(r.Epoch, n.Epoch)
+	if n.Operator {
+		r.Repeats = 0
+	}
 	return true
 }
 

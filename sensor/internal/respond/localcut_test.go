@@ -1,0 +1,151 @@
+package respond
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
+)
+
+// first is a first cut that notes what it is told; the real one is the kernel stage's.
+type first struct {
+	mu      sync.Mutex
+	told    []string
+	stopped []StoppedProcess
+}
+
+// note leaves out what was told since the last end: it is told again all the time.
+func (f *first) note(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := len(f.told) - 1; i >= 0 && f.told[i] != "lift"; i-- {
+		if f.told[i] == what {
+			return
+		}
+	}
+	f.told = append(f.told, what)
+}
+
+func (f *first) Cut(level isolation.Level, nodes []netip.AddrPort) error {
+	if len(nodes) == 0 {
+		return errors.New("no nodes")
+	}
+	f.note("cut " + level.String())
+	return nil
+}
+
+func (f *first) Deepen() ([]StoppedProcess, []string, error) {
+	f.note("deepen")
+	return f.stopped, []string{"a gap"}, nil
+}
+
+func (f *first) Lift(stopped []StoppedProcess) error {
+	f.note("lift")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Equal(stopped, f.stopped) && len(stopped) > 0 {
+		return errors.New("other processes than were stopped")
+	}
+	return nil
+}
+
+func (f *first) want(t *testing.T, what ...string) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Equal(f.told, what) {
+		t.Errorf("the first cut was told %q, want %q", f.told, what)
+	}
+	f.told = nil
+}
+
+var ownEvidence = LocalOrder{Action: sensorv1.Action_ACTION_ISOLATE, Lease: time.Hour, Evidence: []string{"f-1"}, IntentVersion: 7, Policies: []string{"web"}}
+
+// Ensure a host isolates itself without any coordinator, stays so, says on what
+// grounds, and that an operator ends it.
+func TestIsolatesItself(t *testing.T) {
+	f := &first{stopped: []StoppedProcess{{PID: 7, Start: 8, Comm: "sender"}}}
+	b := newBench(t, func(c *Config) {
+		c.First = f
+		c.Reachable = func(context.Context) error { return errors.New("partition") }
+		c.SelfTestTimeout = 300 * time.Millisecond
+	})
+	deadline := time.Now().Add(slow.Deadline(5 * time.Second))
+	for !b.r.CutNow() { // until it knows what to leave open
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was cut at the verdict")
+		}
+		runtime.Gosched()
+	}
+	status := b.r.Contain(t.Context(), ownEvidence)
+	b.expect("in a partition", status, applied, "is stopped until the release", true)
+	if !status.GetLocal() || status.GetIntentVersion() != 7 || !slices.Equal(status.GetEvidence(), []string{"f-1"}) || !slices.Equal(status.GetPolicies(), []string{"web"}) {
+		t.Errorf("it does not say on what grounds: %v", status)
+	}
+	f.want(t, "cut full", "deepen")
+	if b.r.CutNow() {
+		t.Error("cut at once though it is isolated")
+	}
+	b.expect("again", b.r.Contain(t.Context(), ownEvidence), applied, "already in force", true)
+	b.expect("release", b.release("op-1"), released, "ended the isolation", false)
+	if got := b.r.record.Repeats; got != 0 {
+		t.Errorf("%d repeats after an operator's grant", got)
+	}
+}
+
+// Ensure a verdict that cannot be carried out takes the first cut back, and that
+// the fourth isolation in a row needs a person.
+func TestRefusesToIsolateItself(t *testing.T) {
+	f := &first{}
+	b := newBench(t, func(c *Config) { c.First = f })
+	for range maxRepeats {
+		b.expect("itself", b.r.Contain(t.Context(), ownEvidence), applied, "", true)
+		b.clock.pass(2*time.Hour, 2*time.Hour)
+		b.r.tick()
+		b.await(sensorv1.IsolationState_ISOLATION_STATE_EXPIRED, "the lease ended")
+	}
+	f.want(t, "cut full", "deepen", "lift", "cut full", "deepen", "lift", "cut full", "deepen", "lift")
+	if b.r.CutNow() {
+		t.Error("cut at once though a person must look first")
+	}
+	b.expect("once more", b.r.Contain(t.Context(), ownEvidence), refused, "a person must", false)
+	f.want(t, "lift")
+	b.restart()
+	b.expect("after a restart", b.r.Contain(t.Context(), ownEvidence), refused, "a person must", false)
+	b.expect("an operator may", b.isolate("op-1"), applied, "", true)
+	b.expect("and ends it", b.release("op-2"), released, "", false)
+	b.expect("then it may again", b.r.Contain(t.Context(), ownEvidence), applied, "", true)
+}
+
+// Ensure levels do what they say, and jump needs openings.
+func TestIsolationLevels(t *testing.T) {
+	current := &sensorv1.Intent{}
+	b := newBench(t, func(c *Config) { c.Intent = func() *sensorv1.Intent { return current } })
+	at := func(level sensorv1.IsolationLevel, operation string) *sensorv1.IsolationStatus {
+		g := b.order(sensorv1.Action_ACTION_ISOLATE, operation)
+		g.Level = level
+		return b.r.Grant(t.Context(), b.sign(g)).GetStatus()
+	}
+	b.expect("jump without openings", at(sensorv1.IsolationLevel_ISOLATION_LEVEL_JUMP, "op-1"), refused, "opens nothing to a jump host", false)
+	current = &sensorv1.Intent{Jump: []*sensorv1.Opening{{Prefix: "10.77.0.0/24", Protocol: 6, Port: 22, Inbound: true}}}
+	b.expect("jump", at(sensorv1.IsolationLevel_ISOLATION_LEVEL_JUMP, "op-2"), applied, "port 22 of this host", true)
+	if got := b.r.State(); got != "jump" {
+		t.Errorf("state %q, want jump", got)
+	}
+	b.expect("egress only", at(sensorv1.IsolationLevel_ISOLATION_LEVEL_EGRESS_ONLY, "op-3"), applied, "", true)
+	if got := b.r.State(); got != "egress-only" {
+		t.Errorf("state %q, want egress-only", got)
+	}
+	b.expect("a level from the future", at(99, "op-4"), refused, "does not know the grant's isolation level", true)
+	g := b.order(sensorv1.Action_ACTION_ISOLATE, "op-5")
+	g.Preview = true
+	b.expect("preview", b.r.Grant(t.Context(), b.sign(g)).GetStatus(), sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED, "left open", true)
+}
