@@ -19,7 +19,7 @@ const (
 )
 
 // Check compiles an intent as Compile does and then asks what its author would want
-// to know before it is applied. A policy that can never matter is an *Invalid: it is an
+// to know before it is applied. A policy that can never matter is an *InvalidError: it is an
 // error in a permit that will be missed, and in a forbid one that will be found when
 // it is too late. Warnings are what is probably, but not certainly, a mistake, one sentence
 // each. Check tries thousands of requests for each policy and may take a second; hosts
@@ -42,7 +42,7 @@ func Check(in *sensorv1.Intent) (*Policy, []string, error) {
 		warnings = append(warnings, said...)
 	}
 	if len(problems) > 0 {
-		return nil, nil, &Invalid{Problems: problems}
+		return nil, nil, &InvalidError{Problems: problems}
 	}
 	warnings = append(warnings, p.unused()...)
 	if p.intent.GetAutomationOff() {

@@ -24,8 +24,8 @@ func TestCompileRefuses(t *testing.T) {
 		{"no such action in a condition", when(`action == Vedette::Action::"isolat"`), "isolate is perhaps meant"},
 		{"no such action in a list", `forbid (principal, action in [Vedette::Action::"kil"], resource);`, "kill is perhaps meant"},
 		{"no such group", `forbid (principal, action, resource in Vedette::Group::"wbe");`, `there is no group "wbe" (web is perhaps meant)`},
-		{"no such attribute", when(`context.confidense == 3`), "context.confidence is perhaps meant"},
-		{"no such test", when(`context has confidense`), "context.confidence is perhaps meant"},
+		{"no such attribute", when(`context.confidenz == 3`), "context.confidence is perhaps meant"},
+		{"no such test", when(`context has confidenz`), "context.confidence is perhaps meant"},
 		{"a label as an attribute", when(`resource.labels.role == "web"`), `resource.hasTag("role") && resource.getTag("role") == "web"`},
 		{"a label untested", when(`resource.getTag("role") == "web"`), `resource.hasTag("role") && resource.getTag("role") == "web"`},
 		{"no such severity", when(`context.severity == "hihg"`), "high is perhaps meant"},
@@ -46,7 +46,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"a book", strings.Repeat("// word\n", 10_000), "bytes, at most"},
 	} {
 		_, err := intent.Compile(&sensorv1.Intent{Policy: c.policy, Groups: testGroups})
-		var invalid *intent.Invalid
+		var invalid *intent.InvalidError
 		if !errors.As(err, &invalid) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}

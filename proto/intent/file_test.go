@@ -65,7 +65,7 @@ func TestFile(t *testing.T) {
 // Ensure a mistake in a file is said where it is.
 func TestFileRefuses(t *testing.T) {
 	for _, c := range []struct{ name, file, want string }{
-		{"a wrong key", "versoin: 3\n", `line 1: there is no key "versoin" (version is perhaps meant)`},
+		{"a wrong key", "versio: 3\n", `line 1: there is no key "versio" (version is perhaps meant)`},
 		{"a wrong key inside", "governor:\n  hosts_10: 3\n", `line 2: there is no key "hosts_10" (hosts_10m is perhaps meant)`},
 		{"a wrong type", "veto_seconds: soon\n", "line 1"},
 		{"a wrong protocol", "jump:\n  - {prefix: 10.0.0.1/32, protocol: icmp, port: 1}\n", "jump 1: the protocol is \"icmp\"; write tcp or udp"},

@@ -23,10 +23,10 @@ const (
 	maxNesting   = 24
 )
 
-// Invalid says all that is wrong with an intent, one sentence each, with what to do.
-type Invalid struct{ Problems []string }
+// InvalidError says all that is wrong with an intent, one sentence each, with what to do.
+type InvalidError struct{ Problems []string }
 
-func (e *Invalid) Error() string {
+func (e *InvalidError) Error() string {
 	return "the intent cannot be used: " + strings.Join(e.Problems, "; ")
 }
 
@@ -55,7 +55,7 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // Compile checks and compiles an intent; a nil one is Defaults. It refuses whatever
 // has a typing error: Cedar does not parse, names what does not exist, compares what cannot
-// be compared; a group without labels, a cap above its bound. Errors are *Invalid. Check
+// be compared; a group without labels, a cap above its bound. Errors are *InvalidError. Check
 // does more, for people who are about to apply one; what passed Check compiles.
 func Compile(in *sensorv1.Intent) (*Policy, error) {
 	if in == nil {
@@ -64,7 +64,7 @@ func Compile(in *sensorv1.Intent) (*Policy, error) {
 	problems := validateParts(in)
 	rules, more := compileRules(in)
 	if problems = append(problems, more...); len(problems) > 0 {
-		return nil, &Invalid{Problems: problems}
+		return nil, &InvalidError{Problems: problems}
 	}
 	p := &Policy{intent: in, rules: rules, byAction: map[sensorv1.Action]ruleSet{}, protected: map[string]bool{}}
 	for _, host := range in.GetGovernor().GetProtectedHosts() {
@@ -241,9 +241,10 @@ func checkShape(text string) string {
 			line++
 		case '"':
 			for i++; i < len(text) && text[i] != '"'; i++ {
-				if text[i] == '\\' {
+				switch text[i] {
+				case '\\':
 					i++
-				} else if text[i] == '\n' {
+				case '\n':
 					line++
 				}
 			}
