@@ -28,6 +28,7 @@ func (s *Sensor) openResponder() (err error) {
 		return fmt.Errorf("opening the spool: %w", err)
 	}
 	s.onClose(s.spool.Close)
+	s.intent = openIntent(s.path("intent.json"), s.identity.Cluster, s.identity.HostID, s.identity.Roots, s.cfg.Labels, s.log)
 	s.uplink, err = uplink.New(uplink.Config{
 		Identity: s.identity,
 		Nodes:    s.cfg.Coordinators,
@@ -37,6 +38,7 @@ func (s *Sensor) openResponder() (err error) {
 		OnGrant: func(ctx context.Context, g *sensorv1.SignedGrant) *sensorv1.GrantResult {
 			return s.responder.Grant(ctx, g)
 		},
+		OnIntent: s.intent.take,
 	}, s.spool)
 	if err != nil {
 		return fmt.Errorf("preparing the uplink: %w", err)
@@ -51,6 +53,10 @@ func (s *Sensor) openResponder() (err error) {
 		Enabled:       s.cfg.Isolation.Enabled,
 		ScopeKind:     s.cfg.Scope.Kind,
 		NetNS:         s.isolationNamespace(),
+		Intent:        s.intent.inForce,
+		Corroborates:  s.corroborates,
+		First:         s.openCut(),
+		Contain:       s.containConfig(),
 		Reachable:     s.uplink.Reachable,
 		Report: func(status *sensorv1.IsolationStatus) {
 			s.append(uplink.RecordFromIsolation(status), true)

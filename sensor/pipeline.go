@@ -51,6 +51,7 @@ func (s *Sensor) judge(o *event.Observation) {
 				f.Reason += " " + login
 			}
 		}
+		s.decide(f)
 		s.findings.add(f)
 	}
 	for _, n := range notes {
@@ -104,6 +105,8 @@ func (s *Sensor) summary(now time.Time) {
 	record := uplink.RecordFromSummary(&summary)
 	stats := s.spool.Stats()
 	health := record.GetSummary().GetHealth()
+	policy, _ := s.intent.current()
+	health.IntentVersion = policy.Version()
 	health.SpoolBytes, health.SpoolRecords = uint64(max(stats.Bytes, 0)), stats.Records
 	for _, dropped := range stats.Dropped {
 		health.DroppedRecords += dropped

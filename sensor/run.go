@@ -43,6 +43,10 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return s.spreadTaints(ctx) })
 	group.Go(func() error { return s.watchLosses(ctx) })
 	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
+	group.Go(func() error { return s.contain(ctx) })
+	if s.cut != nil {
+		group.Go(func() error { return named("following devices", s.cut.Follow(ctx)) })
+	}
 	group.Go(func() error { return named("talking to the coordinators", s.uplink.Run(ctx)) })
 	group.Go(func() error { return s.nodes.run(ctx) })
 	group.Go(func() error { return s.watchdog(ctx) })

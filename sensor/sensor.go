@@ -52,6 +52,10 @@ type Sensor struct {
 	responder *respond.Responder
 	uplink    *uplink.Uplink
 	nodes     *nodeBook
+	intent    *intentBook
+	evidence  *evidence
+	verdicts  chan respond.LocalOrder
+	cut       *kernel.Cut // nil when it could not be armed
 
 	keeper    keeper
 	blind     blindness
@@ -84,7 +88,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	debug.SetGCPercent(gcPercent)
 	s := &Sensor{
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
-		watched: make(chan struct{}), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)},
+		watched: make(chan struct{}), evidence: newEvidence(), verdicts: make(chan respond.LocalOrder, maxVerdicts), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)},
 		budget: budget{cpuShare: cfg.Budget.CPUPercent / 100, rss: uint64(cfg.Budget.RSSBytes)},
 	}
 	s.findings = newFindingLine(

@@ -1,0 +1,68 @@
+package sensor
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/vedette-edr/vedette/sensor/internal/kernel"
+	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
+)
+
+// firstCut is the kernel stage's pre-armed cut as the responder uses it.
+type firstCut struct{ cut *kernel.Cut }
+
+// Cut implements respond.FirstCut.
+func (f firstCut) Cut(level isolation.Level, nodes []netip.AddrPort) error {
+	if level == isolation.Jump {
+		f.cut.Set(kernel.CutNone)
+		return nil
+	}
+	// The nodes first: a host that cut off its own coordinator could not be released.
+	if err := f.cut.SetNodes(nodes); err != nil {
+		return err
+	}
+	if level == isolation.EgressOnly {
+		f.cut.Set(kernel.CutEgress)
+	} else {
+		f.cut.Set(kernel.CutAll)
+	}
+	return nil
+}
+
+// Deepen implements respond.FirstCut.
+func (f firstCut) Deepen() ([]respond.StoppedProcess, []string, error) {
+	report, err := f.cut.CutXDP()
+	var stopped []respond.StoppedProcess
+	for _, p := range report.Frozen() {
+		stopped = append(stopped, respond.StoppedProcess(p))
+	}
+	return stopped, report.Unstopped(), err
+}
+
+// Lift implements respond.FirstCut.
+func (f firstCut) Lift(stopped []respond.StoppedProcess) error {
+	f.cut.Set(kernel.CutNone)
+	processes := make([]kernel.FrozenProcess, 0, len(stopped))
+	for _, p := range stopped {
+		processes = append(processes, kernel.FrozenProcess(p))
+	}
+	return errors.Join(f.cut.ReleaseXDP(), kernel.ThawXDP(slices.Clip(processes)))
+}
+
+// openCut arms the namespace that this sensor may cut. A host where that cannot be is
+// isolated by the table alone, a moment later.
+func (s *Sensor) openCut() respond.FirstCut {
+	if !s.cfg.Isolation.Enabled || s.cfg.Scope.Kind == "cgroup" {
+		return nil
+	}
+	cut, err := kernel.OpenCut(kernel.CutConfig{NetNS: s.isolationNamespace(), Logger: s.log})
+	if err != nil {
+		s.log.Warn("the first cut is not armed; an isolation is the table alone", "error", err)
+		return nil
+	}
+	s.cut = cut
+	s.onClose(cut.Close)
+	return firstCut{cut}
+}
