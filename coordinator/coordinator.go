@@ -24,6 +24,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/control"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/coordinator/internal/ingest"
@@ -176,6 +177,10 @@ func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *
 	if err != nil {
 		return err
 	}
+	responses, err := respond.New(respond.Config{Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
 	silences, err := silence.New(silence.Config{Log: node, DB: node.DB(), Logger: logger})
 	if err != nil {
 		return err
@@ -192,6 +197,7 @@ func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *
 	group.Go(func() error { return api.Run(ctx, operators) })
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
+	group.Go(func() error { return responses.Run(ctx) })
 	group.Go(func() error { return c.takePart(ctx, logger, node) })
 	group.Go(func() error { return c.watchdog(ctx, node) })
 	close(c.ready)
