@@ -183,7 +183,6 @@ func (r *rig) shapes() {
 // connections are made before anything is cut.
 func (r *rig) connections(t *testing.T) {
 	r.establish(t)
-	r.established.(*net.TCPConn).SetNoDelay(true) //nolint:errcheck // it is the default
 	r.add(&flow{path: path{establishedTCP, r.host, func(p []byte) error {
 		// A full buffer must not hold up the other paths.
 		_ = r.established.SetWriteDeadline(time.Now().Add(time.Millisecond))
