@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,7 +34,7 @@ func times(n int) int {
 // newFlood sends three ways out of host0: both kinds of raw frames and UDP.
 func newFlood(t *testing.T, host, peer *netnstest.Namespace) *flood {
 	t.Helper()
-	f := &flood{quit: make(chan struct{})}
+	f := newEmptyFlood()
 	index := host.Index(t, netnstest.HostDevice)
 	hostMAC, peerMAC := host.MAC(t, netnstest.HostDevice), peer.MAC(t, netnstest.PeerDevice)
 	raw := func(bypass bool) func([]byte) error {
@@ -120,21 +121,27 @@ func TestTampering(t *testing.T) {
 	}{
 		{"nft flush ruleset", []string{"flush ruleset"}},
 		{"deleting the table", []string{"delete table netdev " + TableName}},
-		{"deleting a base chain", []string{"flush chain netdev " + TableName + " egress_2; delete chain netdev " + TableName + " egress_2"}},
+		{"deleting a base chain", []string{"flush chain netdev BASE; delete chain netdev BASE"}},
 		{"emptying a chain", []string{"flush chain netdev " + TableName + " egress"}},
 		{"a firewall's restart", []string{"-f", restart}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			host, peer := netnstest.Pair(t)
-			openBarrier(t, host)
+			how := hookByDevice
+			if openBarrier(t, host).anyDevice {
+				how = hookAnyDevice
+			}
 			f := newFlood(t, host, peer)
 			k := startKeeper(t, host, testSpec())
 			const rounds = 5
+			base := TableName + " " + egressBase(t, host, how)
+			arguments := slices.Clone(tt.arguments)
+			arguments[0] = strings.ReplaceAll(arguments[0], "BASE", base)
 			var worst time.Duration
 			f.phase.Store(phaseFlushed)
 			for range rounds {
 				began := time.Now()
-				nft(t, host, tt.arguments...)
+				nft(t, host, arguments...)
 				k.until(t, Tampered)
 				worst = max(worst, time.Since(began))
 			}

@@ -20,6 +20,7 @@ import (
 type flood struct {
 	paths    []*flow
 	phase    atomic.Uint32
+	ready    chan struct{} // closed when all paths are known
 	quit     chan struct{}
 	senders  sync.WaitGroup
 	counters sync.WaitGroup
@@ -63,10 +64,24 @@ func (f *flood) count(frame []byte) {
 	}
 }
 
+// newEmptyFlood waits for its paths, and for start.
+func newEmptyFlood() *flood { return &flood{ready: make(chan struct{}), quit: make(chan struct{})} }
+
+// counting begins to count when all paths are known.
+func (f *flood) counting(count func()) {
+	f.counters.Go(func() {
+		select {
+		case <-f.ready:
+			count()
+		case <-f.quit:
+		}
+	})
+}
+
 // watch counts what arrives at a device until the flood ends.
 func (f *flood) watch(t testing.TB, n *netnstest.Namespace, device string) {
 	capture := netnstest.NewCapture(t, n, device)
-	f.counters.Go(func() { capture.Each(f.quit, f.count) })
+	f.counting(func() { capture.Each(f.quit, f.count) })
 }
 
 // from sends on the paths that begin in one namespace, from inside it.
@@ -133,6 +148,7 @@ func tolerable(err error) bool {
 
 // start sends from each namespace that paths begin in.
 func (f *flood) start() {
+	close(f.ready)
 	seen := map[*netnstest.Namespace]bool{}
 	for _, p := range f.paths {
 		if !seen[p.path.from] {

@@ -3,6 +3,7 @@ package isolation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,11 +17,19 @@ import (
 )
 
 func TestReconcile(t *testing.T) {
-	t.Run("a chain for each device", func(t *testing.T) { testReconcile(t, hookByDevice, "egress_2") })
-	t.Run("a chain for all devices", func(t *testing.T) { testReconcile(t, hookAnyDevice, "egress_any") })
+	t.Run("a chain for each device", func(t *testing.T) { testReconcile(t, hookByDevice) })
+	t.Run("a chain for all devices", func(t *testing.T) { testReconcile(t, hookAnyDevice) })
 }
 
-func testReconcile(t *testing.T, how hooking, base string) {
+// egressBase is the name of the chain that host0's packets leave through.
+func egressBase(t *testing.T, host *netnstest.Namespace, how hooking) string {
+	if how == hookAnyDevice {
+		return "egress_any"
+	}
+	return fmt.Sprintf("egress_%d", host.Index(t, netnstest.HostDevice))
+}
+
+func testReconcile(t *testing.T, how hooking) {
 	// The kernel itself brings the cut to new devices, so that nothing is to be done.
 	devices := Surroundings
 	if how == hookAnyDevice {
@@ -43,10 +52,11 @@ func testReconcile(t *testing.T, how hooking, base string) {
 			nft(t, host, "insert rule netdev "+TableName+" egress accept")
 		}, Tampered},
 		{"a rule replaced by its equal", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "flush chain netdev "+TableName+" "+base+"; add rule netdev "+TableName+" "+base+" jump egress")
+			base := TableName + " " + egressBase(t, host, how)
+			nft(t, host, "flush chain netdev "+base+"; add rule netdev "+base+" jump egress")
 		}, Tampered},
 		{"a policy of accept", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "add chain netdev "+TableName+" "+base+" { policy accept; }")
+			nft(t, host, "add chain netdev "+TableName+" "+egressBase(t, host, how)+" { policy accept; }")
 		}, Tampered},
 		{"a dormant table", func(t *testing.T, host, _ *netnstest.Namespace) {
 			nft(t, host, "add table netdev "+TableName+" { flags dormant; }")
