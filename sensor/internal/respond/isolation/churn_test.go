@@ -145,7 +145,7 @@ func TestTampering(t *testing.T) {
 				k.until(t, Tampered)
 				worst = max(worst, time.Since(began))
 			}
-			f.during(phaseApply, 50*time.Millisecond)
+			f.during(phaseApply, slow.Deadline(50*time.Millisecond))
 			f.stop()
 			passed, sent := f.leaked(t, phaseFlushed)
 			after, _ := f.leaked(t, phaseApply)
