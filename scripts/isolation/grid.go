@@ -33,6 +33,7 @@ type grid struct {
 	cells  map[[2]string]measured
 	tests  []*ended
 	said   []string // the last test's lines so far
+	unread []error  // rows that the kernel's own words on the console broke
 }
 
 // ended is a test beside the matrix.
@@ -85,6 +86,9 @@ func (g *grid) rows() (rows []figure.Row) {
 				rows = append(rows, g.row(m))
 			}
 		}
+	}
+	for _, err := range g.unread {
+		rows = append(rows, figure.Missing(g.name("a row that cannot be read"), "packets", "= 0", err))
 	}
 	for _, t := range g.tests {
 		note := strings.Join(t.said, "; ")

@@ -4,11 +4,11 @@
 // The cut is one nftables table of family netdev with an ingress and an egress
 // base chain on every device but loopback; new devices follow as the kernel tells of
 // them, or by the kernel's own doing where it can and no old nft would choke on that
-// (see readersMayHang). These two hooks are the only layer
-// that every packet of a device passes: IPv4, IPv6 and unknown ethertypes,
-// locally made and forwarded, AF_PACKET senders with or without a queueing
-// discipline, and traffic of other namespaces that borrow the device. The
-// policy is drop, so what is not named is cut, established flows included.
+// (see readersMayHang). These two hooks are the only layer that every packet of a
+// device passes: IPv4, IPv6 and unknown ethertypes, locally made and forwarded,
+// AF_PACKET senders with or without a queueing discipline, and traffic of other
+// namespaces that borrow the device. The policy is drop, so what is not named is
+// cut, established flows included.
 //
 // Invariant: the table in the kernel is either absent or whole. Each change is
 // one nftables transaction that replaces the whole table; a transaction that
@@ -31,8 +31,8 @@ import (
 // TableName is the one table of family netdev that this package owns.
 const TableName = "vedette_isolation"
 
-// netlinkBufferBytes holds one acknowledgement for each message of a rebuild:
-// about 1 KiB of socket memory each, for some thousand devices.
+// netlinkBufferBytes holds a whole transaction, about 400 bytes for each device, and
+// an answer to each of its messages should all of them be wrong.
 const netlinkBufferBytes = 16 << 20
 
 var (
