@@ -66,7 +66,11 @@ type applied struct {
 	// fingerprint may show its edit of our table, or there is none. Reconcile builds
 	// it again.
 	unproved bool
-	nonce    [probeNonceBytes]byte
+	// lookAgain: the generation moved and the table looked as it was. The kernel counts
+	// a generation up just before it shows it, so one look may see the new number with
+	// the old table; the next one cannot.
+	lookAgain bool
+	nonce     [probeNonceBytes]byte
 }
 
 // Open takes the namespace at path, such as /run/netns/web; empty is the
@@ -343,7 +347,8 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 	if err != nil {
 		return drift, err
 	}
-	if generation != b.current.fingerprint.generation && len(b.current.fingerprint.objects) > 0 {
+	moved := generation != b.current.fingerprint.generation
+	if (moved || b.current.lookAgain) && len(b.current.fingerprint.objects) > 0 {
 		print, err := b.fingerprint()
 		if err != nil {
 			return drift, err
@@ -351,7 +356,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 		if !print.equal(b.current.fingerprint) && !b.lostOnlyDevices(surround, print) {
 			drift = Tampered
 		}
-		b.current.fingerprint.generation = print.generation
+		b.current.fingerprint.generation, b.current.lookAgain = print.generation, moved
 	}
 	if drift == Unchanged {
 		return drift, nil

@@ -109,6 +109,37 @@ func testReconcile(t *testing.T, how hooking) {
 	}
 }
 
+// Ensure that a look which saw a new generation with an old table is not the last:
+// the kernel counts up before it shows.
+func TestReconcileLooksAgain(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	nft(t, host, "add table inet theirs")
+	if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Unchanged {
+		t.Fatalf("another's table: got %d, %v", drift, err)
+	}
+	nft(t, host, "flush ruleset")
+	generation, err := barrier.generation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	barrier.current.fingerprint.generation = generation // as if that look had been in between
+	if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Tampered {
+		t.Errorf("flushed: got %d, %v; want %d", drift, err, Tampered)
+	}
+	for range 2 {
+		if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Unchanged {
+			t.Errorf("put back: got %d, %v", drift, err)
+		}
+	}
+	if barrier.current.lookAgain {
+		t.Error("it goes on looking though nothing moves")
+	}
+}
+
 // Ensure that another level, or another opening, is noticed and put in force.
 func TestReconcileFollowsTheSpec(t *testing.T) {
 	host, _ := netnstest.Pair(t)
