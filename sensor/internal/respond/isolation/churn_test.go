@@ -53,8 +53,18 @@ func newFlood(t *testing.T, host, peer *netnstest.Namespace) *flood {
 	}
 	f.watch(t, peer, netnstest.PeerDevice)
 	f.start()
-	f.during(phaseBefore, 50*time.Millisecond)
+	f.untilSent(t, phaseBefore)
 	return f
+}
+
+// untilSent goes on in a phase until something was sent on each path.
+func (f *flood) untilSent(t *testing.T, phase uint32) {
+	t.Helper()
+	const enough = 20
+	f.phase.Store(phase)
+	await(t, "packets to be sent on every path", func() bool {
+		return !slices.ContainsFunc(f.paths, func(p *flow) bool { return p.sent[phase].Load() < enough })
+	})
 }
 
 // leaked is what arrived in a phase; each path must have arrived before the cut.
@@ -98,7 +108,7 @@ func TestReplacingLeaksNothing(t *testing.T) {
 		last = next
 	}
 	last.kill()
-	f.during(phaseApply, 100*time.Millisecond)
+	f.untilSent(t, phaseApply)
 	f.stop()
 	leaked, sent := f.leaked(t, phaseApply)
 	t.Logf("%d rounds of apply, reconcile, taking over and SIGKILL: %d packets sent, %d leaked", rounds, sent, leaked)
@@ -138,14 +148,14 @@ func TestTampering(t *testing.T) {
 			arguments := slices.Clone(tt.arguments)
 			arguments[0] = strings.ReplaceAll(arguments[0], "BASE", base)
 			var worst time.Duration
-			f.phase.Store(phaseFlushed)
+			f.untilSent(t, phaseFlushed) // the first of them while nothing is wrong
 			for range rounds {
 				began := time.Now()
 				nft(t, host, arguments...)
 				k.until(t, Tampered)
 				worst = max(worst, time.Since(began))
 			}
-			f.during(phaseApply, slow.Deadline(50*time.Millisecond))
+			f.untilSent(t, phaseApply)
 			f.stop()
 			passed, sent := f.leaked(t, phaseFlushed)
 			after, _ := f.leaked(t, phaseApply)
