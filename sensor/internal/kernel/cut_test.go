@@ -140,6 +140,7 @@ func (l *cutLab) shut() []cutPath {
 		{"AF_PACKET, unknown ethertype", l.host, l.raw(0x88b5, 0x88b5, func(p []byte) []byte { return p })},
 		{"IP claimed to be ARP", l.host, l.raw(unix.ETH_P_ARP, unix.ETH_P_IP, datagram4(world4, 4444, 53, none))},
 		{"IP claimed to be ARP to the wire", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_ARP, datagram4(world4, 4444, 53, none))},
+		{"DHCP claimed, something else to the wire", l.host, l.raw(unix.ETH_P_IP, 0x88b5, datagram4(broadcast4, 68, 67, none))},
 		{"ARP as a tunnel", l.host, l.raw(unix.ETH_P_ARP, unix.ETH_P_ARP, func(p []byte) []byte {
 			return append(append([]byte{0, 1, 8, 0, 6, 4, 0, 1}, make([]byte, 40)...), p...)
 		})},
@@ -192,6 +193,23 @@ func (l *cutLab) redirected(t testing.TB) (cutPath, bool) {
 		return cutPath{}, false
 	}
 	return cutPath{"container, redirected by tc on ingress", l.routed, udpOf("", "203.0.113.9:9999")}, true
+}
+
+// tagged is what is open on a device of its own and tagged by the one below, beside the
+// frame and not in it.
+func (l *cutLab) tagged(t testing.TB) (cutPath, bool) {
+	attrs := vnl.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = "tagged", l.index
+	if err := l.host.Handle(t).LinkAdd(&vnl.Vlan{LinkAttrs: attrs, VlanId: 5}); err != nil {
+		t.Logf("SKIP path: needs the 8021q driver: %v", err)
+		return cutPath{}, false
+	}
+	l.host.Up(t, "tagged")
+	index := l.host.Index(t, "tagged")
+	return cutPath{"DHCP, tagged by the device below", l.host, func(p []byte) error {
+		frame := netnstest.Ether(l.peerMAC, l.hostMAC, unix.ETH_P_IP, datagram4(broadcast4, 68, 67, netnstest.Options{})(p))
+		return l.sender.Send(index, unix.ETH_P_IP, frame)
+	}}, true
 }
 
 const perCutPath = 10
@@ -250,8 +268,10 @@ func TestCutMatrix(t *testing.T) {
 				t.Fatal(err)
 			}
 			shut, open := l.shut(), l.open()
-			if path, ok := l.redirected(t); ok {
-				shut = append(shut, path)
+			for _, add := range []func(testing.TB) (cutPath, bool){l.redirected, l.tagged} {
+				if path, ok := add(t); ok {
+					shut = append(shut, path)
+				}
 			}
 			if err := l.cut.Reconcile(); err != nil { // sees the clsact that came
 				t.Fatal(err)
