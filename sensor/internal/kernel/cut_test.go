@@ -89,7 +89,7 @@ func newCutLab(t testing.TB, change ...func(*Cut)) *cutLab {
 }
 
 // beNobody makes what this process opens from here on no socket of the sensor's.
-func (c *Cut) beNobody() { atomic.StoreUint32((*uint32)(unsafe.Pointer(&c.page[4])), 0) }
+func (c *Cut) beNobody() { atomic.StoreUint32((*uint32)(unsafe.Pointer(&c.page[sensorOffset])), 0) }
 
 func byFilters(c *Cut) { c.tcx = false }
 

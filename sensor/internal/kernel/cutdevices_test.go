@@ -369,3 +369,32 @@ func TestCutFilters(t *testing.T) {
 		t.Errorf("%d filters are left, want the other's alone: %v", len(left), left)
 	}
 }
+
+// Ensure one device that takes no program is told, and keeps no other open.
+func TestCutNamesWhatItCannotCover(t *testing.T) {
+	l := newCutLab(t, byFilters)
+	if err := l.cut.Close(); err != nil {
+		t.Fatal(err)
+	}
+	commands := []string{"qdisc replace dev tohost clsact"}
+	for priority := range maxFilterPriority {
+		commands = append(commands, "filter add dev tohost egress protocol ip prio "+itoa(priority+1)+" u32 match ip dst 10.9.9.9 flowid 1:1")
+	}
+	l.host.Must(t, "adding filters", func() error {
+		for _, command := range commands {
+			if out, err := exec.Command("tc", strings.Fields(command)...).CombinedOutput(); err != nil {
+				return os.NewSyscallError(string(out), err)
+			}
+		}
+		return nil
+	})
+	next := openCut(t, l.host, byFilters)
+	if !slices.ContainsFunc(next.NotCut(), func(s string) bool { return strings.HasPrefix(s, "device tohost, which takes no program") }) {
+		t.Errorf("not told: %q", next.NotCut())
+	}
+	next.beNobody()
+	next.Set(CutAll)
+	if got := l.run(t, []cutPath{{"UDP", l.host, udpOf("", netnstest.PeerIP4+":9999")}}, "d"); got[0] != 0 {
+		t.Errorf("%d packets leaked through another device", got[0])
+	}
+}
