@@ -151,6 +151,8 @@ func (l *cutLab) shut() []cutPath {
 		{"DHCP in a later fragment", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP, datagram4(broadcast4, 68, 67, netnstest.Options{Fragment: 40}))},
 		{"DHCP with a source route", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP,
 			datagram4(broadcast4, 68, 67, netnstest.Options{Options: []byte{131, 7, 4, 203, 0, 113, 7, 0}}))},
+		{"options that look like DHCP's ports", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP,
+			datagram4(broadcast4, 4444, 53, netnstest.Options{Options: []byte{0, 68, 0, 67}}))},
 		{"neighbour solicitation off the link", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, solicit(netip.MustParseAddr("2001:db8:77::7"), 255, 0))},
 		{"neighbour solicitation, hop limit 64", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, solicit(peer6, 64, 0))},
 		{"neighbour solicitation as a tunnel", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, solicit(peer6, 255, 200))},
@@ -162,7 +164,13 @@ var broadcast4 = netip.MustParseAddr("255.255.255.255")
 
 func (l *cutLab) open() []cutPath {
 	return []cutPath{
-		{"coordinator, by the sensor", l.host, func(p []byte) error { _, err := l.socket.Write(p); return err }},
+		{"coordinator, by the sensor", l.host, func(p []byte) error {
+			_, err := l.socket.Write(p)
+			if errors.Is(err, unix.ECONNREFUSED) { // what was sent before, where nobody listens
+				_, err = l.socket.Write(p)
+			}
+			return err
+		}},
 		{"DHCPv4 discover", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP, datagram4(broadcast4, 68, 67, netnstest.Options{}))},
 		{"DHCPv6 solicit", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, func(p []byte) []byte {
 			return netnstest.IP6(unix.IPPROTO_UDP, 1, netip.MustParseAddr("fe80::1"), netip.MustParseAddr("ff02::1:2"), netnstest.UDP(546, 547, p))
