@@ -322,7 +322,7 @@ func TestCutXDPTellsWhatItCannotStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(report.Sockets) != 1 || !strings.Contains(report.Sockets[0].Why, "no process holds it") {
-		t.Errorf("report %+v, want a socket that nobody holds", report)
+		t.Fatalf("report %+v, want a socket that nobody holds", report)
 	}
 	if !slices.Contains(l.cut.NotCut(), report.Unstopped()[0]) {
 		t.Errorf("not told: %q", l.cut.NotCut())
