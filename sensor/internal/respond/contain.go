@@ -152,23 +152,26 @@ type containments struct {
 	file     containFile
 	kick     chan struct{}
 	closers  []func() error
+	network  *network
 
 	acting sync.Mutex
+	ticks  uint64 // rounds of looking after; acting guards it
 	mu     sync.Mutex
 	record containRecord
 }
 
-func newContainments(r *Responder) *containments {
+func newContainments(r *Responder) (*containments, error) {
 	c := &containments{
 		cfg: r.cfg.Contain, r: r, remedies: map[sensorv1.Action]*remedy{},
 		file: newContainFile(r.cfg.StateDir), kick: make(chan struct{}, 1),
 	}
-	if c.cfg != nil {
-		c.addProcess()
-		c.addFile()
-		c.addAccount()
+	if c.cfg == nil {
+		return c, nil
 	}
-	return c
+	c.addProcess()
+	c.addFile()
+	c.addAccount()
+	return c, c.addNetwork()
 }
 
 func (c *containments) close() error {

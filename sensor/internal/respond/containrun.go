@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -13,6 +14,9 @@ import (
 func actionName(a sensorv1.Action) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(a.String(), "ACTION_")), "_", " ")
 }
+
+// restBetween is at least between two looks.
+const restBetween = 25 * time.Millisecond
 
 // run looks after what is in force, until ctx ends. While nothing is it only waits.
 func (c *containments) run(ctx context.Context) {
@@ -27,10 +31,30 @@ func (c *containments) run(ctx context.Context) {
 }
 
 func (c *containments) watch(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var owned sync.WaitGroup
+	defer owned.Wait()
+	defer cancel()
+	if c.network != nil {
+		owned.Go(func() {
+			if err := c.network.table.Watch(ctx, c.wake); err != nil && ctx.Err() == nil {
+				c.r.cfg.Logger.Warn("blocks are watched by looking only", "every", c.r.cfg.Tick, "error", err)
+			}
+		})
+	}
 	ticker := time.NewTicker(c.r.cfg.Tick)
 	defer ticker.Stop()
+	rest := time.NewTimer(0)
+	defer rest.Stop()
 	for len(c.list()) > 0 {
+		// Whoever writes nftables in a loop must not keep the sensor busy.
+		select {
+		case <-ctx.Done():
+			return
+		case <-rest.C:
+		}
 		c.tick(ctx)
+		rest.Reset(restBetween)
 		select {
 		case <-ctx.Done():
 			return
@@ -44,6 +68,7 @@ func (c *containments) watch(ctx context.Context) {
 func (c *containments) tick(ctx context.Context) {
 	c.acting.Lock()
 	defer c.acting.Unlock()
+	c.ticks++
 	ctx, cancel := context.WithTimeout(ctx, actLimit)
 	defer cancel()
 	for _, one := range c.list() {
@@ -175,6 +200,9 @@ func (c *containments) restore() {
 		}
 	}
 	c.adopt()
+	if c.network != nil {
+		c.network.restore()
+	}
 	if err != nil || damaged != nil || c.record.Serial > 0 {
 		_ = c.save() // logged there
 	}

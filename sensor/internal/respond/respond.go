@@ -186,7 +186,9 @@ func New(cfg Config) (*Responder, error) {
 	r.restore()
 	r.unlockAndReport()
 	r.localEndReported()
-	r.contain = newContainments(r)
+	if r.contain, err = newContainments(r); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
 	r.contain.restore()
 	return r, nil
 }
