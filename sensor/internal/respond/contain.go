@@ -60,6 +60,12 @@ type ContainConfig struct {
 	// Mounts are the mount points whose programs an image block covers, default all
 	// that mountinfo lists and that hold files.
 	Mounts func() ([]string, error)
+	// Execs says that Responder.Exec is told of every execution, so that a blocked
+	// image can be ended after its exec where execs cannot be held.
+	Execs bool
+	// ExecDead is how long this process may be stopped while execs wait for it before
+	// the kernel kills it, default 10 s; negative: never.
+	ExecDead time.Duration
 }
 
 // remedy is one way to contain, and its way back.
@@ -106,6 +112,7 @@ type containment struct {
 
 	lastFailure string
 	tampers     tamperLog
+	ran         tamperLog // executions of a blocked image
 }
 
 func (c *containment) target() *sensorv1.Target {
@@ -153,6 +160,7 @@ type containments struct {
 	kick     chan struct{}
 	closers  []func() error
 	network  *network
+	images   *images
 
 	acting sync.Mutex
 	ticks  uint64 // rounds of looking after; acting guards it
@@ -171,6 +179,7 @@ func newContainments(r *Responder) (*containments, error) {
 	c.addProcess()
 	c.addFile()
 	c.addAccount()
+	c.addImage()
 	return c, c.addNetwork()
 }
 

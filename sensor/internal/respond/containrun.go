@@ -20,6 +20,11 @@ const restBetween = 25 * time.Millisecond
 
 // run looks after what is in force, until ctx ends. While nothing is it only waits.
 func (c *containments) run(ctx context.Context) {
+	var owned sync.WaitGroup
+	defer owned.Wait()
+	if c.images != nil {
+		owned.Go(func() { c.images.run(ctx) })
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -202,6 +207,7 @@ func (c *containments) restore() {
 	c.adopt()
 	if c.network != nil {
 		c.network.restore()
+		c.images.restore()
 	}
 	if err != nil || damaged != nil || c.record.Serial > 0 {
 		_ = c.save() // logged there

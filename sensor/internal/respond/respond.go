@@ -135,6 +135,9 @@ type Counters struct {
 	Honoured, Refused, Failed, Expired, Reapplied uint64
 	// Contained are the containments that were applied, with a grant or without.
 	Contained uint64
+	// Overlooked are executions that were not compared with a blocked image, because
+	// more came than could be looked at.
+	Overlooked uint64
 }
 
 // Responder honours grants for one host.
