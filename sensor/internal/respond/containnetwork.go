@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 	"github.com/vedette-edr/vedette/sensor/internal/respond/address"
 )
 
@@ -39,6 +40,8 @@ type network struct {
 	asked  map[string]time.Duration
 	tick   uint64
 
+	// nodes are asked for beside the path: that may look names up.
+	nodes atomic.Pointer[[]netip.AddrPort]
 	// names are looked at for every answer that the host gets.
 	names   atomic.Pointer[[]string]
 	mu      sync.Mutex
@@ -76,7 +79,7 @@ func (c *containments) addNetwork() error {
 
 // spec is all that is blocked now.
 func (n *network) spec() address.Spec {
-	spec := address.Spec{Nodes: n.c.r.nodes()}
+	spec := address.Spec{Nodes: n.coordinators()}
 	for _, b := range n.blocks {
 		spec.Prefixes = append(spec.Prefixes, b.Prefixes...)
 		spec.Names = append(spec.Names, b.Names...)
@@ -86,15 +89,24 @@ func (n *network) spec() address.Spec {
 	return spec
 }
 
-// nodes are those that an isolation would leave open.
-func (r *Responder) nodes() []netip.AddrPort {
-	r.mu.Lock()
-	known := r.known
-	r.mu.Unlock()
-	if known == nil {
-		return r.cfg.NodeAddresses()
+func (n *network) coordinators() []netip.AddrPort {
+	if known := n.nodes.Load(); known != nil {
+		return *known
 	}
-	return known
+	return n.askNodes()
+}
+
+func (n *network) askNodes() []netip.AddrPort {
+	nodes := n.c.r.cfg.NodeAddresses()
+	n.nodes.Store(&nodes)
+	return nodes
+}
+
+// followNodes while something is contained.
+func (n *network) followNodes(ctx context.Context) {
+	for range pulse.Ticks(ctx, askAgain) {
+		n.askNodes()
+	}
 }
 
 // put blocks and proves it.
@@ -139,7 +151,7 @@ func (n *network) checkAddresses(_ context.Context, t *sensorv1.Target) (string,
 	if err != nil {
 		return "", err
 	}
-	nodes := n.c.r.cfg.NodeAddresses()
+	nodes := n.askNodes()
 	for _, p := range prefixes {
 		if err := n.table.Refusal(p, nodes); err != nil {
 			return "", err
@@ -189,7 +201,7 @@ func (n *network) resolved(name string) []netip.Addr {
 // usable leaves out what a name must not cut: who controls a name writes any
 // address into it, such as a coordinator's or the file server's.
 func (n *network) usable(addresses, known []netip.Addr) (usable []netip.Addr, left []string) {
-	nodes := n.c.r.cfg.NodeAddresses()
+	nodes := n.coordinators()
 	for _, a := range addresses {
 		a = a.Unmap().WithZone("")
 		if !a.IsValid() || slices.Contains(usable, a) || slices.Contains(known, a) {

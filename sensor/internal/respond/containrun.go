@@ -41,6 +41,7 @@ func (c *containments) watch(ctx context.Context) {
 	defer owned.Wait()
 	defer cancel()
 	if c.network != nil {
+		owned.Go(func() { c.network.followNodes(ctx) })
 		owned.Go(func() {
 			if err := c.network.table.Watch(ctx, c.wake); err != nil && ctx.Err() == nil {
 				c.r.cfg.Logger.Warn("blocks are watched by looking only", "every", c.r.cfg.Tick, "error", err)
