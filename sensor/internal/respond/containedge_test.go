@@ -195,3 +195,41 @@ func FuzzContainFile(f *testing.F) {
 		}
 	})
 }
+
+// Ensure root can end everything while no sensor runs, which is told afterwards.
+func TestContainEndedLocally(t *testing.T) {
+	b := newContainBench(t, nil)
+	cases := b.cases()
+	for i, tt := range cases {
+		if tt.preview != "" && i != 1 {
+			if status := b.give(tt.action, fmt.Sprintf("op-%d", i), tt.target, nil); status.GetState() != applied {
+				t.Fatalf("got %v", status)
+			}
+		}
+	}
+	want := len(b.r.Containments())
+	end := LocalEnd{StateDir: b.cfg.StateDir, NetNS: b.host.Path(), By: "root", Reason: "test", Logger: b.cfg.Logger, Clock: b.clock}
+	if _, err := EndContainmentsLocally(t.Context(), end, *b.cfg.Contain); !errors.Is(err, ErrInUse) {
+		t.Errorf("beside a sensor: got %v", err)
+	}
+	b.stop()
+	ended, err := EndContainmentsLocally(t.Context(), end, *b.cfg.Contain)
+	if err != nil || len(ended) != want {
+		t.Errorf("got %v, %v; want %d", ended, err, want)
+	}
+	b.start()
+	for i, tt := range cases {
+		if tt.shows() {
+			t.Errorf("%d %v shows still", i, tt.action)
+		}
+	}
+	b.await(released, "ended by root, without a grant")
+	if got := b.r.Containments(); len(got) != 0 {
+		t.Errorf("in force: %v", got)
+	}
+	b.restart()
+	b.stop()
+	if ended, err := EndContainmentsLocally(t.Context(), end, *b.cfg.Contain); err != nil || len(ended) != 0 {
+		t.Errorf("again: got %v, %v", ended, err)
+	}
+}
