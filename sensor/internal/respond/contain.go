@@ -2,6 +2,8 @@ package respond
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,9 @@ import (
 // MaxContainments are in force at most; isolations are not among them.
 const MaxContainments = 256
 
+// tagBytes of a hash of the host's id.
+const tagBytes = 4
+
 // actLimit bounds one act from end to end: what hangs is undone and reported.
 const actLimit = time.Minute
 
@@ -26,6 +31,8 @@ const actLimit = time.Minute
 var (
 	// ErrNoContainment: this sensor was not given what it needs to contain.
 	ErrNoContainment = errors.New("containment is not available in this sensor: only isolation is")
+	// ErrContainDisabled: the host's configuration forbids it.
+	ErrContainDisabled = errors.New("containment is disabled in this sensor's configuration")
 	// ErrTooMany: one of those in force must end first.
 	ErrTooMany = fmt.Errorf("%d containments are in force here, and no more may be: release one first", MaxContainments)
 	// ErrNoTarget: the grant does not say what to act on.
@@ -37,6 +44,8 @@ var (
 // ContainConfig is what containments need from the sensor. Each field may be
 // absent, which refuses the actions that need it.
 type ContainConfig struct {
+	// Disabled refuses every containment, and ends those that a restart finds.
+	Disabled bool
 	// Process is how the host's processes are reached.
 	Process process.Config
 	// Storyline are the living processes of a storyline, and Descendants one
@@ -95,8 +104,8 @@ const phaseEnding phase = "ending"
 // containment is one in force.
 type containment struct {
 	lease
-	// ID names what it left in the kernel and on disk; the operation of a renewal is
-	// another.
+	// ID names what it left in the kernel and on disk: its first operation and the
+	// sensor's tag.
 	ID       string          `json:"id"`
 	Action   sensorv1.Action `json:"action"`
 	Target   []byte          `json:"target"` // sensorv1.Target
@@ -159,8 +168,10 @@ type containments struct {
 	file     containFile
 	kick     chan struct{}
 	closers  []func() error
-	network  *network
-	images   *images
+	// tag ends the ID of all that this sensor does: several may share a kernel.
+	tag     string
+	network *network
+	images  *images
 
 	acting sync.Mutex
 	ticks  uint64 // rounds of looking after; acting guards it
@@ -172,6 +183,10 @@ func newContainments(r *Responder) (*containments, error) {
 	c := &containments{
 		cfg: r.cfg.Contain, r: r, remedies: map[sensorv1.Action]*remedy{},
 		file: newContainFile(r.cfg.StateDir), kick: make(chan struct{}, 1),
+	}
+	if r.cfg.HostID != "" {
+		sum := sha256.Sum256([]byte(r.cfg.HostID))
+		c.tag = "-" + hex.EncodeToString(sum[:tagBytes])
 	}
 	if c.cfg == nil {
 		return c, nil

@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 // fake replaces a remedy by one whose outcomes the test writes.
@@ -63,6 +66,7 @@ func TestContainFails(t *testing.T) {
 func TestContainIsBounded(t *testing.T) {
 	b := newContainBench(t, nil)
 	b.fake(lockAccount, fine, fine)
+	b.r.contain.acting.Lock()
 	for i := range MaxContainments {
 		o := order{operation: fmt.Sprintf("op-%d", i), action: lockAccount, target: &sensorv1.Target{Account: fmt.Sprint("u", i)}, length: time.Hour}
 		b.r.contain.change(func(r *containRecord) { r.Active = append(r.Active, b.r.contain.make(o)) })
@@ -72,6 +76,7 @@ func TestContainIsBounded(t *testing.T) {
 			c.Phase = phaseApplied
 		}
 	})
+	b.r.contain.acting.Unlock()
 	if status := b.give(lockAccount, "op-more", &sensorv1.Target{Account: "alice"}, nil); status.GetState() != refused || !strings.Contains(status.GetDetail(), "no more may be") {
 		t.Errorf("got %v", status)
 	}
@@ -232,4 +237,38 @@ func TestContainEndedLocally(t *testing.T) {
 	if ended, err := EndContainmentsLocally(t.Context(), end, *b.cfg.Contain); err != nil || len(ended) != 0 {
 		t.Errorf("again: got %v, %v", ended, err)
 	}
+}
+
+// Ensure a sensor that may not contain any more ends what it finds.
+func TestContainDisabled(t *testing.T) {
+	b := newContainBench(t, nil)
+	b.give(lockAccount, "op-1", &sensorv1.Target{Account: "alice"}, nil)
+	b.give(blockAddress, "op-2", &sensorv1.Target{Prefixes: []string{"fd77::2"}}, nil)
+	b.stop()
+	b.cfg.Contain.Disabled = true
+	b.start()
+	b.await(released, ErrContainDisabled.Error())
+	deadline := time.Now().Add(slow.Deadline(5 * time.Second))
+	for len(b.r.Containments()) > 0 && time.Now().Before(deadline) {
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil)
+	}
+	if raw, _ := os.ReadFile(filepath.Join(b.root, "etc/shadow")); string(raw) != testShadow || b.blocks() || len(b.r.Containments()) != 0 {
+		t.Errorf("in force still: %v", b.r.Containments())
+	}
+	if status := b.give(lockAccount, "op-3", &sensorv1.Target{Account: "alice"}, nil); status.GetState() != refused {
+		t.Errorf("got %v", status)
+	}
+}
+
+// Ensure two sensors of one kernel leave each other's alone.
+func TestContainForeign(t *testing.T) {
+	b := newContainBench(t, nil)
+	b.give(lockAccount, "op-1", &sensorv1.Target{Account: "alice"}, nil)
+	b.give(freeze, "op-2", &sensorv1.Target{Process: b.sleep()}, nil)
+	other := newBench(t, func(c *Config) { c.HostID = "h-another"; c.Contain = &ContainConfig{Root: b.root, ExecDead: -1} })
+	if got := other.r.Containments(); len(got) != 0 {
+		t.Errorf("took over %v", got)
+	}
+	b.undo("op-1")
+	b.undo("op-2")
 }

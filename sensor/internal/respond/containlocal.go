@@ -36,7 +36,7 @@ func EndContainmentsLocally(ctx context.Context, e LocalEnd, cfg ContainConfig) 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &Responder{ctx: ctx, cancel: cancel, cfg: Config{
-		StateDir: e.StateDir, NetNS: e.NetNS, Logger: e.Logger, Clock: e.Clock, Contain: &cfg,
+		StateDir: e.StateDir, HostID: e.HostID, NetNS: e.NetNS, Logger: e.Logger, Clock: e.Clock, Contain: &cfg,
 		NodeAddresses: func() []netip.AddrPort { return nil },
 		Report:        func(*sensorv1.IsolationStatus) {}, // what is to be told is told by the next sensor
 	}}

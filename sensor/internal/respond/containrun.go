@@ -206,6 +206,11 @@ func (c *containments) restore() {
 		}
 	}
 	c.adopt()
+	if c.cfg != nil && c.cfg.Disabled {
+		for _, one := range c.list() {
+			one.Phase, one.Ending, one.Why = phaseEnding, sensorv1.IsolationState_ISOLATION_STATE_RELEASED, ErrContainDisabled.Error()
+		}
+	}
 	if c.network != nil {
 		c.network.restore()
 		c.images.restore()
@@ -233,11 +238,12 @@ func (c *containments) adopt() {
 			continue
 		}
 		for _, found := range remedy.recover() {
-			if found.ID == "" || c.known(found.ID) || len(c.record.Active) >= MaxContainments {
+			operation, ours := strings.CutSuffix(found.ID, c.tag)
+			if c.tag == "" || !ours || operation == "" || c.known(found.ID) || len(c.record.Active) >= MaxContainments {
 				continue
 			}
 			found.lease = *newLease(c.r.cfg.Clock, MaxLease)
-			found.Operation, found.Action, found.Phase = found.ID, action, phaseApplied
+			found.Operation, found.Action, found.Phase = operation, action, phaseApplied
 			c.change(func(r *containRecord) { r.Active = append(r.Active, found) })
 			c.report(found.status(sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "found in force without a record: kept for the longest lease"))
 		}

@@ -53,7 +53,7 @@ func (g *Guard) Probe() (string, error) {
 	case err != nil:
 		return "", err
 	case errno != unix.EPERM:
-		return "", fmt.Errorf("%w: exec gave %q", ErrRan, errno)
+		return "", fmt.Errorf("%w: exec gave %w", ErrRan, errno)
 	}
 	return "a probe program of blocked content was refused with EPERM", nil
 }
@@ -101,10 +101,10 @@ func executeChild(name *byte, group uintptr) (int, unix.Errno) {
 	if errno != 0 || pid != 0 {
 		return int(pid), errno
 	}
-	syscall.RawSyscall(syscall.SYS_CLOSE, group, 0, 0)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, group, 0, 0)
 	_, _, errno = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])))
 	for {
-		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
 	}
 }
 
