@@ -45,7 +45,7 @@ func (s *Sensor) openResponder() (err error) {
 	s.responder, err = respond.New(respond.Config{
 		StateDir:      s.cfg.StateDir,
 		NodeAddresses: s.nodes.addresses,
-		Roots:         s.identity.Roots,
+		Roots:         s.identity.OperatorRoots,
 		ClusterID:     s.identity.Cluster,
 		HostID:        s.identity.HostID,
 		Enabled:       s.cfg.Isolation.Enabled,

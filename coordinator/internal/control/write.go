@@ -62,7 +62,7 @@ func (s *Server) CloseIncident(ctx context.Context, r *operatorv1.CloseIncidentR
 // node's word alone moves no host.
 func (s *Server) SubmitGrant(ctx context.Context, r *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
 	now := s.cfg.Now()
-	decoded, signers, err := grant.VerifyWaiting(r.GetGrant(), s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), now)
+	decoded, signers, err := grant.VerifyWaiting(r.GetGrant(), s.operatorRoots(), s.cfg.Authority.Cluster(), now)
 	if err != nil {
 		return nil, grantError(err)
 	}
@@ -157,7 +157,7 @@ func (s *Server) CreateToken(ctx context.Context, r *operatorv1.CreateTokenReque
 	if err := checkLabels(r.GetLabels()); err != nil {
 		return nil, err
 	}
-	token := link.NewToken(s.cfg.Authority.Pin())
+	token := link.NewToken(s.cfg.Authority.Pin(), link.Pin(s.cfg.Operators))
 	hash := identity.HashSecret(token.Secret[:])
 	expires := s.cfg.Now().Add(ttl).UnixNano()
 	if _, err := s.propose(ctx, &raftv1.Command{
