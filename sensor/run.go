@@ -43,6 +43,9 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return s.spreadTaints(ctx) })
 	group.Go(func() error { return s.watchLosses(ctx) })
 	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
+	if s.door != nil {
+		group.Go(func() error { return s.door.run(ctx) })
+	}
 	group.Go(func() error { return named("talking to the coordinators", s.uplink.Run(ctx)) })
 	group.Go(func() error { return s.nodes.run(ctx) })
 	group.Go(func() error { return s.watchdog(ctx) })

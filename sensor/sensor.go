@@ -52,6 +52,7 @@ type Sensor struct {
 	responder *respond.Responder
 	uplink    *uplink.Uplink
 	nodes     *nodeBook
+	door      *door // nil when it could not be opened
 
 	keeper    keeper
 	blind     blindness
@@ -107,6 +108,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	if err := s.openResponder(); err != nil {
 		return nil, err
 	}
+	s.openDoor()
 	if err := s.openKernel(); err != nil {
 		return nil, err
 	}

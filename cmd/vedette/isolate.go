@@ -62,11 +62,12 @@ func (a *app) releaseCommand() *cobra.Command {
 		Long: `Ends the isolation of hosts. Each gets one result: applied (the network is back),
 pending, refused or failed.`,
 		Example: `  vedette release web1 --reason "cleaned" --wait
-  vedette release --incident inc-abcdefghijkl --yes --wait`,
+  vedette release --incident inc-abcdefghijkl --yes --wait
+  vedette release h-abcdefghijkl --offline-token --reason "its link is dead" >token.txt`,
 		RunE: a.connected(o.run),
 	}
 	o.flags(a, c)
-	return c
+	return a.offline(c)
 }
 
 func (o *order) flags(a *app, c *cobra.Command) {
