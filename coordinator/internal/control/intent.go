@@ -28,7 +28,7 @@ func (s *Server) policy(ctx context.Context) (*intent.Policy, error) {
 
 // ApplyIntent implements the service. The sensors verify the intent again.
 func (s *Server) ApplyIntent(ctx context.Context, r *operatorv1.ApplyIntentRequest) (*operatorv1.ApplyIntentResponse, error) {
-	next, signer, err := intent.VerifyNew(r.GetIntent(), s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), s.cfg.Now())
+	next, signer, err := intent.VerifyNew(r.GetIntent(), s.operatorRoots(), s.cfg.Authority.Cluster(), s.cfg.Now())
 	if err != nil {
 		return nil, grantError(err)
 	}

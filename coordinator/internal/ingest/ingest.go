@@ -12,6 +12,7 @@ package ingest
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -63,6 +64,8 @@ type Config struct {
 	Version string
 	// Authority signs what enrols and renews.
 	Authority *identity.Authority
+	// Operators is the certificate of the operators' authority, given to what enrols.
+	Operators *x509.Certificate
 	// Log and Store are the replicated log and the state that it makes.
 	Log   Log
 	Store Store
@@ -92,8 +95,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Log == nil || c.Store == nil {
-		problems = append(problems, errors.New("Authority, Log and Store must be set"))
+	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil {
+		problems = append(problems, errors.New("Authority, Operators, Log and Store must be set"))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))
