@@ -35,6 +35,9 @@ func (s *Server) ApplyIntent(ctx context.Context, r *operatorv1.ApplyIntentReque
 	if caller := operator(ctx); signer.ID != caller.ID {
 		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("operator %q submits an intent that %q signed: each signs their own", caller.ID, signer.ID))
 	}
+	if _, _, err := intent.Check(next); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
 	if err := checkText(next.GetReason(), r.GetIdempotencyKey()); err != nil {
 		return nil, err
 	}
