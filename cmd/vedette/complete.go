@@ -66,6 +66,11 @@ func (a *app) completeHostFlag(c *cobra.Command) {
 	}
 }
 
+// completeFiles leaves it to the shell, which knows files.
+func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveDefault
+}
+
 // instant reads a time given as how long ago, or as RFC 3339; "" is 0.
 func (a *app) instant(s string) (int64, error) {
 	if s == "" {

@@ -47,6 +47,9 @@ type fake struct {
 	grants map[string]*sensorv1.SignedGrant
 	orders map[string][]string
 	calls  map[string]int
+	// versions of the intent, oldest first, and the one that connected hosts hold
+	intents []*sensorv1.SignedIntent
+	held    uint64
 }
 
 // start serves the fake on two nodes and writes context files into dir.
@@ -162,7 +165,7 @@ func (f *fake) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		case "broken":
 			return nil, connect.NewError(connect.CodeInternal, errors.New("the disk of \x1b[31mn1 is full"))
 		case "viewer":
-			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident"}, method) {
+			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent"}, method) {
 				return nil, connect.NewError(connect.CodePermissionDenied, errors.New("role viewer may not do this: it needs responder"))
 			}
 		}
@@ -199,7 +202,7 @@ func (f *fake) hosts(sel *operatorv1.Selector, all bool) []*operatorv1.Host {
 	if f.is("empty") {
 		return nil
 	}
-	return slices.DeleteFunc(fixedHosts(), func(h *operatorv1.Host) bool {
+	return slices.DeleteFunc(f.holding(fixedHosts()), func(h *operatorv1.Host) bool {
 		switch {
 		case len(sel.GetIds()) > 0:
 			return !slices.Contains(sel.GetIds(), h.GetId()) && !slices.Contains(sel.GetIds(), h.GetName())

@@ -65,8 +65,8 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.isolationCommand(), a.operationCommand(), a.auditCommand())
-	group("act", a.isolateCommand(), a.releaseCommand(), a.containCommand(), a.approveCommand(), a.vetoCommand())
+	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.isolationCommand(), a.operationCommand(), a.intentCommand(), a.auditCommand())
+	group("act", a.isolateCommand(), a.releaseCommand(), a.containCommand(), a.approveCommand(), a.vetoCommand(), a.automationCommand())
 	group("run", a.clusterCommand(), a.tokenCommand(), a.operatorCommand())
 	group("self", a.configCommand(), a.versionCommand())
 	root.AddCommand(docsCommand())
@@ -93,6 +93,16 @@ func exactly(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {
 			return fmt.Errorf("%s needs one %s, %d given", cmd.CommandPath(), what, len(args))
+		}
+		return nil
+	}
+}
+
+// atMost wants n arguments or fewer.
+func atMost(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > n {
+			return fmt.Errorf("%s takes at most %d %s, %d given", cmd.CommandPath(), n, what, len(args))
 		}
 		return nil
 	}

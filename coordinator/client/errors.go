@@ -75,6 +75,11 @@ func judge(ctx context.Context, node string, err error) verdict {
 		return verdict{&answer{ErrNotFound, message(err)}, false}
 	case connect.CodeInvalidArgument, connect.CodeOutOfRange:
 		return verdict{fmt.Errorf("%w: %s", ErrInvalid, message(err)), false}
+	case connect.CodeFailedPrecondition:
+		if strings.HasSuffix(message(err), "(stale-intent)") {
+			return verdict{&answer{ErrIntentStale, message(err)}, false}
+		}
+		return verdict{fmt.Errorf("%s: %s", node, message(err)), false}
 	default:
 		if !connect.IsWireError(err) {
 			return verdict{fmt.Errorf("%w: %s", ErrUnreachable, text), true}

@@ -78,8 +78,12 @@ func (r Replay) run() []replayed {
 	caps := newCapSimulation(r, findings)
 	var all []replayed
 	for _, f := range findings {
-		now := inForce.Propose(f.Finding, f.Host)
-		for i, proposal := range r.Policy.Propose(f.Finding, f.Host) {
+		proposals := r.Policy.Propose(f.Finding, f.Host)
+		now := proposals
+		if inForce != r.Policy { // a scorecard asks one policy, and half as long
+			now = inForce.Propose(f.Finding, f.Host)
+		}
+		for i, proposal := range proposals {
 			one := replayed{Replayed: f, action: proposal.Action, wanted: proposal.Verdict, levelNow: now[i].Verdict.Wanted, held: proposal.Verdict.Held}
 			if proposal.Verdict.Level >= Veto && proposal.Action != sensorv1.Action_ACTION_RELEASE {
 				one.held = caps.contain(f.Host, f.Finding.GetTime())

@@ -121,12 +121,10 @@ func (c *Config) populate() error {
 
 // Server answers operators.
 type Server struct {
-	// What has no handler yet answers so.
-	operatorv1connect.UnimplementedOperatorServiceHandler
-
 	cfg      Config
 	watchers atomic.Int64
 	dropped  atomic.Uint64
+	replays  chan struct{} // holds one for each replay that runs
 
 	mu     sync.Mutex // guards denied
 	denied map[string]uint64
@@ -139,7 +137,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, denied: make(map[string]uint64)}, nil
+	return &Server{cfg: cfg, denied: make(map[string]uint64), replays: make(chan struct{}, replaysAtOnce)}, nil
 }
 
 // Handler is the service behind authorisation; it must be served with TLS and

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"connectrpc.com/connect"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/vedette-edr/vedette/proto/intent"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // policy is the intent in force, or what holds before there is one.
@@ -25,6 +27,9 @@ func (s *Server) policy(ctx context.Context) (*intent.Policy, error) {
 	}
 	return policy, nil
 }
+
+// maxIntents bounds the versions of one answer: each may have 192 KiB.
+const maxIntents = 50
 
 // ApplyIntent implements the service. The sensors verify the intent again.
 func (s *Server) ApplyIntent(ctx context.Context, r *operatorv1.ApplyIntentRequest) (*operatorv1.ApplyIntentResponse, error) {
@@ -41,12 +46,44 @@ func (s *Server) ApplyIntent(ctx context.Context, r *operatorv1.ApplyIntentReque
 	if err := checkText(next.GetReason(), r.GetIdempotencyKey()); err != nil {
 		return nil, err
 	}
-	if _, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_PutIntent{
-		PutIntent: &raftv1.PutIntent{Signed: r.GetIntent(), Decoded: next}}}); err != nil {
+	if err := s.checkRestores(ctx, next); err != nil {
 		return nil, err
 	}
-	s.cfg.Logger.Info("intent applied", "version", next.GetVersion(), "operator", signer.ID, "automation_off", next.GetAutomationOff())
-	return &operatorv1.ApplyIntentResponse{Version: next.GetVersion()}, nil
+	res, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_PutIntent{
+		PutIntent: &raftv1.PutIntent{Signed: r.GetIntent(), Decoded: next}}})
+	if err != nil {
+		return nil, err
+	}
+	version := next.GetVersion()
+	if made, err := strconv.ParseUint(res.GetId(), 10, 64); err == nil {
+		version = made // the same idempotency key again: what the first one made
+	}
+	s.cfg.Logger.Info("intent applied", "version", version, "operator", signer.ID, "automation_off", next.GetAutomationOff())
+	return &operatorv1.ApplyIntentResponse{Version: version}, nil
+}
+
+// checkRestores holds a rollback to its word: the record would otherwise say that an old
+// policy was put back while another one was brought in. Versions never change, so that
+// nothing can come between this look and the log.
+func (s *Server) checkRestores(ctx context.Context, next *sensorv1.Intent) error {
+	if next.GetRestores() == 0 {
+		return nil
+	}
+	if err := s.barrier(ctx); err != nil {
+		return err
+	}
+	signed, err := s.cfg.DB.Intent(ctx, next.GetRestores())
+	if err != nil {
+		return readError(err)
+	}
+	old, err := intent.Decode(signed.GetPayload())
+	if err != nil {
+		return connect.NewError(connect.CodeInternal, err)
+	}
+	if !intent.SameContent(old, next) {
+		return invalid("the intent says that it restores version %d and asks for something else: sign it without that, or as that version was", next.GetRestores())
+	}
+	return nil
 }
 
 // GetIntent implements the service; it is linearizable.
@@ -77,7 +114,11 @@ func (s *Server) ListIntents(ctx context.Context, r *operatorv1.ListIntentsReque
 	if err := s.barrier(ctx); err != nil {
 		return nil, err
 	}
-	intents, token, err := s.cfg.DB.Intents(ctx, store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	size := r.GetPageSize()
+	if size == 0 || size > maxIntents {
+		size = maxIntents
+	}
+	intents, token, err := s.cfg.DB.Intents(ctx, store.Page{Size: size, Token: r.GetPageToken()})
 	if err != nil {
 		return nil, readError(err)
 	}
