@@ -44,7 +44,8 @@ func (r *containRecord) done(o outcome, now time.Time) {
 	if len(kept) >= maxOutcomes {
 		kept = kept[len(kept)-maxOutcomes+1:]
 	}
-	r.Done = append(kept, o)
+	kept = append(kept, o)
+	r.Done = kept
 }
 
 const (

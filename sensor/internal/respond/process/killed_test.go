@@ -27,7 +27,7 @@ func actUntilKilled(kind, mark, cgroup, file string) {
 		_ = os.WriteFile(file+".new", raw, 0o600)
 		_ = os.Rename(file+".new", file)
 	}
-	h := Open(Config{})
+	h := open(Config{})
 	if kind == "freeze" {
 		_, _ = h.Freeze(context.Background(), a)
 	} else {
@@ -40,7 +40,7 @@ func actUntilKilled(kind, mark, cgroup, file string) {
 func TestSensorIsKilled(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
-	h := Open(Config{})
+	h := open(Config{})
 	interrupted, rounds := 0, 40
 	if slow.Deadline(1) > 1 {
 		rounds = 4
