@@ -7,8 +7,11 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
 // guest says whether this machine is vmtest's, by its command line: every exec of
@@ -25,7 +28,7 @@ func TestWholeHost(t *testing.T) {
 		t.Skip("SKIP: holds every exec of the machine, so it needs vmtest's guest (make vmtest)")
 	}
 	dir := t.TempDir()
-	g := New(Config{Mounts: func() ([]string, error) { return Mounts("/proc") }, Dir: dir})
+	g := New(Config{Mounts: func() ([]string, error) { return Mounts("/proc") }, Dir: dir, Patience: slow.Deadline(2 * time.Second)})
 	defer func() { _ = g.Close() }()
 	evil, good := filepath.Join(dir, "evil"), filepath.Join(dir, "good")
 	hash := program(t, evil, "evil")
