@@ -20,6 +20,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/intent"
 	"github.com/vedette-edr/vedette/proto/link"
+	operators "github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -67,12 +68,16 @@ func newDesk(t *testing.T) *desk {
 	t.Cleanup(func() { _ = db.Close() })
 	d := &desk{t: t, log: &oneLog{db: db}}
 	public, private, _ := ed25519.GenerateKey(rand.Reader)
-	if d.chain, err = authority.SignOperator(public, "ann", identity.RoleAdmin); err != nil {
+	people, err := operators.New("c-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.chain, err = people.Sign(public, "ann", operators.RoleAdmin, 0); err != nil {
 		t.Fatal(err)
 	}
 	d.key = private
-	d.ctx = context.WithValue(t.Context(), operatorKey{}, link.Peer{Cluster: "c-test", Kind: link.KindOperator, ID: "ann", Role: identity.RoleAdmin})
-	cfg := Config{NodeID: "n1", Authority: authority, DB: db, Log: d.log, Now: time.Now}
+	d.ctx = context.WithValue(t.Context(), operatorKey{}, link.Peer{Cluster: "c-test", Kind: link.KindOperator, ID: "ann", Role: operators.RoleAdmin})
+	cfg := Config{NodeID: "n1", Authority: authority, Operators: people.Root(), DB: db, Log: d.log, Now: time.Now}
 	d.Server = &Server{cfg: cfg, denied: map[string]uint64{}, replays: make(chan struct{}, replaysAtOnce)}
 	d.cfg.Logger = slog.New(slog.DiscardHandler)
 	d.put(&raftv1.Command{Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: "c-test"}}})
@@ -256,7 +261,7 @@ func TestApplyIntent(t *testing.T) {
 	}
 	off := proto.CloneOf(one)
 	off.AutomationOff = true
-	other := context.WithValue(t.Context(), operatorKey{}, link.Peer{Cluster: "c-test", Kind: link.KindOperator, ID: "eve", Role: identity.RoleAdmin})
+	other := context.WithValue(t.Context(), operatorKey{}, link.Peer{Cluster: "c-test", Kind: link.KindOperator, ID: "eve", Role: operators.RoleAdmin})
 	if _, err := d.ApplyIntent(other, &operatorv1.ApplyIntentRequest{Intent: d.sign(off)}); connect.CodeOf(err) != connect.CodePermissionDenied {
 		t.Errorf("submitted by another: %v", err)
 	}

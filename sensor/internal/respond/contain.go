@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -144,9 +145,10 @@ func (c *containment) recall(state any) error {
 }
 
 func (c *containment) status(state sensorv1.IsolationState, detail string) *sensorv1.IsolationStatus {
+	// A cgroup or an error may hold any bytes, and a message only text.
 	s := &sensorv1.IsolationStatus{
-		Operation: c.Operation, Nonce: c.Nonce, State: state, Detail: detail, AppliedAt: c.AppliedAt,
-		LeaseExpires: c.WallDeadline, SelfTest: c.SelfTest, Action: c.Action, Target: c.target(),
+		Operation: c.Operation, Nonce: c.Nonce, State: state, Detail: strings.ToValidUTF8(detail, "?"), AppliedAt: c.AppliedAt,
+		LeaseExpires: c.WallDeadline, SelfTest: strings.ToValidUTF8(c.SelfTest, "?"), Action: c.Action, Target: c.target(),
 		Local: c.Local, Evidence: c.Evidence, IntentVersion: c.IntentVersion, Policies: c.Policies,
 	}
 	if state != sensorv1.IsolationState_ISOLATION_STATE_APPLIED && state != sensorv1.IsolationState_ISOLATION_STATE_PENDING {

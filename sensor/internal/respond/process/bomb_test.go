@@ -24,6 +24,10 @@ import (
 const bombKind, bombMark = "VEDETTE_TEST_BOMB", "VEDETTE_TEST_MARK"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(actKind) != "" {
+		actUntilKilled(os.Getenv(actKind), os.Args[1], os.Args[2], os.Args[3])
+		os.Exit(0)
+	}
 	if kind := os.Getenv(bombKind); kind != "" {
 		runtime.LockOSThread()
 		explode(kind)

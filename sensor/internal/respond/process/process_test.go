@@ -18,17 +18,23 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/slow"
 )
 
+// open gives a slow machine the time to stop and to end processes.
+func open(cfg Config) *Host {
+	cfg.Wait = slow.Deadline(5 * time.Second)
+	return Open(cfg)
+}
+
 // Ensure nothing of a tree survives, however it forks.
 func TestKillFinds(t *testing.T) {
 	mount := mountOf(t)
 	for _, kind := range []string{"sleep", "wide", "hop", "daemons"} {
 		t.Run(kind, func(t *testing.T) {
 			rounds := 34
-			if kind == "sleep" || testing.Short() {
-				rounds = 3
+			if kind == "sleep" || slow.Deadline(1) > 1 {
+				rounds = 3 // an emulated machine takes its time for a hundred processes
 			}
 			cgroup := newCgroup(t, mount)
-			h := Open(Config{})
+			h := open(Config{})
 			for i := range rounds {
 				b := light(t, kind, mount, cgroup)
 				a := b.act("op-kill")
@@ -55,9 +61,9 @@ func TestKillFinds(t *testing.T) {
 func TestKillWithoutCgroups(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
-	for range 5 {
+	for range 3 {
 		b := light(t, "wide", mount, cgroup)
-		if killed, err := Open(Config{Cgroup: "none"}).Kill(t.Context(), b.act("op-kill")); err != nil || len(b.living()) > 0 {
+		if killed, err := open(Config{Cgroup: "none"}).Kill(t.Context(), b.act("op-kill")); err != nil || len(b.living()) > 0 {
 			t.Fatalf("got %v, %v; %d survived", killed, err, len(b.living()))
 		}
 		b.clear()
@@ -69,7 +75,7 @@ func TestKillSparesNeighbours(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
 	neighbour, b := light(t, "sleep", mount, cgroup), light(t, "wide", mount, cgroup)
-	if _, err := Open(Config{}).Kill(t.Context(), b.act("op-kill")); err != nil {
+	if _, err := open(Config{}).Kill(t.Context(), b.act("op-kill")); err != nil {
 		t.Fatal(err)
 	}
 	if got := neighbour.living(); len(got) != 1 {
@@ -84,7 +90,7 @@ func TestKillDescends(t *testing.T) {
 	b := light(t, "wide", mount, cgroup)
 	a := b.act("op-kill")
 	a.Tree = Tree{Members: func() []Member { return []Member{{Key: b.root}} }, Descend: true}
-	killed, err := Open(Config{}).Kill(t.Context(), a)
+	killed, err := open(Config{}).Kill(t.Context(), a)
 	if err != nil || len(b.living()) > 0 {
 		t.Errorf("got %v, %v; %d survived", killed, err, len(b.living()))
 	}
@@ -97,7 +103,7 @@ func TestAnotherOwner(t *testing.T) {
 	a := b.act("op-1")
 	stale := event.ProcessKey{PID: b.root.PID, Start: b.root.Start - 5*tick}
 	a.Tree = Tree{Members: func() []Member { return []Member{{Key: stale}} }, Descend: true}
-	h := Open(Config{Settle: time.Millisecond})
+	h := open(Config{Settle: time.Millisecond})
 	if _, err := h.Plan(a.Tree); !errors.Is(err, ErrNobody) {
 		t.Errorf("plan: got %v, want %v", err, ErrNobody)
 	}
@@ -117,7 +123,7 @@ func TestAnotherOwner(t *testing.T) {
 func TestProtected(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
-	h := Open(Config{})
+	h := open(Config{})
 	for _, pid := range []int{1, 2, os.Getpid(), os.Getppid()} {
 		b := light(t, "sleep", mount, cgroup)
 		a := b.act("op-1")
@@ -143,7 +149,7 @@ func TestProtected(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = sensor.Process.Kill(); _ = sensor.Wait() }()
-	own := Open(Config{Self: int(b.root.PID)})
+	own := open(Config{Self: int(b.root.PID)})
 	if _, err := own.Plan(b.tree()); !errors.Is(err, ErrProtected) || !strings.Contains(err.Error(), "it is the sensor") {
 		t.Errorf("the sensor's own: got %v", err)
 	}
@@ -159,7 +165,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	for _, kind := range []string{"sleep", "wide", "hop", "daemons"} {
 		t.Run(kind, func(t *testing.T) {
 			cgroup := newCgroup(t, mount)
-			h := Open(Config{})
+			h := open(Config{})
 			b := light(t, kind, mount, cgroup)
 			a := b.act("op-freeze")
 			if kind == "sleep" {
@@ -216,7 +222,7 @@ func pidsOf(members []Member) []int {
 func TestKeepFreezesAgain(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
-	h := Open(Config{})
+	h := open(Config{})
 	b := light(t, "wide", mount, cgroup)
 	a := b.act("op-1")
 	if _, err := h.Freeze(t.Context(), a); err != nil {
@@ -265,7 +271,7 @@ func mustMembers(t *testing.T, h *Host, a Act) map[int]task {
 func TestFreezeBySignal(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
-	h := Open(Config{Cgroup: "none"})
+	h := open(Config{Cgroup: "none"})
 	ran, stopped := light(t, "sleep", mount, cgroup), light(t, "sleep", mount, cgroup)
 	_ = unix.Kill(int(stopped.root.PID), unix.SIGSTOP)
 	state := func(b *bomb) string { now, _ := h.look(int(b.root.PID)); return string(now.state) }
@@ -296,7 +302,7 @@ func TestFreezeBySignal(t *testing.T) {
 func TestRecover(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
-	h := Open(Config{})
+	h := open(Config{})
 	b := light(t, "wide", mount, cgroup)
 	a := b.act("op-1")
 	var onDisk []State
@@ -319,7 +325,7 @@ func TestRecover(t *testing.T) {
 func TestKillIsInterrupted(t *testing.T) {
 	mount := mountOf(t)
 	cgroup := newCgroup(t, mount)
-	h := Open(Config{Settle: slow.Deadline(time.Minute)})
+	h := open(Config{Settle: slow.Deadline(time.Minute)})
 	b := light(t, "wide", mount, cgroup)
 	ctx, cancel := context.WithCancel(t.Context())
 	a := b.act("op-1")
@@ -334,7 +340,7 @@ func TestKillIsInterrupted(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	a := Act{Operation: "../x", Tree: Tree{Members: func() []Member { return nil }}, State: &State{}, Save: func() {}}
-	if _, err := Open(Config{}).Kill(t.Context(), a); !errors.Is(err, ErrOperation) {
+	if _, err := open(Config{}).Kill(t.Context(), a); !errors.Is(err, ErrOperation) {
 		t.Errorf("got %v", err)
 	}
 }
