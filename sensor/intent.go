@@ -37,6 +37,9 @@ type intentBook struct {
 	roots   func() *x509.CertPool // of the operators
 	own     map[string]string     // labels in the configuration
 	log     *slog.Logger
+	// took has one when another intent is in force and no summary has told it: whoever
+	// pulls the kill switch is told who holds it within seconds, not with the next summary.
+	took chan struct{}
 
 	mu     sync.Mutex
 	stored storedIntent
@@ -53,7 +56,7 @@ type storedIntent struct {
 // openIntent reads what was held last. A file that cannot be used is said and set
 // aside: the cluster tells the intent again with the next session.
 func openIntent(path, cluster, hostID string, roots func() *x509.CertPool, own map[string]string, log *slog.Logger) *intentBook {
-	b := &intentBook{path: path, cluster: cluster, roots: roots, own: own, log: log, host: intent.Host{ID: hostID}}
+	b := &intentBook{path: path, cluster: cluster, roots: roots, own: own, log: log, took: make(chan struct{}, 1), host: intent.Host{ID: hostID}}
 	b.policy, _ = intent.Compile(intent.Defaults()) // what package intent's tests show to compile
 	raw, err := os.ReadFile(path)
 	if err == nil {
@@ -110,7 +113,12 @@ func (b *intentBook) take(signed *sensorv1.SignedIntent, labels map[string]strin
 		if err != nil {
 			b.log.Error("an intent is not taken; the one in force stays", "version_in_force", b.policy.Version(), "error", err)
 		}
-		changed = took
+		if changed = took; took {
+			select {
+			case b.took <- struct{}{}:
+			default: // the summary that is due will tell this one
+			}
+		}
 	}
 	if labels != nil && !maps.Equal(labels, b.stored.Labels) {
 		b.stored.Labels, changed = labels, true

@@ -75,7 +75,8 @@ func (s *Sensor) append(record *sensorv1.Record, critical bool) (taken bool) {
 	return true
 }
 
-// summarise sends a summary every interval and a last one at the end.
+// summarise sends a summary every interval, one when another intent is in force, and a
+// last one at the end.
 func (s *Sensor) summarise(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.SummaryInterval)
 	defer tick.Stop()
@@ -87,6 +88,8 @@ func (s *Sensor) summarise(ctx context.Context) error {
 			return nil
 		case now := <-tick.C:
 			s.summary(now)
+		case <-s.intent.took:
+			s.summary(time.Now())
 		}
 	}
 }
