@@ -1,8 +1,8 @@
 // Package bpf is the sensor's part inside the kernel: its source in C, and the
-// object that clang made of it, embedded so that a build of the sensor needs no
-// compiler for it.
+// objects that clang made of it, embedded so that a build of the sensor needs no
+// compiler for it: one that sees, and one that cuts.
 //
-// Invariant: the object is what `go generate` makes of the source, byte for byte;
+// Invariant: each object is what `go generate` makes of the source, byte for byte;
 // what depends on the running kernel is decided when it is loaded, never here.
 // DESIGN.md lists the hooks, the maps and their bounds.
 package bpf

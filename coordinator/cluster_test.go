@@ -193,6 +193,13 @@ func (c *testCluster) roots() *x509.CertPool {
 	return pool
 }
 
+// operators are whose grants count.
+func (c *testCluster) operators() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(c.admin.Operators))
+	return pool
+}
+
 // testSensor speaks the sensor's protocol by hand.
 type testSensor struct {
 	t    *testing.T

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/control"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/coordinator/internal/ingest"
@@ -163,16 +165,20 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 
 func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *link.Listener, operators net.Listener, node *consensus.Node) error {
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
-		Log: node, Store: node.DB(), Logger: logger})
+		Operators: c.identity.Operators(), Log: node, Store: node.DB(), Orders: node.DB(), Logger: logger})
 	if err != nil {
 		return err
 	}
 	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, DataDir: c.cfg.Data, Authority: c.identity.Authority(),
-		Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter})
+		Operators: c.identity.Operators(), Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter})
 	if err != nil {
 		return err
 	}
 	incidents, err := correlate.New(correlate.Config{Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
+	responses, err := respond.New(respond.Config{Log: node, DB: node.DB(), Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -192,15 +198,25 @@ func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *
 	group.Go(func() error { return api.Run(ctx, operators) })
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
+	group.Go(func() error { return responses.Run(ctx) })
 	group.Go(func() error { return c.takePart(ctx, logger, node) })
 	group.Go(func() error { return c.watchdog(ctx, node) })
 	close(c.ready)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	c.warnOfContext(logger)
 	logger.Info("serving", "cluster", c.ClusterID(), "udp", listener.Addr().String(), "tcp", operators.Addr().String(), "version", c.cfg.Version)
 	context.AfterFunc(ctx, func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) })
 	err = group.Wait()
 	logger.Info("stopped")
 	return err
+}
+
+// warnOfContext: the first admin's context is made on a node and must not stay on it.
+func (c *Coordinator) warnOfContext(logger *slog.Logger) {
+	path := filepath.Join(c.cfg.Data, AdminContext)
+	if _, err := os.Stat(path); err == nil {
+		logger.Warn("the first admin's context lies on this node, and in it the key that makes operators: whoever takes the node commands every host; move it to the admin's machine", "file", path)
+	}
 }
 
 // takePart makes this node known to its cluster under its present addresses: a

@@ -109,7 +109,7 @@ func TestGrantReachesHost(t *testing.T) {
 	}
 	isGrant := func(m *sensorv1.CoordinatorMessage) bool { return m.GetGrant() != nil }
 	m := session.next(isGrant)
-	if _, _, err := grant.Verify(m.GetGrant(), c.roots(), c.admin.ClusterID, time.Now()); err != nil {
+	if _, _, err := grant.Verify(m.GetGrant(), c.operators(), c.admin.ClusterID, time.Now()); err != nil {
 		t.Fatalf("what came does not verify: %v", err)
 	}
 	if err := grant.Names(g, m.GetGrant().GetProof(), sensor.id); err != nil {

@@ -211,11 +211,7 @@ func TestRenewal(t *testing.T) {
 // Ensure an admin can take a node out, a viewer cannot, and the audit says who did.
 func TestRemoveMember(t *testing.T) {
 	c := startCluster(t, 3)
-	path := filepath.Join(t.TempDir(), "vic.yaml")
-	if err := coordinator.NewOperator(c.nodes[0].cfg.Data, "vic", "viewer", c.admin.Nodes, path); err != nil {
-		t.Fatal(err)
-	}
-	viewer, err := client.LoadContext(path, "")
+	viewer, err := c.admin.NewOperator(client.NewOperator{Name: "vic", Role: "viewer"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,23 +2,18 @@ package coordinator
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/vedette-edr/vedette/coordinator/client"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -67,13 +62,18 @@ func (c *Config) prepare() error {
 	return nil
 }
 
-// Init makes a new cluster of one node: its authority, the node's identity and
-// the first admin's context file, whose path it returns.
+// Init makes a new cluster of one node: its authority, the operators' authority,
+// the node's identity and the first admin's context file, whose path it returns. The
+// operators' key is in that file and nowhere else: it belongs on the admin's machine.
 func Init(cfg Config) (string, error) {
 	if err := cfg.prepare(); err != nil {
 		return "", err
 	}
 	authority, err := identity.NewAuthority(identity.NewClusterID())
+	if err != nil {
+		return "", err
+	}
+	operators, err := operator.New(authority.Cluster())
 	if err != nil {
 		return "", err
 	}
@@ -85,69 +85,25 @@ func Init(cfg Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	node, err := identity.Create(cfg.Data, cfg.membership(authority.Cluster(), true), authority, key, chain)
+	admin, err := client.FirstContext(operators, authority.Certificate(), authority.Cluster(), "admin", []string{cfg.OperatorAdvertise})
 	if err != nil {
 		return "", err
 	}
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return "", fmt.Errorf("making the data directory: %w", err)
+	}
+	// The context first: the operators' key is nowhere else, and a cluster that lost it
+	// could never have an operator.
 	path := filepath.Join(cfg.Data, AdminContext)
-	return path, writeOperator(node, "admin", identity.RoleAdmin, []string{cfg.OperatorAdvertise}, path)
-}
-
-// NewOperator makes an operator with the authority in a node's data directory
-// and writes the context file for the CLI to path, which must not exist. nodes
-// are the operator addresses; empty means this node's alone.
-func NewOperator(data, name, role string, nodes []string, path string) error {
-	node, err := identity.Load(data)
-	if err != nil {
-		return err
+	if err := admin.WriteNew(path); errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("%w: it is of a cluster whose making was interrupted, or of another one; move it away", err)
+	} else if err != nil {
+		return "", err
 	}
-	if len(nodes) == 0 {
-		nodes = []string{node.Membership().OperatorAddress}
-		for _, peer := range node.Membership().Peers {
-			if peer.OperatorAddress != "" {
-				nodes = append(nodes, peer.OperatorAddress)
-			}
-		}
+	if _, err := identity.Create(cfg.Data, cfg.membership(authority.Cluster(), true), authority, operators.Root(), key, chain); err != nil {
+		return "", errors.Join(err, os.Remove(path))
 	}
-	return writeOperator(node, name, role, nodes, path)
-}
-
-func writeOperator(node *identity.Node, name, role string, nodes []string, path string) error {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return fmt.Errorf("making the operator's key: %w", err)
-	}
-	authority := node.Authority()
-	chain, err := authority.SignOperator(public, name, role)
-	if err != nil {
-		return err
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return fmt.Errorf("encoding the operator's key: %w", err)
-	}
-	text, err := yaml.MarshalWithOptions(&client.Context{
-		Name: authority.Cluster() + "-" + name, Nodes: nodes, CA: toPEM("CERTIFICATE", authority.Certificate().Raw),
-		// The leaf alone: the root is what the other side has.
-		Certificate: toPEM("CERTIFICATE", chain[0]), Key: toPEM("PRIVATE KEY", key),
-		ClusterID: authority.Cluster(), Operator: name, Role: role,
-	}, yaml.UseLiteralStyleIfMultiline(true))
-	if err != nil {
-		return fmt.Errorf("encoding the context file: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("writing the context file: %w", err)
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing the context file: %w", err)
-	}
-	return nil
-}
-
-func toPEM(kind string, der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	return path, nil
 }
 
 // Join makes the data directory a node of the cluster that the token is of. The
@@ -183,8 +139,12 @@ func Join(ctx context.Context, cfg Config, coordinator, tokenText string) error 
 	if err != nil {
 		return err
 	}
-	if pin := sha256.Sum256(authority.Certificate().RawSubjectPublicKeyInfo); pin != token.CA {
+	if authority.Pin() != token.CA {
 		return fmt.Errorf("%w: the authority in its answer is not the token's", ErrRefused)
+	}
+	operators, err := link.Pinned(enrolled.GetOperatorRoots(), token.Operators)
+	if err != nil {
+		return fmt.Errorf("%w: the operators' authority in its answer: %w", ErrRefused, err)
 	}
 	membership := cfg.membership(enrolled.GetClusterId(), false)
 	// The node that answered is a way into the cluster even when its own list is
@@ -198,7 +158,7 @@ func Join(ctx context.Context, cfg Config, coordinator, tokenText string) error 
 			membership.Peers = append(membership.Peers, peer)
 		}
 	}
-	_, err = identity.Create(cfg.Data, membership, authority, key, enrolled.GetChain())
+	_, err = identity.Create(cfg.Data, membership, authority, operators, key, enrolled.GetChain())
 	return err
 }
 

@@ -28,7 +28,7 @@ func (s *Sensor) openResponder() (err error) {
 		return fmt.Errorf("opening the spool: %w", err)
 	}
 	s.onClose(s.spool.Close)
-	s.intent = openIntent(s.path("intent.json"), s.identity.Cluster, s.identity.HostID, s.identity.Roots, s.cfg.Labels, s.log)
+	s.intent = openIntent(s.path("intent.json"), s.identity.Cluster, s.identity.HostID, s.identity.OperatorRoots, s.cfg.Labels, s.log)
 	s.uplink, err = uplink.New(uplink.Config{
 		Identity: s.identity,
 		Nodes:    s.cfg.Coordinators,
@@ -47,7 +47,7 @@ func (s *Sensor) openResponder() (err error) {
 	s.responder, err = respond.New(respond.Config{
 		StateDir:      s.cfg.StateDir,
 		NodeAddresses: s.nodes.addresses,
-		Roots:         s.identity.Roots,
+		Roots:         s.identity.OperatorRoots,
 		ClusterID:     s.identity.Cluster,
 		HostID:        s.identity.HostID,
 		Enabled:       s.cfg.Isolation.Enabled,

@@ -47,6 +47,9 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	if s.cut != nil {
 		group.Go(func() error { return named("following devices", s.cut.Follow(ctx)) })
 	}
+	if s.door != nil {
+		group.Go(func() error { return s.door.run(ctx) })
+	}
 	group.Go(func() error { return named("talking to the coordinators", s.uplink.Run(ctx)) })
 	group.Go(func() error { return s.nodes.run(ctx) })
 	group.Go(func() error { return s.watchdog(ctx) })
@@ -94,14 +97,23 @@ func (s *Sensor) watchdog(ctx context.Context) error {
 	return s.canary(ctx, alive)
 }
 
+// ownNamespace is read before any thread of this process can have entered another
+// one. Later, /proc/self tells where the main thread happens to be; taking a foreign
+// namespace for one's own would isolate the machine in its place.
+var ownNamespace, errOwnNamespace = func() (stat unix.Stat_t, err error) {
+	err = unix.Stat("/proc/self/ns/net", &stat)
+	return stat, err
+}()
+
 // seesItself tells whether the sensor's own children are in its scope.
 func (s *Sensor) seesItself() bool {
 	switch s.cfg.Scope.Kind {
 	case "host":
 		return true
 	case "netns":
-		var own, scope unix.Stat_t
-		return unix.Stat("/proc/self/ns/net", &own) == nil && unix.Stat(s.cfg.Scope.Path, &scope) == nil && own.Ino == scope.Ino
+		var scope unix.Stat_t
+		return errOwnNamespace == nil && unix.Stat(s.cfg.Scope.Path, &scope) == nil &&
+			ownNamespace.Dev == scope.Dev && ownNamespace.Ino == scope.Ino
 	}
 	return false
 }

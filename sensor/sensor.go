@@ -56,6 +56,7 @@ type Sensor struct {
 	evidence  *evidence
 	verdicts  chan respond.LocalOrder
 	cut       *kernel.Cut // nil when it could not be armed
+	door      *door       // nil when it could not be opened
 
 	keeper    keeper
 	blind     blindness
@@ -111,6 +112,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	if err := s.openResponder(); err != nil {
 		return nil, err
 	}
+	s.openDoor()
 	if err := s.openKernel(); err != nil {
 		return nil, err
 	}

@@ -138,7 +138,8 @@ func initCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			say(cmd.ErrOrStderr(), "Made a cluster. The first admin's context file:\n  %s\nKeep it as you keep a root password. Next:\n"+
+			say(cmd.ErrOrStderr(), "Made a cluster. The first admin's context file:\n  %s\nIt holds the one key that makes operators. Move it to the admin's machine, so that no node has it,\n"+
+				"and keep a copy as you keep a root password: without it there will be no new operators. Next:\n"+
 				"  vedette-coordinator --data %s\n  VEDETTE_CONTEXT_FILE=%s vedette status\n", absolute(path), cfg.Data, absolute(path))
 			return nil
 		},
@@ -212,32 +213,16 @@ func tokenText(stdin io.Reader, token, file string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
+// operatorCommand tells who knows it from older releases where it went: a node has
+// no key that makes operators.
 func operatorCommand() *cobra.Command {
-	var data, name, role, out string
-	var nodes []string
-	c := &cobra.Command{
-		Use:   "operator --name NAME --role ROLE",
-		Short: "Make another operator's context file, with the authority of this node",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if out == "" {
-				out = name + ".context.yaml"
-			}
-			if err := coordinator.NewOperator(data, name, role, nodes, out); err != nil {
-				return err
-			}
-			say(cmd.ErrOrStderr(), "Made operator %s (%s): %s\n", name, role, absolute(out))
-			return nil
+	return &cobra.Command{
+		Use: "operator", Hidden: true, DisableFlagParsing: true,
+		Short: "Moved: vedette operator create",
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("no node can make operators, so that a stolen one cannot: an admin does, on their own machine: vedette operator create NAME --role ROLE")
 		},
 	}
-	f := c.Flags()
-	f.StringVar(&data, "data", coordinator.DefaultData, "the node's `directory`")
-	f.StringVar(&name, "name", "", "the operator's `name`, as the audit will show it")
-	f.StringVar(&role, "role", "viewer", "viewer, hunter, responder or admin")
-	f.StringSliceVar(&nodes, "node", nil, "operator `addresses` of the cluster's nodes (default: those known here)")
-	f.StringVarP(&out, "out", "o", "", "where to write (default NAME.context.yaml)")
-	_ = c.MarkFlagRequired("name")
-	return c
 }
 
 func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }

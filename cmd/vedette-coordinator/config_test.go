@@ -106,8 +106,7 @@ func TestCommands(t *testing.T) {
 		{"another id", []string{"--data", data, "--id", "n2"}, `directory of node "n1"`, false},
 		{"print", []string{"--data", data, "--print-config"}, "operator_advertise: 127.0.0.1:7002", true},
 		{"log level", []string{"--data", data, "--log-level", "loud"}, "debug, info, warn, error", false},
-		{"operator", []string{"operator", "--data", data, "--name", "vic", "--out", filepath.Join(t.TempDir(), "vic.yaml")}, "vic (viewer)", true},
-		{"operator role", []string{"operator", "--data", data, "--name", "vic", "--role", "king", "--out", filepath.Join(t.TempDir(), "v.yaml")}, "viewer, hunter, responder, admin", false},
+		{"operator", []string{"operator", "--data", data, "--name", "vic", "--out", "vic.yaml"}, "vedette operator create NAME --role ROLE", false},
 		{"join without token", []string{"join", "--data", data + "2", "--id", "n2", "--coordinator", "127.0.0.1:1"}, "vedette token create", false},
 		{"unknown file", []string{"--config", "/nonexistent.yaml"}, "/nonexistent.yaml", false},
 	} {

@@ -58,7 +58,7 @@ enroll).`,
 	}
 	root.PersistentFlags().StringVar(&f.config, "config", defaultConfig, "YAML config `file`")
 	root.Flags().BoolVar(&f.print, "print-config", false, "print the effective config, explained, and exit")
-	root.AddCommand(enrollCommand(&f), unisolateCommand(&f), recorderCommand(&f))
+	root.AddCommand(enrollCommand(&f), releaseCommand(&f), unisolateCommand(&f), recorderCommand(&f))
 	return root
 }
 
@@ -89,11 +89,12 @@ func enrollCommand(f *flags) *cobra.Command {
 
 An operator makes the token with "vedette token create"; it is good for one host
 and at most an hour. The host's key is made here and never leaves it. The token
-also names the cluster's CA, so that this host cannot be lured to another one.
+also names the cluster's CA, so that this host cannot be lured to another one, and
+the operators' authority, so that it obeys nobody else.
 
 Arguments are readable by every user of a machine: --token-file (- for standard
 input) or VEDETTE_TOKEN keep the token out of them.`,
-		Example: `  vedette-sensor enroll --coordinator c1.example.org:7443 --token vdt1.…
+		Example: `  vedette-sensor enroll --coordinator c1.example.org:7443 --token vdt2.…
   vedette token create -o name | ssh web1 vedette-sensor enroll --coordinator c1.example.org:7443 --token-file -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -107,7 +108,10 @@ input) or VEDETTE_TOKEN keep the token out of them.`,
 			if len(coordinators) > 0 {
 				cfg.Coordinators = coordinators
 			}
-			secret, err := tokenText(cmd.InOrStdin(), token, file)
+			secret, err := tokenText(cmd.InOrStdin(), token, file, maxJoinToken)
+			if errors.Is(err, errNoToken) {
+				return fmt.Errorf("%w; an operator makes one with: vedette token create", err)
+			}
 			if err != nil {
 				return err
 			}
@@ -128,27 +132,36 @@ input) or VEDETTE_TOKEN keep the token out of them.`,
 	return cmd
 }
 
-func tokenText(stdin io.Reader, token, file string) (string, error) {
-	const most = 4096
+// maxJoinToken is beyond any join token, in bytes.
+const maxJoinToken = 4096
+
+var errNoToken = errors.New("no token: give --token, --token-file or VEDETTE_TOKEN")
+
+// tokenText is the token from where the person put it, at most so many bytes of it.
+func tokenText(stdin io.Reader, token, file string, most int64) (string, error) {
+	from := stdin
 	switch {
 	case token != "":
-	case file == "-":
-		raw, err := io.ReadAll(io.LimitReader(stdin, most))
-		if err != nil {
-			return "", fmt.Errorf("reading the token from standard input: %w", err)
-		}
-		token = string(raw)
-	case file != "":
-		raw, err := os.ReadFile(file)
+		from = strings.NewReader(token)
+	case file == "":
+		from = strings.NewReader(os.Getenv("VEDETTE_TOKEN"))
+	case file != "-":
+		opened, err := os.Open(file)
 		if err != nil {
 			return "", fmt.Errorf("reading the token: %w", err)
 		}
-		token = string(raw[:min(len(raw), most)])
+		defer opened.Close()
+		from = opened
+	}
+	raw, err := io.ReadAll(io.LimitReader(from, most+1))
+	switch text := strings.TrimSpace(string(raw)); {
+	case err != nil:
+		return "", fmt.Errorf("reading the token: %w", err)
+	case int64(len(raw)) > most:
+		return "", fmt.Errorf("reading the token: it is longer than any, %d bytes", most)
+	case text == "":
+		return "", errNoToken
 	default:
-		token = os.Getenv("VEDETTE_TOKEN")
+		return text, nil
 	}
-	if token = strings.TrimSpace(token); token == "" {
-		return "", errors.New("no join token: give --token, --token-file or VEDETTE_TOKEN; an operator makes one with: vedette token create")
-	}
-	return token, nil
 }

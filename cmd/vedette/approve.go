@@ -69,7 +69,7 @@ func approve(ctx context.Context, s *session, operation string, yes bool) error 
 			s.say("  %s", host)
 		}
 		want := fmt.Sprint(g.GetHostCount())
-		if err := ask(ctx, tty, fmt.Sprintf("About to sign it. Type the number of hosts to go on: "), want); err != nil {
+		if err := ask(ctx, tty, "About to sign it. Type the number of hosts to go on: ", want); err != nil {
 			return err
 		}
 	}

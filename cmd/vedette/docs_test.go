@@ -33,7 +33,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	})
 	for _, v := range []any{
 		shape.HostDetail{}, shape.Finding{}, shape.IncidentDetail{}, shape.Isolation{}, shape.Audit{}, shape.Member{}, shape.Status{},
-		live.Record{}, result{}, token{}, build{}, contextRow{}, verified{},
+		live.Record{}, result{}, token{}, madeOperator{}, offlineToken{}, build{}, contextRow{}, verified{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {
 			has("JSON key", "`"+key+"`")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -47,7 +46,7 @@ type fake struct {
 	// what waits for another operator
 	grants map[string]*sensorv1.SignedGrant
 	orders map[string][]string
-	calls map[string]int
+	calls  map[string]int
 }
 
 // start serves the fake on two nodes and writes context files into dir.
@@ -72,6 +71,9 @@ func start(t testing.TB, dir string) (*fake, func(string) string) {
 		"expired": f.context("expired", f.ca.IssueBetween(link.KindOperator, "eve", "admin", now.Add(-2*hour), now.Add(-hour)), n1),
 		"unknown": f.context("unknown", linktest.NewCA(t).IssueBetween(link.KindOperator, "mallory", "admin", now.Add(-hour), now.Add(hour)), n1),
 	} {
+		if name == "admin" {
+			c.Authority, c.AuthorityKey = c.Operators, f.pemKey(f.ca.Key())
+		}
 		raw, err := yaml.Marshal(c)
 		if err != nil {
 			t.Fatal(err)
@@ -86,21 +88,25 @@ func start(t testing.TB, dir string) (*fake, func(string) string) {
 }
 
 func (f *fake) context(name string, cert tls.Certificate, nodes ...string) *client.Context {
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey.(ed25519.PrivateKey))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	block := func(kind string, der []byte) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	block := func(der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	}
 	peer, err := link.PeerOf(cert.Leaf)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	return &client.Context{
-		Name: name, Nodes: nodes, CA: block("CERTIFICATE", f.ca.Certificate.Raw), Certificate: block("CERTIFICATE", cert.Certificate[0]),
-		Key: block("PRIVATE KEY", key), ClusterID: linktest.Cluster, Operator: peer.ID, Role: peer.Role,
+		Name: name, Nodes: nodes, CA: block(f.ca.Certificate.Raw), Operators: block(f.ca.Certificate.Raw), Certificate: block(cert.Certificate[0]),
+		Key: f.pemKey(cert.PrivateKey.(ed25519.PrivateKey)), ClusterID: linktest.Cluster, Operator: peer.ID, Role: peer.Role,
 	}
+}
+
+func (f *fake) pemKey(key ed25519.PrivateKey) string {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 func (f *fake) serve(ca *linktest.CA, id string) string {
@@ -410,9 +416,15 @@ func (f *fake) ListAudit(_ context.Context, r *operatorv1.ListAuditRequest) (*op
 	return &operatorv1.ListAuditResponse{Entries: entries[:n], More: len(entries) > n}, nil
 }
 
-func (f *fake) CreateToken(_ context.Context, r *operatorv1.CreateTokenRequest) (*operatorv1.CreateTokenResponse, error) {
-	sum := sha256.Sum256([]byte(r.GetKind()))
-	return &operatorv1.CreateTokenResponse{Token: fmt.Sprintf("vdt1.%s.%x", r.GetKind(), sum[:4]), Expires: at(3600)}, nil
+func (f *fake) CreateToken(context.Context, *operatorv1.CreateTokenRequest) (*operatorv1.CreateTokenResponse, error) {
+	token := link.NewToken(f.ca.Pin(), f.ca.Pin())
+	switch {
+	case f.is("stolen"):
+		token.Operators[0] ^= 1
+	case f.is("impostor"):
+		token.CA[0] ^= 1
+	}
+	return &operatorv1.CreateTokenResponse{Token: token.String(), Expires: at(3600)}, nil
 }
 
 func (f *fake) ListMembers(context.Context, *operatorv1.ListMembersRequest) (*operatorv1.ListMembersResponse, error) {

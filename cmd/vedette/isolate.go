@@ -74,12 +74,13 @@ func (a *app) releaseCommand() *cobra.Command {
 pending, refused or failed.`,
 		Example: `  vedette release web1 --reason "cleaned" --wait
   vedette release --incident inc-abcdefghijkl --yes --wait
-  vedette release web1 --operation op-abcdefghijkl --reason "false alarm"`,
+  vedette release web1 --operation op-abcdefghijkl --reason "false alarm"
+  vedette release h-abcdefghijkl --offline-token --reason "its link is dead" >token.txt`,
 		RunE: a.connected(o.run),
 	}
 	c.Flags().StringVar(&o.undoes, "operation", "", "end what this operation contained (see vedette contain), and not the isolation")
 	o.flags(a, c)
-	return c
+	return a.offline(c)
 }
 
 func (o *order) flags(a *app, c *cobra.Command) {

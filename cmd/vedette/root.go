@@ -67,7 +67,7 @@ func (a *app) root() *cobra.Command {
 	}
 	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.isolationCommand(), a.operationCommand(), a.auditCommand())
 	group("act", a.isolateCommand(), a.releaseCommand(), a.containCommand(), a.approveCommand(), a.vetoCommand())
-	group("run", a.clusterCommand(), a.tokenCommand())
+	group("run", a.clusterCommand(), a.tokenCommand(), a.operatorCommand())
 	group("self", a.configCommand(), a.versionCommand())
 	root.AddCommand(docsCommand())
 	root.SetHelpCommandGroupID("self")

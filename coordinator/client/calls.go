@@ -148,9 +148,17 @@ func (c *Client) Audit(ctx context.Context, after uint64) iter.Seq2[*operatorv1.
 }
 
 // CreateToken makes a join token. Should it be made twice because an answer was
-// lost, the first is known to nobody and expires.
+// lost, the first is known to nobody and expires. A token that names other
+// authorities than the context is not returned: ErrUntrusted.
 func (c *Client) CreateToken(ctx context.Context, req *operatorv1.CreateTokenRequest) (*operatorv1.CreateTokenResponse, error) {
-	return call(ctx, c, api.CreateToken, req)
+	res, err := call(ctx, c, api.CreateToken, req)
+	if err == nil {
+		err = c.id.checkToken(res.GetToken())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
 }
 
 // Members lists the cluster's nodes.

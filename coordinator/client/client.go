@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -83,7 +82,7 @@ func New(c *Context, opt Options) (*Client, error) {
 	}
 	transport := &http.Transport{
 		Proxy:               nil, // nodes are addressed directly: a proxy could not be verified as a node
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:         dial,
 		TLSClientConfig:     id.tls(),
 		TLSHandshakeTimeout: handshakeTimeout,
 		ForceAttemptHTTP2:   true,

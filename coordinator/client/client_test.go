@@ -92,7 +92,7 @@ func connectTo(t *testing.T, ca *linktest.CA, opt client.Options, nodes ...strin
 		t.Fatal(err)
 	}
 	c, err := client.New(&client.Context{
-		Name: "t", Nodes: nodes, CA: block("CERTIFICATE", ca.Certificate.Raw), Certificate: block("CERTIFICATE", cert.Certificate[0]),
+		Name: "t", Nodes: nodes, CA: block("CERTIFICATE", ca.Certificate.Raw), Operators: block("CERTIFICATE", ca.Certificate.Raw), Certificate: block("CERTIFICATE", cert.Certificate[0]),
 		Key: block("PRIVATE KEY", key), ClusterID: linktest.Cluster,
 	}, opt)
 	if err != nil {
@@ -205,7 +205,7 @@ func TestForeignOperator(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, err := client.New(&client.Context{
-		Name: "t", Nodes: []string{addr}, CA: block("CERTIFICATE", ca.Certificate.Raw), Certificate: block("CERTIFICATE", cert.Certificate[0]),
+		Name: "t", Nodes: []string{addr}, CA: block("CERTIFICATE", ca.Certificate.Raw), Operators: block("CERTIFICATE", ca.Certificate.Raw), Certificate: block("CERTIFICATE", cert.Certificate[0]),
 		Key: block("PRIVATE KEY", key), ClusterID: linktest.Cluster,
 	}, client.Options{})
 	if err != nil {

@@ -34,12 +34,19 @@ type Context struct {
 	// Nodes are the operator addresses (host:port, TCP) of the cluster's nodes.
 	// One is enough; with all of them the loss of one goes unnoticed.
 	Nodes []string `yaml:"nodes"`
-	// CA is the cluster's certificate authority, PEM. Nothing else is trusted.
+	// CA is the cluster's certificate authority, PEM: who is a node. Nothing else is trusted.
 	CA string `yaml:"ca"`
+	// Operators is the certificate of the operators' authority, PEM: whose grants hosts
+	// honour. Every join token must name the two.
+	Operators string `yaml:"operators"`
 	// Certificate is the operator's certificate chain, leaf first, PEM.
 	Certificate string `yaml:"certificate"`
 	// Key is the operator's private key (Ed25519, PKCS#8, PEM). It signs grants too.
 	Key string `yaml:"key"`
+	// Authority and AuthorityKey (PEM; PKCS#8) make operators, by NewOperator. Admins
+	// have them, and no node does.
+	Authority    string `yaml:"authority,omitempty"`
+	AuthorityKey string `yaml:"authority_key,omitempty"`
 	// ClusterID is the cluster that the CA belongs to.
 	ClusterID string `yaml:"cluster_id"`
 	// Operator and Role repeat what the certificate says, for people.

@@ -25,7 +25,7 @@ func TestExpiredOperator(t *testing.T) {
 	text := func(kind string, der []byte) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 	}
-	_, err = client.New(&client.Context{Name: "t", Nodes: []string{closed(t)}, CA: text("CERTIFICATE", ca.Certificate.Raw),
+	_, err = client.New(&client.Context{Name: "t", Nodes: []string{closed(t)}, CA: text("CERTIFICATE", ca.Certificate.Raw), Operators: text("CERTIFICATE", ca.Certificate.Raw),
 		Certificate: text("CERTIFICATE", cert.Certificate[0]), Key: text("PRIVATE KEY", key), ClusterID: linktest.Cluster}, client.Options{})
 	if !errors.Is(err, client.ErrDenied) || !strings.Contains(err.Error(), "ask an admin of the cluster for a new context file") {
 		t.Errorf("got %v, want %v and what to do", err, client.ErrDenied)

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/vedette-edr/vedette/proto/link"
 )
 
 // nodeServerName is the DNS name that every node's certificate carries, so that
@@ -17,16 +19,24 @@ const nodeServerName = "node.vedette"
 
 // identity is a context's key material, parsed.
 type identity struct {
-	cluster string
-	roots   *x509.CertPool
-	cert    tls.Certificate
-	signer  crypto.Signer
+	cluster   string
+	ca        *x509.Certificate // who is a node
+	operators *x509.Certificate // who may order
+	cert      tls.Certificate
+	signer    crypto.Signer
 }
 
 func newIdentity(c *Context, now time.Time) (*identity, error) {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(c.CA)) {
-		return nil, errors.New("its ca is no PEM certificate")
+	ca, err := parseCertificate("ca", c.CA)
+	if err != nil {
+		return nil, err
+	}
+	if c.Operators == "" {
+		return nil, fmt.Errorf("%w: it is of an older release and does not name the operators' authority: ask an admin of the cluster for a new context file", ErrDenied)
+	}
+	operators, err := parseCertificate("operators", c.Operators)
+	if err != nil {
+		return nil, err
 	}
 	cert, err := tls.X509KeyPair([]byte(c.Certificate), []byte(c.Key))
 	if err != nil {
@@ -40,7 +50,44 @@ func newIdentity(c *Context, now time.Time) (*identity, error) {
 		return nil, fmt.Errorf("%w: its certificate expired on %s: ask an admin of the cluster for a new context file",
 			ErrDenied, cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
-	return &identity{cluster: c.ClusterID, roots: roots, cert: cert, signer: signer}, nil
+	return &identity{cluster: c.ClusterID, ca: ca, operators: operators, cert: cert, signer: signer}, nil
+}
+
+func parseCertificate(field, text string) (*x509.Certificate, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("its %s is no PEM certificate", field)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("reading its %s: %w", field, err)
+	}
+	return cert, nil
+}
+
+func poolOf(cert *x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return pool
+}
+
+// checkToken holds a join token, whose text a node makes, to this context: a stolen
+// node could name authorities of its own in it, and what enrols would obey those.
+func (id *identity) checkToken(text string) error {
+	token, err := link.ParseToken(text)
+	if err != nil {
+		return fmt.Errorf("%w: the node's answer is no join token: %w", ErrUntrusted, err)
+	}
+	for _, authority := range []struct {
+		whose     string
+		got, want [32]byte
+	}{{"cluster's", token.CA, link.Pin(id.ca)}, {"operators'", token.Operators, link.Pin(id.operators)}} {
+		if authority.got != authority.want {
+			return fmt.Errorf("%w: the token that it made names another %s authority than this context: what enrols with it would obey strangers; that node may be stolen: take it off the network and remove it from the cluster, and do not use the token",
+				ErrUntrusted, authority.whose)
+		}
+	}
+	return nil
 }
 
 // tls gives the configuration of every connection: TLS 1.3, both sides by the
@@ -49,7 +96,7 @@ func (id *identity) tls() *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		ServerName:   nodeServerName,
-		RootCAs:      id.roots,
+		RootCAs:      poolOf(id.ca),
 		Certificates: []tls.Certificate{id.cert},
 		NextProtos:   []string{"h2"},
 		VerifyConnection: func(cs tls.ConnectionState) error {
@@ -74,6 +121,15 @@ func (id *identity) verifyNode(leaf *x509.Certificate) error {
 
 // chain is the operator's certificate chain as a grant carries it: DER, leaf first.
 func (id *identity) chain() [][]byte { return id.cert.Certificate }
+
+// Expires is when the context's certificate ends.
+func (c *Context) Expires() (time.Time, error) {
+	leaf, err := parseCertificate("certificate", c.Certificate)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return leaf.NotAfter, nil
+}
 
 // Subject says who the context's certificate is for: its common name, or the id in its URI.
 func (c *Context) Subject() string {

@@ -102,6 +102,8 @@ func TestCheck(t *testing.T) {
 			context.tainted && !context.learning && !context.losses && context.image like "/tmp/*.sh" && context.traits.contains("memfd") && context.user == "www" && context.unit != "" && context.account != context.user &&
 			resource.hasTag("site") && resource.getTag("site") == "a" && resource.hasTag("tier") && resource.getTag("tier") != "b" && resource.name like "web-*"`), "", ""},
 		{"the highest limit", permit(`context.level <= 4 && context.confidence.greaterThanOrEqual(decimal("1.0"))`), "", ""},
+		{"only the limit", permit(`context.level <= 4 && context.confidence.greaterThanOrEqual(decimal("0.9")) && context.confidence.lessThanOrEqual(decimal("0.9"))`), "", ""},
+		{"only behind it", permit(`context.level <= 4 && context.confidence.greaterThan(decimal("0.9")) && context.confidence.lessThan(decimal("0.9002"))`), "", ""},
 		{"above the highest", permit(`context.confidence.greaterThan(decimal("1.0"))`), "policy p, line 1: there is no request that it permits", ""},
 		{"no such level", permit(`context.level > 4`), "no request that it permits", ""},
 		{"exclusive severities", permit(`context.severity == "high" && context.severity == "low"`), "no request that it permits", ""},

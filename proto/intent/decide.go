@@ -66,7 +66,7 @@ type Verdict struct {
 	Policies []string
 	// Held says why Level is below Wanted.
 	Held string
-	// Errors are policies that could not be evaluated, one sentence each, ascending. A permit
+	// Errors are policies that could not be evaluated, one sentence each, ascending by id. A permit
 	// that fails does not permit; a forbid that fails forbids from level 2 on.
 	Errors []string
 }
@@ -217,10 +217,12 @@ func (s ruleSet) judge(q *prepared) Verdict {
 		v.Policies = append(v.Policies, forbids...)
 	}
 	v.Policies = sorted(v.Policies)
-	for _, f := range failed {
-		v.Errors = append(v.Errors, fmt.Sprintf("policy %s: %s", f.id, f.why))
+	slices.SortStableFunc(failed, func(a, b failure) int { return strings.Compare(a.id, b.id) })
+	for i, f := range failed {
+		if i == 0 || failed[i-1].id != f.id { // what it said at the highest level
+			v.Errors = append(v.Errors, fmt.Sprintf("policy %s: %s", f.id, f.why))
+		}
 	}
-	v.Errors = sorted(v.Errors)
 	return v
 }
 

@@ -128,7 +128,7 @@ func TestDecideFailsClosed(t *testing.T) {
 		{"one permit of two", `@id("all") permit (principal, action, resource) when {context.level < 4}; @id("bad") permit (principal, action, resource) when { ` + overflow + ` };`, 3},
 	} {
 		v := compile(t, &sensorv1.Intent{Policy: c.policy}).Decide(intent.Request{Action: sensorv1.Action_ACTION_KILL, Tainted: true})
-		if v.Level != c.level || len(v.Errors) == 0 || !strings.HasPrefix(v.Errors[0], "policy bad: ") {
+		if v.Level != c.level || len(v.Errors) != 1 || !strings.HasPrefix(v.Errors[0], "policy bad: ") {
 			t.Errorf("%s: got %+v", c.name, v)
 		}
 	}

@@ -166,4 +166,7 @@ func TestCaps(t *testing.T) {
 	if !slices.Equal(caps, want) || approvals != 2 {
 		t.Errorf("above the caps: got %q, %d", caps, approvals)
 	}
+	if caps, approvals = intent.Exceeds(nil, intent.Extent{Hosts: 1000, Day: 50, New: 1}, nil); len(caps) != 1 || approvals != 2 {
+		t.Errorf("above one: got %q, %d", caps, approvals)
+	}
 }

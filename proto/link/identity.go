@@ -14,7 +14,17 @@ const uriScheme = "vedette"
 var (
 	clusterForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 	idForm      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,126}$`)
+	nameForm    = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
 )
+
+// CheckName accepts what people may call a node or an operator, which is stricter
+// than what is read in a certificate. Errors wrap ErrBadName.
+func CheckName(what, name string) error {
+	if !nameForm.MatchString(name) {
+		return fmt.Errorf("%w: %s %q must be 1 to 63 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit", ErrBadName, what, name)
+	}
+	return nil
+}
 
 // Peer is who a certificate says its holder is.
 type Peer struct {
@@ -71,3 +81,17 @@ func Serial(cert *x509.Certificate) string { return cert.SerialNumber.Text(16) }
 // Pin is the SHA-256 of a CA's SubjectPublicKeyInfo: what a join token carries,
 // so that the first connection is as safe as the later ones.
 func Pin(ca *x509.Certificate) [32]byte { return sha256.Sum256(ca.RawSubjectPublicKeyInfo) }
+
+// Pinned is the one authority among roots (DER) that a token vouches for; others
+// that a node may name are not taken on its word. Errors wrap ErrForeignCA.
+func Pinned(roots [][]byte, pin [32]byte) (*x509.Certificate, error) {
+	for _, der := range roots[:min(len(roots), maxRoots)] {
+		if root, err := x509.ParseCertificate(der); err == nil && root.IsCA && Pin(root) == pin {
+			return root, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: none of the %d in the answer is the one that the token names", ErrForeignCA, len(roots))
+}
+
+// maxRoots bounds what is parsed of a stranger's list.
+const maxRoots = 4

@@ -72,7 +72,7 @@ func TestPeerOf(t *testing.T) {
 
 // Ensure a token survives being copied by people and is not shown by a log.
 func TestToken(t *testing.T) {
-	token := link.NewToken([32]byte{1, 2, 3})
+	token := link.NewToken([32]byte{1, 2, 3}, [32]byte{4, 5})
 	text := token.String()
 	for _, copied := range []string{text, " " + text + "\n"} {
 		got, err := link.ParseToken(copied)
@@ -81,19 +81,23 @@ func TestToken(t *testing.T) {
 		}
 	}
 	parts := strings.Split(text, ".")
-	if len(parts) != 4 || len(parts[1]) != 12 || len(parts[2]) != 26 || len(parts[3]) != 43 {
+	if len(parts) != 5 || len(parts[1]) != 12 || len(parts[2]) != 26 || len(parts[3]) != 43 || len(parts[4]) != 43 {
 		t.Errorf("form: %q", text)
 	}
 	if !token.SecretEqual(token.Secret[:]) || token.SecretEqual(nil) || token.SecretEqual(make([]byte, 16)) {
 		t.Error("SecretEqual")
 	}
-	for _, bad := range []string{"", "vdt1", text[1:], text + ".x", text[:len(text)-2], strings.Replace(text, parts[1], "short", 1), strings.Replace(text, parts[2], parts[2][1:], 1)} {
+	for _, bad := range []string{"", "vdt2", text[1:], text + ".x", text[:len(text)-2], strings.Replace(text, parts[1], "short", 1), strings.Replace(text, parts[2], parts[2][1:], 1)} {
 		_, err := link.ParseToken(bad)
 		if !errors.Is(err, link.ErrBadToken) {
 			t.Errorf("%q: got %v", bad, err)
 		} else if strings.Contains(err.Error(), parts[2]) {
 			t.Errorf("the error repeats the secret: %v", err)
 		}
+	}
+	older := strings.Join(append([]string{"vdt1"}, parts[1:4]...), ".")
+	if _, err := link.ParseToken(older); !errors.Is(err, link.ErrBadToken) || !strings.Contains(err.Error(), "make a new one") {
+		t.Errorf("a token of an older release: got %v", err)
 	}
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("joining", "token", token)
@@ -103,8 +107,8 @@ func TestToken(t *testing.T) {
 }
 
 func FuzzParseToken(f *testing.F) {
-	f.Add(link.NewToken([32]byte{9}).String())
-	f.Add("vdt1...")
+	f.Add(link.NewToken([32]byte{9}, [32]byte{8}).String())
+	f.Add("vdt2....")
 	f.Fuzz(func(t *testing.T, text string) {
 		token, err := link.ParseToken(text)
 		if err != nil {

@@ -74,6 +74,8 @@ var (
 	ErrWrongPeer = errors.New("wrong peer")
 	// ErrBadIdentity: a certificate carries no (or no proper) Vedette identity.
 	ErrBadIdentity = errors.New("certificate carries no vedette identity")
+	// ErrBadName: a name that no node and no operator may have.
+	ErrBadName = errors.New("bad name")
 	// ErrBadToken: a join token is not in the form that `vedette token create` prints.
 	ErrBadToken = errors.New("malformed join token")
 )

@@ -11,26 +11,29 @@ import (
 )
 
 const (
-	tokenPrefix   = "vdt1"
-	tokenIDBytes  = 7 // 12 base32 characters
+	tokenPrefix   = "vdt2"
+	tokenOlder    = "vdt1" // without the operators' authority
+	tokenIDBytes  = 7      // 12 base32 characters
 	tokenIDLength = 12
 )
 
 // lowercase, without padding: a token is typed, read aloud and put in URLs
 var tokenEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// Token is a join token: single use, short-lived, and the pin of the CA that
-// whoever joins has to meet.
+// Token is a join token: single use, short-lived, and the pins of the two
+// authorities that whoever joins has to meet: the cluster's, which says who is a
+// node, and the operators', which says whose grants are honoured.
 type Token struct {
-	ID     string   // names the token in lists and in the audit; not secret
-	Secret [16]byte // what redeems it
-	CA     [32]byte // Pin of the cluster's CA
+	ID        string   // names the token in lists and in the audit; not secret
+	Secret    [16]byte // what redeems it
+	CA        [32]byte // Pin of the cluster's CA
+	Operators [32]byte // Pin of the operators' authority
 }
 
-// NewToken makes a random token for the cluster whose CA has this pin.
-func NewToken(ca [32]byte) Token {
+// NewToken makes a random token for the cluster whose authorities have these pins.
+func NewToken(ca, operators [32]byte) Token {
 	var id [tokenIDBytes]byte
-	t := Token{CA: ca}
+	t := Token{CA: ca, Operators: operators}
 	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the program instead
 	_, _ = rand.Read(t.Secret[:])
 	t.ID = tokenEncoding.EncodeToString(id[:])
@@ -39,7 +42,8 @@ func NewToken(ca [32]byte) Token {
 
 // String is the whole token, secret included: for the one who will use it, never for a log.
 func (t Token) String() string {
-	return strings.Join([]string{tokenPrefix, t.ID, tokenEncoding.EncodeToString(t.Secret[:]), base64.RawURLEncoding.EncodeToString(t.CA[:])}, ".")
+	return strings.Join([]string{tokenPrefix, t.ID, tokenEncoding.EncodeToString(t.Secret[:]),
+		base64.RawURLEncoding.EncodeToString(t.CA[:]), base64.RawURLEncoding.EncodeToString(t.Operators[:])}, ".")
 }
 
 // LogValue implements slog.LogValuer: a logged token is only its id.
@@ -54,8 +58,11 @@ func (t Token) SecretEqual(secret []byte) bool {
 // wrong and never repeat the token.
 func ParseToken(text string) (Token, error) {
 	parts := strings.Split(strings.TrimSpace(text), ".")
-	if len(parts) != 4 || parts[0] != tokenPrefix {
-		return Token{}, fmt.Errorf("%w: it must be the whole line %s.ID.SECRET.CA that 'vedette token create' printed", ErrBadToken, tokenPrefix)
+	if parts[0] == tokenOlder {
+		return Token{}, fmt.Errorf("%w: it is of an older release (%s) and does not name the operators' authority: make a new one with 'vedette token create'", ErrBadToken, tokenOlder)
+	}
+	if len(parts) != 5 || parts[0] != tokenPrefix {
+		return Token{}, fmt.Errorf("%w: it must be the whole line %s.ID.SECRET.CA.OPERATORS that 'vedette token create' printed", ErrBadToken, tokenPrefix)
 	}
 	t := Token{ID: strings.ToLower(parts[1])}
 	if id, err := tokenEncoding.DecodeString(t.ID); err != nil || len(t.ID) != tokenIDLength || len(id) != tokenIDBytes {
@@ -66,10 +73,16 @@ func ParseToken(text string) (Token, error) {
 		return Token{}, fmt.Errorf("%w: its third part, the secret, is damaged", ErrBadToken)
 	}
 	copy(t.Secret[:], secret)
-	ca, err := base64.RawURLEncoding.Strict().DecodeString(parts[3])
-	if err != nil || len(ca) != len(t.CA) {
-		return Token{}, fmt.Errorf("%w: its last part, the CA's fingerprint, is damaged", ErrBadToken)
+	for _, pin := range []struct {
+		into *[32]byte
+		text string
+		what string
+	}{{&t.CA, parts[3], "fourth part, the cluster's CA"}, {&t.Operators, parts[4], "last part, the operators' authority"}} {
+		sum, err := base64.RawURLEncoding.Strict().DecodeString(pin.text)
+		if err != nil || len(sum) != len(pin.into) {
+			return Token{}, fmt.Errorf("%w: its %s, is damaged", ErrBadToken, pin.what)
+		}
+		copy(pin.into[:], sum)
 	}
-	copy(t.CA[:], ca)
 	return t, nil
 }

@@ -166,7 +166,7 @@ func (g *grid) read(in io.Reader) error {
 		if _, text, ok := strings.Cut(line, rowMark); ok {
 			var m measured
 			if err := json.Unmarshal([]byte(text), &m); err != nil {
-				g.said = append(g.said, fmt.Sprintf("a row that cannot be read: %v: %s", err, text))
+				g.unread = append(g.unread, fmt.Errorf("%w: %.80q", err, text))
 				continue
 			}
 			g.add(m)

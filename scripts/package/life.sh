@@ -104,10 +104,10 @@ for program in vedette-sensor vedette-coordinator; do
 	check "$program.8 explains every flag" explained "man8/$program.8" "$program"
 	check "$program.8 explains every config key" keys_explained "man8/$program.8" "$program"
 done
-for command in enroll unisolate; do
+for command in enroll release unisolate; do
 	check "vedette-sensor.8 explains $command" explained man8/vedette-sensor.8 vedette-sensor "$command"
 done
-for command in init join operator; do
+for command in init join; do
 	check "vedette-coordinator.8 explains $command" explained man8/vedette-coordinator.8 vedette-coordinator "$command"
 done
 check "vedette version" inside vedette version

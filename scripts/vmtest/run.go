@@ -47,7 +47,7 @@ var suites = []struct {
 }{
 	{"sensor/internal/kernel", 60 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestKnownStaysInTheKernel|TestTaint)$"},
 	{"sensor/internal/enrich", 3 * time.Minute, ""},
-	{"sensor/internal/respond/isolation", 12 * time.Minute, ""},
+	{"sensor/internal/respond/isolation", 15 * time.Minute, "^(TestMatrix|TestReconcile|TestIngress|TestResolution|TestOpenings|TestEgressOnly|TestProbeSeesALeak|TestManyDevices|TestLateDevice|TestReplacingLeaksNothing)$"},
 	{"sensor/internal/respond", 8 * time.Minute, ""},
 	{"sensor", 3 * time.Minute, ""},
 }

@@ -13,6 +13,7 @@ package control
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -62,7 +63,10 @@ type Config struct {
 	Version string
 	// DataDir is watched for room: a full disk stops a node.
 	DataDir string
-	// Authority is whose operators are served; Certificate is the node's own.
+	// Operators is the certificate of the operators' authority: whom it has signed is
+	// served, and grants that they signed are taken. Authority is the cluster's, whose
+	// word makes nobody an operator; Certificate is the node's own.
+	Operators   *x509.Certificate
 	Authority   *identity.Authority
 	Certificate func() (*tls.Certificate, error)
 	// Log, Cluster and DB are this node's part of the cluster.
@@ -88,8 +92,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Certificate == nil {
-		problems = append(problems, errors.New("Authority and Certificate must be set"))
+	if c.Operators == nil || c.Authority == nil || c.Certificate == nil {
+		problems = append(problems, errors.New("Operators, Authority and Certificate must be set"))
 	}
 	if c.Log == nil || c.Cluster == nil || c.DB == nil {
 		problems = append(problems, errors.New("Log, Cluster and DB must be set"))
@@ -150,12 +154,19 @@ func (s *Server) Handler() http.Handler {
 	return s.authorise(service)
 }
 
+// operatorRoots is what an operator's certificate must chain to.
+func (s *Server) operatorRoots() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(s.cfg.Operators)
+	return pool
+}
+
 // TLS is the configuration of the operators' listener.
 func (s *Server) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ClientAuth:             tls.RequireAndVerifyClientCert,
-		ClientCAs:              s.cfg.Authority.Roots(),
+		ClientCAs:              s.operatorRoots(),
 		NextProtos:             []string{"h2", "http/1.1"},
 		SessionTicketsDisabled: true, // a resumed session would outlive its certificate
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cfg.Certificate() },

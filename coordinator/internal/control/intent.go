@@ -28,12 +28,15 @@ func (s *Server) policy(ctx context.Context) (*intent.Policy, error) {
 
 // ApplyIntent implements the service. The sensors verify the intent again.
 func (s *Server) ApplyIntent(ctx context.Context, r *operatorv1.ApplyIntentRequest) (*operatorv1.ApplyIntentResponse, error) {
-	next, signer, err := intent.VerifyNew(r.GetIntent(), s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), s.cfg.Now())
+	next, signer, err := intent.VerifyNew(r.GetIntent(), s.operatorRoots(), s.cfg.Authority.Cluster(), s.cfg.Now())
 	if err != nil {
 		return nil, grantError(err)
 	}
 	if caller := operator(ctx); signer.ID != caller.ID {
 		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("operator %q submits an intent that %q signed: each signs their own", caller.ID, signer.ID))
+	}
+	if _, _, err := intent.Check(next); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	if err := checkText(next.GetReason(), r.GetIdempotencyKey()); err != nil {
 		return nil, err

@@ -152,7 +152,7 @@ func (s *Server) everyHost(ctx context.Context) (all []*operatorv1.Host, err err
 // node's word alone moves no host.
 func (s *Server) SubmitGrant(ctx context.Context, r *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
 	now := s.cfg.Now()
-	decoded, signers, err := grant.VerifyWaiting(r.GetGrant(), s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), now)
+	decoded, signers, err := grant.VerifyWaiting(r.GetGrant(), s.operatorRoots(), s.cfg.Authority.Cluster(), now)
 	if err != nil {
 		return nil, grantError(err)
 	}
@@ -258,7 +258,7 @@ func (s *Server) ApproveOperation(ctx context.Context, r *operatorv1.ApproveOper
 	if len(r.GetPayload()) > 0 {
 		payload = r.GetPayload()
 	}
-	signer, err := grant.VerifyPayload(r.GetSignature(), payload, s.cfg.Authority.Roots(), s.cfg.Authority.Cluster(), s.cfg.Now())
+	signer, err := grant.VerifyPayload(r.GetSignature(), payload, s.operatorRoots(), s.cfg.Authority.Cluster(), s.cfg.Now())
 	if err != nil {
 		return nil, grantError(err)
 	}

@@ -9,45 +9,45 @@ import (
 
 	"connectrpc.com/connect"
 
-	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/proto/link"
+	operators "github.com/vedette-edr/vedette/proto/operator"
 	rpc "github.com/vedette-edr/vedette/proto/operatorv1/operatorv1connect"
 )
 
 // roles from least to most; each may do what those before it may.
-var roles = []string{identity.RoleViewer, identity.RoleHunter, identity.RoleResponder, identity.RoleAdmin}
+var roles = []string{operators.RoleViewer, operators.RoleHunter, operators.RoleResponder, operators.RoleAdmin}
 
 // least is the least role that each procedure needs. What is not here is denied
 // to everybody.
 var least = map[string]string{
-	rpc.OperatorServiceGetStatusProcedure:      identity.RoleViewer,
-	rpc.OperatorServiceListHostsProcedure:      identity.RoleViewer,
-	rpc.OperatorServiceGetHostProcedure:        identity.RoleViewer,
-	rpc.OperatorServiceListFindingsProcedure:   identity.RoleViewer,
-	rpc.OperatorServiceGetFindingProcedure:     identity.RoleViewer,
-	rpc.OperatorServiceListIncidentsProcedure:  identity.RoleViewer,
-	rpc.OperatorServiceGetIncidentProcedure:    identity.RoleViewer,
-	rpc.OperatorServiceSelectHostsProcedure:    identity.RoleViewer,
-	rpc.OperatorServiceListIsolationsProcedure: identity.RoleViewer,
-	rpc.OperatorServiceGetOperationProcedure:   identity.RoleViewer,
+	rpc.OperatorServiceGetStatusProcedure:      operators.RoleViewer,
+	rpc.OperatorServiceListHostsProcedure:      operators.RoleViewer,
+	rpc.OperatorServiceGetHostProcedure:        operators.RoleViewer,
+	rpc.OperatorServiceListFindingsProcedure:   operators.RoleViewer,
+	rpc.OperatorServiceGetFindingProcedure:     operators.RoleViewer,
+	rpc.OperatorServiceListIncidentsProcedure:  operators.RoleViewer,
+	rpc.OperatorServiceGetIncidentProcedure:    operators.RoleViewer,
+	rpc.OperatorServiceSelectHostsProcedure:    operators.RoleViewer,
+	rpc.OperatorServiceListIsolationsProcedure: operators.RoleViewer,
+	rpc.OperatorServiceGetOperationProcedure:   operators.RoleViewer,
 	// An auditor is a viewer: the record must be checkable by who may change nothing.
-	rpc.OperatorServiceListAuditProcedure:        identity.RoleViewer,
-	rpc.OperatorServiceListMembersProcedure:      identity.RoleViewer,
-	rpc.OperatorServiceWatchProcedure:            identity.RoleViewer,
-	rpc.OperatorServiceCloseIncidentProcedure:    identity.RoleHunter,
-	rpc.OperatorServiceSubmitGrantProcedure:      identity.RoleResponder,
-	rpc.OperatorServicePreviewOrderProcedure:     identity.RoleViewer,
-	rpc.OperatorServiceListOperationsProcedure:   identity.RoleViewer,
-	rpc.OperatorServiceApproveOperationProcedure: identity.RoleResponder,
-	rpc.OperatorServiceVetoOperationProcedure:    identity.RoleResponder,
-	rpc.OperatorServiceGetIntentProcedure:        identity.RoleViewer,
-	rpc.OperatorServiceListIntentsProcedure:      identity.RoleViewer,
-	rpc.OperatorServiceTestIntentProcedure:       identity.RoleViewer,
-	rpc.OperatorServiceGetScorecardProcedure:     identity.RoleViewer,
+	rpc.OperatorServiceListAuditProcedure:        operators.RoleViewer,
+	rpc.OperatorServiceListMembersProcedure:      operators.RoleViewer,
+	rpc.OperatorServiceWatchProcedure:            operators.RoleViewer,
+	rpc.OperatorServiceCloseIncidentProcedure:    operators.RoleHunter,
+	rpc.OperatorServiceSubmitGrantProcedure:      operators.RoleResponder,
+	rpc.OperatorServicePreviewOrderProcedure:     operators.RoleViewer,
+	rpc.OperatorServiceListOperationsProcedure:   operators.RoleViewer,
+	rpc.OperatorServiceApproveOperationProcedure: operators.RoleResponder,
+	rpc.OperatorServiceVetoOperationProcedure:    operators.RoleResponder,
+	rpc.OperatorServiceGetIntentProcedure:        operators.RoleViewer,
+	rpc.OperatorServiceListIntentsProcedure:      operators.RoleViewer,
+	rpc.OperatorServiceTestIntentProcedure:       operators.RoleViewer,
+	rpc.OperatorServiceGetScorecardProcedure:     operators.RoleViewer,
 	// Intent is strategy: it says what may be done to the fleet without asking anybody.
-	rpc.OperatorServiceApplyIntentProcedure:  identity.RoleAdmin,
-	rpc.OperatorServiceCreateTokenProcedure:  identity.RoleAdmin,
-	rpc.OperatorServiceRemoveMemberProcedure: identity.RoleAdmin,
+	rpc.OperatorServiceApplyIntentProcedure:  operators.RoleAdmin,
+	rpc.OperatorServiceCreateTokenProcedure:  operators.RoleAdmin,
+	rpc.OperatorServiceRemoveMemberProcedure: operators.RoleAdmin,
 }
 
 // may says whether a role may call a procedure, and which role it needs.

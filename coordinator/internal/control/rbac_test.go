@@ -4,15 +4,20 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/proto/link"
+	operators "github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 )
 
@@ -55,7 +60,7 @@ func TestRoles(t *testing.T) {
 			}
 		}
 	}
-	if needed, ok := may(identity.RoleAdmin, "/vedette.operator.v1.OperatorService/Unheard"); ok || needed != "" {
+	if needed, ok := may(operators.RoleAdmin, "/vedette.operator.v1.OperatorService/Unheard"); ok || needed != "" {
 		t.Errorf("a procedure that is not in the table: got %q, %v", needed, ok)
 	}
 }
@@ -66,13 +71,21 @@ func TestAuthorise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	operatorCert := func(a *identity.Authority, role string) tls.Certificate {
+	people, err := operators.New("c-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	operatorCert := func(a *operators.Authority, role string) tls.Certificate {
 		public, private, _ := ed25519.GenerateKey(rand.Reader)
-		chain, err := a.SignOperator(public, "ann", role)
+		chain, err := a.Sign(public, "ann", role, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return tls.Certificate{Certificate: chain, PrivateKey: private}
+	}
+	bob, err := people.Delegate("bob", 0)
+	if err != nil {
+		t.Fatal(err)
 	}
 	_, hostKey, _ := ed25519.GenerateKey(rand.Reader)
 	csr, err := identity.NewRequest(hostKey)
@@ -93,7 +106,7 @@ func TestAuthorise(t *testing.T) {
 	}
 	nodeCert := tls.Certificate{Certificate: nodeChain, PrivateKey: nodeKey}
 	now := time.Now
-	s := &Server{cfg: Config{Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
+	s := &Server{cfg: Config{Operators: people.Root(), Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
 	server := httptest.NewUnstartedServer(s.authorise(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "served to "+actor(r.Context()))
 	})))
@@ -107,13 +120,12 @@ func TestAuthorise(t *testing.T) {
 		code       int
 		says       string
 	}{
-		{"admin", token, ptr(operatorCert(authority, identity.RoleAdmin)), 200, "served to operator:ann"},
-		{"viewer reads", status, ptr(operatorCert(authority, identity.RoleViewer)), 200, "served to operator:ann"},
-		{"viewer writes", token, ptr(operatorCert(authority, identity.RoleViewer)), 403, `needs role \"admin\"`},
-		{"responder writes", token, ptr(operatorCert(authority, identity.RoleResponder)), 403, `has role \"responder\"`},
-		{"unknown path", "/", ptr(operatorCert(authority, identity.RoleAdmin)), 403, "nothing that an operator may call"},
-		{"host", status, &tls.Certificate{Certificate: hostChain, PrivateKey: hostKey}, 401, "operators have their own"},
-		{"node", status, &nodeCert, 401, "operators have their own"},
+		{"admin", token, ptr(operatorCert(people, operators.RoleAdmin)), 200, "served to operator:ann"},
+		{"viewer reads", status, ptr(operatorCert(people, operators.RoleViewer)), 200, "served to operator:ann"},
+		{"viewer writes", token, ptr(operatorCert(people, operators.RoleViewer)), 403, `needs role \"admin\"`},
+		{"responder writes", token, ptr(operatorCert(people, operators.RoleResponder)), 403, `has role \"responder\"`},
+		{"unknown path", "/", ptr(operatorCert(people, operators.RoleAdmin)), 403, "nothing that an operator may call"},
+		{"made by another admin", token, ptr(operatorCert(bob, operators.RoleAdmin)), 200, "served to operator:ann"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			body, code, err := post(t, server.URL+tt.path, authority, tt.cert)
@@ -125,29 +137,64 @@ func TestAuthorise(t *testing.T) {
 			}
 		})
 	}
-	t.Run("no certificate", func(t *testing.T) {
-		if _, _, err := post(t, server.URL+status, authority, nil); err == nil {
-			t.Error("served")
+	// Who is not signed by the operators' authority does not get through the handshake:
+	// what a stolen node holds, and what it can sign, makes nobody an operator.
+	other, err := operators.New("c-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, cert := range map[string]*tls.Certificate{
+		"no certificate":    nil,
+		"a host's":          {Certificate: hostChain, PrivateKey: hostKey},
+		"a node's":          &nodeCert,
+		"a stolen node's":   ptr(signedByNode(t, authority, "ann", operators.RoleAdmin)),
+		"another authority": ptr(operatorCert(other, operators.RoleAdmin)),
+		"an authority's":    {Certificate: [][]byte{bob.Certificate().Raw}, PrivateKey: bob.Key()},
+	} {
+		body, code, err := post(t, server.URL+status, authority, cert)
+		if name == "an authority's" { // it may shake hands, and is nobody
+			if err != nil || code != 401 || !strings.Contains(body, "no vedette identity") {
+				t.Errorf("%s: got %d %s, %v", name, code, body, err)
+			}
+			continue
 		}
-	})
-	t.Run("certificate of another authority", func(t *testing.T) {
-		other, err := identity.NewAuthority("c-test")
-		if err != nil {
-			t.Fatal(err)
+		if err == nil {
+			t.Errorf("%s: got %d %s", name, code, body)
 		}
-		if _, _, err := post(t, server.URL+status, authority, ptr(operatorCert(other, identity.RoleAdmin))); err == nil {
-			t.Error("served")
-		}
-	})
+	}
 	t.Run("expired on an open connection", func(t *testing.T) {
-		cert := operatorCert(authority, identity.RoleAdmin)
-		now = func() time.Time { return time.Now().Add(2 * identity.OperatorLifetime) }
+		cert := operatorCert(people, operators.RoleAdmin)
+		now = func() time.Time { return time.Now().Add(2 * operators.Lifetime) }
 		defer func() { now = time.Now }()
 		body, code, err := post(t, server.URL+status, authority, &cert)
 		if err != nil || code != 401 || !strings.Contains(body, "has expired") {
 			t.Errorf("got %d %s %v", code, body, err)
 		}
 	})
+}
+
+// signedByNode is an operator's certificate as whoever has a node's files can make it.
+func signedByNode(t *testing.T, authority *identity.Authority, name, role string) tls.Certificate {
+	t.Helper()
+	der, err := authority.KeyDER()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, private, _ := ed25519.GenerateKey(rand.Reader)
+	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		Subject:   pkix.Name{CommonName: name, OrganizationalUnit: []string{role}},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		URIs: []*url.URL{link.PeerURI(authority.Cluster(), link.KindOperator, name)},
+	}, authority.Certificate(), public, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf, authority.Certificate().Raw}, PrivateKey: private}
 }
 
 func ptr[T any](v T) *T { return &v }

@@ -23,7 +23,7 @@ import (
 // NodeServerName is the DNS name in every node's certificate: what dialers verify.
 const NodeServerName = "node.vedette"
 
-// Authority is the cluster's root. It is immutable and safe for concurrent use.
+// Authority is the cluster's root, which every node holds. It is immutable and safe for concurrent use.
 type Authority struct {
 	cluster     string
 	certificate *x509.Certificate
@@ -130,23 +130,11 @@ func (a *Authority) SignNode(public crypto.PublicKey, id string, names []string)
 		usage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}, public)
 }
 
-// SignOperator signs an operator's key.
-func (a *Authority) SignOperator(public crypto.PublicKey, name, role string) ([][]byte, error) {
-	if err := CheckName("operator name", name); err != nil {
-		return nil, err
-	}
-	if err := CheckRole(role); err != nil {
-		return nil, err
-	}
-	return a.sign(subject{kind: KindOperator, id: name, role: role, lifetime: OperatorLifetime,
-		usage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, public)
-}
-
 type subject struct {
-	kind, id, role string
-	names          []string
-	lifetime       time.Duration
-	usage          []x509.ExtKeyUsage
+	kind, id string
+	names    []string
+	lifetime time.Duration
+	usage    []x509.ExtKeyUsage
 }
 
 func (a *Authority) sign(s subject, public crypto.PublicKey) ([][]byte, error) {
@@ -163,9 +151,6 @@ func (a *Authority) sign(s subject, public crypto.PublicKey) ([][]byte, error) {
 	}
 	if template.NotAfter.After(a.certificate.NotAfter) {
 		template.NotAfter = a.certificate.NotAfter
-	}
-	if s.role != "" {
-		template.Subject.OrganizationalUnit = []string{s.role}
 	}
 	if s.kind == KindNode {
 		template.DNSNames = []string{NodeServerName}

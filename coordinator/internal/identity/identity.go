@@ -1,5 +1,6 @@
 // Package identity decides who is who: it holds the cluster's certificate
-// authority, signs hosts, nodes and operators, and draws ids and join tokens.
+// authority, signs hosts and nodes, knows the operators' authority by its
+// certificate, and draws ids and join tokens.
 //
 // Invariant: a certificate's names come from this package's caller and never
 // from the request. A certificate request contributes its public key and the
@@ -7,17 +8,18 @@
 // names and extensions are ignored.
 //
 // The root is ECDSA P-256, as are node keys, because every TLS client knows
-// it. Operators have Ed25519 keys, because that is what grants are signed with.
+// it. Every node has the root's key, so nothing that it signs is ever an operator:
+// those have an authority of their own (proto/operator), whose key no node holds.
 package identity
 
 import (
 	"crypto/rand"
 	"encoding/base32"
 	"errors"
-	"fmt"
-	"regexp"
 	"strings"
 	"time"
+
+	"github.com/vedette-edr/vedette/proto/link"
 )
 
 // How long certificates are good for.
@@ -27,8 +29,6 @@ const (
 	// NodeLifetime is long since a node renews its own certificate, with the
 	// authority it holds, when it starts and each time half of this is over.
 	NodeLifetime = 365 * 24 * time.Hour
-	// OperatorLifetime is the time after which a person must be given a new context.
-	OperatorLifetime = 365 * 24 * time.Hour
 	// AuthorityLifetime is that of the cluster's root.
 	AuthorityLifetime = 10 * 365 * 24 * time.Hour
 	// TokenLifetime is the longest that a join token may be good for.
@@ -39,17 +39,8 @@ const (
 
 // Kinds of identity, as they stand in a certificate's URI.
 const (
-	KindHost     = "host"
-	KindNode     = "node"
-	KindOperator = "operator"
-)
-
-// Roles of operators, each able to do what the one before it can.
-const (
-	RoleViewer    = "viewer"
-	RoleHunter    = "hunter"
-	RoleResponder = "responder"
-	RoleAdmin     = "admin"
+	KindHost = link.KindHost
+	KindNode = link.KindNode
 )
 
 var (
@@ -66,27 +57,13 @@ var (
 	// ErrBadRequest: a certificate request that nobody may have signed.
 	ErrBadRequest = errors.New("bad certificate request")
 	// ErrBadName: an id outside the accepted alphabet.
-	ErrBadName = errors.New("bad name")
+	ErrBadName = link.ErrBadName
+	// ErrNoOperators: a data directory of before operators had an authority of their own.
+	ErrNoOperators = errors.New("this cluster's operators have no authority of their own, as those of older releases: make the cluster anew ('vedette-coordinator init'), and enrol its hosts again")
 )
 
-var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
-
-// CheckName accepts what may stand in a certificate as a node's or an operator's name.
-func CheckName(what, name string) error {
-	if !namePattern.MatchString(name) {
-		return fmt.Errorf("%w: %s %q must be 1 to 63 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit", ErrBadName, what, name)
-	}
-	return nil
-}
-
-// CheckRole accepts the four roles.
-func CheckRole(role string) error {
-	switch role {
-	case RoleViewer, RoleHunter, RoleResponder, RoleAdmin:
-		return nil
-	}
-	return fmt.Errorf("%w: role %q is none of viewer, hunter, responder, admin", ErrBadName, role)
-}
+// CheckName accepts what may stand in a certificate as a node's name.
+func CheckName(what, name string) error { return link.CheckName(what, name) }
 
 var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operator"
 )
 
 func newTestAuthority(t *testing.T) *Authority {
@@ -33,8 +34,8 @@ func TestRequestNamesAreIgnored(t *testing.T) {
 	a := newTestAuthority(t)
 	public, key, _ := ed25519.GenerateKey(rand.Reader)
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject:  pkix.Name{CommonName: "admin", OrganizationalUnit: []string{RoleAdmin}},
-		DNSNames: []string{NodeServerName}, URIs: []*url.URL{link.PeerURI(a.Cluster(), KindOperator, "admin")},
+		Subject:  pkix.Name{CommonName: "admin", OrganizationalUnit: []string{operator.RoleAdmin}},
+		DNSNames: []string{NodeServerName}, URIs: []*url.URL{link.PeerURI(a.Cluster(), link.KindOperator, "admin")},
 	}, key)
 	if err != nil {
 		t.Fatal(err)
@@ -99,9 +100,6 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("id %q: got %v, want ErrBadName", id, err)
 		}
 	}
-	if _, err := a.SignOperator(ed.Public(), "ann", "root"); !errors.Is(err, ErrBadName) {
-		t.Errorf("role root: got %v", err)
-	}
 }
 
 func newTestNode(t *testing.T, dir string) *Node {
@@ -115,11 +113,65 @@ func newTestNode(t *testing.T, dir string) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := Create(dir, Membership{ClusterID: a.Cluster(), NodeID: "n1"}, a, key, chain)
+	n, err := Create(dir, Membership{ClusterID: a.Cluster(), NodeID: "n1"}, a, newTestOperators(t, a.Cluster()), key, chain)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return n
+}
+
+func newTestOperators(t *testing.T, cluster string) *x509.Certificate {
+	t.Helper()
+	operators, err := operator.New(cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return operators.Root()
+}
+
+// Ensure a node knows the operators' authority by its certificate and takes nothing
+// else for it, least of all its own cluster's authority.
+func TestOperators(t *testing.T) {
+	dir := t.TempDir()
+	n := newTestNode(t, dir)
+	path := filepath.Join(dir, fileOperators)
+	right, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := os.ReadFile(filepath.Join(dir, fileAuthority))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		text []byte
+		want error
+	}{
+		"the cluster's authority": {cluster, ErrMismatch},
+		"another cluster's":       {encodePEM("CERTIFICATE", newTestOperators(t, "c-other").Raw), ErrMismatch},
+		"no certificate":          {encodePEM("CERTIFICATE", []byte("x")), ErrDamaged},
+		"nothing":                 {nil, ErrDamaged},
+	} {
+		if err := os.WriteFile(path, tt.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(dir); !errors.Is(err, tt.want) {
+			t.Errorf("%s: got %v, want %v", name, err, tt.want)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(dir); !errors.Is(err, ErrNoOperators) || errors.Is(err, ErrNotInitialised) {
+		t.Errorf("an older release's: got %v", err)
+	}
+	if err := os.WriteFile(path, right, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Load(dir)
+	if err != nil || !again.Operators().Equal(n.Operators()) {
+		t.Errorf("loaded: %v", err)
+	}
 }
 
 func TestNodeFiles(t *testing.T) {
@@ -131,14 +183,14 @@ func TestNodeFiles(t *testing.T) {
 			t.Errorf("%s: got %v, %v", name, info.Mode(), err)
 		}
 	}
-	if _, err := Create(dir, n.membership, n.authority, n.key, nil); !errors.Is(err, ErrInitialised) {
+	if _, err := Create(dir, n.membership, n.authority, n.operators, n.key, nil); !errors.Is(err, ErrInitialised) {
 		t.Errorf("twice: got %v", err)
 	}
 	other := t.TempDir()
 	newTestNode(t, other)
-	for _, name := range []string{fileAuthority, fileAuthorityKey, fileNode, fileNodeKey} {
+	for _, name := range []string{fileAuthority, fileAuthorityKey, fileOperators, fileNode, fileNodeKey} {
 		mixed := t.TempDir()
-		for _, f := range []string{fileAuthority, fileAuthorityKey, fileNode, fileNodeKey, fileCluster} {
+		for _, f := range []string{fileAuthority, fileAuthorityKey, fileOperators, fileNode, fileNodeKey, fileCluster} {
 			from := dir
 			if f == name {
 				from = other

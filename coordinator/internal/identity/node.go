@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -26,6 +27,7 @@ import (
 const (
 	fileAuthority    = "ca.crt"
 	fileAuthorityKey = "ca.key"
+	fileOperators    = "operators.crt"
 	fileNode         = "node.crt"
 	fileNodeKey      = "node.key"
 	fileCluster      = "cluster.json"
@@ -54,12 +56,13 @@ type Peer struct {
 	OperatorAddress string `json:"operator_address"`
 }
 
-// Node is a node's own identity: its certificate, which it renews itself, and
-// the cluster's authority. Safe for concurrent use.
+// Node is a node's own identity: its certificate, which it renews itself, the
+// cluster's authority, and the certificate of the operators'. Safe for concurrent use.
 type Node struct {
 	dir        string
 	membership Membership
 	authority  *Authority
+	operators  *x509.Certificate
 	key        crypto.Signer
 	now        func() time.Time
 
@@ -68,8 +71,9 @@ type Node struct {
 	names       []string
 }
 
-// Create writes the identity of a node into dir, which must hold none.
-func Create(dir string, m Membership, authority *Authority, key crypto.Signer, chain [][]byte) (*Node, error) {
+// Create writes the identity of a node into dir, which must hold none. Of the
+// operators' authority it is given the certificate; the key is for no node.
+func Create(dir string, m Membership, authority *Authority, operators *x509.Certificate, key crypto.Signer, chain [][]byte) (*Node, error) {
 	if _, err := os.Stat(filepath.Join(dir, fileCluster)); err == nil {
 		return nil, fmt.Errorf("%s: %w", dir, ErrInitialised)
 	}
@@ -96,6 +100,7 @@ func Create(dir string, m Membership, authority *Authority, key crypto.Signer, c
 	}{
 		{fileAuthority, encodePEM("CERTIFICATE", authority.certificate.Raw), 0o644},
 		{fileAuthorityKey, encodePEM("PRIVATE KEY", authorityKey), 0o600},
+		{fileOperators, encodePEM("CERTIFICATE", operators.Raw), 0o644},
 		{fileNode, encodePEM("CERTIFICATE", chain...), 0o644},
 		{fileNodeKey, encodePEM("PRIVATE KEY", nodeKey), 0o600},
 		{fileCluster, append(description, '\n'), 0o644},
@@ -131,6 +136,9 @@ func Load(dir string) (*Node, error) {
 	if n.authority, err = newAuthority(n.membership.ClusterID, root[0], rootKey); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
+	if n.operators, err = n.loadOperators(); err != nil {
+		return nil, err
+	}
 	if n.key, err = readKey(filepath.Join(dir, fileNodeKey)); err != nil {
 		return nil, err
 	}
@@ -142,6 +150,30 @@ func Load(dir string) (*Node, error) {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	return n, nil
+}
+
+// loadOperators reads the operators' root. The cluster's own authority in its place
+// would make an operator of every node.
+func (n *Node) loadOperators() (*x509.Certificate, error) {
+	path := filepath.Join(n.dir, fileOperators)
+	blocks, err := readPEM(path, "CERTIFICATE")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing: %w", path, ErrNoOperators)
+	}
+	if err != nil {
+		return nil, err
+	}
+	root, err := x509.ParseCertificate(blocks[0])
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w: %w", path, err, ErrDamaged)
+	}
+	if err := operator.CheckRoot(root, n.membership.ClusterID); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrMismatch, err)
+	}
+	if link.Pin(root) == n.authority.Pin() {
+		return nil, fmt.Errorf("%s: %w: it is the cluster's authority, not the operators'", path, ErrMismatch)
+	}
+	return root, nil
 }
 
 // adopt takes a chain as the node's certificate after checking that it is this node's.
@@ -176,6 +208,9 @@ func (n *Node) Membership() Membership { return n.membership }
 
 // Authority is the cluster's root.
 func (n *Node) Authority() *Authority { return n.authority }
+
+// Operators is the certificate of the operators' authority.
+func (n *Node) Operators() *x509.Certificate { return n.operators }
 
 // Dir is the data directory.
 func (n *Node) Dir() string { return n.dir }

@@ -75,7 +75,8 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 	if size := proto.Size(request.GetFacts()); size > maxFacts {
 		return nil, &refusal{code: "bad-request", message: fmt.Sprintf("the host's facts have %d bytes, the limit is %d", size, maxFacts)}
 	}
-	enrolled := &sensorv1.Enrolled{ClusterId: s.cfg.Authority.Cluster(), Roots: [][]byte{s.cfg.Authority.Certificate().Raw}}
+	enrolled := &sensorv1.Enrolled{ClusterId: s.cfg.Authority.Cluster(), Roots: [][]byte{s.cfg.Authority.Certificate().Raw},
+		OperatorRoots: [][]byte{s.cfg.Operators.Raw}}
 	// Sign first: a token must not be spent on a request that cannot be answered.
 	var err error
 	switch request.GetKind() {

@@ -12,6 +12,7 @@ package ingest
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,12 @@ type Store interface {
 	Nodes(ctx context.Context) ([]*sensorv1.Node, error)
 	// Position is the last sequence stored of a host's boot; 0 when there is none.
 	Position(ctx context.Context, host string, boot []byte) (uint64, error)
+	// Host is one host with its labels.
+	Host(ctx context.Context, id string) (*operatorv1.Host, error)
+}
+
+// Orders is what ingest reads of what sensors are to be told.
+type Orders interface {
 	// PendingGrants are the grants that the host has not answered, oldest first, with their operations.
 	PendingGrants(ctx context.Context, host string) (operations []string, grants []*sensorv1.SignedGrant, err error)
 	// OperationHosts are the ids of an operation's hosts, ascending.
@@ -51,8 +58,6 @@ type Store interface {
 	Order(ctx context.Context, operation string, now time.Time) (*operatorv1.Operation, error)
 	// Intent is a version of the intent, the newest for 0; nil when there is none.
 	Intent(ctx context.Context, version uint64) (*sensorv1.SignedIntent, error)
-	// Host is one host with its labels.
-	Host(ctx context.Context, id string) (*operatorv1.Host, error)
 }
 
 // Config of a Server.
@@ -63,9 +68,12 @@ type Config struct {
 	Version string
 	// Authority signs what enrols and renews.
 	Authority *identity.Authority
-	// Log and Store are the replicated log and the state that it makes.
-	Log   Log
-	Store Store
+	// Operators is the certificate of the operators' authority, given to what enrols.
+	Operators *x509.Certificate
+	// Log, Store and Orders are the replicated log and the state that it makes.
+	Log    Log
+	Store  Store
+	Orders Orders
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
 	// CoalesceBytes and CoalesceDelay: batches of many hosts become one log entry
@@ -92,8 +100,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Log == nil || c.Store == nil {
-		problems = append(problems, errors.New("Authority, Log and Store must be set"))
+	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil {
+		problems = append(problems, errors.New("Authority, Operators, Log, Store and Orders must be set"))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))
@@ -188,7 +196,7 @@ func New(cfg Config) (*Server, error) {
 		limiter:   newLimiter(cfg.Now),
 		counts:    counters{refused: make(map[string]uint64)},
 		sessions:  make(map[string]*session),
-		hostSets:  hostSets{read: cfg.Store.OperationHosts},
+		hostSets:  hostSets{read: cfg.Orders.OperationHosts},
 		ends:      &ends{wake: make(chan struct{}, 1)},
 		begun:     make(chan struct{}),
 	}, nil
@@ -276,7 +284,7 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 // catchUp does for every session what a missed entry may have asked for.
 func (s *Server) catchUp() {
 	s.pushNodes()
-	if signed, err := s.cfg.Store.Intent(s.running, 0); err == nil && signed != nil {
+	if signed, err := s.cfg.Orders.Intent(s.running, 0); err == nil && signed != nil {
 		s.pushIntent(signed)
 	}
 	for _, session := range s.open() {
@@ -301,7 +309,7 @@ func (s *Server) sendGrant(operation string, hosts []string, signed *sensorv1.Si
 func (s *Server) sendOrder(operation string) {
 	ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
 	defer cancel()
-	order, err := s.cfg.Store.Order(ctx, operation, s.cfg.Now())
+	order, err := s.cfg.Orders.Order(ctx, operation, s.cfg.Now())
 	if err != nil {
 		s.cfg.Logger.Warn("order not sent; sensors get it when they connect", "operation", operation, "error", err)
 		return

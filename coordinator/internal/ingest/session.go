@@ -221,7 +221,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	if err != nil {
 		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
-	intent, err := s.cfg.Store.Intent(ctx, 0)
+	intent, err := s.cfg.Orders.Intent(ctx, 0)
 	if err != nil {
 		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
@@ -261,7 +261,7 @@ func (s *Server) ended(n *session) {
 
 // resendGrants sends what the host has not answered: it may have been away.
 func (s *Server) resendGrants(ctx context.Context, n *session) {
-	operations, grants, err := s.cfg.Store.PendingGrants(ctx, n.host)
+	operations, grants, err := s.cfg.Orders.PendingGrants(ctx, n.host)
 	if err != nil {
 		s.cfg.Logger.Warn("pending grants not read", "host", n.host, "error", err)
 		return

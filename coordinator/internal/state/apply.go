@@ -47,6 +47,8 @@ const (
 	// RejectGovernor: automation may not do it, whatever the intent says.
 	RejectGovernor    = "governor"
 	RejectStaleIntent = "stale-intent"
+	// RejectUnsupported: a proposal that does not follow from its finding by the intent.
+	RejectUnsupported = "unsupported"
 	RejectWindowOpen  = "window-open"
 )
 

@@ -186,12 +186,18 @@ func (a *applier) proposeResponse(in *raftv1.ProposeResponse) (*raftv1.Result, e
 		return nil, err
 	}
 	current := policy.Intent()
+	unsupported, err := a.unsupported(in, policy, o.hosts[0])
+	if err != nil {
+		return nil, err
+	}
 	window := in.GetWindowEnds() - a.cmd.GetTime()
 	switch {
 	case in.GetIntentVersion() != current.GetVersion():
 		return reject(RejectStaleIntent, "the proposal was made by version %d of the intent, version %d is in force", in.GetIntentVersion(), current.GetVersion()), nil
 	case in.GetLevel() < levelAsk || in.GetLevel() > levelAct:
 		return reject(RejectInvalid, "level %d proposes nothing", in.GetLevel()), nil
+	case unsupported != "":
+		return reject(RejectUnsupported, "%s", unsupported), nil
 	case !destructive(in.GetGrant()):
 		return reject(RejectInvalid, "automation proposes no %s: people end what was begun", grant.Word(in.GetGrant().GetAction())), nil
 	case in.GetLevel() == levelUnless && (window <= 0 || window > maxWindow):
@@ -217,6 +223,35 @@ func (a *applier) proposeResponse(in *raftv1.ProposeResponse) (*raftv1.Result, e
 		return rejected, err
 	}
 	return accept(o.grant.GetOperation()), nil
+}
+
+// unsupported says why a proposal does not follow from its finding by the intent: the
+// same evaluator as the leader's, so that a leader that is mistaken gets nowhere.
+func (a *applier) unsupported(in *raftv1.ProposeResponse, policy *intent.Policy, host store.FleetHost) (string, error) {
+	of, finding, err := a.tx.Finding(in.GetFinding())
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("reading finding: %w", err)
+	case finding == nil || of != host.N:
+		return fmt.Sprintf("finding %q is not one of host %s", in.GetFinding(), host.ID), nil
+	}
+	for _, p := range policy.Propose(finding, intent.Host{ID: host.ID, Name: host.Name, Labels: host.Labels}) {
+		if p.Action == in.GetGrant().GetAction() && sameTarget(p.Target, in.GetGrant().GetTarget()) && p.Verdict.Level >= int(in.GetLevel()) {
+			return "", nil
+		}
+	}
+	return fmt.Sprintf("version %d of the intent does not let automation %s host %s at level %d for finding %s",
+		policy.Version(), grant.Word(in.GetGrant().GetAction()), host.ID, in.GetLevel(), in.GetFinding()), nil
+}
+
+func sameTarget(a, b *sensorv1.Target) bool {
+	if a == nil {
+		a = &sensorv1.Target{}
+	}
+	if b == nil {
+		b = &sensorv1.Target{}
+	}
+	return same(a, b)
 }
 
 // startOperation sends out what nobody has vetoed in its window, if it may still.
@@ -262,7 +297,7 @@ func (a *applier) held(o *order, policy *intent.Policy) (string, error) {
 		return fmt.Sprintf("automation is off by version %d of the intent", policy.Version()), nil
 	}
 	for _, host := range o.hosts {
-		if why := policy.Protected(intent.Host{ID: host.ID, Labels: host.Labels}); why != "" {
+		if why := policy.Protected(intent.Host{ID: host.ID, Name: host.Name, Labels: host.Labels}); why != "" {
 			return fmt.Sprintf("host %s: %s", host.ID, why), nil
 		}
 		if o.grant.GetAction() != sensorv1.Action_ACTION_ISOLATE {

@@ -43,6 +43,9 @@ func (a *applier) isolationStatus(host int64, id string, s *sensorv1.IsolationSt
 		return err
 	case row == nil && orderLost(s) && !s.GetLocal():
 		return nil // the end of a cut that nobody here knows of: there is nothing to end
+	case row == nil && s.GetState() == released && validID(s.GetOperation()):
+		// A release token: signed by an operator, carried to the host by hand.
+		return a.auditAs("host:"+id, "isolation-"+word, id, "operation %s, which came past the cluster: %s", s.GetOperation(), s.GetDetail())
 	case row == nil:
 		return a.lost(host, "unknown-isolation-status")
 	}

@@ -149,16 +149,32 @@ func (l *log) put(minutes int64, in *sensorv1.Intent) {
 
 const permitIsolate = `@id("isolate") permit (principal, action == Vedette::Action::"isolate", resource);`
 
+// seen stores a finding of each host, which proposals stand on.
+func (l *log) seen(hosts int) {
+	l.t.Helper()
+	for i := range hosts {
+		host := hostName(i)
+		l.want("", command(&raftv1.Ingest{Batches: []*raftv1.HostBatch{{Host: host, Batch: &sensorv1.Batch{Boot: hash(host)[:16],
+			Records: []*sensorv1.Record{{Sequence: 1, Time: now, Body: &sensorv1.Record_Finding{Finding: evidence(host)}}}}}}}))
+	}
+}
+
+func evidence(host string) *sensorv1.Finding {
+	return &sensorv1.Finding{Id: "f-" + host, Time: now, Kind: "rule", Severity: "high", Score: 90, Storyline: "7.7",
+		Process: &sensorv1.Process{Pid: 7, Start: 7, Uid: 1000, LoginUid: 1000, User: "ann", Image: []byte("/tmp/x"), Sha256: hash("x"),
+			ImageTraits: []string{"world-writable-dir"}}}
+}
+
 // proposal is what the leader's automation asks for.
 func proposal(minutes int64, level uint32, operation, host string) *raftv1.Command {
 	g := &sensorv1.Grant{
 		Nonce: hash(operation)[:16], Action: isolate, LeaseSeconds: 3600, IssuedAt: now + minutes*minute, Epoch: uint64(now + minutes*minute + epochs.Add(1)),
-		NotAfter: now + (minutes+60)*minute, Reason: "automation", Operation: operation, ClusterId: "c-1", Evidence: []string{"f-1"},
+		NotAfter: now + (minutes+60)*minute, Reason: "automation", Operation: operation, ClusterId: "c-1", Evidence: []string{"f-" + host},
 	}
 	if _, err := grant.Address(g, host); err != nil {
 		panic(err)
 	}
-	in := &raftv1.ProposeResponse{Grant: g, Host: host, Level: level, IntentVersion: 1, Finding: "f-1"}
+	in := &raftv1.ProposeResponse{Grant: g, Host: host, Level: level, IntentVersion: 1, Finding: "f-" + host}
 	if level == 3 {
 		in.WindowEnds = now + (minutes+1)*minute
 	}
@@ -170,6 +186,7 @@ func proposal(minutes int64, level uint32, operation, host string) *raftv1.Comma
 func TestMaliciousLeader(t *testing.T) {
 	const hosts = 1000 // 10 in ten minutes
 	l := fleet(t, hosts)
+	l.seen(hosts)
 	l.put(0, &sensorv1.Intent{Policy: permitIsolate, Governor: &sensorv1.Governor{GroupLabel: "none"}})
 	got := 0
 	for i := range 10_000 {
@@ -192,14 +209,33 @@ func TestMaliciousLeader(t *testing.T) {
 	l.put(20, &sensorv1.Intent{Policy: permitIsolate, AutomationOff: true})
 	off := proposal(21, 4, "op-off", hostName(999))
 	off.GetProposeResponse().IntentVersion = 2
-	l.want(state.RejectGovernor, off)
+	l.want(state.RejectUnsupported, off)
 	l.want(state.RejectStaleIntent, proposal(21, 4, "op-stale", hostName(999)))
+}
+
+// Ensure a proposal follows from a finding of its own host, by the intent.
+func TestUnsupportedProposals(t *testing.T) {
+	l := fleet(t, 100)
+	l.seen(5)
+	l.put(0, &sensorv1.Intent{Policy: `@id("web") permit (principal, action == Vedette::Action::"isolate", resource)
+		when { context.level <= 3 && resource.hasTag("role") && resource.getTag("role") == "web" };`})
+	l.want("", proposal(0, 3, "op-1", hostName(1)))
+	l.want(state.RejectUnsupported, proposal(0, 4, "op-2", hostName(2)))
+	l.want(state.RejectUnsupported, proposal(0, 3, "op-3", hostName(0))) // a database
+	l.want(state.RejectUnsupported, proposal(0, 3, "op-4", hostName(9))) // nothing was found there
+	other := proposal(0, 3, "op-5", hostName(3))
+	other.GetProposeResponse().Finding = "f-" + hostName(2)
+	l.want(state.RejectUnsupported, other)
+	kill := proposal(0, 3, "op-6", hostName(4))
+	kill.GetProposeResponse().Grant.Action = sensorv1.Action_ACTION_KILL
+	l.want(state.RejectUnsupported, kill)
 }
 
 // Ensure what waits for a veto goes out after its window and not before, and not
 // when it was vetoed or automation was switched off meanwhile.
 func TestVetoWindow(t *testing.T) {
 	l := fleet(t, 100)
+	l.seen(10)
 	l.put(0, &sensorv1.Intent{Policy: permitIsolate})
 	start := func(operation string) *raftv1.Command {
 		return command(&raftv1.StartOperation{Operation: operation})
@@ -228,6 +264,7 @@ func TestVetoWindow(t *testing.T) {
 // Ensure an operator makes a proposal of automation their own order.
 func TestApproveProposal(t *testing.T) {
 	l := fleet(t, 100)
+	l.seen(10)
 	l.put(0, &sensorv1.Intent{Policy: permitIsolate})
 	l.want("", proposal(0, 2, "op-1", hostName(1)))
 	l.want(state.RejectInvalid, at(1, approve("op-1", "bob")))
@@ -269,6 +306,7 @@ func TestApproveProposal(t *testing.T) {
 // Ensure no protected host is contained by automation, whatever it proposes.
 func TestProtectedHosts(t *testing.T) {
 	l := fleet(t, 60)
+	l.seen(60)
 	l.put(0, &sensorv1.Intent{
 		Policy: strings.ReplaceAll(permitIsolate, `action == Vedette::Action::"isolate"`, "action"),
 		Governor: &sensorv1.Governor{
@@ -280,7 +318,9 @@ func TestProtectedHosts(t *testing.T) {
 	for i := range 10_000 {
 		n := random.IntN(60)
 		cmd := proposal(int64(i), uint32(random.IntN(6)), fmt.Sprintf("op-%d", i), hostName(n))
-		cmd.GetProposeResponse().Grant.Action = sensorv1.Action(1 + random.IntN(10))
+		candidates := intent.Candidates(evidence(hostName(n)))
+		candidate := candidates[random.IntN(len(candidates))]
+		cmd.GetProposeResponse().Grant.Action, cmd.GetProposeResponse().Grant.Target = candidate.Action, candidate.Target
 		if random.IntN(2) == 0 { // and the window of what was accepted ends
 			l.apply(at(int64(i)+2, command(&raftv1.StartOperation{Operation: fmt.Sprintf("op-%d", random.IntN(i+1))})))
 		}
@@ -301,6 +341,7 @@ func TestProtectedHosts(t *testing.T) {
 // Ensure a host that was isolated again and again by automation needs a person.
 func TestSilentRepeats(t *testing.T) {
 	l := fleet(t, 100)
+	l.seen(10)
 	l.put(0, &sensorv1.Intent{Policy: permitIsolate})
 	for i := range int64(3) {
 		l.want("", proposal(i*300, 4, fmt.Sprintf("op-%d", i), hostName(1)))

@@ -115,7 +115,7 @@ func (db *DB) Governed(ctx context.Context, since int64, ids []string) (fleet Fl
 			h := FleetHost{}
 			facts := &sensorv1.HostFacts{}
 			var labels map[string]string
-			if err := s.Scan(&h.N, &h.ID, &h.Epoch, labelsColumn{&labels}, protoColumn{facts}, &h.Group); err != nil {
+			if err := s.Scan(&h.N, &h.ID, &h.Name, &h.Epoch, labelsColumn{&labels}, protoColumn{facts}, &h.Group); err != nil {
 				return err
 			}
 			h.Labels = mergeLabels(facts.GetLabels(), labels)

@@ -82,6 +82,7 @@ func epochColumn(epoch uint64) int64 { return int64(min(epoch, math.MaxInt64)) }
 type FleetHost struct {
 	N      int64
 	ID     string
+	Name   string
 	Epoch  uint64
 	Labels map[string]string
 	Group  string // its value of the intent's group label
@@ -101,7 +102,7 @@ type ContainedHost struct {
 }
 
 const (
-	fleetHostQuery = "SELECT n, id, epoch, labels, facts, grp FROM hosts WHERE id = ?"
+	fleetHostQuery = "SELECT n, id, name, epoch, labels, facts, grp FROM hosts WHERE id = ?"
 	fleetQuery     = "SELECT grp, count(*) FROM hosts GROUP BY grp"
 	containedQuery = `SELECT i.host, max(i.counted_at), h.grp FROM isolations i JOIN hosts h ON h.n = i.host
 		WHERE i.counted_at >= ? AND i.counted_at > 0 GROUP BY i.host`
@@ -110,13 +111,13 @@ const (
 // FleetHost reads one enrolled host; false when it is not.
 func (tx *Tx) FleetHost(id string) (h FleetHost, ok bool, err error) {
 	err = tx.rows(fleetHostQuery, func(v []val) error {
-		h, ok = FleetHost{N: asInt(v[0]), ID: asText(v[1]), Epoch: uint64(asInt(v[2])), Group: asText(v[5])}, true //nolint:gosec // stored by epochColumn
+		h, ok = FleetHost{N: asInt(v[0]), ID: asText(v[1]), Name: asText(v[2]), Epoch: uint64(asInt(v[3])), Group: asText(v[6])}, true //nolint:gosec // stored by epochColumn
 		facts := &sensorv1.HostFacts{}
-		if err := proto.Unmarshal(asBlob(v[4]), facts); err != nil {
+		if err := proto.Unmarshal(asBlob(v[5]), facts); err != nil {
 			return err
 		}
 		var labels map[string]string
-		if err := decodeLabels(asBlob(v[3]), &labels); err != nil {
+		if err := decodeLabels(asBlob(v[4]), &labels); err != nil {
 			return err
 		}
 		h.Labels = mergeLabels(facts.GetLabels(), labels)

@@ -20,7 +20,8 @@ import (
 // Cluster is the cluster id of a CA made by NewCA.
 const Cluster = "c-test"
 
-// CA issues certificates for one test.
+// CA issues certificates for one test. It plays both authorities of a cluster, its
+// own and the operators', where a test is not about the difference: Pin is both pins.
 type CA struct {
 	t           testing.TB
 	Cluster     string
@@ -41,7 +42,7 @@ func NewCAFor(t testing.TB, cluster string) *CA {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber:          serial(t),
-		Subject:               pkix.Name{CommonName: "vedette test CA " + cluster},
+		Subject:               pkix.Name{CommonName: "vedette test CA " + cluster, Organization: []string{cluster}},
 		NotBefore:             now.Add(-24 * time.Hour),
 		NotAfter:              now.Add(365 * 24 * time.Hour),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -64,6 +65,9 @@ func (ca *CA) Roots() *x509.CertPool {
 
 // Pin is what a join token of this CA's cluster carries.
 func (ca *CA) Pin() [32]byte { return link.Pin(ca.Certificate) }
+
+// Key is what the CA signs with, for tests of who may have it.
+func (ca *CA) Key() ed25519.PrivateKey { return ca.key }
 
 // Issue makes a key and a certificate for a day and returns both as credentials
 // that trust this CA. The role is for operators.

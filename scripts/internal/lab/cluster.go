@@ -35,9 +35,9 @@ type Cluster struct {
 func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(string)) (*Cluster, error) {
 	c := &Cluster{
 		lab: l, Nodes: specs, Members: map[string]*Process{},
-		Context: filepath.Join(l.nodeDir(specs[0].ID), "admin.context.yaml"),
 		CLIFrom: specs[0].NS,
 	}
+	c.Context = c.founder()
 	resumed := 0
 	for i, spec := range specs {
 		initialised := l.initialised(spec.ID)
@@ -49,6 +49,10 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 		case i == 0:
 			if err := l.setUp(ctx, spec, "init"); err != nil {
 				return nil, err
+			}
+			// As one does: the operators' key is for no node.
+			if err := os.Rename(filepath.Join(l.nodeDir(spec.ID), "admin.context.yaml"), c.founder()); err != nil {
+				return nil, fmt.Errorf("taking the first admin's context off its node: %w", err)
 			}
 		default:
 			if err := c.join(ctx, spec); err != nil {
@@ -76,17 +80,20 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 func (c *Cluster) operator(ctx context.Context) error {
 	path := filepath.Join(c.lab.Dir, "operator.context.yaml")
 	if _, err := os.Stat(path); err != nil {
-		args := []string{"operator", "--data", c.lab.nodeDir(c.Nodes[0].ID), "--name", "operator", "--role", "admin", "--out", path}
+		args := []string{"--context-file", c.founder(), "operator", "create", "operator", "--role", "admin", "--out", path}
 		for _, n := range c.Nodes {
 			args = append(args, "--node", n.Operator)
 		}
-		if _, err := c.lab.Run(nil, exec.CommandContext(ctx, filepath.Join(c.lab.Bin, "vedette-coordinator"), args...)); err != nil {
+		if _, err := c.CLI(ctx, args...); err != nil {
 			return err
 		}
 	}
 	c.Context = path
 	return nil
 }
+
+// founder is the first admin's context, which alone has the operators' authority.
+func (c *Cluster) founder() string { return filepath.Join(c.lab.Dir, "admin.context.yaml") }
 
 func (l *Lab) nodeDir(id string) string { return filepath.Join(l.Dir, "coordinator-"+id) }
 

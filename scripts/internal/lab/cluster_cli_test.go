@@ -13,8 +13,8 @@ import (
 // what to do, and that a context which names a dead node first goes on.
 func TestClusterWithoutMajority(t *testing.T) {
 	c := newTrio(t, 3, "")
-	founder := filepath.Join(c.dir("n1"), "admin.context.yaml") // knows n1 alone
-	c.must(c.vedette(founder, "status"))                        // remembers the others
+	founder := c.founder()               // knows n1 alone
+	c.must(c.vedette(founder, "status")) // remembers the others
 	c.Members["n1"].Kill()
 	c.must(c.vedette(founder, "cluster", "members"))
 	c.leader()
@@ -106,7 +106,7 @@ func mixContexts(t *testing.T, authority, who string) string {
 		}
 		return text
 	}
-	text := part(authority, "name") + part(authority, "nodes") + part(authority, "ca") + part(authority, "cluster_id") +
+	text := part(authority, "name") + part(authority, "nodes") + part(authority, "ca") + part(authority, "operators") + part(authority, "cluster_id") +
 		part(who, "certificate") + part(who, "key") + part(who, "operator") + part(who, "role")
 	path := filepath.Join(t.TempDir(), "mixed.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

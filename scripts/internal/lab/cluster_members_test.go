@@ -84,17 +84,9 @@ func TestClusterMembersChange(t *testing.T) {
 	push()
 	c.converged(t)
 	for _, n := range c.Nodes {
-		c.must(c.vedette(c.onlyBy(rest[0], n.ID), "audit", "verify"))
+		c.must(c.vedette(c.only(n.ID), "audit", "verify"))
 	}
 	c.checkAuditExport(t)
-}
-
-// onlyBy is only, made with another node's authority than the first's.
-func (c *trio) onlyBy(by, id string) string {
-	c.t.Helper()
-	path := c.lab.Dir + "/by-" + by + "-" + id + ".context.yaml"
-	c.must(c.coordinator("operator", "--data", c.dir(by), "--name", "o-"+id, "--role", "admin", "--out", path, "--node", c.node(id).Operator))
-	return path
 }
 
 // checkAuditExport proves that an export is checked, and that a changed one is seen.

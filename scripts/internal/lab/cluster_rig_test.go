@@ -181,18 +181,18 @@ func (c *trio) only(id string) string {
 	return c.contextOf("only-"+id, "admin", c.node(id).Operator)
 }
 
-// contextOf makes an operator's context file with the first node's authority, once.
+// contextOf makes an operator's context file with the first admin's authority, once.
 func (c *trio) contextOf(name, role string, nodes ...string) string {
 	c.t.Helper()
 	path := filepath.Join(c.lab.Dir, name+".context.yaml")
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	args := []string{"operator", "--data", c.dir(c.Nodes[0].ID), "--name", name, "--role", role, "--out", path}
+	args := []string{"operator", "create", name, "--role", role, "--out", path}
 	for _, n := range nodes {
 		args = append(args, "--node", n)
 	}
-	c.must(c.coordinator(args...))
+	c.must(c.vedette(c.founder(), args...))
 	return path
 }
 

@@ -27,8 +27,13 @@ const (
 	CutEgress                 // what goes out
 )
 
-// maxCutNodes is NODES_MAX of bpf/src/cut.bpf.c.
-const maxCutNodes = 32
+const (
+	// maxCutNodes is NODES_MAX of bpf/src/cut.bpf.c.
+	maxCutNodes = 32
+	// Places in struct cut_state of bpf/src/cut.bpf.c; the level is at its begin.
+	sensorOffset     = 4
+	xdpSocketsOffset = 8
+)
 
 // ErrCutClosed is returned by calls on a closed Cut.
 var ErrCutClosed = errors.New("the cut is closed")
@@ -62,6 +67,7 @@ type Cut struct {
 	level      *uint32
 	cgroup     string // where cgroup v2 is mounted, "" when nowhere
 	sockets    link.Link
+	self       uint32        // this process, as the kernel numbers it
 	kick       chan struct{} // wakes Follow
 	xdpCut     atomic.Bool
 
@@ -72,8 +78,9 @@ type Cut struct {
 	nodes     map[cutNode]bool
 	onLink    map[netip.Prefix]bool
 	displaced map[int]bool // devices on which somebody else's program comes first
-	foreign   []string     // devices with an XDP program
-	options   link.Link    // of cut_setsockopt, while XDP is cut
+	uncovered map[string]error
+	foreign   []string  // devices with an XDP program
+	options   link.Link // of cut_setsockopt, while XDP is cut
 	frozen    map[FrozenProcess]*pidfd
 	xdp       XDPReport // of the last look
 }
@@ -102,7 +109,7 @@ func openCutWith(cfg CutConfig, change ...func(*Cut)) (*Cut, error) {
 	}
 	c := &Cut{
 		cfg: cfg, devices: map[int]*cutDevice{}, nodes: map[cutNode]bool{}, onLink: map[netip.Prefix]bool{},
-		displaced: map[int]bool{}, frozen: map[FrozenProcess]*pidfd{}, tcx: versionAtLeast(6, 6), kick: make(chan struct{}, 1),
+		displaced: map[int]bool{}, uncovered: map[string]error{}, frozen: map[FrozenProcess]*pidfd{}, tcx: versionAtLeast(6, 6), kick: make(chan struct{}, 1),
 	}
 	for _, f := range change {
 		f(c)
@@ -128,6 +135,7 @@ func (c *Cut) open() (err error) {
 	if _, err := c.collection.Programs[bpf.CutProgCutSelf].Run(&ebpf.RunOptions{}); err != nil {
 		return fmt.Errorf("naming the sensor to the cut: %w", err)
 	}
+	c.self = atomic.LoadUint32((*uint32)(unsafe.Pointer(&c.page[sensorOffset])))
 	if c.cgroup != "" {
 		c.sockets, err = link.AttachCgroup(link.CgroupOptions{
 			Path: c.cgroup, Attach: ebpf.AttachCGroupInetSockCreate, Program: c.collection.Programs[bpf.CutProgCutCreate],

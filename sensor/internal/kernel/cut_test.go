@@ -89,7 +89,7 @@ func newCutLab(t testing.TB, change ...func(*Cut)) *cutLab {
 }
 
 // beNobody makes what this process opens from here on no socket of the sensor's.
-func (c *Cut) beNobody() { atomic.StoreUint32((*uint32)(unsafe.Pointer(&c.page[4])), 0) }
+func (c *Cut) beNobody() { atomic.StoreUint32((*uint32)(unsafe.Pointer(&c.page[sensorOffset])), 0) }
 
 func byFilters(c *Cut) { c.tcx = false }
 
@@ -140,6 +140,7 @@ func (l *cutLab) shut() []cutPath {
 		{"AF_PACKET, unknown ethertype", l.host, l.raw(0x88b5, 0x88b5, func(p []byte) []byte { return p })},
 		{"IP claimed to be ARP", l.host, l.raw(unix.ETH_P_ARP, unix.ETH_P_IP, datagram4(world4, 4444, 53, none))},
 		{"IP claimed to be ARP to the wire", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_ARP, datagram4(world4, 4444, 53, none))},
+		{"DHCP claimed, something else to the wire", l.host, l.raw(unix.ETH_P_IP, 0x88b5, datagram4(broadcast4, 68, 67, none))},
 		{"ARP as a tunnel", l.host, l.raw(unix.ETH_P_ARP, unix.ETH_P_ARP, func(p []byte) []byte {
 			return append(append([]byte{0, 1, 8, 0, 6, 4, 0, 1}, make([]byte, 40)...), p...)
 		})},
@@ -150,6 +151,8 @@ func (l *cutLab) shut() []cutPath {
 		{"DHCP in a later fragment", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP, datagram4(broadcast4, 68, 67, netnstest.Options{Fragment: 40}))},
 		{"DHCP with a source route", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP,
 			datagram4(broadcast4, 68, 67, netnstest.Options{Options: []byte{131, 7, 4, 203, 0, 113, 7, 0}}))},
+		{"options that look like DHCP's ports", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP,
+			datagram4(broadcast4, 4444, 53, netnstest.Options{Options: []byte{0, 68, 0, 67}}))},
 		{"neighbour solicitation off the link", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, solicit(netip.MustParseAddr("2001:db8:77::7"), 255, 0))},
 		{"neighbour solicitation, hop limit 64", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, solicit(peer6, 64, 0))},
 		{"neighbour solicitation as a tunnel", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, solicit(peer6, 255, 200))},
@@ -161,7 +164,13 @@ var broadcast4 = netip.MustParseAddr("255.255.255.255")
 
 func (l *cutLab) open() []cutPath {
 	return []cutPath{
-		{"coordinator, by the sensor", l.host, func(p []byte) error { _, err := l.socket.Write(p); return err }},
+		{"coordinator, by the sensor", l.host, func(p []byte) error {
+			_, err := l.socket.Write(p)
+			if errors.Is(err, unix.ECONNREFUSED) { // what was sent before, where nobody listens
+				_, err = l.socket.Write(p)
+			}
+			return err
+		}},
 		{"DHCPv4 discover", l.host, l.raw(unix.ETH_P_IP, unix.ETH_P_IP, datagram4(broadcast4, 68, 67, netnstest.Options{}))},
 		{"DHCPv6 solicit", l.host, l.raw(unix.ETH_P_IPV6, unix.ETH_P_IPV6, func(p []byte) []byte {
 			return netnstest.IP6(unix.IPPROTO_UDP, 1, netip.MustParseAddr("fe80::1"), netip.MustParseAddr("ff02::1:2"), netnstest.UDP(546, 547, p))
@@ -192,6 +201,23 @@ func (l *cutLab) redirected(t testing.TB) (cutPath, bool) {
 		return cutPath{}, false
 	}
 	return cutPath{"container, redirected by tc on ingress", l.routed, udpOf("", "203.0.113.9:9999")}, true
+}
+
+// tagged is what is open on a device of its own and tagged by the one below, beside the
+// frame and not in it.
+func (l *cutLab) tagged(t testing.TB) (cutPath, bool) {
+	attrs := vnl.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = "tagged", l.index
+	if err := l.host.Handle(t).LinkAdd(&vnl.Vlan{LinkAttrs: attrs, VlanId: 5}); err != nil {
+		t.Logf("SKIP path: needs the 8021q driver: %v", err)
+		return cutPath{}, false
+	}
+	l.host.Up(t, "tagged")
+	index := l.host.Index(t, "tagged")
+	return cutPath{"DHCP, tagged by the device below", l.host, func(p []byte) error {
+		frame := netnstest.Ether(l.peerMAC, l.hostMAC, unix.ETH_P_IP, datagram4(broadcast4, 68, 67, netnstest.Options{})(p))
+		return l.sender.Send(index, unix.ETH_P_IP, frame)
+	}}, true
 }
 
 const perCutPath = 10
@@ -250,8 +276,10 @@ func TestCutMatrix(t *testing.T) {
 				t.Fatal(err)
 			}
 			shut, open := l.shut(), l.open()
-			if path, ok := l.redirected(t); ok {
-				shut = append(shut, path)
+			for _, add := range []func(testing.TB) (cutPath, bool){l.redirected, l.tagged} {
+				if path, ok := add(t); ok {
+					shut = append(shut, path)
+				}
 			}
 			if err := l.cut.Reconcile(); err != nil { // sees the clsact that came
 				t.Fatal(err)

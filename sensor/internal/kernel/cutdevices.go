@@ -118,7 +118,8 @@ func listed[T any](list func() ([]T, error)) (all []T, err error) {
 
 // Reconcile hangs the programs on the devices that came, and again on those that somebody
 // took them from or went before them on; it takes them off devices that left the namespace,
-// unless it is cut. Follow calls it.
+// unless it is cut. Follow calls it. A device that takes no program is no error: NotCut
+// names it.
 func (c *Cut) Reconcile() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,8 +148,16 @@ func (c *Cut) Reconcile() error {
 			if attrs.Xdp != nil && attrs.Xdp.Attached {
 				c.foreign = append(c.foreign, attrs.Name)
 			}
-			if err := c.cover(handle, attrs); err != nil && !isGone(err) {
-				errs = append(errs, fmt.Errorf("device %s: %w", attrs.Name, err))
+			err := c.cover(handle, attrs)
+			switch {
+			case err == nil || isGone(err):
+				delete(c.uncovered, attrs.Name)
+			// One device that takes no program must not keep the others open.
+			case c.uncovered[attrs.Name] == nil:
+				c.cfg.Logger.Error("covering a device", slog.String("device", attrs.Name), slog.Any("error", err))
+				fallthrough
+			default:
+				c.uncovered[attrs.Name] = err
 			}
 		}
 		return nil

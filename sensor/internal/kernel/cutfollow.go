@@ -124,6 +124,9 @@ func (c *Cut) NotCut() []string {
 	for _, name := range c.foreign {
 		gaps = append(gaps, fmt.Sprintf("what the XDP program on device %s sends back or redirects by itself", name))
 	}
+	for name, err := range c.uncovered {
+		gaps = append(gaps, fmt.Sprintf("device %s, which takes no program: %v", name, err))
+	}
 	for index := range c.displaced {
 		if d := c.devices[index]; d != nil {
 			gaps = append(gaps, fmt.Sprintf("what a program that insists on being the first on device %s lets through or redirects", d.name))

@@ -22,10 +22,8 @@ import (
 )
 
 const (
-	// maxXDPSockets is XDP_MAX of bpf/src/cut.bpf.c.
+	// maxXDPSockets is XDP_MAX of bpf/src/xdp.bpf.c.
 	maxXDPSockets = 128
-	// xdpCountOffset is offsetof(struct cut_state, xdp_sockets).
-	xdpCountOffset = 8
 	// stopPatience is the longest that a stopped process's threads may take to come to
 	// rest before it is told as not stopped.
 	stopPatience = 200 * time.Millisecond
@@ -33,14 +31,14 @@ const (
 	stopPoll = 500 * time.Microsecond
 )
 
-// enum xdp_flags of bpf/src/cut.bpf.c.
+// enum xdp_flags of bpf/src/xdp.bpf.c.
 const (
 	xdpSends    = 1
 	xdpZeroCopy = 2
 	xdpMapped   = 4
 )
 
-// xdpHolder is struct xdp_holder of bpf/src/cut.bpf.c.
+// xdpHolder is struct xdp_holder of bpf/src/xdp.bpf.c.
 type xdpHolder struct {
 	Start, Inode         uint64
 	PID, Device          uint32
@@ -159,7 +157,7 @@ func (c *Cut) xdpSenders() (report XDPReport, err error) {
 	if err != nil {
 		return report, fmt.Errorf("listing AF_XDP sockets: %w", err)
 	}
-	count := atomic.LoadUint32((*uint32)(unsafe.Pointer(&c.page[xdpCountOffset])))
+	count := atomic.LoadUint32((*uint32)(unsafe.Pointer(&c.page[xdpSocketsOffset])))
 	report.Unknown = count > maxXDPSockets
 	zeroCopy := false
 	for i := range min(count, maxXDPSockets) {
@@ -249,7 +247,7 @@ func (p *pidfd) close() error { return unix.Close(p.fd) }
 
 // freeze stops a process, or makes sure that it still stands.
 func (c *Cut) freeze(name FrozenProcess) (err error) {
-	if name.PID == 1 || name.PID == uint32(os.Getpid()) { //nolint:gosec // a pid
+	if name.PID == 1 || name.PID == c.self {
 		return fmt.Errorf("it is held by %s, process %d, which is not stopped", name.Comm, name.PID)
 	}
 	p := c.frozen[name]

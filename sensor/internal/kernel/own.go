@@ -18,7 +18,35 @@ const (
 // own tells the programs which objects are the sensor's, so that who touches one of
 // them is told apart from who uses bpf(2) for himself.
 func own(c *ebpf.Collection, links []attached) error {
-	ids := c.Maps[bpf.VedetteMapOwnObjects]
+	if err := ownCollection(c.Maps[bpf.VedetteMapOwnObjects], c); err != nil {
+		return err
+	}
+	for _, l := range links {
+		if err := ownLinkOf(c, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Own has the programs know the objects of a cut as the sensor's, so that who touches its
+// word is told as tampering.
+func (s *Source) Own(c *Cut) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrCutClosed
+	}
+	return ownCollection(s.collection.Maps[bpf.VedetteMapOwnObjects], c.collection)
+}
+
+// ownCollection names maps and programs in ids.
+func ownCollection(ids *ebpf.Map, c *ebpf.Collection) error {
 	put := func(kind uint64, id uint32) error {
 		if err := ids.Put(kind<<32|uint64(id), uint32(1)); err != nil {
 			return fmt.Errorf("naming the sensor's own objects: %w", err)
@@ -45,11 +73,6 @@ func own(c *ebpf.Collection, links []attached) error {
 			if err := put(ownProgram, uint32(id)); err != nil {
 				return err
 			}
-		}
-	}
-	for _, l := range links {
-		if err := ownLinkOf(c, l); err != nil {
-			return err
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vedette-edr/vedette/bpf"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
 )
 
 // Ensure that the sensor hears who lays hands on it, and not of itself.
@@ -59,6 +60,23 @@ func TestTamper(t *testing.T) {
 			for _, e := range got {
 				if !e.Ours || e.Kind != event.ObjectMap || e.Object != uint64(id) {
 					t.Errorf("%s: %+v", mode, *e)
+				}
+			}
+		}
+	})
+	t.Run("map of the cut", func(t *testing.T) {
+		cut := openCut(t, netnstest.New(t))
+		id := mapID(t, cut.collection.Maps[bpf.CutMapNodes])
+		for _, owned := range []bool{false, true} {
+			if owned {
+				if err := w.Own(cut); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := play(t, path, "native", "bpf-touch", strconv.Itoa(int(id)))
+			for _, e := range filter(w.ended(p.pid), by(p.pid, event.OpBPF)) {
+				if e.Ours != owned || e.Object != uint64(id) {
+					t.Errorf("owned %v: %+v", owned, *e)
 				}
 			}
 		}

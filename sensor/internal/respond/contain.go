@@ -2,6 +2,8 @@ package respond
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,9 @@ import (
 // MaxContainments are in force at most; isolations are not among them.
 const MaxContainments = 256
 
+// tagBytes of a hash of the host's id.
+const tagBytes = 4
+
 // actLimit bounds one act from end to end: what hangs is undone and reported.
 const actLimit = time.Minute
 
@@ -26,6 +31,8 @@ const actLimit = time.Minute
 var (
 	// ErrNoContainment: this sensor was not given what it needs to contain.
 	ErrNoContainment = errors.New("containment is not available in this sensor: only isolation is")
+	// ErrContainDisabled: the host's configuration forbids it.
+	ErrContainDisabled = errors.New("containment is disabled in this sensor's configuration")
 	// ErrTooMany: one of those in force must end first.
 	ErrTooMany = fmt.Errorf("%d containments are in force here, and no more may be: release one first", MaxContainments)
 	// ErrNoTarget: the grant does not say what to act on.
@@ -37,6 +44,8 @@ var (
 // ContainConfig is what containments need from the sensor. Each field may be
 // absent, which refuses the actions that need it.
 type ContainConfig struct {
+	// Disabled refuses every containment, and ends those that a restart finds.
+	Disabled bool
 	// Process is how the host's processes are reached.
 	Process process.Config
 	// Storyline are the living processes of a storyline, and Descendants one
@@ -60,6 +69,12 @@ type ContainConfig struct {
 	// Mounts are the mount points whose programs an image block covers, default all
 	// that mountinfo lists and that hold files.
 	Mounts func() ([]string, error)
+	// Execs says that Responder.Exec is told of every execution, so that a blocked
+	// image can be ended after its exec where execs cannot be held.
+	Execs bool
+	// ExecDead is how long this process may be stopped while execs wait for it before
+	// the kernel kills it, default 10 s; negative: never.
+	ExecDead time.Duration
 }
 
 // remedy is one way to contain, and its way back.
@@ -89,8 +104,8 @@ const phaseEnding phase = "ending"
 // containment is one in force.
 type containment struct {
 	lease
-	// ID names what it left in the kernel and on disk; the operation of a renewal is
-	// another.
+	// ID names what it left in the kernel and on disk: its first operation and the
+	// sensor's tag.
 	ID     string          `json:"id"`
 	Action sensorv1.Action `json:"action"`
 	Target []byte          `json:"target"` // sensorv1.Target
@@ -102,6 +117,7 @@ type containment struct {
 
 	lastFailure string
 	tampers     tamperLog
+	ran         tamperLog // executions of a blocked image
 }
 
 func (c *containment) target() *sensorv1.Target {
@@ -148,23 +164,34 @@ type containments struct {
 	file     containFile
 	kick     chan struct{}
 	closers  []func() error
+	// tag ends the ID of all that this sensor does: several may share a kernel.
+	tag     string
+	network *network
+	images  *images
 
 	acting sync.Mutex
+	ticks  uint64 // rounds of looking after; acting guards it
 	mu     sync.Mutex
 	record containRecord
 }
 
-func newContainments(r *Responder) *containments {
+func newContainments(r *Responder) (*containments, error) {
 	c := &containments{
 		cfg: r.cfg.Contain, r: r, remedies: map[sensorv1.Action]*remedy{},
 		file: newContainFile(r.cfg.StateDir), kick: make(chan struct{}, 1),
 	}
-	if c.cfg != nil {
-		c.addProcess()
-		c.addFile()
-		c.addAccount()
+	if r.cfg.HostID != "" {
+		sum := sha256.Sum256([]byte(r.cfg.HostID))
+		c.tag = "-" + hex.EncodeToString(sum[:tagBytes])
 	}
-	return c
+	if c.cfg == nil {
+		return c, nil
+	}
+	c.addProcess()
+	c.addFile()
+	c.addAccount()
+	c.addImage()
+	return c, c.addNetwork()
 }
 
 func (c *containments) close() error {

@@ -18,6 +18,12 @@ import (
 // look reads something of every process.
 const sessionsEvery = 10 * time.Second
 
+// locked is the state of a locked account.
+type locked struct {
+	account.Entry
+	Process process.State `json:"process"`
+}
+
 // addAccount brings the lock of accounts.
 func (c *containments) addAccount() {
 	accounts := account.Open(c.cfg.Root)
@@ -43,9 +49,14 @@ func (c *containments) addAccount() {
 			return members
 		}}, spared
 	}
-	end := func(ctx context.Context, id string, uid uint32) (string, error) {
-		tree, spared := sessions(uid)
-		killed, err := host.Kill(ctx, process.Act{Operation: id, Tree: tree, State: new(process.State), Save: func() {}})
+	// end kills them. What is paused for that is on record before, and goes on after
+	// a restart.
+	end := func(ctx context.Context, one *containment, state *locked, save func()) (string, error) {
+		tree, spared := sessions(state.UID)
+		killed, err := host.Kill(ctx, process.Act{
+			Operation: one.ID, Tree: tree, State: &state.Process, Save: func() { one.remember(state); save() },
+		})
+		one.remember(state)
 		text := fmt.Sprintf("its sessions are ended: %d processes", len(killed.PIDs))
 		if *spared > 0 {
 			text += fmt.Sprintf(" (%d were spared: the sensor or what it descends from)", *spared)
@@ -53,6 +64,14 @@ func (c *containments) addAccount() {
 		return text, err
 	}
 	looked := map[string]time.Duration{}
+	read := func(one *containment, save func()) (state locked, err error) {
+		if err = one.recall(&state); err == nil && len(state.Process.Paused) > 0 {
+			host.Recover(&state.Process)
+			one.remember(state)
+			save()
+		}
+		return state, err
+	}
 
 	c.remedies[sensorv1.Action_ACTION_LOCK_ACCOUNT] = &remedy{
 		check: func(_ context.Context, t *sensorv1.Target) (string, error) {
@@ -78,15 +97,19 @@ func (c *containments) addAccount() {
 			return text, nil
 		},
 		apply: func(ctx context.Context, one *containment, save func()) (string, error) {
-			var begun account.Entry
-			if err := one.recall(&begun); err != nil {
-				return "", err
-			}
-			e, err := accounts.Lock(ctx, one.ID, one.target().GetAccount(), begun, func(e account.Entry) { one.remember(e); save() })
+			state, err := read(one, save)
 			if err != nil {
 				return "", err
 			}
-			text, err := end(ctx, one.ID, e.UID)
+			_, err = accounts.Lock(ctx, one.ID, one.target().GetAccount(), state.Entry, func(e account.Entry) {
+				state.Entry = e
+				one.remember(state)
+				save()
+			})
+			if err != nil {
+				return "", err
+			}
+			text, err := end(ctx, one, &state, save)
 			if err != nil {
 				return "", err
 			}
@@ -97,53 +120,55 @@ func (c *containments) addAccount() {
 			if len(one.State) == 0 {
 				return "", nil // nothing was changed yet
 			}
-			var e account.Entry
-			if err := one.recall(&e); err != nil {
+			state, err := read(one, func() {})
+			if err != nil {
 				return "", err
 			}
-			return accounts.Unlock(ctx, one.ID, e)
+			return accounts.Unlock(ctx, one.ID, state.Entry)
 		},
 		keep: func(ctx context.Context, one *containment, save func()) (string, error) {
-			var e account.Entry
-			if err := one.recall(&e); err != nil {
+			state, err := read(one, save)
+			if err != nil {
 				return "", err
 			}
 			var drift []string
-			open, err := accounts.IsOpen(one.ID, e)
+			open, err := accounts.IsOpen(one.ID, state.Entry)
 			if err != nil {
 				return "", err
 			}
 			if open != "" {
 				drift = append(drift, "the lock was changed: "+open)
-				if _, err := accounts.Lock(ctx, one.ID, e.Name, e, func(e account.Entry) { one.remember(e); save() }); err != nil {
+				_, err := accounts.Lock(ctx, one.ID, state.Name, state.Entry, func(e account.Entry) {
+					state.Entry = e
+					one.remember(state)
+					save()
+				})
+				if err != nil {
 					return "", err
 				}
 			}
 			if now := c.r.cfg.Clock.Boot(); now-looked[one.ID] >= sessionsEvery {
 				looked[one.ID] = now
-				if pids := account.Owned(proc, e.UID); len(pids) > 0 {
-					tree, _ := sessions(e.UID)
-					if len(tree.Members()) > 0 {
-						text, err := end(ctx, one.ID, e.UID)
-						if err != nil {
-							return "", err
-						}
-						drift = append(drift, "the account was used: "+text)
+				if tree, _ := sessions(state.UID); len(tree.Members()) > 0 {
+					text, err := end(ctx, one, &state, save)
+					if err != nil {
+						return "", err
 					}
+					drift = append(drift, "the account was used: "+text)
 				}
 			}
 			return strings.Join(drift, "; "), nil
 		},
 		forget: func(one *containment) { delete(looked, one.ID) },
 		recover: func() []*containment {
-			locked, err := accounts.Locked()
+			all, err := accounts.Locked()
 			if err != nil {
 				c.r.cfg.Logger.Warn("locked accounts cannot be looked for", "error", err)
 			}
 			var found []*containment
-			for id, e := range locked {
+			for id, e := range all {
 				one := &containment{ID: id}
-				one.remember(e)
+				one.remember(locked{Entry: e})
 				one.Target, _ = proto.MarshalOptions{Deterministic: true}.Marshal(&sensorv1.Target{Account: e.Name})
 				found = append(found, one)
 			}

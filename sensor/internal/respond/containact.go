@@ -55,7 +55,6 @@ func localOperation() string {
 type order struct {
 	operation        string
 	nonce, digest    []byte
-	notAfter         int64
 	operator, reason string
 	action           sensorv1.Action
 	target           *sensorv1.Target
@@ -74,7 +73,7 @@ func (c *containments) make(o order) *containment {
 	// Deterministic, so that an equal target is known again.
 	target, _ := proto.MarshalOptions{Deterministic: true}.Marshal(o.target)
 	made := &containment{
-		lease: *newLease(c.r.cfg.Clock, o.length), ID: o.operation, Action: o.action, Target: target, Digest: o.digest,
+		lease: *newLease(c.r.cfg.Clock, o.length), ID: o.operation + c.tag, Action: o.action, Target: target, Digest: o.digest,
 	}
 	made.Local, made.Evidence, made.IntentVersion, made.Policies = o.local, o.evidence, o.intent, o.policies
 	made.Operation, made.Nonce, made.Operator, made.Reason, made.Phase = o.operation, o.nonce, o.operator, o.reason, phaseTesting
@@ -113,12 +112,15 @@ func (c *containments) acted(ctx context.Context, o order, next *containment) *s
 	if c.cfg == nil {
 		return refused(ErrNoContainment)
 	}
+	if c.cfg.Disabled {
+		return refused(ErrContainDisabled)
+	}
 	remedy := c.remedies[o.action]
 	if remedy == nil {
 		return refused(ErrUnknownAction)
 	}
 	if !validOperation(o.operation) {
-		return refused(errors.New("an operation's id is 1 to 64 of a-z, A-Z, 0-9 and -"))
+		return refused(fmt.Errorf("an operation's id is 1 to %d of a-z, A-Z, 0-9 and -", maxOperation))
 	}
 	same := c.sameTarget(next)
 	var would string
@@ -154,8 +156,11 @@ func (c *containments) acted(ctx context.Context, o order, next *containment) *s
 	return c.carryOut(ctx, remedy, o, next, would)
 }
 
+// maxOperation leaves room for the tag in the 64 of an ID.
+const maxOperation = 64 - 1 - 2*tagBytes
+
 func validOperation(id string) bool {
-	return id != "" && len(id) <= 64 && !strings.ContainsFunc(id, func(r rune) bool {
+	return id != "" && len(id) <= maxOperation && !strings.ContainsFunc(id, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-'
 	})
 }

@@ -35,7 +35,7 @@ type outcome struct {
 const maxOutcomes = 256
 
 func (r *containRecord) done(o outcome, now time.Time) {
-	kept := r.Done[:0]
+	var kept []outcome
 	for _, old := range r.Done {
 		if old.Until > now.UnixNano() {
 			kept = append(kept, old)
@@ -44,7 +44,8 @@ func (r *containRecord) done(o outcome, now time.Time) {
 	if len(kept) >= maxOutcomes {
 		kept = kept[len(kept)-maxOutcomes+1:]
 	}
-	r.Done = append(kept, o)
+	kept = append(kept, o)
+	r.Done = kept
 }
 
 const (

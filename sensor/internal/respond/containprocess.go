@@ -93,6 +93,10 @@ func (c *containments) addProcess() {
 				// An adopted one has no target: what was found is what is kept.
 				a.Tree = process.Tree{Members: func() []process.Member { return nil }}
 			}
+			if len(state.Paused) > 0 {
+				host.Recover(&state)
+				a.Save()
+			}
 			again, err := host.Keep(ctx, a)
 			if again {
 				one.remember(state)

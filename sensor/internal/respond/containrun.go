@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -14,8 +15,16 @@ func actionName(a sensorv1.Action) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(a.String(), "ACTION_")), "_", " ")
 }
 
+// restBetween is at least between two looks.
+const restBetween = 25 * time.Millisecond
+
 // run looks after what is in force, until ctx ends. While nothing is it only waits.
 func (c *containments) run(ctx context.Context) {
+	var owned sync.WaitGroup
+	defer owned.Wait()
+	if c.images != nil {
+		owned.Go(func() { c.images.run(ctx) })
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -27,10 +36,31 @@ func (c *containments) run(ctx context.Context) {
 }
 
 func (c *containments) watch(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var owned sync.WaitGroup
+	defer owned.Wait()
+	defer cancel()
+	if c.network != nil {
+		owned.Go(func() { c.network.followNodes(ctx) })
+		owned.Go(func() {
+			if err := c.network.table.Watch(ctx, c.wake); err != nil && ctx.Err() == nil {
+				c.r.cfg.Logger.Warn("blocks are watched by looking only", "every", c.r.cfg.Tick, "error", err)
+			}
+		})
+	}
 	ticker := time.NewTicker(c.r.cfg.Tick)
 	defer ticker.Stop()
+	rest := time.NewTimer(0)
+	defer rest.Stop()
 	for len(c.list()) > 0 {
+		// Whoever writes nftables in a loop must not keep the sensor busy.
+		select {
+		case <-ctx.Done():
+			return
+		case <-rest.C:
+		}
 		c.tick(ctx)
+		rest.Reset(restBetween)
 		select {
 		case <-ctx.Done():
 			return
@@ -44,6 +74,7 @@ func (c *containments) watch(ctx context.Context) {
 func (c *containments) tick(ctx context.Context) {
 	c.acting.Lock()
 	defer c.acting.Unlock()
+	c.ticks++
 	ctx, cancel := context.WithTimeout(ctx, actLimit)
 	defer cancel()
 	for _, one := range c.list() {
@@ -175,6 +206,15 @@ func (c *containments) restore() {
 		}
 	}
 	c.adopt()
+	if c.cfg != nil && c.cfg.Disabled {
+		for _, one := range c.list() {
+			one.Phase, one.Ending, one.Why = phaseEnding, sensorv1.IsolationState_ISOLATION_STATE_RELEASED, ErrContainDisabled.Error()
+		}
+	}
+	if c.network != nil {
+		c.network.restore()
+		c.images.restore()
+	}
 	if err != nil || damaged != nil || c.record.Serial > 0 {
 		_ = c.save() // logged there
 	}
@@ -198,11 +238,12 @@ func (c *containments) adopt() {
 			continue
 		}
 		for _, found := range remedy.recover() {
-			if found.ID == "" || c.known(found.ID) || len(c.record.Active) >= MaxContainments {
+			operation, ours := strings.CutSuffix(found.ID, c.tag)
+			if c.tag == "" || !ours || operation == "" || c.known(found.ID) || len(c.record.Active) >= MaxContainments {
 				continue
 			}
 			found.lease = *newLease(c.r.cfg.Clock, MaxLease)
-			found.Operation, found.Action, found.Phase = found.ID, action, phaseApplied
+			found.Operation, found.Action, found.Phase = operation, action, phaseApplied
 			c.change(func(r *containRecord) { r.Active = append(r.Active, found) })
 			c.report(found.status(sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "found in force without a record: kept for the longest lease"))
 		}

@@ -35,6 +35,9 @@ type LocalEnd struct {
 	StateDir string
 	// NetNS is the isolated namespace, a path; empty: the caller's own.
 	NetNS string
+	// HostID is the sensor's: what containments left without a record is known by it.
+	// Empty: only what is on record ends.
+	HostID string
 	// By and Reason are told to the cluster as they stand.
 	By, Reason string
 	Logger     *slog.Logger

@@ -141,6 +141,9 @@ type Counters struct {
 	Honoured, Refused, Failed, Expired, Reapplied uint64
 	// Contained are the containments that were applied, with a grant or without.
 	Contained uint64
+	// Overlooked are executions that were not compared with a blocked image, because
+	// more came than could be looked at.
+	Overlooked uint64
 }
 
 // Responder honours grants for one host.
@@ -192,7 +195,9 @@ func New(cfg Config) (*Responder, error) {
 	r.restore()
 	r.unlockAndReport()
 	r.localEndReported()
-	r.contain = newContainments(r)
+	if r.contain, err = newContainments(r); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
 	r.contain.restore()
 	return r, nil
 }

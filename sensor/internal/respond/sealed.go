@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -86,13 +85,6 @@ func (f sealed) save(v any) (err error) {
 	if handle, openErr := os.Open(dir); openErr == nil {
 		_ = handle.Sync() // some file systems cannot sync a directory; the file is in place
 		_ = handle.Close()
-	}
-	return nil
-}
-
-func (f sealed) remove() error {
-	if err := os.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return nil
 }

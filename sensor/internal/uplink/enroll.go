@@ -40,7 +40,7 @@ func refusal(r *sensorv1.Refusal) *RefusedError {
 
 // Enroll trades a join token for an identity and writes it to dir. The key is
 // made here and never leaves; the node is believed because it shows the CA that
-// the token pins. Nodes are tried in turn, until one answers.
+// the token pins, and about operators only as far as the token's other pin goes. Nodes are tried in turn, until one answers.
 func Enroll(ctx context.Context, dir string, nodes []string, token link.Token, facts *sensorv1.HostFacts) (*Identity, error) {
 	if len(nodes) == 0 {
 		return nil, errors.New("enrolling: no coordinator is given; add --coordinator HOST:PORT")
@@ -104,13 +104,20 @@ func requestEnrolment(ctx context.Context, node string, token link.Token, reques
 }
 
 func saveEnrolment(dir string, asked []string, token link.Token, r *renewal, enrolled *sensorv1.Enrolled) (*Identity, error) {
-	root, err := pinnedRoot(enrolled, token.CA)
+	root, err := link.Pinned(enrolled.GetRoots(), token.CA)
 	if err != nil {
-		return nil, fmt.Errorf("enrolling: %w", err)
+		return nil, fmt.Errorf("enrolling: the cluster's authority: %w", err)
+	}
+	operators, err := link.Pinned(enrolled.GetOperatorRoots(), token.Operators)
+	if err != nil {
+		return nil, fmt.Errorf("enrolling: the operators' authority: %w; the token serves once, so make a new one, and ask who runs that node", err)
 	}
 	id := &Identity{dir: dir, HostID: enrolled.GetId(), Cluster: enrolled.GetClusterId(), roots: x509.NewCertPool()}
 	id.roots.AddCert(root)
-	id.state = identityState{HostID: id.HostID, Cluster: id.Cluster, Nodes: addresses(enrolled.GetNodes())}
+	id.state = identityState{HostID: id.HostID, Cluster: id.Cluster, Nodes: addresses(enrolled.GetNodes()), Operators: operators.Raw}
+	if id.operators, err = operatorsOf(operators.Raw, id.Cluster); err != nil {
+		return nil, fmt.Errorf("enrolling: %w", err)
+	}
 	if len(id.state.Nodes) == 0 {
 		id.state.Nodes = asked
 	}
@@ -133,18 +140,6 @@ func saveEnrolment(dir string, asked []string, token link.Token, r *renewal, enr
 		return nil, fmt.Errorf("writing identity: %w", err)
 	}
 	return id, nil
-}
-
-// pinnedRoot is the one root that the token vouches for; others that a node may
-// name are not taken on its word.
-func pinnedRoot(enrolled *sensorv1.Enrolled, pin [32]byte) (*x509.Certificate, error) {
-	for _, der := range enrolled.GetRoots() {
-		root, err := x509.ParseCertificate(der)
-		if err == nil && root.IsCA && link.Pin(root) == pin {
-			return root, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: the answer does not hold the CA that the token names", link.ErrForeignCA)
 }
 
 // newRenewal makes a key and the request to certify it.

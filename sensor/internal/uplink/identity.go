@@ -17,13 +17,14 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operator"
 )
 
 // Files of an identity directory, all 0600.
 const (
 	keyFile      = "host.key"  // PKCS#8, PEM
 	certFile     = "host.crt"  // leaf first, PEM
-	rootsFile    = "roots.pem" // what nodes and operators must chain to
+	rootsFile    = "roots.pem" // what nodes must chain to
 	identityFile = "identity.json"
 	maxNodes     = 16
 )
@@ -43,8 +44,9 @@ type Identity struct {
 	HostID  string
 	Cluster string
 
-	dir   string
-	roots *x509.CertPool
+	dir       string
+	roots     *x509.CertPool
+	operators *x509.CertPool
 
 	// mu is taken with the folder locked or without, never the other way round.
 	mu    sync.Mutex
@@ -57,6 +59,10 @@ type identityState struct {
 	HostID  string   `json:"host_id"`
 	Cluster string   `json:"cluster_id"`
 	Nodes   []string `json:"nodes"`
+	// Operators is the certificate of the operators' authority (DER). It is in this
+	// file because this one is written last and whole: whose grants are honoured is
+	// never another cluster's word than who this host is.
+	Operators []byte `json:"operators"`
 	// Resolved are the last working addresses of nodes that are named: an
 	// isolated host cannot ask a name server.
 	Resolved map[string]string `json:"resolved,omitempty"`
@@ -88,6 +94,13 @@ func (id *Identity) load() error {
 		return damaged(id.dir, identityFile, err)
 	}
 	id.HostID, id.Cluster = id.state.HostID, id.state.Cluster
+	if len(id.state.Operators) == 0 {
+		return fmt.Errorf("%w: it is of an older release and does not name the operators' authority, whose grants this host is to honour; %s, with --force",
+			ErrDamagedIdentity, howToEnroll(id.state.Nodes))
+	}
+	if id.operators, err = operatorsOf(id.state.Operators, id.Cluster); err != nil {
+		return damaged(id.dir, identityFile, err)
+	}
 	rootsPEM, err := os.ReadFile(filepath.Join(id.dir, rootsFile))
 	if err != nil {
 		return damaged(id.dir, rootsFile, err)
@@ -97,6 +110,20 @@ func (id *Identity) load() error {
 		return damaged(id.dir, rootsFile, errors.New("it holds no certificate"))
 	}
 	return id.loadPair()
+}
+
+// operatorsOf is the pool of the operators' authority alone.
+func operatorsOf(der []byte, cluster string) (*x509.CertPool, error) {
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", operator.ErrBadRoot, err)
+	}
+	if err := operator.CheckRoot(root, cluster); err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(root)
+	return pool, nil
 }
 
 func damaged(dir, name string, err error) error {
@@ -160,8 +187,12 @@ func (id *Identity) Certificate() (*tls.Certificate, error) {
 	return id.cert, nil
 }
 
-// Roots are the cluster's CA.
+// Roots are the cluster's CA: who is a node.
 func (id *Identity) Roots() *x509.CertPool { return id.roots }
+
+// OperatorRoots are the operators' authority: whose grants are honoured. It came with
+// the enrolment, by the pin in the join token, and nothing changes it but another one.
+func (id *Identity) OperatorRoots() *x509.CertPool { return id.operators }
 
 // Credentials are for dialling nodes.
 func (id *Identity) Credentials() link.Credentials {
@@ -237,8 +268,8 @@ type renewal struct {
 }
 
 // install takes the answer to a renewal: on disk first, then in use. Only a
-// certificate for this very host, by a CA that is trusted already, is taken; the
-// roots never come from the wire, since operators' grants are verified by them.
+// certificate for this very host, by a CA that is trusted already, is taken; roots
+// never come from the wire, neither the nodes' nor the operators'.
 func (id *Identity) install(r *renewal, chain [][]byte, now time.Time) error {
 	cert, err := id.verifyChain(r.key, chain, now)
 	if err != nil {

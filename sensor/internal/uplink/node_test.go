@@ -61,6 +61,7 @@ type node struct {
 	ahead     time.Duration // its clock
 	validity  time.Duration
 	roots     [][]byte // that enrolment gives
+	operators [][]byte
 	results   chan *sensorv1.GrantResult
 	hellos    chan *sensorv1.Hello
 	sessions  map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
@@ -85,7 +86,7 @@ func startNode(t *testing.T, ca *linktest.CA, id, addr string, st *store) *node 
 		id: id, ca: ca, listener: l, store: st, validity: 24 * time.Hour,
 		results: make(chan *sensorv1.GrantResult, 8), hellos: make(chan *sensorv1.Hello, 64),
 		sessions: make(map[*link.Conn]func(*sensorv1.CoordinatorMessage) error), tokens: make(map[string][]byte),
-		roots: [][]byte{ca.Certificate.Raw},
+		roots: [][]byte{ca.Certificate.Raw}, operators: [][]byte{ca.Certificate.Raw},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -195,7 +196,7 @@ func (n *node) enroll(ctx context.Context, c *link.Conn) {
 	n.mu.Lock()
 	secret, ok := n.tokens[request.GetTokenId()]
 	delete(n.tokens, request.GetTokenId())
-	roots := n.roots
+	roots, operators := n.roots, n.operators
 	n.mu.Unlock()
 	if !ok || string(secret) != string(request.GetTokenSecret()) {
 		_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: &sensorv1.Refusal{Code: "bad-token", Message: "make a new one"}}})
@@ -203,7 +204,7 @@ func (n *node) enroll(ctx context.Context, c *link.Conn) {
 	}
 	now := time.Now()
 	_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Enrolled{Enrolled: &sensorv1.Enrolled{
-		Id: "h-test", ClusterId: n.ca.Cluster, Roots: roots,
+		Id: "h-test", ClusterId: n.ca.Cluster, Roots: roots, OperatorRoots: operators,
 		Chain: n.ca.SignCSR(request.GetCsr(), link.KindHost, "h-test", now.Add(-time.Minute), now.Add(n.validity)),
 		Nodes: []*sensorv1.Node{{Id: n.id, Address: n.addr()}},
 	}}})
@@ -222,7 +223,7 @@ func (n *node) push(t *testing.T, m *sensorv1.CoordinatorMessage) {
 }
 
 func (n *node) token() link.Token {
-	token := link.NewToken(n.ca.Pin())
+	token := link.NewToken(n.ca.Pin(), n.ca.Pin())
 	n.set(func(n *node) { n.tokens[token.ID] = token.Secret[:] })
 	return token
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,7 +34,7 @@ func times(n int) int {
 // newFlood sends three ways out of host0: both kinds of raw frames and UDP.
 func newFlood(t *testing.T, host, peer *netnstest.Namespace) *flood {
 	t.Helper()
-	f := &flood{quit: make(chan struct{})}
+	f := newEmptyFlood()
 	index := host.Index(t, netnstest.HostDevice)
 	hostMAC, peerMAC := host.MAC(t, netnstest.HostDevice), peer.MAC(t, netnstest.PeerDevice)
 	raw := func(bypass bool) func([]byte) error {
@@ -52,8 +53,18 @@ func newFlood(t *testing.T, host, peer *netnstest.Namespace) *flood {
 	}
 	f.watch(t, peer, netnstest.PeerDevice)
 	f.start()
-	f.during(phaseBefore, 50*time.Millisecond)
+	f.untilSent(t, phaseBefore)
 	return f
+}
+
+// untilSent goes on in a phase until something was sent on each path.
+func (f *flood) untilSent(t *testing.T, phase uint32) {
+	t.Helper()
+	const enough = 20
+	f.phase.Store(phase)
+	await(t, "packets to be sent on every path", func() bool {
+		return !slices.ContainsFunc(f.paths, func(p *flow) bool { return p.sent[phase].Load() < enough })
+	})
 }
 
 // leaked is what arrived in a phase; each path must have arrived before the cut.
@@ -97,7 +108,7 @@ func TestReplacingLeaksNothing(t *testing.T) {
 		last = next
 	}
 	last.kill()
-	f.during(phaseApply, 100*time.Millisecond)
+	f.untilSent(t, phaseApply)
 	f.stop()
 	leaked, sent := f.leaked(t, phaseApply)
 	t.Logf("%d rounds of apply, reconcile, taking over and SIGKILL: %d packets sent, %d leaked", rounds, sent, leaked)
@@ -120,25 +131,31 @@ func TestTampering(t *testing.T) {
 	}{
 		{"nft flush ruleset", []string{"flush ruleset"}},
 		{"deleting the table", []string{"delete table netdev " + TableName}},
-		{"deleting a base chain", []string{"flush chain netdev " + TableName + " egress_2; delete chain netdev " + TableName + " egress_2"}},
+		{"deleting a base chain", []string{"flush chain netdev BASE; delete chain netdev BASE"}},
 		{"emptying a chain", []string{"flush chain netdev " + TableName + " egress"}},
 		{"a firewall's restart", []string{"-f", restart}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			host, peer := netnstest.Pair(t)
-			openBarrier(t, host)
+			how := hookByDevice
+			if openBarrier(t, host).anyDevice {
+				how = hookAnyDevice
+			}
 			f := newFlood(t, host, peer)
 			k := startKeeper(t, host, testSpec())
 			const rounds = 5
+			base := TableName + " " + egressBase(t, host, how)
+			arguments := slices.Clone(tt.arguments)
+			arguments[0] = strings.ReplaceAll(arguments[0], "BASE", base)
 			var worst time.Duration
-			f.phase.Store(phaseFlushed)
+			f.untilSent(t, phaseFlushed) // the first of them while nothing is wrong
 			for range rounds {
 				began := time.Now()
-				nft(t, host, tt.arguments...)
+				nft(t, host, arguments...)
 				k.until(t, Tampered)
 				worst = max(worst, time.Since(began))
 			}
-			f.during(phaseApply, 50*time.Millisecond)
+			f.untilSent(t, phaseApply)
 			f.stop()
 			passed, sent := f.leaked(t, phaseFlushed)
 			after, _ := f.leaked(t, phaseApply)

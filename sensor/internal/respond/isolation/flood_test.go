@@ -20,9 +20,11 @@ import (
 type flood struct {
 	paths    []*flow
 	phase    atomic.Uint32
+	ready    chan struct{} // closed when all paths are known
 	quit     chan struct{}
 	senders  sync.WaitGroup
 	counters sync.WaitGroup
+	cleanup  []func()
 }
 
 const maxPhases = 8
@@ -62,10 +64,24 @@ func (f *flood) count(frame []byte) {
 	}
 }
 
+// newEmptyFlood waits for its paths, and for start.
+func newEmptyFlood() *flood { return &flood{ready: make(chan struct{}), quit: make(chan struct{})} }
+
+// counting begins to count when all paths are known.
+func (f *flood) counting(count func()) {
+	f.counters.Go(func() {
+		select {
+		case <-f.ready:
+			count()
+		case <-f.quit:
+		}
+	})
+}
+
 // watch counts what arrives at a device until the flood ends.
 func (f *flood) watch(t testing.TB, n *netnstest.Namespace, device string) {
 	capture := netnstest.NewCapture(t, n, device)
-	f.counters.Go(func() { capture.Each(f.quit, f.count) })
+	f.counting(func() { capture.Each(f.quit, f.count) })
 }
 
 // from sends on the paths that begin in one namespace, from inside it.
@@ -76,9 +92,21 @@ func (f *flood) from(n *netnstest.Namespace) {
 			here = append(here, i)
 		}
 	}
+	// A namespace with few paths would take as much of the processors as the one with
+	// most of them.
+	var pace <-chan time.Time
+	const few = 10
+	if len(here) < few {
+		ticker := time.NewTicker(time.Millisecond)
+		f.cleanup = append(f.cleanup, ticker.Stop)
+		pace = ticker.C
+	}
 	f.senders.Go(func() {
 		_ = n.Do(func() error {
 			for {
+				if pace != nil {
+					<-pace
+				}
 				for _, i := range here {
 					select {
 					case <-f.quit:
@@ -120,6 +148,7 @@ func tolerable(err error) bool {
 
 // start sends from each namespace that paths begin in.
 func (f *flood) start() {
+	close(f.ready)
 	seen := map[*netnstest.Namespace]bool{}
 	for _, p := range f.paths {
 		if !seen[p.path.from] {
@@ -142,4 +171,7 @@ func (f *flood) stop() {
 	close(f.quit)
 	f.senders.Wait()
 	f.counters.Wait()
+	for _, end := range f.cleanup {
+		end()
+	}
 }

@@ -4,11 +4,11 @@
 // The cut is one nftables table of family netdev with an ingress and an egress
 // base chain on every device but loopback; new devices follow as the kernel tells of
 // them, or by the kernel's own doing where it can and no old nft would choke on that
-// (see readersMayHang). These two hooks are the only layer
-// that every packet of a device passes: IPv4, IPv6 and unknown ethertypes,
-// locally made and forwarded, AF_PACKET senders with or without a queueing
-// discipline, and traffic of other namespaces that borrow the device. The
-// policy is drop, so what is not named is cut, established flows included.
+// (see readersMayHang). These two hooks are the only layer that every packet of a
+// device passes: IPv4, IPv6 and unknown ethertypes, locally made and forwarded,
+// AF_PACKET senders with or without a queueing discipline, and traffic of other
+// namespaces that borrow the device. The policy is drop, so what is not named is
+// cut, established flows included.
 //
 // Invariant: the table in the kernel is either absent or whole. Each change is
 // one nftables transaction that replaces the whole table; a transaction that
@@ -31,8 +31,8 @@ import (
 // TableName is the one table of family netdev that this package owns.
 const TableName = "vedette_isolation"
 
-// netlinkBufferBytes holds one acknowledgement for each message of a rebuild:
-// about 1 KiB of socket memory each, for some thousand devices.
+// netlinkBufferBytes holds a whole transaction, about 400 bytes for each device, and
+// an answer to each of its messages should all of them be wrong.
 const netlinkBufferBytes = 16 << 20
 
 var (
@@ -66,7 +66,11 @@ type applied struct {
 	// fingerprint may show its edit of our table, or there is none. Reconcile builds
 	// it again.
 	unproved bool
-	nonce    [probeNonceBytes]byte
+	// lookAgain: the generation moved and the table looked as it was. The kernel counts
+	// a generation up just before it shows it, so one look may see the new number with
+	// the old table; the next one cannot.
+	lookAgain bool
+	nonce     [probeNonceBytes]byte
 }
 
 // Open takes the namespace at path, such as /run/netns/web; empty is the
@@ -343,7 +347,8 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 	if err != nil {
 		return drift, err
 	}
-	if generation != b.current.fingerprint.generation && len(b.current.fingerprint.objects) > 0 {
+	moved := generation != b.current.fingerprint.generation
+	if (moved || b.current.lookAgain) && len(b.current.fingerprint.objects) > 0 {
 		print, err := b.fingerprint()
 		if err != nil {
 			return drift, err
@@ -351,7 +356,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 		if !print.equal(b.current.fingerprint) && !b.lostOnlyDevices(surround, print) {
 			drift = Tampered
 		}
-		b.current.fingerprint.generation = print.generation
+		b.current.fingerprint.generation, b.current.lookAgain = print.generation, moved
 	}
 	if drift == Unchanged {
 		return drift, nil

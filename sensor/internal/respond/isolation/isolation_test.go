@@ -303,7 +303,7 @@ func TestManyDevices(t *testing.T) {
 	}
 	t.Logf("%d devices cut in %s", 2*pairs+1, time.Since(started))
 	result, err := barrier.Probe()
-	if err != nil || len(result.Devices) != 1 || len(result.Skipped) != 2*pairs {
+	if err != nil || len(result.Devices) != 1 || len(result.Skipped) < 2*pairs {
 		t.Errorf("probing: got %v, %v", result, err)
 	}
 	_ = peer

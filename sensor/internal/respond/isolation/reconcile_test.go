@@ -3,6 +3,7 @@ package isolation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,11 +17,19 @@ import (
 )
 
 func TestReconcile(t *testing.T) {
-	t.Run("a chain for each device", func(t *testing.T) { testReconcile(t, hookByDevice, "egress_2") })
-	t.Run("a chain for all devices", func(t *testing.T) { testReconcile(t, hookAnyDevice, "egress_any") })
+	t.Run("a chain for each device", func(t *testing.T) { testReconcile(t, hookByDevice) })
+	t.Run("a chain for all devices", func(t *testing.T) { testReconcile(t, hookAnyDevice) })
 }
 
-func testReconcile(t *testing.T, how hooking, base string) {
+// egressBase is the name of the chain that host0's packets leave through.
+func egressBase(t *testing.T, host *netnstest.Namespace, how hooking) string {
+	if how == hookAnyDevice {
+		return "egress_any"
+	}
+	return fmt.Sprintf("egress_%d", host.Index(t, netnstest.HostDevice))
+}
+
+func testReconcile(t *testing.T, how hooking) {
 	// The kernel itself brings the cut to new devices, so that nothing is to be done.
 	devices := Surroundings
 	if how == hookAnyDevice {
@@ -43,10 +52,11 @@ func testReconcile(t *testing.T, how hooking, base string) {
 			nft(t, host, "insert rule netdev "+TableName+" egress accept")
 		}, Tampered},
 		{"a rule replaced by its equal", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "flush chain netdev "+TableName+" "+base+"; add rule netdev "+TableName+" "+base+" jump egress")
+			base := TableName + " " + egressBase(t, host, how)
+			nft(t, host, "flush chain netdev "+base+"; add rule netdev "+base+" jump egress")
 		}, Tampered},
 		{"a policy of accept", func(t *testing.T, host, _ *netnstest.Namespace) {
-			nft(t, host, "add chain netdev "+TableName+" "+base+" { policy accept; }")
+			nft(t, host, "add chain netdev "+TableName+" "+egressBase(t, host, how)+" { policy accept; }")
 		}, Tampered},
 		{"a dormant table", func(t *testing.T, host, _ *netnstest.Namespace) {
 			nft(t, host, "add table netdev "+TableName+" { flags dormant; }")
@@ -96,6 +106,37 @@ func testReconcile(t *testing.T, how hooking, base string) {
 				t.Errorf("probing after the repair: %v", err)
 			}
 		})
+	}
+}
+
+// Ensure that a look which saw a new generation with an old table is not the last:
+// the kernel counts up before it shows.
+func TestReconcileLooksAgain(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openBarrier(t, host)
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	nft(t, host, "add table inet theirs")
+	if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Unchanged {
+		t.Fatalf("another's table: got %d, %v", drift, err)
+	}
+	nft(t, host, "flush ruleset")
+	generation, err := barrier.generation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	barrier.current.fingerprint.generation = generation // as if that look had been in between
+	if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Tampered {
+		t.Errorf("flushed: got %d, %v; want %d", drift, err, Tampered)
+	}
+	for range 2 {
+		if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Unchanged {
+			t.Errorf("put back: got %d, %v", drift, err)
+		}
+	}
+	if barrier.current.lookAgain {
+		t.Error("it goes on looking though nothing moves")
 	}
 }
 

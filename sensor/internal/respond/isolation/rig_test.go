@@ -32,7 +32,7 @@ var farMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 func newRig(t *testing.T, host, peer *netnstest.Namespace, fresh bool) *rig {
 	t.Helper()
 	r := &rig{lab: buildLab(t, host, peer), fresh: fresh, missing: map[string]string{}}
-	r.flood = &flood{quit: make(chan struct{})}
+	r.flood = newEmptyFlood()
 	for _, p := range r.cutPaths() {
 		if p.name != establishedTCP {
 			r.add(&flow{path: p})
@@ -183,7 +183,6 @@ func (r *rig) shapes() {
 // connections are made before anything is cut.
 func (r *rig) connections(t *testing.T) {
 	r.establish(t)
-	r.established.(*net.TCPConn).SetNoDelay(true) //nolint:errcheck // it is the default
 	r.add(&flow{path: path{establishedTCP, r.host, func(p []byte) error {
 		// A full buffer must not hold up the other paths.
 		_ = r.established.SetWriteDeadline(time.Now().Add(time.Millisecond))
@@ -253,7 +252,7 @@ func (r *rig) inward(t *testing.T) {
 	r.add(&flow{limit: 12, path: path{inSniffed, r.peer, func(p []byte) error {
 		return raw.Send(index, 0x88b5, netnstest.Ether(hostMAC, peerMAC, 0x88b5, p))
 	}}})
-	r.flood.counters.Go(func() {
+	r.flood.counting(func() {
 		sniffer.Each(r.flood.quit, func(frame []byte) {
 			if binary.BigEndian.Uint16(frame[12:]) == 0x88b5 && bytes.HasPrefix(frame, hostMAC) {
 				r.flood.count(frame)
@@ -276,7 +275,7 @@ func (r *rig) listen(t *testing.T, network, address string) error {
 // read counts what a socket gets.
 func (r *rig) read(t *testing.T, conn net.PacketConn) {
 	t.Cleanup(func() { _ = conn.Close() })
-	r.flood.counters.Go(func() {
+	r.flood.counting(func() {
 		buffer := make([]byte, 8192)
 		for {
 			_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))

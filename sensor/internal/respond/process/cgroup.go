@@ -143,7 +143,7 @@ func (h *Host) move(p pidfd, t task, from, to string) error {
 	if err := write(h.file(to, "cgroup.procs"), strconv.Itoa(t.pid)); err != nil {
 		return err
 	}
-	if p.signal(0) != unix.ESRCH {
+	if !errors.Is(p.signal(0), unix.ESRCH) {
 		return nil
 	}
 	if now, ok := h.look(t.pid); ok && now.start != t.start {

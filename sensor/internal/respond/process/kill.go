@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
 // maxHeld bounds the descriptors of one round: the rest of the sensor needs some.
@@ -181,4 +183,25 @@ func some(tasks map[int]task) string {
 		}
 	}
 	return strings.Join(names, ", ")
+}
+
+// End kills one process, whoever it descends from and whatever it started; false:
+// it is gone already, or another has its PID.
+func (h *Host) End(key event.ProcessKey) (bool, error) {
+	t, ok := h.look(int(key.PID))
+	if !ok || !t.is(key) || t.dead() {
+		return false, nil
+	}
+	if why, bad := h.protected()[t.pid]; bad || t.flags&kernelThread != 0 {
+		return false, fmt.Errorf("%w: process %s: %s", ErrProtected, t, why)
+	}
+	p, ok := h.hold(t)
+	if !ok {
+		return false, nil
+	}
+	defer p.close()
+	if err := p.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return false, fmt.Errorf("killing process %s: %w", t, err)
+	}
+	return true, nil
 }

@@ -71,9 +71,7 @@ func (s *still) pauseAll(ctx context.Context) (grew bool) {
 		return false
 	}
 	slices.Sort(fresh)
-	for _, origin := range fresh {
-		s.act.State.Paused = append(s.act.State.Paused, origin)
-	}
+	s.act.State.Paused = append(s.act.State.Paused, fresh...)
 	s.act.Save()
 	for _, origin := range fresh {
 		s.paused = append(s.paused, origin)

@@ -165,7 +165,7 @@ func (h *Host) hold(t task) (pidfd, bool) {
 	if err != nil {
 		return -1, false
 	}
-	if now, ok := h.look(t.pid); !ok || now.start != t.start || unix.PidfdSendSignal(fd, 0, nil, 0) == unix.ESRCH {
+	if now, ok := h.look(t.pid); !ok || now.start != t.start || errors.Is(unix.PidfdSendSignal(fd, 0, nil, 0), unix.ESRCH) {
 		_ = unix.Close(fd)
 		return -1, false
 	}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
+	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
+	"github.com/vedette-edr/vedette/coordinator/client"
+	"github.com/vedette-edr/vedette/proto/operator"
+)
+
+// madeOperator is `operator create`.
+type madeOperator struct {
+	Operator  string     `json:"operator"`
+	Role      string     `json:"role"`
+	ClusterID string     `json:"cluster_id"`
+	Expires   shape.Time `json:"expires"`
+	Authority bool       `json:"authority"`
+	File      string     `json:"file"`
+}
+
+func (a *app) operatorCommand() *cobra.Command {
+	return noun("operator", "people who may ask and order", "  vedette operator create bob --role responder", a.operatorCreateCommand())
+}
+
+func (a *app) operatorCreateCommand() *cobra.Command {
+	var role, out string
+	var ttl time.Duration
+	var nodes []string
+	var without bool
+	c := &cobra.Command{
+		Use:   "create NAME",
+		Short: "make a person's context file, with the authority in this one",
+		Long: `Makes a key and a certificate for a person and writes them to a context file of mode
+0600, which they take over with 'vedette config import'. No cluster is asked: nodes and
+hosts know an operator by the operators' authority, whose key is in admins' contexts and
+on no node. Give the file to that person by a way that nobody else can read.
+
+Roles: viewer reads; hunter also closes incidents; responder also isolates and releases;
+admin also makes tokens and removes nodes. An admin whom the first admin makes gets an
+authority of their own, so that they can make operators too, but no admin who can; every
+certificate's chain shows who made its holder.
+
+An operator cannot be taken back before the certificate ends: --ttl says when.`,
+		Example: `  vedette operator create bob --role responder
+  vedette operator create ann --role admin --ttl 2160h --out /media/stick/ann.context.yaml
+  vedette operator create vic --node node1:7444 --node node2:7444`,
+		Args: exactly("NAME"),
+		RunE: bare(func(_ context.Context, args []string) error {
+			if out == "" {
+				out = args[0] + ".context.yaml"
+			}
+			return a.createOperator(client.NewOperator{
+				Name: args[0], Role: role, Lifetime: ttl, Nodes: nodes, Authority: role == operator.RoleAdmin && !without,
+			}, out)
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&role, "role", operator.RoleViewer, "viewer, hunter, responder or admin")
+	f.StringVar(&out, "out", "", "`file` to write, which must not exist (default NAME.context.yaml)")
+	f.DurationVar(&ttl, "ttl", operator.Lifetime, "how long the person is an operator, at most 8760h")
+	f.StringSliceVar(&nodes, "node", nil, "operator `addresses` of nodes for the new context (default: those known here)")
+	f.BoolVar(&without, "without-authority", false, "an admin who makes no operators")
+	completeWords(c, "role", operator.RoleViewer, operator.RoleHunter, operator.RoleResponder, operator.RoleAdmin)
+	return c
+}
+
+func (a *app) createOperator(o client.NewOperator, out string) error {
+	mine, err := a.context()
+	if err != nil {
+		return err
+	}
+	p, err := a.printer(mine.Output)
+	if err != nil {
+		return err
+	}
+	mine.Nodes = remembered(mine.ClusterID, mine.Nodes)
+	made, err := mine.NewOperator(o)
+	switch {
+	case errors.Is(err, client.ErrNoAuthority):
+		return exit(exitDenied, "%w", err)
+	case errors.Is(err, operator.ErrMayNotDelegate):
+		return exit(exitDenied, "%w; make %s an admin who makes no operators with --without-authority, or ask the first admin", err, o.Name)
+	case err != nil:
+		return usage("%w", err)
+	}
+	err = made.WriteNew(out)
+	if errors.Is(err, fs.ErrExist) {
+		return usage("%s exists, and may be somebody's only key: choose another file with --out", out)
+	}
+	if err != nil {
+		return err
+	}
+	expires, err := made.Expires()
+	if err != nil {
+		return err
+	}
+	shown := madeOperator{made.Operator, made.Role, made.ClusterID, stamp(expires.UnixNano()), made.AuthorityKey != "", out}
+	err = p.Show(output.Shown{Name: out, Value: shown, Page: func(g *output.Page) { g.Title(output.Plain, out) }})
+	if err == nil {
+		what := ""
+		if shown.Authority {
+			what = ", with authority to make operators"
+		}
+		a.say("made %s %s, until %s%s", made.Role, made.Operator, clock(expires.UnixNano()), what)
+		a.say("the file is their key: hand it over unseen, and delete it here; they run 'vedette config import FILE'")
+	}
+	return err
+}
