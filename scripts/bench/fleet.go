@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -136,11 +135,11 @@ func newFleetRun(ctx context.Context, b *bench) (r *fleetRun, err error) {
 // how an operator is made.
 func (r *fleetRun) secondOperator(ctx context.Context) (contextFile string, err error) {
 	contextFile = filepath.Join(r.lab.Dir, "second.context.yaml")
-	args := []string{"operator", "--data", filepath.Join(r.lab.Dir, "coordinator-"+r.cluster.Nodes[0].ID), "--name", "second", "--role", "responder", "--out", contextFile}
+	args := []string{"--context-file", filepath.Join(r.lab.Dir, "admin.context.yaml"), "operator", "create", "second", "--role", "responder", "--out", contextFile}
 	for _, n := range r.cluster.Nodes {
 		args = append(args, "--node", n.Operator)
 	}
-	_, err = r.lab.Run(nil, exec.CommandContext(ctx, filepath.Join(r.lab.Bin, "vedette-coordinator"), args...))
+	_, err = r.cluster.CLI(ctx, args...)
 	return contextFile, err
 }
 

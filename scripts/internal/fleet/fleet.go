@@ -230,33 +230,26 @@ func (f *Fleet) ask(ctx context.Context, node string, token link.Token, request 
 	return reply.GetEnrolled(), nil
 }
 
-// trust takes the authorities of nodes and of operators from an enrolment. A cluster
-// whose operators have no authority of their own names none.
-func (f *Fleet) trust(e *sensorv1.Enrolled, token link.Token) error {
-	f.cluster, f.roots, f.signers = e.GetClusterId(), x509.NewCertPool(), x509.NewCertPool()
-	pinned := false
-	for _, der := range e.GetRoots() {
+// trust takes the authorities of nodes and of operators from an enrolment: those that
+// the token names.
+func (f *Fleet) trust(e *sensorv1.Enrolled, token link.Token) (err error) {
+	f.cluster = e.GetClusterId()
+	if f.roots, err = pinned(e.GetRoots(), token.CA); err == nil {
+		f.signers, err = pinned(e.GetOperatorRoots(), token.Operators)
+	}
+	return err
+}
+
+func pinned(ders [][]byte, pin [32]byte) (*x509.CertPool, error) {
+	for _, der := range ders {
 		root, err := x509.ParseCertificate(der)
-		if err != nil {
-			return fmt.Errorf("reading the authority: %w", err)
+		if err == nil && root.IsCA && link.Pin(root) == pin {
+			roots := x509.NewCertPool()
+			roots.AddCert(root)
+			return roots, nil
 		}
-		f.roots.AddCert(root)
-		pinned = pinned || link.Pin(root) == token.CA
 	}
-	if !pinned {
-		return fmt.Errorf("%w: the answer does not hold the one that the token names", link.ErrForeignCA)
-	}
-	for _, der := range e.GetOperatorRoots() {
-		root, err := x509.ParseCertificate(der)
-		if err != nil {
-			return fmt.Errorf("reading the operators' authority: %w", err)
-		}
-		f.signers.AddCert(root)
-	}
-	if len(e.GetOperatorRoots()) == 0 {
-		f.signers = f.roots
-	}
-	return nil
+	return nil, fmt.Errorf("%w: the answer does not hold the one that the token names", link.ErrForeignCA)
 }
 
 // refused notes a grant that a sensor did not honour.
