@@ -294,6 +294,8 @@ type Tx struct {
 	db *DB
 	// Time is the command's, Unix ns: state says it, as a transaction has no clock.
 	Time int64
+	// audited is the audit's end once it was read: nobody else writes meanwhile.
+	audited *chainEnd
 }
 
 // steady keeps SQLite from compiling a prepared statement anew at every use. It looks
