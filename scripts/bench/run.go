@@ -27,8 +27,8 @@ type bench struct {
 	drive    *drive.Driver
 }
 
-// parts in the order that they are run in. Failover is last: it starts coordinators of
-// its own.
+// parts in the order that they are run in. Fleet and failover are last: they end the
+// coordinators of the others and start their own.
 var parts = []struct {
 	name  string
 	about string
@@ -42,6 +42,7 @@ var parts = []struct {
 	{"known", "a host that does the same things all the time", knownRates},
 	{"storm", "as many new events as the machine can make", newStorm},
 	{"uplink", "what a mixed workload sends up", steadyUplink},
+	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
 	{"failover", "the leader killed twenty times under load", failover},
 }
 

@@ -58,11 +58,18 @@ func (a *applier) isolationStatus(host int64, id string, s *sensorv1.IsolationSt
 			return fmt.Errorf("uncounting isolation: %w", err)
 		}
 	}
-	if err := a.follow(host, row, s.GetState()); err != nil {
+	rows, err := a.tx.HostRows(host)
+	if err != nil {
+		return fmt.Errorf("reading isolations: %w", err)
+	}
+	if err := a.follow(rows, row, s.GetState()); err != nil {
 		return err
 	}
-	if err := a.summarise(host); err != nil || !changed {
-		return err
+	if err := a.tx.SetHostIsolation(host, summary(rows)); err != nil {
+		return fmt.Errorf("storing host isolation: %w", err)
+	}
+	if !changed {
+		return nil
 	}
 	return a.auditAs("host:"+id, "isolation-"+word, id, "operation %s, %s", s.GetOperation(), s.GetDetail())
 }
@@ -149,18 +156,14 @@ func (a *applier) hostsOwn(host int64, id, operation string, action sensorv1.Act
 	return a.tx.OperationRow(operation, host)
 }
 
-// follow ends the rows that a report has made untrue: a newer isolation that
-// applies takes the place of the older, a release ends them all.
-func (a *applier) follow(host int64, row *store.Row, state sensorv1.IsolationState) error {
+// follow ends those of a host's rows that a report has made untrue: a newer isolation
+// that applies takes the place of the older, a release ends them all.
+func (a *applier) follow(rows []store.Row, row *store.Row, state sensorv1.IsolationState) error {
 	if (state != applied && state != released) || !ofIsolation(row.Action, row.Undoes) {
 		return nil
 	}
 	n, operation := row.N, row.Operation
-	rows, err := a.tx.HostRows(host)
-	if err != nil {
-		return fmt.Errorf("reading isolations: %w", err)
-	}
-	for _, r := range rows {
+	for i, r := range rows {
 		if r.N == n || (r.State != applied && r.State != pending) || !ofIsolation(r.Action, r.Undoes) {
 			continue
 		}
@@ -180,16 +183,13 @@ func (a *applier) follow(host int64, row *store.Row, state sensorv1.IsolationSta
 		if err := a.tx.SetRowState(r.N, released, detail); err != nil {
 			return fmt.Errorf("ending isolation: %w", err)
 		}
+		rows[i].State, rows[i].Detail = released, detail
 	}
 	return nil
 }
 
-// summarise computes the host list's word from the host's rows.
-func (a *applier) summarise(host int64) error {
-	rows, err := a.tx.HostRows(host)
-	if err != nil {
-		return fmt.Errorf("reading isolations: %w", err)
-	}
+// summary is the host list's word for a host's rows.
+func summary(rows []store.Row) string {
 	word := "none"
 	for _, r := range rows {
 		switch {
@@ -202,8 +202,5 @@ func (a *applier) summarise(host int64) error {
 			word = "failed"
 		}
 	}
-	if err := a.tx.SetHostIsolation(host, word); err != nil {
-		return fmt.Errorf("storing host isolation: %w", err)
-	}
-	return nil
+	return word
 }

@@ -165,17 +165,16 @@ func (a *applier) goOut(o *order, kept *store.Order) error {
 		counted = 0
 	}
 	for _, host := range o.hosts {
-		if err := a.supersede(host.N, g); err != nil {
+		rows, err := a.supersede(host.N, g)
+		if err != nil {
 			return err
 		}
 		if err := a.tx.AddIsolation(kept.N, host.N, lease, counted); err != nil {
 			return fmt.Errorf("storing isolation: %w", err)
 		}
-		if err := a.tx.SetHostEpoch(host.N, g.GetEpoch()); err != nil {
+		rows = append(rows, store.Row{Action: g.GetAction(), Undoes: g.GetUndoes(), State: pending})
+		if err := a.tx.SetHostOrdered(host.N, g.GetEpoch(), summary(rows)); err != nil {
 			return fmt.Errorf("storing epoch: %w", err)
-		}
-		if err := a.summarise(host.N); err != nil {
-			return err
 		}
 		if err := a.audit(kept.Body.GetAction()+"-request", host.ID, "operation %s, operators %q, lease %d s, nonce %x, reason %q",
 			g.GetOperation(), kept.Body.GetApprovedBy(), g.GetLeaseSeconds(), g.GetNonce(), g.GetReason()); err != nil {
@@ -197,24 +196,26 @@ func ofIsolation(action sensorv1.Action, undoes string) bool {
 
 // supersede ends what the host has not answered yet: a newer isolation or release
 // takes its place. What it has applied stays true until it reports otherwise, and
-// other containments stand side by side.
-func (a *applier) supersede(host int64, g *sensorv1.Grant) error {
-	if !ofIsolation(g.GetAction(), g.GetUndoes()) || g.GetPreview() {
-		return nil
-	}
+// other containments stand side by side. It returns the rows that are still pending
+// or applied.
+func (a *applier) supersede(host int64, g *sensorv1.Grant) ([]store.Row, error) {
 	rows, err := a.tx.HostRows(host)
 	if err != nil {
-		return fmt.Errorf("reading isolations: %w", err)
+		return nil, fmt.Errorf("reading isolations: %w", err)
 	}
+	ends := ofIsolation(g.GetAction(), g.GetUndoes()) && !g.GetPreview()
+	open := rows[:0]
 	for _, r := range rows {
-		if r.State != pending || !ofIsolation(r.Action, r.Undoes) {
-			continue
-		}
-		if err := a.tx.SetRowState(r.N, released, "superseded by "+g.GetOperation()); err != nil {
-			return fmt.Errorf("superseding isolation: %w", err)
+		switch {
+		case r.State == pending && ends && ofIsolation(r.Action, r.Undoes):
+			if err := a.tx.SetRowState(r.N, released, "superseded by "+g.GetOperation()); err != nil {
+				return nil, fmt.Errorf("superseding isolation: %w", err)
+			}
+		case r.State == pending || r.State == applied:
+			open = append(open, r)
 		}
 	}
-	return nil
+	return open, nil
 }
 
 // waitingOrder reads an operation that somebody may still approve or stop.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -293,13 +294,22 @@ type Tx struct {
 	db *DB
 	// Time is the command's, Unix ns: state says it, as a transaction has no clock.
 	Time int64
+	// audited is the audit's end once it was read: nobody else writes meanwhile.
+	audited *chainEnd
 }
+
+// steady keeps SQLite from compiling a prepared statement anew at every use. It looks
+// at a parameter behind "=" when it plans, notes that another value might be planned
+// otherwise, and compiles again when the driver clears the old values, whatever the
+// new ones are: 20 to 40 µs instead of one. Behind a unary plus, which is no
+// operation on any type, it does not look.
+func steady(q string) string { return strings.ReplaceAll(q, "= ?", "= +?") }
 
 func (tx *Tx) stmt(q string) (*sqlite3.SQLiteStmt, error) {
 	if s, ok := tx.db.stmts[q]; ok {
 		return s, nil
 	}
-	ds, err := tx.db.writer.Prepare(q)
+	ds, err := tx.db.writer.Prepare(steady(q))
 	if err != nil {
 		return nil, fmt.Errorf("preparing %q: %w", q, err)
 	}

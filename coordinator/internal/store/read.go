@@ -64,7 +64,7 @@ func (db *DB) read(fn func(*sql.DB) error) error {
 // each calls get for every row of q.
 func (db *DB) each(ctx context.Context, get func(scanner) error, q string, args ...any) error {
 	return db.read(func(pool *sql.DB) (err error) {
-		rows, err := pool.QueryContext(ctx, q, args...)
+		rows, err := pool.QueryContext(ctx, steady(q), args...)
 		if err != nil {
 			return fmt.Errorf("reading state: %w", err)
 		}

@@ -127,16 +127,27 @@ func (tx *Tx) SetHostIsolation(host int64, word string) error {
 
 // Audit appends to the audit chain; Index, Previous and Hash are set here.
 func (tx *Tx) Audit(e *operatorv1.AuditEntry) error {
-	e.Index, e.Previous = 1, audit.Genesis()
-	if _, err := tx.one("SELECT idx, hash FROM audit ORDER BY idx DESC LIMIT 1", func(v []val) {
-		e.Index, e.Previous = uint64(asInt(v[0]))+1, asBlob(v[1])
-	}); err != nil {
-		return err
+	if tx.audited == nil {
+		tx.audited = &chainEnd{hash: audit.Genesis()}
+		if _, err := tx.one("SELECT idx, hash FROM audit ORDER BY idx DESC LIMIT 1", func(v []val) {
+			tx.audited = &chainEnd{index: asInt(v[0]), hash: asBlob(v[1])}
+		}); err != nil {
+			return err
+		}
 	}
+	index := tx.audited.index + 1
+	e.Index, e.Previous = uint64(index), tx.audited.hash //nolint:gosec // counts from one
 	e.Hash = audit.Hash(e)
 	_, err := tx.exec("INSERT INTO audit (idx, time, actor, action, subject, detail, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-		int64(e.GetIndex()), e.GetTime(), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail(), e.GetPrevious(), e.GetHash())
+		index, e.GetTime(), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail(), e.GetPrevious(), e.GetHash())
+	tx.audited = &chainEnd{index: index, hash: e.GetHash()}
 	return err
+}
+
+// chainEnd is the newest audit entry, as this transaction has it.
+type chainEnd struct {
+	index int64
+	hash  []byte
 }
 
 // Remembered is the result of an earlier command with this key, and that

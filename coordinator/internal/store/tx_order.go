@@ -203,9 +203,9 @@ func (tx *Tx) Uncount(n int64) error {
 	return err
 }
 
-// SetHostEpoch notes the newest order for a host.
-func (tx *Tx) SetHostEpoch(host int64, epoch uint64) error {
-	_, err := tx.exec("UPDATE hosts SET epoch = ? WHERE n = ?", epochColumn(epoch), host)
+// SetHostOrdered notes the newest order for a host, and what its host list's word is then.
+func (tx *Tx) SetHostOrdered(host int64, epoch uint64, word string) error {
+	_, err := tx.exec("UPDATE hosts SET epoch = ?, isolation = ? WHERE n = ?", epochColumn(epoch), word, host)
 	return err
 }
 
