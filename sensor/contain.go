@@ -24,7 +24,26 @@ func (s *Sensor) containConfig() *respond.ContainConfig {
 		},
 		Descendants: func(of process.Member) []process.Member { return members(s.enricher.Descendants(of.Key)) },
 		Own:         s.ownPaths(),
-		Resolved:    func(name string) []netip.Addr { return s.enricher.Resolved(name) },
+		Disabled:    !s.cfg.Isolation.Enabled,
+		// What the kernel's baseline keeps back is not told, so that a blocked image is
+		// stopped by holding its exec, and its running ones are ended only where told.
+		Execs:    !s.cfg.KernelBaseline,
+		Resolved: func(name string) []netip.Addr { return s.enricher.Resolved(name) },
+	}
+}
+
+// watchContained tells the responder what blocks have to know: who started what, and
+// what a name was answered with.
+func (s *Sensor) watchContained(ev event.Event, o *event.Observation) {
+	switch ev := ev.(type) {
+	case *event.Exec:
+		if o != nil && o.Process != nil {
+			s.responder.Exec(o.Process.Key, o.Process.SHA256, o.Process.Hashed)
+		}
+	case *event.DNS:
+		if ev.Response {
+			s.responder.Answered(ev.Name, ev.Addrs)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ func (s *Sensor) observe(ev event.Event) {
 	}
 	o := s.enricher.Observe(ev)
 	s.record(ev, o)
+	s.watchContained(ev, o)
 	for _, login := range s.sessions.Observe(ev, o) {
 		at := s.enricher.Observe(login)
 		s.record(login, at)

@@ -10,24 +10,37 @@ import (
 	"strings"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
 
-// RemoveIsolation ends this host's isolation at the word of root, while no sensor
-// runs, and returns the operation that it ended ("" when there was none). The next
+// RemoveIsolation ends this host's isolation and every other containment at the word
+// of root, while no sensor runs, and returns the operations that it ended. The next
 // sensor that starts here tells the cluster who did it and why.
-func RemoveIsolation(ctx context.Context, cfg Config, reason string, log *slog.Logger) (string, error) {
+func RemoveIsolation(ctx context.Context, cfg Config, reason string, log *slog.Logger) ([]string, error) {
 	if err := cfg.validate(); err != nil {
-		return "", fmt.Errorf("checking config:\n%w", err)
+		return nil, fmt.Errorf("checking config:\n%w", err)
 	}
 	if os.Geteuid() != 0 {
-		return "", errors.New("only root of this host can end its isolation here; an operator can from anywhere: vedette release")
+		return nil, errors.New("only root of this host can end its isolation here; an operator can from anywhere: vedette release")
 	}
 	s := Sensor{cfg: cfg}
-	ended, err := respond.EndLocally(ctx, respond.LocalEnd{
-		StateDir: cfg.StateDir, NetNS: s.isolationNamespace(), By: whoAmI(), Reason: reason, Logger: log,
-	})
+	by := respond.LocalEnd{StateDir: cfg.StateDir, NetNS: s.isolationNamespace(), By: whoAmI(), Reason: reason, Logger: log}
+	// Whose containments they are stands in what they left; a host that never enrolled has none.
+	if identity, err := uplink.LoadIdentity(s.path("identity")); err == nil || errors.Is(err, uplink.ErrExpired) {
+		by.HostID = identity.HostID
+	}
+	var ended []string
+	operation, err := respond.EndLocally(ctx, by)
+	if operation != "" {
+		ended = append(ended, operation)
+	}
+	if err == nil && by.HostID != "" {
+		var more []string
+		more, err = respond.EndContainmentsLocally(ctx, by, respond.ContainConfig{})
+		ended = append(ended, more...)
+	}
 	if errors.Is(err, respond.ErrInUse) {
-		return "", fmt.Errorf("%w and would isolate again: stop it first (systemctl stop vedette-sensor), or let an operator release this host (vedette release)", err)
+		return nil, fmt.Errorf("%w and would isolate again: stop it first (systemctl stop vedette-sensor), or let an operator release this host (vedette release)", err)
 	}
 	return ended, err
 }

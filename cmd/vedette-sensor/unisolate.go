@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,9 +47,9 @@ While the sensor runs this is refused, because it would isolate again at once.`,
 			if err != nil {
 				return err
 			}
-			text := "this host is not isolated; nothing is changed"
-			if ended != "" {
-				text = fmt.Sprintf("this host is isolated no more (%s); the sensor reports this when it starts next", ended)
+			text := "this host is not isolated and nothing on it is contained; nothing is changed"
+			if len(ended) > 0 {
+				text = fmt.Sprintf("this host is isolated and contained no more (%s); the sensor reports this when it starts next", strings.Join(ended, ", "))
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
 			return err

@@ -35,6 +35,13 @@ func (r *Responder) Contain(ctx context.Context, o LocalOrder) *sensorv1.Isolati
 	if o.Action == sensorv1.Action_ACTION_ISOLATE {
 		return r.isolateLocally(o)
 	}
+	if err := r.cannotContain(o.Action); err != nil {
+		r.cfg.Logger.Warn("own evidence is not acted on", "action", actionName(o.Action), "reason", err)
+		return &sensorv1.IsolationStatus{
+			Operation: localOperation(), State: sensorv1.IsolationState_ISOLATION_STATE_REFUSED, Action: o.Action, Target: o.Target,
+			Local: true, Evidence: o.Evidence, Detail: err.Error(),
+		}
+	}
 	length, note := leaseLength(uint64(max(o.Lease, 0) / time.Second)) //nolint:gosec // not negative
 	return r.contain.act(ctx, order{
 		operation: localOperation(), action: o.Action, target: o.Target, length: length, note: note,
@@ -89,6 +96,10 @@ func (c *containments) act(ctx context.Context, o order) *sensorv1.IsolationStat
 	stop := context.AfterFunc(c.r.ctx, cancel)
 	defer stop()
 	next := c.make(o)
+	if same := c.sameTarget(next); o.local && same != nil && same.Phase == phaseApplied {
+		// Its end is not for every further finding to move.
+		return same.status(sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "already in force")
+	}
 	status := c.acted(ctx, o, next)
 	if status.GetState() == sensorv1.IsolationState_ISOLATION_STATE_REFUSED {
 		c.r.cfg.Logger.Warn("containment is refused", "operation", o.operation, "action", o.action, "reason", status.GetDetail())

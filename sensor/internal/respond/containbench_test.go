@@ -62,6 +62,7 @@ func newContainBench(t *testing.T, change func(*Config)) *containBench {
 		t.Fatal(err)
 	}
 	b.bench = newBench(t, func(c *Config) {
+		c.ScopeKind = "host" // whose accounts, files and programs it acts on
 		c.StateDir = state
 		c.Contain = &ContainConfig{
 			Root: b.root, ExecDead: -1, Mounts: func() ([]string, error) { return []string{b.programs}, nil },

@@ -265,7 +265,10 @@ func TestContainForeign(t *testing.T) {
 	b := newContainBench(t, nil)
 	b.give(lockAccount, "op-1", &sensorv1.Target{Account: "alice"}, nil)
 	b.give(freeze, "op-2", &sensorv1.Target{Process: b.sleep()}, nil)
-	other := newBench(t, func(c *Config) { c.HostID = "h-another"; c.Contain = &ContainConfig{Root: b.root, ExecDead: -1} })
+	other := newBench(t, func(c *Config) {
+		c.HostID, c.ScopeKind = "h-another", "host"
+		c.Contain = &ContainConfig{Root: b.root, ExecDead: -1}
+	})
 	if got := other.r.Containments(); len(got) != 0 {
 		t.Errorf("took over %v", got)
 	}

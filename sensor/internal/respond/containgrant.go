@@ -12,6 +12,9 @@ import (
 
 // contained carries a verified grant out that is no isolation.
 func (r *Responder) contained(g *sensorv1.Grant, digest []byte) *sensorv1.GrantResult {
+	if err := r.cannotContain(g.GetAction()); err != nil {
+		return r.refuse(g, err)
+	}
 	length, note := leaseLength(g.GetLeaseSeconds())
 	return result(r.contain.act(r.ctx, order{
 		operation: g.GetOperation(), nonce: g.GetNonce(), digest: digest,
@@ -19,6 +22,20 @@ func (r *Responder) contained(g *sensorv1.Grant, digest []byte) *sensorv1.GrantR
 		length: length, note: note, preview: g.GetPreview(), evidence: g.GetEvidence(),
 		begin: func() error { return r.useNonce(g, digest) },
 	}))
+}
+
+// ErrHostWide: a sensor of a part of the host acts on that part alone.
+var ErrHostWide = errors.New("this sensor's scope is a part of its host, and accounts, files and programs are the whole host's: ask the host's own sensor")
+
+// cannotContain says why an action is none of this sensor's, whoever orders it.
+func (r *Responder) cannotContain(action sensorv1.Action) error {
+	switch action {
+	case sensorv1.Action_ACTION_LOCK_ACCOUNT, sensorv1.Action_ACTION_QUARANTINE_FILE, sensorv1.Action_ACTION_BLOCK_IMAGE:
+		if r.cfg.Contain != nil && r.cfg.ScopeKind != "" && r.cfg.ScopeKind != "host" {
+			return ErrHostWide
+		}
+	}
+	return nil
 }
 
 // useNonce is right before the act: a preview and a refusal use none up.
