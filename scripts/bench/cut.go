@@ -30,7 +30,7 @@ func cutLatency(ctx context.Context, b *bench) []figure.Row {
 	best := smallest(string(out))
 	latency := func(kind string) (p99 float64, note string) {
 		of := func(metric string) float64 { return best["BenchmarkCutLatency/"+kind+" "+metric] }
-		return of("ms/cut-p99"), fmt.Sprintf("p50 %.2f, worst %.2f; a wake-up of nobody's, in the same rounds: p99 %.2f; %.0f rounds, best of %s; from the kernel's time of an exec by way of the ring and its reader, no rule asked, while a process sends all it can",
+		return of("ms/cut-p99"), fmt.Sprintf("p50 %.2f, worst %.2f; null control, a wake-up by another process in the same rounds: p99 %.2f; %.0f rounds, best of %s; from the kernel's time of an exec by way of the ring and its reader, no rule asked, while a process sends all it can",
 			of("ms/cut-p50"), of("ms/cut-max"), of("ms/null-p99"), of("rounds"), count)
 	}
 	prompt, promptNote := latency("prompt")

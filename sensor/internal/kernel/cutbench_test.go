@@ -3,7 +3,7 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -174,8 +174,9 @@ func (p *lastPacket) quiet(b *testing.B) uint64 {
 // it, to the last packet that leaves: through the sensor's programs, their ring and its
 // reader, which here sets the word at once; no rule is asked. A process of the host sends
 // as fast as it can meanwhile. Where that had no processor when the word was stored, the
-// store counts, so that the figure is never too good. Null: how long a goroutine that
-// waits as the reader does takes to run after a byte was written for it, in the same rounds.
+// store counts, so that the figure is never too good. Null: how long a goroutine takes to
+// run that waits for another process's word, in the same rounds: what the machine's
+// scheduler adds to anything.
 func BenchmarkCutLatency(b *testing.B) {
 	if !versionAtLeast(6, 6) {
 		b.Skip("SKIP: needs tcx (6.6)")
@@ -211,45 +212,65 @@ func percentile(sorted []float64, p float64) float64 {
 	return sorted[max(0, int(math.Ceil(p/100*float64(len(sorted))))-1)]
 }
 
-// waker is the null control.
+// waker is the null control: another process that writes what time it is.
 type waker struct {
-	write *os.File
-	took  chan time.Duration
+	ask  io.Writer
+	took chan time.Duration
 }
 
 func newWaker(b *testing.B) *waker {
 	b.Helper()
-	read, write, err := os.Pipe()
+	child := exec.Command("/proc/self/exe")
+	child.Env = append(os.Environ(), "VEDETTE_TEST_ROLE=tell-time")
+	ask, err := child.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
 	}
-	w := &waker{write: write, took: make(chan time.Duration)}
+	read, err := child.StdoutPipe()
+	if err == nil {
+		err = child.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := &waker{ask: ask, took: make(chan time.Duration)}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		defer read.Close()
 		for at := make([]byte, 8); ; {
-			if _, err := read.Read(at); err != nil {
+			if _, err := io.ReadFull(read, at); err != nil {
 				return
 			}
 			now, _ := bootTime()
 			w.took <- time.Duration(now - binary.NativeEndian.Uint64(at))
 		}
 	}()
-	b.Cleanup(func() { _ = write.Close(); <-ended })
+	b.Cleanup(func() { _ = ask.Close(); <-ended; _ = child.Wait() })
 	return w
 }
 
 func (w *waker) wake(b *testing.B) time.Duration {
 	b.Helper()
-	now, err := bootTime()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if _, err := w.write.Write(binary.NativeEndian.AppendUint64(nil, now)); err != nil {
+	if _, err := w.ask.Write([]byte{0}); err != nil {
 		b.Fatal(err)
 	}
 	return <-w.took
+}
+
+// tellTime is a role: the time, for each byte that comes.
+func tellTime() int {
+	for one := make([]byte, 1); ; {
+		if _, err := os.Stdin.Read(one); err != nil {
+			return 0
+		}
+		now, err := bootTime()
+		if err == nil {
+			_, err = os.Stdout.Write(binary.NativeEndian.AppendUint64(nil, now))
+		}
+		if err != nil {
+			return 1
+		}
+	}
 }
 
 // cutLatency tells, of each round, how long after the exec the last packet arrived and
@@ -287,6 +308,14 @@ func cutLatency(b *testing.B, rounds int, prompt, busy bool, tell func(last, sto
 	child.Env = append(os.Environ(), "VEDETTE_TEST_ROLE=udp-flood", "VEDETTE_TEST_PEER="+netnstest.PeerIP4+":9")
 	b.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
 	l.host.Must(b, "starting a sender", child.Start)
+	// Not by this process, which has the reader to run.
+	shell := exec.Command("sh", "-c", "while read line; do /bin/true; done")
+	attacker, err := shell.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	l.host.Must(b, "starting a shell", shell.Start)
+	b.Cleanup(func() { _ = attacker.Close(); _ = shell.Wait() })
 	if busy {
 		loop := exec.Command("sh", "-c", "while :; do /bin/false; sleep 0.02; done")
 		l.host.Must(b, "starting a loop", loop.Start)
@@ -307,13 +336,9 @@ func cutLatency(b *testing.B, rounds int, prompt, busy bool, tell func(last, sto
 			return busy || time.Since(since) > 2*busyTick
 		})
 		woken := control.wake(b)
-		l.host.Must(b, "executing", func() error {
-			out, err := exec.Command("/bin/true").CombinedOutput()
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
-		})
+		if _, err := io.WriteString(attacker, "\n"); err != nil {
+			b.Fatal(err)
+		}
 		select {
 		case v := <-verdicts:
 			last := packets.quiet(b)

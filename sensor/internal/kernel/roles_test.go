@@ -74,6 +74,8 @@ func playRole(role string) int {
 		return connectLoop()
 	case "xdp-flood": // frames past every hook, until it is killed
 		return xdpFlood()
+	case "tell-time":
+		return tellTime()
 	case "udp-flood":
 		return udpFlood()
 	case "dial": // once, and send as much as is asked for
