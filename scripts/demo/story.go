@@ -42,7 +42,9 @@ func (s *story) tell(ctx context.Context) error {
 		{"The attack: a hole in the shop on web1, ssh to app1, a new program on db1", s.attack},
 		{"What the sensors found", s.findings},
 		{"One incident", s.incident},
-		{"Isolation of the three hosts in one command", s.isolate},
+		{"What automation may do: db1 at once, app1 with approval, web1 unless vetoed", s.permit},
+		{"The attacker goes on", s.automation},
+		{"Isolation of the whole fleet: two operators", s.isolate},
 		{"Release", s.release},
 	}
 	for _, step := range steps {
@@ -76,7 +78,7 @@ func (s *story) stage(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	err = s.until(ctx, 20*time.Second, "four hosts online", func(ctx context.Context) (bool, error) {
+	err = s.until(ctx, time.Minute, "four hosts online", func(ctx context.Context) (bool, error) {
 		hosts, err := s.cluster.Hosts(ctx)
 		online := 0
 		for _, h := range hosts {
@@ -128,7 +130,8 @@ func (s *story) learn(ctx context.Context) error {
 		return err
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("ordinary work raised %d findings, the first on %s: %s", len(found), found[0].HostName, found[0].Title)
+		return errors.Join(fmt.Errorf("ordinary work raised %d findings, the first on %s: %s", len(found), found[0].HostName, found[0].Title),
+			s.show(ctx, "finding", "show", found[0].ID))
 	}
 	s.say.proved("no finding came of ordinary work")
 	return nil

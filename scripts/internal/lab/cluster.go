@@ -78,18 +78,25 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 
 // operator makes a context that names every node, so that the CLI goes on when the founder is dead.
 func (c *Cluster) operator(ctx context.Context) error {
-	path := filepath.Join(c.lab.Dir, "operator.context.yaml")
-	if _, err := os.Stat(path); err != nil {
-		args := []string{"--context-file", c.founder(), "operator", "create", "operator", "--role", "admin", "--out", path}
-		for _, n := range c.Nodes {
-			args = append(args, "--node", n.Operator)
-		}
-		if _, err := c.CLI(ctx, args...); err != nil {
-			return err
-		}
+	path, err := c.NewOperator(ctx, "operator", "admin")
+	if err == nil {
+		c.Context = path
 	}
-	c.Context = path
-	return nil
+	return err
+}
+
+// NewOperator makes an operator and returns the context file, the old one when there is one.
+func (c *Cluster) NewOperator(ctx context.Context, name, role string) (string, error) {
+	path := filepath.Join(c.lab.Dir, name+".context.yaml")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	args := []string{"--context-file", c.founder(), "operator", "create", name, "--role", role, "--out", path}
+	for _, n := range c.Nodes {
+		args = append(args, "--node", n.Operator)
+	}
+	_, err := c.CLI(ctx, args...)
+	return path, err
 }
 
 // founder is the first admin's context, which alone has the operators' authority.
