@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 )
 
@@ -42,11 +44,48 @@ type Config struct {
 	// SilentAfter is when a host without a batch is shown as silent: three of the
 	// sensors' summary intervals.
 	SilentAfter time.Duration `yaml:"silent_after"`
+	// Notify is the program that is run when something waits for a person, automation
+	// has acted or an incident opens. Set it on every node: the leader runs it.
+	Notify NotifyConfig `yaml:"notify"`
 
 	// Logger takes the node's log; nil discards it.
 	Logger *slog.Logger `yaml:"-"`
 	// Version is told to sensors and operators.
 	Version string `yaml:"-"`
+}
+
+// NotifyConfig of a node. The zero value tells nobody.
+type NotifyConfig struct {
+	// Program is the absolute path of an executable that root alone can change. It gets one
+	// event as a JSON object on stdin, no arguments and none of the node's environment.
+	Program string `yaml:"program"`
+	// Events are waiting, window, local, acted and incident; empty: all.
+	Events []string `yaml:"events"`
+}
+
+// String is the value as YAML writes it in one line.
+func (n NotifyConfig) String() string {
+	if n.Program == "" && len(n.Events) == 0 {
+		return "{}"
+	}
+	text := fmt.Sprintf("{program: %q", n.Program)
+	if len(n.Events) > 0 {
+		text += ", events: [" + strings.Join(n.Events, ", ") + "]"
+	}
+	return text + "}"
+}
+
+func (n NotifyConfig) validate() error {
+	if n.Program == "" {
+		if len(n.Events) > 0 {
+			return errors.New("notify: events without a program: name one, or leave notify out")
+		}
+		return nil
+	}
+	if err := errors.Join(notify.CheckProgram(n.Program), notify.CheckEvents(n.Events)); err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	return nil
 }
 
 // DefaultConfig is a node of the default data directory.
@@ -114,6 +153,9 @@ func (c *Config) validate() error {
 	}
 	if c.SilentAfter < time.Second || c.SilentAfter > 24*time.Hour {
 		problems = append(problems, fmt.Errorf("silent_after: %s is not within 1s and 24h", c.SilentAfter))
+	}
+	if err := c.Notify.validate(); err != nil {
+		problems = append(problems, err)
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("configuration: %w", errors.Join(problems...))

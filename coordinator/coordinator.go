@@ -25,6 +25,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/control"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
@@ -187,6 +188,14 @@ func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	if c.cfg.Notify.Program != "" {
+		notices, err := notify.New(notify.Config{Log: node, DB: node.DB(), Logger: logger, Program: c.cfg.Notify.Program, Events: c.cfg.Notify.Events,
+			Cluster: c.ClusterID(), Node: c.cfg.ID})
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return notices.Run(ctx) })
+	}
 	group.Go(func() error {
 		return listener.Serve(ctx, map[string]func(context.Context, *link.Conn){
 			link.ALPNSensor: sensors.ServeSensor,

@@ -3,7 +3,6 @@ package sensor
 import (
 	"errors"
 	"net/netip"
-	"slices"
 
 	"github.com/vedette-edr/vedette/sensor/internal/kernel"
 	"github.com/vedette-edr/vedette/sensor/internal/respond"
@@ -48,7 +47,7 @@ func (f firstCut) Lift(stopped []respond.StoppedProcess) error {
 	for _, p := range stopped {
 		processes = append(processes, kernel.FrozenProcess(p))
 	}
-	return errors.Join(f.cut.ReleaseXDP(), kernel.ThawXDP(slices.Clip(processes)))
+	return errors.Join(f.cut.ReleaseXDP(), kernel.ThawXDP(processes), f.cut.Reconcile())
 }
 
 // openCut arms the namespace that this sensor may cut. A host where that cannot be is

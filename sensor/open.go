@@ -87,12 +87,20 @@ func (s *Sensor) openKernel() (err error) {
 		Scope:     kernel.Scope{Kind: s.cfg.Scope.Kind, Path: s.cfg.Scope.Path},
 		KeepKnown: s.cfg.KernelBaseline,
 		Watch:     s.cfg.Watch.set(),
-		Logger:    s.log,
+		// A host whose intent lets it act by itself must not read its events by the clock.
+		// What is decided when the programs are loaded holds until the next start.
+		Prompt: s.intent.inForce().GetPolicy() != "",
+		Logger: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("attaching to the kernel: %w", err)
 	}
 	s.onClose(s.source.Close)
+	if s.cut != nil {
+		if err := s.source.Own(s.cut); err != nil {
+			s.log.Warn("the first cut's programs are not watched for tampering", "error", err)
+		}
+	}
 	return nil
 }
 

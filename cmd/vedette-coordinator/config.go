@@ -53,6 +53,7 @@ var documented = []struct{ key, text string }{
 	{"operator_advertise", "'operator_listen' as operators reach it."},
 	{"log_level", "debug, info, warn or error."},
 	{"silent_after", "A host without a batch for so long is shown as silent: three of the sensors' summary intervals."},
+	{"notify", "Program that the leader runs for each event, with a JSON object on stdin: {program: /path, events: [waiting, window, local, acted, incident]}. Nobody but root may be able to change it."},
 }
 
 // printConfig writes cfg as a file that readConfig takes.

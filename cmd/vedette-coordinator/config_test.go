@@ -27,10 +27,11 @@ func TestReadConfig(t *testing.T) {
 	}{
 		{"empty", "", nil},
 		{"comment", "# nothing\n", nil},
-		{"all", "id: n1\ndata: /d\nlisten: 1.2.3.4:5\nsilent_after: 10s\n", nil},
+		{"all", "id: n1\ndata: /d\nlisten: 1.2.3.4:5\nsilent_after: 10s\nnotify:\n  program: /usr/local/sbin/tell\n  events: [window, incident]\n", nil},
 		{"unknown key", "id: n1\nlistn: 1.2.3.4:5\n", []string{":2:1:", `"listn"`, `did you mean "listen"?`}},
 		{"dash for underscore", "operator-listen: 1.2.3.4:5\n", []string{":1:1:", `did you mean "operator_listen"?`}},
 		{"nothing like it", "zzzzqqqq: 1\n", []string{"known are id, data"}},
+		{"unknown key below", "notify: {programme: /x}\n", []string{`"programme"`}},
 		{"not a duration", "silent_after: soon\n", []string{"soon"}},
 		{"not YAML", "id: [\n", []string{"coordinator.yaml"}},
 	} {
@@ -56,6 +57,7 @@ func TestReadConfig(t *testing.T) {
 func TestPrintConfig(t *testing.T) {
 	want := coordinator.DefaultConfig()
 	want.ID, want.Listen, want.Version = "n1", "10.0.0.1:7443", ""
+	want.Notify = coordinator.NotifyConfig{Program: `/usr/local/sbin/tell "us"`, Events: []string{"window", "incident"}}
 	var out bytes.Buffer
 	if err := printConfig(&out, want); err != nil {
 		t.Fatal(err)

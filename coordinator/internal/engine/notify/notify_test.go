@@ -1,0 +1,522 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/grant"
+	"github.com/vedette-edr/vedette/proto/intent"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// oneLog applies what is proposed to a real store, as a cluster of one would.
+type oneLog struct {
+	t     *testing.T
+	db    *store.DB
+	index uint64
+	now   time.Time
+}
+
+func (l *oneLog) IsLeader() bool                    { return true }
+func (l *oneLog) ReadBarrier(context.Context) error { return nil }
+
+func (l *oneLog) put(cmd *raftv1.Command) {
+	l.t.Helper()
+	l.index++
+	cmd.Time = l.now.UnixNano()
+	if cmd.GetActor() == "" {
+		cmd.Actor = "engine:respond"
+	}
+	var res *raftv1.Result
+	err := l.db.Update(l.index, func(tx *store.Tx) (err error) {
+		res, err = state.Apply(tx, l.index, cmd)
+		return err
+	})
+	if err != nil || res.GetRejected() != "" {
+		l.t.Fatalf("%v: %v, %v", cmd, res, err)
+	}
+}
+
+const (
+	web = "h-aaaaaaaaaaaa"
+	app = "h-bbbbbbbbbbbb"
+	sql = "h-cccccccccccc"
+)
+
+func newLog(t *testing.T) *oneLog {
+	t.Helper()
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	l := &oneLog{t: t, db: db, now: time.Unix(1_700_000_000, 0)}
+	l.put(&raftv1.Command{Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: "c-1"}}})
+	for id, name := range map[string]string{web: "web1\r\nBcc: \x1b[2Jx", app: "app1", sql: "db1"} {
+		l.put(&raftv1.Command{Body: &raftv1.Command_EnrollHost{EnrollHost: &raftv1.EnrollHost{Host: id, Facts: &sensorv1.HostFacts{Name: name}}}})
+	}
+	in := &sensorv1.Intent{ClusterId: "c-1", Version: 1, Author: "ann", IssuedAt: l.now.UnixNano(), Policy: `permit (principal, action, resource);`}
+	payload, err := intent.Encode(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.put(&raftv1.Command{Body: &raftv1.Command_PutIntent{PutIntent: &raftv1.PutIntent{Signed: &sensorv1.SignedIntent{Payload: payload}, Decoded: in}}})
+	return l
+}
+
+var epoch uint64
+
+func (l *oneLog) grant(operation, operator string, approvals uint32, hosts ...string) (*sensorv1.Grant, *grant.HostSet) {
+	l.t.Helper()
+	epoch++
+	g := &sensorv1.Grant{Nonce: fmt.Appendf(nil, "%016d", epoch), Action: sensorv1.Action_ACTION_ISOLATE, LeaseSeconds: 600, Epoch: epoch, IssuedAt: l.now.UnixNano(),
+		NotAfter: l.now.Add(time.Hour).UnixNano(), Operator: operator, Reason: "because", Operation: operation, ClusterId: "c-1", Approvals: approvals}
+	set, err := grant.Address(g, hosts...)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return g, set
+}
+
+// order is one of an operator that others must sign.
+func (l *oneLog) order(operation string, approvals uint32, hosts ...string) {
+	l.t.Helper()
+	g, set := l.grant(operation, "ann", approvals, hosts...)
+	payload, err := grant.Encode(g)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.put(&raftv1.Command{Body: &raftv1.Command_RequestResponse{RequestResponse: &raftv1.RequestResponse{Operation: operation, Hosts: set.Hosts(), Decoded: g,
+		Grant: &sensorv1.SignedGrant{Payload: payload, Signatures: []*sensorv1.Signature{{}}}}}})
+}
+
+func (l *oneLog) propose(operation, host string, level uint32) {
+	l.t.Helper()
+	g, _ := l.grant(operation, "", 1, host)
+	g.Evidence = []string{"f-1"}
+	in := &raftv1.ProposeResponse{Grant: g, Host: host, Level: level, IntentVersion: 1, Finding: "f-1", Policies: []string{"p1"}}
+	if level == 3 {
+		in.WindowEnds = l.now.Add(time.Minute).UnixNano()
+	}
+	l.put(&raftv1.Command{Body: &raftv1.Command_ProposeResponse{ProposeResponse: in}})
+}
+
+// acts lets a host contain itself.
+func (l *oneLog) acts(host, operation string, sequence uint64) {
+	l.t.Helper()
+	l.put(&raftv1.Command{Body: &raftv1.Command_Ingest{Ingest: &raftv1.Ingest{Batches: []*raftv1.HostBatch{{Host: host, Batch: &sensorv1.Batch{Boot: make([]byte, 16), Prev: sequence - 1,
+		Records: []*sensorv1.Record{{Sequence: sequence, Time: l.now.UnixNano(), Body: &sensorv1.Record_Isolation{Isolation: &sensorv1.IsolationStatus{
+			Operation: operation, State: sensorv1.IsolationState_ISOLATION_STATE_APPLIED, Action: sensorv1.Action_ACTION_FREEZE, Local: true, Policies: []string{"p1"},
+			Evidence: []string{"f-1"}, IntentVersion: 1, AppliedAt: l.now.UnixNano()}}}}}}}}}})
+}
+
+func (l *oneLog) incident(id string, found time.Time) {
+	l.t.Helper()
+	l.put(&raftv1.Command{Body: &raftv1.Command_PutIncident{PutIncident: &raftv1.PutIncident{Incident: &raftv1.Incident{
+		Id: id, Severity: "high", Title: "A shell out of a server", Hosts: []string{app}, FirstSeen: found.UnixNano(), LastSeen: found.UnixNano()}}}})
+}
+
+// program is a shell script of root's that does body with its stdin.
+func program(t *testing.T, body string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: needs root (a program must belong to it)")
+	}
+	path := filepath.Join(t.TempDir(), "tell")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil { //nolint:gosec // to be executed
+		t.Fatal(err)
+	}
+	return path
+}
+
+func newEngine(t *testing.T, l *oneLog, change func(*Config)) *Engine {
+	t.Helper()
+	cfg := Config{Log: l, DB: l.db, Cluster: "c-1", Node: "n1", Program: program(t, "exit 0"), Now: func() time.Time { return l.now }}
+	if change != nil {
+		change(&cfg)
+	}
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// events are those that a step finds.
+func events(t *testing.T, e *Engine) (all []Event) {
+	t.Helper()
+	if err := e.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case event := <-e.queue:
+			all = append(all, event)
+		default:
+			return all
+		}
+	}
+}
+
+func ids(all []Event) (out []string) {
+	for _, event := range all {
+		out = append(out, event.ID)
+	}
+	return out
+}
+
+func lead(t *testing.T, e *Engine) {
+	t.Helper()
+	if err := e.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ensure each kind is told once, and says who, what, where and what to do.
+func TestEvents(t *testing.T) {
+	l := newLog(t)
+	e := newEngine(t, l, nil)
+	lead(t, e)
+	if all := events(t, e); len(all) > 0 {
+		t.Errorf("told of nothing: %v", ids(all))
+	}
+	l.order("op-1", 3, web, sql)
+	l.order("op-2", 1, app) // goes out
+	l.propose("op-3", app, 2)
+	l.propose("op-4", app, 3)
+	l.propose("op-5", app, 4)
+	l.acts(web, "own-1", 1)
+	l.incident("inc-1", l.now.Add(-time.Hour)) // of an old finding that a host had kept
+	all := events(t, e)
+	want := []string{"waiting/op-1/1", "waiting/op-3/0", "window/op-4", "acted/op-5", "local/own-1", "incident/inc-1"}
+	if got := ids(all); !slices.Equal(got, want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+	for i, text := range []string{
+		"An order of ann to isolate 2 hosts waits for 2 more to sign it: vedette approve op-1",
+		"An order of engine:respond to isolate app1 waits for 1 more to sign it: vedette approve op-3",
+		"Automation will isolate app1 at 2023-11-14T22:14:20Z unless somebody runs: vedette veto op-4",
+		"Automation did isolate app1 (pending). See: vedette operation show op-5",
+		"The host itself did freeze web1??Bcc: ?[2Jx (applied). See: vedette operation show own-1",
+		"Incident of severity high on app1: A shell out of a server. See: vedette incident show inc-1",
+	} {
+		if all[i].Text != text {
+			t.Errorf("%s: got %q, want %q", all[i].ID, all[i].Text, text)
+		}
+	}
+	if o := all[0]; o.HostCount != 2 || len(o.Hosts) != 2 || o.Missing != 2 || o.Reason != "because" || o.Cluster != "c-1" || o.Node != "n1" || o.Until == nil || o.Level != 0 {
+		t.Errorf("order: %+v", o)
+	}
+	if o := all[2]; o.Until == nil || o.Until.Sub(l.now) != time.Minute || o.Level != 3 || o.Finding != "f-1" || !slices.Equal(o.Policies, []string{"p1"}) {
+		t.Errorf("window: %+v", o)
+	}
+	// Nothing twice; but who waits for one more is told again when somebody has signed.
+	l.put(&raftv1.Command{Body: &raftv1.Command_ApproveOperation{ApproveOperation: &raftv1.ApproveOperation{Operation: "op-1", Operator: "bob", Signature: &sensorv1.Signature{}}}})
+	l.incident("inc-1", l.now)
+	l.acts(app, "x;reboot", 1)
+	all = events(t, e)
+	if got := ids(all); !slices.Equal(got, []string{"waiting/op-1/2", "local/x;reboot"}) {
+		t.Fatalf("then told %v", got)
+	}
+	if strings.Contains(all[1].Text, "reboot") {
+		t.Errorf("what will be pasted into a shell: %q", all[1].Text)
+	}
+	raw, err := json.Marshal(all[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"id", "event", "time", "text", "cluster", "node", "operation", "action", "level", "hosts", "host_count", "state", "by", "reason",
+		"approved_by", "approvals_missing", "until", "finding", "policies", "incident", "severity", "title"} {
+		if !bytes.Contains(raw, []byte(`"`+key+`":`)) {
+			t.Errorf("no key %s in %s", key, raw)
+		}
+	}
+}
+
+// Ensure only what was asked for is told.
+func TestOnlySome(t *testing.T) {
+	l := newLog(t)
+	e := newEngine(t, l, func(c *Config) { c.Events = []string{Window, Local} })
+	lead(t, e)
+	l.order("op-1", 2, web)
+	l.propose("op-4", app, 3)
+	l.propose("op-5", app, 4)
+	l.acts(web, "own-1", 1)
+	l.incident("inc-1", l.now)
+	if got := ids(events(t, e)); !slices.Equal(got, []string{"window/op-4", "local/own-1"}) {
+		t.Errorf("got %v", got)
+	}
+	if _, err := New(Config{Log: l, DB: l.db, Program: program(t, ""), Events: []string{"windows"}}); err == nil || !strings.Contains(err.Error(), `"windows" is none of`) {
+		t.Errorf("an event that does not exist: %v", err)
+	}
+}
+
+// Ensure a new leader tells what the one before may not have, with the same ids, and not
+// what is long over.
+func TestFailover(t *testing.T) {
+	l := newLog(t)
+	l.propose("op-1", web, 4)
+	l.incident("inc-1", l.now)
+	l.order("op-2", 2, app)
+	l.now = l.now.Add(20 * time.Minute)
+	l.incident("inc-2", l.now.Add(-2*time.Hour))
+	l.acts(app, "own-1", 1)
+	l.now = l.now.Add(5 * time.Minute)
+	want := []string{"waiting/op-2/1", "local/own-1", "incident/inc-2"}
+	for range 2 { // on two nodes
+		e := newEngine(t, l, nil)
+		lead(t, e)
+		if got := ids(events(t, e)); !slices.Equal(got, want) {
+			t.Errorf("a new leader tells %v, want %v", got, want)
+		}
+		lead(t, e) // again, soon after
+		if got := ids(events(t, e)); len(got) > 0 {
+			t.Errorf("the same leader again tells %v", got)
+		}
+		// What it could not deliver before it lost the lead, it tells when it has it again.
+		l.incident(fmt.Sprintf("inc-%d", l.index), l.now)
+		if err := e.step(t.Context()); err != nil || len(e.queue) != 1 {
+			t.Fatalf("%d wait, %v", len(e.queue), err)
+		}
+		e.discard()
+		lead(t, e)
+		all := events(t, e)
+		if len(all) != 1 {
+			t.Errorf("told %v", ids(all))
+		}
+		want = append(want, ids(all)...)
+	}
+}
+
+// Ensure a full queue costs what it must, counted, and nothing that still waits.
+func TestQueueIsFull(t *testing.T) {
+	l := newLog(t)
+	var log bytes.Buffer
+	e := newEngine(t, l, func(c *Config) { c.Queue, c.Logger = 2, slog.New(slog.NewTextHandler(&log, nil)) })
+	lead(t, e)
+	for i := range 3 {
+		l.order(fmt.Sprintf("op-%d", i), 2, app)
+	}
+	for i := range 4 {
+		l.incident(fmt.Sprintf("inc-%d", i), l.now)
+	}
+	got := ids(events(t, e))
+	if !slices.Equal(got, []string{"waiting/op-0/1", "waiting/op-1/1"}) || e.dropped != 4 || !strings.Contains(log.String(), "dropped=4") {
+		t.Errorf("told %v, dropped %d: %s", got, e.dropped, log.String())
+	}
+	if got := ids(events(t, e)); !slices.Equal(got, []string{"waiting/op-2/1"}) || e.dropped != 4 {
+		t.Errorf("then told %v, dropped %d", got, e.dropped)
+	}
+}
+
+// Ensure the program gets the event and nothing else, is run again when it fails, and is
+// killed with what it started when it takes too long.
+func TestProgram(t *testing.T) {
+	t.Setenv("SECRET", "of the coordinator")
+	dir := t.TempDir()
+	var mu sync.Mutex
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil))
+	run := func(t *testing.T, body string, change func(*Config)) {
+		t.Helper()
+		e := newEngine(t, newLog(t), func(c *Config) {
+			c.Program, c.Logger, c.Retries = program(t, body), logger, []time.Duration{time.Millisecond, time.Millisecond}
+			if change != nil {
+				change(c)
+			}
+		})
+		e.deliver(t.Context(), Event{ID: "incident/inc-1", Event: Incident, Text: "it's \"$(reboot)\"", Hosts: []Host{}})
+	}
+	read := func(name string) string {
+		raw, _ := os.ReadFile(filepath.Join(dir, name))
+		return string(raw)
+	}
+	t.Run("what it gets", func(t *testing.T) {
+		run(t, fmt.Sprintf(`cat >%[1]s/in; env >%[1]s/env; echo "$# $PWD" >%[1]s/args`, dir), nil)
+		var got Event
+		if err := json.Unmarshal([]byte(read("in")), &got); err != nil || got.ID != "incident/inc-1" || got.Text != `it's "$(reboot)"` || !strings.HasSuffix(read("in"), "}\n") {
+			t.Errorf("stdin: %q, %v", read("in"), err)
+		}
+		if env := read("env"); strings.Contains(env, "SECRET") || !strings.Contains(env, "PATH=/usr/local/sbin:") {
+			t.Errorf("environment:\n%s", env)
+		}
+		if read("args") != "0 /\n" {
+			t.Errorf("arguments and directory: %q", read("args"))
+		}
+	})
+	t.Run("it need not read", func(t *testing.T) {
+		run(t, fmt.Sprintf(`echo x >>%s/unread`, dir), nil)
+		if read("unread") != "x\n" {
+			t.Errorf("run %q times", read("unread"))
+		}
+	})
+	t.Run("it fails", func(t *testing.T) {
+		log.Reset()
+		run(t, fmt.Sprintf(`echo x >>%s/tries; printf 'no route\033[2J' >&2; exit 3`, dir), nil)
+		if read("tries") != "x\nx\nx\n" || !strings.Contains(log.String(), "not delivered") || !strings.Contains(log.String(), "exit status 3: no route?[2J") {
+			t.Errorf("tries %q, log %s", read("tries"), log.String())
+		}
+	})
+	t.Run("it succeeds at last", func(t *testing.T) {
+		log.Reset()
+		run(t, fmt.Sprintf(`echo x >>%[1]s/last; test $(wc -l <%[1]s/last) -gt 1`, dir), nil)
+		if read("last") != "x\nx\n" || strings.Contains(log.String(), "not delivered") {
+			t.Errorf("tries %q, log %s", read("last"), log.String())
+		}
+	})
+	t.Run("it hangs", func(t *testing.T) {
+		log.Reset()
+		began := time.Now()
+		run(t, fmt.Sprintf(`sleep 1000 & echo $! >%s/child; wait`, dir), func(c *Config) { c.Timeout, c.Retries = 300*time.Millisecond, []time.Duration{} })
+		if took := time.Since(began); took > 20*time.Second || !strings.Contains(log.String(), "longer than 300ms and was killed") {
+			t.Errorf("after %s: %s", took, log.String())
+		}
+		gone := func() bool {
+			raw, err := os.ReadFile("/proc/" + strings.TrimSpace(read("child")) + "/stat")
+			return err != nil || bytes.Contains(raw, []byte(") Z "))
+		}
+		deadline := time.After(5 * time.Second)
+		for tick := time.NewTicker(10 * time.Millisecond); !gone(); {
+			select {
+			case <-deadline:
+				t.Fatalf("its child %s lives on", read("child"))
+			case <-tick.C:
+			}
+		}
+	})
+	t.Run("it was changed", func(t *testing.T) {
+		log.Reset()
+		path := program(t, "exit 0")
+		e := newEngine(t, newLog(t), func(c *Config) { c.Program, c.Logger, c.Retries = path, logger, []time.Duration{} })
+		if err := os.Chmod(path, 0o777); err != nil { //nolint:gosec // what is tested
+			t.Fatal(err)
+		}
+		if e.deliver(t.Context(), Event{}); !strings.Contains(log.String(), "writable by root alone") {
+			t.Errorf("log: %s", log.String())
+		}
+	})
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	w  *bytes.Buffer
+}
+
+func (w lockedWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.Write(p)
+}
+
+// Ensure nobody but root can choose what is run.
+func TestCheckProgram(t *testing.T) {
+	good := program(t, "exit 0")
+	dir := t.TempDir()
+	mode := func(name string, mode os.FileMode, uid int) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(path, uid, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	inside := func(name string, mode os.FileMode, uid int) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(path, "tell"), nil, 0o755); err != nil { //nolint:gosec // to be executed
+			t.Fatal(err)
+		}
+		if err := os.Chown(path, uid, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(path, "tell")
+	}
+	link := func(name, to string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Symlink(to, path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, tt := range []struct{ path, says string }{
+		{good, ""},
+		{"tell", "absolute path"},
+		{filepath.Dir(good) + "/../x", "absolute path"},
+		{"/nonexistent/tell", "no such file"},
+		{dir, "is no file"},
+		{mode("plain", 0o644, 0), "chmod 755"},
+		{mode("group", 0o775, 0), "chmod go-w"},
+		{mode("others", 0o757, 0), "chmod go-w"},
+		{mode("owned", 0o755, 1000), "chown root"},
+		{inside("open", 0o777, 0), "chmod go-w"},
+		{inside("sticky", 0o777|os.ModeSticky, 0), ""},
+		{inside("theirs", 0o755, 1000), "chown root"},
+		{link("link", good), ""},
+		{link("bad", filepath.Join(dir, "open", "tell")), "chmod go-w"},
+	} {
+		err := CheckProgram(tt.path)
+		if (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: got %v, want %q", tt.path, err, tt.says)
+		}
+	}
+}
+
+// Ensure Run tells while it leads and ends with its context, whatever the program does.
+func TestRun(t *testing.T) {
+	l := newLog(t)
+	dir := t.TempDir()
+	e := newEngine(t, l, func(c *Config) {
+		c.Program, c.Poll = program(t, fmt.Sprintf("cat >>%s/told; exec sleep 1000", dir)), 10*time.Millisecond
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	l.incident("inc-1", l.now)
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	deadline := time.After(20 * time.Second)
+	for tick := time.NewTicker(10 * time.Millisecond); ; {
+		select {
+		case <-deadline:
+			t.Fatal("not told")
+		case <-tick.C:
+		}
+		if raw, _ := os.ReadFile(filepath.Join(dir, "told")); bytes.Contains(raw, []byte(`"incident/inc-1"`)) {
+			break
+		}
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("Run does not end")
+	}
+}
