@@ -12,8 +12,11 @@ import (
 )
 
 const (
-	// maxTokens bounds the stored tokens; ended ones are kept keepTokens ns as a record.
+	// maxTokens bounds the stored tokens; ended ones are kept keepTokens ns as a record,
+	// or until their room is needed: a fleet that enrols in a day has more than so many.
+	// makeRoom of them go at once, as looking for them reads all.
 	maxTokens  = 10_000
+	makeRoom   = int64(1000)
 	keepTokens = int64(24 * 3600 * 1e9)
 	// maxTokenLife is one hour, in ns (with a minute for clocks that differ).
 	maxTokenLife = int64(61 * 60 * 1e9)
@@ -52,7 +55,14 @@ func (a *applier) createToken(in *raftv1.CreateToken) (*raftv1.Result, error) {
 		return nil, fmt.Errorf("counting tokens: %w", err)
 	}
 	if have >= maxTokens {
-		return reject(RejectTooManyTokens, "%d tokens exist: wait until some have expired for a day", have), nil
+		spent, err := a.tx.ForgetSpentTokens(makeRoom)
+		if err != nil {
+			return nil, fmt.Errorf("forgetting tokens: %w", err)
+		}
+		have -= spent
+	}
+	if have >= maxTokens {
+		return reject(RejectTooManyTokens, "%d tokens exist that nobody has used: use them, or wait until some have expired for a day", have), nil
 	}
 	added, err := a.tx.AddToken(in, now, keepTokens)
 	if err != nil {

@@ -54,3 +54,20 @@ func BenchmarkOrder(b *testing.B) {
 	b.ReportMetric(float64(answers)/per, "µs/host-answered")
 	b.ReportMetric(0, "ns/op")
 }
+
+// BenchmarkOperation is one look of a waiting operator at an order to a thousand hosts.
+func BenchmarkOperation(b *testing.B) {
+	const hosts = 1000
+	l := fleet(b, hosts)
+	names := make([]string, hosts)
+	for i := range names {
+		names[i] = hostName(i)
+	}
+	l.want("", request(isolate, "op-1", timed(0, 2), names...))
+	l.want("", approve("op-1", "bob"))
+	for b.Loop() {
+		if rows, err := l.db.Operation(b.Context(), "op-1"); err != nil || len(rows) != hosts {
+			b.Fatalf("%d rows, %v", len(rows), err)
+		}
+	}
+}

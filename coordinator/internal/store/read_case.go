@@ -1,10 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"database/sql"
 	"encoding/hex"
 	"fmt"
 	"math"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
@@ -193,14 +197,36 @@ var stateWords = map[sensorv1.IsolationState]string{
 	sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED: "previewed",
 }
 
-func scanIsolation(s scanner, n *int64) (*operatorv1.Isolation, error) {
+// isolationScanner reads rows; it keeps the grant of the last one, as the next is mostly
+// of the same order: ten thousand hosts of one order have one grant.
+type isolationScanner struct {
+	signed []byte
+	grant  *sensorv1.Grant // nil when there is none, or it cannot be read
+}
+
+func (i *isolationScanner) of(signed []byte) (*sensorv1.Grant, error) {
+	if i.signed != nil && bytes.Equal(i.signed, signed) {
+		return i.grant, nil
+	}
+	m := &sensorv1.SignedGrant{}
+	if err := proto.Unmarshal(signed, m); err != nil {
+		return nil, fmt.Errorf("decoding a grant: %w", err)
+	}
+	i.signed, i.grant = append([]byte{}, signed...), nil
+	if g, err := grant.Decode(m.GetPayload()); err == nil {
+		i.grant = g
+	}
+	return i.grant, nil
+}
+
+func (i *isolationScanner) scan(s scanner, n *int64) (*operatorv1.Isolation, error) {
 	r := &operatorv1.Isolation{}
 	var state sensorv1.IsolationState
 	var action sensorv1.Action
-	var nonce []byte
-	signed, own := &sensorv1.SignedGrant{}, &sensorv1.IsolationStatus{}
+	var nonce, signed sql.RawBytes
+	own := &sensorv1.IsolationStatus{}
 	if err := s.Scan(n, &r.Operation, &r.Host, &r.HostName, &state, &r.RequestedBy, &r.Reason, &r.LeaseExpires, &nonce,
-		&r.AppliedAt, &r.SelfTest, &r.Detail, &action, &r.RequestedAt, protoColumn{signed}, protoColumn{own}); err != nil {
+		&r.AppliedAt, &r.SelfTest, &r.Detail, &action, &r.RequestedAt, &signed, protoColumn{own}); err != nil {
 		return nil, err
 	}
 	r.Id = r.Operation + "/" + r.Host
@@ -208,7 +234,11 @@ func scanIsolation(s scanner, n *int64) (*operatorv1.Isolation, error) {
 	r.Grant = hex.EncodeToString(nonce)
 	r.Action = grant.Word(action)
 	r.Level, r.Target, r.Local, r.Evidence = grant.LevelWord(own.GetLevel()), own.GetTarget(), own.GetLocal(), own.GetEvidence()
-	if g, err := grant.Decode(signed.GetPayload()); err == nil {
+	g, err := i.of(signed)
+	if err != nil {
+		return nil, err
+	}
+	if g != nil {
 		r.Level, r.Target, r.Evidence = grant.LevelWord(g.GetLevel()), g.GetTarget(), g.GetEvidence()
 	}
 	if action != sensorv1.Action_ACTION_ISOLATE {
@@ -231,14 +261,15 @@ func (db *DB) Isolations(ctx context.Context, f IsolationFilter, p Page) ([]*ope
 	if f.Active {
 		q += " AND i.state IN (1, 2)"
 	}
-	return paged(ctx, db, p, scanIsolation, q+" ORDER BY i.n DESC LIMIT ?", args...)
+	return paged(ctx, db, p, new(isolationScanner).scan, q+" ORDER BY i.n DESC LIMIT ?", args...)
 }
 
 // Operation reads all rows of an operation, in the order of the grant's hosts.
 func (db *DB) Operation(ctx context.Context, id string) (out []*operatorv1.Isolation, err error) {
+	var rows isolationScanner
 	err = db.each(ctx, func(s scanner) error {
 		var n int64
-		r, err := scanIsolation(s, &n)
+		r, err := rows.scan(s, &n)
 		out = append(out, r)
 		return err
 	}, "SELECT "+isolationColumns+" WHERE o.id = ? ORDER BY i.n", id)

@@ -185,6 +185,12 @@ func (tx *Tx) AddToken(t *raftv1.CreateToken, now, keep int64) (bool, error) {
 	return n > 0, err
 }
 
+// ForgetSpentTokens removes up to so many used tokens, the first used first. The audit
+// keeps who enrolled with which.
+func (tx *Tx) ForgetSpentTokens(most int64) (int64, error) {
+	return tx.exec("DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE used_at > 0 ORDER BY used_at, id LIMIT ?)", most)
+}
+
 // CountTokens is how many tokens are stored.
 func (tx *Tx) CountTokens() (n int64, err error) {
 	_, err = tx.one("SELECT count(*) FROM tokens", func(v []val) { n = asInt(v[0]) })
