@@ -2,8 +2,12 @@ package sensor
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/enrich"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
@@ -14,7 +18,14 @@ import (
 // containConfig is what containments ask of the other stages. They are asked only
 // when the sensor runs, after all of them are there.
 func (s *Sensor) containConfig() *respond.ContainConfig {
+	root := hostRoot()
+	cgroup := filepath.Join(root, "sys/fs/cgroup")
+	if _, err := os.Stat(filepath.Join(cgroup, "cgroup.controllers")); root == "" || err != nil {
+		cgroup = "" // found by itself
+	}
 	return &respond.ContainConfig{
+		Root:    root,
+		Process: process.Config{Cgroup: cgroup},
 		Storyline: func(id string) []process.Member {
 			anchor, ok := parseStoryline(id)
 			if !ok {
@@ -30,6 +41,20 @@ func (s *Sensor) containConfig() *respond.ContainConfig {
 		Execs:    !s.cfg.KernelBaseline,
 		Resolved: func(name string) []netip.Addr { return s.enricher.Resolved(name) },
 	}
+}
+
+// hostRoot is the host's file system where this process has a view of its own, in
+// which most is read-only, as its unit gives it; "" where it is the same.
+func hostRoot() string {
+	const root = "/proc/1/root"
+	var own, host unix.Stat_t
+	if unix.Stat("/proc/self/ns/mnt", &own) != nil || unix.Stat("/proc/1/ns/mnt", &host) != nil || own.Ino == host.Ino {
+		return ""
+	}
+	if _, err := os.Stat(root + "/etc"); err != nil {
+		return ""
+	}
+	return root
 }
 
 // watchContained tells the responder what blocks have to know: who started what, and
