@@ -24,6 +24,7 @@ func TestRecorderOnThisKernel(t *testing.T) {
 	}
 	s := &Sensor{cfg: DefaultConfig(), log: slog.New(slog.DiscardHandler), watched: make(chan struct{}), version: "test"}
 	s.cfg.StateDir = t.TempDir()
+	s.intent = openIntent(s.path("intent.json"), "c-test", "h-aaaaaaaaaaaa", nil, nil, s.log)
 	if err := s.openKernel(); err != nil {
 		t.Skipf("SKIP: needs BPF: %v", err)
 	}
