@@ -112,3 +112,40 @@ func BenchmarkStoreRows(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)*rowsPerEntry/b.Elapsed().Seconds(), "rows/s")
 }
+
+// BenchmarkFollower prints how long after a proposal its answer is there, and how long
+// until a follower has applied it, in a cluster that is idle otherwise: an order waits
+// for that at the sensors of two nodes in three.
+func BenchmarkFollower(b *testing.B) {
+	for name, cmd := range map[string]*raftv1.Command{
+		"for sensors": {Body: &raftv1.Command_RequestResponse{RequestResponse: &raftv1.RequestResponse{}}},
+		"other":       {Body: &raftv1.Command_PutOperator{PutOperator: &raftv1.PutOperator{Name: "ada", Role: "admin"}}},
+	} {
+		b.Run(name, func(b *testing.B) {
+			c := New(b, 3, nil)
+			leader := c.Leader()
+			var follower *Member
+			for _, m := range c.Members {
+				if m != leader {
+					follower = m
+				}
+			}
+			applied := make(chan uint64, 1024)
+			defer follower.Node().Subscribe(func(index uint64, _ *raftv1.Command, _ *raftv1.Result) { applied <- index })()
+			var answered, there time.Duration
+			for b.Loop() {
+				began := time.Now()
+				res, err := leader.Node().Propose(b.Context(), cmd)
+				if err != nil {
+					b.Fatal(err)
+				}
+				answered += time.Since(began)
+				for index := uint64(0); index < res.GetIndex(); index = <-applied {
+				}
+				there += time.Since(began)
+			}
+			b.ReportMetric(float64(answered.Microseconds())/float64(b.N)/1000, "ms/answered")
+			b.ReportMetric(float64(there.Microseconds())/float64(b.N)/1000, "ms/at-follower")
+		})
+	}
+}

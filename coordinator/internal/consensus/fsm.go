@@ -36,6 +36,11 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 	if err := proto.Unmarshal(data, cmd); err != nil {
 		panic(fmt.Sprintf("raft entry %d is corrupt: %v; restore this node from a healthy one: remove its data and join again", index, err))
 	}
+	if n.IsLeader() && forSensors(cmd) {
+		// Followers learn what is committed with the next entry, or after raft's pause of
+		// 50 to 100 ms; they apply this one meanwhile, not after this node.
+		n.start(func() { _ = n.raft.Barrier(rpcTimeout).Error() })
+	}
 	var result *raftv1.Result
 	for {
 		err := n.db.Update(index, func(tx *store.Tx) (err error) {
@@ -58,6 +63,17 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 			panic(fmt.Sprintf("raft entry %d cannot be applied: %v", index, err))
 		}
 	}
+}
+
+// forSensors says whether nodes hand a command on to sensors once they have applied it:
+// then a sensor at a follower waits for that.
+func forSensors(cmd *raftv1.Command) bool {
+	switch cmd.GetBody().(type) {
+	case *raftv1.Command_RequestResponse, *raftv1.Command_ApproveOperation, *raftv1.Command_StartOperation,
+		*raftv1.Command_ProposeResponse, *raftv1.Command_PutIntent:
+		return true
+	}
+	return false
 }
 
 // pauseFull gives leadership away, as a leader that cannot apply acknowledges

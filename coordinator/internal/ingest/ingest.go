@@ -253,7 +253,7 @@ func (s *Server) countRefusal(code string) {
 }
 
 // committed runs after every entry that this node applies, a nil command when
-// some were missed. It must not wait for a sensor: it only queues messages.
+// some were missed. It waits for no sensor but for what sendGrant does, which is bounded.
 func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 	if res.GetRejected() != "" {
 		return
@@ -292,15 +292,19 @@ func (s *Server) catchUp() {
 	}
 }
 
-// sendGrant queues a grant for those of its hosts that have a session here.
+// sendGrant queues a grant for those of its hosts that have a session here, so many at
+// once that what else the node does keeps its share of the processors: raft's
+// heartbeats would wait behind thousands of sessions that all have something to write.
 func (s *Server) sendGrant(operation string, hosts []string, signed *sensorv1.SignedGrant) {
 	set, err := s.hostSets.remember(operation, hosts)
 	if err != nil { // the log has rejected it
 		return
 	}
+	var burst sendBurst
 	for _, host := range set.Hosts() {
 		if session := s.session(host); session != nil {
-			session.grant(signed, set)
+			burst.next(s.running)
+			session.grant(signed, set, burst.wrote)
 		}
 	}
 }

@@ -44,7 +44,7 @@ type session struct {
 	facts  *sensorv1.HostFacts
 	// welcome is made by connect.
 	welcome *sensorv1.Welcome
-	out     chan *sensorv1.CoordinatorMessage
+	out     chan outgoing
 	// gone is closed by end; the writer leaves then.
 	gone chan struct{}
 	once sync.Once
@@ -58,6 +58,12 @@ type session struct {
 	heard   time.Time
 	// how and detail say why it ends.
 	how, detail string
+}
+
+// outgoing is a message on its way to a sensor.
+type outgoing struct {
+	message *sensorv1.CoordinatorMessage
+	wrote   chan<- struct{} // is told when the message has left; it has room, or is nil
 }
 
 // codeStaleSession is the log's answer to a session number that is not the highest.
@@ -105,7 +111,7 @@ func (s *Server) serveSensor(ctx context.Context, conn *link.Conn, logger *slog.
 	hello := first.GetHello()
 	n := &session{server: s, conn: conn, host: conn.Peer().ID, facts: hello.GetFacts(),
 		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(),
-		out: make(chan *sensorv1.CoordinatorMessage, sendQueue), gone: make(chan struct{})}
+		out: make(chan outgoing, sendQueue), gone: make(chan struct{})}
 	refused := s.check(ctx, hello, n.host)
 	if refused == nil {
 		refused = s.register(n)
@@ -277,7 +283,7 @@ func (s *Server) resendGrants(ctx context.Context, n *session) {
 			s.cfg.Logger.Warn("pending grant not sent", "host", n.host, "operation", operations[i], "error", err)
 			continue
 		}
-		n.grant(signed, set)
+		n.grant(signed, set, nil)
 	}
 }
 
@@ -349,29 +355,40 @@ func (s *Server) batch(ctx context.Context, n *session, batch *sensorv1.Batch) e
 
 // grant sends a grant once in a session: a sensor honours its nonce once, and a
 // second copy would only be answered with a refusal.
-func (n *session) grant(signed *sensorv1.SignedGrant, set *grant.HostSet) {
+func (n *session) grant(signed *sensorv1.SignedGrant, set *grant.HostSet, wrote chan<- struct{}) {
 	sum := sha256.Sum256(signed.GetPayload())
 	n.mu.Lock()
 	if slices.Contains(n.granted, sum) {
 		n.mu.Unlock()
+		tell(wrote)
 		return
 	}
 	n.granted = append(n.granted, sum)
 	n.mu.Unlock()
-	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Grant{Grant: &sensorv1.SignedGrant{
-		Payload: signed.GetPayload(), Signatures: signed.GetSignatures(), Proof: set.Prove(n.host)}}})
+	n.queue(outgoing{&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Grant{Grant: &sensorv1.SignedGrant{
+		Payload: signed.GetPayload(), Signatures: signed.GetSignatures(), Proof: set.Prove(n.host)}}}, wrote})
 }
 
 // send queues a message and never blocks: a sensor that does not read loses its
 // session, and what matters of the queue comes again with the next one.
-func (n *session) send(m *sensorv1.CoordinatorMessage) {
+func (n *session) send(m *sensorv1.CoordinatorMessage) { n.queue(outgoing{message: m}) }
+
+func (n *session) queue(m outgoing) {
 	select {
 	case n.out <- m:
 	case <-n.gone:
+		tell(m.wrote)
 	default:
+		tell(m.wrote)
 		n.server.counts.slow.Add(1)
 		n.server.cfg.Logger.Warn("session closed: the sensor does not read", "host", n.host)
 		n.end(link.CodeProtocol, "too many unread messages")
+	}
+}
+
+func tell(c chan<- struct{}) {
+	if c != nil {
+		c <- struct{}{}
 	}
 }
 
@@ -379,7 +396,9 @@ func (n *session) writeAll(ctx context.Context, stream net.Conn) {
 	for {
 		select {
 		case m := <-n.out:
-			if err := n.write(stream, m); err != nil {
+			err := n.write(stream, m.message)
+			tell(m.wrote)
+			if err != nil {
 				n.end(link.CodeInternal, "writing to the sensor failed")
 				return
 			}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"time"
 
@@ -21,8 +22,10 @@ const (
 	// welcomeTimeout and writeTimeout are a real sensor's.
 	welcomeTimeout = 12 * time.Second
 	writeTimeout   = 10 * time.Second
-	// comeAgain is how long a sensor waits that has lost its session.
-	comeAgain = 500 * time.Millisecond
+	// So long waits a sensor that has lost its session, at first and at most; up to that,
+	// at random.
+	firstBackoff = 250 * time.Millisecond
+	maxBackoff   = 30 * time.Second
 )
 
 // What a real sensor says of an isolation that is in force, in length at least: an
@@ -52,7 +55,9 @@ type sensor struct {
 
 // run keeps a session until ctx ends.
 func (s *sensor) run(ctx context.Context) {
+	backoff := firstBackoff
 	for node := s.n; ; node++ {
+		began := time.Now()
 		err := s.session(ctx, s.fleet.cfg.Nodes[node%len(s.fleet.cfg.Nodes)])
 		if ctx.Err() != nil {
 			return
@@ -60,11 +65,15 @@ func (s *sensor) run(ctx context.Context) {
 		s.fleet.lost.Add(1)
 		text := fmt.Sprint(err)
 		s.fleet.lastLost.Store(&text)
+		if time.Since(began) > maxBackoff {
+			backoff = firstBackoff
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(comeAgain):
+		case <-time.After(rand.N(backoff)):
 		}
+		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
