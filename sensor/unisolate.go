@@ -25,6 +25,7 @@ func RemoveIsolation(ctx context.Context, cfg Config, reason string, log *slog.L
 	s := Sensor{cfg: cfg}
 	ended, err := respond.EndLocally(ctx, respond.LocalEnd{
 		StateDir: cfg.StateDir, NetNS: s.isolationNamespace(), By: whoAmI(), Reason: reason, Logger: log,
+		Lift: func(stopped []respond.StoppedProcess) error { return liftLeft(s.isolationNamespace(), stopped) },
 	})
 	if errors.Is(err, respond.ErrInUse) {
 		return "", fmt.Errorf("%w and would isolate again: stop it first (systemctl stop vedette-sensor), or let an operator release this host (vedette release)", err)
