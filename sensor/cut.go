@@ -33,6 +33,7 @@ func (f firstCut) Cut(level isolation.Level, nodes []netip.AddrPort) error {
 // Deepen implements respond.FirstCut.
 func (f firstCut) Deepen() ([]respond.StoppedProcess, []string, error) {
 	report, err := f.cut.CutXDP()
+	err = errors.Join(err, f.cut.Keep())
 	var stopped []respond.StoppedProcess
 	for _, p := range report.Frozen() {
 		stopped = append(stopped, respond.StoppedProcess(p))
@@ -43,22 +44,42 @@ func (f firstCut) Deepen() ([]respond.StoppedProcess, []string, error) {
 // Lift implements respond.FirstCut.
 func (f firstCut) Lift(stopped []respond.StoppedProcess) error {
 	f.cut.Set(kernel.CutNone)
+	return errors.Join(f.cut.Unkeep(), f.cut.ReleaseXDP(), thaw(stopped), f.cut.Reconcile())
+}
+
+func thaw(stopped []respond.StoppedProcess) error {
 	processes := make([]kernel.FrozenProcess, 0, len(stopped))
 	for _, p := range stopped {
 		processes = append(processes, kernel.FrozenProcess(p))
 	}
-	return errors.Join(f.cut.ReleaseXDP(), kernel.ThawXDP(processes), f.cut.Reconcile())
+	return kernel.ThawXDP(processes)
+}
+
+// liftLeft ends what a sensor left that is gone.
+func liftLeft(netns string, stopped []respond.StoppedProcess) error {
+	return errors.Join(kernel.RemoveKept(netns), thaw(stopped))
 }
 
 // openCut arms the namespace that this sensor may cut. A host where that cannot be is
 // isolated by the table alone, a moment later.
 func (s *Sensor) openCut() respond.FirstCut {
-	if !s.cfg.Isolation.Enabled || s.cfg.Scope.Kind == "cgroup" {
+	if s.cfg.Scope.Kind == "cgroup" {
+		return nil
+	}
+	// Without a cut, nobody would take out what an earlier sensor left.
+	left := func() {
+		if err := kernel.RemoveKept(s.isolationNamespace()); err != nil {
+			s.log.Warn("what an earlier sensor's cut left in the kernel cannot be taken out", "error", err)
+		}
+	}
+	if !s.cfg.Isolation.Enabled {
+		left()
 		return nil
 	}
 	cut, err := kernel.OpenCut(kernel.CutConfig{NetNS: s.isolationNamespace(), Logger: s.log})
 	if err != nil {
 		s.log.Warn("the first cut is not armed; an isolation is the table alone", "error", err)
+		left()
 		return nil
 	}
 	s.cut = cut

@@ -24,7 +24,8 @@ func RemoveIsolation(ctx context.Context, cfg Config, reason string, log *slog.L
 		return nil, errors.New("only root of this host can end its isolation here; an operator can from anywhere: vedette release")
 	}
 	s := Sensor{cfg: cfg}
-	by := respond.LocalEnd{StateDir: cfg.StateDir, NetNS: s.isolationNamespace(), By: whoAmI(), Reason: reason, Logger: log}
+	by := respond.LocalEnd{StateDir: cfg.StateDir, NetNS: s.isolationNamespace(), By: whoAmI(), Reason: reason, Logger: log,
+		Lift: func(stopped []respond.StoppedProcess) error { return liftLeft(s.isolationNamespace(), stopped) }}
 	// Whose containments they are stands in what they left; a host that never enrolled has none.
 	if identity, err := uplink.LoadIdentity(s.path("identity")); err == nil || errors.Is(err, uplink.ErrExpired) {
 		by.HostID = identity.HostID

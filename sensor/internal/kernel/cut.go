@@ -54,11 +54,11 @@ type CutConfig struct {
 // every device but loopback, in and out, before everybody else's, and drop all but what an
 // isolation leaves open while a word is set. Its methods may be called from any goroutine.
 //
-// It is the first of two layers, and the quick one. It goes with its process: a tcx link
-// is not pinned, because what must survive a killed sensor is the isolation's table, which
-// stands some milliseconds later; where filters are used instead (before 6.6) they stay
-// with the word as it was, until the next Cut of the namespace takes them out. NotCut says
-// what passes by it.
+// It is the first of two layers, and the quick one. It goes with its process until Keep
+// makes it outlive it, which is when the isolation's table stands and a lease is on disk:
+// a crash before that must not leave a cut without an end. Where filters are used instead
+// (before 6.6) they stay with the word as it was, until the next Cut of the namespace or
+// RemoveKept takes them out. NotCut says what passes by it.
 type Cut struct {
 	cfg        CutConfig
 	ns         *os.File // nil: the process's own
@@ -82,7 +82,9 @@ type Cut struct {
 	foreign   []string  // devices with an XDP program
 	options   link.Link // of cut_setsockopt, while XDP is cut
 	frozen    map[FrozenProcess]*pidfd
-	xdp       XDPReport // of the last look
+	xdp       XDPReport                // of the last look
+	kept      map[string]*ebpf.Program // copies that outlive the process; nil: none
+	tookOver  bool                     // what an earlier sensor left is taken out
 }
 
 // cutNode is struct node of bpf/src/cut.bpf.c.
@@ -288,8 +290,9 @@ func (c *Cut) Dropped() (in, out uint64, err error) {
 	return both[1], both[0], nil
 }
 
-// Close takes the programs out, whatever the word is, and lets frozen processes be as they
-// are: what ends an isolation calls Set(CutNone) and ReleaseXDP before it. It is idempotent.
+// Close takes the programs out, whatever the word is, but those that Keep attached, and lets
+// frozen processes be as they are: what ends an isolation calls Set(CutNone), Unkeep and
+// ReleaseXDP before it. It is idempotent.
 func (c *Cut) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -297,6 +300,7 @@ func (c *Cut) Close() error {
 		return nil
 	}
 	c.closed = true
+	c.closeKept()
 	var errs []error
 	for _, d := range c.devices {
 		errs = append(errs, c.detach(d))

@@ -188,9 +188,9 @@ func (c *Cut) cover(handle *vnl.Handle, attrs *vnl.LinkAttrs) error {
 		switch {
 		case c.isFirst(handle, d):
 			delete(c.displaced, attrs.Index)
-			return nil
+			return c.keepOn(d)
 		case c.displaced[attrs.Index]:
-			return nil // it was put first and is not: whoever insists is told of, and not fought
+			return c.keepOn(d) // it was put first and is not: whoever insists is told of, and not fought
 		}
 		c.cfg.Logger.Warn("another program was put before the cut's", slog.String("device", attrs.Name))
 	}
@@ -214,7 +214,7 @@ func (c *Cut) cover(handle *vnl.Handle, attrs *vnl.LinkAttrs) error {
 		c.displaced[attrs.Index] = true
 		c.cfg.Logger.Warn("the cut's program is not the first", slog.String("device", attrs.Name))
 	}
-	return nil
+	return c.keepOn(d)
 }
 
 func (c *Cut) attachLinks(_ *vnl.Handle, d *cutDevice) error {
@@ -263,9 +263,19 @@ func (c *Cut) isFirst(handle *vnl.Handle, d *cutDevice) bool {
 			}
 			continue
 		}
-		id, ok := programID(c.collection.Programs[d.programs[i]])
 		all, err := link.QueryPrograms(link.QueryOptions{Target: d.index, Attach: way.attach})
-		if !ok || err != nil || len(all.Programs) == 0 || all.Programs[0].ID != id {
+		if err != nil || len(all.Programs) == 0 {
+			return false
+		}
+		// The word's program, or the copy of it that is kept.
+		first := false
+		for _, p := range []*ebpf.Program{c.collection.Programs[d.programs[i]], c.kept[d.programs[i]]} {
+			if p != nil {
+				id, ok := programID(p)
+				first = first || ok && all.Programs[0].ID == id
+			}
+		}
+		if !first {
 			return false
 		}
 	}

@@ -79,12 +79,23 @@ func (c *Cut) Follow(ctx context.Context) error {
 
 // look is one round of Follow.
 func (c *Cut) look() error {
-	err := c.Reconcile()
+	err := errors.Join(c.Reconcile(), c.settle())
 	if c.xdpIsCut() {
 		_, xdpErr := c.CutXDP()
 		err = errors.Join(err, xdpErr)
 	}
 	return err
+}
+
+// settle ends what an earlier sensor left, once: whoever follows has put in force again
+// what was.
+func (c *Cut) settle() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrCutClosed
+	}
+	return c.takeOver()
 }
 
 func (c *Cut) subscribe() (*netlink.Conn, error) {

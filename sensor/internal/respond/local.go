@@ -40,8 +40,11 @@ type LocalEnd struct {
 	HostID string
 	// By and Reason are told to the cluster as they stand.
 	By, Reason string
-	Logger     *slog.Logger
-	Clock      Clock // default: the system's
+	// Lift ends what an isolation's first cut left in the kernel, and lets the processes
+	// go on that it stopped. It is called also when no isolation is on record; nil: nothing.
+	Lift   func(stopped []StoppedProcess) error
+	Logger *slog.Logger
+	Clock  Clock // default: the system's
 }
 
 // localEnd is remembered until a sensor has reported it.
@@ -89,11 +92,18 @@ func EndLocally(_ context.Context, e LocalEnd) (string, error) {
 		return "", loadErr
 	}
 	found, err := removeCut(e)
+	if e.Lift != nil {
+		var stopped []StoppedProcess
+		if was.Lease != nil {
+			stopped = was.Lease.Stopped
+		}
+		err = errors.Join(err, e.Lift(stopped))
+	}
 	switch {
 	case err != nil && (was.Lease != nil || loadErr != nil || found):
 		return "", fmt.Errorf("ending the isolation: %w", err)
 	case err != nil:
-		e.Logger.Warn("no isolation is on record; nftables cannot be looked at", "error", err)
+		e.Logger.Warn("no isolation is on record; the kernel cannot be looked at", "error", err)
 	}
 	if was.Lease == nil && loadErr == nil && !found {
 		return "", nil

@@ -101,6 +101,30 @@ func TestIsolatesItself(t *testing.T) {
 	}
 }
 
+// Ensure a sensor that starts on an isolated host makes the cut whole again, and that who
+// ends it without a sensor lets go on what was stopped.
+func TestCutsWholeAfterARestart(t *testing.T) {
+	f := &first{stopped: []StoppedProcess{{PID: 7, Start: 8, Comm: "sender"}}}
+	b := newBench(t, func(c *Config) { c.First = f })
+	b.expect("itself", b.r.Contain(t.Context(), ownEvidence), applied, "", true)
+	f.want(t, "cut full", "deepen")
+	b.restart()
+	f.want(t, "cut full", "deepen")
+	b.stop()
+	var lifted []StoppedProcess
+	end := LocalEnd{
+		StateDir: b.cfg.StateDir, NetNS: b.cfg.NetNS, By: "root", Reason: "test", Logger: b.cfg.Logger, Clock: b.clock,
+		Lift: func(stopped []StoppedProcess) error { lifted = stopped; return nil },
+	}
+	if _, err := EndLocally(t.Context(), end); err != nil || !slices.Equal(lifted, f.stopped) {
+		t.Errorf("ended without a sensor: %v let go on, %v; want %v", lifted, err, f.stopped)
+	}
+	end.Lift = func([]StoppedProcess) error { return errors.New("still there") }
+	if _, err := EndLocally(t.Context(), end); err != nil {
+		t.Errorf("a host that is not isolated: %v", err)
+	}
+}
+
 // Ensure a verdict that cannot be carried out takes the first cut back, and that
 // the fourth isolation in a row needs a person.
 func TestRefusesToIsolateItself(t *testing.T) {

@@ -346,6 +346,8 @@ func (r *Responder) restore() {
 		r.cutFirst(r.spec())
 		if err := r.barrier.Apply(r.spec()); err != nil {
 			r.failed("isolation could not be reapplied at the start and is tried again", err)
+		} else if note := r.deepen(lease); note != "" {
+			r.cfg.Logger.Warn("isolation is in force again", "operation", lease.Operation, "note", note)
 		}
 		_ = r.save() // logged there; the file of before the restart says the same
 		r.cfg.Logger.Info("isolation is in force again", "operation", lease.Operation, "remaining", lease.remaining(r.cfg.Clock), "was_in_kernel", present)

@@ -1,0 +1,302 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	vnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/bpf"
+)
+
+// keptName is what all programs are called that outlive their sensor: what bpftool shows,
+// and what the next one knows them by.
+const keptName = "vedette_kept"
+
+// cutPairs are the programs that hang on devices.
+var cutPairs = []string{
+	bpf.CutProgCutOut, bpf.CutProgCutIn, bpf.CutProgCutOutBare, bpf.CutProgCutInBare,
+	bpf.CutProgCutOutClosed, bpf.CutProgCutInClosed,
+}
+
+// Keep makes the cut outlive this process, from when a lease is on disk and the
+// isolation's table stands: what the table does not see, such as a redirect between two
+// devices, is then cut when the sensor is killed as well. Links go with their process, so
+// copies of the programs, which share the word and all maps, are attached without any. The
+// devices themselves hold them: they need no file system, and go with the device and the
+// namespace. The next sensor's Keep or Follow takes them out, Unkeep does, and RemoveKept
+// where no sensor runs. It can be called again and again. Filters (before 6.6) stay by
+// themselves.
+func (c *Cut) Keep() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrCutClosed
+	}
+	if c.Level() == CutNone {
+		return errors.New("keeping the cut: the host is not cut: call Set first")
+	}
+	var errs []error
+	if c.tcx {
+		errs = append(errs, c.copyPrograms())
+		errs = append(errs, c.inside(func() error {
+			for _, d := range c.devices {
+				if err := c.keepOn(d); err != nil && !isGone(err) {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	return errors.Join(append(errs, c.takeOver())...)
+}
+
+// Unkeep takes out what Keep attached, and what an earlier sensor left. It is idempotent.
+func (c *Cut) Unkeep() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrCutClosed
+	}
+	err := c.takeOver()
+	if c.kept == nil {
+		return err
+	}
+	err = errors.Join(err, c.inside(func() error {
+		var errs []error
+		for _, d := range c.devices {
+			for i, way := range ways {
+				errs = append(errs, detachKept(d.index, way.attach, c.kept[d.programs[i]]))
+			}
+		}
+		return errors.Join(errs...)
+	}))
+	c.closeKept()
+	return err
+}
+
+// closeKept lets go of the copies; those that hang on devices stay there.
+func (c *Cut) closeKept() {
+	for _, p := range c.kept {
+		_ = p.Close() // a descriptor
+	}
+	c.kept = nil
+}
+
+func (c *Cut) copyPrograms() error {
+	if c.kept != nil {
+		return nil
+	}
+	spec, err := bpf.LoadCut()
+	if err != nil {
+		return fmt.Errorf("reading the embedded programs: %w", err)
+	}
+	var others []string
+	for name, p := range spec.Programs {
+		if slices.Contains(cutPairs, name) {
+			p.Name = keptName
+		} else {
+			others = append(others, name)
+		}
+	}
+	dropPrograms(spec, others)
+	copies, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: c.collection.Maps})
+	if err != nil {
+		return fmt.Errorf("loading the programs that outlive the sensor: %w", err)
+	}
+	defer copies.Close()
+	c.kept = map[string]*ebpf.Program{}
+	for _, name := range cutPairs {
+		c.kept[name] = copies.DetachProgram(name)
+	}
+	return nil
+}
+
+// keepOn attaches the copies to a device, inside the namespace.
+func (c *Cut) keepOn(d *cutDevice) error {
+	for i, way := range ways {
+		p := c.kept[d.programs[i]]
+		if p == nil {
+			continue
+		}
+		id, _ := programID(p)
+		there, err := link.QueryPrograms(link.QueryOptions{Target: d.index, Attach: way.attach})
+		if err == nil && slices.ContainsFunc(there.Programs, func(a link.AttachedProgram) bool { return a.ID == id }) {
+			continue
+		}
+		if err := link.RawAttachProgram(link.RawAttachProgramOptions{
+			Target: d.index, Program: p, Attach: way.attach, Anchor: link.Head(),
+		}); err != nil {
+			return fmt.Errorf("attaching a copy of %s to %s: %w", d.programs[i], d.name, err)
+		}
+	}
+	return nil
+}
+
+func detachKept(index int, attach ebpf.AttachType, p *ebpf.Program) error {
+	err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: index, Program: p, Attach: attach})
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("taking a program that outlived its sensor off device %d: %w", index, err)
+	}
+	return nil
+}
+
+// takeOver takes out what an earlier sensor left, whose word nobody holds any more and
+// who would keep this sensor from its coordinator.
+func (c *Cut) takeOver() error {
+	if c.tookOver || !c.tcx {
+		return nil
+	}
+	handle, err := c.routes()
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	own := map[ebpf.ProgramID]bool{}
+	for _, p := range c.kept {
+		if id, ok := programID(p); ok {
+			own[id] = true
+		}
+	}
+	err = c.inside(func() error { return removeKept(handle, own) })
+	c.tookOver = err == nil
+	return err
+}
+
+// removeKept takes programs that outlived their sensor off all devices of the namespace
+// that it runs in.
+func removeKept(handle *vnl.Handle, own map[ebpf.ProgramID]bool) error {
+	devices, err := listed(handle.LinkList)
+	if err != nil {
+		return fmt.Errorf("listing devices: %w", err)
+	}
+	var errs []error
+	for _, device := range devices {
+		for _, way := range ways {
+			all, err := link.QueryPrograms(link.QueryOptions{Target: device.Attrs().Index, Attach: way.attach})
+			if err != nil {
+				continue // the device went, or takes none
+			}
+			for _, at := range all.Programs {
+				if !own[at.ID] {
+					errs = append(errs, removeIfKept(device.Attrs().Index, way.attach, at.ID))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeIfKept(index int, attach ebpf.AttachType, id ebpf.ProgramID) error {
+	p, err := ebpf.NewProgramFromID(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking at program %d on device %d: %w", id, index, err)
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil || info.Name != keptName {
+		return err
+	}
+	// The same programs may hang on a device that was moved out of this namespace: what
+	// is there goes idle.
+	return errors.Join(detachKept(index, attach, p), clearWord(info))
+}
+
+// clearWord sets the word of a program's cut to none.
+func clearWord(info *ebpf.ProgramInfo) error {
+	ids, _ := info.MapIDs()
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			continue // it went with its program
+		}
+		// The page with the word is the only array of these programs that is not read-only.
+		if m.Type() == ebpf.Array && m.Flags()&unix.BPF_F_RDONLY_PROG == 0 {
+			var value []byte
+			if value, err = m.LookupBytes(uint32(0)); err == nil && len(value) >= sensorOffset {
+				clear(value[:sensorOffset])
+				err = m.Update(uint32(0), value, ebpf.UpdateExist)
+			}
+		}
+		if err = errors.Join(err, m.Close()); err != nil {
+			return fmt.Errorf("letting what an earlier sensor left go idle: %w", err)
+		}
+	}
+	return nil
+}
+
+// RemoveKept takes out what a sensor left that is gone: where none runs or none may cut.
+// netns is as in CutConfig. A namespace that is gone took all with it.
+func RemoveKept(netns string) error {
+	c := &Cut{}
+	if netns != "" {
+		ns, err := os.Open(netns)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("opening network namespace: %w", err)
+		}
+		defer ns.Close()
+		c.ns = ns
+	}
+	handle, err := c.routes()
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	if versionAtLeast(6, 6) {
+		return c.inside(func() error { return removeKept(handle, nil) })
+	}
+	return removeFilters(handle)
+}
+
+// removeFilters takes out the filters of a killed sensor, before 6.6.
+func removeFilters(handle *vnl.Handle) error {
+	devices, err := listed(handle.LinkList)
+	if err != nil {
+		return fmt.Errorf("listing devices: %w", err)
+	}
+	var errs []error
+	for _, device := range devices {
+		if device.Attrs().Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		d := &cutDevice{index: device.Attrs().Index, name: device.Attrs().Name}
+		found, left := false, 0
+		for i, way := range ways {
+			filters, err := handle.FilterList(d.clsactLink(), way.parent)
+			if err != nil {
+				continue // it has no clsact
+			}
+			for _, f := range filters {
+				ours, ok := f.(*vnl.BpfFilter)
+				if !ok || ours.Handle != filterHandle || ours.Name != filterName {
+					left++
+					continue
+				}
+				found = true
+				d.priority[i] = ours.Priority
+				if err := handle.FilterDel(d.filter(i)); err != nil && !isGone(err) && !errors.Is(err, unix.EINVAL) {
+					errs = append(errs, fmt.Errorf("removing filter of %s: %w", d.name, err))
+				}
+			}
+		}
+		if found && left == 0 {
+			if err := handle.QdiscDel(d.clsact()); err != nil && !isGone(err) && !errors.Is(err, unix.EINVAL) {
+				errs = append(errs, fmt.Errorf("removing clsact of %s: %w", d.name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
