@@ -27,7 +27,7 @@ const (
 	// wholePackage is the facade, whose tests are the sensor's isolation with both layers:
 	// the stages that they are do not know each other.
 	wholePackage = "sensor"
-	out         = "out"
+	out          = "out"
 	// keeperVariable names to the tests who isolates in their place (keeperProgram).
 	keeperVariable = "VEDETTE_ISOLATION_KEEPER"
 	// rowMark begins a line with a row (measureMark of the tests).

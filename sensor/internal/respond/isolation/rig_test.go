@@ -28,7 +28,7 @@ type rig struct {
 	notes   map[uint32]string // phase: what the sender of AF_XDP did
 }
 
-// perGap is how many packets are sent in a phase on a way that NotCut names.
+// perGap is how many packets an AF_XDP sender is given in a phase.
 const perGap = 12
 
 // farMAC is who answers on links where nobody has to.
@@ -44,12 +44,13 @@ func newRig(t *testing.T, host, peer *netnstest.Namespace, fresh bool) *rig {
 		}
 	}
 	for _, p := range r.gapPaths(t) {
+		f := &flow{path: p}
 		if p.name == pathXDP {
-			// Nobody may wait for it: it may stand still.
-			p.send = func(payload []byte) error { return r.xdp.tell(r.xdpFrame(payload)) }
+			// Nobody may wait for it: it may stand still. The ring's frames are not taken
+			// back: 64 for all phases.
+			f.send, f.limit = func(payload []byte) error { return r.xdp.tell(r.xdpFrame(payload)) }, perGap
 		}
-		// The ring's frames are not taken back: 64 for all phases.
-		r.add(&flow{path: p, limit: perGap})
+		r.add(f)
 	}
 	r.tunnels(t)
 	r.children(t)
