@@ -22,7 +22,7 @@ import (
 func (f *fake) holding(hosts []*operatorv1.Host) []*operatorv1.Host {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.mode != "deaf" && (f.mode != "slow-hosts" || f.calls["ListHosts"] > 8) {
+	if f.mode != "deaf" && (f.mode != "slow-hosts" || f.calls["ListHosts"] > f.quick+3 && f.calls["GetIntent"] > f.asked+5) {
 		f.held = uint64(len(f.intents))
 	}
 	for _, h := range hosts {
@@ -55,6 +55,7 @@ func (f *fake) ApplyIntent(_ context.Context, r *operatorv1.ApplyIntentRequest) 
 	}
 	f.keys[r.GetIdempotencyKey()] = fmt.Sprint(next.GetVersion())
 	f.intents = append(f.intents, r.GetIntent())
+	f.quick, f.asked = f.calls["ListHosts"], f.calls["GetIntent"]
 	return &operatorv1.ApplyIntentResponse{Version: next.GetVersion()}, nil
 }
 
@@ -112,7 +113,13 @@ func (f *fake) GetIntent(_ context.Context, r *operatorv1.GetIntentRequest) (*op
 	if n == 0 {
 		n = uint64(len(all))
 	}
-	out := &operatorv1.GetIntentResponse{Version: n, Hosts: 3, HostsCurrent: 1}
+	out := &operatorv1.GetIntentResponse{Version: n, Hosts: 3}
+	f.holding(nil)
+	f.mu.Lock()
+	if f.held == n {
+		out.HostsCurrent = 1
+	}
+	f.mu.Unlock()
 	switch {
 	case n > uint64(len(all)):
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("intent version %d: not found", n))

@@ -50,6 +50,8 @@ type fake struct {
 	// versions of the intent, oldest first, and the one that connected hosts hold
 	intents []*sensorv1.SignedIntent
 	held    uint64
+	// how often was asked for hosts and for the intent when the last was applied
+	quick, asked int
 }
 
 // start serves the fake on two nodes and writes context files into dir.

@@ -278,28 +278,42 @@ func (ch *change) rehearse(ctx context.Context, s *session, next *sensorv1.Inten
 		s.say("what it would have done about the findings of the last 7 days is not known: %v", err)
 		return
 	}
-	now, then := make(outcomes), make(outcomes)
-	held, judged := 0, make(map[string]int)
+	then, held := done(res.GetVerdicts())
+	now, judged := make(outcomes), make(map[string]int)
 	for _, v := range leading(res.GetVerdicts()) {
-		then.add(v.GetLevel(), v.GetHost())
-		if v.GetHeld() != "" {
-			held++
-		}
-		if v.GetLevel() >= intent.Veto {
+		if v.GetLevel() >= intent.Veto && v.GetHeld() == "" {
 			judged[v.GetDisposition()]++
 		}
 	}
 	for _, v := range leadingNow(res.GetVerdicts()) {
 		now.add(v.GetLevelNow(), v.GetHost())
 	}
-	s.say("of %s of the last 7 days%s it would have: %s", plural(int(res.GetFindings()), "finding"), cutShort(res), then)
-	s.say("what is in force: %s", now)
+	s.say("of %s of the last 7 days%s it would have: %s%s", plural(int(res.GetFindings()), "finding"), cutShort(res), then, heldText(held))
+	s.say("what is in force, not counting what holds it back: %s", now)
 	if n := judged[intent.Malicious] + judged[intent.Benign]; n > 0 {
 		s.say("of what it would have done without being asked, people judged %d malicious and %d benign", judged[intent.Malicious], judged[intent.Benign])
 	}
-	if held > 0 {
-		s.say("%d of them are held back: vedette intent test says by what", held)
+}
+
+// done counts what an intent would have done, and for how many findings something holds
+// it back.
+func done(verdicts []*operatorv1.Verdict) (would outcomes, held int) {
+	would = make(outcomes)
+	for _, v := range leading(verdicts) {
+		if v.GetHeld() != "" && v.GetLevel() > intent.Recommend {
+			held++
+		} else {
+			would.add(v.GetLevel(), v.GetHost())
+		}
 	}
+	return would, held
+}
+
+func heldText(held int) string {
+	if held == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; for %d it is held back by protection, a cap or the kill switch (vedette intent test says which)", held)
 }
 
 func cutShort(res *operatorv1.TestIntentResponse) string {

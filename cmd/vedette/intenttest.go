@@ -50,7 +50,8 @@ all; JUDGED what people said when they closed the incident. Nothing is applied.`
 			if _, err = output.Print(s.Printer, verdictTable(), output.Rows(res.GetVerdicts())); err != nil {
 				return err
 			}
-			s.say("%s replayed%s: %s", plural(int(res.GetFindings()), "finding"), cutShort(res), summaryOf(res.GetVerdicts()))
+			would, held := done(res.GetVerdicts())
+			s.say("%s replayed%s; it would have: %s%s", plural(int(res.GetFindings()), "finding"), cutShort(res), would, heldText(held))
 			return nil
 		}),
 	}
@@ -65,14 +66,6 @@ func days(text string) string {
 		return fmt.Sprintf("%dh", 24*n)
 	}
 	return text
-}
-
-func summaryOf(verdicts []*operatorv1.Verdict) string {
-	then := make(outcomes)
-	for _, v := range leading(verdicts) {
-		then.add(v.GetLevel(), v.GetHost())
-	}
-	return then.String()
 }
 
 func levelWord(level uint32) string {

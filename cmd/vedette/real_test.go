@@ -85,6 +85,13 @@ func TestRealCluster(t *testing.T) {
 		{4, []string{"isolate", "--all", "--yes"}},
 		{4, []string{"isolation", "list", "--operation", "op-nothing"}},
 		{4, []string{"cluster", "remove", "n9", "--yes"}},
+		{0, []string{"intent", "show"}},
+		{0, []string{"automation", "off", "--reason", "drill", "--wait"}},
+		{0, []string{"automation", "on", "--reason", "drill", "--yes"}},
+		{0, []string{"intent", "rollback", "1", "--reason", "drill", "--yes", "--wait"}},
+		{0, []string{"intent", "history"}},
+		{0, []string{"intent", "scorecard"}},
+		{4, []string{"intent", "show", "9"}},
 	} {
 		if out, code := c.vedette(tt.args...); code != tt.code {
 			t.Errorf("vedette %v ended with %d, want %d:\n%s", tt.args, code, tt.code, out)

@@ -261,21 +261,31 @@ func (c *Client) Behind(ctx context.Context, version uint64) (behind []*operator
 	return behind, online, nil
 }
 
+// relist is how often a wait looks at every host: a fleet's list is large, and a count is not.
+const relist = 5 * time.Second
+
 // WaitIntent waits until every connected host holds a version, and calls seen with
-// every count. When ctx ends first it returns who did not with the reason.
+// every count. When ctx ends first it returns who did not, as last looked at, with the reason.
 func (c *Client) WaitIntent(ctx context.Context, version uint64, seen func(holding, online int)) (behind []*operatorv1.Host, err error) {
-	pause := 100 * time.Millisecond
-	for {
-		now, online, err := c.Behind(ctx, version)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoLeader) {
-			return behind, err
+	var looked time.Time
+	var online int
+	var before uint64 // who held it, connected or not, when the hosts were looked at
+	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, time.Second) {
+		_, spread, err := c.IntentVersion(ctx, version)
+		since := max(spread.Current, before) - before
+		if err == nil && (looked.IsZero() || since >= uint64(len(behind)) || time.Since(looked) > relist) {
+			if behind, online, err = c.listBehind(ctx, version, behind, online); err == nil {
+				looked, before, since = time.Now(), spread.Current, 0
+			}
 		}
-		if err == nil {
-			behind = now
-			seen(online-len(behind), online)
+		switch {
+		case err == nil:
+			seen(online-len(behind)+int(since), online) //nolint:gosec // below the hosts that are behind
 			if len(behind) == 0 {
 				return nil, nil
 			}
+		case ctx.Err() == nil && !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoLeader):
+			return behind, err
 		}
 		select {
 		case <-ctx.Done():
@@ -285,6 +295,14 @@ func (c *Client) WaitIntent(ctx context.Context, version uint64, seen func(holdi
 			return behind, ctx.Err()
 		case <-time.After(pause):
 		}
-		pause = min(pause*3/2, time.Second)
 	}
+}
+
+// listBehind is Behind that keeps what was known when it fails.
+func (c *Client) listBehind(ctx context.Context, version uint64, behind []*operatorv1.Host, online int) ([]*operatorv1.Host, int, error) {
+	now, connected, err := c.Behind(ctx, version)
+	if err != nil {
+		return behind, online, err
+	}
+	return now, connected, nil
 }

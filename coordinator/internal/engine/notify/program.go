@@ -32,7 +32,7 @@ var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 // the coordinator's own user.
 func CheckProgram(path string) error {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-		return fmt.Errorf("program %q: give an absolute path, without . and ..", path)
+		return fmt.Errorf("program %q: give an absolute path without dot segments", path)
 	}
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
