@@ -182,6 +182,7 @@ func (ch *change) apply(ctx context.Context, s *session, next *sensorv1.Intent, 
 		if !ch.allowShrink {
 			return usage("so much may have been lost by accident (an empty file, a cut pipe); nothing was done: repeat with --allow-shrink when it is meant")
 		}
+		next.Shrinks = true // the coordinators ask as well
 	}
 	if ch.dryRun {
 		s.say("dry run: nothing was done")

@@ -3475,6 +3475,8 @@ type Intent struct {
 	IssuedAt      int64                  `protobuf:"varint,12,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"` // Unix ns
 	Reason        string                 `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
 	Restores      uint64                 `protobuf:"varint,14,opt,name=restores,proto3" json:"restores,omitempty"` // a rollback: the version whose content this is
+	// Its author means it that much less is permitted or protected than before.
+	Shrinks       bool `protobuf:"varint,15,opt,name=shrinks,proto3" json:"shrinks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3605,6 +3607,13 @@ func (x *Intent) GetRestores() uint64 {
 		return x.Restores
 	}
 	return 0
+}
+
+func (x *Intent) GetShrinks() bool {
+	if x != nil {
+		return x.Shrinks
+	}
+	return false
 }
 
 type SignedIntent struct {
@@ -4318,7 +4327,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05local\x18\v \x01(\bR\x05local\x12\x1a\n" +
 	"\bevidence\x18\f \x03(\tR\bevidence\x12%\n" +
 	"\x0eintent_version\x18\r \x01(\x04R\rintentVersion\x12\x1a\n" +
-	"\bpolicies\x18\x0e \x03(\tR\bpolicies\"\xe8\x03\n" +
+	"\bpolicies\x18\x0e \x03(\tR\bpolicies\"\x82\x04\n" +
 	"\x06Intent\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -4335,7 +4344,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06author\x18\v \x01(\tR\x06author\x12\x1b\n" +
 	"\tissued_at\x18\f \x01(\x03R\bissuedAt\x12\x16\n" +
 	"\x06reason\x18\r \x01(\tR\x06reason\x12\x1a\n" +
-	"\brestores\x18\x0e \x01(\x04R\brestores\"d\n" +
+	"\brestores\x18\x0e \x01(\x04R\brestores\x12\x18\n" +
+	"\ashrinks\x18\x0f \x01(\bR\ashrinks\"d\n" +
 	"\fSignedIntent\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
 	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"\x94\x01\n" +

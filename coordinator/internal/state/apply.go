@@ -49,7 +49,9 @@ const (
 	RejectStaleIntent = "stale-intent"
 	// RejectUnsupported: a proposal that does not follow from its finding by the intent.
 	RejectUnsupported = "unsupported"
-	RejectWindowOpen  = "window-open"
+	// RejectShrinks: an intent without much of the one before, whose author does not say so.
+	RejectShrinks    = "intent-shrinks"
+	RejectWindowOpen = "window-open"
 )
 
 // ErrNewerCommand is returned for a command of a later version: the node must

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
@@ -159,6 +160,13 @@ func (a *applier) putIntent(in *raftv1.PutIntent) (*raftv1.Result, error) {
 	}
 	if err := intent.Follows(current.GetPayload(), next); err != nil {
 		return reject(RejectStaleIntent, "%v: somebody else applied one meanwhile; look at it with vedette intent show", err), nil
+	}
+	before, err := a.intent()
+	if err != nil {
+		return nil, err
+	}
+	if lost := intent.Shrinks(before, next); len(lost) > 0 && !next.GetShrinks() {
+		return reject(RejectShrinks, "%s: if that is meant, apply it with --allow-shrink", strings.Join(lost, "; ")), nil
 	}
 	if err := a.tx.SetGroupLabel(intent.GroupLabel(next.GetGovernor())); err != nil {
 		return nil, fmt.Errorf("storing groups: %w", err)

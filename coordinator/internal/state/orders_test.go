@@ -231,6 +231,26 @@ func TestUnsupportedProposals(t *testing.T) {
 	l.want(state.RejectUnsupported, kill)
 }
 
+// Ensure an intent that loses much of the one before is taken only from an author
+// who says so.
+func TestIntentShrinks(t *testing.T) {
+	l := fleet(t, 2)
+	l.put(0, &sensorv1.Intent{Policy: permitIsolate})
+	current, err := l.db.Intent(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, meant := range []bool{false, true} {
+		next := &sensorv1.Intent{ClusterId: "c-1", Author: "ada", IssuedAt: now + minute, Version: 2, Previous: intent.Digest(current.GetPayload()), Shrinks: meant}
+		payload, err := intent.Encode(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.want(map[bool]string{false: state.RejectShrinks, true: ""}[meant],
+			command(&raftv1.PutIntent{Signed: &sensorv1.SignedIntent{Payload: payload}, Decoded: next}))
+	}
+}
+
 // Ensure what waits for a veto goes out after its window and not before, and not
 // when it was vetoed or automation was switched off meanwhile.
 func TestVetoWindow(t *testing.T) {
