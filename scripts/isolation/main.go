@@ -1,7 +1,9 @@
 // Command isolation floods an isolated host on every path that is known and prints
 // what reached the other side: with the cut applied, with its process killed, while
 // nftables is flushed, and after a reboot. It runs the tests of respond/isolation,
-// which make namespaces of their own; this machine's network is not touched.
+// which make namespaces of their own; this machine's network is not touched. The matrix
+// is isolated by a second program, of the sensor's own tests, with both layers and by
+// the sensor's responder.
 //
 // A row is ok when nothing leaked and the path was seen to be one without the cut.
 // What this kernel has no driver for is skipped, and measured in vmtest's guest.

@@ -24,7 +24,12 @@ type config struct {
 
 const (
 	testPackage = "sensor/internal/respond/isolation"
-	out         = "out"
+	// wholePackage is the facade, whose tests are the sensor's isolation with both layers:
+	// the stages that they are do not know each other.
+	wholePackage = "sensor"
+	out          = "out"
+	// keeperVariable names to the tests who isolates in their place (keeperProgram).
+	keeperVariable = "VEDETTE_ISOLATION_KEEPER"
 	// rowMark begins a line with a row (measureMark of the tests).
 	rowMark = "ISOLATION-ROW "
 	// beside are the tests that prove the rest: their figures become notes.
@@ -86,15 +91,17 @@ func onThisKernel(ctx context.Context, cfg config) (*grid, error) {
 		return nil, fmt.Errorf("making a folder for the tests: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	program := filepath.Join(dir, "isolation.test")
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-buildvcs=false", "-o", program, "./"+testPackage)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the tests: %w\n%s", err, said)
+	program, whole := filepath.Join(dir, "isolation.test"), filepath.Join(dir, "sensor.test")
+	for _, b := range []struct{ to, of string }{{program, testPackage}, {whole, wholePackage}} {
+		build := exec.CommandContext(ctx, "go", "test", "-c", "-buildvcs=false", "-o", b.to, "./"+b.of)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if said, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("building the tests of %s: %w\n%s", b.of, err, said)
+		}
 	}
 	g := newGrid("")
 	fmt.Printf("isolation: each phase takes %g s, the matrix about %.0f s …\n", cfg.seconds, 6*cfg.seconds+10)
-	if err := test(ctx, g, program, matrix, fmt.Sprintf("VEDETTE_ISOLATION_SECONDS=%g", cfg.seconds)); err != nil {
+	if err := test(ctx, g, program, matrix, fmt.Sprintf("VEDETTE_ISOLATION_SECONDS=%g", cfg.seconds), keeperVariable+"="+whole); err != nil {
 		return nil, err
 	}
 	if len(g.paths) == 0 {
@@ -109,10 +116,10 @@ func onThisKernel(ctx context.Context, cfg config) (*grid, error) {
 }
 
 // test runs some tests; that one fails is a row and no error.
-func test(ctx context.Context, g *grid, program, which, setting string) error {
+func test(ctx context.Context, g *grid, program, which string, settings ...string) error {
 	cmd := exec.CommandContext(ctx, program, "-test.v", "-test.timeout=30m", "-test.run="+which)
 	cmd.Dir = testPackage
-	cmd.Env = append(os.Environ(), setting)
+	cmd.Env = append(os.Environ(), settings...)
 	// The tests clean up when they are asked to end, not when they are killed.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second

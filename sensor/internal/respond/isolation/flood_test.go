@@ -52,6 +52,10 @@ func (f *flood) count(frame []byte) {
 		var phase uint32
 		var index int
 		if n, _ := fmt.Sscanf(string(frame[at:at+markerLength]), "<Vd%d/%d>", &phase, &index); n == 2 && index < len(f.paths) && phase < maxPhases {
+			// A connection that is let go on sends again what it could not before.
+			if now := f.phase.Load(); now >= phaseEnding && phase < phaseEnding {
+				return
+			}
 			f.paths[index].arrived[phase].Add(1)
 		}
 		return

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"testing"
@@ -23,7 +24,7 @@ import (
 const keeperVariable = "VEDETTE_TEST_KEEPER"
 
 func TestMain(m *testing.M) {
-	for variable, role := range map[string]func(string) error{keeperVariable: keep, cyclesVariable: cycle, dhcpVariable: dhcpScript} {
+	for variable, role := range map[string]func(string) error{keeperVariable: keep, cyclesVariable: cycle, dhcpVariable: dhcpScript, senderVariable: sendXDP} {
 		if text := os.Getenv(variable); text != "" {
 			if err := role(text); err != nil {
 				fmt.Fprintln(os.Stderr, variable, err)
@@ -91,12 +92,40 @@ func keep(text string) error {
 // keeper is a keeper's process as its test sees it.
 type keeper struct {
 	cmd   *exec.Cmd
+	input io.Closer
 	looks chan kept // closed when the process ends
 	done  chan struct{}
 }
 
-// startKeeper returns once the namespace is isolated.
+// keeperProgram holds the path of a program that is a keeper with both layers of an
+// isolation, as the sensor has them; make isolation sets it. It speaks as this one does,
+// has its state in the folder that keeperState names, and ends the isolation when its
+// standard input ends.
+const (
+	keeperProgram = "VEDETTE_ISOLATION_KEEPER"
+	keeperState   = "VEDETTE_TEST_KEEPER_STATE"
+)
+
+// bothLayers says whether startWhole's keepers are those of keeperProgram.
+func bothLayers() bool { return os.Getenv(keeperProgram) != "" }
+
+// startKeeper returns once the namespace is isolated by the table.
 func startKeeper(t testing.TB, host *netnstest.Namespace, spec Spec) *keeper {
+	t.Helper()
+	return start(t, host, spec, "/proc/self/exe", "")
+}
+
+// startWhole is startKeeper with both layers where there is a program for it; state is the
+// sensor's folder.
+func startWhole(t testing.TB, host *netnstest.Namespace, spec Spec, state string) *keeper {
+	t.Helper()
+	if bothLayers() {
+		return start(t, host, spec, os.Getenv(keeperProgram), state)
+	}
+	return startKeeper(t, host, spec)
+}
+
+func start(t testing.TB, host *netnstest.Namespace, spec Spec, program, state string) *keeper {
 	t.Helper()
 	text, err := json.Marshal(spec)
 	if err != nil {
@@ -107,11 +136,14 @@ func startKeeper(t testing.TB, host *netnstest.Namespace, spec Spec) *keeper {
 		t.Fatal(err)
 	}
 	defer func() { _ = ns.Close() }()
-	k := &keeper{cmd: exec.Command("/proc/self/exe"), looks: make(chan kept, 1024), done: make(chan struct{})}
-	k.cmd.Env = append(os.Environ(), keeperVariable+"="+string(text))
+	k := &keeper{cmd: exec.Command(program), looks: make(chan kept, 1024), done: make(chan struct{})}
+	k.cmd.Env = append(os.Environ(), keeperVariable+"="+string(text), keeperState+"="+state)
 	k.cmd.Stderr = os.Stderr
 	k.cmd.ExtraFiles = []*os.File{ns}
 	out, err := k.cmd.StdoutPipe()
+	if err == nil {
+		k.input, err = k.cmd.StdinPipe()
+	}
 	if err == nil {
 		err = k.cmd.Start()
 	}
@@ -154,6 +186,20 @@ func (k *keeper) until(t testing.TB, drift Drift) {
 	t.Helper()
 	for k.next(t).Drift != drift {
 		continue
+	}
+}
+
+// release ends the isolation and the keeper, of those with both layers.
+func (k *keeper) release(t testing.TB) {
+	t.Helper()
+	_ = k.input.Close()
+	select {
+	case <-k.done:
+	case <-time.After(slow.Deadline(20 * time.Second)):
+		t.Fatal("the keeper does not release")
+	}
+	if err := k.cmd.Wait(); err != nil {
+		t.Fatalf("releasing: %v", err)
 	}
 }
 

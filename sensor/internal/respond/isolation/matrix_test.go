@@ -41,6 +41,7 @@ type lab struct {
 	captures                              []*netnstest.Capture
 	established                           net.Conn
 	sender, bypassing                     *netnstest.Raw
+	xdp                                   *sender // nil where there is no AF_XDP
 }
 
 func newLab(t *testing.T) *lab {
@@ -288,14 +289,12 @@ const (
 // to believe it, and so that closing one shows.
 func (l *lab) gapPaths(t *testing.T) []path {
 	var paths []path
-	xdp, err := netnstest.NewXDP(t, l.host, l.index)
+	xdp, err := startSender(t, l.host, l.index)
 	if err != nil {
 		t.Logf("SKIP path: needs AF_XDP: %v", err)
 	} else {
-		paths = append(paths, path{pathXDP, l.host, func(p []byte) error {
-			packet := netnstest.IP4(unix.IPPROTO_UDP, host4, world4, netnstest.UDP(4444, 53, p), netnstest.Options{})
-			return xdp.Send(netnstest.Ether(l.peerMAC, l.hostMAC, unix.ETH_P_IP, packet))
-		}})
+		l.xdp = xdp
+		paths = append(paths, path{pathXDP, l.host, func(p []byte) error { return xdp.send(l.xdpFrame(p)) }})
 	}
 	err = l.host.Do(func() error {
 		for _, command := range []string{

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -26,9 +27,11 @@ const (
 	phaseKilled
 	phaseFlushed
 	phaseReboot
+	phaseEnding // of the isolation: what is sent in it may pass or not
+	phaseReleased
 )
 
-var phaseNames = []string{"before", "apply", "sensor killed", "nft flushed", "after reboot"}
+var phaseNames = []string{"before", "apply", "sensor killed", "nft flushed", "after reboot", "ending", "released"}
 
 // measured is one row: of a path, in a phase.
 type measured struct {
@@ -46,6 +49,8 @@ type measured struct {
 const (
 	pathLateDevice    = "NIC added later, AF_PACKET from before it is up"
 	pathLateNamespace = "namespace made later, through the host"
+	// pathThawed counts what does not arrive: who was stopped must go on.
+	pathThawed = "AF_XDP, missing after the release"
 )
 
 // Ensure that nothing passes on any path while the cut is in force: once applied,
@@ -90,34 +95,86 @@ func (r *rig) phases(t *testing.T, each time.Duration) (rows []measured) {
 			measured{Path: pathLateDevice, Phase: phaseNames[phase], Sent: 1, Before: 1, Leaked: uint64(r.arrive(t, phase)), Note: "in its first 200 ms; " + note},
 			measured{Path: pathLateNamespace, Phase: phaseNames[phase], Sent: 1, Before: 1, Leaked: uint64(r.arrivedNamespace(t, phase)), Note: "in its first 200 ms"})
 	}
-	first := startKeeper(t, r.host, testSpec())
+	state := t.TempDir()
+	first := startWhole(t, r.host, testSpec(), state)
 	r.flood.during(phaseApply, each)
+	r.lookAtXDP(phaseApply)
 	later(phaseApply, "the keeper follows")
 	first.kill()
 	r.flood.during(phaseKilled, each)
+	r.lookAtXDP(phaseKilled)
 	later(phaseKilled, "nobody is there who could follow, where each device has its own chain")
-	second := startKeeper(t, r.host, testSpec())
+	second := startWhole(t, r.host, testSpec(), state)
 	r.flood.phase.Store(phaseFlushed)
 	flushed := time.Now()
 	nft(t, r.host, "flush ruleset")
 	second.until(t, Tampered)
 	took := time.Since(flushed)
 	r.flood.during(phaseFlushed, each)
+	r.lookAtXDP(phaseFlushed)
 	later(phaseFlushed, "the keeper follows")
+	if bothLayers() {
+		rows = append(rows, r.released(t, second)...)
+	}
 	second.kill()
 	return append(rows, measured{Path: "reapplied after a flush, ms", Phase: phaseNames[phaseFlushed], Sent: 1, Before: 1, Leaked: uint64(took.Milliseconds())})
+}
+
+// lookAtXDP notes what the sender of AF_XDP is doing in a phase.
+func (r *rig) lookAtXDP(phase uint32) {
+	if r.xdp == nil {
+		return
+	}
+	note := "its process runs"
+	if r.xdp.stands() {
+		note = "its process stands still: it was told to send and could not"
+	}
+	if r.xdp.opened != "sent" {
+		note = "the kernel refuses it a socket: " + r.xdp.opened
+	}
+	if r.notes == nil {
+		r.notes = map[uint32]string{}
+	}
+	r.notes[phase] = note
+}
+
+// released ends the isolation, and measures that a stopped sender goes on with nothing
+// lost.
+func (r *rig) released(t *testing.T, k *keeper) []measured {
+	r.flood.phase.Store(phaseEnding)
+	k.release(t)
+	if r.xdp == nil {
+		return nil
+	}
+	i := slices.IndexFunc(r.flood.paths, func(f *flow) bool { return f.name == pathXDP })
+	f := r.flood.paths[i]
+	r.flood.phase.Store(phaseReleased)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for until := time.Now().Add(slow.Deadline(5 * time.Second)); f.arrived[phaseReleased].Load() < perGap && time.Now().Before(until); {
+		<-tick.C
+	}
+	note := fmt.Sprintf("%d of %d arrived", f.arrived[phaseReleased].Load(), perGap)
+	if r.xdp.stands() {
+		note += "; its process still stands"
+	}
+	return []measured{{
+		Path: pathThawed, Phase: phaseNames[phaseReleased], Sent: f.sent[phaseReleased].Load(), Before: f.arrived[phaseBefore].Load(),
+		Leaked: perGap - min(perGap, f.arrived[phaseReleased].Load()), Note: note,
+	}}
 }
 
 // reboot is a host whose sensor runs before its first device comes, which is the
 // order that the packaged unit gives.
 func reboot(t *testing.T, before *rig, each time.Duration) []measured {
 	host, peer := netnstest.New(t), netnstest.New(t)
-	k := startKeeper(t, host, testSpec())
+	k := startWhole(t, host, testSpec(), t.TempDir())
 	netnstest.Join(t, host, peer)
 	r := newRig(t, host, peer, true)
 	r.flood.phase.Store(phaseReboot)
 	r.flood.start()
 	r.flood.during(phaseReboot, each)
+	r.lookAtXDP(phaseReboot)
 	r.flood.stop()
 	k.kill()
 	for _, now := range r.flood.paths {
@@ -137,6 +194,9 @@ func (r *rig) rows(phases ...uint32) (rows []measured) {
 			row := measured{
 				Path: p.name, Phase: phaseNames[phase], Sent: p.sent[phase].Load(),
 				Before: p.arrived[phaseBefore].Load(), Leaked: p.arrived[phase].Load(),
+			}
+			if p.name == pathXDP {
+				row.Note = fmt.Sprintf("%d told to it; %d arrived in the phase before the cut; %s", row.Sent, row.Before, r.notes[phase])
 			}
 			if err := p.failed.Load(); err != nil {
 				row.Error = (*err).Error()

@@ -3,7 +3,6 @@ package netnstest
 import (
 	"fmt"
 	"sync/atomic"
-	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +24,15 @@ type XDP struct {
 	next     uint32
 }
 
-// NewXDP opens a sender on the device's first queue.
-func NewXDP(t testing.TB, n *Namespace, index int) (*XDP, error) {
-	t.Helper()
+// OpenXDP opens a sender on the first queue of a device of the namespace that the caller
+// is in. It lives as long as its process: who holds one may be stopped.
+func OpenXDP(index int) (*XDP, error) {
 	x := &XDP{fd: -1}
-	t.Cleanup(x.close)
-	return x, n.Do(func() error { return x.open(index) })
+	if err := x.open(index); err != nil {
+		x.close()
+		return nil, err
+	}
+	return x, nil
 }
 
 func (x *XDP) close() {

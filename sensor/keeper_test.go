@@ -1,0 +1,123 @@
+package sensor
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/respond"
+	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
+)
+
+// keeperVariable makes this program what make isolation measures: a process that isolates
+// the namespace at descriptor 3 with all that the sensor has for it, and keeps it so until
+// it is killed or its standard input ends, which is root's end of an isolation. Its value
+// is the Spec, keeperState the state folder, which a next one takes over.
+const (
+	keeperVariable = "VEDETTE_TEST_KEEPER"
+	keeperState    = "VEDETTE_TEST_KEEPER_STATE"
+	keeperNetNS    = "/proc/self/fd/3"
+)
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(keeperVariable); text != "" {
+		if err := keepIsolated(text); err != nil {
+			fmt.Fprintln(os.Stderr, keeperVariable, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func keepIsolated(text string) (err error) {
+	var spec isolation.Spec
+	if err := json.Unmarshal([]byte(text), &spec); err != nil {
+		return err
+	}
+	if spec.Level != isolation.Full {
+		return fmt.Errorf("level %s: this keeper isolates in full", spec.Level)
+	}
+	s := &Sensor{log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))}
+	s.cfg.Isolation.Enabled, s.cfg.StateDir = true, os.Getenv(keeperState)
+	s.cfg.Scope.Kind, s.cfg.Scope.Path = "netns", keeperNetNS
+	first := s.openCut()
+	if first == nil {
+		return errors.New("the first cut is not armed")
+	}
+	s.responder, err = respond.New(respond.Config{
+		StateDir: s.cfg.StateDir, NodeAddresses: func() []netip.AddrPort { return spec.Nodes }, Roots: x509.NewCertPool,
+		ClusterID: "keeper", HostID: "keeper", Enabled: true, ScopeKind: s.cfg.Scope.Kind, NetNS: s.isolationNamespace(), First: first,
+		Reachable: func(context.Context) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.onClose(s.responder.Close)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan error, 2)
+	go func() { ended <- s.responder.Run(ctx) }()
+	go func() { ended <- s.cut.Follow(ctx) }()
+	if s.responder.State() == respond.StateNone {
+		status := s.responder.Contain(ctx, respond.LocalOrder{Action: sensorv1.Action_ACTION_ISOLATE, Lease: time.Hour, Reason: "measurement"})
+		if status.GetState() != sensorv1.IsolationState_ISOLATION_STATE_APPLIED {
+			return fmt.Errorf("isolating: %s: %s", status.GetState(), status.GetDetail())
+		}
+	}
+	if err := s.tellRepairs(ended); err != nil {
+		return err
+	}
+	cancel()
+	if err := errors.Join(<-ended, <-ended, s.close()); err != nil {
+		return err
+	}
+	_, err = respond.EndLocally(context.Background(), respond.LocalEnd{
+		StateDir: s.cfg.StateDir, NetNS: keeperNetNS, By: "the measurement", Reason: "it is over", Logger: s.log,
+		Lift: func(stopped []respond.StoppedProcess) error { return liftLeft(keeperNetNS, stopped) },
+	})
+	return err
+}
+
+// tellRepairs says that the namespace is isolated, and each time that the table was put
+// back, as the tests of respond/isolation read it; until standard input ends.
+func (s *Sensor) tellRepairs(ended <-chan error) error {
+	say := json.NewEncoder(os.Stdout)
+	word := struct {
+		Drift isolation.Drift `json:"drift"`
+	}{isolation.Unchanged}
+	if err := say.Encode(word); err != nil {
+		return err
+	}
+	released := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, os.Stdin)
+		released <- err
+	}()
+	word.Drift = isolation.Tampered
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for told := uint64(0); ; {
+		select {
+		case err := <-ended:
+			return errors.Join(errors.New("the sensor stopped keeping the isolation"), err)
+		case err := <-released:
+			return err
+		case <-tick.C:
+		}
+		for ; told < s.responder.Counters().Reapplied; told++ {
+			if err := say.Encode(word); err != nil {
+				return err
+			}
+		}
+	}
+}
