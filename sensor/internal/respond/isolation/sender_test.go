@@ -24,7 +24,7 @@ const senderVariable = "VEDETTE_TEST_XDP_SENDER"
 
 // staleAfter is how long what a sender was told to send is worth sending: one that stood
 // still must not send, when it goes on, what belongs to an earlier phase.
-const staleAfter = 100 * time.Millisecond
+const staleAfter = time.Second
 
 // sendXDP is the sender: a line for each frame, the time after which it is stale (ns of
 // CLOCK_MONOTONIC) and the frame in hexadecimal; and for each a line back, "sent" or why not.
