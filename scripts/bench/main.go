@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-var firstPort = flag.Int("port", 17541, "first UDP port of the three coordinators; their operators' ports are ten above")
+var firstPort = flag.Int("port", 17541, "first UDP port of the three coordinators; their operators' ports are ten above, and those of the fleet's three twenty and thirty")
 
 func main() {
 	bin := flag.String("bin", "bin", "folder of the built programs")
@@ -32,7 +32,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 40*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 50*time.Minute)
 	defer cancel()
 	if err := run(ctx, *bin, *only, *quick); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

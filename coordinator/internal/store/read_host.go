@@ -108,15 +108,41 @@ func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Ho
 	if err != nil {
 		return nil, "", err
 	}
-	for i, h := range hosts {
-		if h.Losses, err = db.losses(ctx, numbers[i]); err != nil {
-			return nil, "", err
-		}
+	if err := db.addLosses(ctx, f, hosts, numbers); err != nil {
+		return nil, "", err
 	}
 	if more {
 		return hosts, pageToken(numbers[len(numbers)-1]), nil
 	}
 	return hosts, "", nil
+}
+
+// addLosses reads the losses of listed hosts: with one look when the list is of all
+// hosts between its first and last, as an order for a whole fleet waits for it.
+func (db *DB) addLosses(ctx context.Context, f HostFilter, hosts []*operatorv1.Host, numbers []int64) (err error) {
+	if len(hosts) > 1 && len(f.IDs) == 0 && len(f.Labels) == 0 {
+		i := 0
+		return db.each(ctx, func(s scanner) error {
+			var host int64
+			l := &sensorv1.Loss{}
+			if err := s.Scan(&host, &l.Where, &l.Cause, &l.Count); err != nil {
+				return err
+			}
+			for i < len(numbers) && numbers[i] < host {
+				i++
+			}
+			if i < len(numbers) && numbers[i] == host {
+				hosts[i].Losses = append(hosts[i].Losses, l)
+			}
+			return nil
+		}, "SELECT host, place, cause, count FROM losses WHERE host BETWEEN ? AND ? ORDER BY host, place, cause", numbers[0], numbers[len(numbers)-1])
+	}
+	for i, h := range hosts {
+		if h.Losses, err = db.losses(ctx, numbers[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (db *DB) losses(ctx context.Context, host int64) (out []*sensorv1.Loss, err error) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -110,19 +111,24 @@ func (db *DB) Governed(ctx context.Context, since int64, ids []string) (fleet Fl
 		contained = append(contained, h)
 		return nil
 	}, containedQuery, since)
-	for i := 0; err == nil && i < len(ids); i++ {
-		err = db.each(ctx, func(s scanner) error {
-			h := FleetHost{}
-			facts := &sensorv1.HostFacts{}
-			var labels map[string]string
-			if err := s.Scan(&h.N, &h.ID, &h.Name, &h.Epoch, labelsColumn{&labels}, protoColumn{facts}, &h.Group); err != nil {
-				return err
-			}
-			h.Labels = mergeLabels(facts.GetLabels(), labels)
-			hosts = append(hosts, h)
-			return nil
-		}, fleetHostQuery, ids[i])
+	if err != nil {
+		return fleet, nil, nil, err
 	}
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return fleet, nil, nil, fmt.Errorf("encoding ids: %w", err)
+	}
+	err = db.each(ctx, func(s scanner) error {
+		h := FleetHost{}
+		facts := &sensorv1.HostFacts{}
+		var labels map[string]string
+		if err := s.Scan(&h.N, &h.ID, &h.Name, &h.Epoch, labelsColumn{&labels}, protoColumn{facts}, &h.Group); err != nil {
+			return err
+		}
+		h.Labels = mergeLabels(facts.GetLabels(), labels)
+		hosts = append(hosts, h)
+		return nil
+	}, fleetHostsQuery, string(list))
 	return fleet, contained, hosts, err
 }
 

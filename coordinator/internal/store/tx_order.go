@@ -103,8 +103,11 @@ type ContainedHost struct {
 
 const (
 	fleetHostQuery = "SELECT n, id, name, epoch, labels, facts, grp FROM hosts WHERE id = ?"
-	fleetQuery     = "SELECT grp, count(*) FROM hosts GROUP BY grp"
-	containedQuery = `SELECT i.host, max(i.counted_at), h.grp FROM isolations i JOIN hosts h ON h.n = i.host
+	// fleetHostsQuery is the same for a JSON list of ids: a query for each of ten
+	// thousand hosts would be compiled as often.
+	fleetHostsQuery = `SELECT h.n, h.id, h.name, h.epoch, h.labels, h.facts, h.grp FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value ORDER BY j.key`
+	fleetQuery      = "SELECT grp, count(*) FROM hosts GROUP BY grp"
+	containedQuery  = `SELECT i.host, max(i.counted_at), h.grp FROM isolations i JOIN hosts h ON h.n = i.host
 		WHERE i.counted_at >= ? AND i.counted_at > 0 GROUP BY i.host`
 )
 
