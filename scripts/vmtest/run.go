@@ -45,13 +45,13 @@ var suites = []struct {
 	// the time, and each test does it anew. Empty is all.
 	quick string
 }{
-	{"sensor/internal/kernel", 60 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestKnownStaysInTheKernel|TestTaint)$"},
+	{"sensor/internal/kernel", 60 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestKnownStaysInTheKernel|TestTaint|TestCutMatrix|TestCutFilters|TestCutOutlivesItsSensor)$"},
 	{"sensor/internal/enrich", 3 * time.Minute, ""},
 	{"sensor/internal/respond/isolation", 15 * time.Minute, "^(TestMatrix|TestReconcile|TestIngress|TestResolution|TestOpenings|TestEgressOnly|TestProbeSeesALeak|TestManyDevices|TestLateDevice|TestReplacingLeaksNothing)$"},
-	{"sensor/internal/respond/process", 6 * time.Minute, ""},
-	{"sensor/internal/respond/image", 3 * time.Minute, ""},
-	{"sensor/internal/respond/address", 6 * time.Minute, ""},
-	{"sensor/internal/respond", 8 * time.Minute, ""},
+	{"sensor/internal/respond/process", 6 * time.Minute, "^(TestKillDescends|TestFreezeAndThaw|TestFreezeBySignal|TestProtected)$"},
+	{"sensor/internal/respond/image", 3 * time.Minute, "^(TestBlock|TestRunning|TestCloseReleases)$"},
+	{"sensor/internal/respond/address", 6 * time.Minute, "^(TestBlock|TestLookups|TestReconcile)$"},
+	{"sensor/internal/respond", 8 * time.Minute, "^(TestIsolateAndRelease|TestRefusals|TestRestart|TestTampering|TestResumedSelfTest|TestIsolatesItself|TestContain|TestContainLease|TestContainInterrupted)$"},
 	{"sensor", 3 * time.Minute, ""},
 }
 
