@@ -93,6 +93,13 @@ func (r *fleetRun) close() {
 	if err := r.lab.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: ending the fleet's nodes:", err)
 	}
+	// Keys and state are for nobody any more, however the bench ends; logs stay where it failed.
+	entries, _ := os.ReadDir(r.lab.Dir)
+	for _, e := range entries {
+		if e.Name() != "logs" {
+			_ = os.RemoveAll(filepath.Join(r.lab.Dir, e.Name()))
+		}
+	}
 }
 
 func newFleetRun(ctx context.Context, b *bench) (r *fleetRun, err error) {

@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,10 @@ type Fleet struct {
 	signers *x509.CertPool // of operators
 	cluster string
 
+	// verifying bounds the grants that are verified at once: hosts have a processor each
+	// for it, and here thousands of them would keep the other sensors' pings waiting.
+	verifying chan struct{}
+
 	running  sync.WaitGroup
 	ctx      context.Context
 	stop     context.CancelFunc
@@ -66,7 +71,7 @@ type Fleet struct {
 
 // New makes a fleet without sensors.
 func New(cfg Config) *Fleet {
-	f := &Fleet{cfg: cfg}
+	f := &Fleet{cfg: cfg, verifying: make(chan struct{}, runtime.NumCPU())}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f
 }

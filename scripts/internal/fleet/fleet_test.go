@@ -23,7 +23,9 @@ func TestUnverifiedFailsTheRound(t *testing.T) {
 	if len(s.unacked) != 0 || s.answered != 0 {
 		t.Error("it was answered")
 	}
-	if _, err := r.Wait(t.Context()); !errors.Is(err, grant.ErrMalformed) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := r.Wait(ctx); !errors.Is(err, grant.ErrMalformed) {
 		t.Errorf("the round ended with %v, want %v", err, grant.ErrMalformed)
 	}
 }

@@ -144,11 +144,13 @@ func (s *sensor) receive() error {
 
 // honour verifies a grant as a sensor does, and answers it.
 func (s *sensor) honour(signed *sensorv1.SignedGrant) error {
+	s.fleet.verifying <- struct{}{}
 	now := time.Now()
 	g, signers, err := grant.Verify(signed, s.fleet.signers, s.fleet.cluster, now)
 	if err == nil {
 		err = grant.Names(g, signed.GetProof(), s.id)
 	}
+	<-s.fleet.verifying
 	switch {
 	case err == nil && g.GetEpoch() == s.epoch:
 		return nil // it came again, with a new session
