@@ -46,7 +46,7 @@ func TestKillSwitch(t *testing.T) {
 	committed := time.Since(began)
 	for i, s := range sessions {
 		m := s.next(func(m *sensorv1.CoordinatorMessage) bool { return m.GetIntent() != nil })
-		in, _, err := intent.Verify(m.GetIntent(), c.roots(), c.admin.ClusterID, time.Now())
+		in, _, err := intent.Verify(m.GetIntent(), c.operators(), c.admin.ClusterID, time.Now())
 		if err != nil || in.GetVersion() != 2 || !in.GetAutomationOff() {
 			t.Fatalf("node %d tells %v, %v", i+1, in, err)
 		}

@@ -50,7 +50,7 @@ var suites = []struct {
 	{"sensor/internal/respond/isolation", 15 * time.Minute, "^(TestMatrix|TestReconcile|TestIngress|TestResolution|TestOpenings|TestEgressOnly|TestProbeSeesALeak|TestManyDevices|TestLateDevice|TestReplacingLeaksNothing)$"},
 	{"sensor/internal/respond/process", 6 * time.Minute, "^(TestKillDescends|TestFreezeAndThaw|TestFreezeBySignal|TestProtected)$"},
 	{"sensor/internal/respond/image", 3 * time.Minute, "^(TestBlock|TestRunning|TestCloseReleases)$"},
-	{"sensor/internal/respond/address", 6 * time.Minute, "^(TestBlock|TestLookups|TestReconcile)$"},
+	{"sensor/internal/respond/address", 6 * time.Minute, "^(TestLookups|TestReconcile|TestEstablishedFlowEnds)$"},
 	{"sensor/internal/respond", 8 * time.Minute, "^(TestIsolateAndRelease|TestRefusals|TestRestart|TestTampering|TestResumedSelfTest|TestIsolatesItself|TestContain|TestContainLease|TestContainInterrupted)$"},
 	{"sensor", 3 * time.Minute, ""},
 }

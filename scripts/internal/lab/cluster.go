@@ -51,7 +51,7 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 				return nil, err
 			}
 			// As one does: the operators' key is for no node.
-			if err := os.Rename(filepath.Join(l.nodeDir(spec.ID), "admin.context.yaml"), c.founder()); err != nil {
+			if err := moveFile(filepath.Join(l.nodeDir(spec.ID), "admin.context.yaml"), c.founder()); err != nil {
 				return nil, fmt.Errorf("taking the first admin's context off its node: %w", err)
 			}
 		default:
@@ -74,6 +74,18 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 		return nil, err
 	}
 	return c, c.operator(ctx)
+}
+
+// moveFile moves a private file, to another file system as well.
+func moveFile(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, text, 0o600)
+	}
+	if err == nil {
+		err = os.Remove(from)
+	}
+	return err
 }
 
 // operator makes a context that names every node, so that the CLI goes on when the founder is dead.

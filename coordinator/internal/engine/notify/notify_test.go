@@ -110,11 +110,23 @@ func (l *oneLog) propose(operation, host string, level uint32) {
 	l.t.Helper()
 	g, _ := l.grant(operation, "", 1, host)
 	g.Evidence = []string{"f-1"}
-	in := &raftv1.ProposeResponse{Grant: g, Host: host, Level: level, IntentVersion: 1, Finding: "f-1", Policies: []string{"p1"}}
+	finding := l.finds(host)
+	in := &raftv1.ProposeResponse{Grant: g, Host: host, Level: level, IntentVersion: 1, Finding: finding, Policies: []string{"p1"}}
 	if level == 3 {
 		in.WindowEnds = l.now.Add(time.Minute).UnixNano()
 	}
 	l.put(&raftv1.Command{Body: &raftv1.Command_ProposeResponse{ProposeResponse: in}})
+}
+
+// finds stores a finding of the host, on which a proposal stands.
+func (l *oneLog) finds(host string) string {
+	l.t.Helper()
+	epoch++
+	id, boot := fmt.Sprintf("f-%d", epoch), fmt.Appendf(nil, "%016d", epoch)
+	l.put(&raftv1.Command{Body: &raftv1.Command_Ingest{Ingest: &raftv1.Ingest{Batches: []*raftv1.HostBatch{{Host: host, Batch: &sensorv1.Batch{Boot: boot,
+		Records: []*sensorv1.Record{{Sequence: 1, Time: l.now.UnixNano(), Body: &sensorv1.Record_Finding{Finding: &sensorv1.Finding{
+			Id: id, Time: l.now.UnixNano(), Kind: "rule", Severity: "high", Score: 90, Storyline: "7.9"}}}}}}}}}})
+	return id
 }
 
 // acts lets a host contain itself.
@@ -210,7 +222,7 @@ func TestEvents(t *testing.T) {
 	if o := all[0]; o.HostCount != 2 || len(o.Hosts) != 2 || o.Missing != 2 || o.Reason != "because" || o.Cluster != "c-1" || o.Node != "n1" || o.Until == nil || o.Level != 0 {
 		t.Errorf("order: %+v", o)
 	}
-	if o := all[2]; o.Until == nil || o.Until.Sub(l.now) != time.Minute || o.Level != 3 || o.Finding != "f-1" || !slices.Equal(o.Policies, []string{"p1"}) {
+	if o := all[2]; o.Until == nil || o.Until.Sub(l.now) != time.Minute || o.Level != 3 || !strings.HasPrefix(o.Finding, "f-") || !slices.Equal(o.Policies, []string{"p1"}) {
 		t.Errorf("window: %+v", o)
 	}
 	// Nothing twice; but who waits for one more is told again when somebody has signed.
