@@ -156,7 +156,7 @@ func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.until(20*time.Second, "the sensor to be online", func(ctx context.Context) (bool, error) {
+	c.until(time.Minute, "the sensor to be online", func(ctx context.Context) (bool, error) {
 		hosts, err := c.Hosts(ctx)
 		return hosts["web1"].State == "online", err
 	})

@@ -99,7 +99,7 @@ func (r *rig) start(t *testing.T) {
 	if r.sensor, err = r.cluster.StartSensor(t.Context(), r.spec); err != nil {
 		t.Fatal(err)
 	}
-	r.until(t, 20*time.Second, "the sensor to be online", func(ctx context.Context) (bool, error) {
+	r.until(t, time.Minute, "the sensor to be online", func(ctx context.Context) (bool, error) {
 		select {
 		case <-r.sensor.Exited():
 			t.Fatalf("the sensor ended:\n%s", r.sensor.Tail())
