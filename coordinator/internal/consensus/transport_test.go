@@ -16,7 +16,8 @@ func TestHeartbeatsEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = one.Close() })
+		// Close alone leaves pooled connections open, and with them the peer's goroutines.
+		t.Cleanup(func() { one.CloseStreams(); _ = one.Close() })
 		return one
 	}
 	from := peer()
