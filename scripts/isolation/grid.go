@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -108,9 +109,9 @@ func (g *grid) row(m measured) figure.Row {
 	name := g.name(m.Path + " / " + m.Phase)
 	switch {
 	case m.Path == putBack && g.kernel != "":
-		return figure.Info(name, float64(m.Leaked), "ms", "from the start of nft flush ruleset, emulated, under the flood")
+		return figure.Info(name, float64(m.Leaked), "ms", cmp.Or(m.Note, "from the start of nft flush ruleset, emulated, under the flood"))
 	case m.Path == putBack:
-		return figure.AtMost(name, float64(m.Leaked), 1000, "ms", "from the start of nft flush ruleset, under the flood")
+		return figure.AtMost(name, float64(m.Leaked), 1000, "ms", cmp.Or(m.Note, "from the start of nft flush ruleset, under the flood"))
 	case m.Lacks != "":
 		return figure.Row{Name: name, Unit: "packets", Target: "= 0", OK: true, Note: "SKIP: this kernel lacks the driver (" + m.Lacks + "); " + guestCommand}
 	case m.Error != "":

@@ -33,7 +33,7 @@ const (
 	// rowMark begins a line with a row (measureMark of the tests).
 	rowMark = "ISOLATION-ROW "
 	// beside are the tests that prove the rest: their figures become notes.
-	beside = "^(TestEstablishedFlowsEnd|TestReplacingLeaksNothing|TestTampering|TestNoResidue|TestLateDevices|TestLateDevicesInKernel|TestDHCP|TestOpenings|TestEgressOnly)$"
+	beside = "^(TestEstablishedFlowsEnd|TestReplacingLeaksNothing|TestTampering|TestOwnedTable|TestHeldTable|TestNoResidue|TestAdapterPluggedIn|TestLateDevices|TestLateDevicesInKernel|TestDHCP|TestOpenings|TestEgressOnly)$"
 	// matrix is the test that prints rows.
 	matrix = "^TestMeasure$"
 	// fullFrom is where the tests beside it repeat as often as was asked for.

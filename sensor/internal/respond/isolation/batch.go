@@ -23,6 +23,7 @@ type batch struct {
 // Attributes of a base chain's hook that x/sys/unix lacks (linux/netfilter/nf_tables.h).
 const (
 	hookDevices  = 4 // NFTA_HOOK_DEVS
+	deviceName   = 1 // NFTA_DEVICE_NAME
 	devicePrefix = 2 // NFTA_DEVICE_PREFIX, since Linux 6.17
 )
 
@@ -61,13 +62,24 @@ func (b *batch) nested(kind uint16, attributes ...netlink.Attribute) netlink.Att
 	return netlink.Attribute{Type: unix.NLA_F_NESTED | kind, Data: data}
 }
 
-func (b *batch) addTable(name string) {
-	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, text(unix.NFTA_TABLE_NAME, name), number(unix.NFTA_TABLE_FLAGS, 0))
+func (b *batch) addTable(name string, flags uint32) {
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, text(unix.NFTA_TABLE_NAME, name), number(unix.NFTA_TABLE_FLAGS, flags))
 }
 
-// deleteTable is after addTable, so that it is sure to find something.
 func (b *batch) deleteTable(name string) {
 	b.add(unix.NFT_MSG_DELTABLE, 0, text(unix.NFTA_TABLE_NAME, name))
+}
+
+// newTable is an empty one, whatever there was.
+func (b *batch) newTable(name string, flags uint32) {
+	if flags == 0 {
+		b.addTable(name, 0) // so that there is something to delete
+		b.deleteTable(name)
+	} else {
+		// Adding would have to know which flags the one has that is there.
+		b.add(msgDestroyTable, 0, text(unix.NFTA_TABLE_NAME, name))
+	}
+	b.addTable(name, flags)
 }
 
 func (b *batch) addCounter(table, name string) {
@@ -82,20 +94,29 @@ func (b *batch) addChain(table, name string) {
 	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, name))
 }
 
-// hook is where a base chain sits. Without a device it is on all, loopback and
+// hook is where a base chain sits. Without devices it is on all, loopback and
 // those to come included: the kernel hooks a device in before anybody can bring
 // it up.
 type hook struct {
 	direction direction
-	device    string
+	devices   []string
 	priority  int32
 	accept    bool // policy
 }
 
 func (b *batch) addBaseChain(table, name string, h hook) {
-	device := text(unix.NFTA_HOOK_DEV, h.device)
-	if h.device == "" {
+	var device netlink.Attribute
+	switch len(h.devices) {
+	case 0:
 		device = b.nested(hookDevices, text(devicePrefix, ""))
+	case 1:
+		device = text(unix.NFTA_HOOK_DEV, h.devices[0])
+	default:
+		var names []netlink.Attribute
+		for _, name := range h.devices {
+			names = append(names, text(deviceName, name))
+		}
+		device = b.nested(hookDevices, names...)
 	}
 	policy := uint32(policyDrop)
 	if h.accept {

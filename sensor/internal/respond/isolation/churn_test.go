@@ -85,6 +85,7 @@ func (f *flood) leaked(t *testing.T, phase uint32) (leaked, sent uint64) {
 func TestReplacingLeaksNothing(t *testing.T) {
 	host, peer := netnstest.Pair(t)
 	barrier := openBarrier(t, host)
+	barrier.unowned = true // else only one may
 	f := newFlood(t, host, peer)
 	if err := barrier.Apply(testSpec()); err != nil {
 		t.Fatal(err)
@@ -101,7 +102,7 @@ func TestReplacingLeaksNothing(t *testing.T) {
 		if drift, err := barrier.Reconcile(other); err != nil || drift == Unchanged {
 			t.Fatalf("reconciling: %d, %v", drift, err)
 		}
-		next := startKeeper(t, host, testSpec())
+		next := startUnowned(t, host, testSpec())
 		if last != nil {
 			last.kill()
 		}
@@ -142,7 +143,7 @@ func TestTampering(t *testing.T) {
 				how = hookAnyDevice
 			}
 			f := newFlood(t, host, peer)
-			k := startKeeper(t, host, testSpec())
+			k := startUnowned(t, host, testSpec())
 			const rounds = 5
 			base := TableName + " " + egressBase(t, host, how)
 			arguments := slices.Clone(tt.arguments)

@@ -1,6 +1,9 @@
 package isolation
 
-import "path/filepath"
+import (
+	"fmt"
+	"path/filepath"
+)
 
 // hooking is how the chains come to be on the devices.
 type hooking int
@@ -10,6 +13,30 @@ const (
 	hookByDevice            // a chain for each device
 	hookAnyDevice           // one chain for all, those to come included: Linux 6.17
 )
+
+// arriving are the names that the kernel gives network adapters when they are plugged in,
+// each from 0 on. A chain can be on a device that is not there yet since Linux 6.16, by its
+// name: the kernel hooks it in before anybody can bring it up.
+var arriving = []struct {
+	prefix string
+	count  int
+}{{"eth", 32}, {"wlan", 8}, {"usb", 8}, {"wwan", 8}, {"ib", 8}, {"ppp", 8}}
+
+// expected are the names of adapters that are not there yet.
+func expected(now []device) (names []string) {
+	there := map[string]bool{}
+	for _, d := range now {
+		there[d.name] = true
+	}
+	for _, kind := range arriving {
+		for i := range kind.count {
+			if name := fmt.Sprint(kind.prefix, i); !there[name] {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
 
 // libraryGlobs are where a distribution keeps the library that nft reads the kernel's
 // answers with.

@@ -14,6 +14,10 @@
 // one nftables transaction that replaces the whole table; a transaction that
 // fails leaves what was there before. Nothing is ever left outside the table,
 // so that removing it is an exact undo.
+//
+// Since Linux 6.9 the table has an owner, this process: the kernel refuses everybody else
+// a change of it, nft flush ruleset and a firewall's restart pass it over, and it stays
+// when the owner is killed. Before, and while no owner runs, what is changed is put back.
 package isolation
 
 import (
@@ -25,6 +29,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,11 +55,16 @@ var (
 type Barrier struct {
 	ns      *os.File // nil: the caller's namespace
 	hooking hooking
+	unowned bool // as on a kernel whose tables cannot be owned
 
 	mu      sync.Mutex
 	current *applied
-	// anyDevice: the kernel hooks devices in by itself.
-	anyDevice bool
+	// owning: the kernel keeps others from changing the table, as long as owner is open.
+	owning bool
+	owner  *netlink.Conn
+	// anyDevice: the kernel hooks devices in by itself. expects: those whose names are
+	// known before they come.
+	anyDevice, expects bool
 }
 
 // applied is what the last transaction of this process put into the kernel.
@@ -86,29 +96,18 @@ func Open(path string) (*Barrier, error) {
 	return &Barrier{ns: ns}, nil
 }
 
-// Close lets go of the namespace. It leaves the table in the kernel.
+// Close lets go of the namespace. It leaves the table in the kernel, where from now on
+// anybody may change it.
 func (b *Barrier) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.disown()
 	if b.ns == nil {
 		return nil
 	}
 	ns := b.ns
 	b.ns = nil
 	return ns.Close()
-}
-
-// transact commits a batch in the namespace.
-func (b *Barrier) transact(transaction *batch) error {
-	conn, err := b.netfilter()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	if err := errors.Join(conn.SetReadBuffer(netlinkBufferBytes), conn.SetWriteBuffer(netlinkBufferBytes)); err != nil {
-		return fmt.Errorf("sizing the nftables socket: %w", err)
-	}
-	return transaction.send(conn)
 }
 
 // Supported asks the kernel for both hooks without leaving anything: one
@@ -119,31 +118,42 @@ func (b *Barrier) Supported() error {
 	return b.supported()
 }
 
-// supported finds out as well whether a chain can be on all devices at once; to a
-// kernel that does not know how, the attribute is invalid.
+// supported finds out as well whether a table can be owned, and whether a chain can be on
+// devices that are not there yet, all of them or some; to a kernel that does not know how,
+// flag, attribute and name are invalid.
 func (b *Barrier) supported() error {
-	b.anyDevice = false
-	if b.hooking == hookAnyDevice || b.hooking == hookAsSupported && !readersMayHang() {
-		if b.transact(trial("")) == nil {
-			b.anyDevice = true
-			return nil
-		}
+	b.anyDevice, b.expects, b.owning = false, false, false
+	if err := b.transact(trial(0, "lo")); err != nil {
+		return b.explain(err)
 	}
-	return explain(b.transact(trial("lo")))
+	b.owning = !b.unowned && b.transact(trial(ownedTable, "lo")) == nil
+	b.expects = b.transact(trial(0, "vedette0", "vedette1")) == nil
+	if b.hooking == hookAnyDevice || b.hooking == hookAsSupported && !readersMayHang() {
+		b.anyDevice = b.transact(trial(0)) == nil
+	}
+	return nil
 }
 
-func trial(device string) *batch {
+// trial is an empty accepting table on some devices, or on all.
+func trial(flags uint32, devices ...string) *batch {
 	const name = TableName + "_trial"
 	transaction := &batch{}
-	transaction.addTable(name)
+	transaction.addTable(name, flags)
 	for _, d := range []direction{ingress, egress} {
-		transaction.addBaseChain(name, d.String(), hook{direction: d, device: device, accept: true})
+		transaction.addBaseChain(name, d.String(), hook{direction: d, devices: devices, accept: true})
 	}
 	transaction.deleteTable(name)
 	return transaction
 }
 
 // explain turns what a kernel answers into what a person can act on.
+func (b *Barrier) explain(err error) error {
+	if errors.Is(err, unix.EPERM) && b.held() {
+		return ErrHeld
+	}
+	return explain(err)
+}
+
 func explain(err error) error {
 	switch {
 	case err == nil:
@@ -195,7 +205,7 @@ func (b *Barrier) rebuild(spec Spec) error {
 				last = err
 				continue
 			}
-			return explain(err)
+			return b.explain(err)
 		}
 		next.fingerprint, err = b.fingerprint()
 		switch {
@@ -227,9 +237,11 @@ func (b *Barrier) rebuild(spec Spec) error {
 // transaction is atomic: the new chains are hooked before the old ones go.
 func (b *Barrier) commit(next *applied) error {
 	transaction := &batch{}
-	transaction.addTable(TableName)
-	transaction.deleteTable(TableName)
-	transaction.addTable(TableName)
+	flags := uint32(0)
+	if b.owning {
+		flags = ownedTable
+	}
+	transaction.newTable(TableName, flags)
 	for _, name := range []string{counterIngress, counterEgress, counterProbe} {
 		transaction.addCounter(TableName, name)
 	}
@@ -261,28 +273,26 @@ type base struct {
 }
 
 func (b *Barrier) bases(next *applied) (bases []base) {
-	devices := next.surround.devices
-	if b.anyDevice {
-		devices = []device{{}}
-	}
 	for _, d := range next.spec.Level.directions() {
-		for _, device := range devices {
+		add := func(suffix string, devices ...string) {
 			bases = append(bases, base{
-				fmt.Sprintf("%s_%s", d, device.suffix()),
+				fmt.Sprintf("%s_%s", d, suffix),
 				// First of all: nobody's chain may forward or mark a packet before it is cut.
-				hook{direction: d, device: device.name, priority: math.MinInt32},
+				hook{direction: d, devices: devices, priority: math.MinInt32},
 			})
+		}
+		if b.anyDevice {
+			add("any")
+			continue
+		}
+		for _, device := range next.surround.devices {
+			add(strconv.Itoa(device.index), device.name)
+		}
+		if b.expects {
+			add("expected", expected(next.surround.devices)...)
 		}
 	}
 	return bases
-}
-
-// suffix of a base chain's name; a device without a number stands for all.
-func (d device) suffix() string {
-	if d.index == 0 {
-		return "any"
-	}
-	return strconv.Itoa(d.index)
 }
 
 // Remove takes the table away, in one transaction. No table is no error.
@@ -290,11 +300,11 @@ func (b *Barrier) Remove() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	transaction := &batch{}
-	transaction.addTable(TableName)
 	transaction.deleteTable(TableName)
-	if err := b.transact(transaction); err != nil {
-		return explain(err)
+	if err := b.transact(transaction); err != nil && !errors.Is(err, unix.ENOENT) {
+		return b.explain(err)
 	}
+	b.disown()
 	b.current = nil
 	return nil
 }

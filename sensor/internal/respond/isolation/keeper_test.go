@@ -23,6 +23,9 @@ import (
 // killed. Its value is the Spec.
 const keeperVariable = "VEDETTE_TEST_KEEPER"
 
+// unownedVariable makes a keeper one on a kernel whose tables cannot be owned.
+const unownedVariable = "VEDETTE_TEST_KEEPER_UNOWNED"
+
 func TestMain(m *testing.M) {
 	for variable, role := range map[string]func(string) error{keeperVariable: keep, cyclesVariable: cycle, dhcpVariable: dhcpScript, senderVariable: sendXDP} {
 		if text := os.Getenv(variable); text != "" {
@@ -51,6 +54,7 @@ func keep(text string) error {
 	if err != nil {
 		return err
 	}
+	barrier.unowned = os.Getenv(unownedVariable) != ""
 	if err := barrier.Apply(spec); err != nil {
 		return err
 	}
@@ -115,6 +119,12 @@ func startKeeper(t testing.TB, host *netnstest.Namespace, spec Spec) *keeper {
 	return start(t, host, spec, "/proc/self/exe", "")
 }
 
+// startUnowned is startKeeper on a kernel whose tables cannot be owned.
+func startUnowned(t testing.TB, host *netnstest.Namespace, spec Spec) *keeper {
+	t.Helper()
+	return start(t, host, spec, "/proc/self/exe", "", unownedVariable+"=1")
+}
+
 // startWhole is startKeeper with both layers where there is a program for it; state is the
 // sensor's folder.
 func startWhole(t testing.TB, host *netnstest.Namespace, spec Spec, state string) *keeper {
@@ -125,7 +135,7 @@ func startWhole(t testing.TB, host *netnstest.Namespace, spec Spec, state string
 	return startKeeper(t, host, spec)
 }
 
-func start(t testing.TB, host *netnstest.Namespace, spec Spec, program, state string) *keeper {
+func start(t testing.TB, host *netnstest.Namespace, spec Spec, program, state string, more ...string) *keeper {
 	t.Helper()
 	text, err := json.Marshal(spec)
 	if err != nil {
@@ -138,6 +148,7 @@ func start(t testing.TB, host *netnstest.Namespace, spec Spec, program, state st
 	defer func() { _ = ns.Close() }()
 	k := &keeper{cmd: exec.Command(program), looks: make(chan kept, 1024), done: make(chan struct{})}
 	k.cmd.Env = append(os.Environ(), keeperVariable+"="+string(text), keeperState+"="+state)
+	k.cmd.Env = append(k.cmd.Env, more...)
 	k.cmd.Stderr = os.Stderr
 	k.cmd.ExtraFiles = []*os.File{ns}
 	out, err := k.cmd.StdoutPipe()

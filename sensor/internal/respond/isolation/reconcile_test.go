@@ -91,6 +91,7 @@ func testReconcile(t *testing.T, how hooking) {
 		t.Run(tt.name, func(t *testing.T) {
 			host, peer := netnstest.Pair(t)
 			barrier := openHooked(t, host, how)
+			barrier.unowned = tt.want == Tampered // else nobody can
 			if err := barrier.Apply(testSpec()); err != nil {
 				t.Fatal(err)
 			}
@@ -121,6 +122,7 @@ func TestReconcileLooksAgain(t *testing.T) {
 	if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != Unchanged {
 		t.Fatalf("another's table: got %d, %v", drift, err)
 	}
+	barrier.Disown()
 	nft(t, host, "flush ruleset")
 	generation, err := barrier.generation()
 	if err != nil {

@@ -305,10 +305,11 @@ func (r *rig) read(t *testing.T, conn net.PacketConn) {
 	})
 }
 
-// arrive makes a device that was not there, with a flood from before it is up.
-func (r *rig) arrive(t *testing.T, phase uint32) (leaked int) {
+// arrive makes a device that was not there, with a flood from before it is up. Its name
+// is the prefix and a number.
+func (r *rig) arrive(t *testing.T, prefix string, phase uint32) (leaked int) {
 	r.late++
-	near, far := fmt.Sprintf("late%d", r.late), fmt.Sprintf("far%d", r.late)
+	near, far := fmt.Sprint(prefix, r.late), fmt.Sprintf("far%d", r.late)
 	handle := r.host.Handle(t)
 	attrs := attributes(near)
 	if err := handle.LinkAdd(&vnl.Veth{LinkAttrs: attrs, PeerName: far}); err != nil {
@@ -325,14 +326,14 @@ func (r *rig) arrive(t *testing.T, phase uint32) (leaked int) {
 	capture := netnstest.NewCapture(t, r.peer, far)
 	index, raw := r.host.Index(t, near), r.bypassing // from before the isolation
 	frame := netnstest.Ether(farMAC, farMAC, unix.ETH_P_IP, netnstest.IP4(unix.IPPROTO_UDP, host4, world4,
-		netnstest.UDP(4444, 53, fmt.Appendf(nil, "<late/%d>", phase)), netnstest.Options{}))
+		netnstest.UDP(4444, 53, fmt.Appendf(nil, "<late%d/%d>", r.late, phase)), netnstest.Options{}))
 	r.host.Up(t, near)
 	for until := time.Now().Add(slow.Deadline(200 * time.Millisecond)); time.Now().Before(until); {
 		if err := raw.Send(index, unix.ETH_P_IP, frame); err != nil && !tolerable(err) {
 			t.Fatalf("sending on a new device: %v", err)
 		}
 	}
-	return capture.Count(t, fmt.Appendf(nil, "<late/%d>", phase))
+	return capture.Count(t, fmt.Appendf(nil, "<late%d/%d>", r.late, phase))
 }
 
 // arrivedNamespace makes a namespace whose traffic goes through the host.

@@ -202,8 +202,9 @@ func NotCut() []string {
 		// hook (nf_skip_egress).
 		"packets that a traffic-control or XDP program on one device redirects to another (some container networks do)",
 		"a device that is moved to another network namespace while isolated",
-		// Each has its own chain; see readersMayHang for why.
-		"a device that comes while the sensor does not run, until it does",
+		// Each has its own chain; see readersMayHang for why. Linux 6.16 knows the names
+		// that it gives to adapters before they come.
+		"a device that comes while the sensor does not run, until it does: not so network adapters from Linux 6.16 on",
 		// ptype_all is served before the ingress hook.
 		"what comes in, from AF_PACKET sockets of this host (they need CAP_NET_RAW)",
 	}
