@@ -30,6 +30,8 @@ const (
 	out          = "out"
 	// keeperVariable names to the tests who isolates in their place (keeperProgram).
 	keeperVariable = "VEDETTE_ISOLATION_KEEPER"
+	// secondsVariable says how long each phase is.
+	secondsVariable = "VEDETTE_ISOLATION_SECONDS"
 	// rowMark begins a line with a row (measureMark of the tests).
 	rowMark = "ISOLATION-ROW "
 	// beside are the tests that prove the rest: their figures become notes.
@@ -101,7 +103,7 @@ func onThisKernel(ctx context.Context, cfg config) (*grid, error) {
 	}
 	g := newGrid("")
 	fmt.Printf("isolation: each phase takes %g s, the matrix about %.0f s …\n", cfg.seconds, 6*cfg.seconds+10)
-	if err := test(ctx, g, program, matrix, fmt.Sprintf("VEDETTE_ISOLATION_SECONDS=%g", cfg.seconds), keeperVariable+"="+whole); err != nil {
+	if err := test(ctx, g, program, matrix, fmt.Sprintf("%s=%g", secondsVariable, cfg.seconds), keeperVariable+"="+whole); err != nil {
 		return nil, err
 	}
 	if len(g.paths) == 0 {
@@ -142,7 +144,8 @@ func test(ctx context.Context, g *grid, program, which string, settings ...strin
 // inGuest reads what the tests print from the guest's console.
 func inGuest(ctx context.Context, cfg config) (*grid, error) {
 	g := newGrid(cfg.guest)
-	cmd := exec.CommandContext(ctx, "bin/vedette-vmtest", "-kernel", cfg.guest, "-packages", testPackage, "-run", matrix)
+	cmd := exec.CommandContext(ctx, "bin/vedette-vmtest", "-kernel", cfg.guest, "-packages", testPackage, "-run", matrix,
+		"-beside", wholePackage, "-env", keeperVariable+"=/src/sensor/sensor.test", "-env", fmt.Sprintf("%s=%g", secondsVariable, cfg.seconds))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	runErr := cmd.Run()

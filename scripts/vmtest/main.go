@@ -26,6 +26,14 @@ func main() {
 	flag.StringVar(&cfg.series, "kernel", "", "kernel series: "+strings.Join(seriesNames(), " or "))
 	flag.StringVar(&packages, "packages", strings.Join(allPackages(), ","), "test packages, by comma")
 	flag.StringVar(&cfg.run, "run", "", "only tests that match, as go test -run")
+	flag.StringVar(&cfg.beside, "beside", "", "a test package whose program is in the guest as well, for the others to start: "+programOf("PACKAGE"))
+	flag.Func("env", "NAME=value in the tests' environment; may be repeated", func(pair string) error {
+		if name, _, ok := strings.Cut(pair, "="); !ok || name == "" {
+			return errors.New("want NAME=value")
+		}
+		cfg.env = append(cfg.env, pair)
+		return nil
+	})
 	flag.BoolVar(&cfg.quick, "quick", false, "leave out what takes long, as CI does")
 	flag.DurationVar(&cfg.timeout, "timeout", 80*time.Minute, "the longest that the guest may take")
 	flag.Parse()

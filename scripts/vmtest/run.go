@@ -19,6 +19,8 @@ type config struct {
 	series   string
 	packages []string
 	run      string
+	beside   string // a package whose program the tests start
+	env      []string
 	quick    bool // only what each suite names for it
 	timeout  time.Duration
 	out      string // figures and the console's log
@@ -109,17 +111,28 @@ func pack(ctx context.Context, cfg config, k kernel, dir, archive string) error 
 		return err
 	}
 	t.file("/init", init, 0o755)
+	build := func(name string) error {
+		program := filepath.Join(dir, filepath.Base(programOf(name)))
+		if err := golang(ctx, "test", "-c", "-o", program, "./"+name); err != nil {
+			return err
+		}
+		t.file(programOf(name), program, 0o755)
+		return nil
+	}
+	if cfg.beside != "" && !slices.Contains(cfg.packages, cfg.beside) {
+		if err := build(cfg.beside); err != nil {
+			return err
+		}
+	}
 	for _, s := range suites {
 		if !slices.Contains(cfg.packages, s.name) {
 			continue
 		}
-		program := filepath.Join(dir, strings.ReplaceAll(s.name, "/", "-")+".test")
-		if err := golang(ctx, "test", "-c", "-o", program, "./"+s.name); err != nil {
+		if err := build(s.name); err != nil {
 			return err
 		}
 		suite := outcome.Suite{
-			Package: s.name, Dir: "/src/" + s.name, Program: "/src/" + s.name + "/" + filepath.Base(program),
-			Seconds: int(s.limit.Seconds()),
+			Package: s.name, Dir: "/src/" + s.name, Program: programOf(s.name), Seconds: int(s.limit.Seconds()), Env: cfg.env,
 		}
 		switch {
 		case cfg.run != "":
@@ -127,7 +140,6 @@ func pack(ctx context.Context, cfg config, k kernel, dir, archive string) error 
 		case cfg.quick && s.quick != "":
 			suite.Flags = append(suite.Flags, "-test.run="+s.quick)
 		}
-		t.file(suite.Program, program, 0o755)
 		if err := t.folder(suite.Dir+"/testdata", filepath.Join(s.name, "testdata")); err != nil {
 			return err
 		}
@@ -170,6 +182,11 @@ func pack(ctx context.Context, cfg config, k kernel, dir, archive string) error 
 		return err
 	}
 	return t.write(archive)
+}
+
+// programOf is where the guest has a package's test program.
+func programOf(name string) string {
+	return "/src/" + name + "/" + strings.ReplaceAll(name, "/", "-") + ".test"
 }
 
 // golang runs go without cgo: the guest has no C library but that of its programs.

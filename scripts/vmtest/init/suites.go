@@ -94,7 +94,7 @@ func runSuite(suite outcome.Suite, slow int) outcome.Package {
 	arguments := append([]string{"-test.v=test2json", "-test.timeout=" + limit.String()}, suite.Flags...)
 	cmd := exec.CommandContext(ctx, suite.Program, arguments...)
 	cmd.Dir = suite.Dir
-	cmd.Env = append(os.Environ(), "VEDETTE_TEST_SLOW="+strconv.Itoa(slow))
+	cmd.Env = append(append(os.Environ(), "VEDETTE_TEST_SLOW="+strconv.Itoa(slow)), suite.Env...)
 	cmd.WaitDelay = 5 * time.Second // a grandchild may hold the pipe
 	fmt.Printf("init: running %s\n", suite.Package)
 	begin := time.Now()

@@ -16,5 +16,6 @@ type Suite struct {
 	Program string   `json:"program"`
 	Dir     string   `json:"dir"` // its working directory, where testdata is
 	Flags   []string `json:"flags"`
+	Env     []string `json:"env"`     // NAME=value, beside the guest's own
 	Seconds int      `json:"seconds"` // the longest that it may take
 }
