@@ -1,6 +1,7 @@
 package sensor
 
 import (
+	"bufio"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -10,6 +11,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -25,7 +28,9 @@ import (
 const (
 	keeperVariable = "VEDETTE_TEST_KEEPER"
 	keeperState    = "VEDETTE_TEST_KEEPER_STATE"
-	keeperNetNS    = "/proc/self/fd/3"
+	// keeperRounds makes it isolate for each line that it reads, and end it at the next.
+	keeperRounds = "VEDETTE_TEST_KEEPER_ROUNDS"
+	keeperNetNS  = "/proc/self/fd/3"
 )
 
 func TestMain(m *testing.M) {
@@ -54,11 +59,10 @@ func keepIsolated(text string) (err error) {
 	if first == nil {
 		return errors.New("the first cut is not armed")
 	}
-	s.responder, err = respond.New(respond.Config{
-		StateDir: s.cfg.StateDir, NodeAddresses: func() []netip.AddrPort { return spec.Nodes }, Roots: x509.NewCertPool,
-		ClusterID: "keeper", HostID: "keeper", Enabled: true, ScopeKind: s.cfg.Scope.Kind, NetNS: s.isolationNamespace(), First: first,
-		Reachable: func(context.Context) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: s.log,
-	})
+	if os.Getenv(keeperRounds) != "" {
+		return errors.Join(s.isolateInRounds(spec, first), s.close())
+	}
+	s.responder, err = s.newKeeper(spec, first, s.cfg.StateDir)
 	if err != nil {
 		return err
 	}
@@ -86,6 +90,62 @@ func keepIsolated(text string) (err error) {
 		Lift: func(stopped []respond.StoppedProcess) error { return liftLeft(keeperNetNS, stopped) },
 	})
 	return err
+}
+
+func (s *Sensor) newKeeper(spec isolation.Spec, first respond.FirstCut, state string) (*respond.Responder, error) {
+	return respond.New(respond.Config{
+		StateDir: state, NodeAddresses: func() []netip.AddrPort { return spec.Nodes }, Roots: x509.NewCertPool,
+		ClusterID: "keeper", HostID: "keeper", Enabled: true, ScopeKind: s.cfg.Scope.Kind, NetNS: s.isolationNamespace(), First: first,
+		Reachable: func(context.Context) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: s.log,
+	})
+}
+
+// isolateInRounds is a verdict of level 4, whole: for each line of standard input the word,
+// the lease on disk, the table and what only stopping cuts; at the next line it is undone.
+// Each round has a state of its own, since a host that isolates itself again and again is
+// refused.
+func (s *Sensor) isolateInRounds(spec isolation.Spec, first respond.FirstCut) error {
+	lines := bufio.NewScanner(os.Stdin)
+	say := json.NewEncoder(os.Stdout)
+	for round := 0; ; round++ {
+		state := filepath.Join(s.cfg.StateDir, strconv.Itoa(round))
+		if err := os.MkdirAll(state, 0o700); err != nil {
+			return err
+		}
+		r, err := s.newKeeper(spec, first, state)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		stop := func() error {
+			cancel()
+			return errors.Join(<-ended, r.Close())
+		}
+		if err := say.Encode(struct{}{}); err != nil || !lines.Scan() {
+			return errors.Join(err, lines.Err(), stop())
+		}
+		// As CutNow does, which has to know the nodes by then.
+		if err := first.Cut(isolation.Full, spec.Nodes); err != nil {
+			return errors.Join(err, stop())
+		}
+		status := r.Contain(ctx, respond.LocalOrder{Action: sensorv1.Action_ACTION_ISOLATE, Lease: time.Hour, Reason: "measurement"})
+		if status.GetState() != sensorv1.IsolationState_ISOLATION_STATE_APPLIED {
+			return errors.Join(fmt.Errorf("isolating: %s: %s", status.GetState(), status.GetDetail()), stop())
+		}
+		if err := say.Encode(struct{}{}); err != nil || !lines.Scan() {
+			return errors.Join(err, lines.Err(), stop())
+		}
+		if err := stop(); err != nil {
+			return err
+		}
+		if _, err := respond.EndLocally(context.Background(), respond.LocalEnd{
+			StateDir: state, NetNS: keeperNetNS, By: "the measurement", Reason: "it is over", Logger: s.log, Lift: first.Lift,
+		}); err != nil {
+			return err
+		}
+	}
 }
 
 // tellRepairs says that the namespace is isolated, and each time that the table was put

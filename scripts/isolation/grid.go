@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -21,10 +20,11 @@ type measured struct {
 	Lacks  string `json:"lacks"`
 	Error  string `json:"error"`
 	Note   string `json:"note"`
+	// A row that is a time has a unit, and what it may be at most where that was asked.
+	Unit  string  `json:"unit"`
+	Value float64 `json:"value"`
+	Most  float64 `json:"most"`
 }
-
-// putBack is the one row that is a time.
-const putBack = "reapplied after a flush, ms"
 
 // grid is what was measured on one kernel.
 type grid struct {
@@ -108,10 +108,10 @@ func (g *grid) rows() (rows []figure.Row) {
 func (g *grid) row(m measured) figure.Row {
 	name := g.name(m.Path + " / " + m.Phase)
 	switch {
-	case m.Path == putBack && g.kernel != "":
-		return figure.Info(name, float64(m.Leaked), "ms", cmp.Or(m.Note, "from the start of nft flush ruleset, emulated, under the flood"))
-	case m.Path == putBack:
-		return figure.AtMost(name, float64(m.Leaked), 1000, "ms", cmp.Or(m.Note, "from the start of nft flush ruleset, under the flood"))
+	case m.Unit != "" && (m.Most == 0 || g.kernel != ""): // emulated, a time says nothing
+		return figure.Info(name, m.Value, m.Unit, m.Note)
+	case m.Unit != "":
+		return figure.AtMost(name, m.Value, m.Most, m.Unit, m.Note)
 	case m.Lacks != "":
 		return figure.Row{Name: name, Unit: "packets", Target: "= 0", OK: true, Note: "SKIP: this kernel lacks the driver (" + m.Lacks + "); " + guestCommand}
 	case m.Error != "":
@@ -146,6 +146,10 @@ func (g *grid) print(w io.Writer) error {
 			switch row := g.row(m); {
 			case !ok:
 				cells = append(cells, "-")
+			case m.Unit != "" && row.OK:
+				cells = append(cells, fmt.Sprintf("%.1f %s", m.Value, m.Unit))
+			case m.Unit != "":
+				cells = append(cells, fmt.Sprintf("%.1f %s NO", m.Value, m.Unit))
 			case m.Lacks != "":
 				cells, skipped = append(cells, "SKIP"), true
 			case row.OK:

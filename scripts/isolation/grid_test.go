@@ -15,7 +15,8 @@ ISOLATION-ROW {"path":"no path","phase":"apply","sent":10,"before":0,"leaked":0}
 ISOLATION-ROW {"path":"not sent","phase":"apply","sent":0,"before":5,"leaked":0}
 ISOLATION-ROW {"path":"broken","phase":"apply","sent":10,"before":5,"leaked":0,"error":"EINVAL"}
 ISOLATION-ROW {"path":"no driver","phase":"apply","lacks":"operation not supported"}
-ISOLATION-ROW {"path":"reapplied after a flush, ms","phase":"nft flushed","sent":1,"before":1,"leaked":999}
+ISOLATION-ROW {"path":"in time","phase":"nft flushed","unit":"ms","value":999,"most":1000}
+ISOLATION-ROW {"path":"late","phase":"apply","unit":"ms","value":50.1,"most":50}
 ISOLATION-ROW {"path":"half
 --- PASS: TestMeasure (1.00s)
     churn_test.go:10: 5 rounds
@@ -32,7 +33,7 @@ ISOLATION-ROW {"path":"half
 	}
 	want := map[string]bool{
 		"cut / apply": true, "leak / apply": false, "no path / apply": false, "not sent / apply": false,
-		"broken / apply": false, "no driver / apply": true, "reapplied after a flush, ms / nft flushed": true,
+		"broken / apply": false, "no driver / apply": true, "in time / nft flushed": true, "late / apply": false,
 		"a row that cannot be read": false, "TestGood": true, "TestBad": false, "TestSkipped": true,
 	}
 	for _, row := range g.rows() {
@@ -49,7 +50,7 @@ ISOLATION-ROW {"path":"half
 	if err := g.print(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"1 NO", "? NO", "SKIP", "GUEST=6.12", "FAIL TestBad"} {
+	for _, text := range []string{"1 NO", "? NO", "999.0 ms", "50.1 ms NO", "SKIP", "GUEST=6.12", "FAIL TestBad"} {
 		if !strings.Contains(out.String(), text) {
 			t.Errorf("the matrix does not say %q:\n%s", text, out.String())
 		}

@@ -32,12 +32,13 @@ const (
 	keeperVariable = "VEDETTE_ISOLATION_KEEPER"
 	// secondsVariable says how long each phase is.
 	secondsVariable = "VEDETTE_ISOLATION_SECONDS"
+	fullVariable    = "VEDETTE_ISOLATION_FULL"
 	// rowMark begins a line with a row (measureMark of the tests).
 	rowMark = "ISOLATION-ROW "
 	// beside are the tests that prove the rest: their figures become notes.
 	beside = "^(TestEstablishedFlowsEnd|TestReplacingLeaksNothing|TestTampering|TestOwnedTable|TestHeldTable|TestNoResidue|TestAdapterPluggedIn|TestLateDevices|TestLateDevicesInKernel|TestDHCP|TestOpenings|TestEgressOnly)$"
 	// matrix is the test that prints rows.
-	matrix = "^TestMeasure$"
+	matrix = "^(TestMeasure|TestAllPathsCut)$"
 	// fullFrom is where the tests beside it repeat as often as was asked for.
 	fullFrom = 60
 	// maxLine bounds a line of a test or of the guest's console.
@@ -103,18 +104,18 @@ func onThisKernel(ctx context.Context, cfg config) (*grid, error) {
 	}
 	g := newGrid("")
 	fmt.Printf("isolation: each phase takes %g s, the matrix about %.0f s …\n", cfg.seconds, 6*cfg.seconds+10)
-	if err := test(ctx, g, program, matrix, fmt.Sprintf("%s=%g", secondsVariable, cfg.seconds), keeperVariable+"="+whole); err != nil {
+	full := fullVariable + "="
+	if cfg.seconds >= fullFrom {
+		full += "yes"
+	}
+	if err := test(ctx, g, program, matrix, full, fmt.Sprintf("%s=%g", secondsVariable, cfg.seconds), keeperVariable+"="+whole); err != nil {
 		return nil, err
 	}
 	if len(g.paths) == 0 {
 		return nil, fmt.Errorf("the tests printed no row: %s", strings.Join(g.said, "\n"))
 	}
-	full := ""
-	if cfg.seconds >= fullFrom {
-		full = "yes"
-	}
 	fmt.Println("isolation: established flows, replacing, tampering, residue, devices, DHCP, openings …")
-	return g, test(ctx, g, program, beside, "VEDETTE_ISOLATION_FULL="+full)
+	return g, test(ctx, g, program, beside, full)
 }
 
 // test runs some tests; that one fails is a row and no error.

@@ -191,6 +191,12 @@ func New(cfg Config) (*Responder, error) {
 		file: stateFile{filepath.Join(cfg.StateDir, "isolation.lease")},
 		kick: make(chan struct{}, 1),
 	}
+	if cfg.Enabled && cfg.ScopeKind != "cgroup" {
+		// Asked before a verdict has to wait for the answer.
+		if err := barrier.Supported(); err != nil {
+			cfg.Logger.Warn("this host cannot be isolated as it is", "reason", err)
+		}
+	}
 	r.mu.Lock()
 	r.restore()
 	r.unlockAndReport()

@@ -139,7 +139,7 @@ func TestTampering(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			host, peer := netnstest.Pair(t)
 			how := hookByDevice
-			if openBarrier(t, host).anyDevice {
+			if openBarrier(t, host).anyDevice() {
 				how = hookAnyDevice
 			}
 			f := newFlood(t, host, peer)

@@ -25,6 +25,8 @@ type flood struct {
 	senders  sync.WaitGroup
 	counters sync.WaitGroup
 	cleanup  []func()
+	// pace is how often each path sends; 0 is as often as it can.
+	pace time.Duration
 }
 
 const maxPhases = 8
@@ -38,6 +40,7 @@ type flow struct {
 	sealed func(frame []byte) bool
 
 	sent, arrived [maxPhases]atomic.Uint64
+	lastArrived   atomic.Int64 // Unix time, ns
 	failed        atomic.Pointer[error]
 }
 
@@ -57,6 +60,7 @@ func (f *flood) count(frame []byte) {
 				return
 			}
 			f.paths[index].arrived[phase].Add(1)
+			f.paths[index].lastArrived.Store(time.Now().UnixNano())
 		}
 		return
 	}
@@ -100,8 +104,12 @@ func (f *flood) from(n *netnstest.Namespace) {
 	// most of them.
 	var pace <-chan time.Time
 	const few = 10
-	if len(here) < few {
-		ticker := time.NewTicker(time.Millisecond)
+	every := f.pace
+	if every == 0 && len(here) < few {
+		every = time.Millisecond
+	}
+	if every > 0 {
+		ticker := time.NewTicker(every)
 		f.cleanup = append(f.cleanup, ticker.Stop)
 		pace = ticker.C
 	}

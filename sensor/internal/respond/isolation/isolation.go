@@ -59,12 +59,9 @@ type Barrier struct {
 
 	mu      sync.Mutex
 	current *applied
-	// owning: the kernel keeps others from changing the table, as long as owner is open.
-	owning bool
-	owner  *netlink.Conn
-	// anyDevice: the kernel hooks devices in by itself. expects: those whose names are
-	// known before they come.
-	anyDevice, expects bool
+	kernel  *abilities // nil: not asked yet, or it has not the least of them
+	// owner is the socket that holds the table.
+	owner *netlink.Conn
 }
 
 // applied is what the last transaction of this process put into the kernel.
@@ -110,8 +107,29 @@ func (b *Barrier) Close() error {
 	return ns.Close()
 }
 
-// Supported asks the kernel for both hooks without leaving anything: one
-// transaction that makes a table with empty accepting chains and deletes it.
+// abilities are what this kernel can do beyond the least.
+type abilities struct {
+	owners    bool // keep others from changing a table, as long as its owner's socket is open
+	expects   bool // hook in a device whose name is known before it comes
+	anyDevice bool // hook in all devices by itself
+}
+
+// owning says whether the table is to have an owner.
+func (b *Barrier) owning() bool { return b.kernel != nil && b.kernel.owners && !b.unowned }
+
+// expects says whether there is a chain for devices that are not there yet.
+func (b *Barrier) expects() bool { return b.kernel != nil && b.kernel.expects }
+
+// anyDevice says whether one chain is on all devices. That is asked each time, since an
+// nft may have been installed.
+func (b *Barrier) anyDevice() bool {
+	return b.kernel != nil && b.kernel.anyDevice &&
+		(b.hooking == hookAnyDevice || b.hooking == hookAsSupported && !readersMayHang())
+}
+
+// Supported asks the kernel for both hooks without leaving anything: transactions
+// that make a table with empty accepting chains and delete it. What it found is
+// remembered, since each takes the kernel some milliseconds.
 func (b *Barrier) Supported() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -122,14 +140,16 @@ func (b *Barrier) Supported() error {
 // devices that are not there yet, all of them or some; to a kernel that does not know how,
 // flag, attribute and name are invalid.
 func (b *Barrier) supported() error {
-	b.anyDevice, b.expects, b.owning = false, false, false
+	if b.kernel != nil {
+		return nil
+	}
 	if err := b.transact(trial(0, "lo")); err != nil {
 		return b.explain(err)
 	}
-	b.owning = !b.unowned && b.transact(trial(ownedTable, "lo")) == nil
-	b.expects = b.transact(trial(0, "vedette0", "vedette1")) == nil
-	if b.hooking == hookAnyDevice || b.hooking == hookAsSupported && !readersMayHang() {
-		b.anyDevice = b.transact(trial(0)) == nil
+	b.kernel = &abilities{
+		owners:    b.transact(trial(ownedTable, "lo")) == nil,
+		expects:   b.transact(trial(0, "vedette0", "vedette1")) == nil,
+		anyDevice: b.transact(trial(0)) == nil,
 	}
 	return nil
 }
@@ -175,10 +195,8 @@ func (b *Barrier) Apply(spec Spec) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.current == nil {
-		if err := b.supported(); err != nil {
-			return err
-		}
+	if err := b.supported(); err != nil {
+		return err
 	}
 	return b.rebuild(spec)
 }
@@ -238,7 +256,7 @@ func (b *Barrier) rebuild(spec Spec) error {
 func (b *Barrier) commit(next *applied) error {
 	transaction := &batch{}
 	flags := uint32(0)
-	if b.owning {
+	if b.owning() {
 		flags = ownedTable
 	}
 	transaction.newTable(TableName, flags)
@@ -281,14 +299,14 @@ func (b *Barrier) bases(next *applied) (bases []base) {
 				hook{direction: d, devices: devices, priority: math.MinInt32},
 			})
 		}
-		if b.anyDevice {
+		if b.anyDevice() {
 			add("any")
 			continue
 		}
 		for _, device := range next.surround.devices {
 			add(strconv.Itoa(device.index), device.name)
 		}
-		if b.expects {
+		if b.expects() {
 			add("expected", expected(next.surround.devices)...)
 		}
 	}
@@ -376,7 +394,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 
 // suits says whether the table in force is the one that these surroundings need.
 func (b *Barrier) suits(now surroundings) bool {
-	if b.anyDevice {
+	if b.anyDevice() {
 		return slices.Equal(now.onLink, b.current.surround.onLink)
 	}
 	return now.equal(b.current.surround)

@@ -96,7 +96,7 @@ func keep(text string) error {
 // keeper is a keeper's process as its test sees it.
 type keeper struct {
 	cmd   *exec.Cmd
-	input io.Closer
+	input io.WriteCloser
 	looks chan kept // closed when the process ends
 	done  chan struct{}
 }

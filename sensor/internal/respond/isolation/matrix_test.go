@@ -447,7 +447,7 @@ func openHooked(t testing.TB, host *netnstest.Namespace, how hooking) *Barrier {
 	if err := barrier.Supported(); errors.Is(err, ErrNoEgress) || errors.Is(err, ErrNoPermission) {
 		t.Skipf("SKIP: %v", err)
 	}
-	if how == hookAnyDevice && !barrier.anyDevice {
+	if how == hookAnyDevice && !barrier.anyDevice() {
 		t.Skip("SKIP: needs chains on all devices (Linux 6.17)")
 	}
 	return barrier

@@ -97,7 +97,7 @@ func (b *Barrier) sized() (*netlink.Conn, error) {
 
 // transact commits a batch in the namespace.
 func (b *Barrier) transact(transaction *batch) error {
-	if !b.owning {
+	if !b.owning() {
 		conn, err := b.sized()
 		if err != nil {
 			return err

@@ -14,7 +14,7 @@ import (
 // needOwner skips where the kernel's tables have no owner.
 func needOwner(t *testing.T, b *Barrier) {
 	t.Helper()
-	if !b.owning {
+	if !b.owning() {
 		t.Skip("SKIP: needs tables with an owner that stay when it goes (Linux 6.9)")
 	}
 }
