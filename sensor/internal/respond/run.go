@@ -23,6 +23,8 @@ func (r *Responder) Run(ctx context.Context) error {
 	defer owned.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// A self-test that is under way holds what resume waits for.
+	defer context.AfterFunc(ctx, r.cancel)()
 	owned.Go(func() { r.resume(ctx) })
 	owned.Go(func() { r.followNodes(ctx) })
 	owned.Go(func() { r.contain.run(ctx) })
