@@ -20,6 +20,7 @@ import (
 type flood struct {
 	paths    []*flow
 	phase    atomic.Uint32
+	began    atomic.Int64  // of the phase, Unix time, ns
 	ready    chan struct{} // closed when all paths are known
 	quit     chan struct{}
 	senders  sync.WaitGroup
@@ -41,6 +42,7 @@ type flow struct {
 
 	sent, arrived [maxPhases]atomic.Uint64
 	lastArrived   atomic.Int64 // Unix time, ns
+	firstArrived  [maxPhases]atomic.Pointer[string]
 	failed        atomic.Pointer[error]
 }
 
@@ -48,8 +50,8 @@ func markerOf(phase uint32, index int) []byte { return fmt.Appendf(nil, "<Vd%d/%
 
 const markerLength = len("<Vd0/000>")
 
-// count books a frame.
-func (f *flood) count(frame []byte) {
+// count books a frame that arrived at a place.
+func (f *flood) count(place string, frame []byte) {
 	at := bytes.Index(frame, []byte("<Vd"))
 	if at >= 0 && len(frame) >= at+markerLength {
 		var phase uint32
@@ -59,8 +61,13 @@ func (f *flood) count(frame []byte) {
 			if now := f.phase.Load(); now >= phaseEnding && phase < phaseEnding {
 				return
 			}
-			f.paths[index].arrived[phase].Add(1)
-			f.paths[index].lastArrived.Store(time.Now().UnixNano())
+			now := time.Now().UnixNano()
+			f.paths[index].lastArrived.Store(now)
+			if f.paths[index].arrived[phase].Add(1) == 1 {
+				said := fmt.Sprintf("the first at %s, %v into the phase %q, %d bytes", place,
+					time.Duration(now-f.began.Load()).Round(time.Millisecond), phaseNames[f.phase.Load()], len(frame))
+				f.paths[index].firstArrived[phase].Store(&said)
+			}
 		}
 		return
 	}
@@ -89,7 +96,7 @@ func (f *flood) counting(count func()) {
 // watch counts what arrives at a device until the flood ends.
 func (f *flood) watch(t testing.TB, n *netnstest.Namespace, device string) {
 	capture := netnstest.NewCapture(t, n, device)
-	f.counting(func() { capture.Each(f.quit, f.count) })
+	f.counting(func() { capture.Each(f.quit, func(frame []byte) { f.count(device, frame) }) })
 }
 
 // from sends on the paths that begin in one namespace, from inside it.
@@ -170,9 +177,15 @@ func (f *flood) start() {
 	}
 }
 
+// enter begins a phase.
+func (f *flood) enter(phase uint32) {
+	f.began.Store(time.Now().UnixNano())
+	f.phase.Store(phase)
+}
+
 // during sends in a phase for a while.
 func (f *flood) during(phase uint32, d time.Duration) {
-	f.phase.Store(phase)
+	f.enter(phase)
 	wait := time.NewTimer(d)
 	defer wait.Stop()
 	<-wait.C

@@ -112,7 +112,7 @@ func (r *rig) phases(t *testing.T, each time.Duration) (rows []measured) {
 	r.lookAtXDP(phaseKilled)
 	later(phaseKilled, "nobody is there who could follow, where each device has its own chain")
 	second := startWhole(t, r.host, testSpec(), state)
-	r.flood.phase.Store(phaseFlushed)
+	r.flood.enter(phaseFlushed)
 	flushed := time.Now()
 	nft(t, r.host, "flush ruleset")
 	back := measured{Path: pathPutBack, Phase: phaseNames[phaseFlushed], Unit: "ms", Most: 1000, Note: "from the start of nft flush ruleset, under the flood"}
@@ -153,14 +153,14 @@ func (r *rig) lookAtXDP(phase uint32) {
 // released ends the isolation, and measures that a stopped sender goes on with nothing
 // lost.
 func (r *rig) released(t *testing.T, k *keeper) []measured {
-	r.flood.phase.Store(phaseEnding)
+	r.flood.enter(phaseEnding)
 	k.release(t)
 	if r.xdp == nil {
 		return nil
 	}
 	i := slices.IndexFunc(r.flood.paths, func(f *flow) bool { return f.name == pathXDP })
 	f := r.flood.paths[i]
-	r.flood.phase.Store(phaseReleased)
+	r.flood.enter(phaseReleased)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for until := time.Now().Add(slow.Deadline(5 * time.Second)); f.arrived[phaseReleased].Load() < perGap && time.Now().Before(until); {
@@ -183,7 +183,7 @@ func reboot(t *testing.T, before *rig, each time.Duration) []measured {
 	k := startWhole(t, host, testSpec(), t.TempDir())
 	netnstest.Join(t, host, peer)
 	r := newRig(t, host, peer, true)
-	r.flood.phase.Store(phaseReboot)
+	r.flood.enter(phaseReboot)
 	r.flood.start()
 	r.flood.during(phaseReboot, each)
 	r.lookAtXDP(phaseReboot)
@@ -206,6 +206,9 @@ func (r *rig) rows(phases ...uint32) (rows []measured) {
 			row := measured{
 				Path: p.name, Phase: phaseNames[phase], Sent: p.sent[phase].Load(),
 				Before: p.arrived[phaseBefore].Load(), Leaked: p.arrived[phase].Load(),
+			}
+			if first := p.firstArrived[phase].Load(); first != nil {
+				row.Note = fmt.Sprintf("%d sent; %d arrived in the phase before the cut; %s", row.Sent, row.Before, *first)
 			}
 			if p.name == pathXDP {
 				row.Note = fmt.Sprintf("%d told to it; %d arrived in the phase before the cut; %s", row.Sent, row.Before, r.notes[phase])

@@ -267,7 +267,7 @@ func (r *rig) inward(t *testing.T) {
 	r.flood.counting(func() {
 		sniffer.Each(r.flood.quit, func(frame []byte) {
 			if binary.BigEndian.Uint16(frame[12:]) == 0x88b5 && bytes.HasPrefix(frame, hostMAC) {
-				r.flood.count(frame)
+				r.flood.count("a sniffer", frame)
 			}
 		})
 	})
@@ -293,7 +293,7 @@ func (r *rig) read(t *testing.T, conn net.PacketConn) {
 			_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 			size, _, err := conn.ReadFrom(buffer)
 			if err == nil {
-				r.flood.count(buffer[:size])
+				r.flood.count("the socket "+conn.LocalAddr().Network()+" "+conn.LocalAddr().String(), buffer[:size])
 				continue
 			}
 			select {
