@@ -37,7 +37,7 @@ const offlineHost = "h-aaaaaaaaaaaa"
 // byHand is a host in a namespace that no coordinator reaches any more, and who may
 // order it: operators, whose authority is not the cluster's.
 type byHand struct {
-	t             *testing.T
+	t             testing.TB
 	cfg           Config
 	log           *slog.Logger
 	ca, operators *linktest.CA
@@ -45,7 +45,7 @@ type byHand struct {
 	host, peer    *netnstest.Namespace
 }
 
-func newByHand(t *testing.T) *byHand {
+func newByHand(t testing.TB) *byHand {
 	t.Helper()
 	now := time.Now()
 	h := &byHand{t: t, cfg: DefaultConfig(), log: slog.New(slog.DiscardHandler), ca: linktest.NewCA(t), operators: linktest.NewCA(t)}

@@ -73,7 +73,9 @@ func (s *Sensor) decide(f *event.Finding) {
 			Reason: fmt.Sprintf("finding %s, %q: %s", finding.GetId(), finding.GetTitle(), proposal.Why),
 		}
 		if order.Action == sensorv1.Action_ACTION_ISOLATE {
-			s.responder.CutNow()
+			if s.responder.CutNow() {
+				order.CutAfter = time.Since(f.Time)
+			}
 		}
 		select {
 		case s.verdicts <- order:

@@ -26,6 +26,8 @@ type LocalOrder struct {
 	Policies      []string
 	Reason        string
 	Preview       bool
+	// CutAfter is how long after the event CutNow had cut; 0: it did not.
+	CutAfter time.Duration
 }
 
 // Contain carries out a containment that no grant orders, in the same way as one

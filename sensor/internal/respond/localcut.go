@@ -2,6 +2,7 @@ package respond
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
@@ -33,6 +34,9 @@ func (r *Responder) isolateLocally(o LocalOrder) *sensorv1.IsolationStatus {
 	r.granting.Lock()
 	defer r.granting.Unlock()
 	length, note := leaseLength(uint64(max(o.Lease, 0).Seconds()))
+	if o.CutAfter > 0 {
+		note += fmt.Sprintf("the first cut was %s after the event; ", o.CutAfter.Round(10*time.Microsecond))
+	}
 	order := isolationOrder{operation: localOperation(), reason: o.Reason, length: length, note: note, local: &o}
 	refused := func(err error) *sensorv1.IsolationStatus {
 		status := &sensorv1.IsolationStatus{
