@@ -275,3 +275,29 @@ func TestContainForeign(t *testing.T) {
 	b.undo("op-1")
 	b.undo("op-2")
 }
+
+// Ensure a host on which nothing is contained rests: to begin to watch is to be told to
+// look, which must not be a reason to begin again.
+func TestNothingContainedRests(t *testing.T) {
+	b := newContainBench(t, nil)
+	b.stop()
+	r, err := New(b.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if r.contain.network == nil {
+		t.Fatal("nothing to watch")
+	}
+	<-r.contain.kick // of the start
+	for range 20 {
+		r.contain.watch(t.Context())
+	}
+	if len(r.contain.kick) != 0 {
+		t.Error("a round in which nothing was contained asks for the next")
+	}
+}

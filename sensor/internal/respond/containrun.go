@@ -35,7 +35,11 @@ func (c *containments) run(ctx context.Context) {
 	}
 }
 
+// watch runs while something is in force.
 func (c *containments) watch(ctx context.Context) {
+	if len(c.list()) == 0 {
+		return // who begins to watch is told to look, which would bring us here again
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var owned sync.WaitGroup
 	defer owned.Wait()
