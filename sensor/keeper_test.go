@@ -57,7 +57,7 @@ func keepIsolated(text string) (err error) {
 	s.responder, err = respond.New(respond.Config{
 		StateDir: s.cfg.StateDir, NodeAddresses: func() []netip.AddrPort { return spec.Nodes }, Roots: x509.NewCertPool,
 		ClusterID: "keeper", HostID: "keeper", Enabled: true, ScopeKind: s.cfg.Scope.Kind, NetNS: s.isolationNamespace(), First: first,
-		Reachable: func(context.Context) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: s.log,
+		Reachable: func(context.Context, []netip.AddrPort) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: s.log,
 	})
 	if err != nil {
 		return err
