@@ -166,7 +166,7 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 
 func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *link.Listener, operators net.Listener, node *consensus.Node) error {
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
-		Operators: c.identity.Operators(), Log: node, Store: node.DB(), Orders: node.DB(), Logger: logger})
+		Operators: c.identity.Operators(), Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(), Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func (s *Sensor) newKeeper(spec isolation.Spec, first respond.FirstCut, state st
 	return respond.New(respond.Config{
 		StateDir: state, NodeAddresses: func() []netip.AddrPort { return spec.Nodes }, Roots: x509.NewCertPool,
 		ClusterID: "keeper", HostID: "keeper", Enabled: true, ScopeKind: s.cfg.Scope.Kind, NetNS: s.isolationNamespace(), First: first,
-		Reachable: func(context.Context) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: s.log,
+		Reachable: func(context.Context, []netip.AddrPort) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: s.log,
 	})
 }
 

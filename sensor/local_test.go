@@ -149,7 +149,7 @@ func (h *byHand) isolate(operation string) {
 	r, err := respond.New(respond.Config{
 		StateDir: h.cfg.StateDir, NodeAddresses: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("10.77.0.2:7700")} },
 		Roots: id.OperatorRoots, ClusterID: id.Cluster, HostID: id.HostID, Enabled: true, ScopeKind: "netns", NetNS: h.host.Path(),
-		Reachable: func(context.Context) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: h.log,
+		Reachable: func(context.Context, []netip.AddrPort) error { return nil }, Report: func(*sensorv1.IsolationStatus) {}, Logger: h.log,
 	})
 	if err != nil {
 		h.t.Fatal(err)

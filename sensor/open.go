@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 
 	"github.com/vedette-edr/vedette/proto/link"
@@ -38,12 +39,14 @@ func (s *Sensor) openResponder() (err error) {
 		OnGrant: func(ctx context.Context, g *sensorv1.SignedGrant) *sensorv1.GrantResult {
 			return s.responder.Grant(ctx, g)
 		},
-		OnIntent: s.intent.take,
+		OnIntent:      s.intent.take,
+		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
+		Pinned:        func() []netip.AddrPort { return s.responder.Pinned() },
 	}, s.spool)
 	if err != nil {
 		return fmt.Errorf("preparing the uplink: %w", err)
 	}
-	s.nodes = newNodeBook(s.uplink.Nodes, s.identity.Resolved, s.log)
+	s.nodes = newNodeBook(s.uplink.Known, s.identity.Resolved, s.log)
 	s.responder, err = respond.New(respond.Config{
 		StateDir:      s.cfg.StateDir,
 		NodeAddresses: s.nodes.addresses,

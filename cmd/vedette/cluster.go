@@ -3,17 +3,20 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
+	"github.com/vedette-edr/vedette/proto/nodelist"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 func (a *app) clusterCommand() *cobra.Command {
-	return noun("cluster", "the coordinator's nodes", "  vedette cluster members\n  vedette cluster remove node-3",
-		a.clusterMembersCommand(), a.clusterRemoveCommand())
+	return noun("cluster", "the coordinator's nodes", "  vedette cluster members\n  vedette cluster remove node-3\n  vedette cluster sign-nodes",
+		a.clusterMembersCommand(), a.clusterRemoveCommand(), a.clusterSignNodesCommand())
 }
 
 func (a *app) clusterMembersCommand() *cobra.Command {
@@ -23,22 +26,33 @@ func (a *app) clusterMembersCommand() *cobra.Command {
 		Example: "  vedette cluster members -o wide",
 		Args:    none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
-			members, err := s.api.Members(ctx)
+			members, signed, err := s.api.MembersAndSigned(ctx)
 			if err != nil {
 				return err
 			}
 			remember(s.context.ClusterID, members)
-			_, err = output.Print(s.Printer, a.memberTable(), output.Rows(members))
-			return err
+			list, broken := s.api.VerifyNodes(signed)
+			if _, err = output.Print(s.Printer, a.memberTable(list), output.Rows(members)); err != nil {
+				return err
+			}
+			switch lacking := lackingNodes(list, members); {
+			case broken != nil:
+				s.say("%v", broken)
+			case list == nil:
+				s.say("nobody has signed the list of nodes: isolated hosts keep to the nodes that they knew; an admin runs 'vedette cluster sign-nodes'")
+			case len(lacking) > 0:
+				s.say("not on the signed list: %s; isolated hosts do not follow there until an admin runs 'vedette cluster sign-nodes'", strings.Join(lacking, ", "))
+			}
+			return nil
 		}),
 	}
 }
 
-func (a *app) memberTable() output.List[*operatorv1.Member] {
+func (a *app) memberTable(list *sensorv1.NodeAddresses) output.List[*operatorv1.Member] {
 	type row = *operatorv1.Member
 	return output.List[row]{
 		Name:  row.GetId,
-		Value: func(m row) any { return shape.FromMember(m) },
+		Value: func(m row) any { return shape.FromMember(m, list) },
 		Columns: []output.Column[row]{
 			{Head: "ID", Cell: row.GetId},
 			{Head: "ROLE", Cell: row.GetRole},
@@ -46,6 +60,7 @@ func (a *app) memberTable() output.List[*operatorv1.Member] {
 			{Head: "INDEX", Right: true, Cell: func(m row) string { return number(m.GetAppliedIndex()) }},
 			{Head: "CONTACT", Cell: func(m row) string { return a.ago(m.GetLastContact()) }},
 			{Head: "ADDRESS", Cell: row.GetAddress},
+			{Head: "SIGNED", Cell: func(m row) string { return yesNo(nodelist.Covers(list, m.GetId(), m.GetAddress())) }},
 			{Head: "OPERATOR ADDRESS", Wide: true, Cell: row.GetOperatorAddress},
 		},
 	}
@@ -63,7 +78,7 @@ Stop it first; to have it back it must join again, with an empty data folder.`,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
 			id := args[0]
 			looking, looked := s.limit(ctx)
-			members, err := s.api.Members(looking)
+			members, signed, err := s.api.MembersAndSigned(looking)
 			looked()
 			if err != nil {
 				return err
@@ -95,6 +110,9 @@ Stop it first; to have it back it must join again, with an empty data folder.`,
 				return err
 			}
 			s.say("removed %s", id)
+			if list, err := s.api.VerifyNodes(signed); err == nil && namesNode(list, id) {
+				s.say("the signed list of nodes still names it: until an admin runs 'vedette cluster sign-nodes', isolated hosts stay open to it")
+			}
 			return nil
 		}),
 	}

@@ -50,6 +50,8 @@ type fake struct {
 	// versions of the intent, oldest first, and the one that connected hosts hold
 	intents []*sensorv1.SignedIntent
 	held    uint64
+	// the list of the nodes as it was signed last
+	nodes *sensorv1.SignedNodes
 	// how often was asked for hosts and for the intent when the last was applied
 	quick, asked int
 }
@@ -167,7 +169,7 @@ func (f *fake) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		case "broken":
 			return nil, connect.NewError(connect.CodeInternal, errors.New("the disk of \x1b[31mn1 is full"))
 		case "viewer":
-			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent"}, method) {
+			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes"}, method) {
 				return nil, connect.NewError(connect.CodePermissionDenied, errors.New("role viewer may not do this: it needs responder"))
 			}
 		}
@@ -197,6 +199,9 @@ func (f *fake) GetStatus(context.Context, *operatorv1.GetStatusRequest) (*operat
 	if f.is("well") {
 		st.Problems = nil
 	}
+	f.mu.Lock()
+	st.SignedNodes = f.nodes
+	f.mu.Unlock()
 	return st, nil
 }
 
@@ -433,7 +438,13 @@ func (f *fake) CreateToken(context.Context, *operatorv1.CreateTokenRequest) (*op
 }
 
 func (f *fake) ListMembers(context.Context, *operatorv1.ListMembersRequest) (*operatorv1.ListMembersResponse, error) {
-	return &operatorv1.ListMembersResponse{Members: fixedStatus().GetMembers()}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	members := fixedStatus().GetMembers()
+	if f.mode == "grown" {
+		members = append(members, &operatorv1.Member{Id: "n4", Address: "[2001:db8::4]:7443", Role: "follower", State: "alive"})
+	}
+	return &operatorv1.ListMembersResponse{Members: members, SignedNodes: f.nodes}, nil
 }
 
 func (f *fake) RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {

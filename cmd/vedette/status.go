@@ -12,7 +12,9 @@ import (
 
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
+	"github.com/vedette-edr/vedette/proto/nodelist"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -30,8 +32,9 @@ but sensors go on watching and keep what they have to say.`,
 			if err != nil {
 				return err
 			}
+			list, broken := s.api.VerifyNodes(st.GetSignedNodes())
 			err = s.Show(output.Shown{
-				Name: st.GetClusterId(), Value: shape.FromStatus(st), Page: func(g *output.Page) { statusPage(g, st) },
+				Name: st.GetClusterId(), Value: shape.FromStatus(st, list), Page: func(g *output.Page) { statusPage(g, st, nodesSigned(list, broken)) },
 			})
 			if unknown := strangers(s.context.Nodes, st.GetMembers()); !remember(st.GetClusterId(), st.GetMembers()) && unknown > 0 && s.Human() {
 				s.say("%s of the cluster not in this context: run 'vedette config update-nodes'", plural(unknown, "node"))
@@ -55,7 +58,18 @@ func strangers(known []string, members []*operatorv1.Member) int {
 	return n
 }
 
-func statusPage(g *output.Page, st *operatorv1.GetStatusResponse) {
+// nodesSigned says what isolated hosts follow.
+func nodesSigned(list *sensorv1.NodeAddresses, broken error) string {
+	switch {
+	case broken != nil:
+		return broken.Error()
+	case list == nil:
+		return "not signed: with 'vedette cluster sign-nodes' isolated hosts follow when nodes change"
+	}
+	return fmt.Sprintf("signed by %s at %s, until %s", list.GetOperator(), clock(nodelist.Signed(list).UnixNano()), clock(list.GetNotAfter()))
+}
+
+func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string) {
 	if len(st.GetProblems()) == 0 && st.GetLeaderId() != "" {
 		g.Title(output.Green, "All is well.")
 	} else {
@@ -71,6 +85,7 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse) {
 	for _, m := range st.GetMembers() {
 		g.Painted(stateColour(m.GetState()), "node "+m.GetId(), fmt.Sprintf("%s, %s, %s", m.GetRole(), m.GetState(), m.GetAddress()))
 	}
+	g.Field("node list", signed)
 	g.Section("Fleet")
 	hosts := strconv.FormatUint(st.GetHosts(), 10)
 	for _, some := range []struct {

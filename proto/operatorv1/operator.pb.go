@@ -77,10 +77,11 @@ type GetStatusResponse struct {
 	Isolated      uint64                 `protobuf:"varint,10,opt,name=isolated,proto3" json:"isolated,omitempty"`
 	Members       []*Member              `protobuf:"bytes,11,rep,name=members,proto3" json:"members,omitempty"`
 	// What is wrong and what to do, one sentence each; empty when all is well.
-	Problems      []string `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"`
-	Time          int64    `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`
-	HostsBlind    uint64   `protobuf:"varint,14,opt,name=hosts_blind,json=hostsBlind,proto3" json:"hosts_blind,omitempty"`       // online, and their sensors do not see
-	HostsStopped  uint64   `protobuf:"varint,15,opt,name=hosts_stopped,json=hostsStopped,proto3" json:"hosts_stopped,omitempty"` // their sensors were stopped in an orderly way
+	Problems      []string              `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"`
+	Time          int64                 `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`
+	HostsBlind    uint64                `protobuf:"varint,14,opt,name=hosts_blind,json=hostsBlind,proto3" json:"hosts_blind,omitempty"`       // online, and their sensors do not see
+	HostsStopped  uint64                `protobuf:"varint,15,opt,name=hosts_stopped,json=hostsStopped,proto3" json:"hosts_stopped,omitempty"` // their sensors were stopped in an orderly way
+	SignedNodes   *sensorv1.SignedNodes `protobuf:"bytes,16,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"`     // absent: none was ever signed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -218,6 +219,13 @@ func (x *GetStatusResponse) GetHostsStopped() uint64 {
 		return x.HostsStopped
 	}
 	return 0
+}
+
+func (x *GetStatusResponse) GetSignedNodes() *sensorv1.SignedNodes {
+	if x != nil {
+		return x.SignedNodes
+	}
+	return nil
 }
 
 type Host struct {
@@ -4030,6 +4038,7 @@ func (*ListMembersRequest) Descriptor() ([]byte, []int) {
 type ListMembersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	SignedNodes   *sensorv1.SignedNodes  `protobuf:"bytes,2,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"` // absent: none was ever signed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4067,6 +4076,13 @@ func (*ListMembersResponse) Descriptor() ([]byte, []int) {
 func (x *ListMembersResponse) GetMembers() []*Member {
 	if x != nil {
 		return x.Members
+	}
+	return nil
+}
+
+func (x *ListMembersResponse) GetSignedNodes() *sensorv1.SignedNodes {
+	if x != nil {
+		return x.SignedNodes
 	}
 	return nil
 }
@@ -4151,6 +4167,94 @@ func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
 	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
 }
 
+type PutSignedNodesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        *sensorv1.SignedNodes  `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSignedNodesRequest) Reset() {
+	*x = PutSignedNodesRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSignedNodesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSignedNodesRequest) ProtoMessage() {}
+
+func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSignedNodesRequest.ProtoReflect.Descriptor instead.
+func (*PutSignedNodesRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *PutSignedNodesRequest) GetSigned() *sensorv1.SignedNodes {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type PutSignedNodesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        uint64                 `protobuf:"varint,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSignedNodesResponse) Reset() {
+	*x = PutSignedNodesResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSignedNodesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSignedNodesResponse) ProtoMessage() {}
+
+func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSignedNodesResponse.ProtoReflect.Descriptor instead.
+func (*PutSignedNodesResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *PutSignedNodesResponse) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -4160,7 +4264,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4172,7 +4276,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4185,7 +4289,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -4214,7 +4318,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4330,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4343,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -4359,7 +4463,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4371,7 +4475,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4384,7 +4488,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *HostChange) GetChange() string {
@@ -4406,7 +4510,7 @@ var File_vedette_operator_proto protoreflect.FileDescriptor
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xf3\x03\n" +
+	"\x10GetStatusRequest\"\xb6\x04\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -4425,7 +4529,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x04time\x18\r \x01(\x03R\x04time\x12\x1f\n" +
 	"\vhosts_blind\x18\x0e \x01(\x04R\n" +
 	"hostsBlind\x12#\n" +
-	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\"\xeb\x05\n" +
+	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\x12A\n" +
+	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"\xeb\x05\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4752,12 +4857,17 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12#\n" +
 	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\x12!\n" +
 	"\flast_contact\x18\a \x01(\x03R\vlastContact\"\x14\n" +
-	"\x12ListMembersRequest\"L\n" +
+	"\x12ListMembersRequest\"\x8f\x01\n" +
 	"\x13ListMembersResponse\x125\n" +
-	"\amembers\x18\x01 \x03(\v2\x1b.vedette.operator.v1.MemberR\amembers\"%\n" +
+	"\amembers\x18\x01 \x03(\v2\x1b.vedette.operator.v1.MemberR\amembers\x12A\n" +
+	"\fsigned_nodes\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"%\n" +
 	"\x13RemoveMemberRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
-	"\x14RemoveMemberResponse\"\"\n" +
+	"\x14RemoveMemberResponse\"O\n" +
+	"\x15PutSignedNodesRequest\x126\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"0\n" +
+	"\x16PutSignedNodesResponse\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\x04R\x06serial\"\"\n" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"\x8e\x03\n" +
 	"\rWatchResponse\x12\x12\n" +
@@ -4774,7 +4884,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"HostChange\x12\x16\n" +
 	"\x06change\x18\x01 \x01(\tR\x06change\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail2\x8d\x14\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail2\xf8\x14\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -4802,7 +4912,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\tListAudit\x12%.vedette.operator.v1.ListAuditRequest\x1a&.vedette.operator.v1.ListAuditResponse\x12`\n" +
 	"\vCreateToken\x12'.vedette.operator.v1.CreateTokenRequest\x1a(.vedette.operator.v1.CreateTokenResponse\x12`\n" +
 	"\vListMembers\x12'.vedette.operator.v1.ListMembersRequest\x1a(.vedette.operator.v1.ListMembersResponse\x12c\n" +
-	"\fRemoveMember\x12(.vedette.operator.v1.RemoveMemberRequest\x1a).vedette.operator.v1.RemoveMemberResponse\x12P\n" +
+	"\fRemoveMember\x12(.vedette.operator.v1.RemoveMemberRequest\x1a).vedette.operator.v1.RemoveMemberResponse\x12i\n" +
+	"\x0ePutSignedNodes\x12*.vedette.operator.v1.PutSignedNodesRequest\x1a+.vedette.operator.v1.PutSignedNodesResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
@@ -4817,7 +4928,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),         // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),        // 1: vedette.operator.v1.GetStatusResponse
@@ -4880,139 +4991,147 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*ListMembersResponse)(nil),      // 58: vedette.operator.v1.ListMembersResponse
 	(*RemoveMemberRequest)(nil),      // 59: vedette.operator.v1.RemoveMemberRequest
 	(*RemoveMemberResponse)(nil),     // 60: vedette.operator.v1.RemoveMemberResponse
-	(*WatchRequest)(nil),             // 61: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),            // 62: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),               // 63: vedette.operator.v1.HostChange
-	nil,                              // 64: vedette.operator.v1.Host.LabelsEntry
-	nil,                              // 65: vedette.operator.v1.Selector.LabelsEntry
-	nil,                              // 66: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                              // 67: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.BaselineState)(nil),   // 68: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),       // 69: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),          // 70: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),            // 71: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),       // 72: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),         // 73: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),          // 74: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),             // 75: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),     // 76: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),          // 77: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),     // 78: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),       // 79: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),    // 80: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),          // 81: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),         // 82: vedette.sensor.v1.Summary
+	(*PutSignedNodesRequest)(nil),    // 61: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),   // 62: vedette.operator.v1.PutSignedNodesResponse
+	(*WatchRequest)(nil),             // 63: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),            // 64: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),               // 65: vedette.operator.v1.HostChange
+	nil,                              // 66: vedette.operator.v1.Host.LabelsEntry
+	nil,                              // 67: vedette.operator.v1.Selector.LabelsEntry
+	nil,                              // 68: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                              // 69: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),     // 70: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),   // 71: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),       // 72: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),          // 73: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),            // 74: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),       // 75: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),         // 76: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),          // 77: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),             // 78: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),     // 79: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),          // 80: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),     // 81: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),       // 82: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),    // 83: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),          // 84: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),         // 85: vedette.sensor.v1.Summary
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	56, // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	64, // 1: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	68, // 2: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	69, // 3: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	70, // 4: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	71, // 5: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	65, // 6: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
-	3,  // 7: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,  // 8: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	2,  // 9: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
-	8,  // 10: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	72, // 11: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	73, // 12: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
-	9,  // 13: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	9,  // 14: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	74, // 15: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	74, // 16: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	9,  // 17: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	74, // 18: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	3,  // 19: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,  // 20: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,  // 21: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	75, // 22: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	76, // 23: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	77, // 24: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,  // 25: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	24, // 26: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	66, // 27: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	78, // 28: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	78, // 29: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	27, // 30: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	79, // 31: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	27, // 32: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	27, // 33: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	80, // 34: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	80, // 35: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	80, // 36: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	81, // 37: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	42, // 38: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	45, // 39: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	77, // 40: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	46, // 41: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	46, // 42: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	27, // 43: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	51, // 44: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	67, // 45: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	56, // 46: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	82, // 47: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	9,  // 48: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	74, // 49: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	46, // 50: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	63, // 51: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	0,  // 52: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,  // 53: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,  // 54: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	10, // 55: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	12, // 56: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	14, // 57: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	16, // 58: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	18, // 59: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	20, // 60: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	22, // 61: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	25, // 62: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	28, // 63: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	30, // 64: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	32, // 65: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	34, // 66: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	36, // 67: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	38, // 68: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	40, // 69: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	43, // 70: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	47, // 71: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	49, // 72: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	52, // 73: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	54, // 74: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	57, // 75: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	59, // 76: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	61, // 77: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,  // 78: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,  // 79: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,  // 80: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	11, // 81: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	13, // 82: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	15, // 83: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	17, // 84: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	19, // 85: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	21, // 86: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	23, // 87: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	26, // 88: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	29, // 89: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	31, // 90: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	33, // 91: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	35, // 92: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	37, // 93: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	39, // 94: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	41, // 95: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	44, // 96: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	48, // 97: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	50, // 98: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	53, // 99: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	55, // 100: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	58, // 101: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	60, // 102: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	62, // 103: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	78, // [78:104] is the sub-list for method output_type
-	52, // [52:78] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	70, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	66, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	71, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	72, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	73, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	74, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	67, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	3,  // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,  // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	2,  // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
+	8,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
+	75, // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	76, // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	9,  // 14: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	9,  // 15: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	77, // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	77, // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	9,  // 18: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	77, // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	3,  // 20: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,  // 21: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,  // 22: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	78, // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	79, // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	80, // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,  // 26: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	24, // 27: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	68, // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	81, // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	81, // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	27, // 31: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	82, // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	27, // 33: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	27, // 34: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	83, // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	83, // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	83, // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	84, // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	42, // 39: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	45, // 40: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	80, // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	46, // 42: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	46, // 43: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	27, // 44: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	51, // 45: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	69, // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	56, // 47: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	70, // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	70, // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	85, // 50: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	9,  // 51: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	77, // 52: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	46, // 53: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	65, // 54: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	0,  // 55: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,  // 56: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,  // 57: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	10, // 58: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	12, // 59: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	14, // 60: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	16, // 61: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	18, // 62: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	20, // 63: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	22, // 64: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	25, // 65: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	28, // 66: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	30, // 67: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	32, // 68: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	34, // 69: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	36, // 70: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	38, // 71: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	40, // 72: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	43, // 73: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	47, // 74: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	49, // 75: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	52, // 76: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	54, // 77: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	57, // 78: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	59, // 79: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	61, // 80: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	63, // 81: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,  // 82: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,  // 83: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,  // 84: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	11, // 85: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	13, // 86: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	15, // 87: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	17, // 88: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	19, // 89: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	21, // 90: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	23, // 91: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	26, // 92: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	29, // 93: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	31, // 94: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	33, // 95: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	35, // 96: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	37, // 97: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	39, // 98: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	41, // 99: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	44, // 100: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	48, // 101: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	50, // 102: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	53, // 103: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	55, // 104: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	58, // 105: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	60, // 106: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	62, // 107: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	64, // 108: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	82, // [82:109] is the sub-list for method output_type
+	55, // [55:82] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -5020,7 +5139,7 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
-	file_vedette_operator_proto_msgTypes[62].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[64].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
@@ -5033,7 +5152,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   68,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

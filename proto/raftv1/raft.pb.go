@@ -53,6 +53,7 @@ type Command struct {
 	//	*Command_PutIntent
 	//	*Command_ProposeResponse
 	//	*Command_StartOperation
+	//	*Command_PutSignedNodes
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -287,6 +288,15 @@ func (x *Command) GetStartOperation() *StartOperation {
 	return nil
 }
 
+func (x *Command) GetPutSignedNodes() *PutSignedNodes {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutSignedNodes); ok {
+			return x.PutSignedNodes
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -367,6 +377,10 @@ type Command_StartOperation struct {
 	StartOperation *StartOperation `protobuf:"bytes,28,opt,name=start_operation,json=startOperation,proto3,oneof"`
 }
 
+type Command_PutSignedNodes struct {
+	PutSignedNodes *PutSignedNodes `protobuf:"bytes,29,opt,name=put_signed_nodes,json=putSignedNodes,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -404,6 +418,8 @@ func (*Command_PutIntent) isCommand_Body() {}
 func (*Command_ProposeResponse) isCommand_Body() {}
 
 func (*Command_StartOperation) isCommand_Body() {}
+
+func (*Command_PutSignedNodes) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1700,6 +1716,51 @@ func (x *RemoveNode) GetId() string {
 	return ""
 }
 
+// The nodes' addresses as an admin signed them. The proposer has verified the signature.
+type PutSignedNodes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        *sensorv1.SignedNodes  `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSignedNodes) Reset() {
+	*x = PutSignedNodes{}
+	mi := &file_vedette_raft_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSignedNodes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSignedNodes) ProtoMessage() {}
+
+func (x *PutSignedNodes) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSignedNodes.ProtoReflect.Descriptor instead.
+func (*PutSignedNodes) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PutSignedNodes) GetSigned() *sensorv1.SignedNodes {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
 type HostSession struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1719,7 +1780,7 @@ type HostSession struct {
 
 func (x *HostSession) Reset() {
 	*x = HostSession{}
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1792,7 @@ func (x *HostSession) String() string {
 func (*HostSession) ProtoMessage() {}
 
 func (x *HostSession) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1805,7 @@ func (x *HostSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSession.ProtoReflect.Descriptor instead.
 func (*HostSession) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HostSession) GetHost() string {
@@ -1824,7 +1885,7 @@ type SessionsEnded struct {
 
 func (x *SessionsEnded) Reset() {
 	*x = SessionsEnded{}
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +1897,7 @@ func (x *SessionsEnded) String() string {
 func (*SessionsEnded) ProtoMessage() {}
 
 func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +1910,7 @@ func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsEnded.ProtoReflect.Descriptor instead.
 func (*SessionsEnded) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SessionsEnded) GetNode() string {
@@ -1888,7 +1949,7 @@ type SessionEnd struct {
 
 func (x *SessionEnd) Reset() {
 	*x = SessionEnd{}
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +1961,7 @@ func (x *SessionEnd) String() string {
 func (*SessionEnd) ProtoMessage() {}
 
 func (x *SessionEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +1974,7 @@ func (x *SessionEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEnd.ProtoReflect.Descriptor instead.
 func (*SessionEnd) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionEnd) GetHost() string {
@@ -1963,7 +2024,7 @@ type RaiseSilence struct {
 
 func (x *RaiseSilence) Reset() {
 	*x = RaiseSilence{}
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2036,7 @@ func (x *RaiseSilence) String() string {
 func (*RaiseSilence) ProtoMessage() {}
 
 func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2049,7 @@ func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseSilence.ProtoReflect.Descriptor instead.
 func (*RaiseSilence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RaiseSilence) GetFinding() *sensorv1.Finding {
@@ -2015,7 +2076,7 @@ type SilentHost struct {
 
 func (x *SilentHost) Reset() {
 	*x = SilentHost{}
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2088,7 @@ func (x *SilentHost) String() string {
 func (*SilentHost) ProtoMessage() {}
 
 func (x *SilentHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2101,7 @@ func (x *SilentHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilentHost.ProtoReflect.Descriptor instead.
 func (*SilentHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SilentHost) GetHost() string {
@@ -2067,7 +2128,7 @@ type PutOperator struct {
 
 func (x *PutOperator) Reset() {
 	*x = PutOperator{}
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2140,7 @@ func (x *PutOperator) String() string {
 func (*PutOperator) ProtoMessage() {}
 
 func (x *PutOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2153,7 @@ func (x *PutOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOperator.ProtoReflect.Descriptor instead.
 func (*PutOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutOperator) GetName() string {
@@ -2123,7 +2184,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2196,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2209,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Result) GetRejected() string {
@@ -2198,7 +2259,7 @@ type HostAck struct {
 
 func (x *HostAck) Reset() {
 	*x = HostAck{}
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2271,7 @@ func (x *HostAck) String() string {
 func (*HostAck) ProtoMessage() {}
 
 func (x *HostAck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2284,7 @@ func (x *HostAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostAck.ProtoReflect.Descriptor instead.
 func (*HostAck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HostAck) GetHost() string {
@@ -2265,7 +2326,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2338,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2351,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ForwardReply) GetResult() *Result {
@@ -2318,8 +2379,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xfd\n" +
-	"\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xca\v\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -2346,7 +2406,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"put_intent\x18\x1a \x01(\v2\x1a.vedette.raft.v1.PutIntentH\x00R\tputIntent\x12M\n" +
 	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
-	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperationB\x06\n" +
+	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
+	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodesB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -2456,7 +2517,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\"\x1c\n" +
 	"\n" +
 	"RemoveNode\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x9f\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
+	"\x0ePutSignedNodes\x126\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"\x9f\x02\n" +
 	"\vHostSession\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
@@ -2518,7 +2581,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
@@ -2540,26 +2603,28 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*CloseIncident)(nil),         // 17: vedette.raft.v1.CloseIncident
 	(*PutNode)(nil),               // 18: vedette.raft.v1.PutNode
 	(*RemoveNode)(nil),            // 19: vedette.raft.v1.RemoveNode
-	(*HostSession)(nil),           // 20: vedette.raft.v1.HostSession
-	(*SessionsEnded)(nil),         // 21: vedette.raft.v1.SessionsEnded
-	(*SessionEnd)(nil),            // 22: vedette.raft.v1.SessionEnd
-	(*RaiseSilence)(nil),          // 23: vedette.raft.v1.RaiseSilence
-	(*SilentHost)(nil),            // 24: vedette.raft.v1.SilentHost
-	(*PutOperator)(nil),           // 25: vedette.raft.v1.PutOperator
-	(*Result)(nil),                // 26: vedette.raft.v1.Result
-	(*HostAck)(nil),               // 27: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),          // 28: vedette.raft.v1.ForwardReply
-	nil,                           // 29: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 30: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 31: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 32: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 33: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 34: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 35: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 36: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 37: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 38: vedette.sensor.v1.Intent
-	(*sensorv1.Finding)(nil),      // 39: vedette.sensor.v1.Finding
+	(*PutSignedNodes)(nil),        // 20: vedette.raft.v1.PutSignedNodes
+	(*HostSession)(nil),           // 21: vedette.raft.v1.HostSession
+	(*SessionsEnded)(nil),         // 22: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),            // 23: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),          // 24: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),            // 25: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),           // 26: vedette.raft.v1.PutOperator
+	(*Result)(nil),                // 27: vedette.raft.v1.Result
+	(*HostAck)(nil),               // 28: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),          // 29: vedette.raft.v1.ForwardReply
+	nil,                           // 30: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),        // 31: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),    // 32: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),      // 33: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),         // 34: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),  // 35: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),        // 36: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),    // 37: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil), // 38: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),       // 39: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),  // 40: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),      // 41: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -2571,45 +2636,47 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	17, // 6: vedette.raft.v1.Command.close_incident:type_name -> vedette.raft.v1.CloseIncident
 	18, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
 	19, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
-	20, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
-	25, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
+	21, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
+	26, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
 	1,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
-	21, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
-	23, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
+	22, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
+	24, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
 	8,  // 14: vedette.raft.v1.Command.approve_operation:type_name -> vedette.raft.v1.ApproveOperation
 	9,  // 15: vedette.raft.v1.Command.veto_operation:type_name -> vedette.raft.v1.VetoOperation
 	10, // 16: vedette.raft.v1.Command.put_intent:type_name -> vedette.raft.v1.PutIntent
 	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
 	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
-	3,  // 19: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	30, // 20: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	31, // 21: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	32, // 22: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	29, // 23: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	32, // 24: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	31, // 25: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	33, // 26: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	34, // 27: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	35, // 28: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	36, // 29: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	37, // 30: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	38, // 31: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	35, // 32: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 33: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 34: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 35: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	33, // 36: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	31, // 37: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	22, // 38: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	39, // 39: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	24, // 40: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	27, // 41: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	26, // 42: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
+	3,  // 20: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	31, // 21: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	32, // 22: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	33, // 23: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	30, // 24: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	33, // 25: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	32, // 26: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	34, // 27: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	35, // 28: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	36, // 29: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	37, // 30: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	38, // 31: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	39, // 32: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	36, // 33: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 34: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 35: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 36: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	34, // 37: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	40, // 38: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	32, // 39: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 40: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	41, // 41: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 42: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 43: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 44: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -2637,6 +2704,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutIntent)(nil),
 		(*Command_ProposeResponse)(nil),
 		(*Command_StartOperation)(nil),
+		(*Command_PutSignedNodes)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2644,7 +2712,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

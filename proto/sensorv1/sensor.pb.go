@@ -1331,8 +1331,10 @@ func (x *Node) GetOperatorAddress() string {
 }
 
 type NodeList struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Nodes []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// The newest list that an operator signed: what a host that is isolated may follow.
+	Signed        *SignedNodes `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1374,6 +1376,197 @@ func (x *NodeList) GetNodes() []*Node {
 	return nil
 }
 
+func (x *NodeList) GetSigned() *SignedNodes {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+// Where the nodes are, as an admin signed it. SignedNodes.payload is the exact bytes of
+// this message. See package nodelist.
+type NodeAddresses struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Unix ns of the signing, above that of the list before: a host that holds one takes
+	// none with a serial that is not above it, however it arrives.
+	Serial        uint64         `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	NotAfter      int64          `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // taken only before (Unix ns)
+	Operator      string         `protobuf:"bytes,4,opt,name=operator,proto3" json:"operator,omitempty"`                  // who signed it
+	Nodes         []*NodeAddress `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAddresses) Reset() {
+	*x = NodeAddresses{}
+	mi := &file_vedette_sensor_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAddresses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAddresses) ProtoMessage() {}
+
+func (x *NodeAddresses) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAddresses.ProtoReflect.Descriptor instead.
+func (*NodeAddresses) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NodeAddresses) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *NodeAddresses) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *NodeAddresses) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *NodeAddresses) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *NodeAddresses) GetNodes() []*NodeAddress {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type NodeAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // IP:PORT, UDP: an isolated host can ask no name server
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAddress) Reset() {
+	*x = NodeAddress{}
+	mi := &file_vedette_sensor_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAddress) ProtoMessage() {}
+
+func (x *NodeAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
+func (*NodeAddress) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *NodeAddress) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NodeAddress) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type SignedNodes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedNodes) Reset() {
+	*x = SignedNodes{}
+	mi := &file_vedette_sensor_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedNodes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedNodes) ProtoMessage() {}
+
+func (x *SignedNodes) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedNodes.ProtoReflect.Descriptor instead.
+func (*SignedNodes) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SignedNodes) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedNodes) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // Records in order. A boot names one stream of sequences: 16 random bytes, new
 // with every kernel boot and every newly made spool, so that (host, boot,
 // sequence) never repeats with another content.
@@ -1390,7 +1583,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_vedette_sensor_proto_msgTypes[11]
+	mi := &file_vedette_sensor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1595,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[11]
+	mi := &file_vedette_sensor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1608,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{11}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Batch) GetBoot() []byte {
@@ -1449,7 +1642,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_vedette_sensor_proto_msgTypes[12]
+	mi := &file_vedette_sensor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1654,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[12]
+	mi := &file_vedette_sensor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1667,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{12}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ack) GetBoot() []byte {
@@ -1501,7 +1694,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_vedette_sensor_proto_msgTypes[13]
+	mi := &file_vedette_sensor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1706,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[13]
+	mi := &file_vedette_sensor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1719,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{13}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Resume) GetBoot() []byte {
@@ -1560,7 +1753,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_vedette_sensor_proto_msgTypes[14]
+	mi := &file_vedette_sensor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1765,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[14]
+	mi := &file_vedette_sensor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1778,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{14}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Record) GetSequence() uint64 {
@@ -1687,7 +1880,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_vedette_sensor_proto_msgTypes[15]
+	mi := &file_vedette_sensor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1892,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[15]
+	mi := &file_vedette_sensor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1905,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{15}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Summary) GetWindowStart() int64 {
@@ -1770,7 +1963,7 @@ type Behaviour struct {
 
 func (x *Behaviour) Reset() {
 	*x = Behaviour{}
-	mi := &file_vedette_sensor_proto_msgTypes[16]
+	mi := &file_vedette_sensor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1975,7 @@ func (x *Behaviour) String() string {
 func (*Behaviour) ProtoMessage() {}
 
 func (x *Behaviour) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[16]
+	mi := &file_vedette_sensor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1988,7 @@ func (x *Behaviour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Behaviour.ProtoReflect.Descriptor instead.
 func (*Behaviour) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{16}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Behaviour) GetKey() []byte {
@@ -1845,7 +2038,7 @@ type BehaviourDelta struct {
 
 func (x *BehaviourDelta) Reset() {
 	*x = BehaviourDelta{}
-	mi := &file_vedette_sensor_proto_msgTypes[17]
+	mi := &file_vedette_sensor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2050,7 @@ func (x *BehaviourDelta) String() string {
 func (*BehaviourDelta) ProtoMessage() {}
 
 func (x *BehaviourDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[17]
+	mi := &file_vedette_sensor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2063,7 @@ func (x *BehaviourDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BehaviourDelta.ProtoReflect.Descriptor instead.
 func (*BehaviourDelta) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{17}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BehaviourDelta) GetKey() []byte {
@@ -1927,7 +2120,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_vedette_sensor_proto_msgTypes[18]
+	mi := &file_vedette_sensor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2132,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[18]
+	mi := &file_vedette_sensor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2145,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{18}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Health) GetRssBytes() uint64 {
@@ -2072,7 +2265,7 @@ type BaselineState struct {
 
 func (x *BaselineState) Reset() {
 	*x = BaselineState{}
-	mi := &file_vedette_sensor_proto_msgTypes[19]
+	mi := &file_vedette_sensor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2277,7 @@ func (x *BaselineState) String() string {
 func (*BaselineState) ProtoMessage() {}
 
 func (x *BaselineState) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[19]
+	mi := &file_vedette_sensor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2290,7 @@ func (x *BaselineState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BaselineState.ProtoReflect.Descriptor instead.
 func (*BaselineState) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{19}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BaselineState) GetBehaviours() uint64 {
@@ -2139,7 +2332,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_vedette_sensor_proto_msgTypes[20]
+	mi := &file_vedette_sensor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2344,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[20]
+	mi := &file_vedette_sensor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2357,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{20}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Loss) GetWhere() string {
@@ -2214,7 +2407,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_vedette_sensor_proto_msgTypes[21]
+	mi := &file_vedette_sensor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2419,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[21]
+	mi := &file_vedette_sensor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2432,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{21}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -2388,7 +2581,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_vedette_sensor_proto_msgTypes[22]
+	mi := &file_vedette_sensor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2593,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[22]
+	mi := &file_vedette_sensor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2606,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{22}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Flow) GetProtocol() uint32 {
@@ -2528,7 +2721,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vedette_sensor_proto_msgTypes[23]
+	mi := &file_vedette_sensor_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2733,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[23]
+	mi := &file_vedette_sensor_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2746,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{23}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Finding) GetId() string {
@@ -2687,7 +2880,7 @@ type FlowNote struct {
 
 func (x *FlowNote) Reset() {
 	*x = FlowNote{}
-	mi := &file_vedette_sensor_proto_msgTypes[24]
+	mi := &file_vedette_sensor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +2892,7 @@ func (x *FlowNote) String() string {
 func (*FlowNote) ProtoMessage() {}
 
 func (x *FlowNote) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[24]
+	mi := &file_vedette_sensor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +2905,7 @@ func (x *FlowNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowNote.ProtoReflect.Descriptor instead.
 func (*FlowNote) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{24}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FlowNote) GetStoryline() string {
@@ -2753,7 +2946,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +2958,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +2971,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Target) GetStoryline() string {
@@ -2847,7 +3040,7 @@ type ProcessTarget struct {
 
 func (x *ProcessTarget) Reset() {
 	*x = ProcessTarget{}
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +3052,7 @@ func (x *ProcessTarget) String() string {
 func (*ProcessTarget) ProtoMessage() {}
 
 func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3065,7 @@ func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
 func (*ProcessTarget) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProcessTarget) GetPid() uint32 {
@@ -2924,7 +3117,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3129,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3142,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -3098,7 +3291,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3110,7 +3303,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3123,7 +3316,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -3149,7 +3342,8 @@ func (x *SignedGrant) GetProof() *HostProof {
 
 type Signature struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ed25519 over "vedette-grant-v2\0" (an intent: "vedette-intent-v1\0") and the payload.
+	// Ed25519 over "vedette-grant-v2\0" (an intent: "vedette-intent-v1\0", nodes:
+	// "vedette-nodes-v1\0") and the payload.
 	Signature []byte `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"`
 	// The operator's certificate (DER, leaf first), issued by the operators' authority.
 	Chain         [][]byte `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`
@@ -3159,7 +3353,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3365,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3378,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Signature) GetSignature() []byte {
@@ -3213,7 +3407,7 @@ type HostProof struct {
 
 func (x *HostProof) Reset() {
 	*x = HostProof{}
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3225,7 +3419,7 @@ func (x *HostProof) String() string {
 func (*HostProof) ProtoMessage() {}
 
 func (x *HostProof) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3238,7 +3432,7 @@ func (x *HostProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
 func (*HostProof) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *HostProof) GetIndex() uint32 {
@@ -3265,7 +3459,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3277,7 +3471,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3290,7 +3484,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -3331,7 +3525,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3537,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3550,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -3483,7 +3677,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3689,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3702,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Intent) GetClusterId() string {
@@ -3626,7 +3820,7 @@ type SignedIntent struct {
 
 func (x *SignedIntent) Reset() {
 	*x = SignedIntent{}
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +3832,7 @@ func (x *SignedIntent) String() string {
 func (*SignedIntent) ProtoMessage() {}
 
 func (x *SignedIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +3845,7 @@ func (x *SignedIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
 func (*SignedIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SignedIntent) GetPayload() []byte {
@@ -3679,7 +3873,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3691,7 +3885,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3704,7 +3898,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Group) GetName() string {
@@ -3739,7 +3933,7 @@ type Governor struct {
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3945,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3958,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Governor) GetHosts_10M() uint32 {
@@ -3822,7 +4016,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3834,7 +4028,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3847,7 +4041,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Opening) GetPrefix() string {
@@ -3894,7 +4088,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +4100,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +4113,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -3939,7 +4133,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3951,7 +4145,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3964,7 +4158,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -3992,7 +4186,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4004,7 +4198,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4017,7 +4211,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Refusal) GetCode() string {
@@ -4124,9 +4318,23 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
-	"\x10operator_address\x18\x03 \x01(\tR\x0foperatorAddress\"9\n" +
+	"\x10operator_address\x18\x03 \x01(\tR\x0foperatorAddress\"q\n" +
 	"\bNodeList\x12-\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x17.vedette.sensor.v1.NodeR\x05nodes\"d\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x17.vedette.sensor.v1.NodeR\x05nodes\x126\n" +
+	"\x06signed\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"\xb5\x01\n" +
+	"\rNodeAddresses\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\x12\x1b\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x1a\n" +
+	"\boperator\x18\x04 \x01(\tR\boperator\x124\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x1e.vedette.sensor.v1.NodeAddressR\x05nodes\"7\n" +
+	"\vNodeAddress\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"c\n" +
+	"\vSignedNodes\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"d\n" +
 	"\x05Batch\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\fR\x04boot\x12\x12\n" +
 	"\x04prev\x18\x02 \x01(\x04R\x04prev\x123\n" +
@@ -4431,7 +4639,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -4449,106 +4657,112 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*HostFacts)(nil),          // 13: vedette.sensor.v1.HostFacts
 	(*Node)(nil),               // 14: vedette.sensor.v1.Node
 	(*NodeList)(nil),           // 15: vedette.sensor.v1.NodeList
-	(*Batch)(nil),              // 16: vedette.sensor.v1.Batch
-	(*Ack)(nil),                // 17: vedette.sensor.v1.Ack
-	(*Resume)(nil),             // 18: vedette.sensor.v1.Resume
-	(*Record)(nil),             // 19: vedette.sensor.v1.Record
-	(*Summary)(nil),            // 20: vedette.sensor.v1.Summary
-	(*Behaviour)(nil),          // 21: vedette.sensor.v1.Behaviour
-	(*BehaviourDelta)(nil),     // 22: vedette.sensor.v1.BehaviourDelta
-	(*Health)(nil),             // 23: vedette.sensor.v1.Health
-	(*BaselineState)(nil),      // 24: vedette.sensor.v1.BaselineState
-	(*Loss)(nil),               // 25: vedette.sensor.v1.Loss
-	(*Process)(nil),            // 26: vedette.sensor.v1.Process
-	(*Flow)(nil),               // 27: vedette.sensor.v1.Flow
-	(*Finding)(nil),            // 28: vedette.sensor.v1.Finding
-	(*FlowNote)(nil),           // 29: vedette.sensor.v1.FlowNote
-	(*Target)(nil),             // 30: vedette.sensor.v1.Target
-	(*ProcessTarget)(nil),      // 31: vedette.sensor.v1.ProcessTarget
-	(*Grant)(nil),              // 32: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 33: vedette.sensor.v1.SignedGrant
-	(*Signature)(nil),          // 34: vedette.sensor.v1.Signature
-	(*HostProof)(nil),          // 35: vedette.sensor.v1.HostProof
-	(*GrantResult)(nil),        // 36: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 37: vedette.sensor.v1.IsolationStatus
-	(*Intent)(nil),             // 38: vedette.sensor.v1.Intent
-	(*SignedIntent)(nil),       // 39: vedette.sensor.v1.SignedIntent
-	(*Group)(nil),              // 40: vedette.sensor.v1.Group
-	(*Governor)(nil),           // 41: vedette.sensor.v1.Governor
-	(*Opening)(nil),            // 42: vedette.sensor.v1.Opening
-	(*Renew)(nil),              // 43: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 44: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 45: vedette.sensor.v1.Refusal
-	nil,                        // 46: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 47: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 48: vedette.sensor.v1.Group.LabelsEntry
+	(*NodeAddresses)(nil),      // 16: vedette.sensor.v1.NodeAddresses
+	(*NodeAddress)(nil),        // 17: vedette.sensor.v1.NodeAddress
+	(*SignedNodes)(nil),        // 18: vedette.sensor.v1.SignedNodes
+	(*Batch)(nil),              // 19: vedette.sensor.v1.Batch
+	(*Ack)(nil),                // 20: vedette.sensor.v1.Ack
+	(*Resume)(nil),             // 21: vedette.sensor.v1.Resume
+	(*Record)(nil),             // 22: vedette.sensor.v1.Record
+	(*Summary)(nil),            // 23: vedette.sensor.v1.Summary
+	(*Behaviour)(nil),          // 24: vedette.sensor.v1.Behaviour
+	(*BehaviourDelta)(nil),     // 25: vedette.sensor.v1.BehaviourDelta
+	(*Health)(nil),             // 26: vedette.sensor.v1.Health
+	(*BaselineState)(nil),      // 27: vedette.sensor.v1.BaselineState
+	(*Loss)(nil),               // 28: vedette.sensor.v1.Loss
+	(*Process)(nil),            // 29: vedette.sensor.v1.Process
+	(*Flow)(nil),               // 30: vedette.sensor.v1.Flow
+	(*Finding)(nil),            // 31: vedette.sensor.v1.Finding
+	(*FlowNote)(nil),           // 32: vedette.sensor.v1.FlowNote
+	(*Target)(nil),             // 33: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 34: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 35: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 36: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 37: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 38: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 39: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 40: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 41: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 42: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 43: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 44: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 45: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 46: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 47: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 48: vedette.sensor.v1.Refusal
+	nil,                        // 49: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 50: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 51: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
 	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
 	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
 	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	45, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	48, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
 	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
 	11, // 6: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
-	16, // 7: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	43, // 8: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	36, // 9: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	19, // 7: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
+	46, // 8: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	39, // 9: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
 	9,  // 10: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
 	12, // 11: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	45, // 12: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	17, // 13: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	18, // 14: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	33, // 15: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	44, // 16: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	48, // 12: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	20, // 13: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	21, // 14: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	36, // 15: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	47, // 16: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
 	15, // 17: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	39, // 18: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	42, // 18: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
 	13, // 19: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
 	15, // 20: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	39, // 21: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	46, // 22: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	47, // 23: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	42, // 21: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	49, // 22: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	50, // 23: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
 	14, // 24: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	19, // 25: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	20, // 26: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	28, // 27: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	37, // 28: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	29, // 29: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	21, // 30: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	22, // 31: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	23, // 32: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	25, // 33: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 34: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	24, // 35: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	26, // 36: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	26, // 37: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	27, // 38: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	27, // 39: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	25, // 40: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	26, // 41: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	27, // 42: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	31, // 43: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 44: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 45: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	30, // 46: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	34, // 47: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	35, // 48: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	37, // 49: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 50: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 51: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	30, // 52: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 53: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	40, // 54: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	41, // 55: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	42, // 56: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	34, // 57: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	48, // 58: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	40, // 59: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	18, // 25: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	17, // 26: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	37, // 27: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 28: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 29: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	31, // 30: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	40, // 31: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	32, // 32: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 33: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 34: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 35: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	28, // 36: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 37: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 38: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 39: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	29, // 40: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	30, // 41: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	30, // 42: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	28, // 43: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	29, // 44: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	30, // 45: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	34, // 46: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 47: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 48: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	33, // 49: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	37, // 50: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	38, // 51: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	40, // 52: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 53: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 54: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	33, // 55: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 56: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	43, // 57: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	44, // 58: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	45, // 59: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	37, // 60: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	51, // 61: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	43, // 62: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -4577,7 +4791,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Nodes)(nil),
 		(*CoordinatorMessage_Intent)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[14].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[17].OneofWrappers = []any{
 		(*Record_Summary)(nil),
 		(*Record_Finding)(nil),
 		(*Record_Isolation)(nil),
@@ -4589,7 +4803,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

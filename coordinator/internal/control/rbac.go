@@ -48,6 +48,8 @@ var least = map[string]string{
 	rpc.OperatorServiceApplyIntentProcedure:  operators.RoleAdmin,
 	rpc.OperatorServiceCreateTokenProcedure:  operators.RoleAdmin,
 	rpc.OperatorServiceRemoveMemberProcedure: operators.RoleAdmin,
+	// It says what stays open to every isolated host.
+	rpc.OperatorServicePutSignedNodesProcedure: operators.RoleAdmin,
 }
 
 // may says whether a role may call a procedure, and which role it needs.

@@ -148,7 +148,11 @@ func (s *Server) ListMembers(ctx context.Context, _ *operatorv1.ListMembersReque
 	if err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, err)
 	}
-	return &operatorv1.ListMembersResponse{Members: members}, nil
+	signed, err := s.cfg.DB.SignedNodes(ctx)
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &operatorv1.ListMembersResponse{Members: members, SignedNodes: signed}, nil
 }
 
 func plural(n uint64, noun string) string {

@@ -58,12 +58,20 @@ func (s *Server) GetStatus(ctx context.Context, _ *operatorv1.GetStatusRequest) 
 	case leader == "":
 		first = "The cluster has no leader, so nothing can be written: an election takes a few seconds; if this stays, a majority of the nodes cannot reach each other."
 	}
+	signed, err := s.cfg.DB.SignedNodes(ctx)
+	if err != nil {
+		return nil, readError(err)
+	}
+	problems := s.problems(first, leader, members, quiet)
+	if problem := nodesProblem(signed, members, now); problem != "" {
+		problems = append(problems, problem)
+	}
 	return &operatorv1.GetStatusResponse{
 		ClusterId: s.cfg.Authority.Cluster(), NodeId: s.cfg.NodeID, LeaderId: leader, Version: s.cfg.Version,
 		AppliedIndex: s.cfg.DB.AppliedIndex(), Hosts: counts.Hosts, HostsSilent: quiet.Silent, FindingsDay: counts.FindingsSince,
 		IncidentsOpen: counts.IncidentsOpen, Isolated: counts.Isolated, Time: now.UnixNano(),
 		HostsBlind: quiet.Blind, HostsStopped: quiet.Stopped,
-		Members: members, Problems: s.problems(first, leader, members, quiet),
+		Members: members, Problems: problems, SignedNodes: signed,
 	}, nil
 }
 

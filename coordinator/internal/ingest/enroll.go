@@ -102,7 +102,7 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 	if refused := s.spend(ctx, from, request, enrolled.GetId()); refused != nil {
 		return nil, refused
 	}
-	if enrolled.Nodes, err = s.cfg.Store.Nodes(ctx); err != nil {
+	if enrolled.Nodes, err = s.cfg.Members.Nodes(ctx); err != nil {
 		s.cfg.Logger.Warn("node list missing from an enrolment", "error", err)
 	}
 	return enrolled, nil
@@ -152,7 +152,7 @@ func (s *Server) checkNode(ctx context.Context, node *sensorv1.Node) *refusal {
 			return &refusal{code: "bad-request", message: fmt.Sprintf("the node's %s %q names no host: set --advertise to the address that the other nodes reach it at", addr.what, addr.value)}
 		}
 	}
-	nodes, err := s.cfg.Store.Nodes(ctx)
+	nodes, err := s.cfg.Members.Nodes(ctx)
 	if err != nil {
 		return &refusal{code: "internal", message: "this node cannot read its state: try another one", retry: 5}
 	}

@@ -41,7 +41,6 @@ type Log interface {
 type Store interface {
 	// Session is the number of a host's newest session; an error for an unknown host.
 	Session(ctx context.Context, host string) (number uint64, connected bool, err error)
-	Nodes(ctx context.Context) ([]*sensorv1.Node, error)
 	// Position is the last sequence stored of a host's boot; 0 when there is none.
 	Position(ctx context.Context, host string, boot []byte) (uint64, error)
 	// Host is one host with its labels.
@@ -60,6 +59,13 @@ type Orders interface {
 	Intent(ctx context.Context, version uint64) (*sensorv1.SignedIntent, error)
 }
 
+// Members is where the cluster's nodes are.
+type Members interface {
+	Nodes(ctx context.Context) ([]*sensorv1.Node, error)
+	// SignedNodes is the newest list that an admin signed; nil when there is none.
+	SignedNodes(ctx context.Context) (*sensorv1.SignedNodes, error)
+}
+
 // Config of a Server.
 type Config struct {
 	// NodeID is this node's id: it stands in Welcome and in what this node proposes.
@@ -70,10 +76,11 @@ type Config struct {
 	Authority *identity.Authority
 	// Operators is the certificate of the operators' authority, given to what enrols.
 	Operators *x509.Certificate
-	// Log, Store and Orders are the replicated log and the state that it makes.
-	Log    Log
-	Store  Store
-	Orders Orders
+	// Log, Store, Orders and Members are the replicated log and the state that it makes.
+	Log     Log
+	Store   Store
+	Orders  Orders
+	Members Members
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
 	// CoalesceBytes and CoalesceDelay: batches of many hosts become one log entry
@@ -100,8 +107,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil {
-		problems = append(problems, errors.New("Authority, Operators, Log, Store and Orders must be set"))
+	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil {
+		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders and Members must be set"))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))
@@ -276,7 +283,7 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.pushIntent(cmd.GetPutIntent().GetSigned())
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:
 		s.lostByOthers()
-	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil:
+	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil:
 		s.closing.Go(s.pushNodes)
 	}
 }
@@ -331,15 +338,28 @@ func (s *Server) pushIntent(signed *sensorv1.SignedIntent) {
 	}
 }
 
+// nodeList is the members as the log has them, and what an admin signed of them.
+func (s *Server) nodeList(ctx context.Context) (*sensorv1.NodeList, error) {
+	nodes, err := s.cfg.Members.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := s.cfg.Members.SignedNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &sensorv1.NodeList{Nodes: nodes, Signed: signed}, nil
+}
+
 func (s *Server) pushNodes() {
 	ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
 	defer cancel()
-	nodes, err := s.cfg.Store.Nodes(ctx)
+	nodes, err := s.nodeList(ctx)
 	if err != nil {
 		s.cfg.Logger.Warn("node list not pushed to the sensors", "error", err)
 		return
 	}
-	message := &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Nodes{Nodes: &sensorv1.NodeList{Nodes: nodes}}}
+	message := &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Nodes{Nodes: nodes}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, session := range s.sessions {

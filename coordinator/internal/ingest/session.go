@@ -219,7 +219,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	if err != nil {
 		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
-	nodes, err := s.cfg.Store.Nodes(ctx)
+	nodes, err := s.nodeList(ctx)
 	if err != nil {
 		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
@@ -232,7 +232,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
 	n.welcome = &sensorv1.Welcome{Protocol: frame.ProtocolVersion, HostId: n.host, NodeId: s.cfg.NodeID, CoordinatorVersion: s.cfg.Version,
-		Acked: acked, Nodes: &sensorv1.NodeList{Nodes: nodes}, Time: s.cfg.Now().UnixNano(),
+		Acked: acked, Nodes: nodes, Time: s.cfg.Now().UnixNano(),
 		Intent: intent, Labels: known.GetLabels()}
 	s.cfg.Logger.Info("session opened", "host", n.host, "name", hello.GetFacts().GetName(), "address", host, "acked", acked)
 	return nil

@@ -52,6 +52,10 @@ const (
 	// RejectShrinks: an intent without much of the one before, whose author does not say so.
 	RejectShrinks    = "intent-shrinks"
 	RejectWindowOpen = "window-open"
+	// RejectStaleNodes: a list of nodes that is not newer than the one before.
+	RejectStaleNodes = "stale-nodes"
+	// RejectNodesExpired: a list of nodes that has ended.
+	RejectNodesExpired = "nodes-expired"
 )
 
 // ErrNewerCommand is returned for a command of a later version: the node must
@@ -163,6 +167,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.proposeResponse(body.ProposeResponse)
 	case *raftv1.Command_StartOperation:
 		return a.startOperation(body.StartOperation)
+	case *raftv1.Command_PutSignedNodes:
+		return a.putSignedNodes(body.PutSignedNodes)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

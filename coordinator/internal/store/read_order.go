@@ -148,6 +148,15 @@ func (db *DB) Intent(ctx context.Context, version uint64) (signed *sensorv1.Sign
 	return signed, err
 }
 
+// SignedNodes is the newest signed list of nodes, nil when there is none.
+func (db *DB) SignedNodes(ctx context.Context) (signed *sensorv1.SignedNodes, err error) {
+	err = db.each(ctx, func(s scanner) error {
+		signed = &sensorv1.SignedNodes{}
+		return s.Scan(protoColumn{signed})
+	}, "SELECT signed FROM signed_nodes")
+	return signed, err
+}
+
 // Intents lists the versions, the newest first.
 func (db *DB) Intents(ctx context.Context, p Page) ([]*sensorv1.SignedIntent, string, error) {
 	before, err := p.before()

@@ -227,6 +227,25 @@ func (tx *Tx) Intent() (signed *sensorv1.SignedIntent, err error) {
 	return signed, err
 }
 
+// SignedNodes is the newest signed list of nodes, nil when there is none.
+func (tx *Tx) SignedNodes() (signed *sensorv1.SignedNodes, err error) {
+	err = tx.rows("SELECT signed FROM signed_nodes", func(v []val) error {
+		signed = &sensorv1.SignedNodes{}
+		return proto.Unmarshal(asBlob(v[0]), signed)
+	})
+	return signed, err
+}
+
+// PutSignedNodes replaces the signed list of nodes.
+func (tx *Tx) PutSignedNodes(signed *sensorv1.SignedNodes) error {
+	body, err := encode(signed)
+	if err != nil {
+		return fmt.Errorf("encoding list of nodes: %w", err)
+	}
+	_, err = tx.exec("INSERT INTO signed_nodes (one, signed) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET signed = excluded.signed", body)
+	return err
+}
+
 // AddIntent stores the next version.
 func (tx *Tx) AddIntent(version uint64, signed *sensorv1.SignedIntent, now int64) error {
 	body, err := encode(signed)

@@ -111,6 +111,9 @@ const (
 	// OperatorServiceRemoveMemberProcedure is the fully-qualified name of the OperatorService's
 	// RemoveMember RPC.
 	OperatorServiceRemoveMemberProcedure = "/vedette.operator.v1.OperatorService/RemoveMember"
+	// OperatorServicePutSignedNodesProcedure is the fully-qualified name of the OperatorService's
+	// PutSignedNodes RPC.
+	OperatorServicePutSignedNodesProcedure = "/vedette.operator.v1.OperatorService/PutSignedNodes"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
 )
@@ -147,6 +150,8 @@ type OperatorServiceClient interface {
 	CreateToken(context.Context, *operatorv1.CreateTokenRequest) (*operatorv1.CreateTokenResponse, error)
 	ListMembers(context.Context, *operatorv1.ListMembersRequest) (*operatorv1.ListMembersResponse, error)
 	RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error)
+	// Commits the nodes' addresses as an admin signed them, which isolated hosts follow.
+	PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
 }
@@ -312,6 +317,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("RemoveMember")),
 			connect.WithClientOptions(opts...),
 		),
+		putSignedNodes: connect.NewClient[operatorv1.PutSignedNodesRequest, operatorv1.PutSignedNodesResponse](
+			httpClient,
+			baseURL+OperatorServicePutSignedNodesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutSignedNodes")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[operatorv1.WatchRequest, operatorv1.WatchResponse](
 			httpClient,
 			baseURL+OperatorServiceWatchProcedure,
@@ -348,6 +359,7 @@ type operatorServiceClient struct {
 	createToken      *connect.Client[operatorv1.CreateTokenRequest, operatorv1.CreateTokenResponse]
 	listMembers      *connect.Client[operatorv1.ListMembersRequest, operatorv1.ListMembersResponse]
 	removeMember     *connect.Client[operatorv1.RemoveMemberRequest, operatorv1.RemoveMemberResponse]
+	putSignedNodes   *connect.Client[operatorv1.PutSignedNodesRequest, operatorv1.PutSignedNodesResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
 
@@ -576,6 +588,15 @@ func (c *operatorServiceClient) RemoveMember(ctx context.Context, req *operatorv
 	return nil, err
 }
 
+// PutSignedNodes calls vedette.operator.v1.OperatorService.PutSignedNodes.
+func (c *operatorServiceClient) PutSignedNodes(ctx context.Context, req *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error) {
+	response, err := c.putSignedNodes.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Watch calls vedette.operator.v1.OperatorService.Watch.
 func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -613,6 +634,8 @@ type OperatorServiceHandler interface {
 	CreateToken(context.Context, *operatorv1.CreateTokenRequest) (*operatorv1.CreateTokenResponse, error)
 	ListMembers(context.Context, *operatorv1.ListMembersRequest) (*operatorv1.ListMembersResponse, error)
 	RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error)
+	// Commits the nodes' addresses as an admin signed them, which isolated hosts follow.
+	PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
 }
@@ -774,6 +797,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("RemoveMember")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServicePutSignedNodesHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePutSignedNodesProcedure,
+		svc.PutSignedNodes,
+		connect.WithSchema(operatorServiceMethods.ByName("PutSignedNodes")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		OperatorServiceWatchProcedure,
 		svc.Watch,
@@ -832,6 +861,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListMembersHandler.ServeHTTP(w, r)
 		case OperatorServiceRemoveMemberProcedure:
 			operatorServiceRemoveMemberHandler.ServeHTTP(w, r)
+		case OperatorServicePutSignedNodesProcedure:
+			operatorServicePutSignedNodesHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -941,6 +972,10 @@ func (UnimplementedOperatorServiceHandler) ListMembers(context.Context, *operato
 
 func (UnimplementedOperatorServiceHandler) RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.RemoveMember is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutSignedNodes is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {

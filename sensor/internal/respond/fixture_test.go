@@ -87,7 +87,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 		StateDir:      t.TempDir(),
 		NodeAddresses: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("10.77.0.2:7700")} },
 		Roots:         b.ca.Roots, ClusterID: linktest.Cluster, HostID: testHost, Enabled: true, ScopeKind: "netns",
-		NetNS: b.host.Path(), Reachable: func(ctx context.Context) error { return b.reachable(ctx) },
+		NetNS: b.host.Path(), Reachable: func(ctx context.Context, _ []netip.AddrPort) error { return b.reachable(ctx) },
 		Report: b.take, Logger: slog.New(slog.DiscardHandler), Clock: b.clock,
 		SelfTestTimeout: time.Second, ResumeTimeout: time.Second, Tick: 10 * time.Millisecond,
 	}
@@ -238,9 +238,6 @@ func (b *bench) isIsolated(what string, want bool) {
 	}
 	b.is(what, state, leaks)
 }
-
-// isIsolatedBut is for a host of which some of the datagrams go to a coordinator.
-func (b *bench) isIsolatedBut(what string, open int) { b.t.Helper(); b.is(what, "full", open) }
 
 func (b *bench) is(what, state string, leaks int) {
 	b.t.Helper()

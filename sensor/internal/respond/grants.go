@@ -173,7 +173,7 @@ func (r *Responder) cannotIsolate(level isolation.Level) error {
 		return ErrDisabled
 	case r.cfg.ScopeKind == "cgroup":
 		return ErrScope
-	case len(r.cfg.NodeAddresses()) == 0:
+	case len(r.toOpen()) == 0:
 		return ErrNoNodes
 	case level == isolation.Jump && len(r.openings(level)) == 0:
 		return ErrNoOpenings
@@ -183,7 +183,7 @@ func (r *Responder) cannotIsolate(level isolation.Level) error {
 
 // previewIsolation says what an isolation would leave open, and does nothing.
 func (r *Responder) previewIsolation(g *sensorv1.Grant, o isolationOrder) *sensorv1.GrantResult {
-	spec := isolation.Spec{Nodes: r.cfg.NodeAddresses(), Level: o.level, Openings: r.openings(o.level)}
+	spec := isolation.Spec{Nodes: r.toOpen(), Level: o.level, Openings: r.openings(o.level)}
 	status := &sensorv1.IsolationStatus{
 		Operation: g.GetOperation(), Nonce: g.GetNonce(), Action: g.GetAction(), Level: g.GetLevel(),
 		State: sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED, Detail: o.note + leftOpen(spec),
@@ -208,20 +208,22 @@ type isolationOrder struct {
 // cutOff isolates, proves it, or reverts. mu is held when it is called and not when
 // it returns.
 func (r *Responder) cutOff(o isolationOrder) *sensorv1.IsolationStatus {
-	nodes := r.cfg.NodeAddresses()
+	r.known = r.cfg.NodeAddresses()
 	previous := r.record.Lease
 	next := newLease(r.cfg.Clock, o.length)
 	next.Operation, next.Nonce, next.Operator, next.Reason = o.operation, o.nonce, o.operator, o.reason
-	next.Phase, next.Nodes, next.Level, r.known = phaseTesting, nodes, o.level, nodes
+	next.Phase, next.Level = phaseTesting, o.level
+	next.Nodes, next.Serial = r.pin(r.known)
 	if o.local != nil {
 		next.Local, next.Evidence, next.IntentVersion, next.Policies = true, o.local.Evidence, o.local.IntentVersion, o.local.Policies
 	}
 	if previous != nil {
 		next.Stopped = previous.Stopped
+		next.nodesOf(previous)
 	}
-	spec := isolation.Spec{Nodes: nodes, Level: o.level, Openings: r.openings(o.level)}
+	spec := r.spec(next)
 	if previous == nil {
-		r.record.Lease = next
+		r.record.Lease, r.unsigned = next, nil
 	}
 	// Before the disk: what counts is the last packet out. A crash here leaves nothing,
 	// since the first cut goes with the process.
@@ -240,7 +242,12 @@ func (r *Responder) cutOff(o isolationOrder) *sensorv1.IsolationStatus {
 
 	test := selfTest{err: applyErr}
 	if applyErr == nil {
-		test = r.selfTest(r.ctx, r.cfg.SelfTestTimeout, o.local != nil)
+		test = r.selfTest(r.ctx, r.cfg.SelfTestTimeout, next.Local, spec.Nodes)
+	}
+	if test.silent && previous == nil {
+		var note string
+		test, note = r.testWider(r.ctx, r.cfg.SelfTestTimeout, next, test)
+		o.note += note
 	}
 
 	r.mu.Lock()
@@ -255,7 +262,11 @@ func (r *Responder) cutOff(o isolationOrder) *sensorv1.IsolationStatus {
 		status = r.revert(next, previous, test.err)
 	} else {
 		next.Phase = phaseApplied
+		if previous != nil {
+			next.nodesOf(previous) // a list may have come meanwhile
+		}
 		r.record.Lease = next
+		spec = r.spec(next)
 		saveErr := r.save()
 		r.counters.Honoured++
 		if previous != nil {

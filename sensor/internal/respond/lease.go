@@ -52,16 +52,21 @@ const (
 
 // lease is one isolation in force.
 type lease struct {
-	Operation string           `json:"operation"`
-	Nonce     []byte           `json:"nonce"`
-	Operator  string           `json:"operator"`
-	Reason    string           `json:"reason"`
-	Phase     phase            `json:"phase"`
-	SelfTest  string           `json:"self_test"`
-	AppliedAt int64            `json:"applied_at"` // Unix ns
-	Length    time.Duration    `json:"length_ns"`
-	Nodes     []netip.AddrPort `json:"nodes"`
-	Level     isolation.Level  `json:"level,omitempty"`
+	Operation string        `json:"operation"`
+	Nonce     []byte        `json:"nonce"`
+	Operator  string        `json:"operator"`
+	Reason    string        `json:"reason"`
+	Phase     phase         `json:"phase"`
+	SelfTest  string        `json:"self_test"`
+	AppliedAt int64         `json:"applied_at"` // Unix ns
+	Length    time.Duration `json:"length_ns"`
+	// Nodes are the coordinators that stay open, pinned when the isolation began; Serial
+	// is that of the signed list that they are from, 0 when nobody signed them. Next is a
+	// signed list that stands open beside them until one of its nodes has been reached.
+	Nodes  []netip.AddrPort `json:"nodes"`
+	Serial uint64           `json:"nodes_serial,omitempty"`
+	Next   *nodeList        `json:"nodes_next,omitempty"`
+	Level  isolation.Level  `json:"level,omitempty"`
 	// Stopped are processes that stand still for the time of it.
 	Stopped []StoppedProcess `json:"stopped,omitempty"`
 	// Local: begun on this host's own evidence, by the intent that it held.

@@ -21,7 +21,8 @@ func (r *Responder) CutNow() bool {
 		return false
 	}
 	r.mu.Lock()
-	busy, nodes := r.record.Lease != nil || r.record.Repeats >= maxRepeats, r.known
+	busy := r.record.Lease != nil || r.record.Repeats >= maxRepeats
+	nodes, _ := r.pin(r.known)
 	r.mu.Unlock()
 	if busy || len(nodes) == 0 {
 		return false

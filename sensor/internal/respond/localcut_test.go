@@ -19,8 +19,12 @@ import (
 type first struct {
 	mu      sync.Mutex
 	told    []string
+	nodes   []netip.AddrPort
 	stopped []StoppedProcess
 }
+
+// open is what it was told last to leave open.
+func (f *first) open() []netip.AddrPort { f.mu.Lock(); defer f.mu.Unlock(); return f.nodes }
 
 // note leaves out what was told since the last end: it is told again all the time.
 func (f *first) note(what string) {
@@ -39,6 +43,9 @@ func (f *first) Cut(level isolation.Level, nodes []netip.AddrPort) error {
 		return errors.New("no nodes")
 	}
 	f.note("cut " + level.String())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nodes = nodes
 	return nil
 }
 
@@ -75,7 +82,7 @@ func TestIsolatesItself(t *testing.T) {
 	f := &first{stopped: []StoppedProcess{{PID: 7, Start: 8, Comm: "sender"}}}
 	b := newBench(t, func(c *Config) {
 		c.First = f
-		c.Reachable = func(context.Context) error { return errors.New("partition") }
+		c.Reachable = func(context.Context, []netip.AddrPort) error { return errors.New("partition") }
 		c.SelfTestTimeout = 300 * time.Millisecond
 	})
 	deadline := time.Now().Add(slow.Deadline(5 * time.Second))

@@ -33,7 +33,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -54,13 +53,13 @@ const StateNone = "none"
 
 // Config is what a Responder needs. The fields without a default are required.
 type Config struct {
-	// StateDir holds the lease and the used nonces (isolation.lease, 0600).
+	// StateDir holds the lease and the used nonces (isolation.lease, 0600), and the
+	// newest signed list of nodes (nodes.signed, 0600).
 	StateDir string
-	// NodeAddresses are the coordinator nodes' UDP endpoints, all that stays open
-	// to the outside. They are asked for before an isolation and every Tick during
-	// it, so that the opening follows the cluster; it may block. What was opened
-	// stays open until the release: a name that cannot be looked up while isolated
-	// must not shut out the last coordinator.
+	// NodeAddresses are the coordinator nodes' UDP endpoints as the cluster and the
+	// configuration name them; it may block. An isolation begins with them, where no
+	// signed list is held (TakeNodes), and does not follow them: every Tick during it they
+	// are asked for only to say which of them nobody signed.
 	NodeAddresses func() []netip.AddrPort
 	// Roots verify operators' certificates.
 	Roots func() *x509.CertPool
@@ -81,10 +80,10 @@ type Config struct {
 	Corroborates func(*sensorv1.Grant) error
 	// First is the quick layer of an isolation; nil: the table alone.
 	First FirstCut
-	// Reachable asks a coordinator node something and returns nil when it answered.
-	// It is called from within Grant, so it must not wait for the goroutine that
-	// called Grant.
-	Reachable func(context.Context) error
+	// Reachable asks the coordinator nodes at some addresses and returns nil when one
+	// answered. It is called from within Grant, so it must not wait for the goroutine
+	// that called Grant.
+	Reachable func(context.Context, []netip.AddrPort) error
 	// Report takes every outcome, in order, for durable delivery. New may call it
 	// already. It must not call the Responder.
 	Report func(*sensorv1.IsolationStatus)
@@ -160,14 +159,18 @@ type Responder struct {
 	granting  sync.Mutex
 	reporting sync.Mutex
 
-	mu          sync.Mutex
-	record      record
-	known       []netip.AddrPort // what NodeAddresses said last
-	counters    Counters
-	tampers     tamperLog
-	refusals    window
-	lastFailure string // of keeping the cut or ending it, so that each is reported once
-	outbox      []*sensorv1.IsolationStatus
+	mu       sync.Mutex
+	record   record
+	known    []netip.AddrPort // what NodeAddresses said last
+	signed   signedNodes
+	unsigned []netip.AddrPort // of known, what was told to stay shut
+	// Apart, so that a flood of bad lists does not keep the other from being told.
+	badNodes, unsignedTold window
+	counters               Counters
+	tampers                tamperLog
+	refusals               window
+	lastFailure            string // of keeping the cut or ending it, so that each is reported once
+	outbox                 []*sensorv1.IsolationStatus
 }
 
 // New reads what was in force and puts it in force again, before it returns.
@@ -189,7 +192,7 @@ func New(cfg Config) (*Responder, error) {
 	r := &Responder{
 		cfg: cfg, barrier: barrier, lock: lock, ctx: ctx, cancel: cancel,
 		file: stateFile{filepath.Join(cfg.StateDir, "isolation.lease")},
-		kick: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), signed: openSignedNodes(filepath.Join(cfg.StateDir, "nodes.signed")),
 	}
 	if cfg.Enabled && cfg.ScopeKind != "cgroup" {
 		// Asked before a verdict has to wait for the answer.
@@ -198,6 +201,7 @@ func New(cfg Config) (*Responder, error) {
 		}
 	}
 	r.mu.Lock()
+	r.loadNodes()
 	r.restore()
 	r.unlockAndReport()
 	r.localEndReported()
@@ -263,23 +267,9 @@ func (r *Responder) wake() {
 	}
 }
 
-// spec is what stays open now: the nodes remembered with the lease, and those
-// that the cluster has since. mu is held.
-func (r *Responder) spec() isolation.Spec {
-	nodes := r.known
-	if lease := r.record.Lease; lease != nil {
-		nodes = slices.Concat(lease.Nodes, r.known)
-		slices.SortFunc(nodes, netip.AddrPort.Compare)
-		nodes = slices.Compact(nodes)
-		if len(nodes) > isolation.MaxNodes {
-			nodes = r.known
-		}
-	}
-	spec := isolation.Spec{Nodes: nodes}
-	if lease := r.record.Lease; lease != nil {
-		spec.Level, spec.Openings = lease.Level, r.openings(lease.Level)
-	}
-	return spec
+// spec is what stays open by a lease, in both layers. mu is held.
+func (r *Responder) spec(lease *lease) isolation.Spec {
+	return isolation.Spec{Nodes: lease.open(), Level: lease.Level, Openings: r.openings(lease.Level)}
 }
 
 // openings are what the intent leaves open to a jump host, for an isolation that
@@ -349,8 +339,13 @@ func (r *Responder) restore() {
 	case lease.remaining(r.cfg.Clock) <= 0:
 		r.expire()
 	default:
-		r.cutFirst(r.spec())
-		if err := r.barrier.Apply(r.spec()); err != nil {
+		// A crash came between the two files.
+		if l := r.signed.list; l != nil && l.Serial > lease.newest() {
+			lease.offer(l)
+		}
+		spec := r.spec(lease)
+		r.cutFirst(spec)
+		if err := r.barrier.Apply(spec); err != nil {
 			r.failed("isolation could not be reapplied at the start and is tried again", err)
 		} else if note := r.deepen(lease); note != "" {
 			r.cfg.Logger.Warn("isolation is in force again", "operation", lease.Operation, "note", note)
@@ -377,7 +372,7 @@ func (r *Responder) adopt(remaining time.Duration, why string) {
 	lease := newLease(r.cfg.Clock, remaining)
 	lease.Operation, lease.Phase, lease.SelfTest = recoveredOperation, phaseApplied, "not tested: "+why
 	r.known = r.cfg.NodeAddresses()
-	lease.Nodes = r.known
+	lease.Nodes, lease.Serial = r.pin(r.known)
 	r.record.Lease = lease
 	if remaining > 0 {
 		r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, why))

@@ -278,36 +278,6 @@ func flush(t *testing.T, b *bench) {
 	b.host.Must(t, "flushing", func() error { return exec.Command("nft", "flush", "ruleset").Run() })
 }
 
-// Ensure the opening follows the cluster.
-func TestNodesChange(t *testing.T) {
-	nodes := make(chan []netip.AddrPort, 1)
-	current := []netip.AddrPort{netip.MustParseAddrPort("10.77.0.2:7700")}
-	nodes <- current
-	b := newBench(t, func(c *Config) {
-		c.NodeAddresses = func() []netip.AddrPort { now := <-nodes; nodes <- now; return now }
-	})
-	b.isolate("op-1")
-	<-nodes
-	nodes <- []netip.AddrPort{netip.MustParseAddrPort("10.77.0.2:9999")}
-	deadline := time.Now().Add(slow.Deadline(5 * time.Second))
-	for b.leaks() != 1 { // the datagram to what is a coordinator now
-		if time.Now().After(deadline) {
-			t.Fatal("the new coordinator address was not opened")
-		}
-	}
-	b.stop()
-	// A restart that does not know the nodes yet uses those of the lease, and does
-	// not wait for a look-up that cannot end while isolated.
-	<-nodes
-	b.start()
-	if got := b.leaks(); got != 1 {
-		t.Errorf("after a restart without nodes: %d packets passed, want 1", got)
-	}
-	nodes <- nil
-	b.clock.pass(time.Second, time.Second)
-	b.isIsolatedBut("the look-up found nothing", 1)
-}
-
 func TestDamagedState(t *testing.T) {
 	damage := func(t *testing.T, b *bench, content string, age time.Duration) {
 		path := filepath.Join(b.cfg.StateDir, "isolation.lease")

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -40,8 +40,8 @@ func (r *Responder) Run(ctx context.Context) error {
 	}
 }
 
-// followNodes asks for the nodes. It is alone with that, since a look-up of names
-// takes its time when nothing answers.
+// followNodes asks for the nodes, and whether those of a new signed list can be
+// reached. It is alone with that, since both take their time when nothing answers.
 // While nothing is isolated it asks seldom, for CutNow, which has no time to ask.
 func (r *Responder) followNodes(ctx context.Context) {
 	const seldom = 20
@@ -52,11 +52,11 @@ func (r *Responder) followNodes(ctx context.Context) {
 		}
 		nodes := r.cfg.NodeAddresses()
 		r.mu.Lock()
-		changed := !slices.Equal(nodes, r.known)
 		r.known = nodes
-		r.mu.Unlock()
-		if changed {
-			r.wake()
+		next := r.follow()
+		r.unlockAndReport()
+		if next != nil && tick%reachEvery == 0 {
+			r.reach(ctx, next)
 		}
 	}
 }
@@ -97,7 +97,7 @@ func (r *Responder) tick() {
 		r.expire()
 		return
 	}
-	spec, found := r.spec(), r.cfg.Clock.Boot()
+	spec, found := r.spec(lease), r.cfg.Clock.Boot()
 	r.cutFirst(spec)
 	drift, err := r.barrier.Reconcile(spec)
 	if errors.Is(err, isolation.ErrNotApplied) {
@@ -111,9 +111,7 @@ func (r *Responder) tick() {
 	switch drift {
 	case isolation.Unchanged:
 	case isolation.Surroundings:
-		lease.Nodes = spec.Nodes
-		_ = r.save() // logged there; the next change saves again
-		r.cfg.Logger.Info("isolation follows the host's devices and the cluster's nodes", "operation", lease.Operation)
+		r.cfg.Logger.Info("isolation follows the host's devices and the nodes that were signed", "operation", lease.Operation)
 	case isolation.Tampered:
 		r.counters.Reapplied++
 		took := r.cfg.Clock.Boot() - found
@@ -169,8 +167,9 @@ func (r *Responder) end(state sensorv1.IsolationState, why string) bool {
 }
 
 type selfTest struct {
-	text string
-	err  error
+	text   string
+	silent bool // no coordinator answered
+	err    error
 }
 
 // ErrUnreachable says that no coordinator answered through the cut.
@@ -183,7 +182,7 @@ const localPatience = 2 * time.Second
 // coordinator answers. A host that isolated itself asks as well, and stays cut when
 // nobody answers: it may be in a partition, and whoever could make the coordinator
 // unreachable could else undo every isolation.
-func (r *Responder) selfTest(ctx context.Context, limit time.Duration, local bool) selfTest {
+func (r *Responder) selfTest(ctx context.Context, limit time.Duration, local bool, nodes []netip.AddrPort) selfTest {
 	probe, err := r.barrier.Probe()
 	if err != nil {
 		return selfTest{text: err.Error(), err: err}
@@ -202,16 +201,39 @@ func (r *Responder) selfTest(ctx context.Context, limit time.Duration, local boo
 		case <-ctx.Done():
 			text := fmt.Sprintf("%s; coordinator did not answer in %s: %v", probe, limit, last)
 			if local {
-				return selfTest{text: text + "; the host isolated itself and stays so until the lease ends, a release, or a release token"}
+				return selfTest{silent: true, text: text + "; the host isolated itself and stays so until the lease ends, a release, or a release token"}
 			}
-			return selfTest{text: text, err: fmt.Errorf("%w (within %s: %w)", ErrUnreachable, limit, last)}
+			return selfTest{silent: true, text: text, err: fmt.Errorf("%w (within %s: %w)", ErrUnreachable, limit, last)}
 		case <-pause.C:
 		}
-		if last = r.cfg.Reachable(ctx); last == nil {
+		if last = r.cfg.Reachable(ctx, nodes); last == nil {
 			return selfTest{text: fmt.Sprintf("%s; coordinator answered after %s", probe, time.Since(started).Round(time.Millisecond))}
 		}
 		pause.Reset(reachablePause)
 	}
+}
+
+// testWider repeats a self-test in which no node of a signed list answered, with those
+// that the cluster names open as well. What was tried before stands where there are none.
+func (r *Responder) testWider(ctx context.Context, limit time.Duration, lease *lease, before selfTest) (selfTest, string) {
+	r.mu.Lock()
+	if r.record.Lease != lease {
+		r.mu.Unlock()
+		return before, ""
+	}
+	note := r.widen(lease)
+	if note == "" {
+		r.mu.Unlock()
+		return before, ""
+	}
+	spec := r.spec(lease)
+	note += r.cutFirst(spec)
+	err := r.barrier.Apply(spec)
+	r.unlockAndReport()
+	if err != nil {
+		return selfTest{err: err}, note
+	}
+	return r.selfTest(ctx, limit, lease.Local, spec.Nodes), note
 }
 
 // resume goes on with a self-test that a restart interrupted.
@@ -220,11 +242,16 @@ func (r *Responder) resume(ctx context.Context) {
 	defer r.granting.Unlock()
 	r.mu.Lock()
 	lease := r.record.Lease
-	r.mu.Unlock()
 	if lease == nil || lease.Phase != phaseTesting || ctx.Err() != nil {
+		r.mu.Unlock()
 		return
 	}
-	test := r.selfTest(ctx, r.cfg.ResumeTimeout, lease.Local)
+	nodes := lease.open()
+	r.mu.Unlock()
+	test, note := r.selfTest(ctx, r.cfg.ResumeTimeout, lease.Local, nodes), ""
+	if test.silent && ctx.Err() == nil {
+		test, note = r.testWider(ctx, r.cfg.ResumeTimeout, lease, test)
+	}
 	r.mu.Lock()
 	defer r.unlockAndReport()
 	if r.record.Lease != lease || ctx.Err() != nil {
@@ -238,5 +265,5 @@ func (r *Responder) resume(ctx context.Context) {
 	lease.Phase = phaseApplied
 	_ = r.save() // logged there; the test is repeated at the next start
 	r.counters.Honoured++
-	r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "proved after a restart; "+leftOpen(r.spec())))
+	r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "proved after a restart; "+note+leftOpen(r.spec(lease))))
 }

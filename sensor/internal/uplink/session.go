@@ -401,6 +401,9 @@ func (s *session) nodes(list *sensorv1.NodeList) {
 	if changed && s.u.cfg.OnNodes != nil {
 		s.u.cfg.OnNodes(list.GetNodes())
 	}
+	if signed := list.GetSigned(); signed != nil && s.u.cfg.OnSignedNodes != nil {
+		s.u.cfg.OnSignedNodes(signed)
+	}
 }
 
 // watch ends the session when the node is dead, as the transport sees it: data

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -64,6 +65,12 @@ type Config struct {
 	OnIntent func(signed *sensorv1.SignedIntent, labels map[string]string)
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
+	// OnSignedNodes takes the list of nodes that an admin signed, with every session and
+	// when it changes, unverified. It may be nil.
+	OnSignedNodes func(*sensorv1.SignedNodes)
+	// Pinned are the only addresses worth dialling while this host is isolated, none
+	// while it is not. It may be nil.
+	Pinned func() []netip.AddrPort
 	// KernelBoot names the kernel's boot. Default: from /proc/sys/kernel/random/boot_id.
 	KernelBoot []byte
 	// KeepAlive and MaxIdle of the connection. Default 5 s and 30 s. The node takes
@@ -137,15 +144,34 @@ func New(cfg Config, sp Spool) (*Uplink, error) {
 	}
 	u := &Uplink{cfg: cfg, spool: sp, id: cfg.Identity, grants: make(chan *sensorv1.SignedGrant, maxGrants), instance: make([]byte, idBytes)}
 	_, _ = crand.Read(u.instance) // crypto/rand never fails
-	if len(u.Nodes()) == 0 {
+	if len(u.Known()) == 0 {
 		return nil, errors.New("preparing uplink: no coordinator is known; set coordinators: [HOST:PORT] in the configuration")
 	}
 	return u, nil
 }
 
-// Nodes are the addresses of all nodes, as the cluster named them last, then
-// those of the configuration.
+// Nodes are the addresses to dial: what is open to this host while it is isolated,
+// else those that are known.
 func (u *Uplink) Nodes() []string {
+	if u.cfg.Pinned != nil {
+		if pinned := u.cfg.Pinned(); len(pinned) > 0 {
+			return literals(pinned)
+		}
+	}
+	return u.Known()
+}
+
+func literals(endpoints []netip.AddrPort) []string {
+	texts := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		texts[i] = e.String()
+	}
+	return texts
+}
+
+// Known are the addresses of all nodes, as the cluster named them last, then those of
+// the configuration.
+func (u *Uplink) Known() []string {
 	nodes := u.id.Nodes()
 	for _, n := range u.cfg.Nodes {
 		if !slices.Contains(nodes, n) {
@@ -263,7 +289,7 @@ func (u *Uplink) report(node string, err error) {
 
 // explain names a failure and, when it is not the network's to heal, its remedy.
 func (u *Uplink) explain(err error) (level slog.Level, problem, remedy string) {
-	again := howToEnroll(u.Nodes())
+	again := howToEnroll(u.Known())
 	var refused *RefusedError
 	var closed *link.ClosedError
 	switch {
@@ -332,12 +358,13 @@ func (u *Uplink) act(ctx context.Context) {
 	}
 }
 
-// Reachable proves that a node answers now, by a handshake on a new flow: both
-// directions work, and it is a node of this cluster. It does not use the session.
-func (u *Uplink) Reachable(ctx context.Context) error {
+// Reachable proves that a node at one of the addresses answers now, by a handshake on
+// a new flow: both directions work, and it is a node of this cluster. It does not use
+// the session.
+func (u *Uplink) Reachable(ctx context.Context, at []netip.AddrPort) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	nodes := u.Nodes()
+	nodes := literals(at)
 	results := make(chan error, len(nodes))
 	for _, node := range nodes {
 		go func() {

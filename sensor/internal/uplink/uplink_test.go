@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -338,11 +339,12 @@ func TestResume(t *testing.T) {
 func TestGrants(t *testing.T) {
 	n := startNode(t, linktest.NewCA(t), "n1", "127.0.0.1:0", newStore())
 	id, dir := enrollAt(t, n)
+	at := []netip.AddrPort{netip.MustParseAddrPort(n.addr())}
 	var h *host
 	h = startHost(t, id, dir, func(c *uplink.Config) {
 		c.OnGrant = func(ctx context.Context, g *sensorv1.SignedGrant) *sensorv1.GrantResult {
 			// what the responder's self-test does
-			if err := h.uplink.Reachable(ctx); err != nil {
+			if err := h.uplink.Reachable(ctx, at); err != nil {
 				t.Errorf("Reachable: %v", err)
 			}
 			return &sensorv1.GrantResult{Nonce: g.GetPayload()}
@@ -356,7 +358,7 @@ func TestGrants(t *testing.T) {
 	n.stop()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := h.uplink.Reachable(ctx); !errors.Is(err, link.ErrUnreachable) && !errors.Is(err, link.ErrPeerLost) {
+	if err := h.uplink.Reachable(ctx, at); !errors.Is(err, link.ErrUnreachable) && !errors.Is(err, link.ErrPeerLost) {
 		t.Errorf("with no node: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
+	"github.com/vedette-edr/vedette/proto/nodelist"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -295,13 +296,38 @@ type Member struct {
 	State           string `json:"state"`
 	AppliedIndex    uint64 `json:"applied_index"`
 	LastContact     Time   `json:"last_contact"`
+	Signed          bool   `json:"signed"`
 }
 
-// FromMember shapes a node of the cluster.
-func FromMember(m *operatorv1.Member) Member {
+// FromMember shapes a node of the cluster; signed is the signed list, nil for none.
+func FromMember(m *operatorv1.Member, signed *sensorv1.NodeAddresses) Member {
 	return Member{
 		m.GetId(), m.GetAddress(), m.GetOperatorAddress(), m.GetRole(), m.GetState(), m.GetAppliedIndex(), Time(m.GetLastContact()),
+		nodelist.Covers(signed, m.GetId(), m.GetAddress()),
 	}
+}
+
+// SignedNodes is `cluster sign-nodes`.
+type SignedNodes struct {
+	SignedAt Time          `json:"signed_at"`
+	Operator string        `json:"operator"`
+	Expires  Time          `json:"expires"`
+	Nodes    []NodeAddress `json:"nodes"`
+}
+
+// NodeAddress is an address of a signed list.
+type NodeAddress struct {
+	ID      string `json:"id"`
+	Address string `json:"address"`
+}
+
+// FromSignedNodes shapes a signed list.
+func FromSignedNodes(l *sensorv1.NodeAddresses) SignedNodes {
+	out := SignedNodes{Time(nodelist.Signed(l).UnixNano()), l.GetOperator(), Time(l.GetNotAfter()), []NodeAddress{}}
+	for _, n := range l.GetNodes() {
+		out.Nodes = append(out.Nodes, NodeAddress{n.GetId(), n.GetAddress()})
+	}
+	return out
 }
 
 // Status is `status`.
@@ -321,17 +347,22 @@ type Status struct {
 	Time          Time     `json:"time"`
 	HostsBlind    uint64   `json:"hosts_blind"`
 	HostsStopped  uint64   `json:"hosts_stopped"`
+	NodesSigned   Time     `json:"nodes_signed_at"`
+	NodesExpire   Time     `json:"nodes_expire"`
 }
 
-// FromStatus shapes a status.
-func FromStatus(s *operatorv1.GetStatusResponse) Status {
+// FromStatus shapes a status; signed is the signed list of nodes, nil for none.
+func FromStatus(s *operatorv1.GetStatusResponse, signed *sensorv1.NodeAddresses) Status {
 	out := Status{
 		s.GetClusterId(), s.GetNodeId(), text(s.GetLeaderId()), s.GetVersion(), s.GetAppliedIndex(), s.GetHosts(), s.GetHostsSilent(),
 		s.GetFindingsDay(), s.GetIncidentsOpen(), s.GetIsolated(), []Member{}, list(s.GetProblems()), Time(s.GetTime()),
-		s.GetHostsBlind(), s.GetHostsStopped(),
+		s.GetHostsBlind(), s.GetHostsStopped(), 0, Time(signed.GetNotAfter()),
+	}
+	if signed != nil {
+		out.NodesSigned = Time(nodelist.Signed(signed).UnixNano())
 	}
 	for _, m := range s.GetMembers() {
-		out.Members = append(out.Members, FromMember(m))
+		out.Members = append(out.Members, FromMember(m, signed))
 	}
 	return out
 }
