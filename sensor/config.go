@@ -312,7 +312,7 @@ func (c Config) Print() ([]byte, error) {
 		"$.kernel_baseline":           {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
 		"$.watch":                     {yaml.HeadComment(" which files are told of when they change")},
 		"$.watch.defaults":            {yaml.LineComment(" accounts, ssh, cron, units, loader, profiles, histories, logs, web roots, programs")},
-		"$.watch.paths":               {yaml.HeadComment(" besides: a file, or a tree with / at its end; one * for a whole directory")},
+		"$.watch.paths":               {yaml.HeadComment(" others, each a file, or a tree with / at its end; one * for a whole directory")},
 		"$.spool_max_bytes":           {yaml.HeadComment(" bound of what waits on disk for an absent coordinator; beyond it the oldest bulk is dropped and counted")},
 		"$.recorder":                  {yaml.HeadComment(" the flight recorder: what left the kernel, for vedette-sensor recorder query")},
 		"$.recorder.enabled":          {yaml.LineComment(" false records nothing more")},
