@@ -79,8 +79,10 @@ type Cut struct {
 	onLink    map[netip.Prefix]bool
 	displaced map[int]bool // devices on which somebody else's program comes first
 	uncovered map[string]error
-	foreign   []string  // devices with an XDP program
-	options   link.Link // of cut_setsockopt, while XDP is cut
+	foreign   []string          // devices with somebody else's XDP program
+	sniffs    bool              // Keep asked for what comes before packet sockets
+	unsniffed map[string]string // devices where that is not as it should be, and why
+	options   link.Link         // of cut_setsockopt, while XDP is cut
 	frozen    map[FrozenProcess]*pidfd
 	xdp       XDPReport                // of the last look
 	kept      map[string]*ebpf.Program // copies that outlive the process; nil: none
@@ -168,12 +170,18 @@ func (c *Cut) load() error {
 	if !hasXDPSockets() {
 		dropPrograms(spec, []string{bpf.CutProgListXdp, bpf.CutProgXdpHolders, bpf.CutProgXdpMappers})
 	}
+	for _, name := range sniffPrograms {
+		spec.Programs[name].Name = keptName
+	}
 	if c.collection, err = ebpf.NewCollection(spec); err != nil {
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			c.cfg.Logger.Error("the kernel's verifier refused a program of the cut", slog.String("log", fmt.Sprintf("%+v", verifier)))
 		}
 		return fmt.Errorf("loading the programs of the cut: %w", err)
+	}
+	if err := c.bindTaken(); err != nil {
+		return err
 	}
 	c.page, err = unix.Mmap(c.collection.Maps[".bss"].FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {

@@ -133,7 +133,14 @@ func (c *Cut) NotCut() []string {
 		gaps = append(gaps, "new raw and AF_XDP sockets are not refused: no cgroup v2 hierarchy is mounted")
 	}
 	for _, name := range c.foreign {
-		gaps = append(gaps, fmt.Sprintf("what the XDP program on device %s sends back or redirects by itself", name))
+		gaps = append(gaps, fmt.Sprintf("what the XDP program on device %s sends back or redirects by itself", name),
+			fmt.Sprintf("packet sockets on device %s see what comes in: it has an XDP program of somebody else", name))
+	}
+	for name, why := range c.unsniffed {
+		if !c.sniffs {
+			break // not cut: what stays is idle
+		}
+		gaps = append(gaps, fmt.Sprintf("packet sockets on device %s see what comes in: %s", name, why))
 	}
 	for name, err := range c.uncovered {
 		gaps = append(gaps, fmt.Sprintf("device %s, which takes no program: %v", name, err))

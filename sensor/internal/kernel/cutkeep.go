@@ -55,7 +55,8 @@ func (c *Cut) Keep() error {
 			return nil
 		}))
 	}
-	return errors.Join(append(errs, c.takeOver())...)
+	c.sniffs = true
+	return errors.Join(append(errs, c.lookSniff(), c.takeOver())...)
 }
 
 // Unkeep takes out what Keep attached, and what an earlier sensor left. It is idempotent.
@@ -65,7 +66,8 @@ func (c *Cut) Unkeep() error {
 	if c.closed {
 		return ErrCutClosed
 	}
-	err := c.takeOver()
+	c.sniffs = false
+	err := errors.Join(c.lookSniff(), c.takeOver())
 	if c.kept == nil {
 		return err
 	}
@@ -151,7 +153,7 @@ func detachKept(index int, attach ebpf.AttachType, p *ebpf.Program) error {
 // takeOver takes out what an earlier sensor left, whose word nobody holds any more and
 // who would keep this sensor from its coordinator.
 func (c *Cut) takeOver() error {
-	if c.tookOver || !c.tcx {
+	if c.tookOver {
 		return nil
 	}
 	handle, err := c.routes()
@@ -159,7 +161,7 @@ func (c *Cut) takeOver() error {
 		return err
 	}
 	defer handle.Close()
-	own := map[ebpf.ProgramID]bool{}
+	own := c.ownSniff()
 	for _, p := range c.kept {
 		if id, ok := programID(p); ok {
 			own[id] = true
@@ -191,7 +193,7 @@ func removeKept(handle *vnl.Handle, own map[ebpf.ProgramID]bool) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeKeptXDP(devices, own))...)
 }
 
 func removeIfKept(index int, attach ebpf.AttachType, id ebpf.ProgramID) error {
@@ -255,10 +257,11 @@ func RemoveKept(netns string) error {
 		return err
 	}
 	defer handle.Close()
-	if versionAtLeast(6, 6) {
-		return c.inside(func() error { return removeKept(handle, nil) })
+	err = c.inside(func() error { return removeKept(handle, nil) })
+	if !versionAtLeast(6, 6) {
+		err = errors.Join(err, removeFilters(handle))
 	}
-	return removeFilters(handle)
+	return err
 }
 
 // removeFilters takes out the filters of a killed sensor, before 6.6.
