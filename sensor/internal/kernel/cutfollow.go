@@ -116,13 +116,12 @@ func (c *Cut) subscribe() (*netlink.Conn, error) {
 }
 
 // NotCut says, for people, what passes by the programs on this host now, as of the last
-// Reconcile and CutXDP. The isolation's table cuts the first of them.
+// Reconcile and CutXDP, and by the isolation's table: which alone cuts packet sockets that
+// had PACKET_QDISC_BYPASS before (packet_xmit goes past tc; nf_hook_direct_egress is there).
 func (c *Cut) NotCut() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gaps := []string{
-		// packet_xmit goes past tc; nf_hook_direct_egress is there.
-		"packet sockets that asked to go past the queueing discipline before the cut: the isolation's table cuts those",
 		"what stood in a device's queue or ring when the word was stored",
 		"a device that appears while cut, until it is covered some milliseconds later",
 	}
@@ -151,6 +150,6 @@ func (c *Cut) NotCut() []string {
 		}
 	}
 	gaps = append(gaps, c.xdp.Unstopped()...)
-	slices.Sort(gaps[3:])
+	slices.Sort(gaps[2:])
 	return gaps
 }

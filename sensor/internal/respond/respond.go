@@ -34,7 +34,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -166,6 +165,8 @@ type Responder struct {
 	counters    Counters
 	tampers     tamperLog
 	refusals    window
+	firstFailed bool   // Config.First, when it was last told to cut
+	shallow     bool   // the same, to cut what only it can
 	lastFailure string // of keeping the cut or ending it, so that each is reported once
 	outbox      []*sensorv1.IsolationStatus
 }
@@ -415,9 +416,4 @@ var protoLevels = map[isolation.Level]sensorv1.IsolationLevel{
 	isolation.Full:       sensorv1.IsolationLevel_ISOLATION_LEVEL_FULL,
 	isolation.EgressOnly: sensorv1.IsolationLevel_ISOLATION_LEVEL_EGRESS_ONLY,
 	isolation.Jump:       sensorv1.IsolationLevel_ISOLATION_LEVEL_JUMP,
-}
-
-// leftOpen is told with every isolation that is applied.
-func leftOpen(spec isolation.Spec) string {
-	return "left open: " + strings.Join(spec.LeftOpen(), "; ") + ". Not cut: " + strings.Join(isolation.NotCut(), "; ")
 }

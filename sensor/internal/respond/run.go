@@ -236,5 +236,5 @@ func (r *Responder) resume(ctx context.Context) {
 	lease.Phase = phaseApplied
 	_ = r.save() // logged there; the test is repeated at the next start
 	r.counters.Honoured++
-	r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "proved after a restart; "+leftOpen(r.spec())))
+	r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "proved after a restart; "+r.leftOpen(r.spec())))
 }
