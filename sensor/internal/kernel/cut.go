@@ -81,6 +81,7 @@ type Cut struct {
 	uncovered map[string]error
 	foreign   []string          // devices with somebody else's XDP program
 	sniffs    bool              // Keep asked for what comes before packet sockets
+	stuck     string            // what hung where when one that is not known kept others from theirs
 	unsniffed map[string]string // devices where that is not as it should be, and why
 	options   link.Link         // of cut_setsockopt, while XDP is cut
 	frozen    map[FrozenProcess]*pidfd

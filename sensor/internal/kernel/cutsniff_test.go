@@ -338,6 +338,11 @@ func (l *cutLab) tower(t *testing.T) {
 	if err := handle.LinkAdd(&vnl.Macvlan{LinkAttrs: above, Mode: vnl.MACVLAN_MODE_BRIDGE}); err != nil {
 		t.Skipf("SKIP: needs macvlan: %v", err)
 	}
+	vx := vnl.NewLinkAttrs()
+	vx.Name = "vxlan9"
+	if err := handle.LinkAdd(&vnl.Vxlan{LinkAttrs: vx, VxlanId: 7, Group: net.ParseIP(netnstest.PeerIP4), Port: 4789, VtepDevIndex: l.index}); err != nil {
+		t.Skipf("SKIP: needs vxlan: %v", err)
+	}
 	// The last to come is the lowest.
 	l.port(t, "port0", "far0")
 	l.host.Up(t, "bridge9")
@@ -370,10 +375,23 @@ func TestCutSniffersOnTowers(t *testing.T) {
 		return sockets[0].Count(t, []byte("<armed>")) > 0 && sockets[3].Count(t, []byte("<armed>")) > 0
 	})
 	l.cut.Set(CutAll)
-	if err := l.cut.Keep(); err != nil {
+	off := l.foreignXDP(t, "bridge9")
+	if err := errors.Join(l.cut.Keep(), l.cut.Reconcile()); err != nil {
 		t.Fatal(err)
 	}
-	tower := []string{"port0", "bridge9", "above9"}
+	l.wantXDP(t, "another's in the middle", "kept", "above9", "vxlan9", netnstest.HostDevice)
+	l.wantXDP(t, "another's in the middle", "", "port0")
+	if !l.told("packet sockets on device port0 see what comes in: somebody else's XDP program is on a device above it") || !l.told("packet sockets on device bridge9 see") {
+		t.Errorf("not told: %q", l.cut.NotCut())
+	}
+	// Whose it is must take off first what is above it.
+	above := &vnl.Dummy{LinkAttrs: vnl.LinkAttrs{Index: l.host.Index(t, "above9")}}
+	l.host.Must(t, "taking ours off", func() error { return vnl.LinkSetXdpFdWithFlags(above, -1, unix.XDP_FLAGS_SKB_MODE) })
+	off()
+	if err := l.cut.Reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	tower := []string{"port0", "bridge9", "above9", "vxlan9", netnstest.HostDevice}
 	l.wantXDP(t, "cut", "kept", tower...)
 	sockets.count(t, "")
 	stop := l.flooding(t, raw, "<cut>", "far0")
@@ -383,6 +401,9 @@ func TestCutSniffersOnTowers(t *testing.T) {
 	}
 	tower = append(tower, "port1")
 	l.wantXDP(t, "a port came", "kept", tower...)
+	if l.told("packet sockets on device") {
+		t.Errorf("told: %q", l.cut.NotCut())
+	}
 	stop()
 	stop = l.flooding(t, raw, "<cut>", "far0", "far1")
 	if err := l.cut.Close(); err != nil {
@@ -422,4 +443,60 @@ func TestCutSniffersOnTowers(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.wantXDP(t, "released", "", tower...)
+}
+
+// Ensure devices of a kind whose place is not known are covered, handed over and released
+// as well.
+func TestCutSniffersOnUnknownTowers(t *testing.T) {
+	l := newCutLab(t)
+	l.tower(t)
+	all := []string{"port0", "bridge9", "above9", "vxlan9", netnstest.HostDevice}
+	// unknown calls f with the devices as if nothing were known of who stands on whom.
+	unknown := func(f func(*xdpTower)) {
+		t.Helper()
+		links, err := l.host.Handle(t).LinkList()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.host.Must(t, "looking", func() error {
+			tower, err := newXDPTower(links)
+			if err != nil {
+				return err
+			}
+			slices.Reverse(tower.devices)
+			for i, d := range tower.devices {
+				d.place, d.uppers, d.lowers = i, nil, nil
+			}
+			f(tower)
+			return tower.close()
+		})
+	}
+	l.cut.Set(CutAll)
+	l.cut.unsniffed = map[string]string{}
+	unknown(l.cut.sniff)
+	l.wantXDP(t, "cut", "kept", all...)
+	if err := l.cut.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := openCut(t, l.host)
+	next.Set(CutAll)
+	next.unsniffed = map[string]string{}
+	unknown(next.sniff)
+	if len(next.unsniffed) > 0 {
+		t.Errorf("told: %q", next.unsniffed)
+	}
+	own := next.ownSniff()
+	unknown(func(tower *xdpTower) {
+		for _, d := range tower.devices {
+			if !own[d.id] {
+				t.Errorf("device %s was not handed over", d.Name)
+			}
+		}
+	})
+	unknown(func(tower *xdpTower) {
+		for d, err := range tower.remove(func(d *xdpDevice) bool { return own[d.id] }, nil) {
+			t.Errorf("device %s: %v", d.Name, err)
+		}
+	})
+	l.wantXDP(t, "released", "", all...)
 }
