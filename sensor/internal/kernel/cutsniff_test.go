@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	vnl "github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
@@ -119,6 +120,46 @@ func (l *cutLab) flooding(t testing.TB, raw *netnstest.Raw, marker string, devic
 	return func() { close(quit); wait.Wait() }
 }
 
+// watching notes each time that the kernel tells of one of the devices without a program
+// on it. What it returns ends that, and says which were.
+func (l *cutLab) watching(t testing.TB, devices ...string) (bare func() []string) {
+	t.Helper()
+	ns, err := netns.GetFromPath(l.host.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	updates, done := make(chan vnl.LinkUpdate, 1024), make(chan struct{})
+	if err := vnl.LinkSubscribeWithOptions(updates, done, vnl.LinkSubscribeOptions{Namespace: &ns}); err != nil {
+		t.Fatal(err)
+	}
+	return func() (bare []string) {
+		defer close(done)
+		handle := l.host.Handle(t)
+		last, err := handle.LinkByName("lo")
+		if err == nil {
+			err = handle.LinkSetAlias(last, "last")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for update := range updates {
+			attrs := update.Attrs()
+			if attrs.Alias == "last" {
+				break
+			}
+			// A bridge's own word of its ports names no programs.
+			if update.Family == unix.AF_UNSPEC && slices.Contains(devices, attrs.Name) && (attrs.Xdp == nil || !attrs.Xdp.Attached) {
+				bare = append(bare, attrs.Name)
+			}
+		}
+		if err := handle.LinkSetAlias(last, ""); err != nil {
+			t.Error(err)
+		}
+		return bare
+	}
+}
+
 // answered sends datagrams from the coordinator's port to the sensor's socket, and counts
 // those that come.
 func (l *cutLab) answered(t testing.TB) (n int) {
@@ -203,6 +244,7 @@ func TestCutSniffers(t *testing.T) {
 
 			next := openCut(t, l.host, change...)
 			next.Set(CutAll)
+			bare := l.watching(t, netnstest.HostDevice, "tohost", "late0")
 			stop := l.flooding(t, raw, "<handed over>", netnstest.PeerDevice)
 			for range 2 {
 				if err := errors.Join(next.Keep(), next.Reconcile()); err != nil {
@@ -210,6 +252,9 @@ func TestCutSniffers(t *testing.T) {
 				}
 			}
 			stop()
+			if were := bare(); len(were) > 0 {
+				t.Errorf("%q had no program for a moment", were)
+			}
 			if n := old.count(t, "<handed over>"); n != 0 {
 				t.Errorf("packet sockets saw %d packets while one sensor followed another", n)
 			}
@@ -396,10 +441,14 @@ func TestCutSniffersOnTowers(t *testing.T) {
 	sockets.count(t, "")
 	stop := l.flooding(t, raw, "<cut>", "far0")
 	l.port(t, "port1", "far1")
+	bare := l.watching(t, "port0", "vxlan9", netnstest.HostDevice)
 	if err := l.cut.Reconcile(); err != nil {
 		t.Error(err)
 	}
 	tower = append(tower, "port1")
+	if were := bare(); len(were) > 0 {
+		t.Errorf("a port came: %q, which are not above it, had no program for a moment", were)
+	}
 	l.wantXDP(t, "a port came", "kept", tower...)
 	if l.told("packet sockets on device") {
 		t.Errorf("told: %q", l.cut.NotCut())
@@ -411,8 +460,12 @@ func TestCutSniffersOnTowers(t *testing.T) {
 	}
 	next := openCut(t, l.host)
 	next.Set(CutAll)
+	bare = l.watching(t, "port0", "port1", "tohost", netnstest.HostDevice)
 	if err := next.Keep(); err != nil {
 		t.Error(err)
+	}
+	if were := bare(); len(were) > 0 {
+		t.Errorf("handed over: %q, which the others stand on, had no program for a moment", were)
 	}
 	stop()
 	if n := sockets.count(t, "<cut>"); n != 0 {
