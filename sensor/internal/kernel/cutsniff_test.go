@@ -392,6 +392,7 @@ func (l *cutLab) tower(t *testing.T) {
 	l.port(t, "port0", "far0")
 	l.host.Up(t, "bridge9")
 	l.host.Up(t, "above9")
+	l.host.Up(t, "vxlan9")
 }
 
 func (l *cutLab) port(t *testing.T, name, far string) {
