@@ -71,23 +71,24 @@ type Cut struct {
 	kick       chan struct{} // wakes Follow
 	xdpCut     atomic.Bool
 
-	mu        sync.Mutex
-	closed    bool
-	tcx       bool // links; else filters
-	devices   map[int]*cutDevice
-	nodes     map[cutNode]bool
-	onLink    map[netip.Prefix]bool
-	displaced map[int]bool // devices on which somebody else's program comes first
-	uncovered map[string]error
-	foreign   []string          // devices with somebody else's XDP program
-	sniffs    bool              // Keep asked for what comes before packet sockets
-	stuck     string            // what hung where when one that is not known kept others from theirs
-	unsniffed map[string]string // devices where that is not as it should be, and why
-	options   link.Link         // of cut_setsockopt, while XDP is cut
-	frozen    map[FrozenProcess]*pidfd
-	xdp       XDPReport                // of the last look
-	kept      map[string]*ebpf.Program // copies that outlive the process; nil: none
-	tookOver  bool                     // what an earlier sensor left is taken out
+	mu         sync.Mutex
+	closed     bool
+	tcx        bool // links; else filters
+	devices    map[int]*cutDevice
+	nodes      map[cutNode]bool
+	onLink     map[netip.Prefix]bool
+	displaced  map[int]bool // devices on which somebody else's program comes first
+	uncovered  map[string]error
+	foreign    []string          // devices with somebody else's XDP program
+	sniffs     bool              // Keep asked for what comes before packet sockets
+	stuck      string            // what hung where when one that is not known kept others from theirs
+	unsniffed  map[string]string // devices where that is not as it should be, and why
+	options    link.Link         // of cut_setsockopt, while XDP is cut
+	frozen     map[FrozenProcess]*pidfd
+	xdp        XDPReport                // of the last look
+	kept       map[string]*ebpf.Program // copies that outlive the process; nil: none
+	recognises bool                     // programs by their number, as who takes over must
+	tookOver   bool                     // what an earlier sensor left is taken out
 }
 
 // cutNode is struct node of bpf/src/cut.bpf.c.
@@ -139,6 +140,9 @@ func (c *Cut) open() (err error) {
 	}
 	if _, err := c.collection.Programs[bpf.CutProgCutSelf].Run(&ebpf.RunOptions{}); err != nil {
 		return fmt.Errorf("naming the sensor to the cut: %w", err)
+	}
+	if err := c.probeRecognition(); err != nil {
+		return err
 	}
 	c.self = atomic.LoadUint32((*uint32)(unsafe.Pointer(&c.page[sensorOffset])))
 	if c.cgroup != "" {

@@ -32,12 +32,12 @@ func (c *Cut) bindTaken() error {
 	return nil
 }
 
-// ownSniff are the numbers of this cut's programs.
-func (c *Cut) ownSniff() map[ebpf.ProgramID]bool {
-	own := map[ebpf.ProgramID]bool{}
+// ownSniff are this cut's programs, by their numbers.
+func (c *Cut) ownSniff() map[ebpf.ProgramID]*ebpf.Program {
+	own := map[ebpf.ProgramID]*ebpf.Program{}
 	for _, name := range sniffPrograms {
 		if id, ok := programID(c.collection.Programs[name]); ok {
-			own[id] = true
+			own[id] = c.collection.Programs[name]
 		}
 	}
 	return own
@@ -46,7 +46,7 @@ func (c *Cut) ownSniff() map[ebpf.ProgramID]bool {
 // followSniff hangs the programs on all devices while Keep asked for it and what comes in
 // is cut, and takes them off else. It runs inside the namespace; mu is held.
 func (c *Cut) followSniff(devices []vnl.Link) error {
-	tower, err := newXDPTower(devices)
+	tower, err := newXDPTower(devices, c.ownSniff())
 	if err != nil {
 		return err
 	}
@@ -87,10 +87,11 @@ func (c *Cut) lookSniff() error {
 
 // sniff covers the devices, lowers first. One that takes no program is told of.
 func (c *Cut) sniff(tower *xdpTower) {
-	own := c.ownSniff()
 	// Once this sensor has taken over, who has another's program put there is alive.
-	mine := func(d *xdpDevice) bool { return !d.foreign() && (d.program == nil || own[d.id] || !c.tookOver) }
-	c.remember(tower, own)
+	mine := func(d *xdpDevice) bool {
+		return !d.foreign() && (d.program == nil || tower.own[d.id] != nil || !c.tookOver)
+	}
+	c.remember(tower)
 	blocked := c.coverSniff(tower.devices, mine)
 	if len(blocked) > 0 && c.stuck != tower.state() {
 		blocked = c.unblock(tower, blocked, mine)
@@ -105,8 +106,8 @@ func (c *Cut) sniff(tower *xdpTower) {
 		}
 	}
 	// Those that were replaced may hang on a device that left this namespace, too.
-	for id, p := range tower.programs {
-		if p == nil || own[id] || c.tookOver {
+	for _, p := range tower.programs {
+		if p == nil || c.tookOver {
 			continue
 		}
 		info, err := p.Info()
@@ -170,15 +171,16 @@ func (c *Cut) coverSniff(devices []*xdpDevice, mine func(*xdpDevice) bool) (bloc
 // is told and holds up no release: a program that stays is idle, and the next look tries
 // again.
 func (c *Cut) unsniff(tower *xdpTower) {
-	own, taken := c.ownSniff(), c.collection.Maps[bpf.CutMapCutTaken]
+	taken := c.collection.Maps[bpf.CutMapCutTaken]
+	own := func(d *xdpDevice) bool { return tower.own[d.id] != nil }
 	back := map[uint32]uint32{}
 	if err := readTaken(taken, back); err != nil {
 		c.cfg.Logger.Error("reading what devices are to get back", slog.Any("error", err))
 	}
 	stays := map[uint32]bool{}
-	for d, err := range tower.remove(func(d *xdpDevice) bool { return own[d.id] }, back) {
+	for d, err := range tower.remove(own, back) {
 		c.unsniffed[d.Name] = err.Error()
-		stays[uint32(d.Index)] = own[d.id] //nolint:gosec // a device's
+		stays[uint32(d.Index)] = own(d) //nolint:gosec // a device's
 	}
 	for index := range back {
 		if !stays[index] {
@@ -190,7 +192,7 @@ func (c *Cut) unsniff(tower *xdpTower) {
 // removeKeptXDP takes programs that outlived their sensor off all devices of the
 // namespace that it runs in.
 func removeKeptXDP(devices []vnl.Link, own map[ebpf.ProgramID]bool) error {
-	tower, err := newXDPTower(devices)
+	tower, err := newXDPTower(devices, nil)
 	if err != nil {
 		return err
 	}

@@ -33,15 +33,15 @@ func featureNames(bits uint32) string {
 
 // remember notes what devices are to get back, before anything is put on one: a device
 // loses LRO with one above it, too.
-func (c *Cut) remember(tower *xdpTower, own map[ebpf.ProgramID]bool) {
-	if !slices.ContainsFunc(tower.devices, func(d *xdpDevice) bool { return !d.foreign() && !own[d.id] }) {
+func (c *Cut) remember(tower *xdpTower) {
+	if !slices.ContainsFunc(tower.devices, func(d *xdpDevice) bool { return !d.foreign() && tower.own[d.id] == nil }) {
 		return
 	}
 	taken := c.collection.Maps[bpf.CutMapCutTaken]
 	known, back := map[uint32]uint32{}, map[uint32]uint32{}
 	errs := []error{readTaken(taken, known)}
-	for id, p := range tower.programs {
-		if p == nil || own[id] {
+	for _, p := range tower.programs {
+		if p == nil {
 			continue
 		}
 		// An earlier sensor's, which has it from when they had it.

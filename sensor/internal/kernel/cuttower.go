@@ -37,12 +37,13 @@ func (d *xdpDevice) foreign() bool { return d.id != 0 && d.program == nil }
 // program be put on a device, changed or taken off it while a device above it has one.
 type xdpTower struct {
 	devices  []*xdpDevice
-	programs map[ebpf.ProgramID]*ebpf.Program // nil: somebody else's
+	own      map[ebpf.ProgramID]*ebpf.Program // of who looks
+	programs map[ebpf.ProgramID]*ebpf.Program // others'; nil: no sensor's
 }
 
-// newXDPTower looks at all devices but loopback. It is to be closed.
-func newXDPTower(links []vnl.Link) (*xdpTower, error) {
-	t := &xdpTower{programs: map[ebpf.ProgramID]*ebpf.Program{}}
+// newXDPTower looks at all devices but loopback. It is to be closed; own stay open.
+func newXDPTower(links []vnl.Link, own map[ebpf.ProgramID]*ebpf.Program) (*xdpTower, error) {
+	t := &xdpTower{own: own, programs: map[ebpf.ProgramID]*ebpf.Program{}}
 	var all []*xdpDevice
 	at := map[int]*xdpDevice{}
 	for _, link := range links {
@@ -114,6 +115,9 @@ func (t *xdpTower) look(d *xdpDevice) error {
 		d.id = max(d.id, 1) // of several none is told
 		return nil
 	}
+	if d.program = t.own[d.id]; d.program != nil {
+		return nil
+	}
 	if p, known := t.programs[d.id]; known {
 		d.program = p
 		return nil
@@ -121,6 +125,10 @@ func (t *xdpTower) look(d *xdpDevice) error {
 	p, err := ebpf.NewProgramFromID(d.id)
 	if errors.Is(err, fs.ErrNotExist) {
 		d.id = 0
+		return nil
+	}
+	if errors.Is(err, unix.EPERM) { // it takes CAP_SYS_ADMIN
+		t.programs[d.id] = nil
 		return nil
 	}
 	if err != nil {
