@@ -155,9 +155,10 @@ func checkLayout(t *testing.T, spec *btf.Spec, sizes map[string]uint32, members 
 // Ensure that the numbers that both sides name do not move.
 func TestEnums(t *testing.T) {
 	checkEnums(t, types(t, bpf.LoadCut), map[string][]string{
-		"cut_level": {"CUT_NONE", "CUT_ALL", "CUT_EGRESS"},
-		"way":       {"OUT", "IN", "WAYS"},
-		"xdp_flags": {1: "XDP_SENDS", 2: "XDP_ZEROCOPY", 4: "XDP_MAPPED"},
+		"cut_level":     {"CUT_NONE", "CUT_ALL", "CUT_EGRESS"},
+		"way":           {"OUT", "IN", "WAYS"},
+		"xdp_flags":     {1: "XDP_SENDS", 2: "XDP_ZEROCOPY", 4: "XDP_MAPPED"},
+		"taken_feature": {1: "TAKEN_LRO", 2: "TAKEN_GRO_HW"},
 	})
 	checkEnums(t, types(t, bpf.LoadVedette), map[string][]string{
 		"event_type": {1: "EVENT_EXEC", 2: "EVENT_FORK", 3: "EVENT_EXIT", 4: "EVENT_FLOW_OPEN", 5: "EVENT_FLOW_CLOSE", 6: "EVENT_DNS",

@@ -16,26 +16,30 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	CutMapDropped        = "dropped"
-	CutMapNodes          = "nodes"
-	CutMapOnLink         = "on_link"
-	CutMapOurs           = "ours"
-	CutMapXdpSockets     = "xdp_sockets"
-	CutProgCutCreate     = "cut_create"
-	CutProgCutIn         = "cut_in"
-	CutProgCutInBare     = "cut_in_bare"
-	CutProgCutInClosed   = "cut_in_closed"
-	CutProgCutOut        = "cut_out"
-	CutProgCutOutBare    = "cut_out_bare"
-	CutProgCutOutClosed  = "cut_out_closed"
-	CutProgCutSelf       = "cut_self"
-	CutProgCutSetsockopt = "cut_setsockopt"
-	CutProgListXdp       = "list_xdp"
-	CutProgXdpHolders    = "xdp_holders"
-	CutProgXdpMappers    = "xdp_mappers"
-	CutVarContract       = "contract"
-	CutVarCut            = "cut"
-	CutVarNetnsCookie    = "netns_cookie"
+	CutMapCutTaken        = "cut_taken"
+	CutMapDropped         = "dropped"
+	CutMapNodes           = "nodes"
+	CutMapOnLink          = "on_link"
+	CutMapOurs            = "ours"
+	CutMapXdpSockets      = "xdp_sockets"
+	CutProgCutCreate      = "cut_create"
+	CutProgCutIn          = "cut_in"
+	CutProgCutInBare      = "cut_in_bare"
+	CutProgCutInClosed    = "cut_in_closed"
+	CutProgCutOut         = "cut_out"
+	CutProgCutOutBare     = "cut_out_bare"
+	CutProgCutOutClosed   = "cut_out_closed"
+	CutProgCutSelf        = "cut_self"
+	CutProgCutSetsockopt  = "cut_setsockopt"
+	CutProgCutSniff       = "cut_sniff"
+	CutProgCutSniffBare   = "cut_sniff_bare"
+	CutProgCutSniffClosed = "cut_sniff_closed"
+	CutProgListXdp        = "list_xdp"
+	CutProgXdpHolders     = "xdp_holders"
+	CutProgXdpMappers     = "xdp_mappers"
+	CutVarContract        = "contract"
+	CutVarCut             = "cut"
+	CutVarNetnsCookie     = "netns_cookie"
 )
 
 // LoadCut returns the embedded CollectionSpec for Cut.
@@ -80,24 +84,28 @@ type CutSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CutProgramSpecs struct {
-	CutCreate     *ebpf.ProgramSpec `ebpf:"cut_create"`
-	CutIn         *ebpf.ProgramSpec `ebpf:"cut_in"`
-	CutInBare     *ebpf.ProgramSpec `ebpf:"cut_in_bare"`
-	CutInClosed   *ebpf.ProgramSpec `ebpf:"cut_in_closed"`
-	CutOut        *ebpf.ProgramSpec `ebpf:"cut_out"`
-	CutOutBare    *ebpf.ProgramSpec `ebpf:"cut_out_bare"`
-	CutOutClosed  *ebpf.ProgramSpec `ebpf:"cut_out_closed"`
-	CutSelf       *ebpf.ProgramSpec `ebpf:"cut_self"`
-	CutSetsockopt *ebpf.ProgramSpec `ebpf:"cut_setsockopt"`
-	ListXdp       *ebpf.ProgramSpec `ebpf:"list_xdp"`
-	XdpHolders    *ebpf.ProgramSpec `ebpf:"xdp_holders"`
-	XdpMappers    *ebpf.ProgramSpec `ebpf:"xdp_mappers"`
+	CutCreate      *ebpf.ProgramSpec `ebpf:"cut_create"`
+	CutIn          *ebpf.ProgramSpec `ebpf:"cut_in"`
+	CutInBare      *ebpf.ProgramSpec `ebpf:"cut_in_bare"`
+	CutInClosed    *ebpf.ProgramSpec `ebpf:"cut_in_closed"`
+	CutOut         *ebpf.ProgramSpec `ebpf:"cut_out"`
+	CutOutBare     *ebpf.ProgramSpec `ebpf:"cut_out_bare"`
+	CutOutClosed   *ebpf.ProgramSpec `ebpf:"cut_out_closed"`
+	CutSelf        *ebpf.ProgramSpec `ebpf:"cut_self"`
+	CutSetsockopt  *ebpf.ProgramSpec `ebpf:"cut_setsockopt"`
+	CutSniff       *ebpf.ProgramSpec `ebpf:"cut_sniff"`
+	CutSniffBare   *ebpf.ProgramSpec `ebpf:"cut_sniff_bare"`
+	CutSniffClosed *ebpf.ProgramSpec `ebpf:"cut_sniff_closed"`
+	ListXdp        *ebpf.ProgramSpec `ebpf:"list_xdp"`
+	XdpHolders     *ebpf.ProgramSpec `ebpf:"xdp_holders"`
+	XdpMappers     *ebpf.ProgramSpec `ebpf:"xdp_mappers"`
 }
 
 // CutMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CutMapSpecs struct {
+	CutTaken   *ebpf.MapSpec `ebpf:"cut_taken"`
 	Dropped    *ebpf.MapSpec `ebpf:"dropped"`
 	Nodes      *ebpf.MapSpec `ebpf:"nodes"`
 	OnLink     *ebpf.MapSpec `ebpf:"on_link"`
@@ -134,6 +142,7 @@ func (o *CutObjects) Close() error {
 //
 // It can be passed to LoadCutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CutMaps struct {
+	CutTaken   *ebpf.Map `ebpf:"cut_taken"`
 	Dropped    *ebpf.Map `ebpf:"dropped"`
 	Nodes      *ebpf.Map `ebpf:"nodes"`
 	OnLink     *ebpf.Map `ebpf:"on_link"`
@@ -143,6 +152,7 @@ type CutMaps struct {
 
 func (m *CutMaps) Close() error {
 	return _CutClose(
+		m.CutTaken,
 		m.Dropped,
 		m.Nodes,
 		m.OnLink,
@@ -164,18 +174,21 @@ type CutVariables struct {
 //
 // It can be passed to LoadCutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CutPrograms struct {
-	CutCreate     *ebpf.Program `ebpf:"cut_create"`
-	CutIn         *ebpf.Program `ebpf:"cut_in"`
-	CutInBare     *ebpf.Program `ebpf:"cut_in_bare"`
-	CutInClosed   *ebpf.Program `ebpf:"cut_in_closed"`
-	CutOut        *ebpf.Program `ebpf:"cut_out"`
-	CutOutBare    *ebpf.Program `ebpf:"cut_out_bare"`
-	CutOutClosed  *ebpf.Program `ebpf:"cut_out_closed"`
-	CutSelf       *ebpf.Program `ebpf:"cut_self"`
-	CutSetsockopt *ebpf.Program `ebpf:"cut_setsockopt"`
-	ListXdp       *ebpf.Program `ebpf:"list_xdp"`
-	XdpHolders    *ebpf.Program `ebpf:"xdp_holders"`
-	XdpMappers    *ebpf.Program `ebpf:"xdp_mappers"`
+	CutCreate      *ebpf.Program `ebpf:"cut_create"`
+	CutIn          *ebpf.Program `ebpf:"cut_in"`
+	CutInBare      *ebpf.Program `ebpf:"cut_in_bare"`
+	CutInClosed    *ebpf.Program `ebpf:"cut_in_closed"`
+	CutOut         *ebpf.Program `ebpf:"cut_out"`
+	CutOutBare     *ebpf.Program `ebpf:"cut_out_bare"`
+	CutOutClosed   *ebpf.Program `ebpf:"cut_out_closed"`
+	CutSelf        *ebpf.Program `ebpf:"cut_self"`
+	CutSetsockopt  *ebpf.Program `ebpf:"cut_setsockopt"`
+	CutSniff       *ebpf.Program `ebpf:"cut_sniff"`
+	CutSniffBare   *ebpf.Program `ebpf:"cut_sniff_bare"`
+	CutSniffClosed *ebpf.Program `ebpf:"cut_sniff_closed"`
+	ListXdp        *ebpf.Program `ebpf:"list_xdp"`
+	XdpHolders     *ebpf.Program `ebpf:"xdp_holders"`
+	XdpMappers     *ebpf.Program `ebpf:"xdp_mappers"`
 }
 
 func (p *CutPrograms) Close() error {
@@ -189,6 +202,9 @@ func (p *CutPrograms) Close() error {
 		p.CutOutClosed,
 		p.CutSelf,
 		p.CutSetsockopt,
+		p.CutSniff,
+		p.CutSniffBare,
+		p.CutSniffClosed,
 		p.ListXdp,
 		p.XdpHolders,
 		p.XdpMappers,

@@ -31,15 +31,18 @@ func (f firstCut) Cut(level isolation.Level, nodes []netip.AddrPort) error {
 }
 
 // Deepen implements respond.FirstCut.
-func (f firstCut) Deepen() ([]respond.StoppedProcess, []string, error) {
+func (f firstCut) Deepen() ([]respond.StoppedProcess, error) {
 	report, err := f.cut.CutXDP()
 	err = errors.Join(err, f.cut.Keep())
 	var stopped []respond.StoppedProcess
 	for _, p := range report.Frozen() {
 		stopped = append(stopped, respond.StoppedProcess(p))
 	}
-	return stopped, report.Unstopped(), err
+	return stopped, err
 }
+
+// NotCut implements respond.FirstCut.
+func (f firstCut) NotCut() []string { return f.cut.NotCut() }
 
 // Lift implements respond.FirstCut.
 func (f firstCut) Lift(stopped []respond.StoppedProcess) error {

@@ -98,6 +98,14 @@ struct bpf_sock_addr {
 	u32 pad;
 	struct bpf_sock *sk;
 };
+struct xdp_md {
+	u32 data;
+	u32 data_end;
+	u32 data_meta;
+	u32 ingress_ifindex;
+	u32 rx_queue_index;
+	u32 egress_ifindex;
+};
 struct __sk_buff {
 	u32 len;
 	u32 pkt_type;

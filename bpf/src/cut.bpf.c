@@ -152,6 +152,32 @@ struct ip6 {
 	};
 };
 
+/* A packet as the hook has it that judges it: one of the two, and which is known when the
+ * program is made, so that the choice is not in it. */
+struct packet {
+	struct __sk_buff *skb; /* tc */
+	struct xdp_md *xdp;
+};
+
+INLINE bool load(struct packet p, u32 at, void *to, u32 size)
+{
+	void *from;
+
+	if (p.skb)
+		return !bpf_skb_load_bytes(p.skb, at, to, size);
+	from = (void *)(long)p.xdp->data + at; /* one piece: see sniff.bpf.c */
+	if (from + size > (void *)(long)p.xdp->data_end)
+		return false;
+	/* Network headers are so at least, and no load needs more than it has. */
+	__builtin_memcpy(to, __builtin_assume_aligned(from, sizeof(u16)), size);
+	return true;
+}
+
+INLINE u32 length(struct packet p)
+{
+	return p.skb ? p.skb->len : p.xdp->data_end - p.xdp->data;
+}
+
 /* Whether the packet's socket is one of the sensor's. What is forwarded, and what came
  * of another namespace, has none; what was written to a raw or packet socket has that. */
 INLINE bool is_ours(struct __sk_buff *skb)
@@ -164,18 +190,18 @@ INLINE bool is_ours(struct __sk_buff *skb)
 	return sk && bpf_sk_storage_get(&ours, sk, NULL, 0);
 }
 
-INLINE bool is_node(struct node *remote, struct __sk_buff *skb, enum way way)
+INLINE bool is_node(struct node *remote, struct packet p, enum way way)
 {
-	return bpf_map_lookup_elem(&nodes, remote) && (way == IN || is_ours(skb));
+	return bpf_map_lookup_elem(&nodes, remote) && (way == IN || is_ours(p.skb));
 }
 
 /* No options (source routes) and no fragment, first or later. */
-INLINE bool ip4_open(struct __sk_buff *skb, enum way way, u32 at)
+INLINE bool ip4_open(struct packet p, enum way way, u32 at)
 {
 	struct ip4 ip;
 	struct node remote = { .family = AF_INET };
 
-	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+	if (!load(p, at, &ip, sizeof(ip)))
 		return false;
 	if (ip.version_length != 0x45 || ip.protocol != IPPROTO_UDP || (ip.fragment & NET16(0x3fff)))
 		return false;
@@ -187,7 +213,7 @@ INLINE bool ip4_open(struct __sk_buff *skb, enum way way, u32 at)
 		return true;
 	__builtin_memcpy(remote.address, way == OUT ? ip.to : ip.from, sizeof(ip.to));
 	remote.port = way == OUT ? ip.dest : ip.source;
-	return is_node(&remote, skb, way);
+	return is_node(&remote, p, way);
 }
 
 INLINE bool is_link_local(const u8 *address)
@@ -206,7 +232,7 @@ INLINE bool is_near(const u8 *address)
 	return bpf_map_lookup_elem(&on_link, &key);
 }
 
-INLINE bool neighbour_open(struct __sk_buff *skb, enum way way, u32 at, struct ip6 *ip)
+INLINE bool neighbour_open(struct packet p, enum way way, u32 at, struct ip6 *ip)
 {
 	if (ip->hops != HOPS_MAX || ip->code)
 		return false;
@@ -217,7 +243,7 @@ INLINE bool neighbour_open(struct __sk_buff *skb, enum way way, u32 at, struct i
 		return false;
 	if (NET16(ip->length) > ND_MAX)
 		return false;
-	return way == IN || (skb->len <= at + IP6_HEADER + ND_MAX && is_near(ip->to));
+	return way == IN || (length(p) <= at + IP6_HEADER + ND_MAX && is_near(ip->to));
 }
 
 INLINE bool is_all_dhcp(const u8 *a) /* ff02::1:2 */
@@ -227,15 +253,15 @@ INLINE bool is_all_dhcp(const u8 *a) /* ff02::1:2 */
 }
 
 /* The first header alone: with any extension before it nothing is let through. */
-INLINE bool ip6_open(struct __sk_buff *skb, enum way way, u32 at)
+INLINE bool ip6_open(struct packet p, enum way way, u32 at)
 {
 	struct ip6 ip;
 	struct node remote = { .family = AF_INET6 };
 
-	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) || (ip.version & 0xf0) != 0x60)
+	if (!load(p, at, &ip, sizeof(ip)) || (ip.version & 0xf0) != 0x60)
 		return false;
 	if (ip.next == IPPROTO_ICMPV6)
-		return neighbour_open(skb, way, at, &ip);
+		return neighbour_open(p, way, at, &ip);
 	if (ip.next != IPPROTO_UDP)
 		return false;
 	if (way == OUT && ip.source == NET16(DHCP6_CLIENT) && ip.dest == NET16(DHCP6_SERVER) &&
@@ -246,11 +272,11 @@ INLINE bool ip6_open(struct __sk_buff *skb, enum way way, u32 at)
 		return true;
 	__builtin_memcpy(remote.address, way == OUT ? ip.to : ip.from, sizeof(ip.to));
 	remote.port = way == OUT ? ip.dest : ip.source;
-	return is_node(&remote, skb, way);
+	return is_node(&remote, p, way);
 }
 
 /* Ethernet and IPv4, addresses of 6 and 4 bytes, request and reply. */
-INLINE bool arp_open(struct __sk_buff *skb, enum way way)
+INLINE bool arp_open(struct packet p, enum way way)
 {
 	struct {
 		u16 hardware;
@@ -259,47 +285,61 @@ INLINE bool arp_open(struct __sk_buff *skb, enum way way)
 		u16 operation;
 	} arp;
 
-	if (bpf_skb_load_bytes(skb, ETHERNET, &arp, sizeof(arp)))
+	if (!load(p, ETHERNET, &arp, sizeof(arp)))
 		return false;
 	return arp.hardware == NET16(1) && arp.protocol == NET16(0x0800) && arp.sizes[0] == 6 && arp.sizes[1] == 4 &&
 	       (arp.operation == NET16(1) || arp.operation == NET16(2)) &&
-	       skb->len <= (way == OUT ? ARP_MAX : ARP_MAX + ETHERNET);
+	       length(p) <= (way == OUT ? ARP_MAX : ARP_MAX + ETHERNET);
 }
 
 /* The same as the isolation's rules (sensor/internal/respond/isolation/rules.go) leave
- * open, or less. What the sender claims and what is on the wire must agree. */
-INLINE bool is_open(struct __sk_buff *skb, enum way way, int header)
+ * open, or less. The type is in network order. */
+INLINE bool is_open(struct packet p, enum way way, u16 type, int header)
 {
-	u16 type = (u16)skb->protocol;
+	if (header == ETHERNET && type == NET16(0x0806))
+		return arp_open(p, way);
+	if (type == NET16(0x0800))
+		return ip4_open(p, way, header);
+	if (type == NET16(0x86dd))
+		return ip6_open(p, way, header);
+	return false;
+}
+
+/* What the sender claims and what is on the wire must agree. */
+INLINE bool is_open_tc(struct __sk_buff *skb, enum way way, int header)
+{
+	struct packet p = { .skb = skb };
+	u16 type = (u16)skb->protocol, wire = 0;
 
 	if (header == CLOSED)
 		return false;
-	if (header == ETHERNET) {
-		u16 wire = 0;
+	if (header == ETHERNET && (skb->vlan_present || !load(p, ETHERNET - sizeof(wire), &wire, sizeof(wire)) || wire != type))
+		return false;
+	return is_open(p, way, type, header);
+}
 
-		if (skb->vlan_present || bpf_skb_load_bytes(skb, ETHERNET - sizeof(wire), &wire, sizeof(wire)) || wire != type)
-			return false;
-		if (type == NET16(0x0806))
-			return arp_open(skb, way);
-	}
-	if (type == NET16(0x0800))
-		return ip4_open(skb, way, header);
-	if (type == NET16(0x86dd))
-		return ip6_open(skb, way, header);
-	return false;
+INLINE void count(enum way way)
+{
+	u32 zero = 0;
+	struct dropped *all = bpf_map_lookup_elem(&dropped, &zero);
+
+	if (all)
+		__sync_fetch_and_add(&all->n[way], 1);
 }
 
 INLINE int verdict(struct __sk_buff *skb, enum way way, int header)
 {
-	u32 zero = 0;
-	struct dropped *all;
-
-	if (is_open(skb, way, header))
+	if (is_open_tc(skb, way, header))
 		return NEXT;
-	all = bpf_map_lookup_elem(&dropped, &zero);
-	if (all)
-		__sync_fetch_and_add(&all->n[way], 1);
+	count(way);
 	return DROP;
+}
+
+INLINE bool cuts_in(void)
+{
+	u32 level = cut.level;
+
+	return level != CUT_NONE && level != CUT_EGRESS;
 }
 
 INLINE int out(struct __sk_buff *skb, int header)
@@ -311,9 +351,7 @@ INLINE int out(struct __sk_buff *skb, int header)
 
 INLINE int in(struct __sk_buff *skb, int header)
 {
-	u32 level = cut.level;
-
-	if (level == CUT_NONE || level == CUT_EGRESS)
+	if (!cuts_in())
 		return NEXT;
 	return verdict(skb, IN, header);
 }
@@ -406,13 +444,15 @@ int cut_setsockopt(struct bpf_sockopt *ctx)
 	return 1;
 }
 
-#include "xdp.bpf.c"
+#include "afxdp.bpf.c"
+#include "sniff.bpf.c"
 
 /* Keeps the types of the contract in the object's BTF, where a test compares them. */
 struct cut_contract {
 	enum cut_level levels;
 	enum way ways;
 	enum xdp_flags xdp_flags;
+	enum taken_feature taken;
 	struct xdp_holder holder;
 };
 const volatile struct cut_contract contract = {};

@@ -71,20 +71,24 @@ type Cut struct {
 	kick       chan struct{} // wakes Follow
 	xdpCut     atomic.Bool
 
-	mu        sync.Mutex
-	closed    bool
-	tcx       bool // links; else filters
-	devices   map[int]*cutDevice
-	nodes     map[cutNode]bool
-	onLink    map[netip.Prefix]bool
-	displaced map[int]bool // devices on which somebody else's program comes first
-	uncovered map[string]error
-	foreign   []string  // devices with an XDP program
-	options   link.Link // of cut_setsockopt, while XDP is cut
-	frozen    map[FrozenProcess]*pidfd
-	xdp       XDPReport                // of the last look
-	kept      map[string]*ebpf.Program // copies that outlive the process; nil: none
-	tookOver  bool                     // what an earlier sensor left is taken out
+	mu         sync.Mutex
+	closed     bool
+	tcx        bool // links; else filters
+	devices    map[int]*cutDevice
+	nodes      map[cutNode]bool
+	onLink     map[netip.Prefix]bool
+	displaced  map[int]bool // devices on which somebody else's program comes first
+	uncovered  map[string]error
+	foreign    []string          // devices with somebody else's XDP program
+	sniffs     bool              // Keep asked for what comes before packet sockets
+	stuck      string            // what hung where when one that is not known kept others from theirs
+	unsniffed  map[string]string // devices where that is not as it should be, and why
+	options    link.Link         // of cut_setsockopt, while XDP is cut
+	frozen     map[FrozenProcess]*pidfd
+	xdp        XDPReport                // of the last look
+	kept       map[string]*ebpf.Program // copies that outlive the process; nil: none
+	recognises bool                     // programs by their number, as who takes over must
+	tookOver   bool                     // what an earlier sensor left is taken out
 }
 
 // cutNode is struct node of bpf/src/cut.bpf.c.
@@ -137,6 +141,9 @@ func (c *Cut) open() (err error) {
 	if _, err := c.collection.Programs[bpf.CutProgCutSelf].Run(&ebpf.RunOptions{}); err != nil {
 		return fmt.Errorf("naming the sensor to the cut: %w", err)
 	}
+	if err := c.probeRecognition(); err != nil {
+		return err
+	}
 	c.self = atomic.LoadUint32((*uint32)(unsafe.Pointer(&c.page[sensorOffset])))
 	if c.cgroup != "" {
 		c.sockets, err = link.AttachCgroup(link.CgroupOptions{
@@ -168,12 +175,18 @@ func (c *Cut) load() error {
 	if !hasXDPSockets() {
 		dropPrograms(spec, []string{bpf.CutProgListXdp, bpf.CutProgXdpHolders, bpf.CutProgXdpMappers})
 	}
+	for _, name := range sniffPrograms {
+		spec.Programs[name].Name = keptName
+	}
 	if c.collection, err = ebpf.NewCollection(spec); err != nil {
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			c.cfg.Logger.Error("the kernel's verifier refused a program of the cut", slog.String("log", fmt.Sprintf("%+v", verifier)))
 		}
 		return fmt.Errorf("loading the programs of the cut: %w", err)
+	}
+	if err := c.bindTaken(); err != nil {
+		return err
 	}
 	c.page, err = unix.Mmap(c.collection.Maps[".bss"].FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {

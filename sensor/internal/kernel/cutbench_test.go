@@ -93,6 +93,27 @@ func BenchmarkCutPacket(b *testing.B) {
 	}
 }
 
+// BenchmarkSniffPacket prints what judging a packet before packet sockets takes beside the
+// same at tc, by the kernel's test runs, and what a program takes that does nothing.
+func BenchmarkSniffPacket(b *testing.B) {
+	l := newCutLab(b)
+	shut := netnstest.Ether(l.hostMAC, l.peerMAC, unix.ETH_P_IP, netnstest.IP4(unix.IPPROTO_UDP, peer4, host4, netnstest.UDP(53, 4444, []byte("x")), netnstest.Options{}))
+	open := netnstest.Ether(l.hostMAC, l.peerMAC, unix.ETH_P_IP, netnstest.IP4(unix.IPPROTO_UDP, peer4, host4, netnstest.UDP(cutNodePort, 4444, []byte("x")), netnstest.Options{}))
+	run := func(name string, p *ebpf.Program, frame []byte) {
+		_, took, err := p.Benchmark(frame, 1_000_000, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(took.Nanoseconds()), "run-ns/"+name)
+	}
+	run("null", returns(b, ebpf.XDP, xdpPasses), shut)
+	l.cut.Set(CutAll)
+	for _, name := range []string{bpf.CutProgCutSniff, bpf.CutProgCutIn} {
+		run(name+"-drop", l.cut.collection.Programs[name], shut)
+		run(name+"-coordinator", l.cut.collection.Programs[name], open)
+	}
+}
+
 // BenchmarkCutSet prints what the store of the word takes.
 func BenchmarkCutSet(b *testing.B) {
 	host := netnstest.New(b)

@@ -135,7 +135,6 @@ func (c *Cut) Reconcile() error {
 	if err != nil {
 		return fmt.Errorf("listing devices: %w", err)
 	}
-	c.foreign = c.foreign[:0]
 	here := map[int]bool{}
 	var errs []error
 	err = c.inside(func() error {
@@ -145,9 +144,6 @@ func (c *Cut) Reconcile() error {
 				continue
 			}
 			here[attrs.Index] = true
-			if attrs.Xdp != nil && attrs.Xdp.Attached {
-				c.foreign = append(c.foreign, attrs.Name)
-			}
 			err := c.cover(handle, attrs)
 			switch {
 			case err == nil || isGone(err):
@@ -160,7 +156,7 @@ func (c *Cut) Reconcile() error {
 				c.uncovered[attrs.Name] = err
 			}
 		}
-		return nil
+		return c.followSniff(devices)
 	})
 	errs = append(errs, err)
 	for index, d := range c.devices {

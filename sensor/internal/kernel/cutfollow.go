@@ -116,13 +116,12 @@ func (c *Cut) subscribe() (*netlink.Conn, error) {
 }
 
 // NotCut says, for people, what passes by the programs on this host now, as of the last
-// Reconcile and CutXDP. The isolation's table cuts the first of them.
+// Reconcile and CutXDP, and by the isolation's table: which alone cuts packet sockets that
+// had PACKET_QDISC_BYPASS before (packet_xmit goes past tc; nf_hook_direct_egress is there).
 func (c *Cut) NotCut() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gaps := []string{
-		// packet_xmit goes past tc; nf_hook_direct_egress is there.
-		"packet sockets that asked to go past the queueing discipline before the cut: the isolation's table cuts those",
 		"what stood in a device's queue or ring when the word was stored",
 		"a device that appears while cut, until it is covered some milliseconds later",
 	}
@@ -132,8 +131,18 @@ func (c *Cut) NotCut() []string {
 	if c.cgroup == "" {
 		gaps = append(gaps, "new raw and AF_XDP sockets are not refused: no cgroup v2 hierarchy is mounted")
 	}
+	if !c.recognises {
+		gaps = append(gaps, "what comes in, from packet sockets of this host, and what a traffic-control program redirects once the sensor is killed: the sensor has no CAP_SYS_ADMIN, without which the next one could not take its programs over")
+	}
 	for _, name := range c.foreign {
-		gaps = append(gaps, fmt.Sprintf("what the XDP program on device %s sends back or redirects by itself", name))
+		gaps = append(gaps, fmt.Sprintf("what the XDP program on device %s sends back or redirects by itself", name),
+			fmt.Sprintf("packet sockets on device %s see what comes in: it has an XDP program of somebody else", name))
+	}
+	for name, why := range c.unsniffed {
+		if !c.sniffs {
+			break // not cut: what stays is idle
+		}
+		gaps = append(gaps, fmt.Sprintf("packet sockets on device %s see what comes in: %s", name, why))
 	}
 	for name, err := range c.uncovered {
 		gaps = append(gaps, fmt.Sprintf("device %s, which takes no program: %v", name, err))
@@ -144,6 +153,6 @@ func (c *Cut) NotCut() []string {
 		}
 	}
 	gaps = append(gaps, c.xdp.Unstopped()...)
-	slices.Sort(gaps[3:])
+	slices.Sort(gaps[2:])
 	return gaps
 }

@@ -43,6 +43,9 @@ func (c *Cut) Keep() error {
 	if c.Level() == CutNone {
 		return errors.New("keeping the cut: the host is not cut: call Set first")
 	}
+	if !c.recognises {
+		return c.takeOver() // and keeps nothing: NotCut says so
+	}
 	var errs []error
 	if c.tcx {
 		errs = append(errs, c.copyPrograms())
@@ -55,7 +58,29 @@ func (c *Cut) Keep() error {
 			return nil
 		}))
 	}
-	return errors.Join(append(errs, c.takeOver())...)
+	c.sniffs = true
+	return errors.Join(append(errs, c.lookSniff(), c.takeOver())...)
+}
+
+// probeRecognition finds out whether this process may look programs up by their number.
+// Who may not keeps nothing: the next sensor, which may do no more, could neither take it
+// over nor take it out, and a cut without an end is worse than one that ends with its
+// process.
+func (c *Cut) probeRecognition() error {
+	id, ok := programID(c.collection.Programs[bpf.CutProgCutSelf])
+	if !ok {
+		return errors.New("the kernel does not tell a program's number")
+	}
+	p, err := ebpf.NewProgramFromID(id)
+	if errors.Is(err, unix.EPERM) {
+		c.cfg.Logger.Warn("the cut goes with its process, and packet sockets see what comes in: both take CAP_SYS_ADMIN")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking a program up: %w", err)
+	}
+	c.recognises = true
+	return p.Close()
 }
 
 // Unkeep takes out what Keep attached, and what an earlier sensor left. It is idempotent.
@@ -65,7 +90,8 @@ func (c *Cut) Unkeep() error {
 	if c.closed {
 		return ErrCutClosed
 	}
-	err := c.takeOver()
+	c.sniffs = false
+	err := errors.Join(c.lookSniff(), c.takeOver())
 	if c.kept == nil {
 		return err
 	}
@@ -151,7 +177,7 @@ func detachKept(index int, attach ebpf.AttachType, p *ebpf.Program) error {
 // takeOver takes out what an earlier sensor left, whose word nobody holds any more and
 // who would keep this sensor from its coordinator.
 func (c *Cut) takeOver() error {
-	if c.tookOver || !c.tcx {
+	if c.tookOver {
 		return nil
 	}
 	handle, err := c.routes()
@@ -160,6 +186,9 @@ func (c *Cut) takeOver() error {
 	}
 	defer handle.Close()
 	own := map[ebpf.ProgramID]bool{}
+	for id := range c.ownSniff() {
+		own[id] = true
+	}
 	for _, p := range c.kept {
 		if id, ok := programID(p); ok {
 			own[id] = true
@@ -191,12 +220,13 @@ func removeKept(handle *vnl.Handle, own map[ebpf.ProgramID]bool) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeKeptXDP(devices, own))...)
 }
 
 func removeIfKept(index int, attach ebpf.AttachType, id ebpf.ProgramID) error {
 	p, err := ebpf.NewProgramFromID(id)
-	if errors.Is(err, fs.ErrNotExist) {
+	// Who may not look it up belongs to a line of sensors that keep nothing.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EPERM) {
 		return nil
 	}
 	if err != nil {
@@ -255,10 +285,11 @@ func RemoveKept(netns string) error {
 		return err
 	}
 	defer handle.Close()
-	if versionAtLeast(6, 6) {
-		return c.inside(func() error { return removeKept(handle, nil) })
+	err = c.inside(func() error { return removeKept(handle, nil) })
+	if !versionAtLeast(6, 6) {
+		err = errors.Join(err, removeFilters(handle))
 	}
-	return removeFilters(handle)
+	return err
 }
 
 // removeFilters takes out the filters of a killed sensor, before 6.6.

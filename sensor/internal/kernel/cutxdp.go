@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// maxXDPSockets is XDP_MAX of bpf/src/xdp.bpf.c.
+	// maxXDPSockets is XDP_MAX of bpf/src/afxdp.bpf.c.
 	maxXDPSockets = 128
 	// stopPatience is the longest that a stopped process's threads may take to come to
 	// rest before it is told as not stopped.
@@ -31,14 +31,14 @@ const (
 	stopPoll = 500 * time.Microsecond
 )
 
-// enum xdp_flags of bpf/src/xdp.bpf.c.
+// enum xdp_flags of bpf/src/afxdp.bpf.c.
 const (
 	xdpSends    = 1
 	xdpZeroCopy = 2
 	xdpMapped   = 4
 )
 
-// xdpHolder is struct xdp_holder of bpf/src/xdp.bpf.c.
+// xdpHolder is struct xdp_holder of bpf/src/afxdp.bpf.c.
 type xdpHolder struct {
 	Start, Inode         uint64
 	PID, Device          uint32

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
 )
@@ -15,11 +16,13 @@ type FirstCut interface {
 	// Cut cuts at once. Nodes stay open; a level that it does not know (jump) it leaves
 	// to the table.
 	Cut(level isolation.Level, nodes []netip.AddrPort) error
-	// Deepen stops the processes that could send past every device's hook, and says
-	// what it could not stop. It can be called again.
-	Deepen() (stopped []StoppedProcess, gaps []string, err error)
+	// Deepen stops the processes that could send past every device's hook, and cuts what
+	// outlives the sensor and what comes in before every other hook. It can be called again.
+	Deepen() (stopped []StoppedProcess, err error)
 	// Lift undoes both. stopped are those of a sensor that was killed meanwhile.
 	Lift(stopped []StoppedProcess) error
+	// NotCut says, for people, what passes by it and the table now.
+	NotCut() []string
 }
 
 // StoppedProcess names a process that stands still for the time of an isolation.
@@ -35,7 +38,9 @@ func (r *Responder) cutFirst(spec isolation.Spec) string {
 	if r.cfg.First == nil {
 		return ""
 	}
-	if err := r.cfg.First.Cut(spec.Level, spec.Nodes); err != nil {
+	err := r.cfg.First.Cut(spec.Level, spec.Nodes)
+	r.firstFailed = err != nil
+	if err != nil {
 		r.cfg.Logger.Error("the first cut failed; the isolation's table follows", "error", err)
 		return fmt.Sprintf("the first cut failed (%v); ", err)
 	}
@@ -47,10 +52,10 @@ func (r *Responder) deepen(lease *lease) (note string) {
 	if r.cfg.First == nil || lease.Level == isolation.Jump {
 		return ""
 	}
-	stopped, gaps, err := r.cfg.First.Deepen()
-	if err != nil {
-		r.cfg.Logger.Error("AF_XDP senders could not be looked for", "error", err)
-		gaps = append(gaps, fmt.Sprintf("AF_XDP senders could not be looked for: %v", err))
+	stopped, err := r.cfg.First.Deepen()
+	if r.shallow = err != nil; r.shallow {
+		r.cfg.Logger.Error("the first cut is not whole; the isolation's table is", "error", err)
+		note = fmt.Sprintf("the first cut is not whole (%v); ", err)
 	}
 	for _, process := range stopped {
 		if !slices.Contains(lease.Stopped, process) {
@@ -58,10 +63,18 @@ func (r *Responder) deepen(lease *lease) (note string) {
 		}
 		note += fmt.Sprintf("%s (process %d) is stopped until the release, since it can send past every filter; ", process.Comm, process.PID)
 	}
-	for _, gap := range gaps {
-		note += "not cut: " + gap + "; "
-	}
 	return note
+}
+
+// leftOpen is told with every isolation that is applied: what either layer leaves open on
+// purpose, and what passes by both. mu is held, or nothing is in force.
+func (r *Responder) leftOpen(spec isolation.Spec) string {
+	beside := r.cfg.First != nil && spec.Level != isolation.Jump && !r.firstFailed && !r.shallow
+	notCut := isolation.NotCut(beside)
+	if beside {
+		notCut = append(notCut, r.cfg.First.NotCut()...)
+	}
+	return "left open: " + strings.Join(spec.LeftOpen(), "; ") + ". Not cut: " + strings.Join(notCut, "; ")
 }
 
 // lift ends both layers. mu is held.

@@ -184,11 +184,11 @@ func (r *Responder) cannotIsolate(level isolation.Level) error {
 // previewIsolation says what an isolation would leave open, and does nothing.
 func (r *Responder) previewIsolation(g *sensorv1.Grant, o isolationOrder) *sensorv1.GrantResult {
 	spec := isolation.Spec{Nodes: r.toOpen(), Level: o.level, Openings: r.openings(o.level)}
+	r.mu.Lock()
 	status := &sensorv1.IsolationStatus{
 		Operation: g.GetOperation(), Nonce: g.GetNonce(), Action: g.GetAction(), Level: g.GetLevel(),
-		State: sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED, Detail: o.note + leftOpen(spec),
+		State: sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED, Detail: o.note + r.leftOpen(spec),
 	}
-	r.mu.Lock()
 	r.report(status)
 	r.unlockAndReport()
 	return result(status)
@@ -272,7 +272,7 @@ func (r *Responder) cutOff(o isolationOrder) *sensorv1.IsolationStatus {
 		if previous != nil {
 			r.report(r.status(previous, sensorv1.IsolationState_ISOLATION_STATE_RELEASED, "superseded by "+next.Operation+"; the host stays isolated"))
 		}
-		detail := o.note + leftOpen(spec)
+		detail := o.note + r.leftOpen(spec)
 		if saveErr != nil {
 			detail = fmt.Sprintf("the lease is not saved and is lost with a restart (%v); %s", saveErr, detail)
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ type first struct {
 	told    []string
 	nodes   []netip.AddrPort
 	stopped []StoppedProcess
+	shallow error // of Deepen
 }
 
 // open is what it was told last to leave open.
@@ -49,10 +51,14 @@ func (f *first) Cut(level isolation.Level, nodes []netip.AddrPort) error {
 	return nil
 }
 
-func (f *first) Deepen() ([]StoppedProcess, []string, error) {
+func (f *first) Deepen() ([]StoppedProcess, error) {
 	f.note("deepen")
-	return f.stopped, []string{"a gap"}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stopped, f.shallow
 }
+
+func (f *first) NotCut() []string { return []string{"a gap"} }
 
 func (f *first) Lift(stopped []StoppedProcess) error {
 	f.note("lift")
@@ -179,4 +185,37 @@ func TestIsolationLevels(t *testing.T) {
 	g := b.order(sensorv1.Action_ACTION_ISOLATE, "op-5")
 	g.Preview = true
 	b.expect("preview", b.r.Grant(t.Context(), b.sign(g)).GetStatus(), sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED, "left open", true)
+}
+
+// Ensure a report names what passes by both layers, and by the table where the other is
+// not there, or not whole.
+func TestReportOfBothLayers(t *testing.T) {
+	const ofTable = "AF_PACKET sockets of this host"
+	for _, test := range []struct {
+		name  string
+		first FirstCut
+		level sensorv1.IsolationLevel
+		alone bool
+	}{
+		{"the table alone", nil, 0, true},
+		{"both", &first{}, 0, false},
+		{"the other not whole", &first{shallow: errors.New("no room")}, 0, true},
+		{"jump", &first{}, sensorv1.IsolationLevel_ISOLATION_LEVEL_JUMP, true},
+	} {
+		b := newBench(t, func(c *Config) {
+			c.First = test.first
+			c.Intent = func() *sensorv1.Intent {
+				return &sensorv1.Intent{Jump: []*sensorv1.Opening{{Prefix: "10.77.0.0/24", Protocol: 6, Port: 22, Inbound: true}}}
+			}
+		})
+		g := b.order(sensorv1.Action_ACTION_ISOLATE, "op-1")
+		g.Level = test.level
+		detail := b.r.Grant(t.Context(), b.sign(g)).GetStatus().GetDetail()
+		if strings.Contains(detail, ofTable) != test.alone || strings.Contains(detail, "a gap") == test.alone {
+			t.Errorf("%s: %q", test.name, detail)
+		}
+		if whole := test.name != "the other not whole"; strings.Contains(detail, "not whole (no room)") == whole {
+			t.Errorf("%s: %q", test.name, detail)
+		}
+	}
 }

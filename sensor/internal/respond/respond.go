@@ -33,7 +33,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -169,6 +168,8 @@ type Responder struct {
 	counters               Counters
 	tampers                tamperLog
 	refusals               window
+	firstFailed            bool   // Config.First, when it was last told to cut
+	shallow                bool   // the same, to cut what only it can
 	lastFailure            string // of keeping the cut or ending it, so that each is reported once
 	outbox                 []*sensorv1.IsolationStatus
 }
@@ -416,9 +417,4 @@ var protoLevels = map[isolation.Level]sensorv1.IsolationLevel{
 	isolation.Full:       sensorv1.IsolationLevel_ISOLATION_LEVEL_FULL,
 	isolation.EgressOnly: sensorv1.IsolationLevel_ISOLATION_LEVEL_EGRESS_ONLY,
 	isolation.Jump:       sensorv1.IsolationLevel_ISOLATION_LEVEL_JUMP,
-}
-
-// leftOpen is told with every isolation that is applied.
-func leftOpen(spec isolation.Spec) string {
-	return "left open: " + strings.Join(spec.LeftOpen(), "; ") + ". Not cut: " + strings.Join(isolation.NotCut(), "; ")
 }

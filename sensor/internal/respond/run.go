@@ -265,5 +265,5 @@ func (r *Responder) resume(ctx context.Context) {
 	lease.Phase = phaseApplied
 	_ = r.save() // logged there; the test is repeated at the next start
 	r.counters.Honoured++
-	r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "proved after a restart; "+note+leftOpen(r.spec(lease))))
+	r.report(r.status(lease, sensorv1.IsolationState_ISOLATION_STATE_APPLIED, "proved after a restart; "+note+r.leftOpen(r.spec(lease))))
 }

@@ -209,6 +209,7 @@ func TestApplyIsIdempotent(t *testing.T) {
 func TestProbeSeesALeak(t *testing.T) {
 	host, peer := netnstest.Pair(t)
 	barrier := openBarrier(t, host)
+	barrier.unowned = true // else nobody could make one
 	if _, err := barrier.Probe(); !errors.Is(err, ErrNotApplied) {
 		t.Errorf("not applied: got %v, want %v", err, ErrNotApplied)
 	}

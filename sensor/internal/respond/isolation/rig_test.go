@@ -257,7 +257,7 @@ func (r *rig) inward(t *testing.T) {
 	} {
 		r.add(&flow{path: p})
 	}
-	// Sniffers get a frame before the ingress hook does.
+	// Sniffers get a frame before the ingress hook does; the other layer is before them.
 	sniffer := netnstest.NewCapture(t, r.host, netnstest.HostDevice)
 	raw, hostMAC, peerMAC := netnstest.NewRaw(t, r.peer, false), r.hostMAC, r.peerMAC
 	index := r.peer.Index(t, netnstest.PeerDevice)

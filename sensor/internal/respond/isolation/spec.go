@@ -193,19 +193,23 @@ func (s Spec) LeftOpen() []string {
 }
 
 // NotCut says, for people, what this package is known not to cut. Each is
-// measured by the leak matrix, or cannot be on one machine.
-func NotCut() []string {
-	return []string{
+// measured by the leak matrix, or cannot be on one machine. With beside, the sensor's other
+// layer is in force, which cuts all of them that it does not name itself.
+func NotCut(beside bool) []string {
+	// Each has its own chain; see readersMayHang for why. Linux 6.16 knows the names
+	// that it gives to adapters before they come.
+	always := []string{"a device that comes while the sensor does not run, until it does: not so network adapters from Linux 6.16 on"}
+	if beside {
+		return always
+	}
+	return append(always,
 		// __dev_direct_xmit and the drivers' zero-copy paths have no netfilter hook.
 		"AF_XDP sockets (they need CAP_NET_RAW)",
 		// tc runs before the ingress hook, and a redirect from there skips the egress
 		// hook (nf_skip_egress).
 		"packets that a traffic-control or XDP program on one device redirects to another (some container networks do)",
 		"a device that is moved to another network namespace while isolated",
-		// Each has its own chain; see readersMayHang for why. Linux 6.16 knows the names
-		// that it gives to adapters before they come.
-		"a device that comes while the sensor does not run, until it does: not so network adapters from Linux 6.16 on",
 		// ptype_all is served before the ingress hook.
 		"what comes in, from AF_PACKET sockets of this host (they need CAP_NET_RAW)",
-	}
+	)
 }

@@ -24,8 +24,18 @@ const (
 // NewCapture starts to capture.
 func NewCapture(t testing.TB, n *Namespace, device string) *Capture {
 	t.Helper()
+	return NewCaptureOf(t, n, device, unix.ETH_P_ALL)
+}
+
+// NewCaptureOf starts to capture what is of one ethertype, on one device or, with "", on
+// all.
+func NewCaptureOf(t testing.TB, n *Namespace, device string, ethertype uint16) *Capture {
+	t.Helper()
 	c := &Capture{fd: -1}
-	index := n.Index(t, device)
+	index := 0
+	if device != "" {
+		index = n.Index(t, device)
+	}
 	n.Must(t, "opening a capture", func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
@@ -33,7 +43,7 @@ func NewCapture(t testing.TB, n *Namespace, device string) *Capture {
 		}
 		c.fd = fd
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBufferBytes)
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: BigEndian16(unix.ETH_P_ALL), Ifindex: index})
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: BigEndian16(ethertype), Ifindex: index})
 	})
 	t.Cleanup(func() { _ = unix.Close(c.fd) })
 	return c
