@@ -88,6 +88,10 @@ type Cut struct {
 	xdp        XDPReport                // of the last look
 	kept       map[string]*ebpf.Program // copies that outlive the process; nil: none
 	recognises bool                     // programs by their number, as who takes over must
+	netns      uint64                   // the kernel's number of the namespace
+	names      pins                     // for what outlives this sensor
+	named      bool                     // what is kept has names there
+	copies     map[string]*ebpf.Program // loaded beforehand, for kept
 	tookOver   bool                     // what an earlier sensor left is taken out
 }
 
@@ -116,6 +120,7 @@ func openCutWith(cfg CutConfig, change ...func(*Cut)) (*Cut, error) {
 	c := &Cut{
 		cfg: cfg, devices: map[int]*cutDevice{}, nodes: map[cutNode]bool{}, onLink: map[netip.Prefix]bool{},
 		displaced: map[int]bool{}, uncovered: map[string]error{}, frozen: map[FrozenProcess]*pidfd{}, tcx: versionAtLeast(6, 6), kick: make(chan struct{}, 1),
+		names: pinFolder,
 	}
 	for _, f := range change {
 		f(c)
@@ -153,6 +158,13 @@ func (c *Cut) open() (err error) {
 			return fmt.Errorf("attaching %s: %w", bpf.CutProgCutCreate, err)
 		}
 	}
+	if c.tcx {
+		// Beforehand: the verifier takes a tenth of a second for them, and an isolation is
+		// whole that much later.
+		if err := c.copyPrograms(); err != nil {
+			return err
+		}
+	}
 	if err := c.SetNodes(c.cfg.Nodes); err != nil {
 		return err
 	}
@@ -165,11 +177,10 @@ func (c *Cut) load() error {
 	if err != nil {
 		return fmt.Errorf("reading the embedded programs: %w", err)
 	}
-	cookie, err := c.cookie()
-	if err != nil {
+	if c.netns, err = c.cookie(); err != nil {
 		return err
 	}
-	if err := spec.Variables[bpf.CutVarNetnsCookie].Set(cookie); err != nil {
+	if err := spec.Variables[bpf.CutVarNetnsCookie].Set(c.netns); err != nil {
 		return fmt.Errorf("setting knob %s: %w", bpf.CutVarNetnsCookie, err)
 	}
 	if !hasXDPSockets() {
@@ -313,7 +324,9 @@ func (c *Cut) Close() error {
 		return nil
 	}
 	c.closed = true
-	c.closeKept()
+	for _, p := range c.copies {
+		_ = p.Close() // a descriptor; those that hang on devices stay there
+	}
 	var errs []error
 	for _, d := range c.devices {
 		errs = append(errs, c.detach(d))

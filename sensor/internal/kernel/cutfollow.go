@@ -131,8 +131,8 @@ func (c *Cut) NotCut() []string {
 	if c.cgroup == "" {
 		gaps = append(gaps, "new raw and AF_XDP sockets are not refused: no cgroup v2 hierarchy is mounted")
 	}
-	if !c.recognises {
-		gaps = append(gaps, "what comes in, from packet sockets of this host, and what a traffic-control program redirects once the sensor is killed: the sensor has no CAP_SYS_ADMIN, without which the next one could not take its programs over")
+	if !c.recognises && c.Level() != CutNone && !c.named {
+		gaps = append(gaps, "what comes in, from packet sockets of this host, and what a traffic-control program redirects once the sensor is killed: the sensor has no CAP_SYS_ADMIN and "+string(c.names)+" takes no names, without which the next one could not take its programs over")
 	}
 	for _, name := range c.foreign {
 		gaps = append(gaps, fmt.Sprintf("what the XDP program on device %s sends back or redirects by itself", name),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -43,12 +44,26 @@ func (c *Cut) Keep() error {
 	if c.Level() == CutNone {
 		return errors.New("keeping the cut: the host is not cut: call Set first")
 	}
-	if !c.recognises {
-		return c.takeOver() // and keeps nothing: NotCut says so
+	if c.kept == nil {
+		c.kept = c.copies
+	}
+	// In a namespace that is not the process's own, which is a test's as a rule, only where
+	// there is no other way: nobody may be left to remove the names.
+	if c.cfg.NetNS == "" || !c.recognises {
+		programs, maps := c.pinned()
+		err := c.names.keep(c.netns, programs, maps)
+		switch {
+		case err != nil && !c.recognises:
+			c.cfg.Logger.Warn("the cut goes with its process, and packet sockets see what comes in", slog.Any("error", err))
+			c.kept = nil
+			return errors.Join(c.names.drop(c.netns, nil), c.takeOver()) // and keeps nothing: NotCut says so
+		case err != nil:
+			c.cfg.Logger.Warn("only a sensor with CAP_SYS_ADMIN can take this one's cut over", slog.Any("error", err))
+		}
+		c.named = true
 	}
 	var errs []error
 	if c.tcx {
-		errs = append(errs, c.copyPrograms())
 		errs = append(errs, c.inside(func() error {
 			for _, d := range c.devices {
 				if err := c.keepOn(d); err != nil && !isGone(err) {
@@ -63,9 +78,9 @@ func (c *Cut) Keep() error {
 }
 
 // probeRecognition finds out whether this process may look programs up by their number.
-// Who may not keeps nothing: the next sensor, which may do no more, could neither take it
-// over nor take it out, and a cut without an end is worse than one that ends with its
-// process.
+// Who may not, and cannot give them names either, keeps nothing: the next sensor, which
+// may do no more, could neither take it over nor take it out, and a cut without an end is
+// worse than one that ends with its process.
 func (c *Cut) probeRecognition() error {
 	id, ok := programID(c.collection.Programs[bpf.CutProgCutSelf])
 	if !ok {
@@ -73,7 +88,6 @@ func (c *Cut) probeRecognition() error {
 	}
 	p, err := ebpf.NewProgramFromID(id)
 	if errors.Is(err, unix.EPERM) {
-		c.cfg.Logger.Warn("the cut goes with its process, and packet sockets see what comes in: both take CAP_SYS_ADMIN")
 		return nil
 	}
 	if err != nil {
@@ -93,7 +107,7 @@ func (c *Cut) Unkeep() error {
 	c.sniffs = false
 	err := errors.Join(c.lookSniff(), c.takeOver())
 	if c.kept == nil {
-		return err
+		return errors.Join(err, c.names.drop(c.netns, nil))
 	}
 	err = errors.Join(err, c.inside(func() error {
 		var errs []error
@@ -104,22 +118,12 @@ func (c *Cut) Unkeep() error {
 		}
 		return errors.Join(errs...)
 	}))
-	c.closeKept()
-	return err
+	c.kept, c.named = nil, false
+	return errors.Join(err, c.names.drop(c.netns, nil))
 }
 
-// closeKept lets go of the copies; those that hang on devices stay there.
-func (c *Cut) closeKept() {
-	for _, p := range c.kept {
-		_ = p.Close() // a descriptor
-	}
-	c.kept = nil
-}
-
+// copyPrograms loads what Keep attaches.
 func (c *Cut) copyPrograms() error {
-	if c.kept != nil {
-		return nil
-	}
 	spec, err := bpf.LoadCut()
 	if err != nil {
 		return fmt.Errorf("reading the embedded programs: %w", err)
@@ -138,9 +142,9 @@ func (c *Cut) copyPrograms() error {
 		return fmt.Errorf("loading the programs that outlive the sensor: %w", err)
 	}
 	defer copies.Close()
-	c.kept = map[string]*ebpf.Program{}
+	c.copies = map[string]*ebpf.Program{}
 	for _, name := range cutPairs {
-		c.kept[name] = copies.DetachProgram(name)
+		c.copies[name] = copies.DetachProgram(name)
 	}
 	return nil
 }
@@ -194,14 +198,21 @@ func (c *Cut) takeOver() error {
 			own[id] = true
 		}
 	}
-	err = c.inside(func() error { return removeKept(handle, own) })
+	err = c.inside(func() error { return removeKept(handle, own, c.names) })
+	if err == nil {
+		var keep map[string]bool
+		if c.named {
+			keep = c.pinnedNames()
+		}
+		err = c.names.drop(c.netns, keep)
+	}
 	c.tookOver = err == nil
 	return err
 }
 
 // removeKept takes programs that outlived their sensor off all devices of the namespace
 // that it runs in.
-func removeKept(handle *vnl.Handle, own map[ebpf.ProgramID]bool) error {
+func removeKept(handle *vnl.Handle, own map[ebpf.ProgramID]bool, names pins) error {
 	devices, err := listed(handle.LinkList)
 	if err != nil {
 		return fmt.Errorf("listing devices: %w", err)
@@ -215,17 +226,17 @@ func removeKept(handle *vnl.Handle, own map[ebpf.ProgramID]bool) error {
 			}
 			for _, at := range all.Programs {
 				if !own[at.ID] {
-					errs = append(errs, removeIfKept(device.Attrs().Index, way.attach, at.ID))
+					errs = append(errs, removeIfKept(device.Attrs().Index, way.attach, at.ID, names))
 				}
 			}
 		}
 	}
-	return errors.Join(append(errs, removeKeptXDP(devices, own))...)
+	return errors.Join(append(errs, removeKeptXDP(devices, own, names))...)
 }
 
-func removeIfKept(index int, attach ebpf.AttachType, id ebpf.ProgramID) error {
-	p, err := ebpf.NewProgramFromID(id)
-	// Who may not look it up belongs to a line of sensors that keep nothing.
+func removeIfKept(index int, attach ebpf.AttachType, id ebpf.ProgramID, names pins) error {
+	p, err := names.program(id)
+	// Who may not look it up, and finds no name of it, did not leave it.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EPERM) {
 		return nil
 	}
@@ -239,16 +250,16 @@ func removeIfKept(index int, attach ebpf.AttachType, id ebpf.ProgramID) error {
 	}
 	// The same programs may hang on a device that was moved out of this namespace: what
 	// is there goes idle.
-	return errors.Join(detachKept(index, attach, p), clearWord(info))
+	return errors.Join(detachKept(index, attach, p), clearWord(info, names))
 }
 
 // clearWord sets the word of a program's cut to none.
-func clearWord(info *ebpf.ProgramInfo) error {
+func clearWord(info *ebpf.ProgramInfo, names pins) error {
 	ids, _ := info.MapIDs()
 	for _, id := range ids {
-		m, err := ebpf.NewMapFromID(id)
+		m, err := names.table(id)
 		if err != nil {
-			continue // it went with its program
+			continue // it went with its program, or is none that anybody named
 		}
 		// The page with the word is the only array of these programs that is not read-only.
 		if m.Type() == ebpf.Array && m.Flags()&unix.BPF_F_RDONLY_PROG == 0 {
@@ -285,7 +296,10 @@ func RemoveKept(netns string) error {
 		return err
 	}
 	defer handle.Close()
-	err = c.inside(func() error { return removeKept(handle, nil) })
+	err = c.inside(func() error { return removeKept(handle, nil, pinFolder) })
+	if cookie, unknown := c.cookie(); err == nil && unknown == nil {
+		err = pinFolder.drop(cookie, nil)
+	}
 	if !versionAtLeast(6, 6) {
 		err = errors.Join(err, removeFilters(handle))
 	}

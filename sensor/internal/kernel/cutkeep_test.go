@@ -1,14 +1,10 @@
 package kernel
 
 import (
-	"errors"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
 )
@@ -163,46 +159,6 @@ func TestCutEndsWhatIsLeft(t *testing.T) {
 	}
 	if n := l.kept(t, netnstest.HostDevice); n != 0 {
 		t.Errorf("%d programs are left", n)
-	}
-}
-
-// Ensure a sensor that may not look programs up by their number, as the packaged unit has
-// it, keeps nothing that nobody could take out, says so, and ends its cut.
-func TestCutKeepsNothingUnrecognised(t *testing.T) {
-	needTCX(t)
-	l := newCutLab(t)
-	var c *Cut
-	err := l.host.Do(func() (err error) {
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var all [2]unix.CapUserData
-		if err := unix.Capget(&header, &all[0]); err != nil {
-			return err
-		}
-		without := all
-		without[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
-		if err := unix.Capset(&header, &without[0]); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, unix.Capset(&header, &all[0])) }()
-		if c, err = OpenCut(CutConfig{Nodes: cutNodes()}); err != nil {
-			return err
-		}
-		c.Set(CutAll)
-		return errors.Join(c.Keep(), c.Reconcile(), c.settle())
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := l.kept(t, netnstest.HostDevice); n != 0 {
-		t.Errorf("%d programs are kept", n)
-	}
-	l.wantXDP(t, "unrecognised", "", netnstest.HostDevice)
-	if !slices.ContainsFunc(c.NotCut(), func(s string) bool { return strings.Contains(s, "CAP_SYS_ADMIN") }) {
-		t.Errorf("not told: %q", c.NotCut())
-	}
-	c.Set(CutNone)
-	if err := l.host.Do(func() error { return errors.Join(c.Unkeep(), c.Close()) }); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -46,7 +46,7 @@ func (c *Cut) ownSniff() map[ebpf.ProgramID]*ebpf.Program {
 // followSniff hangs the programs on all devices while Keep asked for it and what comes in
 // is cut, and takes them off else. It runs inside the namespace; mu is held.
 func (c *Cut) followSniff(devices []vnl.Link) error {
-	tower, err := newXDPTower(devices, c.ownSniff())
+	tower, err := newXDPTower(devices, c.ownSniff(), c.names)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (c *Cut) sniff(tower *xdpTower) {
 		}
 		info, err := p.Info()
 		if err == nil {
-			err = clearWord(info)
+			err = clearWord(info, c.names)
 		}
 		if err != nil {
 			c.cfg.Logger.Warn("an earlier sensor's programs stay in force", slog.Any("error", err))
@@ -191,8 +191,8 @@ func (c *Cut) unsniff(tower *xdpTower) {
 
 // removeKeptXDP takes programs that outlived their sensor off all devices of the
 // namespace that it runs in.
-func removeKeptXDP(devices []vnl.Link, own map[ebpf.ProgramID]bool) error {
-	tower, err := newXDPTower(devices, nil)
+func removeKeptXDP(devices []vnl.Link, own map[ebpf.ProgramID]bool, names pins) error {
+	tower, err := newXDPTower(devices, nil, names)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func removeKeptXDP(devices []vnl.Link, own map[ebpf.ProgramID]bool) error {
 		info, err := p.Info()
 		if err == nil {
 			left = append(left, info)
-			err = takenOf(info, back)
+			err = tower.takenOf(info, back)
 		}
 		errs = append(errs, err)
 	}
@@ -216,7 +216,7 @@ func removeKeptXDP(devices []vnl.Link, own map[ebpf.ProgramID]bool) error {
 		}
 	}
 	for _, info := range left {
-		errs = append(errs, clearWord(info))
+		errs = append(errs, clearWord(info, names))
 	}
 	return errors.Join(append(errs, tower.close())...)
 }

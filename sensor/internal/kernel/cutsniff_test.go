@@ -70,7 +70,7 @@ func (l *cutLab) xdpOn(t testing.TB, device string) (whose string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tower, err := newXDPTower([]vnl.Link{link}, nil)
+	tower, err := newXDPTower([]vnl.Link{link}, nil, pinFolder)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ func (c *Cut) remember(tower *xdpTower) {
 		// An earlier sensor's, which has it from when they had it.
 		info, err := p.Info()
 		if err == nil {
-			err = takenOf(info, back)
+			err = tower.takenOf(info, back)
 		}
 		errs = append(errs, err)
 	}
@@ -85,12 +85,12 @@ func readTaken(m *ebpf.Map, to map[uint32]uint32) error {
 }
 
 // takenOf adds what a program has with it of what was taken.
-func takenOf(info *ebpf.ProgramInfo, to map[uint32]uint32) error {
+func (t *xdpTower) takenOf(info *ebpf.ProgramInfo, to map[uint32]uint32) error {
 	ids, _ := info.MapIDs()
 	for _, id := range ids {
-		m, err := ebpf.NewMapFromID(id)
+		m, err := t.names.table(id)
 		if err != nil {
-			continue // it went with its program
+			continue // it went with its program, or is none that anybody named
 		}
 		about, err := m.Info()
 		if err == nil && about.Name == bpf.CutMapCutTaken && m.Type() == ebpf.Hash && m.KeySize() == 4 && m.ValueSize() == 4 {

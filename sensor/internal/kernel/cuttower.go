@@ -37,13 +37,14 @@ func (d *xdpDevice) foreign() bool { return d.id != 0 && d.program == nil }
 // program be put on a device, changed or taken off it while a device above it has one.
 type xdpTower struct {
 	devices  []*xdpDevice
+	names    pins
 	own      map[ebpf.ProgramID]*ebpf.Program // of who looks
 	programs map[ebpf.ProgramID]*ebpf.Program // others'; nil: no sensor's
 }
 
 // newXDPTower looks at all devices but loopback. It is to be closed; own stay open.
-func newXDPTower(links []vnl.Link, own map[ebpf.ProgramID]*ebpf.Program) (*xdpTower, error) {
-	t := &xdpTower{own: own, programs: map[ebpf.ProgramID]*ebpf.Program{}}
+func newXDPTower(links []vnl.Link, own map[ebpf.ProgramID]*ebpf.Program, names pins) (*xdpTower, error) {
+	t := &xdpTower{names: names, own: own, programs: map[ebpf.ProgramID]*ebpf.Program{}}
 	var all []*xdpDevice
 	at := map[int]*xdpDevice{}
 	for _, link := range links {
@@ -122,12 +123,12 @@ func (t *xdpTower) look(d *xdpDevice) error {
 		d.program = p
 		return nil
 	}
-	p, err := ebpf.NewProgramFromID(d.id)
+	p, err := t.names.program(d.id)
 	if errors.Is(err, fs.ErrNotExist) {
 		d.id = 0
 		return nil
 	}
-	if errors.Is(err, unix.EPERM) { // it takes CAP_SYS_ADMIN
+	if errors.Is(err, unix.EPERM) { // no sensor's that we could know
 		t.programs[d.id] = nil
 		return nil
 	}

@@ -159,7 +159,7 @@ func TestCutSniffersOnUnknownTowers(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.host.Must(t, "looking", func() error {
-			tower, err := newXDPTower(links, c.ownSniff())
+			tower, err := newXDPTower(links, c.ownSniff(), pinFolder)
 			if err != nil {
 				return err
 			}
