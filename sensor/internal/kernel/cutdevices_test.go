@@ -398,3 +398,33 @@ func TestCutNamesWhatItCannotCover(t *testing.T) {
 		t.Errorf("%d packets leaked through another device", got[0])
 	}
 }
+
+// Ensure that the kernel's word of a device is enough to cover it, with no look at all the
+// others.
+func TestCutCoversWhatIsTold(t *testing.T) {
+	needTCX(t)
+	l := newCutLab(t)
+	conn, err := l.cut.subscribe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	netnstest.Wire(t, l.host, "late0", l.peer, "late1")
+	index := l.host.Index(t, "late0")
+	if err := conn.SetReadDeadline(time.Now().Add(slow.Deadline(5 * time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	for l.cut.devices[index] == nil {
+		messages, err := conn.Receive()
+		if err != nil {
+			t.Fatalf("waiting for the word of a device: %v", err)
+		}
+		l.cut.coverNew(messages)
+	}
+	capture := netnstest.NewCapture(t, l.peer, "late1")
+	l.cut.Set(CutAll)
+	l.host.Must(t, "sending", func() error { _ = l.sender.Send(index, 0x88b5, []byte("told of, and not one packet")); return nil })
+	if n := capture.Count(t, []byte("told of")); n != 0 {
+		t.Errorf("%d frames passed", n)
+	}
+}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"time"
 
 	"github.com/mdlayher/netlink"
+	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -37,7 +39,7 @@ func (c *Cut) Follow(ctx context.Context) error {
 		defer stop()
 		defer func() { _ = conn.Close() }()
 		for {
-			_, err := conn.Receive()
+			messages, err := conn.Receive()
 			switch {
 			case ctx.Err() != nil:
 				return nil
@@ -45,6 +47,7 @@ func (c *Cut) Follow(ctx context.Context) error {
 			case err != nil && !errors.Is(err, unix.ENOBUFS):
 				return fmt.Errorf("watching devices: %w", err)
 			}
+			c.coverNew(messages)
 			select {
 			case changed <- struct{}{}:
 			default:
@@ -75,6 +78,26 @@ func (c *Cut) Follow(ctx context.Context) error {
 		}
 	})
 	return group.Wait()
+}
+
+// coverNew hangs the programs on devices that the kernel just told of, before all else is
+// looked at: until then they are open. What fails is for the look that follows.
+func (c *Cut) coverNew(messages []netlink.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || !c.tcx {
+		return
+	}
+	for _, m := range messages {
+		if m.Header.Type != unix.RTM_NEWLINK {
+			continue
+		}
+		told, err := vnl.LinkDeserialize(nil, m.Data)
+		if err != nil || told.Attrs().Flags&net.FlagLoopback != 0 || c.devices[told.Attrs().Index] != nil {
+			continue
+		}
+		_ = c.inside(func() error { return c.cover(nil, told.Attrs()) })
+	}
 }
 
 // look is one round of Follow.
