@@ -52,6 +52,14 @@ power_off() {
 	machine_pid=""
 }
 
+# replaced UNIT PID: it runs as another process than that one. The process first: between
+# a death and the next start the unit may still be called active.
+replaced() {
+	local now
+	now=$(property "$1" MainPID)
+	[ "${now:-0}" != 0 ] && [ "$now" != "$2" ] && active "$1"
+}
+
 # machine COMMAND…: run in the container.
 machine() {
 	nsenter --target "$machine_pid" --mount --pid --ipc --cgroup --root --wd -- \
@@ -154,7 +162,7 @@ machine systemctl daemon-reload && machine systemctl restart vedette-coordinator
 main_pid=$(property vedette-coordinator MainPID)
 check "it feeds a shorter watchdog as well" eval 'sleep 3; [ "$(property vedette-coordinator MainPID)" = "$main_pid" ]'
 machine systemctl kill -s STOP vedette-coordinator
-check "one that hangs is replaced" within 20 eval 'active vedette-coordinator && [ "$(property vedette-coordinator MainPID)" != "$main_pid" ]'
+check "one that hangs is replaced" within 20 replaced vedette-coordinator "$main_pid"
 
 say "isolated, with the unit's capabilities"
 check "before: packets pass (IPv4 and IPv6)" passes
@@ -167,12 +175,12 @@ sender_pid=$!
 started+=("$sender_pid")
 main_pid=$(property vedette-sensor MainPID)
 check "the packages are upgraded" machine sh -c "dpkg --force-confold -i /root/debs/*_99.0.0_*.deb"
-check "the sensor is another process" within 20 eval 'active vedette-sensor && [ "$(property vedette-sensor MainPID)" != "$main_pid" ]'
+check "the sensor is another process" within 20 replaced vedette-sensor "$main_pid"
 check "the host is online" within 20 host_is online
 check "no packet passed during the upgrade" quiet_since "$quiet"
 main_pid=$(property vedette-sensor MainPID)
 machine systemctl kill -s KILL vedette-sensor
-check "killed, it is started again" within 20 eval 'active vedette-sensor && [ "$(property vedette-sensor MainPID)" != "$main_pid" ]'
+check "killed, it is started again" within 20 replaced vedette-sensor "$main_pid"
 check "unisolate is refused while it runs" refuses vedette-sensor unisolate --reason x --yes
 check "no packet passed" quiet_since "$quiet"
 check "the machine is shut down" power_off
