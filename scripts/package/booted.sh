@@ -31,7 +31,7 @@ boot() {
 	(
 		echo "$BASHPID" >"$cgroup/cgroup.procs"
 		exec unshare --fork --kill-child --pid --mount --ipc --cgroup --propagation private -- \
-			scripts/package/machine.sh "$root"
+			scripts/package/machine.sh "$root" "$work/bpf"
 	) >>"$work/console.log" 2>&1 </dev/null &
 	unshare_pid=$!
 	within 10 booting && within 60 settled
@@ -109,6 +109,9 @@ nsenter --target "$peer_pid" --net -- bin/vedette-coordinator --data "$work/peer
 started+=($!)
 
 mount_root || { say "package-test: cannot make a throw-away root"; exit 1; }
+# The devices stay when this machine boots, unlike a real one's, and with them what hangs on
+# them; so the names of that have to.
+mkdir "$work/bpf" && mount -t bpf -o mode=700 bpf "$work/bpf" || rmdir "$work/bpf"
 # A cloud image in short: the network comes before sysinit.target.
 cat >"$root/etc/systemd/system/network-up.service" <<UNIT
 [Unit]
@@ -175,6 +178,7 @@ sender_pid=$!
 started+=("$sender_pid")
 main_pid=$(property vedette-sensor MainPID)
 check "the packages are upgraded" machine sh -c "dpkg --force-confold -i /root/debs/*_99.0.0_*.deb"
+check "what outlives the sensor has its names" machine sh -c "! mountpoint -q /sys/fs/bpf || ls /sys/fs/bpf/vedette/*_prog_* >/dev/null"
 check "the sensor is another process" within 20 replaced vedette-sensor "$main_pid"
 check "the host is online" within 20 host_is online
 check "no packet passed during the upgrade" quiet_since "$quiet"
@@ -200,6 +204,7 @@ check "the host is online" within 20 host_is online
 check "packets do not pass" cut
 check "vedette release --wait" vedette release --all --reason "package test" --yes --wait
 check "packets pass" passes
+check "no name is left of what outlived a sensor" machine sh -c "! ls /sys/fs/bpf/vedette 2>/dev/null"
 
 say "without the sensor"
 check "isolated" isolate

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# machine.sh ROOT: becomes systemd in ROOT, as the first process of a container.
+# machine.sh ROOT BPF: becomes systemd in ROOT, as the first process of a container whose
+# BPF file system is at BPF.
 # Called in fresh mount, process, IPC and cgroup namespaces.
 set -eu
 root=$1
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+# On a host systemd mounts it.
+[ ! -d "$2" ] || mount --bind "$2" "$root/sys/fs/bpf"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 while read -r name major minor; do
 	mknod -m 666 "$root/dev/$name" c "$major" "$minor"

@@ -17,8 +17,16 @@ import (
 
 // pinFolder is where sensors leave names of what outlives them, for the next one: to look
 // a program up by its number takes CAP_SYS_ADMIN, to open a name only the file's rights.
-// It goes with a reboot, as the programs do.
-const pinFolder pins = "/sys/fs/bpf/vedette"
+// It goes with a reboot, as the programs do. The packaged unit, to which /sys is read-only,
+// binds that file system to a place of its own.
+var pinFolder = func() pins {
+	const unit = "/run/vedette-sensor/bpf"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(unit, &fs); err == nil && fs.Type == unix.BPF_FS_MAGIC {
+		return unit + "/vedette"
+	}
+	return "/sys/fs/bpf/vedette"
+}()
 
 // pins is a folder of a BPF file system. A name is COOKIE_KIND_NUMBER: of the network
 // namespace that is cut, prog or map, and the kernel's number.
