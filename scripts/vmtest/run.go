@@ -47,7 +47,7 @@ var suites = []struct {
 	// the time, and each test does it anew. Empty is all.
 	quick string
 }{
-	{"sensor/internal/kernel", 60 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestKnownStaysInTheKernel|TestTaint|TestCutMatrix|TestCutFilters|TestCutOutlivesItsSensor)$"},
+	{"sensor/internal/kernel", 60 * time.Minute, "^(TestHooks|TestClosed|TestExecIdentity|TestExecArgv|TestTCPFlow|TestDNS|TestLossesAreExact|TestCgroupScope|TestTaint|TestCutMatrix|TestCutFilters|TestCutOutlivesItsSensor)$"},
 	{"sensor/internal/enrich", 3 * time.Minute, ""},
 	{"sensor/internal/respond/isolation", 15 * time.Minute, "^(TestMatrix|TestReconcile|TestIngress|TestResolution|TestOpenings|TestEgressOnly|TestProbeSeesALeak|TestManyDevices|TestLateDevice|TestReplacingLeaksNothing)$"},
 	{"sensor/internal/respond/process", 6 * time.Minute, "^(TestKillDescends|TestFreezeAndThaw|TestFreezeBySignal|TestProtected)$"},
