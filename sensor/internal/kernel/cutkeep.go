@@ -53,12 +53,12 @@ func (c *Cut) Keep() error {
 		programs, maps := c.pinned()
 		err := c.names.keep(c.netns, programs, maps)
 		switch {
-		case err != nil && !c.recognises:
+		case err != nil && !c.recognises && !c.named:
 			c.cfg.Logger.Warn("the cut goes with its process, and packet sockets see what comes in", slog.Any("error", err))
 			c.kept = nil
 			return errors.Join(c.names.drop(c.netns, nil), c.takeOver()) // and keeps nothing: NotCut says so
 		case err != nil:
-			c.cfg.Logger.Warn("only a sensor with CAP_SYS_ADMIN can take this one's cut over", slog.Any("error", err))
+			c.cfg.Logger.Warn("only a sensor with CAP_SYS_ADMIN can take all of this one's cut over", slog.Any("error", err))
 		}
 		c.named = true
 	}

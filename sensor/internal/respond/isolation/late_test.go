@@ -70,9 +70,7 @@ func TestLateDevicesInKernel(t *testing.T) {
 func TestAdapterPluggedIn(t *testing.T) {
 	host, _ := netnstest.Pair(t)
 	barrier := openHooked(t, host, hookByDevice)
-	if !barrier.expects() {
-		t.Skip("SKIP: needs chains on devices that are not there yet (Linux 6.16)")
-	}
+	needKernel(t, 6, 16, "chains on devices that are not there yet", barrier.expects())
 	if err := barrier.Apply(testSpec()); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,9 @@ package isolation
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,12 +13,29 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation/netnstest"
 )
 
+// needKernel skips before a version of Linux. From it on what it brought has to be found.
+func needKernel(t *testing.T, major, minor int, what string, found bool) {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var has [2]int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &has[0], &has[1]); err != nil {
+		t.Fatal(err)
+	}
+	switch older := slices.Compare(has[:], []int{major, minor}) < 0; {
+	case older && !found:
+		t.Skipf("SKIP: needs %s (Linux %d.%d)", what, major, minor)
+	case !found:
+		t.Fatalf("this kernel has %s, and it was not found", what)
+	}
+}
+
 // needOwner skips where the kernel's tables have no owner.
 func needOwner(t *testing.T, b *Barrier) {
 	t.Helper()
-	if !b.owning() {
-		t.Skip("SKIP: needs tables with an owner that stay when it goes (Linux 6.9)")
-	}
+	needKernel(t, 6, 9, "tables with an owner that stay when it goes", b.owning())
 }
 
 // Ensure nobody changes the table while its keeper lives, that it stands when the keeper is
