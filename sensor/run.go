@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,9 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	if err := s.seed(ctx); err != nil {
 		return err
 	}
+	// What loading the programs took is not needed again, and the runtime gives it back so
+	// slowly that the sensor would sit on it for minutes.
+	debug.FreeOSMemory()
 	if killed != nil {
 		killed.Header = s.selfHeader()
 		s.observe(killed)
