@@ -31,9 +31,11 @@ func (f firstCut) Cut(level isolation.Level, nodes []netip.AddrPort) error {
 }
 
 // Deepen implements respond.FirstCut.
-func (f firstCut) Deepen() ([]respond.StoppedProcess, error) {
+func (f firstCut) Deepen(lasting bool) ([]respond.StoppedProcess, error) {
 	report, err := f.cut.CutXDP()
-	err = errors.Join(err, f.cut.Keep())
+	if lasting {
+		err = errors.Join(err, f.cut.Keep())
+	}
 	var stopped []respond.StoppedProcess
 	for _, p := range report.Frozen() {
 		stopped = append(stopped, respond.StoppedProcess(p))

@@ -16,9 +16,10 @@ type FirstCut interface {
 	// Cut cuts at once. Nodes stay open; a level that it does not know (jump) it leaves
 	// to the table.
 	Cut(level isolation.Level, nodes []netip.AddrPort) error
-	// Deepen stops the processes that could send past every device's hook, and cuts what
-	// outlives the sensor and what comes in before every other hook. It can be called again.
-	Deepen() (stopped []StoppedProcess, err error)
+	// Deepen stops the processes that could send past every device's hook. Lasting, it also
+	// cuts what outlives the sensor and what comes in before every other hook. It can be
+	// called again, and always names all that it stopped.
+	Deepen(lasting bool) (stopped []StoppedProcess, err error)
 	// Lift undoes both. stopped are those of a sensor that was killed meanwhile.
 	Lift(stopped []StoppedProcess) error
 	// NotCut says, for people, what passes by it and the table now.
@@ -47,21 +48,44 @@ func (r *Responder) cutFirst(spec isolation.Spec) string {
 	return ""
 }
 
+// hold cuts everything for as long as this process lives: the word, who sends past every
+// hook, the table. Nothing of it waits for the disk, which may take its time or stand
+// still; what fails here is tried again when it is made to last. mu is held.
+func (r *Responder) hold(lease *lease, spec isolation.Spec) (note string) {
+	note = r.cutFirst(spec)
+	if r.cfg.First != nil && lease.Level != isolation.Jump {
+		stopped, err := r.cfg.First.Deepen(false)
+		note += lease.stop(stopped)
+		if err != nil {
+			r.cfg.Logger.Warn("stopping who sends past every filter is tried again", "error", err)
+		}
+	}
+	if err := r.barrier.Hold(spec); err != nil {
+		r.cfg.Logger.Warn("the isolation's table follows later", "error", err)
+	}
+	return note
+}
+
 // deepen stops what the table cannot cut, and tells what stays. mu is held.
 func (r *Responder) deepen(lease *lease) (note string) {
 	if r.cfg.First == nil || lease.Level == isolation.Jump {
 		return ""
 	}
-	stopped, err := r.cfg.First.Deepen()
+	stopped, err := r.cfg.First.Deepen(true)
 	if r.shallow = err != nil; r.shallow {
 		r.cfg.Logger.Error("the first cut is not whole; the isolation's table is", "error", err)
 		note = fmt.Sprintf("the first cut is not whole (%v); ", err)
 	}
+	return note + lease.stop(stopped)
+}
+
+// stop notes who stands still, and tells of those that were not known.
+func (l *lease) stop(stopped []StoppedProcess) (note string) {
 	for _, process := range stopped {
-		if !slices.Contains(lease.Stopped, process) {
-			lease.Stopped = append(lease.Stopped, process)
+		if !slices.Contains(l.Stopped, process) {
+			l.Stopped = append(l.Stopped, process)
+			note += fmt.Sprintf("%s (process %d) is stopped until the release, since it can send past every filter; ", process.Comm, process.PID)
 		}
-		note += fmt.Sprintf("%s (process %d) is stopped until the release, since it can send past every filter; ", process.Comm, process.PID)
 	}
 	return note
 }

@@ -225,10 +225,10 @@ func (r *Responder) cutOff(o isolationOrder) *sensorv1.IsolationStatus {
 	if previous == nil {
 		r.record.Lease, r.unsigned = next, nil
 	}
-	// Before the disk: what counts is the last packet out. A crash here leaves nothing,
-	// since the first cut goes with the process.
-	o.note += r.cutFirst(spec)
-	// Saved before it is done: a crash in between leaves a lease that a restart
+	// Before the disk: what counts is the last packet out. A crash here leaves no cut, since
+	// all that holds goes with the process.
+	o.note += r.hold(next, spec)
+	// Saved before it is made to last: a crash in between leaves a lease that a restart
 	// goes on with, and never a cut without an end. A full disk must not protect an
 	// intruder, so not being able to save does not stop the isolation; that is told
 	// when it is saved again below.

@@ -51,8 +51,12 @@ func (f *first) Cut(level isolation.Level, nodes []netip.AddrPort) error {
 	return nil
 }
 
-func (f *first) Deepen() ([]StoppedProcess, error) {
-	f.note("deepen")
+func (f *first) Deepen(lasting bool) ([]StoppedProcess, error) {
+	what := "stop"
+	if lasting {
+		what = "deepen"
+	}
+	f.note(what)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.stopped, f.shallow
@@ -103,7 +107,7 @@ func TestIsolatesItself(t *testing.T) {
 	if !status.GetLocal() || status.GetIntentVersion() != 7 || !slices.Equal(status.GetEvidence(), []string{"f-1"}) || !slices.Equal(status.GetPolicies(), []string{"web"}) {
 		t.Errorf("it does not say on what grounds: %v", status)
 	}
-	f.want(t, "cut full", "deepen")
+	f.want(t, "cut full", "stop", "deepen")
 	if b.r.CutNow() {
 		t.Error("cut at once though it is isolated")
 	}
@@ -120,7 +124,7 @@ func TestCutsWholeAfterARestart(t *testing.T) {
 	f := &first{stopped: []StoppedProcess{{PID: 7, Start: 8, Comm: "sender"}}}
 	b := newBench(t, func(c *Config) { c.First = f })
 	b.expect("itself", b.r.Contain(t.Context(), ownEvidence), applied, "", true)
-	f.want(t, "cut full", "deepen")
+	f.want(t, "cut full", "stop", "deepen")
 	b.restart()
 	f.want(t, "cut full", "deepen")
 	b.stop()
@@ -149,7 +153,7 @@ func TestRefusesToIsolateItself(t *testing.T) {
 		b.r.tick()
 		b.await(sensorv1.IsolationState_ISOLATION_STATE_EXPIRED, "the lease ended")
 	}
-	f.want(t, "cut full", "deepen", "lift", "cut full", "deepen", "lift", "cut full", "deepen", "lift")
+	f.want(t, "cut full", "stop", "deepen", "lift", "cut full", "stop", "deepen", "lift", "cut full", "stop", "deepen", "lift")
 	if b.r.CutNow() {
 		t.Error("cut at once though a person must look first")
 	}

@@ -1,8 +1,12 @@
 package isolation
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"time"
 )
 
 // hooking is how the chains come to be on the devices.
@@ -38,19 +42,47 @@ func expected(now []device) (names []string) {
 	return names
 }
 
-// libraryGlobs are where a distribution keeps the library that nft reads the kernel's
+// libraryFolders are where a distribution keeps the library that nft reads the kernel's
 // answers with.
-var libraryGlobs = []string{"/usr/lib/*/libnftnl.so*", "/usr/lib/libnftnl.so*", "/usr/lib64/libnftnl.so*", "/lib/*/libnftnl.so*"}
+var libraryFolders = []string{"/usr/lib/*-linux-*", "/lib/*-linux-*", "/usr/lib", "/usr/lib64"}
 
-// readersMayHang says whether an nft is installed that may not be able to read a
-// chain for all devices. One that cannot, such as 1.0.6 of Debian 12, lists a
-// ruleset with such a chain without end, and an isolation must not do that to an
-// administrator. The library's file does not tell whether it can, so any counts.
-func readersMayHang() bool {
-	for _, glob := range libraryGlobs {
-		if found, err := filepath.Glob(glob); err != nil || len(found) > 0 {
+// readers knows whether an nft is installed that may not be able to read a chain for all
+// devices. One that cannot, such as 1.0.6 of Debian 12, lists a ruleset with such a chain
+// without end, and an isolation must not do that to an administrator. The library's file
+// does not tell whether it can, so any counts.
+type readers map[string]readersOf // by folder
+
+type readersOf struct {
+	changed time.Time // the folder, when it was read
+	found   bool
+}
+
+// mayHang is asked at every look at the table and before every change of it, so a folder of
+// a thousand files is read again only when it is another.
+func (r readers) mayHang() bool {
+	for _, pattern := range libraryFolders {
+		folders, err := filepath.Glob(pattern)
+		if err != nil {
 			return true
+		}
+		for _, folder := range folders {
+			if r.in(folder) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+func (r readers) in(folder string) bool {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	if known, ok := r[folder]; ok && known.changed.Equal(info.ModTime()) {
+		return known.found
+	}
+	found, err := filepath.Glob(filepath.Join(folder, "libnftnl.so*"))
+	r[folder] = readersOf{info.ModTime(), err != nil || len(found) > 0}
+	return r[folder].found
 }

@@ -4,7 +4,7 @@
 // The cut is one nftables table of family netdev with an ingress and an egress
 // base chain on every device but loopback; new devices follow as the kernel tells of
 // them, or by the kernel's own doing where it can and no old nft would choke on that
-// (see readersMayHang). These two hooks are the only layer that every packet of a
+// (see readers). These two hooks are the only layer that every packet of a
 // device passes: IPv4, IPv6 and unknown ethertypes, locally made and forwarded,
 // AF_PACKET senders with or without a queueing discipline, and traffic of other
 // namespaces that borrow the device. The policy is drop, so what is not named is
@@ -60,6 +60,7 @@ type Barrier struct {
 	mu      sync.Mutex
 	current *applied
 	kernel  *abilities // nil: not asked yet, or it has not the least of them
+	readers readers
 	// owner is the socket that holds the table.
 	owner *netlink.Conn
 }
@@ -84,13 +85,13 @@ type applied struct {
 // process's own. It changes nothing.
 func Open(path string) (*Barrier, error) {
 	if path == "" {
-		return &Barrier{}, nil
+		return &Barrier{readers: readers{}}, nil
 	}
 	ns, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening network namespace: %w", err)
 	}
-	return &Barrier{ns: ns}, nil
+	return &Barrier{ns: ns, readers: readers{}}, nil
 }
 
 // Close lets go of the namespace. It leaves the table in the kernel, where from now on
@@ -124,7 +125,7 @@ func (b *Barrier) expects() bool { return b.kernel != nil && b.kernel.expects }
 // nft may have been installed.
 func (b *Barrier) anyDevice() bool {
 	return b.kernel != nil && b.kernel.anyDevice &&
-		(b.hooking == hookAnyDevice || b.hooking == hookAsSupported && !readersMayHang())
+		(b.hooking == hookAnyDevice || b.hooking == hookAsSupported && !b.readers.mayHang())
 }
 
 // Supported asks the kernel for both hooks without leaving anything: transactions
@@ -217,7 +218,7 @@ func (b *Barrier) rebuild(spec Spec) error {
 		if err != nil {
 			return err
 		}
-		if err := b.commit(next); err != nil {
+		if err := b.commit(next, b.flags()); err != nil {
 			// A device that vanished between the listing and the transaction.
 			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
 				last = err
@@ -253,12 +254,8 @@ func (b *Barrier) rebuild(spec Spec) error {
 
 // commit sends the whole table as one batch. Deleting and making it in the same
 // transaction is atomic: the new chains are hooked before the old ones go.
-func (b *Barrier) commit(next *applied) error {
+func (b *Barrier) commit(next *applied, flags uint32) error {
 	transaction := &batch{}
-	flags := uint32(0)
-	if b.owning() {
-		flags = ownedTable
-	}
 	transaction.newTable(TableName, flags)
 	for _, name := range []string{counterIngress, counterEgress, counterProbe} {
 		transaction.addCounter(TableName, name)

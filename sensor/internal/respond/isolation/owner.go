@@ -27,6 +27,48 @@ var ErrHeld = errors.New("the isolation's nftables table is held by another proc
 // goes, killed or not, the table stays, and whoever comes next may take it.
 const ownedTable = tableOwner | tablePersist
 
+// heldTable is one that goes when its owner's socket does.
+const heldTable = tableOwner
+
+// flags of the table.
+func (b *Barrier) flags() uint32 {
+	if b.owning() {
+		return ownedTable
+	}
+	return 0
+}
+
+// Holds says whether Hold does anything on this kernel; Supported has to be asked first.
+func (b *Barrier) Holds() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.owning()
+}
+
+// Hold is Apply for as long as this process lives, for the time until a lease is on disk:
+// the kernel takes the table away when the process ends, however it ends. It does nothing
+// where a cut is applied already or tables cannot be owned, and must be followed by Apply
+// or Remove.
+func (b *Barrier) Hold(spec Spec) error {
+	spec, err := spec.normal()
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.supported(); err != nil {
+		return err
+	}
+	if !b.owning() || b.current != nil {
+		return nil
+	}
+	surround, err := b.surroundings()
+	if err != nil {
+		return err
+	}
+	return b.explain(b.commit(&applied{spec: spec, surround: surround, nonce: newProbeNonce()}, heldTable))
+}
+
 // drain throws away the answers to a transaction that failed: each of its messages may
 // have one, and the next transaction would take them for its own.
 func drain(conn *netlink.Conn) error {

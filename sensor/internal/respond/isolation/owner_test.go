@@ -90,6 +90,48 @@ func TestOwnedTable(t *testing.T) {
 	}
 }
 
+// Ensure that what is only held goes with who holds it, that Apply makes it last, and that
+// nothing passes in between.
+func TestHeldForThisProcess(t *testing.T) {
+	host, peer := netnstest.Pair(t)
+	barrier, looker := openBarrier(t, host), openBarrier(t, host)
+	needOwner(t, barrier)
+	present := func(want bool) {
+		t.Helper()
+		if got, err := looker.Present(); err != nil || got != want {
+			t.Fatalf("a table is there: %v, %v; want %v", got, err, want)
+		}
+	}
+	hold := func() {
+		t.Helper()
+		if err := barrier.Hold(testSpec()); err != nil {
+			t.Fatal(err)
+		}
+		present(true)
+	}
+	f := newFlood(t, host, peer)
+	hold()
+	f.untilSent(t, phaseApply)
+	barrier.Disown() // as the kernel does when a process ends
+	present(false)
+	hold()
+	f.untilSent(t, phaseFlushed)
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	f.untilSent(t, phaseFlushed)
+	hold() // changes nothing
+	barrier.Disown()
+	present(true)
+	f.untilSent(t, phaseKilled)
+	f.stop()
+	for _, phase := range []uint32{phaseFlushed, phaseKilled} {
+		if leaked, sent := f.leaked(t, phase); leaked > 0 {
+			t.Errorf("%s: %d of %d packets leaked", phaseNames[phase], leaked, sent)
+		}
+	}
+}
+
 // Ensure that a second process is told who is in its way, and that what the first left it
 // may take and remove.
 func TestHeldTable(t *testing.T) {

@@ -196,7 +196,7 @@ func (s Spec) LeftOpen() []string {
 // measured by the leak matrix, or cannot be on one machine. With beside, the sensor's other
 // layer is in force, which cuts all of them that it does not name itself.
 func NotCut(beside bool) []string {
-	// Each has its own chain; see readersMayHang for why. Linux 6.16 knows the names
+	// Each has its own chain; see readers for why. Linux 6.16 knows the names
 	// that it gives to adapters before they come.
 	always := []string{"a device that comes while the sensor does not run, until it does: not so network adapters from Linux 6.16 on"}
 	if beside {
