@@ -89,5 +89,6 @@ func (s *Sensor) openCut() respond.FirstCut {
 	}
 	s.cut = cut
 	s.onClose(cut.Close)
+	s.goBeforeOthers()
 	return firstCut{cut}
 }
