@@ -79,6 +79,8 @@ type applied struct {
 	// the old table; the next one cannot.
 	lookAgain bool
 	nonce     [probeNonceBytes]byte
+	// shut are the chains that were added for devices that came.
+	shut map[string]bool
 }
 
 // Open takes the namespace at path, such as /run/netns/web; empty is the
@@ -287,15 +289,17 @@ type base struct {
 	hook hook
 }
 
+func newBase(d direction, suffix string, devices ...string) base {
+	return base{
+		fmt.Sprintf("%s_%s", d, suffix),
+		// First of all: nobody's chain may forward or mark a packet before it is cut.
+		hook{direction: d, devices: devices, priority: math.MinInt32},
+	}
+}
+
 func (b *Barrier) bases(next *applied) (bases []base) {
 	for _, d := range next.spec.Level.directions() {
-		add := func(suffix string, devices ...string) {
-			bases = append(bases, base{
-				fmt.Sprintf("%s_%s", d, suffix),
-				// First of all: nobody's chain may forward or mark a packet before it is cut.
-				hook{direction: d, devices: devices, priority: math.MinInt32},
-			})
-		}
+		add := func(suffix string, devices ...string) { bases = append(bases, newBase(d, suffix, devices...)) }
 		if b.anyDevice() {
 			add("any")
 			continue
@@ -365,7 +369,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 	if err != nil {
 		return drift, err
 	}
-	if b.current.unproved || !b.suits(surround) || !spec.equal(b.current.spec) {
+	if b.current.unproved || len(b.current.shut) > 0 || !b.suits(surround) || !spec.equal(b.current.spec) {
 		drift = Surroundings
 	}
 	generation, err := b.generation()
@@ -378,6 +382,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 		if err != nil {
 			return drift, err
 		}
+		print = print.without(b.current.shut)
 		if !print.equal(b.current.fingerprint) && !b.lostOnlyDevices(surround, print) {
 			drift = Tampered
 		}

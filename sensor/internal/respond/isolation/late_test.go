@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
@@ -45,6 +46,41 @@ func TestLateDevices(t *testing.T) {
 			gap, passed := late(t, host, kind, "late9")
 			t.Logf("%s: cut %v after it was brought up, %d frames passed", kind, gap.Round(10*time.Microsecond), passed)
 		})
+	}
+}
+
+// Ensure that a device which comes is cut at the kernel's word of it, before the table is
+// made anew, and that this counts as nobody's tampering.
+func TestLateDeviceShut(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openHooked(t, host, hookByDevice)
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	watching, ended := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		ended <- barrier.Watch(ctx, func() {
+			select {
+			case watching <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	<-watching
+	gap, passed := late(t, host, "veth", "late9")
+	t.Logf("cut %v after it was brought up, %d frames passed", gap.Round(10*time.Microsecond), passed)
+	for _, want := range []Drift{Surroundings, Unchanged} {
+		if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != want {
+			t.Errorf("reconciling: got %d, %v; want %d", drift, err, want)
+		}
+	}
+	if list := ruleset(t, host); strings.Contains(list, "came") {
+		t.Errorf("the table that followed has them still: %s", list)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 
