@@ -94,27 +94,38 @@ func (b *batch) addChain(table, name string) {
 	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, name))
 }
 
-// hook is where a base chain sits. Without devices it is on all, loopback and
-// those to come included: the kernel hooks a device in before anybody can bring
-// it up.
+// hook is where a base chain sits.
 type hook struct {
 	direction direction
-	devices   []string
+	devices   []named
 	priority  int32
 	accept    bool // policy
 }
 
+// anyDevice is all devices, loopback and those to come included: the kernel hooks a device
+// in before anybody can bring it up.
+var anyDevice = named{prefix: true}
+
+// devicesNamed are those of some names.
+func devicesNamed(names ...string) (devices []named) {
+	for _, name := range names {
+		devices = append(devices, named{name: name})
+	}
+	return devices
+}
+
 func (b *batch) addBaseChain(table, name string, h hook) {
 	var device netlink.Attribute
-	switch len(h.devices) {
-	case 0:
-		device = b.nested(hookDevices, text(devicePrefix, ""))
-	case 1:
-		device = text(unix.NFTA_HOOK_DEV, h.devices[0])
-	default:
+	if len(h.devices) == 1 && !h.devices[0].prefix {
+		device = text(unix.NFTA_HOOK_DEV, h.devices[0].name)
+	} else {
 		var names []netlink.Attribute
-		for _, name := range h.devices {
-			names = append(names, text(deviceName, name))
+		for _, d := range h.devices {
+			kind := uint16(deviceName)
+			if d.prefix {
+				kind = devicePrefix
+			}
+			names = append(names, text(kind, d.name))
 		}
 		device = b.nested(hookDevices, names...)
 	}

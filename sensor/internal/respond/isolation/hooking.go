@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // hooking is how the chains come to be on the devices.
@@ -38,6 +40,68 @@ func expected(now []device) (names []string) {
 				names = append(names, name)
 			}
 		}
+	}
+	return names
+}
+
+// letters are what names of devices are made of, as the kernel, udev and people make them.
+const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._@"
+
+const (
+	loopback = "lo"
+	// maxStrangers bounds what the kernel compares each new device's name with, and so how
+	// many letters of a name tell it from those that are there.
+	maxStrangers = 10 * maxHookDevices
+	// maxHookDevices is how many devices a chain may have, one less than NFT_NETDEVICE_MAX.
+	maxHookDevices = 255
+	longestName    = unix.IFNAMSIZ - 1
+)
+
+// named is a device by its name, or all whose names begin so.
+type named struct {
+	name   string
+	prefix bool
+}
+
+// strangers are the names that no device has now: a chain can be on what begins with some
+// letters since Linux 6.17. Where too many devices are there to tell them all from what may
+// come, what begins as one of them does for the first letters is left out.
+func strangers(now []device) (all []named) {
+	taken, begins := map[string]bool{}, map[string]bool{}
+	for _, name := range append(deviceNames(now), loopback) {
+		taken[name] = true
+		for i := range name {
+			begins[name[:i+1]] = true
+		}
+	}
+	for stems := []string{""}; len(stems) > 0; {
+		var level []named
+		var longer []string
+		for _, stem := range stems {
+			if stem != "" && !taken[stem] {
+				level = append(level, named{name: stem})
+			}
+			for _, letter := range letters {
+				switch name := stem + string(letter); {
+				case len(name) > longestName:
+				case begins[name]:
+					longer = append(longer, name)
+				default:
+					level = append(level, named{name, true})
+				}
+			}
+		}
+		if len(all)+len(level) > maxStrangers {
+			break
+		}
+		all, stems = append(all, level...), longer
+	}
+	return all
+}
+
+func deviceNames(devices []device) (names []string) {
+	for _, d := range devices {
+		names = append(names, d.name)
 	}
 	return names
 }

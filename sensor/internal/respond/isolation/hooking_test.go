@@ -1,8 +1,11 @@
 package isolation
 
 import (
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -37,6 +40,53 @@ func TestReaders(t *testing.T) {
 		}
 		if got := r.in(dir); got != step.want {
 			t.Errorf("%s: found %v, want %v", step.name, got, step.want)
+		}
+	}
+}
+
+// Ensure that no name of a device that is there is a stranger's, and that every other name
+// is one while the bound allows it.
+func TestStrangerNames(t *testing.T) {
+	matches := func(all []named, name string) bool {
+		return slices.ContainsFunc(all, func(n named) bool {
+			return n.name == name || n.prefix && strings.HasPrefix(name, n.name)
+		})
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	name := func(longest int) string {
+		var b strings.Builder
+		for range 1 + random.IntN(longest) {
+			b.WriteByte(letters[random.IntN(len(letters))])
+		}
+		return b.String()
+	}
+	for round := range 200 {
+		now := []device{{name: "eth0"}, {name: "lo0"}, {name: "e"}}[:round%4]
+		for range round / 10 {
+			now = append(now, device{name: name(3)})
+		}
+		all := strangers(now)
+		if len(all) > maxStrangers {
+			t.Fatalf("%d, want at most %d", len(all), maxStrangers)
+		}
+		names := deviceNames(now)
+		for _, there := range append(names, loopback) {
+			if matches(all, there) {
+				t.Fatalf("%q is there and among the strangers of %q", there, names)
+			}
+		}
+		if len(now) > 3 {
+			continue // the bound may leave some out
+		}
+		for range 200 {
+			if n := name(longestName); n != loopback && !slices.Contains(names, n) && !matches(all, n) {
+				t.Fatalf("%q is not among the strangers of %q", n, names)
+			}
+		}
+		for _, n := range []string{"l", "lo1", "lo00", "et", "eth", "eth00", "eth1", "ee", "longestname1234"} {
+			if !slices.Contains(names, n) && !matches(all, n) {
+				t.Errorf("%q is not among the strangers of %q", n, names)
+			}
 		}
 	}
 }

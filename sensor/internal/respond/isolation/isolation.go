@@ -114,7 +114,7 @@ func (b *Barrier) Close() error {
 type abilities struct {
 	owners    bool // keep others from changing a table, as long as its owner's socket is open
 	expects   bool // hook in a device whose name is known before it comes
-	anyDevice bool // hook in all devices by itself
+	anyDevice bool // hook in all devices by itself, or those whose names begin as said
 }
 
 // owning says whether the table is to have an owner.
@@ -146,19 +146,19 @@ func (b *Barrier) supported() error {
 	if b.kernel != nil {
 		return nil
 	}
-	if err := b.transact(trial(0, "lo")); err != nil {
+	if err := b.transact(trial(0, devicesNamed(loopback)...)); err != nil {
 		return b.explain(err)
 	}
 	b.kernel = &abilities{
-		owners:    b.transact(trial(ownedTable, "lo")) == nil,
-		expects:   b.transact(trial(0, "vedette0", "vedette1")) == nil,
-		anyDevice: b.transact(trial(0)) == nil,
+		owners:    b.transact(trial(ownedTable, devicesNamed(loopback)...)) == nil,
+		expects:   b.transact(trial(0, devicesNamed("vedette0", "vedette1")...)) == nil,
+		anyDevice: b.transact(trial(0, anyDevice)) == nil,
 	}
 	return nil
 }
 
-// trial is an empty accepting table on some devices, or on all.
-func trial(flags uint32, devices ...string) *batch {
+// trial is an empty accepting table on some devices.
+func trial(flags uint32, devices ...named) *batch {
 	const name = TableName + "_trial"
 	transaction := &batch{}
 	transaction.addTable(name, flags)
@@ -280,7 +280,29 @@ func (b *Barrier) commit(next *applied, flags uint32) error {
 	for _, base := range bases {
 		transaction.addRule(TableName, base.name, jump(base.hook.direction.String()))
 	}
+	if flags != heldTable { // which cannot wait
+		b.addStrangers(transaction, next)
+	}
 	return b.transact(transaction)
+}
+
+// addStrangers drops everything on devices of other names than those that are there, from
+// before they can be brought up, until the table is made anew with them. The chains have no
+// rule: one with a rule, on a device that it cannot read the name of, makes an older nft
+// list a ruleset without end, and one without it does not show.
+func (b *Barrier) addStrangers(transaction *batch, next *applied) {
+	if b.kernel == nil || !b.kernel.anyDevice || b.anyDevice() {
+		return
+	}
+	all := strangers(next.surround.devices)
+	for _, d := range next.spec.Level.directions() {
+		i := 0
+		for some := range slices.Chunk(all, maxHookDevices) {
+			base := newBase(d, fmt.Sprintf("stranger_%d", i), some...)
+			transaction.addBaseChain(TableName, base.name, base.hook)
+			i++
+		}
+	}
 }
 
 // base is a chain that the kernel calls.
@@ -289,7 +311,7 @@ type base struct {
 	hook hook
 }
 
-func newBase(d direction, suffix string, devices ...string) base {
+func newBase(d direction, suffix string, devices ...named) base {
 	return base{
 		fmt.Sprintf("%s_%s", d, suffix),
 		// First of all: nobody's chain may forward or mark a packet before it is cut.
@@ -299,16 +321,16 @@ func newBase(d direction, suffix string, devices ...string) base {
 
 func (b *Barrier) bases(next *applied) (bases []base) {
 	for _, d := range next.spec.Level.directions() {
-		add := func(suffix string, devices ...string) { bases = append(bases, newBase(d, suffix, devices...)) }
+		add := func(suffix string, devices ...named) { bases = append(bases, newBase(d, suffix, devices...)) }
 		if b.anyDevice() {
-			add("any")
+			add("any", anyDevice)
 			continue
 		}
 		for _, device := range next.surround.devices {
-			add(strconv.Itoa(device.index), device.name)
+			add(strconv.Itoa(device.index), named{name: device.name})
 		}
 		if b.expects() {
-			add("expected", expected(next.surround.devices)...)
+			add("expected", devicesNamed(expected(next.surround.devices)...)...)
 		}
 	}
 	return bases

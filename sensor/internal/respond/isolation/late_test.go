@@ -54,6 +54,7 @@ func TestLateDevices(t *testing.T) {
 func TestLateDeviceShut(t *testing.T) {
 	host, _ := netnstest.Pair(t)
 	barrier := openHooked(t, host, hookByDevice)
+	barrier.kernel.anyDevice = false // as before Linux 6.17, when no chain waits for it
 	if err := barrier.Apply(testSpec()); err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +121,43 @@ func TestAdapterPluggedIn(t *testing.T) {
 	}
 	if list := ruleset(t, host); !strings.Contains(list, `device "eth0"`) || strings.Contains(list, " eth0,") {
 		t.Errorf("after it came: %s", list)
+	}
+}
+
+// Ensure that a device of any other name is never open though nobody follows, nor one that
+// gets another name, and that an nft which cannot read the chains still lists the ruleset.
+func TestStrangers(t *testing.T) {
+	for _, name := range []string{"late9", "host9", "enp0s31f6", "veth0a1b2c3", "br-9f86d081884c"} {
+		t.Run(name, func(t *testing.T) {
+			host, _ := netnstest.Pair(t)
+			barrier := openHooked(t, host, hookByDevice)
+			needKernel(t, 6, 17, "chains on devices by how their names begin", barrier.kernel.anyDevice)
+			if err := barrier.Apply(testSpec()); err != nil {
+				t.Fatal(err)
+			}
+			if _, passed := late(t, host, "veth", name); passed != 0 {
+				t.Errorf("%d frames passed", passed)
+			}
+			handle := host.Handle(t)
+			link, err := handle.LinkByName(name)
+			if err == nil {
+				err = handle.LinkSetName(link, "renamed0")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw := netnstest.NewRaw(t, host, true)
+			frame := netnstest.Ether(farMAC, farMAC, unix.ETH_P_IP, netnstest.IP4(unix.IPPROTO_UDP, host4, world4, netnstest.UDP(4444, 53, []byte("late")), netnstest.Options{}))
+			if err := raw.Send(link.Attrs().Index, unix.ETH_P_IP, frame); !errors.Is(err, unix.ENOBUFS) {
+				t.Errorf("a frame over what has another name now: got %v, want ENOBUFS", err)
+			}
+			ruleset(t, host) // ends
+			for _, want := range []Drift{Surroundings, Unchanged} {
+				if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != want {
+					t.Errorf("reconciling: got %d, %v; want %d", drift, err, want)
+				}
+			}
+		})
 	}
 }
 

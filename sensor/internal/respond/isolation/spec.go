@@ -196,9 +196,9 @@ func (s Spec) LeftOpen() []string {
 // measured by the leak matrix, or cannot be on one machine. With beside, the sensor's other
 // layer is in force, which cuts all of them that it does not name itself.
 func NotCut(beside bool) []string {
-	// Each has its own chain; see readers for why. Linux 6.16 knows the names
-	// that it gives to adapters before they come.
-	always := []string{"a device that comes while the sensor does not run, until it does: not so network adapters from Linux 6.16 on"}
+	// Each has its own chain; see readers for why. From Linux 6.16 on chains wait for the
+	// names that the kernel gives to adapters, from 6.17 on for strangers' of any kind.
+	always := []string{"a device that comes while the sensor does not run, until it does: not so network adapters from Linux 6.16 on, and from 6.17 on only a device whose name begins as those of many others that were there"}
 	if beside {
 		return always
 	}

@@ -79,7 +79,7 @@ func (b *Barrier) shut(told []netlink.Message) {
 		for _, d := range b.current.spec.Level.directions() {
 			// Not the name that it will have: a device that is called something else now has
 			// that chain already, and may have slipped out of it.
-			base := newBase(d, fmt.Sprintf("came_%d", came.index), came.name)
+			base := newBase(d, fmt.Sprintf("came_%d", came.index), named{name: came.name})
 			if !names[base.name] && !b.current.shut[base.name] {
 				names[base.name] = true
 				transaction.addBaseChain(TableName, base.name, base.hook)
