@@ -89,6 +89,8 @@ func (s *Sensor) openCut() respond.FirstCut {
 	}
 	s.cut = cut
 	s.onClose(cut.Close)
-	s.goBeforeOthers()
+	if err := kernel.GoBeforeOthers(); err != nil {
+		s.log.Debug("the sensor has no priority over other processes; its unit may give it (CPUWeight)", "error", err)
+	}
 	return firstCut{cut}
 }

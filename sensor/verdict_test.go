@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vedette-edr/vedette/proto/intent"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/link/linktest"
@@ -146,6 +148,9 @@ func newIntruder(b *testing.B, h *byHand) func(name string) {
 		b.Fatal(err)
 	}
 	h.host.Must(b, "starting a shell", shell.Start)
+	if err := unix.Setpriority(unix.PRIO_PROCESS, shell.Process.Pid, 0); err != nil { // not the sensor's
+		b.Fatal(err)
+	}
 	b.Cleanup(func() { _ = in.Close(); _ = shell.Wait() })
 	ended := bufio.NewScanner(out)
 	return func(name string) {

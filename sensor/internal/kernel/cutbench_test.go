@@ -297,6 +297,9 @@ func tellTime() int {
 // cutLatency tells, of each round, how long after the exec the last packet arrived and
 // the word was stored, and how long a wake-up took that has nothing to do with it.
 func cutLatency(b *testing.B, rounds int, prompt, busy bool, tell func(last, stored, woken time.Duration)) {
+	if err := GoBeforeOthers(); err != nil { // as the sensor does
+		b.Fatal(err)
+	}
 	l := newCutLab(b)
 	packets := watchLastPacket(b, l)
 	source, err := Open(Config{Scope: Scope{Kind: ScopeNetNS, Path: l.host.Path()}, Prompt: prompt})

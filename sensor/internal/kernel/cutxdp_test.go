@@ -429,6 +429,10 @@ func udpFlood() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if err := setNiceness(0); err != nil { // whatever who started it has
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	fmt.Println("sends")
 	for payload := make([]byte, 64); ; {
 		_, _ = conn.Write(payload)
