@@ -34,6 +34,7 @@ func main() {
 		cfg.env = append(cfg.env, pair)
 		return nil
 	})
+	flag.IntVar(&cfg.reboots, "reboots", 0, "run no tests, but isolate the guest and boot it so often, counting what it sends")
 	flag.BoolVar(&cfg.quick, "quick", false, "leave out what takes long, as CI does")
 	flag.DurationVar(&cfg.timeout, "timeout", 80*time.Minute, "the longest that the guest may take")
 	flag.Parse()
