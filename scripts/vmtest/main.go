@@ -3,6 +3,9 @@
 // qemu by software emulation, with a cpio archive that holds a static init, the
 // kernel modules, the test programs and the few programs that they start.
 //
+// With -reboots it runs no tests there but boots that guest again and again, isolated,
+// for the test of sensor/internal/respond/isolation that counts what leaves it.
+//
 // Invariant: only what the guest says passed has passed. A guest that dies, hangs or
 // does not end with its last line is a failure, with what its console said.
 package main

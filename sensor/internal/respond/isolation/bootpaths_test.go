@@ -3,6 +3,7 @@ package isolation
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -80,7 +81,7 @@ func beginTCP(family int, to unix.Sockaddr) func([]byte) error {
 			return err
 		}
 		defer func() { _ = unix.Close(fd) }()
-		if err := unix.Connect(fd, to); err != unix.EINPROGRESS { //nolint:errorlint // an errno as the system call gives it
+		if err := unix.Connect(fd, to); !errors.Is(err, unix.EINPROGRESS) {
 			return err
 		}
 		return nil

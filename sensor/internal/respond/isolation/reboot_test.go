@@ -27,7 +27,7 @@ type wayDown struct {
 var waysDown = []wayDown{
 	{name: "power cut", cut: true},
 	{name: "real reboot"},
-	{name: "adapter after the sensor", late: true},
+	{name: "adapter after the sensor, up at once", late: true},
 }
 
 // turns are so many boots in the order of the packaged unit, whose network waits for the
@@ -182,7 +182,11 @@ func rowsOf(boots []*boot) (rows []measured) {
 			row := measured{Path: p.name, Phase: name, Before: before}
 			said := ""
 			for n, b := range of {
-				row.Sent += b.sent(b.flood, i, phase)
+				sent := b.sent(b.flood, i, phase)
+				if sent == 0 && p.name != pathOther {
+					row.Error = fmt.Sprintf("nothing was sent in boot %d of these", n+1)
+				}
+				row.Sent += sent
 				row.Leaked += b.arrived(b.flood, i, phase)
 				if word := b.flood.paths[i].firstArrived[phase].Load(); word != nil && said == "" {
 					said = fmt.Sprintf("; in boot %d of these %s", n+1, *word)
