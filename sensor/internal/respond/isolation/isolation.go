@@ -23,10 +23,10 @@ package isolation
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 
 	"github.com/mdlayher/netlink"
@@ -77,7 +77,9 @@ type applied struct {
 	// a generation up just before it shows it, so one look may see the new number with
 	// the old table; the next one cannot.
 	lookAgain bool
-	nonce     [probeNonceBytes]byte
+	// hastened are the chains of devices that came since, which the fingerprint has not.
+	hastened map[string]bool
+	nonce    [probeNonceBytes]byte
 }
 
 // Open takes the namespace at path, such as /run/netns/web; empty is the
@@ -290,24 +292,23 @@ type base struct {
 	hook hook
 }
 
+// first of all: nobody's chain may forward or mark a packet before it is cut.
+const first = math.MinInt32
+
 func (b *Barrier) bases(next *applied) (bases []base) {
 	for _, d := range next.spec.Level.directions() {
-		add := func(suffix string, devices ...string) {
-			bases = append(bases, base{
-				fmt.Sprintf("%s_%s", d, suffix),
-				// First of all: nobody's chain may forward or mark a packet before it is cut.
-				hook{direction: d, devices: devices, priority: math.MinInt32},
-			})
+		add := func(name string, devices ...string) {
+			bases = append(bases, base{name, hook{direction: d, devices: devices, priority: first}})
 		}
 		if b.anyDevice() {
-			add("any")
+			add(d.String() + "_any")
 			continue
 		}
 		for _, device := range next.surround.devices {
-			add(strconv.Itoa(device.index), device.name)
+			add(baseName(d, device.index), device.name)
 		}
 		if b.expects() {
-			add("expected", expected(next.surround.devices)...)
+			add(d.String()+"_expected", expected(next.surround.devices)...)
 		}
 	}
 	return bases
@@ -368,7 +369,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 	if err != nil {
 		return drift, err
 	}
-	if b.current.unproved || !b.suits(surround) || !spec.equal(b.current.spec) {
+	if b.current.unproved || len(b.current.hastened) > 0 || !b.suits(surround) || !spec.equal(b.current.spec) {
 		drift = Surroundings
 	}
 	generation, err := b.generation()
@@ -381,7 +382,7 @@ func (b *Barrier) Reconcile(spec Spec) (Drift, error) {
 		if err != nil {
 			return drift, err
 		}
-		if !print.equal(b.current.fingerprint) && !b.lostOnlyDevices(surround, print) {
+		if !print.equal(b.current.fingerprint) && !b.onlyDevicesDiffer(surround, print) {
 			drift = Tampered
 		}
 		b.current.fingerprint.generation, b.current.lookAgain = print.generation, moved
@@ -400,15 +401,16 @@ func (b *Barrier) suits(now surroundings) bool {
 	return now.equal(b.current.surround)
 }
 
-// lostOnlyDevices says whether the table differs only because the kernel took
-// the chains of vanished devices with them, which is not tampering.
-func (b *Barrier) lostOnlyDevices(now surroundings, print fingerprint) bool {
-	gone := map[string]bool{}
+// onlyDevicesDiffer says whether the table differs only because the kernel took
+// the chains of vanished devices with them, or we shut one that came: that is no tampering.
+func (b *Barrier) onlyDevicesDiffer(now surroundings, print fingerprint) bool {
+	theirs := map[string]bool{}
+	maps.Copy(theirs, b.current.hastened)
 	for _, device := range b.current.surround.devices {
 		if !slices.ContainsFunc(now.devices, device.same) {
-			gone[fmt.Sprintf("%s_%d", ingress, device.index)] = true
-			gone[fmt.Sprintf("%s_%d", egress, device.index)] = true
+			theirs[baseName(ingress, device.index)] = true
+			theirs[baseName(egress, device.index)] = true
 		}
 	}
-	return len(gone) > 0 && print.without(gone).equal(b.current.fingerprint.without(gone))
+	return len(theirs) > 0 && print.without(theirs).equal(b.current.fingerprint.without(theirs))
 }

@@ -87,6 +87,53 @@ func TestAdapterPluggedIn(t *testing.T) {
 	}
 }
 
+// Ensure that a device is shut at the kernel's first word of it, before it could be up and
+// before the table is looked at, and that the table then covers it as any other, with
+// nobody suspected.
+func TestLateDeviceAtFirstWord(t *testing.T) {
+	host, _ := netnstest.Pair(t)
+	barrier := openHooked(t, host, hookByDevice)
+	if err := barrier.Apply(testSpec()); err != nil {
+		t.Fatal(err)
+	}
+	words, err := barrier.subscribe(unix.NETLINK_ROUTE, []uint32{unix.RTNLGRP_LINK})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = words.Close() })
+	if err := words.SetReadDeadline(time.Now().Add(slow.Deadline(5 * time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	handle := host.Handle(t)
+	if err := handle.LinkAdd(&vnl.Veth{LinkAttrs: attributes("late9"), PeerName: "far9"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // both ends
+		messages, err := words.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		barrier.hasten(messages)
+		barrier.hasten(messages) // told again
+	}
+	host.Up(t, "far9")
+	host.Up(t, "late9")
+	index, raw := host.Index(t, "late9"), netnstest.NewRaw(t, host, true)
+	for range 100 {
+		if err := raw.Send(index, unix.ETH_P_IP, netnstest.Ether(farMAC, farMAC, unix.ETH_P_IP, make([]byte, 40))); !errors.Is(err, unix.ENOBUFS) {
+			t.Fatalf("sending on a device that just came: got %v, want ENOBUFS", err)
+		}
+	}
+	for _, want := range []Drift{Surroundings, Unchanged} {
+		if drift, err := barrier.Reconcile(testSpec()); err != nil || drift != want {
+			t.Errorf("reconciling: got %d, %v; want %d", drift, err, want)
+		}
+	}
+	if result, err := barrier.Probe(); err != nil {
+		t.Errorf("probing with the device: %v, %v", result, err)
+	}
+}
+
 // late makes a device, brings it up and sends on it until a frame is refused.
 func late(t *testing.T, host *netnstest.Namespace, kind, name string) (gap time.Duration, passed int) {
 	t.Helper()

@@ -12,7 +12,8 @@ import (
 
 // Watch calls changed after every change of nftables, devices or IPv6 addresses
 // in the namespace, until ctx ends or a subscription breaks; then the caller has
-// to look by itself. changed must not block; what it is told is only "look now".
+// to look by itself. A device that comes while the cut is in force is shut before
+// changed is called, which must not block; what it is told is only "look now".
 func (b *Barrier) Watch(ctx context.Context, changed func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, subscription := range []struct {
@@ -31,13 +32,16 @@ func (b *Barrier) Watch(ctx context.Context, changed func()) error {
 			defer stop()
 			defer func() { _ = conn.Close() }()
 			for {
-				_, err := conn.Receive()
+				messages, err := conn.Receive()
 				switch {
 				case ctx.Err() != nil:
 					return ctx.Err()
 				// More changed than the socket could hold: look once for all of it.
 				case err != nil && !errors.Is(err, unix.ENOBUFS):
 					return fmt.Errorf("watching netlink: %w", err)
+				}
+				if subscription.family == unix.NETLINK_ROUTE {
+					b.hasten(messages)
 				}
 				changed()
 			}
