@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -63,7 +64,7 @@ type booted struct {
 	flood  *flood
 	calm   atomic.Bool // while programs are loaded: senders that never rest take minutes of it
 	keeper *exec.Cmd
-	input  interface{ Close() error } // the keeper's
+	input  io.Closer // the keeper's
 }
 
 const (
