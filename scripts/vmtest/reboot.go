@@ -36,7 +36,7 @@ const (
 
 // bootModules are the guest's before it has a network, adapterModules its adapter's.
 var (
-	bootModules    = []string{"virtio_pci", "virtio_blk", "nfnetlink", "nf_tables", "sch_ingress", "cls_bpf"}
+	bootModules    = []string{"virtio_pci", "virtio_blk", "nfnetlink", "nf_tables", "nft_objref", "sch_ingress", "cls_bpf"}
 	adapterModules = []string{"virtio_net"}
 )
 
