@@ -30,7 +30,7 @@ bench: ## (root) the figures of this machine beside their targets; out/bench.jso
 	@exec scripts/bootstrap.sh bench
 evasion: ## (root) what has blinded other sensors, tried on this one; out/evasion.jsonl
 	@exec scripts/bootstrap.sh evasion
-isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 seconds each, GUEST=6.12; out/isolation.jsonl
+isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 seconds each, GUEST=6.12 also there, over real reboots; out/isolation.jsonl
 	@exec scripts/bootstrap.sh isolation -seconds '$(PHASE)' -guest '$(GUEST)'
 
 ##@ Test

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,8 +32,16 @@ const (
 	keeperState    = "VEDETTE_TEST_KEEPER_STATE"
 	// keeperRounds makes it isolate for each line that it reads, and end it at the next.
 	keeperRounds = "VEDETTE_TEST_KEEPER_ROUNDS"
-	keeperNetNS  = "/proc/self/fd/3"
+	// keeperResume makes it fail where no isolation is left for it to keep: one that began
+	// anew would hide that.
+	keeperResume = "VEDETTE_TEST_KEEPER_RESUME"
+	// keeperSays makes it send to its nodes, as the sensor does: a payload for each, by comma.
+	keeperSays  = "VEDETTE_TEST_KEEPER_SAYS"
+	keeperNetNS = "/proc/self/fd/3"
 )
+
+// keeperLease is longer than fifty boots of an emulated host take.
+const keeperLease = 12 * time.Hour
 
 func TestMain(m *testing.M) {
 	if text := os.Getenv(keeperVariable); text != "" {
@@ -73,9 +83,17 @@ func keepIsolated(text string) (err error) {
 	go func() { ended <- s.responder.Run(ctx) }()
 	go func() { ended <- s.cut.Follow(ctx) }()
 	if s.responder.State() == respond.StateNone {
-		status := s.responder.Contain(ctx, respond.LocalOrder{Action: sensorv1.Action_ACTION_ISOLATE, Lease: time.Hour, Reason: "measurement"})
+		if os.Getenv(keeperResume) != "" {
+			return errors.New("no isolation was left to be kept")
+		}
+		status := s.responder.Contain(ctx, respond.LocalOrder{Action: sensorv1.Action_ACTION_ISOLATE, Lease: keeperLease, Reason: "measurement"})
 		if status.GetState() != sensorv1.IsolationState_ISOLATION_STATE_APPLIED {
 			return fmt.Errorf("isolating: %s: %s", status.GetState(), status.GetDetail())
+		}
+	}
+	if text := os.Getenv(keeperSays); text != "" {
+		for i, payload := range strings.Split(text, ",") {
+			go sayTo(ctx, spec.Nodes[i], []byte(payload))
 		}
 	}
 	if err := s.tellRepairs(ended); err != nil {
@@ -90,6 +108,23 @@ func keepIsolated(text string) (err error) {
 		Lift: func(stopped []respond.StoppedProcess) error { return liftLeft(keeperNetNS, stopped) },
 	})
 	return err
+}
+
+// sayTo sends to a node until ctx ends, whether there is a way there yet or not.
+func sayTo(ctx context.Context, node netip.AddrPort, payload []byte) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(node)); err == nil {
+			_, _ = conn.Write(payload) // who listens counts what came
+			_ = conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func (s *Sensor) newKeeper(spec isolation.Spec, first respond.FirstCut, state string) (*respond.Responder, error) {

@@ -1,6 +1,6 @@
 // Command isolation floods an isolated host on every path that is known and prints
 // what reached the other side: with the cut applied, with its process killed, while
-// nftables is flushed, and after a reboot. It runs the tests of respond/isolation,
+// nftables is flushed, and after a reboot; with a guest also over real boots of it. It runs the tests of respond/isolation,
 // which make namespaces of their own; this machine's network is not touched. The matrix
 // is isolated by a second program, of the sensor's own tests, with both layers and by
 // the sensor's responder.
@@ -23,9 +23,16 @@ func main() {
 	flag.Float64Var(&cfg.seconds, "seconds", 5, "how long each phase is; from 60 on the tests beside the matrix repeat in full as well")
 	flag.StringVar(&cfg.guest, "guest", "", "also measure in vmtest's guest: kernel series 6.1 or 6.12")
 	flag.BoolVar(&cfg.guestOnly, "guest-only", false, "measure in the guest alone")
+	flag.IntVar(&cfg.reboots, "reboots", 0, "how often the isolated guest really boots; 0 is 3, and 50 from 60 seconds on")
 	flag.Parse()
-	if cfg.seconds <= 0 || cfg.guestOnly && cfg.guest == "" {
-		fmt.Fprintln(os.Stderr, "isolation: want -seconds above 0, and -guest with -guest-only")
+	if cfg.reboots == 0 {
+		cfg.reboots = fewReboots
+		if cfg.seconds >= fullFrom {
+			cfg.reboots = manyReboots
+		}
+	}
+	if cfg.seconds <= 0 || cfg.reboots < 0 || cfg.guestOnly && cfg.guest == "" {
+		fmt.Fprintln(os.Stderr, "isolation: want -seconds above 0, -reboots not below, and -guest with -guest-only")
 		os.Exit(2)
 	}
 	if os.Geteuid() != 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +22,7 @@ type config struct {
 	seconds   float64
 	guest     string
 	guestOnly bool
+	reboots   int
 }
 
 const (
@@ -43,6 +46,8 @@ const (
 	guestMatrix = "^TestMeasure$"
 	// fullFrom is where the tests beside it repeat as often as was asked for.
 	fullFrom = 60
+	// fewReboots and manyReboots are how often the guest boots, and when they are full.
+	fewReboots, manyReboots = 3, 50
 	// maxLine bounds a line of a test or of the guest's console.
 	maxLine = 1 << 20
 )
@@ -63,8 +68,12 @@ func run(ctx context.Context, cfg config) error {
 		if err != nil {
 			rows = append(rows, figure.Missing(cfg.guest+" matrix", "packets", "= 0", err))
 		}
-		grids = append(grids, there)
-		rows = append(rows, there.rows()...)
+		booted, err := realBoots(ctx, cfg)
+		if err != nil {
+			rows = append(rows, figure.Missing(cfg.guest+" real boots", "packets", "= 0", err))
+		}
+		grids = append(grids, there, booted)
+		rows = append(append(rows, there.rows()...), booted.rows()...)
 	}
 	for _, g := range grids {
 		if err := g.print(os.Stdout); err != nil {
@@ -166,6 +175,47 @@ func inGuest(ctx context.Context, cfg config) (*grid, error) {
 	}
 	if len(g.paths) == 0 {
 		return g, errors.New("the guest printed no row")
+	}
+	return g, nil
+}
+
+// realBoots isolates the guest and boots it again and again; what leaves it is counted on
+// its wire, outside.
+func realBoots(ctx context.Context, cfg config) (*grid, error) {
+	g := newGrid(cfg.guest)
+	cmd := exec.CommandContext(ctx, "bin/vedette-vmtest", "-kernel", cfg.guest, "-reboots", strconv.Itoa(cfg.reboots))
+	reader, writer := io.Pipe()
+	cmd.Stdout, cmd.Stderr = writer, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+	var said bytes.Buffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		lines := bufio.NewReader(reader)
+		for {
+			line, err := lines.ReadString('\n')
+			said.WriteString(line)
+			if !strings.Contains(line, rowMark) { // each boot, as it ends
+				fmt.Print(line)
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	fmt.Printf("isolation: %d boots of Linux %s, emulated; half a minute each …\n", cfg.reboots, cfg.guest)
+	err := cmd.Run()
+	_ = writer.Close()
+	<-read
+	if readErr := g.read(&said); readErr != nil {
+		return g, readErr
+	}
+	if err != nil {
+		return g, fmt.Errorf("running bin/vedette-vmtest: %w", err)
+	}
+	if len(g.paths) == 0 {
+		return g, errors.New("the guest booted and no row came of it")
 	}
 	return g, nil
 }

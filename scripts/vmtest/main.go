@@ -3,6 +3,9 @@
 // qemu by software emulation, with a cpio archive that holds a static init, the
 // kernel modules, the test programs and the few programs that they start.
 //
+// With -reboots it runs no tests there but boots that guest again and again, isolated,
+// for the test of sensor/internal/respond/isolation that counts what leaves it.
+//
 // Invariant: only what the guest says passed has passed. A guest that dies, hangs or
 // does not end with its last line is a failure, with what its console said.
 package main
@@ -34,6 +37,7 @@ func main() {
 		cfg.env = append(cfg.env, pair)
 		return nil
 	})
+	flag.IntVar(&cfg.reboots, "reboots", 0, "run no tests, but isolate the guest and boot it so often, counting what it sends")
 	flag.BoolVar(&cfg.quick, "quick", false, "leave out what takes long, as CI does")
 	flag.DurationVar(&cfg.timeout, "timeout", 80*time.Minute, "the longest that the guest may take")
 	flag.Parse()

@@ -26,7 +26,7 @@ var wanted = []string{
 // modules unpacks the wanted modules and what they depend on below dir and returns
 // them in the order of loading. The package holds no modules.dep: that is made when
 // it is installed, from what each module says of itself.
-func (k kernel) modules(ctx context.Context, dir string) ([]string, error) {
+func (k kernel) modules(ctx context.Context, dir string, wanted []string) ([]string, error) {
 	files := map[string]string{}
 	err := filepath.WalkDir(k.moduleDir, func(at string, _ fs.DirEntry, err error) error {
 		if name, _, ok := strings.Cut(filepath.Base(at), ".ko"); ok {

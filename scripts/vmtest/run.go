@@ -21,6 +21,7 @@ type config struct {
 	run      string
 	beside   string // a package whose program the tests start
 	env      []string
+	reboots  int  // instead of tests, real boots of an isolated guest
 	quick    bool // only what each suite names for it
 	timeout  time.Duration
 	out      string // figures and the console's log
@@ -87,6 +88,9 @@ func run(ctx context.Context, cfg config) error {
 		return fmt.Errorf("making a folder for the guest: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	if cfg.reboots > 0 {
+		return reboot(ctx, cfg, k, dir)
+	}
 	archive := filepath.Join(dir, "initramfs.cpio")
 	if err := pack(ctx, cfg, k, dir, archive); err != nil {
 		return err
@@ -104,20 +108,14 @@ func run(ctx context.Context, cfg config) error {
 
 // pack builds the guest's archive in dir.
 func pack(ctx context.Context, cfg config, k kernel, dir, archive string) error {
-	t := newTree()
 	plan := outcome.Plan{Slow: slow}
-	init := filepath.Join(dir, "init")
-	if err := golang(ctx, "build", "-o", init, "./scripts/vmtest/init"); err != nil {
+	t, err := treeWithInit(ctx, dir)
+	if err != nil {
 		return err
 	}
-	t.file("/init", init, 0o755)
 	build := func(name string) error {
-		program := filepath.Join(dir, filepath.Base(programOf(name)))
-		if err := golang(ctx, "test", "-c", "-o", program, "./"+name); err != nil {
-			return err
-		}
-		t.file(programOf(name), program, 0o755)
-		return nil
+		_, err := t.tests(ctx, dir, name)
+		return err
 	}
 	if cfg.beside != "" && !slices.Contains(cfg.packages, cfg.beside) {
 		if err := build(cfg.beside); err != nil {
@@ -169,19 +167,48 @@ func pack(ctx context.Context, cfg config, k kernel, dir, archive string) error 
 			return err
 		}
 	}
-	modules, err := k.modules(ctx, dir)
-	if err != nil {
+	if plan.Modules, err = t.modules(ctx, k, dir, wanted); err != nil {
 		return err
-	}
-	for i, module := range modules {
-		at := fmt.Sprintf("/modules/%03d-%s", i, filepath.Base(module))
-		t.file(at, module, 0o644)
-		plan.Modules = append(plan.Modules, at)
 	}
 	if err := t.json(outcome.PlanFile, plan); err != nil {
 		return err
 	}
 	return t.write(archive)
+}
+
+// treeWithInit has process 1.
+func treeWithInit(ctx context.Context, dir string) (*tree, error) {
+	t := newTree()
+	init := filepath.Join(dir, "init")
+	if err := golang(ctx, "build", "-o", init, "./scripts/vmtest/init"); err != nil {
+		return nil, err
+	}
+	t.file("/init", init, 0o755)
+	return t, nil
+}
+
+// tests builds a package's test program into dir and puts it into the tree.
+func (t *tree) tests(ctx context.Context, dir, name string) (program string, err error) {
+	program = filepath.Join(dir, filepath.Base(programOf(name)))
+	if err := golang(ctx, "test", "-c", "-o", program, "./"+name); err != nil {
+		return "", err
+	}
+	t.file(programOf(name), program, 0o755)
+	return program, nil
+}
+
+// modules puts a kernel's modules into the tree and returns them in the order of loading.
+func (t *tree) modules(ctx context.Context, k kernel, dir string, names []string) (order []string, err error) {
+	modules, err := k.modules(ctx, dir, names)
+	if err != nil {
+		return nil, err
+	}
+	for i, module := range modules {
+		at := fmt.Sprintf("/modules/%03d-%s", i, filepath.Base(module))
+		t.file(at, module, 0o644)
+		order = append(order, at)
+	}
+	return order, nil
 }
 
 // programOf is where the guest has a package's test program.

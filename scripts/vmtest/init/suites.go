@@ -17,10 +17,6 @@ import (
 	"github.com/vedette-edr/vedette/scripts/vmtest/outcome"
 )
 
-// reportPort is the second serial port: the kernel writes to the first whenever it
-// likes, also into the middle of a line.
-const reportPort = "/dev/ttyS1"
-
 func runPlan() error {
 	text, err := os.ReadFile(outcome.PlanFile)
 	if err != nil {
@@ -34,7 +30,10 @@ func runPlan() error {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
-	port, err := os.OpenFile(reportPort, os.O_WRONLY|unix.O_NOCTTY, 0)
+	if plan.Worker != nil {
+		return become(*plan.Worker)
+	}
+	port, err := os.OpenFile(outcome.ReportPort, os.O_WRONLY|unix.O_NOCTTY, 0)
 	if err != nil {
 		return fmt.Errorf("opening the report's port: %w", err)
 	}
@@ -54,6 +53,18 @@ func runPlan() error {
 	}
 	// The port is slower than we are: what is not sent when the machine goes off is lost.
 	return errors.Join(unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1), port.Close())
+}
+
+// become mounts the worker's disk and is the worker from then on: process 1 waits for it
+// as it does for us.
+func become(worker outcome.Worker) error {
+	if err := os.MkdirAll(worker.Folder, 0o700); err != nil {
+		return fmt.Errorf("making %s: %w", worker.Folder, err)
+	}
+	if err := unix.Mount(worker.Disk, worker.Folder, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", worker.Disk, err)
+	}
+	return fmt.Errorf("starting %s: %w", worker.Program, unix.Exec(worker.Program, []string{worker.Program}, append(os.Environ(), worker.Env...)))
 }
 
 // atOnce is how many test programs run beside each other: as many as the guest has

@@ -27,7 +27,7 @@ const keeperVariable = "VEDETTE_TEST_KEEPER"
 const unownedVariable = "VEDETTE_TEST_KEEPER_UNOWNED"
 
 func TestMain(m *testing.M) {
-	for variable, role := range map[string]func(string) error{keeperVariable: keep, cyclesVariable: cycle, dhcpVariable: dhcpScript, senderVariable: sendXDP} {
+	for variable, role := range map[string]func(string) error{keeperVariable: keep, cyclesVariable: cycle, dhcpVariable: dhcpScript, senderVariable: sendXDP, hostVariable: bootHost} {
 		if text := os.Getenv(variable); text != "" {
 			if err := role(text); err != nil {
 				fmt.Fprintln(os.Stderr, variable, err)

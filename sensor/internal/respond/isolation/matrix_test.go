@@ -232,7 +232,7 @@ func (l *lab) cutPaths() []path {
 		{"ICMPv6 echo", l.host, ipSocket("ip6:58", netnstest.PeerIP6, echo6)},
 		{"IP protocol 253 to a coordinator", l.host, ipSocket("ip4:253", netnstest.PeerIP4, bare)},
 		{"IPv4 multicast", l.host, udpTo(netnstest.HostIP4+":0", "224.0.0.251:5353")},
-		{"IPv6 multicast", l.host, udpTo("", "[ff02::fb%"+netnstest.HostDevice+"]:5353")},
+		{pathMulticast6, l.host, udpTo("", "[ff02::fb%"+netnstest.HostDevice+"]:5353")},
 		{establishedTCP, l.host, func(p []byte) error { _, err := l.established.Write(p); return err }},
 		{"DHCP ports, unicast", l.host, l.raw(unix.ETH_P_IP, false, unix.ETH_P_IP, func(p []byte) []byte {
 			return netnstest.IP4(unix.IPPROTO_UDP, host4, world4, netnstest.UDP(68, 67, p), netnstest.Options{})
@@ -278,6 +278,8 @@ func (l *lab) cutPaths() []path {
 	}
 	return paths
 }
+
+const pathMulticast6 = "IPv6 multicast"
 
 // The ways that NotCut names.
 const (

@@ -3,6 +3,7 @@ package netnstest
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -77,11 +78,24 @@ func TCP(from, to uint16, flags byte, payload []byte) []byte {
 func NeighborSolicitation(from, to, target netip.Addr, options []byte) []byte {
 	message := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, target.AsSlice()...)
 	message = append(message, options...)
+	binary.BigEndian.PutUint16(message[2:], Checksum6(unix.IPPROTO_ICMPV6, from, to, message))
+	return message
+}
+
+// NeighborAdvertisement is the answer, with a checksum: from is at mac.
+func NeighborAdvertisement(from, to netip.Addr, mac net.HardwareAddr) []byte {
+	message := append([]byte{136, 0, 0, 0, 0x60, 0, 0, 0}, from.AsSlice()...) // solicited, override
+	message = append(append(message, 2, 1), mac...)
+	binary.BigEndian.PutUint16(message[2:], Checksum6(unix.IPPROTO_ICMPV6, from, to, message))
+	return message
+}
+
+// Checksum6 is that of a message over IPv6, which counts the addresses too.
+func Checksum6(next byte, from, to netip.Addr, message []byte) uint16 {
 	pseudo := append(from.AsSlice(), to.AsSlice()...)
 	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(message)))
-	pseudo = append(pseudo, 0, 0, 0, unix.IPPROTO_ICMPV6)
-	binary.BigEndian.PutUint16(message[2:], Checksum(append(pseudo, message...)))
-	return message
+	pseudo = append(pseudo, 0, 0, 0, next)
+	return Checksum(append(pseudo, message...))
 }
 
 // Checksum is the Internet checksum.
@@ -112,19 +126,29 @@ type Raw struct {
 // frame, and sends none without.
 func NewRaw(t testing.TB, n *Namespace, bypass bool) *Raw {
 	t.Helper()
-	r := &Raw{}
+	var r *Raw
 	n.Must(t, "opening a raw sender", func() (err error) {
-		r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		r, err = OpenRaw(bypass)
 		return err
 	})
 	t.Cleanup(func() { _ = unix.Close(r.fd) })
+	return r
+}
+
+// OpenRaw is NewRaw in the namespace of this thread, for as long as the process lives.
+func OpenRaw(bypass bool) (*Raw, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	r := &Raw{fd: fd}
 	if bypass {
 		err := r.bypass()
 		if r.refused = errors.Is(err, unix.EPERM); err != nil && !r.refused {
-			t.Fatalf("bypassing the queueing discipline: %v", err)
+			return nil, errors.Join(fmt.Errorf("bypassing the queueing discipline: %w", err), unix.Close(fd))
 		}
 	}
-	return r
+	return r, nil
 }
 
 func (r *Raw) bypass() error {
