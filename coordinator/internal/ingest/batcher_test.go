@@ -78,7 +78,9 @@ func TestCoalesce(t *testing.T) {
 		entries int
 	}{
 		{"small ones", 50, 100, 1},
-		{"until 64 KiB", 20, 16 << 10, 5},
+		{"until 64 KiB", 8, 16 << 10, 2},
+		{"more while two are under way", 20, 16 << 10, 3},
+		{"as much as one may grow", 50, 16 << 10, 4}, // 64, 64, 512 and 160 KiB
 		{"large ones alone", 4, 600 << 10, 4},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
