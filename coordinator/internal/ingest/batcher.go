@@ -45,16 +45,23 @@ type outcome struct {
 
 // batcher makes few large log entries of many small batches.
 type batcher struct {
-	cfg   Config
-	queue chan item
+	cfg       Config
+	proposals sync.WaitGroup
+
+	mu   sync.Mutex // guards what follows
+	room *sync.Cond
 	// inflight counts bytes that are held and not yet committed.
-	mu       sync.Mutex
-	room     *sync.Cond
 	inflight int64
+	running  context.Context // run's; nil before it
+	pending  []item
+	size     int
+	due      bool        // pending is enough, or has waited for long enough
+	timer    *time.Timer // makes it due
+	underWay int
 }
 
 func newBatcher(cfg Config) *batcher {
-	b := &batcher{cfg: cfg, queue: make(chan item)}
+	b := &batcher{cfg: cfg}
 	b.room = sync.NewCond(&b.mu)
 	return b
 }
@@ -67,11 +74,7 @@ func (b *batcher) submit(ctx context.Context, batch *raftv1.HostBatch) (*raftv1.
 	}
 	defer b.release(int64(size))
 	done := make(chan outcome, 1)
-	select {
-	case b.queue <- item{batch: batch, size: size, done: done}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	b.add(item{batch: batch, size: size, done: done})
 	select {
 	case o := <-done:
 		return o.ack, o.err
@@ -81,23 +84,30 @@ func (b *batcher) submit(ctx context.Context, batch *raftv1.HostBatch) (*raftv1.
 }
 
 func (b *batcher) reserve(ctx context.Context, size int64) error {
-	stop := context.AfterFunc(ctx, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.room.Broadcast()
-	})
-	defer stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// One batch always fits, or a bound below its size would stop everything.
-	for b.inflight > 0 && b.inflight+size > b.cfg.MaxInflightBytes {
+	if !b.fits(size) {
+		stop := context.AfterFunc(ctx, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.room.Broadcast()
+		})
+		defer stop()
+	}
+	for !b.fits(size) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		b.room.Wait()
 	}
 	b.inflight += size
-	return ctx.Err()
+	return nil
+}
+
+// fits says whether there is room. One batch always fits, or a bound below its size
+// would stop everything.
+func (b *batcher) fits(size int64) bool {
+	return b.inflight == 0 || b.inflight+size <= b.cfg.MaxInflightBytes
 }
 
 func (b *batcher) release(size int64) {
@@ -107,65 +117,85 @@ func (b *batcher) release(size int64) {
 	b.room.Broadcast()
 }
 
-// run collects and proposes until ctx ends.
+// run proposes what is submitted until ctx ends.
 func (b *batcher) run(ctx context.Context) error {
-	var proposals sync.WaitGroup
-	defer proposals.Wait()
-	committed := make(chan struct{}, maxProposals)
-	underWay := 0
-	var pending []item
-	var next *item // what has no room beside those that wait
-	size, due := 0, false
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
-	defer timer.Stop()
-	add := func(it item) {
-		if len(pending) == 0 {
-			timer.Reset(b.cfg.CoalesceDelay)
-		}
-		pending = append(pending, it)
-		size += it.size
-		due = due || size >= b.cfg.CoalesceBytes
+	b.mu.Lock()
+	b.running = ctx
+	b.advance()
+	b.mu.Unlock()
+	<-ctx.Done()
+	b.mu.Lock()
+	if b.timer != nil {
+		b.timer.Stop()
 	}
-	for {
-		if due && underWay < maxProposals {
-			items := pending
-			pending, size, due = nil, 0, false
-			timer.Stop()
-			underWay++
-			proposals.Go(func() {
-				defer func() { committed <- struct{}{} }()
-				b.propose(ctx, items)
-			})
-			if next != nil {
-				add(*next)
-				next = nil
-			}
-			continue
-		}
-		queue := b.queue
-		if next != nil || due && size >= grownBy*b.cfg.CoalesceBytes {
-			queue = nil
-		}
-		select {
-		case it := <-queue:
-			if len(pending) > 0 && size+it.size > maxEntry {
-				next, due = &it, true
-			} else {
-				add(it)
-			}
-		case <-timer.C:
-			due = true
-		case <-committed:
-			underWay--
-		case <-ctx.Done():
-			if next != nil {
-				pending = append(pending, *next)
-			}
-			fail(pending, errStopping)
-			return nil
-		}
+	fail(b.pending, errStopping)
+	b.pending, b.size = nil, 0
+	b.mu.Unlock()
+	b.proposals.Wait()
+	return nil
+}
+
+func (b *batcher) add(it item) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.running != nil && b.running.Err() != nil {
+		it.done <- outcome{err: errStopping}
+		return
 	}
+	b.pending = append(b.pending, it)
+	b.size += it.size
+	switch {
+	case b.size >= b.cfg.CoalesceBytes:
+		b.due = true
+		b.advance()
+	case len(b.pending) > 1: // the first has set it
+	case b.timer == nil:
+		b.timer = time.AfterFunc(b.cfg.CoalesceDelay, b.waited)
+	default:
+		b.timer.Reset(b.cfg.CoalesceDelay)
+	}
+}
+
+// waited makes what is there due: the first of it has waited for long enough, or
+// something before it, and then it is early.
+func (b *batcher) waited() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.due = len(b.pending) > 0
+	b.advance()
+}
+
+// advance proposes what is due, unless as much as may be is under way: then that calls
+// it again. The caller holds mu.
+func (b *batcher) advance() {
+	ctx := b.running
+	for b.due && b.underWay < maxProposals && ctx != nil && ctx.Err() == nil {
+		items := b.take()
+		b.underWay++
+		b.proposals.Go(func() {
+			b.propose(ctx, items)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.underWay--
+			b.advance()
+		})
+	}
+}
+
+// take is what the next entry consists of: as much as one may grow to, and one batch at
+// least. What is left has waited as long as the rest.
+func (b *batcher) take() []item {
+	n, size := 0, 0
+	for n < len(b.pending) && (n == 0 || size+b.pending[n].size <= min(maxEntry, grownBy*b.cfg.CoalesceBytes)) {
+		size += b.pending[n].size
+		n++
+	}
+	items := b.pending[:n:n]
+	b.pending, b.size = b.pending[n:], b.size-size
+	if len(b.pending) == 0 {
+		b.pending, b.due = nil, false
+	}
+	return items
 }
 
 func fail(items []item, err error) {

@@ -166,6 +166,8 @@ func (a *applier) goOut(o *order, kept *store.Order) error {
 	if !destructive(g) {
 		counted = 0
 	}
+	detail := fmt.Sprintf("operation %s, operators %q, lease %d s, nonce %x, reason %q",
+		g.GetOperation(), kept.Body.GetApprovedBy(), g.GetLeaseSeconds(), g.GetNonce(), g.GetReason())
 	for _, host := range o.hosts {
 		rows, err := a.supersede(host.N, g)
 		if err != nil {
@@ -179,8 +181,7 @@ func (a *applier) goOut(o *order, kept *store.Order) error {
 		if err := a.tx.SetHostOrdered(host.N, g.GetEpoch(), summary(rows)); err != nil {
 			return fmt.Errorf("storing epoch: %w", err)
 		}
-		if err := a.audit(kept.Body.GetAction()+"-request", host.ID, "operation %s, operators %q, lease %d s, nonce %x, reason %q",
-			g.GetOperation(), kept.Body.GetApprovedBy(), g.GetLeaseSeconds(), g.GetNonce(), g.GetReason()); err != nil {
+		if err := a.audit(kept.Body.GetAction()+"-request", host.ID, "%s", detail); err != nil {
 			return err
 		}
 	}

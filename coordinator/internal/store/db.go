@@ -160,8 +160,8 @@ func openConn(path, query string) (*sqlite3.SQLiteConn, error) {
 // connect opens writer and pool; the caller holds mu, or is the only one to know db.
 func (db *DB) connect(ctx context.Context) error {
 	// The WAL may grow to 4,096 pages (16 MiB) before a checkpoint: an fsync each
-	// 1,000 pages is what would limit the writer.
-	writer, err := openConn(db.path, "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-32768")
+	// 1,000 pages is what would limit the writer. No lock of SQLite's own: db.writing is one.
+	writer, err := openConn(db.path, "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-32768&_mutex=no")
 	if err != nil {
 		return fmt.Errorf("opening state %s: %w", db.path, err)
 	}

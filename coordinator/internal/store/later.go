@@ -151,7 +151,7 @@ func (tx *Tx) changeHosts(l *later) error {
 }
 
 // chunks of rows have a statement each, which is compiled once.
-var chunks = []int{64, 8, 1}
+var chunks = []int{64, 16, 4, 1}
 
 // many runs a bulk statement over rows.
 func (tx *Tx) many(b *bulk, values []val) error {
