@@ -17,11 +17,10 @@ import (
 var errStopping = errors.New("node is stopping")
 
 const (
-	// maxProposals bounds the log entries that one node has under way: one is written
-	// while the next is on its way. More would not be faster, since the leader's disk
-	// takes one after another, and each costs every node an fsync and a transaction:
-	// what comes meanwhile makes the next entry larger instead.
-	maxProposals = 2
+	// maxProposals bounds the log entries that one node has under way. The leader's disk
+	// takes one after another, and each costs every node an fsync and a transaction: what
+	// comes meanwhile makes the next entry larger instead.
+	maxProposals = 1
 	// grownBy times CoalesceBytes is how large an entry becomes that waits.
 	grownBy = 8
 )

@@ -79,8 +79,8 @@ func TestCoalesce(t *testing.T) {
 	}{
 		{"small ones", 50, 100, 1},
 		{"until 64 KiB", 8, 16 << 10, 2},
-		{"more while two are under way", 20, 16 << 10, 3},
-		{"as much as one may grow", 50, 16 << 10, 4}, // 64, 64, 512 and 160 KiB
+		{"more while one is under way", 20, 16 << 10, 2},
+		{"as much as one may grow", 50, 16 << 10, 3}, // 64, 512 and 224 KiB
 		{"large ones alone", 4, 600 << 10, 4},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
