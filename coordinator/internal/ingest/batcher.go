@@ -172,10 +172,14 @@ func (b *batcher) advance() {
 		items := b.take()
 		b.underWay++
 		b.proposals.Go(func() {
-			b.propose(ctx, items)
+			err := b.propose(ctx, items)
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.underWay--
+			if err != nil { // what waited behind it must not wait as long again
+				fail(b.pending, err)
+				b.pending, b.size, b.due = nil, 0, false
+			}
 			b.advance()
 		})
 	}
@@ -204,8 +208,9 @@ func fail(items []item, err error) {
 }
 
 // propose brings items into the log as one entry and hands out the answers. It
-// tries again while there is time: a batch that came through twice is stored once.
-func (b *batcher) propose(ctx context.Context, items []item) {
+// tries again while there is time: a batch that came through twice is stored once. Its
+// error is that there was no quorum for as long as a batch may wait.
+func (b *batcher) propose(ctx context.Context, items []item) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.CommitTimeout)
 	defer cancel()
 	ingest := &raftv1.Ingest{Batches: make([]*raftv1.HostBatch, len(items))}
@@ -219,7 +224,10 @@ func (b *batcher) propose(ctx context.Context, items []item) {
 	}
 	if err != nil {
 		fail(items, err)
-		return
+		if ctx.Err() != nil {
+			return err
+		}
+		return nil
 	}
 	// The answers come in the order of the batches; a host that the log does not
 	// know has none.
@@ -232,6 +240,7 @@ func (b *batcher) propose(ctx context.Context, items []item) {
 		it.done <- outcome{ack: acks[0]}
 		acks = acks[1:]
 	}
+	return nil
 }
 
 // propose tries until the log takes the command or ctx ends: a missing leader

@@ -166,9 +166,16 @@ func TestNoQuorum(t *testing.T) {
 		var running sync.WaitGroup
 		running.Go(func() { _ = b.run(ctx) })
 		begun := time.Now()
-		if _, err := b.submit(t.Context(), hostBatch("h-1", 0, 16)); err == nil || time.Since(begun) > 5*time.Second {
-			t.Errorf("got %v after %s", err, time.Since(begun))
+		var sessions sync.WaitGroup
+		for i := range 2 { // the second waits behind the first
+			sessions.Go(func() {
+				if _, err := b.submit(t.Context(), hostBatch(fmt.Sprintf("h-%d", i), 0, 16)); err == nil || time.Since(begun) > 5*time.Second {
+					t.Errorf("batch %d: got %v after %s", i, err, time.Since(begun))
+				}
+			})
+			<-time.After(time.Second)
 		}
+		sessions.Wait()
 		stopped := make(chan error, 1)
 		go func() {
 			_, err := b.submit(t.Context(), hostBatch("h-1", 0, 16))
