@@ -155,7 +155,12 @@ func Decode(payload []byte) (*sensorv1.Grant, error) {
 // than the coordinator's. Verify does not know which nonces were used and whether
 // the caller's host is named (Names): that is the caller's.
 func Verify(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Grant, []link.Peer, error) {
-	g, signers, err := VerifyWaiting(sg, roots, cluster, now)
+	return (*Verifier)(nil).Verify(sg, roots, cluster, now)
+}
+
+// Verify is the function of this name.
+func (v *Verifier) Verify(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Grant, []link.Peer, error) {
+	g, signers, err := v.verifyWaiting(sg, roots, cluster, now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -167,6 +172,10 @@ func Verify(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now 
 
 // VerifyWaiting is Verify for a grant that may still lack approvals.
 func VerifyWaiting(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Grant, []link.Peer, error) {
+	return (*Verifier)(nil).verifyWaiting(sg, roots, cluster, now)
+}
+
+func (v *Verifier) verifyWaiting(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Grant, []link.Peer, error) {
 	if len(sg.GetSignatures()) > MaxSigners {
 		return nil, nil, fmt.Errorf("%w: %d signatures", ErrMalformed, len(sg.GetSignatures()))
 	}
@@ -179,7 +188,7 @@ func VerifyWaiting(sg *sensorv1.SignedGrant, roots *x509.CertPool, cluster strin
 	}
 	var signers []link.Peer
 	for _, signature := range sg.GetSignatures() {
-		signer, err := VerifyPayload(signature, sg.GetPayload(), roots, cluster, now)
+		signer, err := v.verifyAs(context, mayRespond, signature, sg.GetPayload(), roots, cluster, now)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -224,7 +233,11 @@ func VerifyPayload(s *sensorv1.Signature, payload []byte, roots *x509.CertPool, 
 // with one of the roles; the certificate must be valid at the time at. It is what every
 // signed kind is verified with: errors wrap this package's.
 func VerifyAs(as string, roles []string, s *sensorv1.Signature, payload []byte, roots *x509.CertPool, cluster string, at time.Time) (link.Peer, error) {
-	signer, err := verifySigner(s.GetChain(), roots, at)
+	return (*Verifier)(nil).verifyAs(as, roles, s, payload, roots, cluster, at)
+}
+
+func (v *Verifier) verifyAs(as string, roles []string, s *sensorv1.Signature, payload []byte, roots *x509.CertPool, cluster string, at time.Time) (link.Peer, error) {
+	signer, err := v.signer(s.GetChain(), roots, at)
 	if err != nil {
 		return link.Peer{}, err
 	}
@@ -243,41 +256,6 @@ func VerifyAs(as string, roles []string, s *sensorv1.Signature, payload []byte, 
 
 func sameKey(a, b *x509.Certificate) bool {
 	return bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo)
-}
-
-func verifySigner(chain [][]byte, roots *x509.CertPool, now time.Time) (link.Peer, error) {
-	if len(chain) == 0 || len(chain) > maxChain || len(bytes.Join(chain, nil)) > maxChainSize {
-		return link.Peer{}, fmt.Errorf("%w: a chain of %d certificates", ErrMalformed, len(chain))
-	}
-	leaf, err := x509.ParseCertificate(chain[0])
-	if err != nil {
-		return link.Peer{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	intermediates := x509.NewCertPool()
-	for _, der := range chain[1:] {
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			return link.Peer{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		intermediates.AddCert(cert)
-	}
-	if roots == nil {
-		return link.Peer{}, fmt.Errorf("%w: no roots are known here", ErrUntrusted)
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}); err != nil {
-		return link.Peer{}, fmt.Errorf("%w: %w", ErrUntrusted, err)
-	}
-	signer, err := link.PeerOf(leaf)
-	if err != nil {
-		return link.Peer{}, fmt.Errorf("%w: %w", ErrUntrusted, err)
-	}
-	if signer.Kind != link.KindOperator {
-		return link.Peer{}, fmt.Errorf("%w: %s %q is no operator", ErrForbidden, signer.Kind, signer.ID)
-	}
-	return signer, nil
 }
 
 func check(g *sensorv1.Grant) error {

@@ -57,6 +57,10 @@ func TestMutants(t *testing.T) {
 	if _, _, err := grant.Verify(signed, roots, linktest.Cluster, now); err != nil {
 		t.Fatalf("the unchanged grant: %v", err)
 	}
+	remembers := new(grant.Verifier) // of the unchanged one, whose certificates are under many mutants
+	if _, _, err := remembers.Verify(signed, roots, linktest.Cluster, now); err != nil {
+		t.Fatalf("the unchanged grant: %v", err)
+	}
 	seed := uint64(now.UnixNano())
 	random := rand.New(rand.NewPCG(seed, 1))
 	for i := range mutants {
@@ -70,6 +74,9 @@ func TestMutants(t *testing.T) {
 		g, signers, err := grant.Verify(m, roots, linktest.Cluster, now)
 		if err == nil {
 			t.Fatalf("mutant %d (seed %d), %s: accepted as %v of %v", i, seed, how, g, signers)
+		}
+		if g, signers, err = remembers.Verify(m, roots, linktest.Cluster, now); err == nil {
+			t.Fatalf("mutant %d (seed %d), %s: accepted by a verifier that remembers, as %v of %v", i, seed, how, g, signers)
 		}
 	}
 	t.Logf("%d mutants, 0 accepted (seed %d)", mutants, seed)

@@ -233,7 +233,7 @@ func fleetRows(sensors int, most time.Duration, rounds []fleetRound) []figure.Ro
 		figure.Info(fmt.Sprintf("CPU of the three nodes for each of %d answers", sensors), float64(best.nodes.Microseconds())/float64(sensors), "µs",
 			"all of their CPU from the approval to the last answer: sending, committing, applying three times, the operator's looks"),
 		figure.Info(fmt.Sprintf("CPU of the sensors for each of %d answers", sensors), float64(best.sensors.Microseconds())/float64(sensors), "µs",
-			"on the same processors here, and a host's own in life: QUIC, two signatures with their chains, the host's proof"),
+			"on the same processors here, and a host's own in life: QUIC, two signatures (their chains are known but to the first order), the host's proof"),
 		figure.Info(fmt.Sprintf("an order for %d hosts, looked at and given", sensors), millis(best.ordered), "ms", "before the clock above begins: the first operator's preview and signed order"),
 	}
 }

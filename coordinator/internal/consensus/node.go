@@ -22,6 +22,8 @@ const (
 	rpcTimeout = 4 * time.Second
 	// maxAppend entries near 64 KiB in one RPC.
 	maxAppend = 64
+	// cachedEntries of the log stay in memory: MaxCommand of each at most, near 64 KiB mostly.
+	cachedEntries = 32
 	// settleTimeout bounds how long Close waits for proposals: several leases.
 	settleTimeout = 5 * time.Second
 	// keepSnapshots on disk: the newest, and one more should it be damaged.
@@ -122,7 +124,13 @@ func (n *Node) open(dir string) (err error) {
 			return fmt.Errorf("bootstrapping cluster: %w", err)
 		}
 	}
-	if n.raft, err = raft.NewRaft(conf, &fsm{n}, n.log, n.log, snapshots, n.network); err != nil {
+	// Followers read an entry to apply it, the leader to send it to each of them: without a
+	// cache that is the disk, a moment after it was written.
+	cached, err := raft.NewLogCache(cachedEntries, n.log)
+	if err != nil {
+		return fmt.Errorf("caching raft log: %w", err)
+	}
+	if n.raft, err = raft.NewRaft(conf, &fsm{n}, cached, n.log, snapshots, n.network); err != nil {
 		return fmt.Errorf("starting raft: %w", err)
 	}
 	return nil

@@ -11,11 +11,13 @@
 package control
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -145,11 +147,19 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Handler() http.Handler {
 	_, service := operatorv1connect.NewOperatorServiceHandler(s,
 		connect.WithReadMaxBytes(maxRequest),
+		connect.WithCompression("gzip", func() connect.Decompressor { return new(gzip.Reader) }, fastGzip),
 		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, p any) error {
 			s.cfg.Logger.Error("operator request panicked", "procedure", spec.Procedure, "panic", fmt.Sprint(p))
 			return connect.NewError(connect.CodeInternal, errors.New("this node failed at the request: its log says why"))
 		}))
 	return s.authorise(service)
+}
+
+// fastGzip costs a third of the default: what waiting operators look at again and again
+// is a thousand rows, and they look while their order is carried out.
+func fastGzip() connect.Compressor {
+	w, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // a level that exists
+	return w
 }
 
 // operatorRoots is what an operator's certificate must chain to.

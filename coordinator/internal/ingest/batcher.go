@@ -16,9 +16,14 @@ import (
 // errStopping: the node stops before the batch was proposed.
 var errStopping = errors.New("node is stopping")
 
-// maxProposals bounds the log entries that one node has under way. More would
-// not be faster, since the leader's disk takes one after another.
-const maxProposals = 8
+const (
+	// maxProposals bounds the log entries that one node has under way. The leader's disk
+	// takes one after another, and each costs every node an fsync and a transaction: what
+	// comes meanwhile makes the next entry larger instead.
+	maxProposals = 1
+	// grownBy times CoalesceBytes is how large an entry becomes that waits.
+	grownBy = 8
+)
 
 // maxEntry is the largest sum of batches in one log entry, with room for what
 // stands around them.
@@ -39,16 +44,23 @@ type outcome struct {
 
 // batcher makes few large log entries of many small batches.
 type batcher struct {
-	cfg   Config
-	queue chan item
+	cfg       Config
+	proposals sync.WaitGroup
+
+	mu   sync.Mutex // guards what follows
+	room *sync.Cond
 	// inflight counts bytes that are held and not yet committed.
-	mu       sync.Mutex
-	room     *sync.Cond
 	inflight int64
+	running  context.Context // run's; nil before it
+	pending  []item
+	size     int
+	due      bool        // pending is enough, or has waited for long enough
+	timer    *time.Timer // makes it due
+	underWay int
 }
 
 func newBatcher(cfg Config) *batcher {
-	b := &batcher{cfg: cfg, queue: make(chan item)}
+	b := &batcher{cfg: cfg}
 	b.room = sync.NewCond(&b.mu)
 	return b
 }
@@ -61,11 +73,7 @@ func (b *batcher) submit(ctx context.Context, batch *raftv1.HostBatch) (*raftv1.
 	}
 	defer b.release(int64(size))
 	done := make(chan outcome, 1)
-	select {
-	case b.queue <- item{batch: batch, size: size, done: done}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	b.add(item{batch: batch, size: size, done: done})
 	select {
 	case o := <-done:
 		return o.ack, o.err
@@ -75,23 +83,30 @@ func (b *batcher) submit(ctx context.Context, batch *raftv1.HostBatch) (*raftv1.
 }
 
 func (b *batcher) reserve(ctx context.Context, size int64) error {
-	stop := context.AfterFunc(ctx, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.room.Broadcast()
-	})
-	defer stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// One batch always fits, or a bound below its size would stop everything.
-	for b.inflight > 0 && b.inflight+size > b.cfg.MaxInflightBytes {
+	if !b.fits(size) {
+		stop := context.AfterFunc(ctx, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.room.Broadcast()
+		})
+		defer stop()
+	}
+	for !b.fits(size) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		b.room.Wait()
 	}
 	b.inflight += size
-	return ctx.Err()
+	return nil
+}
+
+// fits says whether there is room. One batch always fits, or a bound below its size
+// would stop everything.
+func (b *batcher) fits(size int64) bool {
+	return b.inflight == 0 || b.inflight+size <= b.cfg.MaxInflightBytes
 }
 
 func (b *batcher) release(size int64) {
@@ -101,54 +116,89 @@ func (b *batcher) release(size int64) {
 	b.room.Broadcast()
 }
 
-// run collects and proposes until ctx ends.
+// run proposes what is submitted until ctx ends.
 func (b *batcher) run(ctx context.Context) error {
-	var proposals sync.WaitGroup
-	defer proposals.Wait()
-	slots := make(chan struct{}, maxProposals)
-	var pending []item
-	size := 0
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
-	defer timer.Stop()
-	flush := func() {
-		if len(pending) == 0 {
-			return
-		}
-		items := pending
-		pending, size = nil, 0
-		timer.Stop()
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			fail(items, errStopping)
-			return
-		}
-		proposals.Go(func() {
-			defer func() { <-slots }()
-			b.propose(ctx, items)
+	b.mu.Lock()
+	b.running = ctx
+	b.advance()
+	b.mu.Unlock()
+	<-ctx.Done()
+	b.mu.Lock()
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	fail(b.pending, errStopping)
+	b.pending, b.size = nil, 0
+	b.mu.Unlock()
+	b.proposals.Wait()
+	return nil
+}
+
+func (b *batcher) add(it item) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.running != nil && b.running.Err() != nil {
+		it.done <- outcome{err: errStopping}
+		return
+	}
+	b.pending = append(b.pending, it)
+	b.size += it.size
+	switch {
+	case b.size >= b.cfg.CoalesceBytes:
+		b.due = true
+		b.advance()
+	case len(b.pending) > 1: // the first has set it
+	case b.timer == nil:
+		b.timer = time.AfterFunc(b.cfg.CoalesceDelay, b.waited)
+	default:
+		b.timer.Reset(b.cfg.CoalesceDelay)
+	}
+}
+
+// waited makes what is there due: the first of it has waited for long enough, or
+// something before it, and then it is early.
+func (b *batcher) waited() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.due = len(b.pending) > 0
+	b.advance()
+}
+
+// advance proposes what is due, unless as much as may be is under way: then that calls
+// it again. The caller holds mu.
+func (b *batcher) advance() {
+	ctx := b.running
+	for b.due && b.underWay < maxProposals && ctx != nil && ctx.Err() == nil {
+		items := b.take()
+		b.underWay++
+		b.proposals.Go(func() {
+			err := b.propose(ctx, items)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.underWay--
+			if err != nil { // what waited behind it must not wait as long again
+				fail(b.pending, err)
+				b.pending, b.size, b.due = nil, 0, false
+			}
+			b.advance()
 		})
 	}
-	for {
-		select {
-		case it := <-b.queue:
-			if size+it.size > maxEntry {
-				flush()
-			}
-			if len(pending) == 0 {
-				timer.Reset(b.cfg.CoalesceDelay)
-			}
-			pending = append(pending, it)
-			if size += it.size; size >= b.cfg.CoalesceBytes {
-				flush()
-			}
-		case <-timer.C:
-			flush()
-		case <-ctx.Done():
-			fail(pending, errStopping)
-			return nil
-		}
+}
+
+// take is what the next entry consists of: as much as one may grow to, and one batch at
+// least. What is left has waited as long as the rest.
+func (b *batcher) take() []item {
+	n, size := 0, 0
+	for n < len(b.pending) && (n == 0 || size+b.pending[n].size <= min(maxEntry, grownBy*b.cfg.CoalesceBytes)) {
+		size += b.pending[n].size
+		n++
 	}
+	items := b.pending[:n:n]
+	b.pending, b.size = b.pending[n:], b.size-size
+	if len(b.pending) == 0 {
+		b.pending, b.due = nil, false
+	}
+	return items
 }
 
 func fail(items []item, err error) {
@@ -158,8 +208,9 @@ func fail(items []item, err error) {
 }
 
 // propose brings items into the log as one entry and hands out the answers. It
-// tries again while there is time: a batch that came through twice is stored once.
-func (b *batcher) propose(ctx context.Context, items []item) {
+// tries again while there is time: a batch that came through twice is stored once. Its
+// error is that there was no quorum for as long as a batch may wait.
+func (b *batcher) propose(ctx context.Context, items []item) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.CommitTimeout)
 	defer cancel()
 	ingest := &raftv1.Ingest{Batches: make([]*raftv1.HostBatch, len(items))}
@@ -173,7 +224,10 @@ func (b *batcher) propose(ctx context.Context, items []item) {
 	}
 	if err != nil {
 		fail(items, err)
-		return
+		if ctx.Err() != nil {
+			return err
+		}
+		return nil
 	}
 	// The answers come in the order of the batches; a host that the log does not
 	// know has none.
@@ -186,6 +240,7 @@ func (b *batcher) propose(ctx context.Context, items []item) {
 		it.done <- outcome{ack: acks[0]}
 		acks = acks[1:]
 	}
+	return nil
 }
 
 // propose tries until the log takes the command or ctx ends: a missing leader

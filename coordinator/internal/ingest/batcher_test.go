@@ -78,7 +78,9 @@ func TestCoalesce(t *testing.T) {
 		entries int
 	}{
 		{"small ones", 50, 100, 1},
-		{"until 64 KiB", 20, 16 << 10, 5},
+		{"until 64 KiB", 8, 16 << 10, 2},
+		{"more while one is under way", 20, 16 << 10, 2},
+		{"as much as one may grow", 50, 16 << 10, 3}, // 64, 512 and 224 KiB
 		{"large ones alone", 4, 600 << 10, 4},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -164,9 +166,16 @@ func TestNoQuorum(t *testing.T) {
 		var running sync.WaitGroup
 		running.Go(func() { _ = b.run(ctx) })
 		begun := time.Now()
-		if _, err := b.submit(t.Context(), hostBatch("h-1", 0, 16)); err == nil || time.Since(begun) > 5*time.Second {
-			t.Errorf("got %v after %s", err, time.Since(begun))
+		var sessions sync.WaitGroup
+		for i := range 2 { // the second waits behind the first
+			sessions.Go(func() {
+				if _, err := b.submit(t.Context(), hostBatch(fmt.Sprintf("h-%d", i), 0, 16)); err == nil || time.Since(begun) > 5*time.Second {
+					t.Errorf("batch %d: got %v after %s", i, err, time.Since(begun))
+				}
+			})
+			<-time.After(time.Second)
 		}
+		sessions.Wait()
 		stopped := make(chan error, 1)
 		go func() {
 			_, err := b.submit(t.Context(), hostBatch("h-1", 0, 16))

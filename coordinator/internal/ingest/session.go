@@ -297,7 +297,7 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 		}
 		switch body := m.GetBody().(type) {
 		case *sensorv1.SensorMessage_Batch:
-			if err := s.batch(ctx, n, body.Batch); err != nil {
+			if err := s.batch(ctx, n, stream, body.Batch); err != nil {
 				return err
 			}
 		case *sensorv1.SensorMessage_Renew:
@@ -323,7 +323,9 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 	}
 }
 
-func (s *Server) batch(ctx context.Context, n *session, batch *sensorv1.Batch) error {
+// batch answers by itself: nothing more is read before, and a message in the queue would
+// only be another goroutine to wake for every batch of every host.
+func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch) error {
 	if err := state.CheckBatch(batch); err != nil {
 		return fmt.Errorf("%w: %w", errProtocol, err)
 	}
@@ -344,13 +346,11 @@ func (s *Server) batch(ctx context.Context, n *session, batch *sensorv1.Batch) e
 	}
 	if ack.GetGap() {
 		s.counts.resumes.Add(1)
-		n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
-		return nil
+		return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 	}
 	s.counts.batches.Add(1)
 	s.counts.records.Add(uint64(len(batch.GetRecords())))
-	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
-	return nil
+	return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 }
 
 // grant sends a grant once in a session: a sensor honours its nonce once, and a

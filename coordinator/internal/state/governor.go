@@ -243,6 +243,9 @@ func (a *applier) unsupported(in *raftv1.ProposeResponse, policy *intent.Policy,
 	case finding == nil || of != host.N:
 		return fmt.Sprintf("finding %q is not one of host %s", in.GetFinding(), host.ID), nil
 	}
+	if host, _, err = a.tx.FleetHost(host.ID); err != nil {
+		return "", fmt.Errorf("reading host: %w", err)
+	}
 	for _, p := range policy.Propose(finding, intent.Host{ID: host.ID, Name: host.Name, Labels: host.Labels}) {
 		if p.Action == in.GetGrant().GetAction() && sameTarget(p.Target, in.GetGrant().GetTarget()) && p.Verdict.Level >= int(in.GetLevel()) {
 			return "", nil
@@ -304,7 +307,11 @@ func (a *applier) held(o *order, policy *intent.Policy) (string, error) {
 	if policy.Intent().GetAutomationOff() {
 		return fmt.Sprintf("automation is off by version %d of the intent", policy.Version()), nil
 	}
-	for _, host := range o.hosts {
+	for _, ordered := range o.hosts {
+		host, _, err := a.tx.FleetHost(ordered.ID)
+		if err != nil {
+			return "", fmt.Errorf("reading host: %w", err)
+		}
 		if why := policy.Protected(intent.Host{ID: host.ID, Name: host.Name, Labels: host.Labels}); why != "" {
 			return fmt.Sprintf("host %s: %s", host.ID, why), nil
 		}

@@ -50,7 +50,7 @@ func (a *applier) isolationStatus(host int64, id string, s *sensorv1.IsolationSt
 		return a.lost(host, "unknown-isolation-status")
 	}
 	changed := row.State != s.GetState() || row.Detail != s.GetDetail()
-	if err := a.tx.ReportRow(row.N, s); err != nil {
+	if err := a.tx.ReportRow(*row, s); err != nil {
 		return fmt.Errorf("storing isolation status: %w", err)
 	}
 	if s.GetState() == refused || s.GetState() == failed || s.GetState() == preview {
@@ -150,7 +150,7 @@ func (a *applier) hostsOwn(host int64, id, operation string, action sensorv1.Act
 	if err != nil || !stored {
 		return nil, err
 	}
-	if err := a.tx.AddIsolation(kept.N, host, s.GetLeaseExpires(), a.cmd.GetTime()); err != nil {
+	if err := a.tx.AddIsolation(kept.N, store.Row{Operation: operation, Host: host, Action: action}, s.GetLeaseExpires(), a.cmd.GetTime()); err != nil {
 		return nil, fmt.Errorf("storing isolation: %w", err)
 	}
 	return a.tx.OperationRow(operation, host)
@@ -180,7 +180,7 @@ func (a *applier) follow(rows []store.Row, row *store.Row, state sensorv1.Isolat
 		default:
 			continue
 		}
-		if err := a.tx.SetRowState(r.N, released, detail); err != nil {
+		if err := a.tx.SetRowState(r, released, detail); err != nil {
 			return fmt.Errorf("ending isolation: %w", err)
 		}
 		rows[i].State, rows[i].Detail = released, detail

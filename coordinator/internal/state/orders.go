@@ -23,7 +23,7 @@ const (
 // order is a grant on its way into the state.
 type order struct {
 	grant *sensorv1.Grant
-	hosts []store.FleetHost // the grant's, ascending by id
+	hosts []store.FleetHost // the grant's, ascending by id, without name and labels
 	fleet store.Fleet
 }
 
@@ -80,12 +80,14 @@ func (a *applier) order(g *sensorv1.Grant, hosts []string) (*order, *raftv1.Resu
 	if int(g.GetFleet()) > o.fleet.Hosts {
 		return nil, reject(RejectGrantMismatch, "the grant was signed for a fleet of %d hosts and there are %d: look at the hosts again and repeat it", g.GetFleet(), o.fleet.Hosts), nil
 	}
+	known, err := a.tx.OrderedHosts(set.Hosts())
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading hosts: %w", err)
+	}
 	for _, id := range set.Hosts() {
-		host, known, err := a.tx.FleetHost(id)
+		host, enrolled := known[id]
 		switch {
-		case err != nil:
-			return nil, nil, fmt.Errorf("reading host: %w", err)
-		case !known:
+		case !enrolled:
 			return nil, reject(RejectUnknownHost, "host %q is not enrolled: nothing was done to any host; see `vedette host list`", id), nil
 		case host.Epoch >= g.GetEpoch():
 			return nil, reject(RejectStaleOrder, "another order for host %q was given since this one was prepared: look at the hosts again and repeat it", id), nil
@@ -164,20 +166,22 @@ func (a *applier) goOut(o *order, kept *store.Order) error {
 	if !destructive(g) {
 		counted = 0
 	}
+	detail := fmt.Sprintf("operation %s, operators %q, lease %d s, nonce %x, reason %q",
+		g.GetOperation(), kept.Body.GetApprovedBy(), g.GetLeaseSeconds(), g.GetNonce(), g.GetReason())
 	for _, host := range o.hosts {
 		rows, err := a.supersede(host.N, g)
 		if err != nil {
 			return err
 		}
-		if err := a.tx.AddIsolation(kept.N, host.N, lease, counted); err != nil {
+		row := store.Row{Operation: g.GetOperation(), Host: host.N, Action: g.GetAction(), Undoes: g.GetUndoes(), State: pending}
+		if err := a.tx.AddIsolation(kept.N, row, lease, counted); err != nil {
 			return fmt.Errorf("storing isolation: %w", err)
 		}
-		rows = append(rows, store.Row{Action: g.GetAction(), Undoes: g.GetUndoes(), State: pending})
+		rows = append(rows, row)
 		if err := a.tx.SetHostOrdered(host.N, g.GetEpoch(), summary(rows)); err != nil {
 			return fmt.Errorf("storing epoch: %w", err)
 		}
-		if err := a.audit(kept.Body.GetAction()+"-request", host.ID, "operation %s, operators %q, lease %d s, nonce %x, reason %q",
-			g.GetOperation(), kept.Body.GetApprovedBy(), g.GetLeaseSeconds(), g.GetNonce(), g.GetReason()); err != nil {
+		if err := a.audit(kept.Body.GetAction()+"-request", host.ID, "%s", detail); err != nil {
 			return err
 		}
 	}
@@ -208,7 +212,7 @@ func (a *applier) supersede(host int64, g *sensorv1.Grant) ([]store.Row, error) 
 	for _, r := range rows {
 		switch {
 		case r.State == pending && ends && ofIsolation(r.Action, r.Undoes):
-			if err := a.tx.SetRowState(r.N, released, "superseded by "+g.GetOperation()); err != nil {
+			if err := a.tx.SetRowState(r, released, "superseded by "+g.GetOperation()); err != nil {
 				return nil, fmt.Errorf("superseding isolation: %w", err)
 			}
 		case r.State == pending || r.State == applied:
@@ -306,12 +310,14 @@ func (a *applier) again(g *sensorv1.Grant, kept *store.Order) (*order, *raftv1.R
 	if o.fleet, err = a.tx.Fleet(); err != nil {
 		return nil, nil, fmt.Errorf("reading the fleet: %w", err)
 	}
+	known, err := a.tx.OrderedHosts(kept.Body.GetHosts())
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading hosts: %w", err)
+	}
 	for _, id := range kept.Body.GetHosts() {
-		host, known, err := a.tx.FleetHost(id)
+		host, enrolled := known[id]
 		switch {
-		case err != nil:
-			return nil, nil, fmt.Errorf("reading host: %w", err)
-		case !known:
+		case !enrolled:
 			return nil, reject(RejectUnknownHost, "host %q of operation %s is not enrolled any more: give the order again", id, g.GetOperation()), nil
 		case host.Epoch >= g.GetEpoch():
 			return nil, reject(RejectStaleOrder, "another order for host %q was given while this one waited: give it again", id), nil

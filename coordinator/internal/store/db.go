@@ -58,7 +58,9 @@ type DB struct {
 	// writing serialises Update, Snapshot's start and Restore.
 	writing sync.Mutex
 	writer  *sqlite3.SQLiteConn
-	stmts   map[string]*sqlite3.SQLiteStmt
+	stmts   map[string]statement
+	bulks   map[bulkKey]*sqlite3.SQLiteStmt
+	hot     hot
 
 	applied atomic.Uint64
 	// reached is closed and replaced whenever applied grows.
@@ -158,8 +160,8 @@ func openConn(path, query string) (*sqlite3.SQLiteConn, error) {
 // connect opens writer and pool; the caller holds mu, or is the only one to know db.
 func (db *DB) connect(ctx context.Context) error {
 	// The WAL may grow to 4,096 pages (16 MiB) before a checkpoint: an fsync each
-	// 1,000 pages is what would limit the writer.
-	writer, err := openConn(db.path, "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-32768")
+	// 1,000 pages is what would limit the writer. No lock of SQLite's own: db.writing is one.
+	writer, err := openConn(db.path, "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-32768&_mutex=no")
 	if err != nil {
 		return fmt.Errorf("opening state %s: %w", db.path, err)
 	}
@@ -189,7 +191,7 @@ func (db *DB) connect(ctx context.Context) error {
 		return fmt.Errorf("opening readers of %s: %w", db.path, err)
 	}
 	db.writer, db.pool = writer, pool
-	db.stmts = make(map[string]*sqlite3.SQLiteStmt)
+	db.stmts, db.bulks, db.hot = make(map[string]statement), make(map[bulkKey]*sqlite3.SQLiteStmt), newHot()
 	db.setApplied(applied)
 	return nil
 }
@@ -200,7 +202,10 @@ func (db *DB) disconnect() error {
 	for _, s := range db.stmts {
 		err = errors.Join(err, s.Close())
 	}
-	db.stmts = nil
+	for _, s := range db.bulks {
+		err = errors.Join(err, s.Close())
+	}
+	db.stmts, db.bulks = nil, nil
 	return errors.Join(err, db.writer.Close())
 }
 
@@ -252,15 +257,19 @@ func (db *DB) Update(index uint64, fn func(*Tx) error) error {
 	}
 	err := fn(tx)
 	if err == nil {
+		err = tx.settle()
+	}
+	if err == nil {
 		_, err = tx.exec("UPDATE applied SET idx = ?", int64(index))
 	}
 	if err == nil {
 		_, err = tx.exec("COMMIT")
 	}
 	if err != nil {
+		db.hot = newHot()
 		// SQLite may have rolled back by itself (a full disk): then this is an error that says nothing.
 		if !db.writer.AutoCommit() {
-			if _, rerr := tx.exec("ROLLBACK"); rerr != nil {
+			if _, rerr := tx.run("ROLLBACK"); rerr != nil {
 				err = errors.Join(err, fmt.Errorf("rolling back: %w", rerr))
 			}
 		}
@@ -293,9 +302,8 @@ func (db *DB) Close() error {
 type Tx struct {
 	db *DB
 	// Time is the command's, Unix ns: state says it, as a transaction has no clock.
-	Time int64
-	// audited is the audit's end once it was read: nobody else writes meanwhile.
-	audited *chainEnd
+	Time  int64
+	later later
 }
 
 // steady keeps SQLite from compiling a prepared statement anew at every use. It looks
@@ -305,27 +313,62 @@ type Tx struct {
 // operation on any type, it does not look.
 func steady(q string) string { return strings.ReplaceAll(q, "= ?", "= +?") }
 
-func (tx *Tx) stmt(q string) (*sqlite3.SQLiteStmt, error) {
-	if s, ok := tx.db.stmts[q]; ok {
-		return s, nil
-	}
+// statement is a prepared one; it settles first when it meets what is written later.
+type statement struct {
+	*sqlite3.SQLiteStmt
+	settles bool
+}
+
+func (tx *Tx) prepare(q string) (*sqlite3.SQLiteStmt, error) {
 	ds, err := tx.db.writer.Prepare(steady(q))
 	if err != nil {
 		return nil, fmt.Errorf("preparing %q: %w", q, err)
 	}
-	s := ds.(*sqlite3.SQLiteStmt)
+	return ds.(*sqlite3.SQLiteStmt), nil
+}
+
+func (tx *Tx) stmt(q string) (statement, error) {
+	if s, ok := tx.db.stmts[q]; ok {
+		return s, nil
+	}
+	ds, err := tx.prepare(q)
+	if err != nil {
+		return statement{}, err
+	}
+	s := statement{ds, late.MatchString(q)}
 	tx.db.stmts[q] = s
 	return s, nil
+}
+
+// settled is a statement that may be run: what it would miss is written.
+func (tx *Tx) settled(q string) (*sqlite3.SQLiteStmt, error) {
+	s, err := tx.stmt(q)
+	if err == nil && s.settles {
+		err = tx.settle()
+	}
+	return s.SQLiteStmt, err
 }
 
 // exec runs q and returns how many rows it changed. The driver is used directly:
 // database/sql would cost about as much as SQLite does for a narrow row.
 func (tx *Tx) exec(q string, args ...driver.Value) (int64, error) {
+	s, err := tx.settled(q)
+	if err != nil {
+		return 0, err
+	}
+	return changed(s.Exec(args))
+}
+
+// run is exec before anything that is left for later.
+func (tx *Tx) run(q string, args ...driver.Value) (int64, error) {
 	s, err := tx.stmt(q)
 	if err != nil {
 		return 0, err
 	}
-	r, err := s.Exec(args)
+	return changed(s.Exec(args))
+}
+
+func changed(r driver.Result, err error) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
@@ -334,7 +377,7 @@ func (tx *Tx) exec(q string, args ...driver.Value) (int64, error) {
 
 // rows calls each for every row of q; the values are only valid during the call.
 func (tx *Tx) rows(q string, each func([]driver.Value) error, args ...driver.Value) (err error) {
-	s, err := tx.stmt(q)
+	s, err := tx.settled(q)
 	if err != nil {
 		return err
 	}

@@ -12,12 +12,6 @@ import (
 
 type val = driver.Value
 
-// HostNumber is a host's row number, by its id.
-func (tx *Tx) HostNumber(id string) (n int64, ok bool, err error) {
-	ok, err = tx.one("SELECT n FROM hosts WHERE id = ?", func(v []val) { n = asInt(v[0]) }, id)
-	return n, ok, err
-}
-
 // AddHost makes a host. Labels are the operators' (from the token).
 func (tx *Tx) AddHost(id string, facts *sensorv1.HostFacts, labels map[string]string, now int64) error {
 	text, err := encodeLabels(labels)
@@ -73,12 +67,6 @@ func (tx *Tx) SetSession(host int64, s *raftv1.HostSession, now int64) (bool, er
 		last_seen = max(last_seen, ?5) WHERE n = ?6 AND session <= ?1`,
 		session, s.GetNode(), s.GetAddress(), s.GetSensorVersion(), now, host)
 	return n > 0, err
-}
-
-// Seen moves a host's last contact.
-func (tx *Tx) Seen(host, now int64) error {
-	_, err := tx.exec("UPDATE hosts SET last_seen = max(last_seen, ?) WHERE n = ?", now, host)
-	return err
 }
 
 // SetHealth replaces a host's last health.

@@ -44,30 +44,6 @@ func blob(b []byte) []byte {
 	return b
 }
 
-// Position is the last sequence stored of a host's boot; 0 when there is none.
-func (tx *Tx) Position(host int64, boot []byte) (uint64, error) {
-	var sequence uint64
-	_, err := tx.one("SELECT sequence FROM positions WHERE host = ? AND boot = ?",
-		func(v []val) { sequence = uint64(asInt(v[0])) }, host, blob(boot))
-	return sequence, err
-}
-
-// SetPosition moves a boot's position. A host's oldest boots beyond MaxBoots are forgotten.
-func (tx *Tx) SetPosition(host int64, boot []byte, sequence, index uint64) error {
-	n, err := tx.exec("UPDATE positions SET sequence = ?, idx = ? WHERE host = ? AND boot = ?",
-		int64(sequence), int64(index), host, blob(boot))
-	if err != nil || n > 0 {
-		return err
-	}
-	if _, err := tx.exec("INSERT INTO positions (host, boot, sequence, idx) VALUES (?, ?, ?, ?)",
-		host, blob(boot), int64(sequence), int64(index)); err != nil {
-		return err
-	}
-	_, err = tx.exec(`DELETE FROM positions WHERE host = ?1 AND boot IN (
-		SELECT boot FROM positions WHERE host = ?1 ORDER BY idx DESC, boot LIMIT -1 OFFSET ?2)`, host, int64(MaxBoots))
-	return err
-}
-
 // Sight notes that a host shows a behaviour that it had not told before, and what it is.
 func (tx *Tx) Sight(host int64, b *sensorv1.Behaviour) error {
 	const describe = `INSERT INTO behaviours (key, kind, subject, object, first_seen, hosts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 
@@ -106,9 +107,12 @@ const (
 	// fleetHostsQuery is the same for a JSON list of ids: a query for each of ten
 	// thousand hosts would be compiled as often.
 	fleetHostsQuery = `SELECT h.n, h.id, h.name, h.epoch, h.labels, h.facts, h.grp FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value ORDER BY j.key`
-	fleetQuery      = "SELECT grp, count(*) FROM hosts GROUP BY grp"
-	containedQuery  = `SELECT i.host, max(i.counted_at), h.grp FROM isolations i JOIN hosts h ON h.n = i.host
-		WHERE i.counted_at >= ? AND i.counted_at > 0 GROUP BY i.host`
+	// orderedHostsQuery is it without what only automation asks for: labels and facts.
+	orderedHostsQuery = "SELECT h.n, h.id, h.epoch, h.grp FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value"
+	fleetQuery        = "SELECT grp, count(*) FROM hosts GROUP BY grp"
+	// The rows of a day are many more than the hosts: they are put together first.
+	containedQuery = `SELECT c.host, c.at, h.grp FROM (SELECT host, max(counted_at) AS at FROM isolations
+		WHERE counted_at >= ? AND counted_at > 0 GROUP BY +host) c JOIN hosts h ON h.n = c.host`
 )
 
 // FleetHost reads one enrolled host; false when it is not.
@@ -127,6 +131,20 @@ func (tx *Tx) FleetHost(id string) (h FleetHost, ok bool, err error) {
 		return nil
 	}, id)
 	return h, ok, err
+}
+
+// OrderedHosts reads those of some hosts that are enrolled, by id, without name and labels.
+func (tx *Tx) OrderedHosts(ids []string) (map[string]FleetHost, error) {
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	hosts := make(map[string]FleetHost, len(ids))
+	return hosts, tx.rows(orderedHostsQuery, func(v []val) error {
+		id := asText(v[1])
+		hosts[id] = FleetHost{N: asInt(v[0]), ID: id, Epoch: uint64(asInt(v[2])), Group: asText(v[3])} //nolint:gosec // stored by epochColumn
+		return nil
+	}, string(list))
 }
 
 // Fleet counts the enrolled hosts.
@@ -203,12 +221,6 @@ func (tx *Tx) SetGroupLabel(label string) error {
 // Uncount takes a row out of the governor's count: nothing came of it.
 func (tx *Tx) Uncount(n int64) error {
 	_, err := tx.exec("UPDATE isolations SET counted_at = 0 WHERE n = ? AND counted_at > 0", n)
-	return err
-}
-
-// SetHostOrdered notes the newest order for a host, and what its host list's word is then.
-func (tx *Tx) SetHostOrdered(host int64, epoch uint64, word string) error {
-	_, err := tx.exec("UPDATE hosts SET epoch = ?, isolation = ? WHERE n = ?", epochColumn(epoch), word, host)
 	return err
 }
 

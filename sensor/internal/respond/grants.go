@@ -44,7 +44,7 @@ var (
 func (r *Responder) Grant(_ context.Context, signed *sensorv1.SignedGrant) *sensorv1.GrantResult {
 	r.granting.Lock()
 	defer r.granting.Unlock()
-	g, signers, err := grant.Verify(signed, r.cfg.Roots(), r.cfg.ClusterID, r.cfg.Clock.Now())
+	g, signers, err := r.verifier.Verify(signed, r.cfg.Roots(), r.cfg.ClusterID, r.cfg.Clock.Now())
 	if err != nil {
 		return r.refuse(claimed(signed), err)
 	}

@@ -36,6 +36,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/sensor/internal/respond/isolation"
 )
@@ -156,6 +157,7 @@ type Responder struct {
 	contain *containments
 
 	granting  sync.Mutex
+	verifier  grant.Verifier // it remembers the chains of those whose orders came before
 	reporting sync.Mutex
 
 	mu       sync.Mutex
