@@ -56,7 +56,8 @@ type Fleet struct {
 	cluster string
 
 	// verifying bounds the grants that are verified at once: hosts have a processor each
-	// for it, and here thousands of them would keep the other sensors' pings waiting.
+	// for it, and here thousands of them would keep the other sensors' pings waiting. One
+	// processor is left to those: who waits here is run before what the network woke.
 	verifying chan struct{}
 
 	running  sync.WaitGroup
@@ -71,7 +72,7 @@ type Fleet struct {
 
 // New makes a fleet without sensors.
 func New(cfg Config) *Fleet {
-	f := &Fleet{cfg: cfg, verifying: make(chan struct{}, runtime.NumCPU())}
+	f := &Fleet{cfg: cfg, verifying: make(chan struct{}, max(1, runtime.NumCPU()-1))}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f
 }
