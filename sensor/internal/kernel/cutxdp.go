@@ -130,7 +130,12 @@ func (c *Cut) CutXDP() (XDPReport, error) {
 		}
 		c.options = l
 	}
-	c.xdpCut.Store(true)
+	if !c.xdpCut.Swap(true) {
+		select {
+		case c.kick <- struct{}{}: // Follow looks more often from here on
+		default:
+		}
+	}
 	report, err := c.xdpSenders()
 	if err != nil {
 		return report, err
@@ -139,10 +144,6 @@ func (c *Cut) CutXDP() (XDPReport, error) {
 		c.stopSocket(&report.Sockets[i])
 	}
 	c.xdp = report
-	select {
-	case c.kick <- struct{}{}:
-	default:
-	}
 	return report, nil
 }
 

@@ -265,6 +265,30 @@ func TestCutXDP(t *testing.T) {
 }
 
 // Ensure a process that stood still before is not let go on by the release.
+// TestLookRests wants a look at a cut namespace not to ask for the next one, which would
+// come at once and without end: once told, Follow looks by its clock.
+func TestLookRests(t *testing.T) {
+	needXDP(t)
+	l := newCutLab(t)
+	l.cut.Set(CutAll)
+	if _, err := l.cut.CutXDP(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-l.cut.kick:
+	default:
+		t.Error("Follow is not told that AF_XDP is cut from here on")
+	}
+	if err := l.cut.look(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-l.cut.kick:
+		t.Error("a look asks for the next one")
+	default:
+	}
+}
+
 func TestCutXDPLeavesOthersStops(t *testing.T) {
 	needXDP(t)
 	l := newCutLab(t)
