@@ -199,7 +199,7 @@ func (s *Sensor) tellRepairs(ended <-chan error) error {
 		released <- err
 	}()
 	word.Drift = isolation.Tampered
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for told := uint64(0); ; {
 		select {

@@ -41,7 +41,7 @@ const (
 	// beside are the tests that prove the rest: their figures become notes.
 	beside = "^(TestEstablishedFlowsEnd|TestReplacingLeaksNothing|TestTampering|TestOwnedTable|TestHeldTable|TestNoResidue|TestAdapterPluggedIn|TestLateDevices|TestLateDevicesInKernel|TestDHCP|TestOpenings|TestEgressOnly)$"
 	// matrix is the test that prints rows.
-	matrix = "^(TestMeasure|TestAllPathsCut)$"
+	matrix = "^(TestMeasure|TestAllPathsCut|TestIsolatedAtRest)$"
 	// guestMatrix is what is measured where time says nothing.
 	guestMatrix = "^TestMeasure$"
 	// fullFrom is where the tests beside it repeat as often as was asked for.
