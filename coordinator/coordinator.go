@@ -182,7 +182,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
-	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, DataDir: c.cfg.Data, Authority: c.identity.Authority(),
+	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
 		Operators: c.identity.Operators(), Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter,
 		Meter: p.meter, Journal: p.journal, Configuration: c.cfg.text()})
 	if err != nil {

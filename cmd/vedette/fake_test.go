@@ -444,7 +444,11 @@ func (f *fake) ListMembers(context.Context, *operatorv1.ListMembersRequest) (*op
 	if f.mode == "grown" {
 		members = append(members, &operatorv1.Member{Id: "n4", Address: "[2001:db8::4]:7443", Role: "follower", State: "alive"})
 	}
-	return &operatorv1.ListMembersResponse{Members: members, SignedNodes: f.nodes}, nil
+	out := &operatorv1.ListMembersResponse{Members: members, SignedNodes: f.nodes}
+	if f.mode == "ill" {
+		out.Problems = fixedStatus().GetProblems()
+	}
+	return out, nil
 }
 
 func (f *fake) RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {

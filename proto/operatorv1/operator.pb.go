@@ -4089,6 +4089,7 @@ type ListMembersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
 	SignedNodes   *sensorv1.SignedNodes  `protobuf:"bytes,2,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"` // absent: none was ever signed
+	Problems      []string               `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`                          // those of GetStatus that the nodes have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4133,6 +4134,13 @@ func (x *ListMembersResponse) GetMembers() []*Member {
 func (x *ListMembersResponse) GetSignedNodes() *sensorv1.SignedNodes {
 	if x != nil {
 		return x.SignedNodes
+	}
+	return nil
+}
+
+func (x *ListMembersResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
 	}
 	return nil
 }
@@ -5144,10 +5152,11 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"disk_total\x18\v \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\f \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
 	"\tnot_ready\x18\r \x03(\tR\bnotReady\"\x14\n" +
-	"\x12ListMembersRequest\"\x8f\x01\n" +
+	"\x12ListMembersRequest\"\xab\x01\n" +
 	"\x13ListMembersResponse\x125\n" +
 	"\amembers\x18\x01 \x03(\v2\x1b.vedette.operator.v1.MemberR\amembers\x12A\n" +
-	"\fsigned_nodes\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"%\n" +
+	"\fsigned_nodes\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\x12\x1a\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"%\n" +
 	"\x13RemoveMemberRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
 	"\x14RemoveMemberResponse\"O\n" +

@@ -75,6 +75,9 @@ type Config struct {
 	// SnapshotInterval is how often the threshold is looked at. Default 30 s:
 	// not so often that a large state is copied all the time.
 	SnapshotInterval time.Duration
+	// LookPeriod is how often a node asks the others how they are, so that it can say
+	// since when one is away although nobody has asked before. Default 5 s.
+	LookPeriod time.Duration
 }
 
 func (c *Config) populate() error {
@@ -97,7 +100,7 @@ func (c *Config) populate() error {
 		c.Meter = meter.New(Kinds()...)
 	}
 	for value, fallback := range map[*time.Duration]time.Duration{
-		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second,
+		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second, &c.LookPeriod: 5 * time.Second,
 	} {
 		if *value == 0 {
 			*value = fallback

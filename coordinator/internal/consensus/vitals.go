@@ -21,9 +21,6 @@ const (
 	// FarBehind is how many entries a node may lack while nothing is wrong with it:
 	// several seconds of a busy cluster.
 	FarBehind = 1000
-	// lookPeriod is how often a node asks the others how they are, so that it can say
-	// since when one is away although nobody has asked before.
-	lookPeriod = 5 * time.Second
 	// fullDisk is what is no room any more: less than a segment of the log.
 	fullDisk = 64 << 20
 )
@@ -33,6 +30,9 @@ type Vitals struct {
 	State, Leader         string
 	Term                  uint64
 	Applied, Commit, Last uint64 // indexes of log entries
+	// Behind is how many committed entries wait to be applied. Commit minus Applied is
+	// more: raft's own entries (barriers, elections) are in no state.
+	Behind uint64
 	Members               int
 	// Restoring: the state is being replaced by a snapshot. Full: an entry waits because
 	// the disk has no room.
@@ -40,11 +40,17 @@ type Vitals struct {
 	DiskFree, DiskTotal uint64 // bytes; 0, 0 where they cannot be read
 }
 
-// Vitals reads them; it waits for nothing.
+// Vitals reads them; it waits for no other node.
 func (n *Node) Vitals() Vitals {
 	v := Vitals{State: strings.ToLower(n.raft.State().String()), Applied: n.AppliedIndex(), Commit: n.raft.CommitIndex(), Last: n.raft.LastIndex(),
 		Term: n.raft.CurrentTerm(), Members: len(n.servers()), Restoring: n.restoring.Load(), Full: n.full.Load()}
 	v.Leader, _, _ = n.Leader()
+	stats := n.raft.Stats()
+	if waiting, _ := strconv.Atoi(stats["fsm_pending"]); waiting > 0 {
+		v.Behind = v.Commit - min(v.Applied, v.Commit)
+	} else if handed, err := strconv.ParseUint(stats["applied_index"], 10, 64); err == nil {
+		v.Behind = v.Commit - min(handed, v.Commit)
+	}
 	v.DiskFree, v.DiskTotal, _ = DiskFree(n.cfg.DataDir)
 	return v
 }
@@ -61,9 +67,8 @@ func (v Vitals) Unready() []string {
 	case v.Leader == "":
 		reasons = append(reasons, "it knows no leader: an election takes a few seconds; if this stays, see 'vedette status' for the nodes that do not answer")
 	}
-	// Raft's own entries (barriers, elections) are in no store: only a real gap counts.
-	if v.Commit > v.Applied+FarBehind && !v.Restoring {
-		reasons = append(reasons, fmt.Sprintf("it has applied %d of %d entries: wait; if the gap grows, its disk is slow or full", v.Applied, v.Commit))
+	if v.Behind > FarBehind && !v.Restoring {
+		reasons = append(reasons, fmt.Sprintf("%d entries wait to be applied: wait; if they become more, its disk is slow or full", v.Behind))
 	}
 	if v.Full || v.DiskTotal > 0 && v.DiskFree < fullDisk {
 		reasons = append(reasons, fmt.Sprintf("its disk is full (%d MiB left): make room, it goes on by itself", v.DiskFree>>20))
@@ -112,7 +117,7 @@ func (n *Node) lookAround() {
 	})
 	n.raft.RegisterObserver(observer)
 	defer n.raft.DeregisterObserver(observer)
-	ticker := time.NewTicker(lookPeriod)
+	ticker := time.NewTicker(n.cfg.LookPeriod)
 	defer ticker.Stop()
 	leader := ""
 	for {
@@ -165,7 +170,8 @@ func (n *Node) figures() {
 		meter.Family{Name: "vedette_raft_members", Help: "Nodes of the cluster, as this one knows them."},
 		meter.Family{Name: "vedette_raft_members_unreachable", Help: "Nodes that have not answered this one for three looks, 15 seconds."},
 		meter.Family{Name: "vedette_applied_index", Help: "The last log entry that the state holds."},
-		meter.Family{Name: "vedette_commit_index", Help: "The last log entry that the node knows a majority to have."},
+		meter.Family{Name: "vedette_commit_index", Help: "The last log entry that the node knows a majority to have, raft's own entries, which no state holds, among them."},
+		meter.Family{Name: "vedette_entries_behind", Help: "Committed log entries that wait to be applied."},
 		meter.Family{Name: "vedette_last_index", Help: "The last entry in the node's log."},
 		meter.Family{Name: "vedette_ready", Help: "1 when /readyz says ready."},
 		meter.Family{Name: "vedette_restoring", Help: "1 while the state is being replaced by a snapshot."},
@@ -194,9 +200,10 @@ func (n *Node) readFigures(_ context.Context, set meter.Set) {
 	set("vedette_raft_has_leader", "", yes(v.Leader != ""))
 	set("vedette_raft_term", "", float64(v.Term))
 	set("vedette_raft_members", "", float64(v.Members))
-	set("vedette_raft_members_unreachable", "", float64(n.unheard(3*lookPeriod)))
+	set("vedette_raft_members_unreachable", "", float64(n.unheard(3*n.cfg.LookPeriod)))
 	set("vedette_applied_index", "", float64(v.Applied))
 	set("vedette_commit_index", "", float64(v.Commit))
+	set("vedette_entries_behind", "", float64(v.Behind))
 	set("vedette_last_index", "", float64(v.Last))
 	set("vedette_ready", "", yes(len(v.Unready()) == 0))
 	set("vedette_restoring", "", yes(v.Restoring))

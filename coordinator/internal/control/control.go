@@ -67,8 +67,6 @@ type Config struct {
 	// NodeID and Version are what GetStatus says of this node.
 	NodeID  string
 	Version string
-	// DataDir is watched for room: a full disk stops a node.
-	DataDir string
 	// Operators is the certificate of the operators' authority: whom it has signed is
 	// served, and grants that they signed are taken. Authority is the cluster's, whose
 	// word makes nobody an operator; Certificate is the node's own.

@@ -65,7 +65,7 @@ func (s *Server) ready(ctx context.Context) (text string, ok bool) {
 	if reasons := v.Unready(); len(reasons) > 0 {
 		return "not ready: " + strings.Join(reasons, "\nnot ready: ") + "\n", false
 	}
-	return fmt.Sprintf("ready: %s, applied %d of %d\n", v.State, v.Applied, v.Commit), true
+	return fmt.Sprintf("ready: %s, leader %s, %d entries behind\n", v.State, v.Leader, v.Behind), true
 }
 
 // RunOpen serves the pages alone, without TLS and to whoever reaches listener, until ctx ends.
