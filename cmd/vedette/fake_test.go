@@ -38,6 +38,9 @@ type fake struct {
 	t  testing.TB
 	ca *linktest.CA
 
+	at   []string // its two nodes
+	dead string   // where there is none
+
 	mu    sync.Mutex
 	mode  string // how it behaves, set by the script
 	polls int
@@ -62,9 +65,11 @@ func start(t testing.TB, dir string) (*fake, func(string) string) {
 	f := &fake{t: t, ca: linktest.NewCA(t), ops: map[string][]*operatorv1.Isolation{}, keys: map[string]string{}, calls: map[string]int{},
 		grants: map[string]*sensorv1.SignedGrant{}, orders: map[string][]string{}}
 	n1, n2 := f.serve(f.ca, "n1"), f.serve(f.ca, "n2")
+	f.at = []string{n1, n2}
 	stranger := f.serve(linktest.NewCA(t), "n1")
 	host := f.serveAs(f.ca, f.ca.IssueBetween(link.KindNode, "n1", "", time.Now().Add(-time.Hour), time.Now().Add(time.Hour)), "c-other")
 	dead := unused(t)
+	f.dead = dead
 	hour := time.Hour
 	now := time.Now()
 	alice := f.ca.IssueBetween(link.KindOperator, "alice", "admin", now.Add(-hour), now.Add(hour))
@@ -169,7 +174,7 @@ func (f *fake) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		case "broken":
 			return nil, connect.NewError(connect.CodeInternal, errors.New("the disk of \x1b[31mn1 is full"))
 		case "viewer":
-			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes"}, method) {
+			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes", "DebugInfo"}, method) {
 				return nil, connect.NewError(connect.CodePermissionDenied, errors.New("role viewer may not do this: it needs responder"))
 			}
 		}
@@ -441,6 +446,18 @@ func (f *fake) ListMembers(context.Context, *operatorv1.ListMembersRequest) (*op
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	members := fixedStatus().GetMembers()
+	switch f.mode {
+	case "near", "wicked", "viewer": // the fake's own addresses, so that each can be asked
+		members = members[:2]
+		members[0].OperatorAddress, members[1].OperatorAddress = f.at[0], f.at[1]
+	case "gone": // nobody listens there
+		for _, m := range members {
+			m.OperatorAddress = f.dead
+		}
+	case "half":
+		members = members[1:]
+		members[0].OperatorAddress, members[1].OperatorAddress = f.at[0], f.dead
+	}
 	if f.mode == "grown" {
 		members = append(members, &operatorv1.Member{Id: "n4", Address: "[2001:db8::4]:7443", Role: "follower", State: "alive"})
 	}
@@ -449,6 +466,17 @@ func (f *fake) ListMembers(context.Context, *operatorv1.ListMembersRequest) (*op
 		out.Problems = fixedStatus().GetProblems()
 	}
 	return out, nil
+}
+
+// DebugInfo is of one node; in mode "wicked" one that wants its files to be written elsewhere.
+func (f *fake) DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error) {
+	info := &operatorv1.DebugInfoResponse{NodeId: "n1", Time: at(600), Version: "1.2.3", Started: at(0), Build: "go\tgo1.26\n", Configuration: "id: n1\n",
+		Health: "healthy\n", Readiness: "ready: leader\n", Metrics: "vedette_ready 1\n", Goroutines: "goroutine profile: total 1\n",
+		Log: []*operatorv1.LogLine{{Time: at(5), Level: "warn", Text: "msg=\"low \x1b[2J\" left=3"}}, LogDropped: 2}
+	if f.is("wicked") {
+		info.NodeId = "../../../../tmp/evil"
+	}
+	return info, nil
 }
 
 func (f *fake) RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {
