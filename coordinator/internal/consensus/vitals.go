@@ -32,8 +32,8 @@ type Vitals struct {
 	Applied, Commit, Last uint64 // indexes of log entries
 	// Behind is how many committed entries wait to be applied. Commit minus Applied is
 	// more: raft's own entries (barriers, elections) are in no state.
-	Behind uint64
-	Members               int
+	Behind  uint64
+	Members int
 	// Restoring: the state is being replaced by a snapshot. Full: an entry waits because
 	// the disk has no room.
 	Restoring, Full     bool
