@@ -117,7 +117,14 @@ type testCluster struct {
 
 func startCluster(t *testing.T, size int) *testCluster {
 	t.Helper()
+	return startClusterOf(t, size, func(*coordinator.Config) {})
+}
+
+// startClusterOf has each node's configuration changed before it is made.
+func startClusterOf(t *testing.T, size int, change func(*coordinator.Config)) *testCluster {
+	t.Helper()
 	cfg := newConfig(t, "n1")
+	change(&cfg)
 	path, err := coordinator.Init(cfg)
 	if err != nil {
 		t.Fatalf("init: %v", err)
@@ -129,6 +136,7 @@ func startCluster(t *testing.T, size int) *testCluster {
 	c.connect()
 	for i := 2; i <= size; i++ {
 		next := newConfig(t, fmt.Sprintf("n%d", i))
+		change(&next)
 		if err := coordinator.Join(t.Context(), next, c.nodes[0].cfg.Advertise, c.token("node")); err != nil {
 			t.Fatalf("join: %v", err)
 		}
@@ -191,6 +199,15 @@ func (c *testCluster) roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(c.admin.CA))
 	return pool
+}
+
+// tls is of a client at the operators' port; with a certificate when there is a key.
+func (c *testCluster) tls(key crypto.Signer, chain [][]byte) *tls.Config {
+	conf := &tls.Config{RootCAs: c.roots(), MinVersion: tls.VersionTLS13}
+	if key != nil {
+		conf.Certificates = []tls.Certificate{{Certificate: chain, PrivateKey: key}}
+	}
+	return conf
 }
 
 // operators are whose grants count.

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -39,8 +40,15 @@ type Config struct {
 	Advertise string `yaml:"advertise"`
 	// OperatorAdvertise is OperatorListen as operators reach it.
 	OperatorAdvertise string `yaml:"operator_advertise"`
+	// MetricsListen is the TCP address, HOST:PORT, where /metrics, /healthz and /readyz
+	// are served without TLS and to whoever reaches it; empty, the default: nowhere. On
+	// OperatorListen operators have them always. Keep it to the loopback or to a network
+	// of machines that may know how many hosts there are and in what state.
+	MetricsListen string `yaml:"metrics_listen"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `yaml:"log_level"`
+	// LogFormat is text or json, a line for each message either way.
+	LogFormat string `yaml:"log_format"`
 	// SilentAfter is when a host without a batch is shown as silent: three of the
 	// sensors' summary intervals.
 	SilentAfter time.Duration `yaml:"silent_after"`
@@ -90,7 +98,7 @@ func (n NotifyConfig) validate() error {
 
 // DefaultConfig is a node of the default data directory.
 func DefaultConfig() Config {
-	return Config{Data: DefaultData, LogLevel: "info", SilentAfter: 90 * time.Second, Version: "dev"}
+	return Config{Data: DefaultData, LogLevel: "info", LogFormat: "text", SilentAfter: 90 * time.Second, Version: "dev"}
 }
 
 // populate fills in what the data directory says.
@@ -99,7 +107,7 @@ func (c *Config) populate(m identity.Membership) {
 		field    *string
 		fallback string
 	}{
-		{&c.ID, m.NodeID}, {&c.Listen, m.Listen}, {&c.OperatorListen, m.OperatorListen}, {&c.LogLevel, "info"},
+		{&c.ID, m.NodeID}, {&c.Listen, m.Listen}, {&c.OperatorListen, m.OperatorListen}, {&c.LogLevel, "info"}, {&c.LogFormat, "text"},
 		{&c.Version, "dev"},
 	} {
 		if *f.field == "" {
@@ -148,7 +156,12 @@ func (c *Config) validate() error {
 			problems = append(problems, fmt.Errorf("%s: %w", a.key, err))
 		}
 	}
-	if _, err := Level(c.LogLevel); err != nil {
+	if c.MetricsListen != "" {
+		if err := checkListen(c.MetricsListen); err != nil {
+			problems = append(problems, fmt.Errorf("metrics_listen: %w", err))
+		}
+	}
+	if _, err := NewLogger(io.Discard, c.LogFormat, c.LogLevel); err != nil {
 		problems = append(problems, err)
 	}
 	if c.SilentAfter < time.Second || c.SilentAfter > 24*time.Hour {
@@ -176,6 +189,22 @@ func Level(text string) (slog.Level, error) {
 		return slog.LevelError, nil
 	}
 	return 0, fmt.Errorf("log_level: %q is none of debug, info, warn, error", text)
+}
+
+// NewLogger writes to w as log_format and log_level say.
+func NewLogger(w io.Writer, format, level string) (*slog.Logger, error) {
+	least, err := Level(level)
+	if err != nil {
+		return nil, err
+	}
+	options := &slog.HandlerOptions{Level: least}
+	switch format {
+	case "text", "":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("log_format: %q is none of text, json", format)
 }
 
 func checkListen(addr string) error {

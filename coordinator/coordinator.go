@@ -30,6 +30,8 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/coordinator/internal/ingest"
+	"github.com/vedette-edr/vedette/coordinator/internal/journal"
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -132,7 +134,8 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	logger := c.cfg.Logger.With("node", c.cfg.ID)
+	parts := &parts{journal: new(journal.Journal), meter: meter.New(consensus.Kinds()...)}
+	logger := slog.New(parts.journal.Handler(c.cfg.Logger.Handler())).With("node", c.cfg.ID)
 	listener, err := link.Listen(c.cfg.Listen, link.ListenConfig{Credentials: c.identity.Credentials(nil), Logger: logger})
 	if err != nil {
 		return fmt.Errorf("opening the port for sensors and nodes: %w", err)
@@ -146,9 +149,15 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("listening for operators: %w", err)
 	}
 	defer func() { _ = operators.Close() }() // control has closed it, unless it never ran
+	if parts.open, err = c.listenOpen(logger); err != nil {
+		return err
+	}
+	if parts.open != nil {
+		defer func() { _ = parts.open.Close() }() // as above
+	}
 
 	node, err := consensus.Open(consensus.Config{ID: c.cfg.ID, Address: c.cfg.Advertise, DataDir: c.cfg.Data, Listener: listener,
-		Bootstrap: c.identity.Membership().Founder, Logger: logger})
+		Bootstrap: c.identity.Membership().Founder, Logger: logger, Meter: parts.meter, Version: c.cfg.Version, CertificateEnds: c.certificateEnds})
 	if err != nil {
 		return fmt.Errorf("opening the log and state in %s: %w", c.cfg.Data, err)
 	}
@@ -161,17 +170,21 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 	c.mu.Lock()
 	c.node = node
 	c.mu.Unlock()
-	return c.serve(ctx, logger, listener, operators, node)
+	parts.logger, parts.listener, parts.operators, parts.node = logger, listener, operators, node
+	parts.figures()
+	return c.serve(ctx, parts)
 }
 
-func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *link.Listener, operators net.Listener, node *consensus.Node) error {
+func (c *Coordinator) serve(ctx context.Context, p *parts) error {
+	logger, listener, operators, node := p.logger, p.listener, p.operators, p.node
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
-		Operators: c.identity.Operators(), Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(), Logger: logger})
+		Operators: c.identity.Operators(), Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(), Logger: logger, Meter: p.meter})
 	if err != nil {
 		return err
 	}
-	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, DataDir: c.cfg.Data, Authority: c.identity.Authority(),
-		Operators: c.identity.Operators(), Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter})
+	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
+		Operators: c.identity.Operators(), Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter,
+		Meter: p.meter, Journal: p.journal, Configuration: c.cfg.text()})
 	if err != nil {
 		return err
 	}
@@ -205,6 +218,9 @@ func (c *Coordinator) serve(ctx context.Context, logger *slog.Logger, listener *
 	})
 	group.Go(func() error { return sensors.Run(ctx) })
 	group.Go(func() error { return api.Run(ctx, operators) })
+	if p.open != nil {
+		group.Go(func() error { return api.RunOpen(ctx, p.open) })
+	}
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
 	group.Go(func() error { return responses.Run(ctx) })

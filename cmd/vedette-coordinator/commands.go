@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,7 +61,9 @@ func (o *options) flags(c *cobra.Command) {
 	f.StringVar(&o.config.OperatorListen, "operator-listen", "", "TCP `address` for operators (default "+coordinator.DefaultOperatorListen+")")
 	f.StringVar(&o.config.Advertise, "advertise", "", "--listen as others reach it")
 	f.StringVar(&o.config.OperatorAdvertise, "operator-advertise", "", "--operator-listen as others reach it")
+	f.StringVar(&o.config.MetricsListen, "metrics-listen", "", "TCP `address` for /metrics, /healthz and /readyz without TLS (default none)")
 	f.StringVar(&o.config.LogLevel, "log-level", "", "debug, info, warn or error")
+	f.StringVar(&o.config.LogFormat, "log-format", "", "text or json")
 }
 
 // load joins defaults, file and flags, the later ones winning.
@@ -79,6 +80,7 @@ func (o *options) load() (coordinator.Config, error) {
 	for _, f := range []struct{ to, from *string }{
 		{&cfg.Data, &o.config.Data}, {&cfg.ID, &o.config.ID}, {&cfg.Listen, &o.config.Listen}, {&cfg.OperatorListen, &o.config.OperatorListen},
 		{&cfg.Advertise, &o.config.Advertise}, {&cfg.OperatorAdvertise, &o.config.OperatorAdvertise}, {&cfg.LogLevel, &o.config.LogLevel},
+		{&cfg.MetricsListen, &o.config.MetricsListen}, {&cfg.LogFormat, &o.config.LogFormat},
 	} {
 		if *f.from != "" {
 			*f.to = *f.from
@@ -93,7 +95,7 @@ func (o *options) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	level, err := coordinator.Level(cfg.LogLevel)
+	logger, err := coordinator.NewLogger(cmd.ErrOrStderr(), cfg.LogFormat, cfg.LogLevel)
 	if err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func (o *options) run(cmd *cobra.Command) error {
 		}
 		return printConfig(cmd.OutOrStdout(), cfg)
 	}
-	cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	cfg.Logger = logger
 	node, err := coordinator.New(cfg)
 	if o.dev && errors.Is(err, coordinator.ErrNotInitialised) {
 		if cfg.ID == "" {

@@ -51,7 +51,9 @@ var documented = []struct{ key, text string }{
 	{"operator_listen", "TCP address, HOST:PORT, for operators (the vedette command, curl)."},
 	{"advertise", "'listen' as sensors and the other nodes reach it. Needed when 'listen' is 0.0.0.0 or behind NAT."},
 	{"operator_advertise", "'operator_listen' as operators reach it."},
+	{"metrics_listen", "TCP address, HOST:PORT, for /metrics, /healthz and /readyz without TLS, to whoever reaches it; empty: nowhere. Operators have them on 'operator_listen' always."},
 	{"log_level", "debug, info, warn or error."},
+	{"log_format", "text or json, a line for each message."},
 	{"silent_after", "A host without a batch for so long is shown as silent: three of the sensors' summary intervals."},
 	{"notify", "Program that the leader runs for each event, with a JSON object on stdin: {program: /path, events: [waiting, window, local, acted, incident]}. Nobody but root may be able to change it."},
 }

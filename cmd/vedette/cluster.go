@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,18 +23,24 @@ func (a *app) clusterCommand() *cobra.Command {
 func (a *app) clusterMembersCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "members",
-		Short:   "list the nodes",
+		Short:   "list the nodes, and what is wrong with them",
 		Example: "  vedette cluster members -o wide",
 		Args:    none,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
-			members, signed, err := s.api.MembersAndSigned(ctx)
+			res, err := s.api.MembersAndProblems(ctx)
 			if err != nil {
 				return err
 			}
+			members, signed := res.GetMembers(), res.GetSignedNodes()
 			remember(s.context.ClusterID, members)
 			list, broken := s.api.VerifyNodes(signed)
 			if _, err = output.Print(s.Printer, a.memberTable(list), output.Rows(members)); err != nil {
 				return err
+			}
+			if s.Human() {
+				for _, problem := range res.GetProblems() {
+					s.say("%s", problem)
+				}
 			}
 			switch lacking := lackingNodes(list, members); {
 			case broken != nil:
@@ -57,13 +64,49 @@ func (a *app) memberTable(list *sensorv1.NodeAddresses) output.List[*operatorv1.
 			{Head: "ID", Cell: row.GetId},
 			{Head: "ROLE", Cell: row.GetRole},
 			{Head: "STATE", Cell: row.GetState, Paint: func(m row) output.Colour { return stateColour(m.GetState()) }},
+			{Head: "READY", Cell: readyWord, Paint: readyColour},
 			{Head: "INDEX", Right: true, Cell: func(m row) string { return number(m.GetAppliedIndex()) }},
 			{Head: "CONTACT", Cell: func(m row) string { return a.ago(m.GetLastContact()) }},
 			{Head: "ADDRESS", Cell: row.GetAddress},
 			{Head: "SIGNED", Cell: func(m row) string { return yesNo(nodelist.Covers(list, m.GetId(), m.GetAddress())) }},
+			{Head: "VERSION", Wide: true, Cell: row.GetVersion},
+			{Head: "CLOCK", Wide: true, Cell: clockWord},
+			{Head: "DISK FREE", Wide: true, Right: true, Cell: diskWord},
+			{Head: "CERTIFICATE UNTIL", Wide: true, Cell: func(m row) string { return clock(m.GetCertificateEnds()) }},
 			{Head: "OPERATOR ADDRESS", Wide: true, Cell: row.GetOperatorAddress},
 		},
 	}
+}
+
+// readyWord says whether a node may be relied on, as far as it says that itself.
+func readyWord(m *operatorv1.Member) string {
+	if m.GetState() != "alive" {
+		return ""
+	}
+	return yesNo(len(m.GetNotReady()) == 0)
+}
+
+func readyColour(m *operatorv1.Member) output.Colour {
+	if m.GetState() == "alive" && len(m.GetNotReady()) > 0 {
+		return output.Red
+	}
+	return output.Plain
+}
+
+// clockWord is how far a node's clock is certainly off that of the node that answers.
+func clockWord(m *operatorv1.Member) string {
+	if m.GetVersion() == "" {
+		return "" // it does not say
+	}
+	return fmt.Sprintf("%+.1fs", time.Duration(m.GetClockOffset()).Seconds())
+}
+
+func diskWord(m *operatorv1.Member) string {
+	free, total := m.GetDiskFree(), m.GetDiskTotal()
+	if total == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d MiB, %d%%", free>>20, free*100/total)
 }
 
 func (a *app) clusterRemoveCommand() *cobra.Command {

@@ -38,6 +38,9 @@ type fake struct {
 	t  testing.TB
 	ca *linktest.CA
 
+	at   []string // its two nodes
+	dead string   // where there is none
+
 	mu    sync.Mutex
 	mode  string // how it behaves, set by the script
 	polls int
@@ -62,9 +65,11 @@ func start(t testing.TB, dir string) (*fake, func(string) string) {
 	f := &fake{t: t, ca: linktest.NewCA(t), ops: map[string][]*operatorv1.Isolation{}, keys: map[string]string{}, calls: map[string]int{},
 		grants: map[string]*sensorv1.SignedGrant{}, orders: map[string][]string{}}
 	n1, n2 := f.serve(f.ca, "n1"), f.serve(f.ca, "n2")
+	f.at = []string{n1, n2}
 	stranger := f.serve(linktest.NewCA(t), "n1")
 	host := f.serveAs(f.ca, f.ca.IssueBetween(link.KindNode, "n1", "", time.Now().Add(-time.Hour), time.Now().Add(time.Hour)), "c-other")
 	dead := unused(t)
+	f.dead = dead
 	hour := time.Hour
 	now := time.Now()
 	alice := f.ca.IssueBetween(link.KindOperator, "alice", "admin", now.Add(-hour), now.Add(hour))
@@ -169,7 +174,7 @@ func (f *fake) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		case "broken":
 			return nil, connect.NewError(connect.CodeInternal, errors.New("the disk of \x1b[31mn1 is full"))
 		case "viewer":
-			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes"}, method) {
+			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes", "DebugInfo"}, method) {
 				return nil, connect.NewError(connect.CodePermissionDenied, errors.New("role viewer may not do this: it needs responder"))
 			}
 		}
@@ -435,16 +440,6 @@ func (f *fake) CreateToken(context.Context, *operatorv1.CreateTokenRequest) (*op
 		token.CA[0] ^= 1
 	}
 	return &operatorv1.CreateTokenResponse{Token: token.String(), Expires: at(3600)}, nil
-}
-
-func (f *fake) ListMembers(context.Context, *operatorv1.ListMembersRequest) (*operatorv1.ListMembersResponse, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	members := fixedStatus().GetMembers()
-	if f.mode == "grown" {
-		members = append(members, &operatorv1.Member{Id: "n4", Address: "[2001:db8::4]:7443", Role: "follower", State: "alive"})
-	}
-	return &operatorv1.ListMembersResponse{Members: members, SignedNodes: f.nodes}, nil
 }
 
 func (f *fake) RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {

@@ -1,13 +1,19 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -101,12 +107,15 @@ func TestRealCluster(t *testing.T) {
 		}
 	}
 
+	c.bundle("all", 0, 3)
+
 	// The node of the first address is killed, whatever its role.
 	c.kill("n1")
 	out, code := c.vedette("token", "create")
 	if code != 0 {
 		t.Fatalf("after a node was killed: exit code %d:\n%s", code, out)
 	}
+	c.bundle("two", exitPartial, 2)
 	if out, code = c.vedette("audit", "verify"); code != 0 {
 		t.Errorf("the record after a failover: exit code %d:\n%s", code, out)
 	}
@@ -214,4 +223,97 @@ func free(t *testing.T) (udp, tcp string) {
 		t.Fatal(err)
 	}
 	return udp, tcp
+}
+
+// bundle makes a bundle and looks whether any secret of the cluster is in it: the private
+// keys in the context and in the nodes' directories, and a token that was just made.
+func (c *cluster) bundle(name string, want, nodes int) {
+	c.t.Helper()
+	token, code := c.vedette("token", "create")
+	if code != 0 {
+		c.t.Fatalf("token create ended with %d", code)
+	}
+	token = strings.TrimSpace(token)
+	file := c.path(name + ".tar.gz")
+	if out, code := c.vedette("debug", "bundle", "--out", file); code != want {
+		c.t.Fatalf("debug bundle ended with %d, want %d:\n%s", code, want, out)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+		c.t.Errorf("the bundle: %v, %v", info.Mode(), err)
+	}
+	secrets := [][]byte{[]byte(token), []byte(token[len(token)-16:])}
+	err := filepath.WalkDir(c.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		raw = regexp.MustCompile(`(?m)^ +`).ReplaceAll(raw, nil) // a context is YAML
+		for at := bytes.Index(raw, []byte("-----BEGIN ")); err == nil && at >= 0; at = bytes.Index(raw, []byte("-----BEGIN ")) {
+			block, rest := pem.Decode(raw[at:])
+			if block == nil {
+				raw = raw[at+1:]
+				continue
+			}
+			if strings.Contains(block.Type, "PRIVATE KEY") {
+				text := strings.Split(string(pem.EncodeToMemory(block)), "\n")
+				secrets = append(secrets, block.Bytes, block.Bytes[len(block.Bytes)-32:], []byte(text[1]))
+			}
+			raw = rest
+		}
+		return err
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if least := 2 + 3*(2+2*3); len(secrets) < least { // two in the context; the authority's and its own at each node
+		c.t.Fatalf("found %d forms of secrets, want %d or more", len(secrets), least)
+	}
+	found := map[string]string{}
+	opened, err := os.Open(file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer opened.Close()
+	unzipped, err := gzip.NewReader(opened)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for files := tar.NewReader(unzipped); ; {
+		header, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		raw, err := io.ReadAll(files)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		found[header.Name] = string(raw)
+		for _, secret := range secrets {
+			if bytes.Contains(raw, secret) {
+				c.t.Errorf("%s of the bundle has a secret of %d bytes", header.Name, len(secret))
+			}
+		}
+		if bytes.Contains(raw, []byte("PRIVATE KEY")) {
+			c.t.Errorf("%s of the bundle speaks of a private key", header.Name)
+		}
+	}
+	own := 0
+	for at, text := range found {
+		if strings.HasSuffix(at, "/metrics.txt") {
+			own++
+			if !strings.Contains(text, "\nvedette_ready ") {
+				c.t.Errorf("%s: %.200s", at, text)
+			}
+		}
+		// Every file is in the list of what there is.
+		if listed := at[strings.LastIndexByte(at, '/')+1:]; listed != "README.txt" && !strings.Contains(found["README.txt"], listed) {
+			c.t.Errorf("README.txt says nothing of %s", at)
+		}
+	}
+	if own != nodes || found["status.txt"] == "" || (found["errors.txt"] == "") != (want == 0) {
+		c.t.Errorf("the bundle has %d nodes, want %d; errors: %q", own, nodes, found["errors.txt"])
+	}
 }

@@ -67,7 +67,7 @@ func (a *app) root() *cobra.Command {
 	}
 	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.isolationCommand(), a.operationCommand(), a.intentCommand(), a.auditCommand())
 	group("act", a.isolateCommand(), a.releaseCommand(), a.containCommand(), a.approveCommand(), a.vetoCommand(), a.automationCommand())
-	group("run", a.clusterCommand(), a.tokenCommand(), a.operatorCommand())
+	group("run", a.clusterCommand(), a.tokenCommand(), a.operatorCommand(), a.debugCommand())
 	group("self", a.configCommand(), a.versionCommand())
 	root.AddCommand(docsCommand())
 	root.SetHelpCommandGroupID("self")

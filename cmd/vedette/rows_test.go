@@ -35,8 +35,10 @@ func fixedStatus() *operatorv1.GetStatusResponse {
 		ClusterId: "c-test", NodeId: "n1", LeaderId: "n2", Version: "1.2.3", AppliedIndex: 4711, Hosts: 3, HostsSilent: 1, HostsBlind: 1, HostsStopped: 2,
 		FindingsDay: 2, IncidentsOpen: 1, Isolated: 1, Time: at(600),
 		Members: []*operatorv1.Member{
-			{Id: "n1", Address: "10.0.0.1:7443", OperatorAddress: "10.0.0.1:7444", Role: "follower", State: "alive", AppliedIndex: 4711, LastContact: at(599)},
-			{Id: "n2", Address: "10.0.0.2:7443", OperatorAddress: "10.0.0.2:7444", Role: "leader", State: "alive", AppliedIndex: 4711, LastContact: at(600)},
+			{Id: "n1", Address: "10.0.0.1:7443", OperatorAddress: "10.0.0.1:7444", Role: "follower", State: "alive", AppliedIndex: 4711, LastContact: at(599),
+				Version: "1.2.3", ClockOffset: -1500e6, DiskFree: 300 << 20, DiskTotal: 100 << 30, CertificateEnds: at(86400 * 100), NotReady: []string{"it has applied 4711 of 9000 entries: wait"}},
+			{Id: "n2", Address: "10.0.0.2:7443", OperatorAddress: "10.0.0.2:7444", Role: "leader", State: "alive", AppliedIndex: 4711, LastContact: at(600),
+				Version: "1.2.3", DiskFree: 60 << 30, DiskTotal: 100 << 30, CertificateEnds: at(86400 * 100)},
 			{Id: "n3", Address: "10.0.0.3:7443", OperatorAddress: "10.0.0.3:7444", Role: "follower", State: "unreachable", AppliedIndex: 4000, LastContact: at(0)},
 		},
 		Problems: []string{"Node n3 is unreachable since 03:00: one more loss stops all decisions. Start it, or replace it."},

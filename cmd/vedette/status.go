@@ -39,12 +39,39 @@ but sensors go on watching and keep what they have to say.`,
 			if unknown := strangers(s.context.Nodes, st.GetMembers()); !remember(st.GetClusterId(), st.GetMembers()) && unknown > 0 && s.Human() {
 				s.say("%s of the cluster not in this context: run 'vedette config update-nodes'", plural(unknown, "node"))
 			}
+			for _, said := range s.own(st.GetTime()) {
+				s.say("%s", said)
+			}
 			if err == nil && st.GetLeaderId() == "" {
 				return exit(exitUnavailable, "the cluster has no leader: a majority of its nodes must be up and reach each other")
 			}
 			return err
 		}),
 	}
+}
+
+const (
+	// clockOff is how far this machine's clock may be off a node's: what is signed here
+	// says when.
+	clockOff = time.Minute
+	// endsSoon is when a person should ask for another certificate.
+	endsSoon = 14 * 24 * time.Hour
+)
+
+// own is what is wrong on this machine, which no node can know.
+func (s *session) own(nodeTime int64) (said []string) {
+	if off := s.now().Sub(time.Unix(0, nodeTime)); nodeTime > 0 && off.Abs() > clockOff {
+		way := "ahead of"
+		if off < 0 {
+			way = "behind"
+		}
+		said = append(said, fmt.Sprintf("this machine's clock is %s %s the node's: run 'timedatectl' on both; what you sign says when, and a wrong time is refused", span(off.Abs()), way))
+	}
+	from, until := s.api.Certificate()
+	if left := until.Sub(s.now()); left < endsSoon && left < until.Sub(from)/3 {
+		said = append(said, fmt.Sprintf("your certificate ends at %s: ask an admin for another one, by 'vedette operator create %s --role %s'", clock(until.UnixNano()), s.api.Operator(), s.context.Role))
+	}
+	return said
 }
 
 // strangers counts the nodes that the context could not fall back to.
@@ -83,7 +110,14 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string)
 	g.Field("leader", first(st.GetLeaderId(), "none"))
 	g.Field("answered by", fmt.Sprintf("%s, version %s, index %d", st.GetNodeId(), st.GetVersion(), st.GetAppliedIndex()))
 	for _, m := range st.GetMembers() {
-		g.Painted(stateColour(m.GetState()), "node "+m.GetId(), fmt.Sprintf("%s, %s, %s", m.GetRole(), m.GetState(), m.GetAddress()))
+		state := m.GetState()
+		switch {
+		case state == "unreachable" && m.GetLastContact() > 0:
+			state += " for " + span(time.Duration(st.GetTime()-m.GetLastContact()))
+		case len(m.GetNotReady()) > 0:
+			state += ", not ready"
+		}
+		g.Painted(stateColour(m.GetState()), "node "+m.GetId(), fmt.Sprintf("%s, %s, %s", m.GetRole(), state, m.GetAddress()))
 	}
 	g.Field("node list", signed)
 	g.Section("Fleet")

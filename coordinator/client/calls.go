@@ -198,3 +198,8 @@ func pages[T any](page func(token string) ([]T, string, error)) iter.Seq2[T, err
 		}
 	}
 }
+
+// DebugInfo is what the node that answers knows of itself: a client of one node asks that one.
+func (c *Client) DebugInfo(ctx context.Context) (*operatorv1.DebugInfoResponse, error) {
+	return call(ctx, c, api.DebugInfo, &operatorv1.DebugInfoRequest{})
+}

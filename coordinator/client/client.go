@@ -106,6 +106,11 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 // Operator is the name in the context's certificate.
 func (c *Client) Operator() string { return c.operator }
 
+// Certificate is how long the context's certificate is good.
+func (c *Client) Certificate() (from, until time.Time) {
+	return c.id.cert.Leaf.NotBefore, c.id.cert.Leaf.NotAfter
+}
+
 // Node is the address of the node that answered last.
 func (c *Client) Node() string {
 	c.mu.Lock()

@@ -33,6 +33,11 @@ func (c *Client) MembersAndSigned(ctx context.Context) ([]*operatorv1.Member, *s
 	return res.GetMembers(), res.GetSignedNodes(), err
 }
 
+// MembersAndProblems is the same with what is wrong with them.
+func (c *Client) MembersAndProblems(ctx context.Context) (*operatorv1.ListMembersResponse, error) {
+	return call(ctx, c, api.ListMembers, &operatorv1.ListMembersRequest{})
+}
+
 // NewNodes is a list of the nodes as this operator would sign it after before (nil for
 // none), to be looked at first. Good is how long it is to last. Errors wrap ErrInvalid.
 func (c *Client) NewNodes(nodes []*sensorv1.NodeAddress, good time.Duration, before *sensorv1.NodeAddresses) (*sensorv1.NodeAddresses, error) {

@@ -203,7 +203,7 @@ func (l *Listener) admitHandshake(ctx context.Context, _ *quic.ClientInfo) (cont
 	stop := context.AfterFunc(ctx, func() {
 		pending()
 		l.counters.refuse(cause(context.Cause(ctx)))
-		l.cfg.Logger.Debug("handshake failed", "err", context.Cause(ctx))
+		l.cfg.Logger.Debug("handshake failed", "error", context.Cause(ctx))
 	})
 	return context.WithValue(ctx, handshakeKey{}, &handshake{done: func() { stop(); pending() }}), nil
 }
@@ -215,7 +215,7 @@ func (l *Listener) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if slices.Contains(l.cfg.ALPNs, alpn) {
 			cfg, err := l.cfg.serverConfig(alpn)
 			if err != nil {
-				l.cfg.Logger.Error("serving a handshake", "err", err)
+				l.cfg.Logger.Error("serving a handshake", "error", err)
 			}
 			return cfg, err
 		}
@@ -312,7 +312,7 @@ func (l *Listener) admit(qc *quic.Conn, handlers map[string]func(context.Context
 	}
 	_, self, err := l.cfg.own(time.Now())
 	if err != nil {
-		l.cfg.Logger.Error("admitting a connection", "err", err)
+		l.cfg.Logger.Error("admitting a connection", "error", err)
 		return nil, CodeInternal, "own-certificate", "this node's own certificate is not usable; its log says why"
 	}
 	switch {

@@ -3916,6 +3916,14 @@ type Member struct {
 	State           string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // alive unreachable unknown
 	AppliedIndex    uint64                 `protobuf:"varint,6,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	LastContact     int64                  `protobuf:"varint,7,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
+	// What follows the node says of itself; unset when it does not answer or is older.
+	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	// How far its clock is certainly ahead of the answering node's (ns; negative: behind).
+	ClockOffset     int64    `protobuf:"varint,9,opt,name=clock_offset,json=clockOffset,proto3" json:"clock_offset,omitempty"`
+	DiskFree        uint64   `protobuf:"varint,10,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`
+	DiskTotal       uint64   `protobuf:"varint,11,opt,name=disk_total,json=diskTotal,proto3" json:"disk_total,omitempty"`
+	CertificateEnds int64    `protobuf:"varint,12,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
+	NotReady        []string `protobuf:"bytes,13,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"` // why it should not be relied on, and what to do
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -3999,6 +4007,48 @@ func (x *Member) GetLastContact() int64 {
 	return 0
 }
 
+func (x *Member) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Member) GetClockOffset() int64 {
+	if x != nil {
+		return x.ClockOffset
+	}
+	return 0
+}
+
+func (x *Member) GetDiskFree() uint64 {
+	if x != nil {
+		return x.DiskFree
+	}
+	return 0
+}
+
+func (x *Member) GetDiskTotal() uint64 {
+	if x != nil {
+		return x.DiskTotal
+	}
+	return 0
+}
+
+func (x *Member) GetCertificateEnds() int64 {
+	if x != nil {
+		return x.CertificateEnds
+	}
+	return 0
+}
+
+func (x *Member) GetNotReady() []string {
+	if x != nil {
+		return x.NotReady
+	}
+	return nil
+}
+
 type ListMembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4039,6 +4089,7 @@ type ListMembersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
 	SignedNodes   *sensorv1.SignedNodes  `protobuf:"bytes,2,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"` // absent: none was ever signed
+	Problems      []string               `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`                          // those of GetStatus that the nodes have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4083,6 +4134,13 @@ func (x *ListMembersResponse) GetMembers() []*Member {
 func (x *ListMembersResponse) GetSignedNodes() *sensorv1.SignedNodes {
 	if x != nil {
 		return x.SignedNodes
+	}
+	return nil
+}
+
+func (x *ListMembersResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
 	}
 	return nil
 }
@@ -4255,6 +4313,235 @@ func (x *PutSignedNodesResponse) GetSerial() uint64 {
 	return 0
 }
 
+type DebugInfoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DebugInfoRequest) Reset() {
+	*x = DebugInfoRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DebugInfoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DebugInfoRequest) ProtoMessage() {}
+
+func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DebugInfoRequest.ProtoReflect.Descriptor instead.
+func (*DebugInfoRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+}
+
+// Texts for people and for tools that know their formats. No key, token or secret is in any.
+type DebugInfoResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Time          int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
+	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Started       int64                  `protobuf:"varint,4,opt,name=started,proto3" json:"started,omitempty"`
+	Build         string                 `protobuf:"bytes,5,opt,name=build,proto3" json:"build,omitempty"`                               // Go's build information: version, settings, modules
+	Configuration string                 `protobuf:"bytes,6,opt,name=configuration,proto3" json:"configuration,omitempty"`               // effective, YAML
+	Health        string                 `protobuf:"bytes,7,opt,name=health,proto3" json:"health,omitempty"`                             // as /healthz says it
+	Readiness     string                 `protobuf:"bytes,8,opt,name=readiness,proto3" json:"readiness,omitempty"`                       // as /readyz says it
+	Metrics       string                 `protobuf:"bytes,9,opt,name=metrics,proto3" json:"metrics,omitempty"`                           // as /metrics says it
+	Goroutines    string                 `protobuf:"bytes,10,opt,name=goroutines,proto3" json:"goroutines,omitempty"`                    // a profile with counts: places in the program, no values
+	Log           []*LogLine             `protobuf:"bytes,11,rep,name=log,proto3" json:"log,omitempty"`                                  // the newest warnings and errors, oldest first
+	LogDropped    uint64                 `protobuf:"varint,12,opt,name=log_dropped,json=logDropped,proto3" json:"log_dropped,omitempty"` // older ones that are not kept
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DebugInfoResponse) Reset() {
+	*x = DebugInfoResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DebugInfoResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DebugInfoResponse) ProtoMessage() {}
+
+func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DebugInfoResponse.ProtoReflect.Descriptor instead.
+func (*DebugInfoResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *DebugInfoResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *DebugInfoResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetStarted() int64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *DebugInfoResponse) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetConfiguration() string {
+	if x != nil {
+		return x.Configuration
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetReadiness() string {
+	if x != nil {
+		return x.Readiness
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetMetrics() string {
+	if x != nil {
+		return x.Metrics
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetGoroutines() string {
+	if x != nil {
+		return x.Goroutines
+	}
+	return ""
+}
+
+func (x *DebugInfoResponse) GetLog() []*LogLine {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+func (x *DebugInfoResponse) GetLogDropped() uint64 {
+	if x != nil {
+		return x.LogDropped
+	}
+	return 0
+}
+
+type LogLine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Time          int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	Level         string                 `protobuf:"bytes,2,opt,name=level,proto3" json:"level,omitempty"`
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLine) Reset() {
+	*x = LogLine{}
+	mi := &file_vedette_operator_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLine) ProtoMessage() {}
+
+func (x *LogLine) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
+func (*LogLine) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *LogLine) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *LogLine) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *LogLine) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -4264,7 +4551,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4276,7 +4563,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4289,7 +4576,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -4318,7 +4605,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4330,7 +4617,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4343,7 +4630,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -4463,7 +4750,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4475,7 +4762,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4488,7 +4775,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *HostChange) GetChange() string {
@@ -4848,7 +5135,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x18\n" +
-	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\xcf\x01\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\x90\x03\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -4856,18 +5143,49 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x04role\x18\x04 \x01(\tR\x04role\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12#\n" +
 	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\x12!\n" +
-	"\flast_contact\x18\a \x01(\x03R\vlastContact\"\x14\n" +
-	"\x12ListMembersRequest\"\x8f\x01\n" +
+	"\flast_contact\x18\a \x01(\x03R\vlastContact\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x12!\n" +
+	"\fclock_offset\x18\t \x01(\x03R\vclockOffset\x12\x1b\n" +
+	"\tdisk_free\x18\n" +
+	" \x01(\x04R\bdiskFree\x12\x1d\n" +
+	"\n" +
+	"disk_total\x18\v \x01(\x04R\tdiskTotal\x12)\n" +
+	"\x10certificate_ends\x18\f \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
+	"\tnot_ready\x18\r \x03(\tR\bnotReady\"\x14\n" +
+	"\x12ListMembersRequest\"\xab\x01\n" +
 	"\x13ListMembersResponse\x125\n" +
 	"\amembers\x18\x01 \x03(\v2\x1b.vedette.operator.v1.MemberR\amembers\x12A\n" +
-	"\fsigned_nodes\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"%\n" +
+	"\fsigned_nodes\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\x12\x1a\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"%\n" +
 	"\x13RemoveMemberRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
 	"\x14RemoveMemberResponse\"O\n" +
 	"\x15PutSignedNodesRequest\x126\n" +
 	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"0\n" +
 	"\x16PutSignedNodesResponse\x12\x16\n" +
-	"\x06serial\x18\x01 \x01(\x04R\x06serial\"\"\n" +
+	"\x06serial\x18\x01 \x01(\x04R\x06serial\"\x12\n" +
+	"\x10DebugInfoRequest\"\xf1\x02\n" +
+	"\x11DebugInfoResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
+	"\astarted\x18\x04 \x01(\x03R\astarted\x12\x14\n" +
+	"\x05build\x18\x05 \x01(\tR\x05build\x12$\n" +
+	"\rconfiguration\x18\x06 \x01(\tR\rconfiguration\x12\x16\n" +
+	"\x06health\x18\a \x01(\tR\x06health\x12\x1c\n" +
+	"\treadiness\x18\b \x01(\tR\treadiness\x12\x18\n" +
+	"\ametrics\x18\t \x01(\tR\ametrics\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\n" +
+	" \x01(\tR\n" +
+	"goroutines\x12.\n" +
+	"\x03log\x18\v \x03(\v2\x1c.vedette.operator.v1.LogLineR\x03log\x12\x1f\n" +
+	"\vlog_dropped\x18\f \x01(\x04R\n" +
+	"logDropped\"G\n" +
+	"\aLogLine\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\tR\x05level\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\"\n" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"\x8e\x03\n" +
 	"\rWatchResponse\x12\x12\n" +
@@ -4884,7 +5202,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"HostChange\x12\x16\n" +
 	"\x06change\x18\x01 \x01(\tR\x06change\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail2\xf8\x14\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail2\xd4\x15\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -4913,7 +5231,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vCreateToken\x12'.vedette.operator.v1.CreateTokenRequest\x1a(.vedette.operator.v1.CreateTokenResponse\x12`\n" +
 	"\vListMembers\x12'.vedette.operator.v1.ListMembersRequest\x1a(.vedette.operator.v1.ListMembersResponse\x12c\n" +
 	"\fRemoveMember\x12(.vedette.operator.v1.RemoveMemberRequest\x1a).vedette.operator.v1.RemoveMemberResponse\x12i\n" +
-	"\x0ePutSignedNodes\x12*.vedette.operator.v1.PutSignedNodesRequest\x1a+.vedette.operator.v1.PutSignedNodesResponse\x12P\n" +
+	"\x0ePutSignedNodes\x12*.vedette.operator.v1.PutSignedNodesRequest\x1a+.vedette.operator.v1.PutSignedNodesResponse\x12Z\n" +
+	"\tDebugInfo\x12%.vedette.operator.v1.DebugInfoRequest\x1a&.vedette.operator.v1.DebugInfoResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
@@ -4928,7 +5247,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),         // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),        // 1: vedette.operator.v1.GetStatusResponse
@@ -4993,145 +5312,151 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*RemoveMemberResponse)(nil),     // 60: vedette.operator.v1.RemoveMemberResponse
 	(*PutSignedNodesRequest)(nil),    // 61: vedette.operator.v1.PutSignedNodesRequest
 	(*PutSignedNodesResponse)(nil),   // 62: vedette.operator.v1.PutSignedNodesResponse
-	(*WatchRequest)(nil),             // 63: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),            // 64: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),               // 65: vedette.operator.v1.HostChange
-	nil,                              // 66: vedette.operator.v1.Host.LabelsEntry
-	nil,                              // 67: vedette.operator.v1.Selector.LabelsEntry
-	nil,                              // 68: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                              // 69: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),     // 70: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),   // 71: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),       // 72: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),          // 73: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),            // 74: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),       // 75: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),         // 76: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),          // 77: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),             // 78: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),     // 79: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),          // 80: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),     // 81: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),       // 82: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),    // 83: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),          // 84: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),         // 85: vedette.sensor.v1.Summary
+	(*DebugInfoRequest)(nil),         // 63: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),        // 64: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                  // 65: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),             // 66: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),            // 67: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),               // 68: vedette.operator.v1.HostChange
+	nil,                              // 69: vedette.operator.v1.Host.LabelsEntry
+	nil,                              // 70: vedette.operator.v1.Selector.LabelsEntry
+	nil,                              // 71: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                              // 72: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),     // 73: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),   // 74: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),       // 75: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),          // 76: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),            // 77: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),       // 78: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),         // 79: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),          // 80: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),             // 81: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),     // 82: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),          // 83: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),     // 84: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),       // 85: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),    // 86: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),          // 87: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),         // 88: vedette.sensor.v1.Summary
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	56, // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	70, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	66, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	71, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	72, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	73, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	74, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	67, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	73, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	69, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	74, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	75, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	76, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	77, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	70, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,  // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,  // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,  // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	8,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	75, // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	76, // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	78, // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	79, // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	9,  // 14: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	9,  // 15: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	77, // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	77, // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	80, // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	80, // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	9,  // 18: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	77, // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	80, // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	3,  // 20: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,  // 21: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	3,  // 22: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	78, // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	79, // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	80, // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	81, // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	82, // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	83, // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
 	2,  // 26: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
 	24, // 27: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	68, // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	81, // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	81, // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	71, // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	84, // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	84, // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
 	27, // 31: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	82, // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	85, // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
 	27, // 33: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
 	27, // 34: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	83, // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	83, // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	83, // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	84, // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	86, // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	86, // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	86, // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	87, // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
 	42, // 39: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
 	45, // 40: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	80, // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	83, // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
 	46, // 42: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
 	46, // 43: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
 	27, // 44: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
 	51, // 45: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	69, // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	72, // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
 	56, // 47: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	70, // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	70, // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	85, // 50: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	9,  // 51: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	77, // 52: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	46, // 53: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	65, // 54: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	0,  // 55: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,  // 56: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,  // 57: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	10, // 58: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	12, // 59: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	14, // 60: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	16, // 61: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	18, // 62: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	20, // 63: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	22, // 64: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	25, // 65: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	28, // 66: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	30, // 67: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	32, // 68: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	34, // 69: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	36, // 70: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	38, // 71: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	40, // 72: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	43, // 73: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	47, // 74: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	49, // 75: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	52, // 76: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	54, // 77: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	57, // 78: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	59, // 79: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	61, // 80: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	63, // 81: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,  // 82: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,  // 83: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,  // 84: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	11, // 85: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	13, // 86: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	15, // 87: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	17, // 88: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	19, // 89: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	21, // 90: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	23, // 91: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	26, // 92: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	29, // 93: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	31, // 94: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	33, // 95: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	35, // 96: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	37, // 97: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	39, // 98: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	41, // 99: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	44, // 100: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	48, // 101: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	50, // 102: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	53, // 103: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	55, // 104: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	58, // 105: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	60, // 106: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	62, // 107: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	64, // 108: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	82, // [82:109] is the sub-list for method output_type
-	55, // [55:82] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	73, // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	73, // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	65, // 50: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	88, // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	9,  // 52: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	80, // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	46, // 54: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	68, // 55: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	0,  // 56: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,  // 57: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,  // 58: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	10, // 59: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	12, // 60: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	14, // 61: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	16, // 62: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	18, // 63: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	20, // 64: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	22, // 65: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	25, // 66: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	28, // 67: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	30, // 68: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	32, // 69: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	34, // 70: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	36, // 71: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	38, // 72: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	40, // 73: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	43, // 74: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	47, // 75: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	49, // 76: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	52, // 77: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	54, // 78: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	57, // 79: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	59, // 80: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	61, // 81: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	63, // 82: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	66, // 83: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,  // 84: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,  // 85: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,  // 86: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	11, // 87: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	13, // 88: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	15, // 89: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	17, // 90: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	19, // 91: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	21, // 92: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	23, // 93: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	26, // 94: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	29, // 95: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	31, // 96: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	33, // 97: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	35, // 98: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	37, // 99: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	39, // 100: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	41, // 101: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	44, // 102: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	48, // 103: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	50, // 104: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	53, // 105: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	55, // 106: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	58, // 107: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	60, // 108: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	62, // 109: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	64, // 110: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	67, // 111: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	84, // [84:112] is the sub-list for method output_type
+	56, // [56:84] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -5139,7 +5464,7 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
-	file_vedette_operator_proto_msgTypes[64].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[67].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
@@ -5152,7 +5477,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   70,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2320,6 +2320,7 @@ type ForwardReply struct {
 	Result        *Result                `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
 	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	NotLeader     bool                   `protobuf:"varint,3,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
+	Status        *NodeStatus            `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"` // the answer to a question for it, besides result
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2373,6 +2374,98 @@ func (x *ForwardReply) GetNotLeader() bool {
 		return x.NotLeader
 	}
 	return false
+}
+
+func (x *ForwardReply) GetStatus() *NodeStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+// What a node says of itself to another one.
+type NodeStatus struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Version         string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Time            int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
+	DiskFree        uint64                 `protobuf:"varint,3,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`
+	DiskTotal       uint64                 `protobuf:"varint,4,opt,name=disk_total,json=diskTotal,proto3" json:"disk_total,omitempty"`
+	CertificateEnds int64                  `protobuf:"varint,5,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
+	NotReady        []string               `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *NodeStatus) Reset() {
+	*x = NodeStatus{}
+	mi := &file_vedette_raft_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeStatus) ProtoMessage() {}
+
+func (x *NodeStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
+func (*NodeStatus) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NodeStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeStatus) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetDiskFree() uint64 {
+	if x != nil {
+		return x.DiskFree
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetDiskTotal() uint64 {
+	if x != nil {
+		return x.DiskTotal
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetCertificateEnds() int64 {
+	if x != nil {
+		return x.CertificateEnds
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetNotReady() []string {
+	if x != nil {
+		return x.NotReady
+	}
+	return nil
 }
 
 var File_vedette_raft_proto protoreflect.FileDescriptor
@@ -2562,12 +2655,22 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\fR\x04boot\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x10\n" +
-	"\x03gap\x18\x04 \x01(\bR\x03gap\"t\n" +
+	"\x03gap\x18\x04 \x01(\bR\x03gap\"\xa9\x01\n" +
 	"\fForwardReply\x12/\n" +
 	"\x06result\x18\x01 \x01(\v2\x17.vedette.raft.v1.ResultR\x06result\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
-	"not_leader\x18\x03 \x01(\bR\tnotLeaderB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"not_leader\x18\x03 \x01(\bR\tnotLeader\x123\n" +
+	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\xbe\x01\n" +
+	"\n" +
+	"NodeStatus\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
+	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x1b\n" +
+	"\tdisk_free\x18\x03 \x01(\x04R\bdiskFree\x12\x1d\n" +
+	"\n" +
+	"disk_total\x18\x04 \x01(\x04R\tdiskTotal\x12)\n" +
+	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
+	"\tnot_ready\x18\x06 \x03(\tR\bnotReadyB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -2581,7 +2684,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
@@ -2613,18 +2716,19 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*Result)(nil),                // 27: vedette.raft.v1.Result
 	(*HostAck)(nil),               // 28: vedette.raft.v1.HostAck
 	(*ForwardReply)(nil),          // 29: vedette.raft.v1.ForwardReply
-	nil,                           // 30: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 31: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 32: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 33: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 34: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 35: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 36: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 37: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 38: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 39: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),  // 40: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),      // 41: vedette.sensor.v1.Finding
+	(*NodeStatus)(nil),            // 30: vedette.raft.v1.NodeStatus
+	nil,                           // 31: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),        // 32: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),    // 33: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),      // 34: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),         // 35: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),  // 36: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),        // 37: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),    // 38: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil), // 39: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),       // 40: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),  // 41: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),      // 42: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -2648,35 +2752,36 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
 	3,  // 20: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	31, // 21: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	32, // 22: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	33, // 23: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	30, // 24: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	33, // 25: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	32, // 26: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	34, // 27: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	35, // 28: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	36, // 29: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	37, // 30: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	38, // 31: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	39, // 32: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	36, // 33: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	32, // 21: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	33, // 22: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	34, // 23: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	31, // 24: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	34, // 25: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	33, // 26: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	35, // 27: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	36, // 28: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	37, // 29: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	38, // 30: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	39, // 31: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	40, // 32: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	37, // 33: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
 	14, // 34: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
 	15, // 35: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
 	13, // 36: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	34, // 37: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	40, // 38: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	32, // 39: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	35, // 37: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	41, // 38: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	33, // 39: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
 	23, // 40: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	41, // 41: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	42, // 41: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
 	25, // 42: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
 	28, // 43: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
 	27, // 44: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	30, // 45: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -2712,7 +2817,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

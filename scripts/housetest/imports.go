@@ -76,6 +76,17 @@ var importRules = []importRule{
 		deny: []string{"coordinator/internal/ingest/...", "coordinator/internal/control/...", "coordinator/internal/engine/..."},
 	},
 	{
+		name: "what counts knows nobody",
+		why:  "every part of a node may count and log, so what they do it with imports none of them",
+		from: []string{"coordinator/internal/meter/...", "coordinator/internal/journal/..."}, deny: []string{"coordinator/..."},
+	},
+	{
+		name: "metrics have one owner",
+		why:  "names, labels and their values are fixed in one place, which is documented and bounded; the rest increments fields",
+		from: everywhere, except: []string{"coordinator/internal/meter/..."},
+		deny: []string{"github.com/prometheus/...", "github.com/hashicorp/go-metrics/...", "github.com/armon/go-metrics/..."}, inTests: true,
+	},
+	{
 		name: "state has no clock, no dice and no outside",
 		why:  "time, ids and randomness arrive inside the command; otherwise two nodes with the same log differ",
 		from: []string{"coordinator/internal/state/..."},

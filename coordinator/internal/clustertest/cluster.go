@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/link/linktest"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -29,6 +30,7 @@ type Member struct {
 	node     *consensus.Node
 	listener *link.Listener
 	served   chan struct{}
+	figures  *meter.Meter
 }
 
 // Node is the running node, nil when it is down.
@@ -36,6 +38,13 @@ func (m *Member) Node() *consensus.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.node
+}
+
+// Figures are what the member exports now, as text.
+func (m *Member) Figures() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.figures.Text()
 }
 
 // Cluster is N nodes and their network.
@@ -130,7 +139,11 @@ func (c *Cluster) Start(m *Member) {
 	if c.tune != nil {
 		c.tune(&cfg)
 	}
+	if cfg.Meter == nil {
+		cfg.Meter = meter.New(consensus.Kinds()...)
+	}
 	m.mu.Lock()
+	m.figures = cfg.Meter
 	m.listener = listener
 	m.mu.Unlock()
 	c.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 )
@@ -50,6 +51,12 @@ type Config struct {
 	Bootstrap bool
 	// Logger takes raft's messages too.
 	Logger *slog.Logger
+	// Meter counts what happens; nil makes one that nobody reads.
+	Meter *meter.Meter
+	// Version and CertificateEnds are told to the other nodes when they ask; either may
+	// be empty.
+	Version         string
+	CertificateEnds func() time.Time
 
 	// HeartbeatTimeout is how long a follower waits for its leader before it
 	// asks for an election (raft draws 1 to 2 times it), and as long again for
@@ -68,6 +75,9 @@ type Config struct {
 	// SnapshotInterval is how often the threshold is looked at. Default 30 s:
 	// not so often that a large state is copied all the time.
 	SnapshotInterval time.Duration
+	// LookPeriod is how often a node asks the others how they are, so that it can say
+	// since when one is away although nobody has asked before. Default 5 s.
+	LookPeriod time.Duration
 }
 
 func (c *Config) populate() error {
@@ -86,8 +96,11 @@ func (c *Config) populate() error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Meter == nil {
+		c.Meter = meter.New(Kinds()...)
+	}
 	for value, fallback := range map[*time.Duration]time.Duration{
-		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second,
+		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second, &c.LookPeriod: 5 * time.Second,
 	} {
 		if *value == 0 {
 			*value = fallback

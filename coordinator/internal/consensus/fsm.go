@@ -26,7 +26,7 @@ func (f *fsm) Apply(log *raft.Log) any { return f.node.apply(log.Index, log.Data
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return f.node.freeze() }
 
 // Restore implements raft.FSM.
-func (f *fsm) Restore(r io.ReadCloser) error { return errors.Join(f.node.db.Restore(r), r.Close()) }
+func (f *fsm) Restore(r io.ReadCloser) error { return f.node.restore(r) }
 
 // apply applies one entry. An entry that cannot be applied must not be skipped,
 // or this node would silently differ from the others: it panics, naming the
@@ -43,18 +43,23 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 	}
 	var result *raftv1.Result
 	for {
+		began := time.Now()
 		err := n.db.Update(index, func(tx *store.Tx) (err error) {
 			result, err = state.Apply(tx, index, cmd)
 			return err
 		})
 		switch {
 		case err == nil:
+			n.full.Store(false)
+			n.cfg.Meter.ApplySeconds.Observe(time.Since(began).Seconds())
+			n.cfg.Meter.Applied.Of(kindOf(cmd)).Inc()
 			n.subs.publish(index, cmd, result)
 			return result
 		case errors.Is(err, store.ErrApplied):
 			// A replay after a restart: nobody waits for this answer.
 			return nil
 		case errors.Is(err, store.ErrFull):
+			n.full.Store(true)
 			n.cfg.Logger.Error("disk is full: this node applies nothing until there is room", "index", index, "dir", n.cfg.DataDir)
 			if !n.pauseFull() {
 				return nil
@@ -63,6 +68,12 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 			panic(fmt.Sprintf("raft entry %d cannot be applied: %v", index, err))
 		}
 	}
+}
+
+func (n *Node) restore(r io.ReadCloser) error {
+	n.restoring.Store(true)
+	defer n.restoring.Store(false)
+	return errors.Join(n.db.Restore(r), r.Close())
 }
 
 // forSensors says whether nodes hand a command on to sensors once they have applied it:

@@ -48,10 +48,12 @@ func (n *Node) Members(ctx context.Context) ([]*operatorv1.Member, error) {
 func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 	if m.GetId() == n.cfg.ID {
 		m.State, m.AppliedIndex, m.LastContact = "alive", n.AppliedIndex(), time.Now().UnixNano()
+		told(m, n.statusOf())
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
+	sent := time.Now()
 	reply, err := n.askAt(ctx, m.GetAddress(), tagStatus, &raftv1.Command{})
 	if err != nil || reply.GetResult().GetId() != m.GetId() {
 		m.State = "unreachable"
@@ -61,8 +63,18 @@ func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 		}
 		return
 	}
-	m.State, m.AppliedIndex, m.LastContact = "alive", reply.GetResult().GetIndex(), time.Now().UnixNano()
+	received := time.Now()
+	m.State, m.AppliedIndex, m.LastContact = "alive", reply.GetResult().GetIndex(), received.UnixNano()
+	if s := reply.GetStatus(); s != nil { // an older node says nothing
+		told(m, s)
+		m.ClockOffset = certainOffset(s.GetTime(), sent.UnixNano(), received.UnixNano())
+	}
 	n.contacts.Store(m.GetId(), contact{at: m.GetLastContact(), applied: m.GetAppliedIndex()})
+}
+
+// told copies what a node says of itself.
+func told(m *operatorv1.Member, s *raftv1.NodeStatus) {
+	m.Version, m.DiskFree, m.DiskTotal, m.CertificateEnds, m.NotReady = s.GetVersion(), s.GetDiskFree(), s.GetDiskTotal(), s.GetCertificateEnds(), s.GetNotReady()
 }
 
 // Removed says whether the cluster goes on without this node: it is without a

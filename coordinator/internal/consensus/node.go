@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	walmetrics "github.com/hashicorp/raft-wal/metrics"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 )
 
@@ -40,6 +43,9 @@ type Node struct {
 	layer   *streamLayer
 	peers   *peers
 	subs    *subscribers
+	// snapshots are raft's, for figures. restoring and full are this node's troubles.
+	snapshots       raft.SnapshotStore
+	restoring, full atomic.Bool
 	// contacts remembers each member's last answer, by id.
 	contacts sync.Map
 
@@ -88,13 +94,14 @@ func (n *Node) open(dir string) (err error) {
 	if err := n.openState(filepath.Join(n.cfg.DataDir, "state.db")); err != nil {
 		return err
 	}
-	if n.log, err = openLog(filepath.Join(dir, "wal"), logger.Named("wal")); err != nil {
+	if n.log, err = openLog(filepath.Join(dir, "wal"), logger.Named("wal"), n.cfg.Meter); err != nil {
 		return fmt.Errorf("%w: %s: %w; %s", ErrLog, dir, err, n.startOver())
 	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, logger.Named("snapshot"))
 	if err != nil {
 		return fmt.Errorf("opening raft snapshots: %w", err)
 	}
+	n.snapshots = snapshots
 	conf := raft.DefaultConfig()
 	conf.LocalID = raft.ServerID(n.cfg.ID)
 	conf.Logger = logger.Named("raft")
@@ -133,6 +140,8 @@ func (n *Node) open(dir string) (err error) {
 	if n.raft, err = raft.NewRaft(conf, &fsm{n}, cached, n.log, snapshots, n.network); err != nil {
 		return fmt.Errorf("starting raft: %w", err)
 	}
+	n.figures()
+	n.start(n.lookAround)
 	return nil
 }
 
@@ -153,13 +162,13 @@ func (n *Node) openState(path string) (err error) {
 }
 
 // openLog opens raft's log; of an index that is not one the library makes a panic.
-func openLog(dir string, logger hclog.Logger) (log *wal.WAL, err error) {
+func openLog(dir string, logger hclog.Logger, figures *meter.Meter) (log *wal.WAL, err error) {
 	defer func() {
 		if recover() != nil {
 			err = errors.New("its index, wal-meta.db, is empty or damaged")
 		}
 	}()
-	return wal.Open(dir, wal.WithLogger(logger))
+	return wal.Open(dir, wal.WithLogger(logger), wal.WithMetricsCollector(walmetrics.NewGoMetricsCollector(nil, nil, figures.WAL())))
 }
 
 // startOver is what to do when this node's own copy cannot be trusted.

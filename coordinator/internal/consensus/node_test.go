@@ -250,3 +250,40 @@ func TestSubscribe(t *testing.T) {
 		}
 	}
 }
+
+// Ensure a clock is called wrong by no more than the time that the answer took leaves.
+func TestCertainOffset(t *testing.T) {
+	for _, tt := range []struct{ told, sent, received, want int64 }{
+		{100, 90, 110, 0}, {90, 90, 110, 0}, {110, 90, 110, 0}, {150, 90, 110, 40}, {50, 90, 110, -40},
+	} {
+		if got := certainOffset(tt.told, tt.sent, tt.received); got != tt.want {
+			t.Errorf("certainOffset(%d, %d, %d): got %d, want %d", tt.told, tt.sent, tt.received, got, tt.want)
+		}
+	}
+}
+
+// Ensure what makes a node not ready is said, and what is nothing is not.
+func TestUnready(t *testing.T) {
+	well := Vitals{State: "follower", Leader: "n1", Applied: 100, Commit: 100, DiskFree: 10 << 30, DiskTotal: 20 << 30}
+	for _, tt := range []struct {
+		name   string
+		change func(*Vitals)
+		want   string
+	}{
+		{"well", func(*Vitals) {}, ""},
+		{"barriers", func(v *Vitals) { v.Commit = 100 + 10*FarBehind }, ""},
+		{"no disk figures", func(v *Vitals) { v.DiskFree, v.DiskTotal = 0, 0 }, ""},
+		{"behind", func(v *Vitals) { v.Behind = 1 + FarBehind }, "1001 entries wait"},
+		{"no leader", func(v *Vitals) { v.Leader = "" }, "knows no leader"},
+		{"restoring", func(v *Vitals) { v.Restoring, v.Behind = true, 100000 }, "replaces its state"},
+		{"full", func(v *Vitals) { v.Full = true }, "disk is full"},
+		{"nearly full", func(v *Vitals) { v.DiskFree = fullDisk - 1 }, "disk is full"},
+		{"removed", func(v *Vitals) { v.State, v.Leader = "shutdown", "" }, "takes no part"},
+	} {
+		v := well
+		tt.change(&v)
+		if got := v.Unready(); len(got) > 1 || strings.Join(got, "") == "" != (tt.want == "") || !strings.Contains(strings.Join(got, ""), tt.want) {
+			t.Errorf("%s: got %q, want one with %q", tt.name, got, tt.want)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 )
@@ -30,10 +31,31 @@ var errElsewhere = errors.New("not the leader")
 // command did, or why it was rejected. Errors: ErrNoLeader, ErrUncertain,
 // ErrInvalid, ErrClosed.
 func (n *Node) Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error) {
+	result, err := n.propose(ctx, cmd)
+	n.cfg.Meter.Proposed(outcomeOf(result, err))
+	return result, err
+}
+
+func outcomeOf(result *raftv1.Result, err error) string {
+	switch {
+	case err == nil && result.GetRejected() == "":
+		return meter.Accepted
+	case err == nil:
+		return meter.Rejected
+	case errors.Is(err, ErrNoLeader):
+		return meter.NoLeader
+	case errors.Is(err, ErrUncertain):
+		return meter.Uncertain
+	}
+	return meter.Failed
+}
+
+func (n *Node) propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error) {
 	data, err := encode(cmd)
 	if err != nil {
 		return nil, err
 	}
+	n.cfg.Meter.ProposedBytes.Observe(float64(len(data)))
 	// An ingest repeats nothing that its positions cover, a key answers what it did.
 	repeatable := cmd.GetIdempotencyKey() != "" || cmd.GetIngest() != nil
 	var result *raftv1.Result

@@ -55,11 +55,11 @@ func (n *Node) serveStream(ctx context.Context, peer link.Peer, stream net.Conn)
 	defer stop()
 	cmd := &raftv1.Command{}
 	if err := frame.Read(stream, cmd); err != nil {
-		n.cfg.Logger.Debug("reading a peer's request", "peer", peer.ID, "err", err)
+		n.cfg.Logger.Debug("reading a peer's request", "peer", peer.ID, "error", err)
 		return
 	}
 	if err := frame.Write(stream, n.answer(ctx, peer, tag[0], cmd)); err != nil {
-		n.cfg.Logger.Debug("answering a peer", "peer", peer.ID, "err", err)
+		n.cfg.Logger.Debug("answering a peer", "peer", peer.ID, "error", err)
 	}
 }
 
@@ -70,7 +70,7 @@ func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1
 		if servers := n.servers(); len(servers) > 0 && !n.isMember(peer.ID) {
 			return reply(nil, refusal(notMember(peer.ID)))
 		}
-		return &raftv1.ForwardReply{Result: &raftv1.Result{Id: n.cfg.ID, Index: n.AppliedIndex()}}
+		return &raftv1.ForwardReply{Result: &raftv1.Result{Id: n.cfg.ID, Index: n.AppliedIndex()}, Status: n.statusOf()}
 	}
 	if tag == tagMembership && cmd.GetPutNode().GetNode().GetId() == peer.ID && peer.ID != "" {
 		// A node that joins asks whichever it knows; its certificate says who it is.

@@ -27,7 +27,10 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/journal"
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/operatorv1/operatorv1connect"
@@ -46,6 +49,7 @@ type Cluster interface {
 	Leader() (id, addr string, ok bool)
 	Members(ctx context.Context) ([]*operatorv1.Member, error)
 	RemoveMember(ctx context.Context, id string) error
+	Vitals() consensus.Vitals
 }
 
 const (
@@ -63,8 +67,6 @@ type Config struct {
 	// NodeID and Version are what GetStatus says of this node.
 	NodeID  string
 	Version string
-	// DataDir is watched for room: a full disk stops a node.
-	DataDir string
 	// Operators is the certificate of the operators' authority: whom it has signed is
 	// served, and grants that they signed are taken. Authority is the cluster's, whose
 	// word makes nobody an operator; Certificate is the node's own.
@@ -77,6 +79,11 @@ type Config struct {
 	DB      *store.DB
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
+	// Meter holds this node's figures; nil makes one without what other parts count.
+	Meter *meter.Meter
+	// Journal has the newest warnings, and Configuration is the effective one, for DebugInfo.
+	Journal       *journal.Journal
+	Configuration string
 	// SilentAfter is when a host without a batch counts as silent (default 90 s:
 	// three summaries at the sensors' default interval).
 	SilentAfter time.Duration
@@ -106,6 +113,9 @@ func (c *Config) populate() error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Meter == nil {
+		c.Meter = meter.New()
+	}
 	if c.SilentAfter <= 0 {
 		c.SilentAfter = 90 * time.Second
 	}
@@ -127,6 +137,8 @@ type Server struct {
 	watchers atomic.Int64
 	dropped  atomic.Uint64
 	replays  chan struct{} // holds one for each replay that runs
+	// deniedAll are requests; unshaken are connections that never came to one.
+	deniedAll, unshaken atomic.Uint64
 
 	mu     sync.Mutex // guards denied
 	denied map[string]uint64
@@ -139,7 +151,9 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, denied: make(map[string]uint64), replays: make(chan struct{}, replaysAtOnce)}, nil
+	s := &Server{cfg: cfg, denied: make(map[string]uint64), replays: make(chan struct{}, replaysAtOnce)}
+	s.figures()
+	return s, nil
 }
 
 // Handler is the service behind authorisation; it must be served with TLS and
@@ -152,7 +166,14 @@ func (s *Server) Handler() http.Handler {
 			s.cfg.Logger.Error("operator request panicked", "procedure", spec.Procedure, "panic", fmt.Sprint(p))
 			return connect.NewError(connect.CodeInternal, errors.New("this node failed at the request: its log says why"))
 		}))
-	return s.authorise(service)
+	pages := s.pages()
+	return s.authorise(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, page := pageRole[r.URL.Path]; page {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		service.ServeHTTP(w, r)
+	}))
 }
 
 // fastGzip costs a third of the default: what waiting operators look at again and again
@@ -189,28 +210,8 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		// Handshakes that strangers fail are no event of ours.
-		ErrorLog:    slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		// Handshakes that strangers fail are no event of ours; they are counted.
+		ErrorLog: slog.NewLogLogger(&unshaken{Handler: s.cfg.Logger.Handler(), count: &s.unshaken}, slog.LevelDebug),
 	}
-	done := make(chan error, 1)
-	go func() { done <- server.ServeTLS(listener, "", "") }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serving operators: %w", err)
-	case <-ctx.Done():
-	}
-	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-	defer cancel()
-	err := server.Shutdown(shutdown)
-	if err != nil {
-		err = server.Close()
-	}
-	if served := <-done; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	if err != nil {
-		return fmt.Errorf("stopping the operators' server: %w", err)
-	}
-	return nil
+	return s.run(ctx, "operators", server, func(server *http.Server) error { return server.ServeTLS(listener, "", "") })
 }

@@ -33,6 +33,7 @@ var least = map[string]string{
 	// An auditor is a viewer: the record must be checkable by who may change nothing.
 	rpc.OperatorServiceListAuditProcedure:        operators.RoleViewer,
 	rpc.OperatorServiceListMembersProcedure:      operators.RoleViewer,
+	rpc.OperatorServiceDebugInfoProcedure:        operators.RoleAdmin,
 	rpc.OperatorServiceWatchProcedure:            operators.RoleViewer,
 	rpc.OperatorServiceCloseIncidentProcedure:    operators.RoleHunter,
 	rpc.OperatorServiceSubmitGrantProcedure:      operators.RoleResponder,
@@ -52,9 +53,15 @@ var least = map[string]string{
 	rpc.OperatorServicePutSignedNodesProcedure: operators.RoleAdmin,
 }
 
+// pageRole is the same for what is no procedure.
+var pageRole = map[string]string{pageMetrics: operators.RoleViewer, pageHealth: operators.RoleViewer, pageReady: operators.RoleViewer}
+
 // may says whether a role may call a procedure, and which role it needs.
 func may(role, procedure string) (needed string, ok bool) {
 	needed, named := least[procedure]
+	if !named {
+		needed, named = pageRole[procedure]
+	}
 	have := slices.Index(roles, role)
 	return needed, named && have >= 0 && have >= slices.Index(roles, needed)
 }
@@ -88,6 +95,7 @@ func (s *Server) authorise(next http.Handler) http.Handler {
 					fmt.Errorf("operator %q has role %q, this needs role %q or above: ask an admin", peer.ID, peer.Role, needed))
 			}
 		}
+		s.deniedAll.Add(1)
 		s.mu.Lock()
 		s.denied[peer.ID]++
 		count := s.denied[peer.ID]

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"connectrpc.com/connect"
-
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 )
@@ -140,19 +138,6 @@ func (s *Server) ListAudit(ctx context.Context, r *operatorv1.ListAuditRequest) 
 		return nil, readError(err)
 	}
 	return &operatorv1.ListAuditResponse{Entries: entries, More: more}, nil
-}
-
-// ListMembers implements the service.
-func (s *Server) ListMembers(ctx context.Context, _ *operatorv1.ListMembersRequest) (*operatorv1.ListMembersResponse, error) {
-	members, err := s.cfg.Cluster.Members(ctx)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeUnavailable, err)
-	}
-	signed, err := s.cfg.DB.SignedNodes(ctx)
-	if err != nil {
-		return nil, readError(err)
-	}
-	return &operatorv1.ListMembersResponse{Members: members, SignedNodes: signed}, nil
 }
 
 func plural(n uint64, noun string) string {

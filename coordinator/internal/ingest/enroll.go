@@ -40,6 +40,7 @@ func (s *Server) ServeEnroll(ctx context.Context, conn *link.Conn) {
 	reply := &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Enrolled{Enrolled: enrolled}}
 	if refused != nil {
 		s.countRefusal(refused.code)
+		s.counts.enrolRefused.Add(1)
 		logger.Warn("enrolment refused", "code", refused.code, "reason", refused.message)
 		reply.Outcome = &sensorv1.EnrollReply_Refusal{Refusal: refused.proto()}
 	} else {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
@@ -83,6 +84,8 @@ type Config struct {
 	Members Members
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
+	// Meter counts what happens; nil makes one that nobody reads.
+	Meter *meter.Meter
 	// CoalesceBytes and CoalesceDelay: batches of many hosts become one log entry
 	// when they sum up to so many bytes (default 64 KiB) or the first of them has
 	// waited so long (default 20 ms). An fsync costs the same for one as for many.
@@ -115,6 +118,9 @@ func (c *Config) populate() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Meter == nil {
+		c.Meter = meter.New()
 	}
 	if c.CoalesceBytes <= 0 {
 		c.CoalesceBytes = 64 << 10
@@ -168,6 +174,7 @@ type Server struct {
 
 // counters are since the start of the node.
 type counters struct {
+	enrolRefused                                                             atomic.Uint64
 	batches, records, resumes, renewals, enrolled, replaced, malformed, slow atomic.Uint64
 
 	mu      sync.Mutex
@@ -194,7 +201,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	running, stop := context.WithCancel(context.Background())
-	return &Server{
+	s := &Server{
 		running:   running,
 		stop:      stop,
 		enrolling: make(chan struct{}, maxEnrolling),
@@ -206,7 +213,9 @@ func New(cfg Config) (*Server, error) {
 		hostSets:  hostSets{read: cfg.Orders.OperationHosts},
 		ends:      &ends{wake: make(chan struct{}, 1)},
 		begun:     make(chan struct{}),
-	}, nil
+	}
+	s.figures()
+	return s, nil
 }
 
 // Run brings batches into the log and pushes grants and node lists to the

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/grant"
@@ -326,17 +327,23 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 // batch answers by itself: nothing more is read before, and a message in the queue would
 // only be another goroutine to wake for every batch of every host.
 func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch) error {
+	received := time.Now()
 	if err := state.CheckBatch(batch); err != nil {
+		s.cfg.Meter.Refused(meter.Malformed)
 		return fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	if len(batch.GetRecords()) == 0 {
+		s.cfg.Meter.Refused(meter.Malformed)
 		return fmt.Errorf("%w: an empty batch", errProtocol)
 	}
-	if size := proto.Size(batch); size > maxEntry {
+	size := proto.Size(batch)
+	if size > maxEntry {
+		s.cfg.Meter.Refused(meter.Malformed)
 		return fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)
 	}
 	ack, err := s.batcher.submit(ctx, &raftv1.HostBatch{Host: n.host, Batch: batch})
 	if err != nil {
+		s.cfg.Meter.Refused(meter.NotCommitted)
 		if ctx.Err() == nil && !errors.Is(err, errStopping) {
 			s.cfg.Logger.Warn("batch not committed; the sensor will try another node", "host", n.host, "error", err)
 			n.because(endNode, "a batch was not committed")
@@ -344,12 +351,15 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 		}
 		return fmt.Errorf("committing a batch: %w", err)
 	}
+	s.cfg.Meter.AckSeconds.Observe(time.Since(received).Seconds())
 	if ack.GetGap() {
+		s.cfg.Meter.Refused(meter.Gap)
 		s.counts.resumes.Add(1)
 		return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 	}
 	s.counts.batches.Add(1)
 	s.counts.records.Add(uint64(len(batch.GetRecords())))
+	s.taken(batch, size)
 	return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 }
 

@@ -114,6 +114,9 @@ const (
 	// OperatorServicePutSignedNodesProcedure is the fully-qualified name of the OperatorService's
 	// PutSignedNodes RPC.
 	OperatorServicePutSignedNodesProcedure = "/vedette.operator.v1.OperatorService/PutSignedNodes"
+	// OperatorServiceDebugInfoProcedure is the fully-qualified name of the OperatorService's DebugInfo
+	// RPC.
+	OperatorServiceDebugInfoProcedure = "/vedette.operator.v1.OperatorService/DebugInfo"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
 )
@@ -152,6 +155,8 @@ type OperatorServiceClient interface {
 	RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error)
 	// Commits the nodes' addresses as an admin signed them, which isolated hosts follow.
 	PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error)
+	// What the node that is asked knows of itself, for a bundle that helps to find a fault.
+	DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
 }
@@ -323,6 +328,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("PutSignedNodes")),
 			connect.WithClientOptions(opts...),
 		),
+		debugInfo: connect.NewClient[operatorv1.DebugInfoRequest, operatorv1.DebugInfoResponse](
+			httpClient,
+			baseURL+OperatorServiceDebugInfoProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("DebugInfo")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[operatorv1.WatchRequest, operatorv1.WatchResponse](
 			httpClient,
 			baseURL+OperatorServiceWatchProcedure,
@@ -360,6 +371,7 @@ type operatorServiceClient struct {
 	listMembers      *connect.Client[operatorv1.ListMembersRequest, operatorv1.ListMembersResponse]
 	removeMember     *connect.Client[operatorv1.RemoveMemberRequest, operatorv1.RemoveMemberResponse]
 	putSignedNodes   *connect.Client[operatorv1.PutSignedNodesRequest, operatorv1.PutSignedNodesResponse]
+	debugInfo        *connect.Client[operatorv1.DebugInfoRequest, operatorv1.DebugInfoResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
 
@@ -597,6 +609,15 @@ func (c *operatorServiceClient) PutSignedNodes(ctx context.Context, req *operato
 	return nil, err
 }
 
+// DebugInfo calls vedette.operator.v1.OperatorService.DebugInfo.
+func (c *operatorServiceClient) DebugInfo(ctx context.Context, req *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error) {
+	response, err := c.debugInfo.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Watch calls vedette.operator.v1.OperatorService.Watch.
 func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -636,6 +657,8 @@ type OperatorServiceHandler interface {
 	RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error)
 	// Commits the nodes' addresses as an admin signed them, which isolated hosts follow.
 	PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error)
+	// What the node that is asked knows of itself, for a bundle that helps to find a fault.
+	DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
 }
@@ -803,6 +826,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("PutSignedNodes")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceDebugInfoHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceDebugInfoProcedure,
+		svc.DebugInfo,
+		connect.WithSchema(operatorServiceMethods.ByName("DebugInfo")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		OperatorServiceWatchProcedure,
 		svc.Watch,
@@ -863,6 +892,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceRemoveMemberHandler.ServeHTTP(w, r)
 		case OperatorServicePutSignedNodesProcedure:
 			operatorServicePutSignedNodesHandler.ServeHTTP(w, r)
+		case OperatorServiceDebugInfoProcedure:
+			operatorServiceDebugInfoHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -976,6 +1007,10 @@ func (UnimplementedOperatorServiceHandler) RemoveMember(context.Context, *operat
 
 func (UnimplementedOperatorServiceHandler) PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutSignedNodes is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.DebugInfo is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {

@@ -166,3 +166,26 @@ func TestPrintCutList(t *testing.T) {
 		t.Errorf("a cut list is valid JSON: %s", b.String())
 	}
 }
+
+// Ensure a command in running text stays on one line, so that it can be copied.
+func TestCommandsAreNotBroken(t *testing.T) {
+	var out bytes.Buffer
+	p := &Printer{Out: &out, Format: Table, Width: 60}
+	const command = "'systemctl status vedette-coordinator'"
+	err := p.Show(Shown{Page: func(g *Page) {
+		g.Item("The operators' node n3 does not answer: some words run " + command + " there, or 'vedette cluster remove n3'.")
+		g.Item("'a command that is longer than the whole line is and so must be broken somewhere, wherever that is'")
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `  - The operators' node n3 does not answer: some words run
+    'systemctl status vedette-coordinator' there, or
+    'vedette cluster remove n3'.
+  - 'a command that is longer than the whole line is and so
+    must be broken somewhere, wherever that is'
+`
+	if out.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
+	}
+}

@@ -1,6 +1,7 @@
 package output
 
 import (
+	"regexp"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -75,14 +76,30 @@ func (g *Page) Branch(depth int, c Colour, s string) {
 func (g *Page) hanging(mark, s string) {
 	g.endFields()
 	width := g.width() - len(indent) - len(mark)
-	lines := strings.Split(strings.TrimRight(text.WrapSoft(Safe(s), width), "\n"), "\n")
+	lines := strings.Split(strings.TrimRight(text.WrapSoft(whole(Safe(s), width), width), "\n"), "\n")
 	for i, line := range lines {
 		lead := indent + mark
 		if i > 0 {
 			lead = indent + strings.Repeat(" ", len(mark))
 		}
-		g.b.WriteString(lead + strings.TrimRight(line, " ") + "\n")
+		g.b.WriteString(strings.ReplaceAll(lead+strings.TrimRight(line, " "), space, " ") + "\n")
 	}
+}
+
+// space stands for a blank at which no line may be broken: of no script, and one cell wide.
+const space = "\uE000"
+
+// quoted is a command in running text; an apostrophe has a letter before it.
+var quoted = regexp.MustCompile(`(^|[ (])'[a-z][^']*'`)
+
+// whole keeps a command on one line, so that it can be copied, where it fits on one at all.
+func whole(s string, width int) string {
+	return quoted.ReplaceAllStringFunc(s, func(command string) string {
+		if len(command) > width {
+			return command
+		}
+		return command[:1] + strings.ReplaceAll(command[1:], " ", space)
+	})
 }
 
 func (g *Page) width() int {

@@ -297,14 +297,33 @@ type Member struct {
 	AppliedIndex    uint64 `json:"applied_index"`
 	LastContact     Time   `json:"last_contact"`
 	Signed          bool   `json:"signed"`
+
+	// What the node says of itself; null when it does not.
+	Version         *string  `json:"version"`
+	Ready           *bool    `json:"ready"`
+	NotReady        []string `json:"not_ready"`
+	ClockOffset     *float64 `json:"clock_offset_seconds"`
+	DiskFree        *uint64  `json:"disk_free_bytes"`
+	DiskTotal       *uint64  `json:"disk_bytes"`
+	CertificateEnds Time     `json:"certificate_ends"`
 }
 
 // FromMember shapes a node of the cluster; signed is the signed list, nil for none.
 func FromMember(m *operatorv1.Member, signed *sensorv1.NodeAddresses) Member {
-	return Member{
-		m.GetId(), m.GetAddress(), m.GetOperatorAddress(), m.GetRole(), m.GetState(), m.GetAppliedIndex(), Time(m.GetLastContact()),
-		nodelist.Covers(signed, m.GetId(), m.GetAddress()),
+	out := Member{
+		ID: m.GetId(), Address: m.GetAddress(), OperatorAddress: m.GetOperatorAddress(), Role: m.GetRole(), State: m.GetState(),
+		AppliedIndex: m.GetAppliedIndex(), LastContact: Time(m.GetLastContact()), Signed: nodelist.Covers(signed, m.GetId(), m.GetAddress()),
+		Version: text(m.GetVersion()), NotReady: list(m.GetNotReady()), CertificateEnds: Time(m.GetCertificateEnds()),
 	}
+	if m.GetVersion() == "" {
+		return out
+	}
+	ready, offset := len(m.GetNotReady()) == 0, time.Duration(m.GetClockOffset()).Seconds()
+	out.Ready, out.ClockOffset = &ready, &offset
+	if free, total := m.GetDiskFree(), m.GetDiskTotal(); total > 0 {
+		out.DiskFree, out.DiskTotal = &free, &total
+	}
+	return out
 }
 
 // SignedNodes is `cluster sign-nodes`.
