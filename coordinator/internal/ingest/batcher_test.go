@@ -90,6 +90,7 @@ func TestCoalesce(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				var running, sessions sync.WaitGroup
 				running.Go(func() { _ = b.run(ctx) })
+				synctest.Wait() // what comes before it runs is one entry
 				for i := range tt.count {
 					sessions.Go(func() {
 						host := fmt.Sprintf("h-%d", i)
