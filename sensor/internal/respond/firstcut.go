@@ -55,7 +55,7 @@ func (r *Responder) hold(lease *lease, spec isolation.Spec) (note string) {
 	note = r.cutFirst(spec)
 	if r.cfg.First != nil && lease.Level != isolation.Jump {
 		stopped, err := r.cfg.First.Deepen(false)
-		note += lease.stop(stopped)
+		lease.stop(stopped) // told when it is made to last
 		if err != nil {
 			r.cfg.Logger.Warn("stopping who sends past every filter is tried again", "error", err)
 		}
@@ -76,18 +76,20 @@ func (r *Responder) deepen(lease *lease) (note string) {
 		r.cfg.Logger.Error("the first cut is not whole; the isolation's table is", "error", err)
 		note = fmt.Sprintf("the first cut is not whole (%v); ", err)
 	}
-	return note + lease.stop(stopped)
+	lease.stop(stopped)
+	for _, process := range stopped {
+		note += fmt.Sprintf("%s (process %d) is stopped until the release, since it can send past every filter; ", process.Comm, process.PID)
+	}
+	return note
 }
 
-// stop notes who stands still, and tells of those that were not known.
-func (l *lease) stop(stopped []StoppedProcess) (note string) {
+// stop remembers who stands still, to be let go on at the end.
+func (l *lease) stop(stopped []StoppedProcess) {
 	for _, process := range stopped {
 		if !slices.Contains(l.Stopped, process) {
 			l.Stopped = append(l.Stopped, process)
-			note += fmt.Sprintf("%s (process %d) is stopped until the release, since it can send past every filter; ", process.Comm, process.PID)
 		}
 	}
-	return note
 }
 
 // leftOpen is told with every isolation that is applied: what either layer leaves open on

@@ -127,6 +127,8 @@ func TestCutsWholeAfterARestart(t *testing.T) {
 	f.want(t, "cut full", "stop", "deepen")
 	b.restart()
 	f.want(t, "cut full", "deepen")
+	b.expect("an order over it", b.isolate("op-1"), applied, "sender (process 7) is stopped until the release", true)
+	f.want(t, "cut full", "stop", "deepen")
 	b.stop()
 	var lifted []StoppedProcess
 	end := LocalEnd{
