@@ -39,7 +39,7 @@ const (
 	// rowMark begins a line with a row (measureMark of the tests).
 	rowMark = "ISOLATION-ROW "
 	// beside are the tests that prove the rest: their figures become notes.
-	beside = "^(TestEstablishedFlowsEnd|TestReplacingLeaksNothing|TestTampering|TestOwnedTable|TestHeldTable|TestNoResidue|TestAdapterPluggedIn|TestLateDevices|TestLateDevicesInKernel|TestDHCP|TestOpenings|TestEgressOnly)$"
+	beside = "^(TestEstablishedFlowsEnd|TestReplacingLeaksNothing|TestTampering|TestOwnedTable|TestHeldTable|TestHeldForThisProcess|TestNoResidue|TestAdapterPluggedIn|TestStrangers|TestLateDeviceShut|TestLateDevices|TestLateDevicesInKernel|TestDHCP|TestOpenings|TestEgressOnly)$"
 	// matrix is the test that prints rows.
 	matrix = "^(TestMeasure|TestAllPathsCut|TestIsolatedAtRest)$"
 	// guestMatrix is what is measured where time says nothing.

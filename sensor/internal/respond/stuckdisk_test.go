@@ -69,26 +69,33 @@ func TestStuckDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = looker.Close() })
-	if err := looker.Supported(); err != nil || !looker.Holds() {
-		t.Skipf("SKIP: needs tables with an owner (Linux 6.9): %v", err)
+	present := func() bool {
+		t.Helper()
+		there, err := looker.Present()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return there
+	}
+	held := isolation.Spec{Nodes: b.cfg.NodeAddresses()}
+	if err := looker.Hold(held); err != nil {
+		t.Fatal(err)
+	}
+	if !present() {
+		t.Skip("SKIP: needs nftables tables with an owner that stay when it goes (Linux 6.9)")
+	}
+	if err := looker.Remove(); err != nil {
+		t.Fatal(err)
 	}
 	freeze()
 	done := make(chan *sensorv1.IsolationStatus, 1)
 	go func() { done <- b.r.Contain(t.Context(), ownEvidence) }()
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
-	for until := time.Now().Add(slow.Deadline(5 * time.Second)); ; {
-		present, err := looker.Present()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if present {
-			break
-		}
+	for until := time.Now().Add(slow.Deadline(5 * time.Second)); !present(); <-look.C {
 		if time.Now().After(until) {
 			t.Fatal("no table while the disk stands still")
 		}
-		<-look.C
 	}
 	f.want(t, "cut full", "stop")
 	select {

@@ -102,9 +102,9 @@ type hook struct {
 	accept    bool // policy
 }
 
-// anyDevice is all devices, loopback and those to come included: the kernel hooks a device
+// everyDevice is all devices, loopback and those to come included: the kernel hooks a device
 // in before anybody can bring it up.
-var anyDevice = named{prefix: true}
+var everyDevice = named{prefix: true}
 
 // devicesNamed are those of some names.
 func devicesNamed(names ...string) (devices []named) {

@@ -152,7 +152,7 @@ func (b *Barrier) supported() error {
 	b.kernel = &abilities{
 		owners:    b.transact(trial(ownedTable, devicesNamed(loopback)...)) == nil,
 		expects:   b.transact(trial(0, devicesNamed("vedette0", "vedette1")...)) == nil,
-		anyDevice: b.transact(trial(0, anyDevice)) == nil,
+		anyDevice: b.transact(trial(0, everyDevice)) == nil,
 	}
 	return nil
 }
@@ -289,7 +289,8 @@ func (b *Barrier) commit(next *applied, flags uint32) error {
 // addStrangers drops everything on devices of other names than those that are there, from
 // before they can be brought up, until the table is made anew with them. The chains have no
 // rule: one with a rule, on a device that it cannot read the name of, makes an older nft
-// list a ruleset without end, and one without it does not show.
+// list a ruleset without end, and one without it does not show. Adapters that the kernel
+// names have a chain beside, whose rules let a new one reach the coordinators at once.
 func (b *Barrier) addStrangers(transaction *batch, next *applied) {
 	if b.kernel == nil || !b.kernel.anyDevice || b.anyDevice() {
 		return
@@ -323,7 +324,7 @@ func (b *Barrier) bases(next *applied) (bases []base) {
 	for _, d := range next.spec.Level.directions() {
 		add := func(suffix string, devices ...named) { bases = append(bases, newBase(d, suffix, devices...)) }
 		if b.anyDevice() {
-			add("any", anyDevice)
+			add("any", everyDevice)
 			continue
 		}
 		for _, device := range next.surround.devices {

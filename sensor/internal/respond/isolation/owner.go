@@ -38,13 +38,6 @@ func (b *Barrier) flags() uint32 {
 	return 0
 }
 
-// Holds says whether Hold does anything on this kernel; Supported has to be asked first.
-func (b *Barrier) Holds() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.owning()
-}
-
 // Hold is Apply for as long as this process lives, for the time until a lease is on disk:
 // the kernel takes the table away when the process ends, however it ends. It does nothing
 // where a cut is applied already or tables cannot be owned, and must be followed by Apply
