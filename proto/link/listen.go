@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -87,8 +88,9 @@ type Listener struct {
 	quic      *quic.Listener
 	counters  *counters
 
-	mu    sync.Mutex
-	conns map[*Conn]struct{}
+	mu      sync.Mutex
+	conns   map[*Conn]struct{}
+	configs map[string]*tls.Config // the newest, by ALPN
 
 	closing sync.Once
 	closed  chan struct{}
@@ -114,7 +116,7 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), closed: make(chan struct{})}
+	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), configs: make(map[string]*tls.Config), closed: make(chan struct{})}
 	l.transport = &quic.Transport{
 		Conn:                socket,
 		ConnectionIDLength:  8,
@@ -216,11 +218,28 @@ func (l *Listener) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			cfg, err := l.cfg.serverConfig(alpn)
 			if err != nil {
 				l.cfg.Logger.Error("serving a handshake", "error", err)
+				return nil, err
 			}
-			return cfg, err
+			return l.shared(alpn, cfg), nil
 		}
 	}
 	return nil, nil // crypto/tls then answers no_application_protocol
+}
+
+// shared is an earlier configuration that says the same, if there is one: every
+// connection keeps its own for as long as it lasts.
+func (l *Listener) shared(alpn string, cfg *tls.Config) *tls.Config {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if old := l.configs[alpn]; old != nil && sameCertificate(old, cfg) && old.ClientCAs.Equal(cfg.ClientCAs) {
+		return old
+	}
+	l.configs[alpn] = cfg
+	return cfg
+}
+
+func sameCertificate(a, b *tls.Config) bool {
+	return slices.EqualFunc(a.Certificates[0].Certificate, b.Certificates[0].Certificate, bytes.Equal)
 }
 
 // Serve answers until ctx ends or the listener is closed, calling the ALPN's
@@ -256,25 +275,40 @@ func (l *Listener) Serve(ctx context.Context, handlers map[string]func(context.C
 	return failure
 }
 
+// serve is where a connection's goroutine stays while its handler runs, and that is
+// small: ten thousand of them wait here at once.
 func (l *Listener) serve(serving context.Context, qc *quic.Conn, handlers map[string]func(context.Context, *Conn)) {
+	conn := l.begin(qc, handlers)
+	if conn == nil {
+		return
+	}
+	defer l.untrack(conn)
+	ctx, cancel := context.WithCancel(serving)
+	defer cancel()
+	defer context.AfterFunc(conn.Context(), cancel)()
+	handlers[conn.alpn](ctx, conn)
+	leave(serving, ctx, conn)
+}
+
+// begin is the connection, counted among the open ones; nil when it was refused.
+func (l *Listener) begin(qc *quic.Conn, handlers map[string]func(context.Context, *Conn)) *Conn {
 	conn, code, cause, reason := l.admit(qc, handlers)
 	if code != CodeOK {
 		l.counters.refuse(cause)
 		l.cfg.Logger.Debug("connection refused", "peer", qc.RemoteAddr(), "cause", cause, "reason", reason)
 		_ = qc.CloseWithError(quic.ApplicationErrorCode(code), reason)
-		return
+		return nil
 	}
 	if !l.track(conn) {
 		_ = conn.CloseWithReason(CodeShutdown, stopping)
-		return
+		return nil
 	}
-	defer l.untrack(conn)
 	l.counters.with(func(s *Stats) { s.Accepted[conn.alpn]++ })
-	ctx, cancel := context.WithCancel(serving)
-	defer cancel()
-	stop := context.AfterFunc(conn.Context(), cancel)
-	defer stop()
-	handlers[conn.alpn](ctx, conn)
+	return conn
+}
+
+// leave gives the peer time to take the last answer and close by itself.
+func leave(serving, ctx context.Context, conn *Conn) {
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
 	select {

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -95,7 +96,8 @@ func (c Credentials) clientConfig(alpn string, pin [32]byte) (*tls.Config, error
 		cluster = self.Cluster
 		// Not Certificates: that would withhold ours when the node does not list
 		// our CA, and the node could not say what is wrong with it.
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+		shown := withoutRoot(cert)
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return shown, nil }
 	}
 	switch {
 	case pin != [32]byte{}:
@@ -114,6 +116,21 @@ func (c Credentials) clientConfig(alpn string, pin [32]byte) (*tls.Config, error
 		return c.verifyNode(state, cluster)
 	}
 	return cfg, nil
+}
+
+// withoutRoot is what a node needs to see of a chain: it has the root, and would keep
+// another copy of it for as long as the connection lasts.
+func withoutRoot(cert *tls.Certificate) *tls.Certificate {
+	last := len(cert.Certificate) - 1
+	if last < 1 {
+		return cert
+	}
+	if root, err := x509.ParseCertificate(cert.Certificate[last]); err != nil || !bytes.Equal(root.RawSubject, root.RawIssuer) {
+		return cert
+	}
+	shown := *cert
+	shown.Certificate = cert.Certificate[:last]
+	return &shown
 }
 
 func (c Credentials) verifyNode(state tls.ConnectionState, cluster string) error {
