@@ -46,6 +46,8 @@ type Store interface {
 	Position(ctx context.Context, host string, boot []byte) (uint64, error)
 	// Host is one host with its labels.
 	Host(ctx context.Context, id string) (*operatorv1.Host, error)
+	// WaitApplied returns when this node's store holds the log's entry of that index.
+	WaitApplied(ctx context.Context, index uint64) error
 }
 
 // Orders is what ingest reads of what sensors are to be told.
@@ -397,7 +399,7 @@ func (s *Server) register(n *session) *refusal {
 		s.counts.replaced.Add(1)
 		s.cfg.Logger.Warn("host opened a second session; the older one is closed. If this recurs, two machines use one identity: enrol one of them again",
 			"host", n.host, "old_address", old.conn.RemoteAddr().String(), "new_address", n.conn.RemoteAddr().String(),
-			"same_machine", old.facts.GetMachineIdHash() == n.facts.GetMachineIdHash())
+			"same_machine", old.machine == n.machine)
 		old.end(link.CodeSuperseded, "a newer session of this host has taken over")
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"slices"
 	"sync"
@@ -42,17 +41,18 @@ type session struct {
 	conn   *link.Conn
 	host   string
 	number uint64
-	facts  *sensorv1.HostFacts
-	// welcome is made by connect.
-	welcome *sensorv1.Welcome
-	out     chan outgoing
-	// gone is closed by end; the writer leaves then.
-	gone chan struct{}
-	once sync.Once
+	// machine is the hash of its machine's id.
+	machine string
 
 	keepAlive time.Duration // its pings are so far apart
+	renewed   time.Time     // its certificate; the reader's
 
+	writer  sync.WaitGroup      // the goroutine that writes what is queued, while there is any
 	mu      sync.Mutex          // guards what follows
+	stream  net.Conn            // set when the sensor was welcomed: nothing may leave before
+	out     []outgoing          // waits to be written
+	writing bool                // a writer runs
+	over    bool                // nothing is written any more
 	granted [][sha256.Size]byte // payloads of the grants already sent in this session
 	// packets had come when it was heard last.
 	packets uint64
@@ -72,12 +72,14 @@ const codeStaleSession = state.RejectStaleSession
 
 // ServeSensor is the handler of vedette-sensor/1.
 func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
-	logger := s.cfg.Logger.With("host", conn.Peer().ID, "address", conn.RemoteAddr().String())
-	err := s.serveSensor(ctx, conn, logger)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) && !errors.Is(err, errGoodbye) {
-		logger.Debug("session ended", "error", err)
+	err := s.serveSensor(ctx, conn)
+	if ctx.Err() == nil && !errors.Is(err, io.EOF) && !errors.Is(err, errGoodbye) && !errors.Is(err, errRefused) {
+		s.cfg.Logger.Debug("session ended", "host", conn.Peer().ID, "address", conn.RemoteAddr().String(), "error", err)
 	}
 }
+
+// errRefused: the sensor was told why there is no session.
+var errRefused = errors.New("session refused")
 
 // errProtocol: a well-formed message that has no place where it came.
 var errProtocol = errors.New("protocol violation")
@@ -87,56 +89,82 @@ func malformed(err error) bool {
 	return errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrTruncated) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, errProtocol)
 }
 
-func (s *Server) serveSensor(ctx context.Context, conn *link.Conn, logger *slog.Logger) (err error) {
+// serveSensor opens a session and reads what the sensor sends. A node holds ten thousand
+// of its goroutines, nearly all of them waiting in read: what opening needs has returned by
+// then and leaves them their small stacks.
+func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) error {
+	n, stream, err := s.accept(ctx, conn)
+	if stream == nil {
+		return err
+	}
+	if err == nil {
+		err = s.read(ctx, n, stream)
+	}
+	s.close(n, conn, stream, err)
+	return err
+}
+
+// accept makes a session of a connection. What it has begun is for close, whatever the error.
+func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Conn, error) {
 	helloCtx, cancel := context.WithTimeout(ctx, s.cfg.HelloTimeout)
 	defer cancel()
 	stream, err := conn.AcceptStream(helloCtx)
 	if err != nil {
-		return fmt.Errorf("waiting for a stream: %w", err)
+		return nil, nil, fmt.Errorf("waiting for a stream: %w", err)
 	}
-	defer func() {
-		// The stream's orderly end would overtake the reason, and the sensor read no more than that.
-		if malformed(err) {
-			s.counts.malformed.Add(1)
-			logger.Warn("session closed because of what the sensor sent", "error", err)
-			_ = conn.Abort(err)
-		}
-		_ = stream.Close()
-	}()
 	_ = stream.SetReadDeadline(time.Now().Add(s.cfg.HelloTimeout))
 	var first sensorv1.SensorMessage
 	if err := frame.Read(stream, &first); err != nil {
-		return fmt.Errorf("reading hello: %w", err)
+		return nil, stream, fmt.Errorf("reading hello: %w", err)
 	}
 	_ = stream.SetReadDeadline(time.Time{})
 	hello := first.GetHello()
-	n := &session{server: s, conn: conn, host: conn.Peer().ID, facts: hello.GetFacts(),
-		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(),
-		out: make(chan outgoing, sendQueue), gone: make(chan struct{})}
-	refused := s.check(ctx, hello, n.host)
+	n := &session{server: s, conn: conn, host: conn.Peer().ID, machine: hello.GetFacts().GetMachineIdHash(),
+		keepAlive: keepAliveOf(hello), heard: s.cfg.Now()}
+	var welcome *sensorv1.Welcome
+	refused, registered := s.check(ctx, hello, n.host), false
 	if refused == nil {
 		refused = s.register(n)
+		registered = refused == nil
 	}
 	if refused == nil {
-		defer s.ended(n)
-		refused = s.connect(ctx, n, hello)
+		welcome, refused = s.connect(ctx, n, hello)
 	}
 	if refused != nil {
 		s.countRefusal(refused.code)
 		s.cfg.Logger.Warn("session refused", "host", n.host, "address", conn.RemoteAddr().String(), "code", refused.code, "reason", refused.message)
-		return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Refusal{Refusal: refused.proto()}})
+		err = write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Refusal{Refusal: refused.proto()}})
+		if err == nil {
+			err = errRefused
+		}
+		if !registered {
+			n = nil
+		}
+		return n, stream, err
 	}
-	// Before the writer begins: grants may wait already, and none may come before it.
-	if err := n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Welcome{Welcome: n.welcome}}); err != nil {
-		return err
+	// Before anything else is written: grants may wait already, and none may come before it.
+	if err := write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Welcome{Welcome: welcome}}); err != nil {
+		return n, stream, err
 	}
-	ctx, stop := context.WithCancel(ctx)
-	var writer sync.WaitGroup
-	writer.Go(func() { n.writeAll(ctx, stream) })
-	defer writer.Wait()
-	defer stop()
+	n.welcomed(stream)
 	s.resendGrants(ctx, n)
-	return s.read(ctx, n, stream)
+	return n, stream, nil
+}
+
+// close ends what accept began; n is nil when there was no session.
+func (s *Server) close(n *session, conn *link.Conn, stream net.Conn, err error) {
+	if n != nil {
+		n.silence()
+		n.writer.Wait()
+		s.ended(n)
+	}
+	// The stream's orderly end would overtake the reason, and the sensor read no more than that.
+	if malformed(err) {
+		s.counts.malformed.Add(1)
+		s.cfg.Logger.Warn("session closed because of what the sensor sent", "host", conn.Peer().ID, "address", conn.RemoteAddr().String(), "error", err)
+		_ = conn.Abort(err)
+	}
+	_ = stream.Close()
 }
 
 // check judges a Hello before anything is written down.
@@ -178,7 +206,7 @@ func (s *Server) known(ctx context.Context, host string) bool {
 }
 
 // connect notes the session in the log and makes the Welcome.
-func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello) *refusal {
+func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello) (*sensorv1.Welcome, *refusal) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
 	host, _, err := net.SplitHostPort(n.conn.RemoteAddr().String())
@@ -188,14 +216,14 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	select {
 	case <-s.begun:
 	case <-ctx.Done():
-		return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
+		return nil, &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
 	}
 	for {
 		// Above every earlier session that this node knows of; when it knows too
 		// little, the log says so and the barrier lets it catch up.
 		newest, _, err := s.cfg.Store.Session(ctx, n.host)
 		if err != nil {
-			return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+			return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 		}
 		n.number = newest + 1
 		res, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
@@ -203,40 +231,41 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 				Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
 				KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance()}}})
 		if err == nil {
-			// Behind the barrier this node's store holds all that was ever acknowledged.
-			err = s.cfg.Log.ReadBarrier(ctx)
+			// At this entry this node's store holds all that was acknowledged before the sensor
+			// came: that is what a barrier would answer too, for another entry of the log.
+			err = s.cfg.Store.WaitApplied(ctx, res.GetIndex())
 		}
 		if err != nil {
-			return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
+			return nil, &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
 		}
 		if res.GetRejected() == "" {
 			break
 		}
 		if res.GetRejected() != codeStaleSession || ctx.Err() != nil {
-			return &refusal{code: res.GetRejected(), message: res.GetMessage(), retry: 60}
+			return nil, &refusal{code: res.GetRejected(), message: res.GetMessage(), retry: 60}
 		}
 	}
 	acked, err := s.cfg.Store.Position(ctx, n.host, hello.GetBoot())
 	if err != nil {
-		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
 	nodes, err := s.nodeList(ctx)
 	if err != nil {
-		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
 	known, err := s.cfg.Store.Host(ctx, n.host)
 	if err != nil {
-		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
 	intent, err := s.cfg.Orders.Intent(ctx, 0)
 	if err != nil {
-		return &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
+		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
-	n.welcome = &sensorv1.Welcome{Protocol: frame.ProtocolVersion, HostId: n.host, NodeId: s.cfg.NodeID, CoordinatorVersion: s.cfg.Version,
+	welcome := &sensorv1.Welcome{Protocol: frame.ProtocolVersion, HostId: n.host, NodeId: s.cfg.NodeID, CoordinatorVersion: s.cfg.Version,
 		Acked: acked, Nodes: nodes, Time: s.cfg.Now().UnixNano(),
 		Intent: intent, Labels: known.GetLabels()}
 	s.cfg.Logger.Info("session opened", "host", n.host, "name", hello.GetFacts().GetName(), "address", host, "acked", acked)
-	return nil
+	return welcome, nil
 }
 
 // ended takes the session out and has the log told how it ended, unless a newer one
@@ -290,7 +319,6 @@ func (s *Server) resendGrants(ctx context.Context, n *session) {
 
 // read takes the sensor's messages one after another until the session ends.
 func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
-	var renewed time.Time
 	for {
 		var m sensorv1.SensorMessage
 		if err := frame.Read(stream, &m); err != nil {
@@ -302,26 +330,37 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 				return err
 			}
 		case *sensorv1.SensorMessage_Renew:
-			now := s.cfg.Now()
-			if now.Sub(renewed) < renewPause {
-				return fmt.Errorf("%w: certificate renewals less than %s apart", errProtocol, renewPause)
+			if err := s.renew(n, body.Renew); err != nil {
+				return err
 			}
-			renewed = now
-			chain, err := s.cfg.Authority.SignHost(body.Renew.GetCsr(), n.host)
-			if err != nil {
-				return fmt.Errorf("%w: %w", errProtocol, err)
-			}
-			s.counts.renewals.Add(1)
-			n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{
-				Chain: chain, Roots: [][]byte{s.cfg.Authority.Certificate().Raw}}}})
 		case *sensorv1.SensorMessage_Goodbye:
 			return s.goodbye(n, body.Goodbye)
 		case *sensorv1.SensorMessage_GrantResult:
-			s.cfg.Logger.Debug("grant answered", "host", n.host, "state", body.GrantResult.GetStatus().GetState().String())
+			s.answered(n, body.GrantResult)
 		default:
 			return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
 		}
 	}
+}
+
+func (s *Server) renew(n *session, request *sensorv1.Renew) error {
+	now := s.cfg.Now()
+	if now.Sub(n.renewed) < renewPause {
+		return fmt.Errorf("%w: certificate renewals less than %s apart", errProtocol, renewPause)
+	}
+	n.renewed = now
+	chain, err := s.cfg.Authority.SignHost(request.GetCsr(), n.host)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errProtocol, err)
+	}
+	s.counts.renewals.Add(1)
+	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{
+		Chain: chain, Roots: [][]byte{s.cfg.Authority.Certificate().Raw}}}})
+	return nil
+}
+
+func (s *Server) answered(n *session, result *sensorv1.GrantResult) {
+	s.cfg.Logger.Debug("grant answered", "host", n.host, "state", result.GetStatus().GetState().String())
 }
 
 // batch answers by itself: nothing more is read before, and a message in the queue would
@@ -355,12 +394,12 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 	if ack.GetGap() {
 		s.cfg.Meter.Refused(meter.Gap)
 		s.counts.resumes.Add(1)
-		return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+		return write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 	}
 	s.counts.batches.Add(1)
 	s.counts.records.Add(uint64(len(batch.GetRecords())))
 	s.taken(batch, size)
-	return n.write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+	return write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 }
 
 // grant sends a grant once in a session: a sensor honours its nonce once, and a
@@ -384,16 +423,40 @@ func (n *session) grant(signed *sensorv1.SignedGrant, set *grant.HostSet, wrote 
 func (n *session) send(m *sensorv1.CoordinatorMessage) { n.queue(outgoing{message: m}) }
 
 func (n *session) queue(m outgoing) {
-	select {
-	case n.out <- m:
-	case <-n.gone:
+	n.mu.Lock()
+	switch {
+	case n.over:
+		n.mu.Unlock()
 		tell(m.wrote)
+	case len(n.out) < sendQueue:
+		n.out = append(n.out, m)
+		n.write()
+		n.mu.Unlock()
 	default:
+		n.mu.Unlock()
 		tell(m.wrote)
 		n.server.counts.slow.Add(1)
 		n.server.cfg.Logger.Warn("session closed: the sensor does not read", "host", n.host)
 		n.end(link.CodeProtocol, "too many unread messages")
 	}
+}
+
+// welcomed lets go what was queued before.
+func (n *session) welcomed(stream net.Conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.stream = stream
+	n.write()
+}
+
+// write starts a writer when something waits and none runs. Messages to a sensor are rare:
+// a goroutine that waits for them would cost every session its stack. The caller holds mu.
+func (n *session) write() {
+	if n.stream == nil || n.writing || n.over || len(n.out) == 0 {
+		return
+	}
+	n.writing = true
+	n.writer.Go(n.writeAll)
 }
 
 func tell(c chan<- struct{}) {
@@ -402,36 +465,53 @@ func tell(c chan<- struct{}) {
 	}
 }
 
-func (n *session) writeAll(ctx context.Context, stream net.Conn) {
+func (n *session) writeAll() {
 	for {
-		select {
-		case m := <-n.out:
-			err := n.write(stream, m.message)
+		n.mu.Lock()
+		some := n.out
+		n.out = nil
+		n.writing = !n.over && len(some) > 0
+		if !n.writing {
+			n.mu.Unlock()
+			return
+		}
+		n.mu.Unlock()
+		for i, m := range some {
+			err := write(n.stream, m.message)
 			tell(m.wrote)
 			if err != nil {
 				n.end(link.CodeInternal, "writing to the sensor failed")
-				return
+				for _, m := range some[i+1:] {
+					tell(m.wrote)
+				}
+				break
 			}
-		case <-n.gone:
-			return
-		case <-ctx.Done():
-			return
 		}
 	}
 }
 
-func (n *session) write(stream net.Conn, m *sensorv1.CoordinatorMessage) error {
+func write(stream net.Conn, m *sensorv1.CoordinatorMessage) error {
 	_ = stream.SetWriteDeadline(time.Now().Add(writeTimeout))
 	return frame.Write(stream, m)
+}
+
+// silence lets nothing more be queued or begun to be written.
+func (n *session) silence() (first bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	first = !n.over
+	n.over = true
+	for _, m := range n.out {
+		tell(m.wrote)
+	}
+	n.out = nil
+	return first
 }
 
 // end closes the connection, once; an empty reason leaves that to the listener,
 // so that the peer can take the last answer.
 func (n *session) end(code uint64, reason string) {
-	n.once.Do(func() {
-		close(n.gone)
-		if reason != "" {
-			_ = n.conn.CloseWithReason(code, reason)
-		}
-	})
+	if n.silence() && reason != "" {
+		_ = n.conn.CloseWithReason(code, reason)
+	}
 }
