@@ -136,7 +136,11 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 	defer func() { _ = lock.Close() }()
 	parts := &parts{journal: new(journal.Journal), meter: meter.New(consensus.Kinds()...)}
 	logger := slog.New(parts.journal.Handler(c.cfg.Logger.Handler())).With("node", c.cfg.ID)
-	listener, err := link.Listen(c.cfg.Listen, link.ListenConfig{Credentials: c.identity.Credentials(nil), Logger: logger})
+	secret, err := c.identity.Authority().NodesSecret()
+	if err != nil {
+		return err
+	}
+	listener, err := link.Listen(c.cfg.Listen, link.ListenConfig{Credentials: c.identity.Credentials(nil), SharedSecret: secret, Logger: logger})
 	if err != nil {
 		return fmt.Errorf("opening the port for sensors and nodes: %w", err)
 	}

@@ -66,7 +66,7 @@ var causes = []string{
 	"tls:expired-certificate", "tls:foreign-ca", "tls:no-certificate", "tls:bad-certificate", "tls:unknown-alpn", "tls:other",
 	"tls-peer:expired-certificate", "tls-peer:foreign-ca", "tls-peer:no-certificate", "tls-peer:bad-certificate", "tls-peer:unknown-alpn", "tls-peer:other",
 	"busy", "handshake-timeout", "handshake-limit", "connection-limit", "peer-left", "revoked", "expired",
-	"not-served", "no-certificate", "bad-identity", "own-certificate", "wrong-kind", "foreign-cluster", "too-many-streams",
+	"not-served", "no-certificate", "bad-identity", "own-certificate", "wrong-kind", "foreign-cluster", "too-many-streams", "too-many-strangers",
 	"frame-too-large", "frame-truncated", "frame-malformed", "bad-message", meter.Other,
 }
 

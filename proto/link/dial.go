@@ -22,6 +22,8 @@ type DialConfig struct {
 	// PinnedCA, when not zero, replaces Roots: the node must show a CA with this
 	// Pin and a certificate issued by it. It is for enrolment only.
 	PinnedCA [32]byte
+	// Tokens are kept from earlier connections; may be nil.
+	Tokens *Tokens
 	// LocalAddr is the address to dial from. Default: any, a free port.
 	LocalAddr netip.AddrPort
 	// MaxIdle and KeepAlive. Default: 30 s and 5 s.
@@ -85,7 +87,7 @@ func dial(ctx context.Context, transport *quic.Transport, addr string, target ne
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", addr, err)
 	}
-	qc, err := transport.Dial(ctx, net.UDPAddrFromAddrPort(target), tlsConfig, quicConfig(cfg.MaxIdle, cfg.KeepAlive))
+	qc, err := transport.Dial(ctx, net.UDPAddrFromAddrPort(target), tlsConfig, cfg.Tokens.of(quicConfig(cfg.MaxIdle, cfg.KeepAlive)))
 	if err != nil {
 		return nil, dialError(ctx, addr, err)
 	}

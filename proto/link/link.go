@@ -42,6 +42,7 @@ const (
 	CodeSilent          uint64 = 12 // the peer's side of the path has fallen silent
 	CodeUnknownProtocol uint64 = 13 // another protocol version
 	CodeStopped         uint64 = 14 // the sensor was told to stop
+	CodeBusy            uint64 = 15 // no more of these for now: try another node, or again
 )
 
 // Certificate kinds.
@@ -96,6 +97,11 @@ func (e *ClosedError) Error() string {
 		return fmt.Sprintf("connection %s (code %d)", who, e.Code)
 	}
 	return fmt.Sprintf("connection %s: %s (code %d)", who, e.Reason, e.Code)
+}
+
+// Is makes a node's refusal for lack of room ErrBusy, whoever of its layers refuses.
+func (e *ClosedError) Is(target error) bool {
+	return target == ErrBusy && e.Remote && e.Code == CodeBusy
 }
 
 // Timeouts by use. A sensor's are long because there are ten thousand of them, and

@@ -3,9 +3,7 @@ package link
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +36,9 @@ type ListenConfig struct {
 	// Logger takes refusals at debug level (they are counted, and a peer can
 	// cause them at will) and the node's own faults. Default: discards.
 	Logger *slog.Logger
+	// SharedSecret is the same at all nodes of a cluster: an address that one has proved,
+	// the others believe. Default: each node believes itself alone.
+	SharedSecret []byte
 	// MaxIdle is the idle timeout of accepted connections; the shorter of both
 	// sides' holds. Default 30 s.
 	MaxIdle time.Duration
@@ -46,13 +47,17 @@ type ListenConfig struct {
 	// PeerMaxIdle and PeerKeepAlive are for connections made by Dial, node to
 	// node. Default 3 s and 1 s.
 	PeerMaxIdle, PeerKeepAlive time.Duration
-	// MaxHandshakes at once; more are refused at once. Default 1024.
+	// MaxHandshakes at once, half of them from one address; more are refused at once.
+	// Default 1024.
 	MaxHandshakes int
 	// RetryAbove that many handshakes at once, addresses must be proved by a
 	// round trip before they cost anything. Default 64.
 	RetryAbove int
 	// MaxConns bounds the open connections. Default 20000.
 	MaxConns int
+	// MaxStrangers bounds those among them that show no certificate, who enrol; one
+	// address may have a quarter of it. Default 512.
+	MaxStrangers int
 }
 
 func (c *ListenConfig) populate() error {
@@ -72,7 +77,7 @@ func (c *ListenConfig) populate() error {
 			*value = fallback
 		}
 	}
-	for value, fallback := range map[*int]int{&c.MaxHandshakes: 1024, &c.RetryAbove: 64, &c.MaxConns: 20000} {
+	for value, fallback := range map[*int]int{&c.MaxHandshakes: 1024, &c.RetryAbove: 64, &c.MaxConns: 20000, &c.MaxStrangers: 512} {
 		if *value == 0 {
 			*value = fallback
 		}
@@ -92,6 +97,9 @@ type Listener struct {
 	conns   map[*Conn]struct{}
 	configs map[string]*tls.Config // the newest, by ALPN
 
+	strangers  *places // who show no certificate
+	handshakes *places // under way
+
 	closing sync.Once
 	closed  chan struct{}
 }
@@ -108,7 +116,7 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	if self.Kind != KindNode {
 		return nil, fmt.Errorf("listening on UDP %s: %w: a %s certificate cannot serve, only a node's", addr, ErrWrongPeer, self.Kind)
 	}
-	resetKey, err := statelessResetKey(cert)
+	derived, err := keysOf(cert, cfg.SharedSecret)
 	if err != nil {
 		return nil, err
 	}
@@ -116,11 +124,13 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), configs: make(map[string]*tls.Config), closed: make(chan struct{})}
+	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), configs: make(map[string]*tls.Config),
+		strangers: newPlaces(cfg.MaxStrangers, max(1, cfg.MaxStrangers/4)), handshakes: newPlaces(cfg.MaxHandshakes, max(1, cfg.MaxHandshakes/2)), closed: make(chan struct{})}
 	l.transport = &quic.Transport{
 		Conn:                socket,
 		ConnectionIDLength:  8,
-		StatelessResetKey:   &resetKey,
+		StatelessResetKey:   &derived.reset,
+		TokenGeneratorKey:   &derived.token,
 		VerifySourceAddress: l.mustProveAddress,
 		ConnContext:         l.admitHandshake,
 	}
@@ -136,16 +146,6 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	}
 	warnSmallBuffer(socket, cfg.Logger)
 	return l, nil
-}
-
-// statelessResetKey is the same after a restart, so that the peers of the
-// process that died learn of it with their next packet.
-func statelessResetKey(cert *tls.Certificate) (quic.StatelessResetKey, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		return quic.StatelessResetKey{}, fmt.Errorf("deriving stateless reset key: %w", err)
-	}
-	return sha256.Sum256(append([]byte("vedette-stateless-reset-v1\x00"), der...)), nil
 }
 
 func quicConfig(maxIdle, keepAlive time.Duration) *quic.Config {
@@ -184,11 +184,12 @@ type handshakeKey struct{}
 // handshake is counted as pending until done is called, once.
 type handshake struct{ done func() }
 
-func (l *Listener) admitHandshake(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+func (l *Listener) admitHandshake(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	leave := l.handshakes.enter(info.RemoteAddr)
 	refused := ""
 	l.counters.with(func(s *Stats) {
 		switch {
-		case s.Handshaking >= l.cfg.MaxHandshakes:
+		case leave == nil:
 			refused = "handshake-limit"
 		case s.Open >= l.cfg.MaxConns:
 			refused = "connection-limit"
@@ -199,9 +200,15 @@ func (l *Listener) admitHandshake(ctx context.Context, _ *quic.ClientInfo) (cont
 		s.Refused[refused]++
 	})
 	if refused != "" {
+		if leave != nil {
+			leave()
+		}
 		return nil, errHandshakeLimit
 	}
-	pending := sync.OnceFunc(func() { l.counters.with(func(s *Stats) { s.Handshaking-- }) })
+	pending := sync.OnceFunc(func() {
+		leave()
+		l.counters.with(func(s *Stats) { s.Handshaking-- })
+	})
 	stop := context.AfterFunc(ctx, func() {
 		pending()
 		l.counters.refuse(cause(context.Cause(ctx)))
@@ -331,6 +338,11 @@ func (l *Listener) admit(qc *quic.Conn, handlers map[string]func(context.Context
 		return nil, CodeNotServed, "not-served", "this node does not serve " + alpn
 	}
 	if alpn == ALPNEnroll {
+		leave := l.strangers.enter(qc.RemoteAddr())
+		if leave == nil {
+			return nil, CodeBusy, "too-many-strangers", "this node has enough to do with others that enrol: try again in a few seconds"
+		}
+		context.AfterFunc(qc.Context(), leave)
 		return conn, CodeOK, "", ""
 	}
 	want := KindHost

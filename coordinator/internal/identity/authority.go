@@ -89,6 +89,17 @@ func (a *Authority) Roots() *x509.CertPool {
 // Pin is the SHA-256 of the root's public key: what a join token carries.
 func (a *Authority) Pin() [32]byte { return sha256.Sum256(a.certificate.RawSubjectPublicKeyInfo) }
 
+// NodesSecret is the same at all nodes, and known to nobody else: what one of them gave a
+// sensor to prove its address with, the others believe.
+func (a *Authority) NodesSecret() ([]byte, error) {
+	der, err := a.KeyDER()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(append([]byte("vedette-nodes-secret-v1\x00"), der...))
+	return sum[:], nil
+}
+
 // KeyDER is the private key in PKCS #8: given to joining nodes only.
 func (a *Authority) KeyDER() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(a.key)

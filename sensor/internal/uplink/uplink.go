@@ -130,6 +130,7 @@ type Uplink struct {
 	grants chan *sensorv1.SignedGrant
 	// instance names this process: a node tells by it a sensor that was frozen from a new one.
 	instance []byte
+	tokens   *link.Tokens
 
 	mu      sync.Mutex
 	current *session
@@ -142,7 +143,7 @@ func New(cfg Config, sp Spool) (*Uplink, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	u := &Uplink{cfg: cfg, spool: sp, id: cfg.Identity, grants: make(chan *sensorv1.SignedGrant, maxGrants), instance: make([]byte, idBytes)}
+	u := &Uplink{cfg: cfg, spool: sp, id: cfg.Identity, grants: make(chan *sensorv1.SignedGrant, maxGrants), instance: make([]byte, idBytes), tokens: link.NewTokens()}
 	_, _ = crand.Read(u.instance) // crypto/rand never fails
 	if len(u.Known()) == 0 {
 		return nil, errors.New("preparing uplink: no coordinator is known; set coordinators: [HOST:PORT] in the configuration")
@@ -395,7 +396,7 @@ func (u *Uplink) Reachable(ctx context.Context, at []netip.AddrPort) error {
 func (u *Uplink) dial(ctx context.Context, node string) (*link.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.cfg.DialTimeout)
 	defer cancel()
-	cfg := link.DialConfig{Credentials: u.id.Credentials(), KeepAlive: u.cfg.KeepAlive, MaxIdle: u.cfg.MaxIdle}
+	cfg := link.DialConfig{Credentials: u.id.Credentials(), KeepAlive: u.cfg.KeepAlive, MaxIdle: u.cfg.MaxIdle, Tokens: u.tokens}
 	remembered := u.id.Resolved(node)
 	attempt := ctx
 	if remembered != "" {
