@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vedette-edr/vedette/coordinator"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -152,6 +154,23 @@ func TestSessionRefused(t *testing.T) {
 		if !errors.As(err, &closed) || closed.Code != link.CodeProtocol {
 			t.Errorf("got %v", err)
 		}
+	})
+	t.Run("a finding about the sensor itself", func(t *testing.T) {
+		eventually(t, "the finding", func() error {
+			var told []string
+			for row, err := range c.api.Findings(t.Context(), &operatorv1.ListFindingsRequest{}) {
+				if err != nil {
+					return err
+				}
+				if f := row.GetFinding(); f.GetKind() == "suspect-sensor" {
+					told = append(told, row.GetHost()+" "+f.GetRuleId()+" "+f.GetSeverity())
+				}
+			}
+			if want := []string{sensor.id + " malformed high"}; !slices.Equal(told, want) {
+				return fmt.Errorf("told %q, want %q", told, want)
+			}
+			return nil
+		})
 	})
 	t.Run("a second session takes over", func(t *testing.T) {
 		boot := newBoot()

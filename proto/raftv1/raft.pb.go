@@ -54,6 +54,7 @@ type Command struct {
 	//	*Command_ProposeResponse
 	//	*Command_StartOperation
 	//	*Command_PutSignedNodes
+	//	*Command_SuspectSensor
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -297,6 +298,15 @@ func (x *Command) GetPutSignedNodes() *PutSignedNodes {
 	return nil
 }
 
+func (x *Command) GetSuspectSensor() *SuspectSensor {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SuspectSensor); ok {
+			return x.SuspectSensor
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -381,6 +391,10 @@ type Command_PutSignedNodes struct {
 	PutSignedNodes *PutSignedNodes `protobuf:"bytes,29,opt,name=put_signed_nodes,json=putSignedNodes,proto3,oneof"`
 }
 
+type Command_SuspectSensor struct {
+	SuspectSensor *SuspectSensor `protobuf:"bytes,48,opt,name=suspect_sensor,json=suspectSensor,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -420,6 +434,8 @@ func (*Command_ProposeResponse) isCommand_Body() {}
 func (*Command_StartOperation) isCommand_Body() {}
 
 func (*Command_PutSignedNodes) isCommand_Body() {}
+
+func (*Command_SuspectSensor) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2468,11 +2484,72 @@ func (x *NodeStatus) GetNotReady() []string {
 	return nil
 }
 
+// A node saw a sensor do what an honest one does not.
+type SuspectSensor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Conduct       string                 `protobuf:"bytes,2,opt,name=conduct,proto3" json:"conduct,omitempty"` // malformed, time, behaviour-flood, volume
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`   // what exactly, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspectSensor) Reset() {
+	*x = SuspectSensor{}
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspectSensor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspectSensor) ProtoMessage() {}
+
+func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspectSensor.ProtoReflect.Descriptor instead.
+func (*SuspectSensor) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SuspectSensor) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SuspectSensor) GetConduct() string {
+	if x != nil {
+		return x.Conduct
+	}
+	return ""
+}
+
+func (x *SuspectSensor) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xca\v\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x93\f\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -2500,7 +2577,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"put_intent\x18\x1a \x01(\v2\x1a.vedette.raft.v1.PutIntentH\x00R\tputIntent\x12M\n" +
 	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
 	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
-	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodesB\x06\n" +
+	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodes\x12G\n" +
+	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensorB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -2670,7 +2748,11 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"disk_total\x18\x04 \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
-	"\tnot_ready\x18\x06 \x03(\tR\bnotReadyB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\"U\n" +
+	"\rSuspectSensor\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
+	"\aconduct\x18\x02 \x01(\tR\aconduct\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detailB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -2684,7 +2766,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
@@ -2717,18 +2799,19 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*HostAck)(nil),               // 28: vedette.raft.v1.HostAck
 	(*ForwardReply)(nil),          // 29: vedette.raft.v1.ForwardReply
 	(*NodeStatus)(nil),            // 30: vedette.raft.v1.NodeStatus
-	nil,                           // 31: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 32: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 33: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 34: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 35: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 36: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 37: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 38: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 39: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 40: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),  // 41: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),      // 42: vedette.sensor.v1.Finding
+	(*SuspectSensor)(nil),         // 31: vedette.raft.v1.SuspectSensor
+	nil,                           // 32: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),        // 33: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),    // 34: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),      // 35: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),         // 36: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),  // 37: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),        // 38: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),    // 39: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil), // 40: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),       // 41: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),  // 42: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),      // 43: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -2751,37 +2834,38 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
 	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
-	3,  // 20: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	32, // 21: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	33, // 22: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	34, // 23: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	31, // 24: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	34, // 25: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	33, // 26: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	35, // 27: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	36, // 28: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	37, // 29: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	38, // 30: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	39, // 31: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	40, // 32: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	37, // 33: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 34: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 35: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 36: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	35, // 37: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	41, // 38: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	33, // 39: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 40: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	42, // 41: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 42: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 43: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 44: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 45: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	31, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
+	3,  // 21: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	33, // 22: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	34, // 23: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	35, // 24: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	32, // 25: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	35, // 26: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	34, // 27: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	36, // 28: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	37, // 29: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	38, // 30: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	39, // 31: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	40, // 32: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	41, // 33: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	38, // 34: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 35: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 36: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 37: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	36, // 38: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	42, // 39: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	34, // 40: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 41: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	43, // 42: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 43: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 44: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 45: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 46: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -2810,6 +2894,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_ProposeResponse)(nil),
 		(*Command_StartOperation)(nil),
 		(*Command_PutSignedNodes)(nil),
+		(*Command_SuspectSensor)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2817,7 +2902,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2698,7 +2698,7 @@ type Finding struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Time  int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
 	// "rule", "new-exec", "new-flow", "follow-up" (of a process with a finding), "tamper",
-	// "blind"; by the coordinator: "silent", "returned". More may come: nothing depends on the list.
+	// "blind"; by the coordinator: "silent", "returned", "suspect-sensor". More may come: nothing depends on the list.
 	Kind       string     `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	Title      string     `protobuf:"bytes,4,opt,name=title,proto3" json:"title,omitempty"`
 	RuleId     string     `protobuf:"bytes,5,opt,name=rule_id,json=ruleId,proto3" json:"rule_id,omitempty"`

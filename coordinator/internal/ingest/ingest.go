@@ -163,8 +163,9 @@ type Server struct {
 
 	// ends are reported to the log. begun is closed when the log knows that this node
 	// has just started: before, an end of all its sessions could end a new one.
-	ends  *ends
-	begun chan struct{}
+	ends     *ends
+	begun    chan struct{}
+	suspects *suspects
 
 	// closing waits for the goroutines that push to sessions, and running ends with Run.
 	closing sync.WaitGroup
@@ -215,6 +216,7 @@ func New(cfg Config) (*Server, error) {
 		hostSets:  hostSets{read: cfg.Orders.OperationHosts},
 		ends:      &ends{wake: make(chan struct{}, 1)},
 		begun:     make(chan struct{}),
+		suspects:  newSuspects(cfg.Now),
 	}
 	s.figures()
 	return s, nil
@@ -226,6 +228,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cancel := s.cfg.Log.Subscribe(s.committed)
 	var tending sync.WaitGroup
 	tending.Go(func() { s.sweep(ctx) })
+	tending.Go(func() { s.tellSuspects(ctx) })
 	tending.Go(func() {
 		// Whatever the log supposes: a node that starts has no session.
 		if s.note(ctx, &raftv1.SessionsEnded{Node: s.cfg.NodeID, All: true}) {

@@ -46,6 +46,7 @@ type session struct {
 
 	keepAlive time.Duration // its pings are so far apart
 	renewed   time.Time     // its certificate; the reader's
+	conduct   conduct
 
 	writer  sync.WaitGroup      // the goroutine that writes what is queued, while there is any
 	mu      sync.Mutex          // guards what follows
@@ -162,6 +163,7 @@ func (s *Server) close(n *session, conn *link.Conn, stream net.Conn, err error) 
 	if malformed(err) {
 		s.counts.malformed.Add(1)
 		s.cfg.Logger.Warn("session closed because of what the sensor sent", "host", conn.Peer().ID, "address", conn.RemoteAddr().String(), "error", err)
+		s.misconduct(conn.Peer().ID, err)
 		_ = conn.Abort(err)
 	}
 	_ = stream.Close()
@@ -326,9 +328,11 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 		}
 		switch body := m.GetBody().(type) {
 		case *sensorv1.SensorMessage_Batch:
-			if err := s.batch(ctx, n, stream, body.Batch); err != nil {
+			size := proto.Size(body.Batch)
+			if err := s.batch(ctx, n, stream, body.Batch, size); err != nil {
 				return err
 			}
+			s.conducted(ctx, n, body.Batch, size)
 		case *sensorv1.SensorMessage_Renew:
 			if err := s.renew(n, body.Renew); err != nil {
 				return err
@@ -365,7 +369,7 @@ func (s *Server) answered(n *session, result *sensorv1.GrantResult) {
 
 // batch answers by itself: nothing more is read before, and a message in the queue would
 // only be another goroutine to wake for every batch of every host.
-func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch) error {
+func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch, size int) error {
 	received := time.Now()
 	if err := state.CheckBatch(batch); err != nil {
 		s.cfg.Meter.Refused(meter.Malformed)
@@ -375,7 +379,6 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 		s.cfg.Meter.Refused(meter.Malformed)
 		return fmt.Errorf("%w: an empty batch", errProtocol)
 	}
-	size := proto.Size(batch)
 	if size > maxEntry {
 		s.cfg.Meter.Refused(meter.Malformed)
 		return fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)

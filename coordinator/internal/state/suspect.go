@@ -1,0 +1,78 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// KindSuspect is the kind of a finding about a sensor's own conduct.
+const KindSuspect = "suspect-sensor"
+
+// SuspectPrefix begins the id of such a finding.
+const SuspectPrefix = "sus-"
+
+// What a sensor can do that an honest one does not.
+const (
+	SuspectMalformed = "malformed"
+	SuspectTime      = "time"
+	SuspectFlood     = "behaviour-flood"
+	SuspectVolume    = "volume"
+)
+
+// nsPerDay: each conduct of a host is told once a day.
+const nsPerDay = 24 * 3600 * int64(1e9)
+
+// suspicion is what people are told of a conduct.
+type suspicion struct{ severity, title, reason string }
+
+var suspicions = map[string]suspicion{
+	SuspectMalformed: {"high", "A sensor sends what no sensor of ours sends",
+		"Whoever speaks with this host's key broke the protocol: another program has the key, or the sensor was changed or its memory is damaged. The session was closed and nothing of the message was taken."},
+	SuspectTime: {"medium", "A sensor's records are from the future",
+		"Its records carry times more than a day ahead of the coordinator. Their order by sequence is kept and their times are shown as told: compare the host's clock."},
+	SuspectFlood: {"medium", "A sensor floods new behaviours",
+		"So many behaviours in so short a time hide the few that matter, and widen what counts as normal: look at what runs on the host. What is above the limit of a host is not kept, and counted."},
+	SuspectVolume: {"medium", "A sensor sends without end",
+		"It has sent more than a full spool holds and has not slowed down. It is held back, so that the others are served."},
+}
+
+// suspectSensor stores the finding that a node asks for. Many nodes may see the same, and
+// a node again and again: the day's first counts.
+func (a *applier) suspectSensor(in *raftv1.SuspectSensor) (*raftv1.Result, error) {
+	what, known := suspicions[in.GetConduct()]
+	if !known || len(in.GetDetail()) > maxName {
+		return reject(RejectInvalid, "no conduct is called %q", in.GetConduct()), nil
+	}
+	host, ok, err := a.tx.HostNumber(in.GetHost())
+	if err != nil {
+		return nil, fmt.Errorf("reading host: %w", err)
+	}
+	if !ok {
+		return reject(RejectUnknownHost, "no host is called %s", in.GetHost()), nil
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", in.GetHost(), in.GetConduct(), a.cmd.GetTime()/nsPerDay))
+	id := SuspectPrefix + hex.EncodeToString(sum[:8])
+	_, err = a.tx.AddFinding(host, a.index, a.cmd.GetTime(), &sensorv1.Finding{
+		Id: id, Time: a.cmd.GetTime(), Kind: KindSuspect, RuleId: in.GetConduct(), Severity: what.severity, Title: what.title,
+		Reason: what.reason + " " + in.GetDetail(), Techniques: []string{"T1562.001"}, Storyline: id,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("storing finding: %w", err)
+	}
+	return accept(id), nil
+}
+
+// Conducts are the names that suspectSensor knows.
+func Conducts() []string {
+	names := make([]string, 0, len(suspicions))
+	for name := range suspicions {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
