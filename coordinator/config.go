@@ -56,6 +56,9 @@ type Config struct {
 	// has acted or an incident opens. Set it on every node: the leader runs it.
 	Notify NotifyConfig `yaml:"notify"`
 
+	// Where is the place of a key in the file that this was read from, to begin a problem
+	// with; empty for a key that the file does not have. May be nil.
+	Where func(key string) string `yaml:"-"`
 	// Logger takes the node's log; nil discards it.
 	Logger *slog.Logger `yaml:"-"`
 	// Version is told to sensors and operators.
@@ -171,9 +174,21 @@ func (c *Config) validate() error {
 		problems = append(problems, err)
 	}
 	if len(problems) > 0 {
-		return fmt.Errorf("configuration: %w", errors.Join(problems...))
+		return fmt.Errorf("configuration: %w", errors.Join(c.placed(problems)...))
 	}
 	return nil
+}
+
+// placed begins each problem with its place: its first word is the key.
+func (c *Config) placed(problems []error) []error {
+	if c.Where == nil {
+		return problems
+	}
+	for i, problem := range problems {
+		key, _, _ := strings.Cut(problem.Error(), ":")
+		problems[i] = fmt.Errorf("%s%w", c.Where(key), problem)
+	}
+	return problems
 }
 
 // Level reads a log_level.

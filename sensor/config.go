@@ -78,6 +78,9 @@ type Config struct {
 
 	// LogLevel is debug, info, warn or error. Logs go to standard error.
 	LogLevel slog.Level `yaml:"log_level"`
+
+	// where is the place of a key in the file that this was read from; nil without a file.
+	where func(key string) string
 }
 
 // BaselineConfig is how learning goes.
@@ -213,7 +216,22 @@ func LoadConfig(path string) (Config, error) {
 	if err := decoder.Decode(&cfg); err != nil {
 		return Config{}, fmt.Errorf("reading config %s: %s%s", path, whereWrong(raw), yaml.FormatError(err, false, true))
 	}
+	cfg.where = func(key string) string { return where(path, raw, key) }
 	return cfg, nil
+}
+
+// where is the place of a key, as in baseline.window; empty when the file does not have it:
+// then the value is a default or a flag's.
+func where(path string, raw []byte, key string) string {
+	at, err := yaml.PathString("$." + key)
+	if err != nil {
+		return ""
+	}
+	node, err := at.ReadNode(bytes.NewReader(raw))
+	if err != nil || node.GetToken() == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", path, node.GetToken().Position.Line)
 }
 
 // whereWrong names the first top-level key whose value alone is refused: the
@@ -240,8 +258,13 @@ func whereWrong(raw []byte) string {
 // validate joins all problems, so that one run tells them all.
 func (c *Config) validate() error {
 	var problems []error
+	// A problem's first word is the key.
 	wrong := func(format string, args ...any) {
-		problems = append(problems, fmt.Errorf(format, args...))
+		problem := fmt.Errorf(format, args...)
+		if key, _, _ := strings.Cut(format, " "); c.where != nil {
+			problem = fmt.Errorf("%s%w", c.where(strings.TrimSuffix(key, ":")), problem)
+		}
+		problems = append(problems, problem)
 	}
 	if !filepath.IsAbs(c.StateDir) {
 		wrong("state_dir %q: must be an absolute path", c.StateDir)

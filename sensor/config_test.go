@@ -33,7 +33,8 @@ func TestPrintedConfigReadsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	got.where = nil
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{})); diff != "" {
 		t.Errorf("read back (-want +got):\n%s", diff)
 	}
 }
@@ -78,6 +79,21 @@ func TestLoadConfigRefuses(t *testing.T) {
 				t.Errorf("got %v, want an error with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// Ensure a value that cannot be is told with its line, and a default without one.
+func TestValidateNamesLines(t *testing.T) {
+	cfg, err := LoadConfig(write(t, "# ours\nsummary_interval: 2h\nbaseline:\n  learn_for: 1h\n  window: 1ms\ncoordinators:\n  - a:1\n  - no-port\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.StateDir = "here"
+	err = cfg.validate()
+	for _, want := range []string{".yaml:2: summary_interval 2h", ".yaml:5: baseline.window", ".yaml:7: coordinators", "\nstate_dir"} {
+		if err == nil || !strings.Contains("\n"+err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
 	}
 }
 

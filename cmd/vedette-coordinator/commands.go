@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,13 +78,25 @@ func (o *options) load() (coordinator.Config, error) {
 			return cfg, err
 		}
 	}
-	for _, f := range []struct{ to, from *string }{
-		{&cfg.Data, &o.config.Data}, {&cfg.ID, &o.config.ID}, {&cfg.Listen, &o.config.Listen}, {&cfg.OperatorListen, &o.config.OperatorListen},
-		{&cfg.Advertise, &o.config.Advertise}, {&cfg.OperatorAdvertise, &o.config.OperatorAdvertise}, {&cfg.LogLevel, &o.config.LogLevel},
-		{&cfg.MetricsListen, &o.config.MetricsListen}, {&cfg.LogFormat, &o.config.LogFormat},
+	flags := map[string]bool{}
+	for key, f := range map[string]struct{ to, from *string }{
+		"data": {&cfg.Data, &o.config.Data}, "id": {&cfg.ID, &o.config.ID},
+		"listen": {&cfg.Listen, &o.config.Listen}, "operator_listen": {&cfg.OperatorListen, &o.config.OperatorListen},
+		"advertise": {&cfg.Advertise, &o.config.Advertise}, "operator_advertise": {&cfg.OperatorAdvertise, &o.config.OperatorAdvertise},
+		"metrics_listen": {&cfg.MetricsListen, &o.config.MetricsListen},
+		"log_level":      {&cfg.LogLevel, &o.config.LogLevel}, "log_format": {&cfg.LogFormat, &o.config.LogFormat},
 	} {
 		if *f.from != "" {
 			*f.to = *f.from
+			flags[key] = true
+		}
+	}
+	if inFile := cfg.Where; inFile != nil {
+		cfg.Where = func(key string) string {
+			if flags[key] {
+				return "" // the file does not say it
+			}
+			return inFile(key)
 		}
 	}
 	cfg.Version = version
@@ -96,8 +109,8 @@ func (o *options) run(cmd *cobra.Command) error {
 		return err
 	}
 	logger, err := coordinator.NewLogger(cmd.ErrOrStderr(), cfg.LogFormat, cfg.LogLevel)
-	if err != nil {
-		return err
+	if err != nil { // New tells it, with all else that is wrong
+		logger = slog.Default()
 	}
 	if o.print {
 		// Where there is a node, what it was made with is part of what is effective.

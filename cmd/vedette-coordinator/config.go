@@ -35,12 +35,26 @@ func readConfig(path string, cfg *coordinator.Config) error {
 	var unknown *yaml.UnknownFieldError
 	switch {
 	case err == nil, errors.Is(err, io.EOF): // an empty file is all defaults
+		cfg.Where = func(key string) string { return where(path, raw, key) }
 		return nil
 	case errors.As(err, &unknown) && unknown.Token != nil:
 		at, key := unknown.Token.Position, unknown.Token.Value
 		return fmt.Errorf("%s:%d:%d: unknown key %q%s", path, at.Line, at.Column, key, suggestion(key))
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// where is the place of a key's value; empty when the file does not have the key.
+func where(path string, raw []byte, key string) string {
+	at, err := yaml.PathString("$." + key)
+	if err != nil {
+		return ""
+	}
+	node, err := at.ReadNode(bytes.NewReader(raw))
+	if err != nil || node.GetToken() == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", path, node.GetToken().Position.Line)
 }
 
 // documented are the keys of the file, in its order, with what they mean.

@@ -66,6 +66,7 @@ func TestPrintConfig(t *testing.T) {
 	if err := readConfig(write(t, out.String()), &got); err != nil {
 		t.Fatal(err)
 	}
+	got.Where = nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -124,5 +125,22 @@ func TestCommands(t *testing.T) {
 				t.Errorf("got %s, want it to say %s", out, tt.says)
 			}
 		})
+	}
+}
+
+// Ensure a value that cannot be is told with its line, unless a flag says otherwise.
+func TestProblemsNameLines(t *testing.T) {
+	o := options{file: write(t, "# ours\nid: n1\nlisten: nonsense\nlog_level: loud\nmetrics_listen: alsowrong\n")}
+	o.config.MetricsListen = "wrong-by-flag"
+	cfg, err := o.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Data = t.TempDir()
+	_, err = coordinator.Init(cfg)
+	for _, want := range []string{".yaml:3: listen:", ".yaml:4: log_level:", "\nmetrics_listen:"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
 	}
 }
