@@ -206,25 +206,6 @@ func (db *DB) Position(ctx context.Context, host string, boot []byte) (sequence 
 	return sequence, err
 }
 
-const behaviourColumns = `s.key, coalesce(b.kind, 0), coalesce(b.subject, x''), coalesce(b.object, x''), s.first_seen,
-	s.count, s.last_seen, s.known, coalesce(b.hosts, 0), h.id FROM sightings s JOIN hosts h ON h.n = s.host LEFT JOIN behaviours b ON b.key = s.key`
-
-func scanBehaviour(s scanner) (*operatorv1.BehaviourRow, error) {
-	b := &sensorv1.Behaviour{}
-	r := &operatorv1.BehaviourRow{Behaviour: b}
-	return r, s.Scan(&b.Key, &b.Kind, &b.Subject, &b.Object, &b.FirstSeen, &r.Count, &r.LastSeen, &r.Known, &r.Hosts, &r.Host)
-}
-
-// Behaviours are a host's, the newest first, at most limit (bounded by MaxPage).
-func (db *DB) Behaviours(ctx context.Context, host string, limit uint32) (out []*operatorv1.BehaviourRow, err error) {
-	err = db.each(ctx, func(s scanner) error {
-		r, err := scanBehaviour(s)
-		out = append(out, r)
-		return err
-	}, "SELECT "+behaviourColumns+" WHERE h.id = ? ORDER BY s.first_seen DESC, s.key LIMIT ?", host, Page{Size: limit}.limit())
-	return out, err
-}
-
 // Prevalence is on how many hosts a behaviour is seen.
 func (db *DB) Prevalence(ctx context.Context, key []byte) (hosts uint64, err error) {
 	err = db.each(ctx, func(s scanner) error { return s.Scan(&hosts) }, "SELECT hosts FROM behaviours WHERE key = ?", blob(key))
