@@ -164,6 +164,7 @@ func migrated(t *testing.T, hosts []shown) *DB {
 		run(string(text))
 	}
 	run("PRAGMA user_version = 6")
+	run("BEGIN")
 	for i, host := range hosts {
 		run(`INSERT INTO hosts (n, id, name, address, node, session, connected, last_seen, enrolled_at, version, isolation, behaviours, labels, facts, health)
 			VALUES (?, ?, '', '', '', 0, 0, 0, 0, '', '', ?, x'', x'', x'')`, int64(i+1), fmt.Sprintf("h-%d", i), int64(len(host)))
@@ -171,6 +172,7 @@ func migrated(t *testing.T, hosts []shown) *DB {
 			run("INSERT INTO sightings (host, key, count, first_seen, last_seen, known) VALUES (?, ?, ?, ?, ?, ?)", int64(i+1), []byte(key), s.count, s.first, s.last, s.known)
 		}
 	}
+	run("COMMIT")
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +198,7 @@ func TestShelvesAreBounded(t *testing.T) {
 		return out
 	}
 	if err := db.Update(1, func(tx *Tx) error {
-		for i, found := range [][]*sensorv1.Behaviour{keys(maxBehaviours + 3), keys(maxShelf+2, 7, 7)} {
+		for i, found := range [][]*sensorv1.Behaviour{keys(maxBehaviours + 3), keys(maxShelf+2, 255, 255)} {
 			if err := tx.AddHost(fmt.Sprintf("h-%d", i), nil, nil, 1); err != nil {
 				return err
 			}
