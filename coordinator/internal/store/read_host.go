@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -89,10 +89,8 @@ func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Ho
 	more := false
 	// Labels live in two places (token and facts), so the filter runs here; a
 	// fleet of 10,000 is a few milliseconds.
+	enough := errors.New("page is full")
 	err := db.each(ctx, func(s scanner) error {
-		if more {
-			return nil
-		}
 		var n int64
 		h, err := scanHost(s, &n)
 		if err != nil || !f.match(h) {
@@ -100,12 +98,12 @@ func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Ho
 		}
 		if len(hosts) == p.limit() {
 			more = true
-			return nil
+			return enough // the rest of the fleet is not read for a page of it
 		}
 		hosts, numbers = append(hosts, h), append(numbers, n)
 		return nil
 	}, "SELECT "+hostColumns+" FROM hosts WHERE n > ? ORDER BY n", after)
-	if err != nil {
+	if err != nil && !errors.Is(err, enough) {
 		return nil, "", err
 	}
 	if err := db.addLosses(ctx, f, hosts, numbers); err != nil {
@@ -254,13 +252,12 @@ type Counts struct {
 
 // Counts reads the figures; findings are those stored since the given time.
 func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
-	err = db.read(func(pool *sql.DB) error {
-		return pool.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM hosts),
-			(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended <> 'stopped'),
-			(SELECT count(*) FROM findings WHERE stored_at >= ?),
-			(SELECT count(*) FROM incidents WHERE status = 'open'),
-			(SELECT count(*) FROM hosts WHERE isolation = 'applied')`, since).
-			Scan(&c.Hosts, &c.HostsSilent, &c.FindingsSince, &c.IncidentsOpen, &c.Isolated)
-	})
+	err = db.each(ctx, func(s scanner) error {
+		return s.Scan(&c.Hosts, &c.HostsSilent, &c.FindingsSince, &c.IncidentsOpen, &c.Isolated)
+	}, `SELECT (SELECT count(*) FROM hosts),
+		(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended <> 'stopped'),
+		(SELECT count(*) FROM findings WHERE stored_at >= ?),
+		(SELECT count(*) FROM incidents WHERE status = 'open'),
+		(SELECT count(*) FROM hosts WHERE isolation = 'applied')`, since)
 	return c, err
 }
