@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -114,29 +111,13 @@ func replicatedRows(ctx context.Context, b *bench) []figure.Row {
 	}
 }
 
-// ceiling runs a benchmark of what a node is built on, and reads its figures by name.
+// ceiling runs a benchmark of what a node is built on, alone and three at once.
 func ceiling(ctx context.Context, name, folder, setting string) (map[string]float64, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-run", "^$", "-bench", "^"+name+"$", "-benchtime", "1x", "-timeout", "5m", folder)
-	cmd.Env = append(os.Environ(), setting)
-	printed, err := cmd.CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("running %s: %w: %s", name, err, bytes.TrimSpace(printed))
+	figures, err := goBench(ctx, name, folder, "1x", setting)
+	if err == nil && (figures["alone"] == 0 || figures["three"] == 0) {
+		err = fmt.Errorf("%s printed no figure", name)
 	}
-	figures := make(map[string]float64)
-	for lines := bufio.NewScanner(bytes.NewReader(printed)); lines.Scan(); {
-		fields := strings.Fields(lines.Text()) // BenchmarkX/three-2  1  123 ns/op  456 rows/s
-		if len(fields) < 6 || !strings.HasPrefix(fields[0], name+"/") {
-			continue
-		}
-		which, _, _ := strings.Cut(strings.TrimPrefix(fields[0], name+"/"), "-")
-		if figures[which], err = strconv.ParseFloat(fields[4], 64); err != nil {
-			return nil, fmt.Errorf("reading what %s prints: %w", name, err)
-		}
-	}
-	if figures["alone"] == 0 || figures["three"] == 0 {
-		return nil, fmt.Errorf("%s printed no figure: %s", name, bytes.TrimSpace(printed))
-	}
-	return figures, nil
+	return figures, err
 }
 
 // rowsRun is a cluster of its own with the sensors that feed it.

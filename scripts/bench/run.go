@@ -43,6 +43,7 @@ var parts = []struct {
 	{"storm", "as many new events as the machine can make", newStorm},
 	{"uplink", "what a mixed workload sends up", steadyUplink},
 	{"rows", "behaviours that three nodes count together, beside raft-wal and SQLite alone", replicatedRows},
+	{"reads", "what operators ask a large state for", storedReads},
 	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
 	{"failover", "the leader killed twenty times under load", failover},
 }

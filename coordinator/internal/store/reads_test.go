@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,9 @@ import (
 
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
+
+// showing hosts have behaviours.
+const showing = 20
 
 // reads is what the CLI asks a store for.
 func reads(hosts int, now int64) map[string]func(context.Context, *DB, int) error {
@@ -35,8 +39,11 @@ func reads(hosts int, now int64) map[string]func(context.Context, *DB, int) erro
 			_, _, err := db.Hosts(ctx, HostFilter{Labels: map[string]string{"role": "none"}}, Page{})
 			return err
 		},
-		"host":                func(ctx context.Context, db *DB, i int) error { _, err := db.Host(ctx, host(i)); return err },
-		"behaviours":          func(ctx context.Context, db *DB, i int) error { _, err := db.Behaviours(ctx, host(i), 50); return err },
+		"host": func(ctx context.Context, db *DB, i int) error { _, err := db.Host(ctx, host(i)); return err },
+		"behaviours": func(ctx context.Context, db *DB, i int) error {
+			_, err := db.Behaviours(ctx, fmt.Sprintf("h-%d", i%showing), 50)
+			return err
+		},
 		"findings":            findings(func(int) FindingFilter { return FindingFilter{} }, 1),
 		"findings of a host":  findings(func(i int) FindingFilter { return FindingFilter{Host: host(i)} }, 1),
 		"findings of an hour": findings(func(int) FindingFilter { return FindingFilter{Since: now - int64(time.Hour)} }, 1),
@@ -75,6 +82,16 @@ func filled(t testing.TB, hosts, findings int) (db *DB, now int64) {
 	err = db.Update(1, func(tx *Tx) error {
 		for i := range hosts {
 			if err := tx.AddHost(fmt.Sprintf("h-%d", i), &sensorv1.HostFacts{Name: fmt.Sprintf("web-%d", i)}, map[string]string{"role": "web"}, now); err != nil {
+				return err
+			}
+		}
+		for host := range min(showing, hosts) {
+			var found []*sensorv1.Behaviour
+			for i := range 500 {
+				key := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
+				found = append(found, &sensorv1.Behaviour{Key: key[:16], Kind: 1, Subject: []byte("/usr/bin/sh"), Object: []byte("/usr/bin/id"), FirstSeen: now - int64(i)})
+			}
+			if err := tx.Summarise(int64(host+1), found, nil); err != nil {
 				return err
 			}
 		}
