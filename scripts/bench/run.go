@@ -27,7 +27,7 @@ type bench struct {
 	drive    *drive.Driver
 }
 
-// parts in the order that they are run in. Fleet and failover are last: they end the
+// parts in the order that they are run in. Rows, fleet and failover are last: they end the
 // coordinators of the others and start their own.
 var parts = []struct {
 	name  string
@@ -42,6 +42,8 @@ var parts = []struct {
 	{"known", "a host that does the same things all the time", knownRates},
 	{"storm", "as many new events as the machine can make", newStorm},
 	{"uplink", "what a mixed workload sends up", steadyUplink},
+	{"rows", "behaviours that three nodes count together, beside raft-wal and SQLite alone", replicatedRows},
+	{"reads", "what operators ask a large state for", storedReads},
 	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
 	{"failover", "the leader killed twenty times under load", failover},
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -144,27 +145,20 @@ func (a *applier) lost(host int64, cause string) error {
 }
 
 func (a *applier) summary(host int64, s *sensorv1.Summary) error {
-	for _, b := range s.GetNewBehaviours() {
-		if len(b.GetKey()) > maxKeyBytes || len(b.GetSubject()) > maxName || len(b.GetObject()) > maxName {
-			if err := a.lost(host, "oversized-behaviour"); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := a.tx.Sight(host, b); err != nil {
-			return fmt.Errorf("storing behaviour: %w", err)
+	found, deltas := s.GetNewBehaviours(), s.GetDeltas()
+	oversized := func(b *sensorv1.Behaviour) bool {
+		return len(b.GetKey()) > maxKeyBytes || len(b.GetSubject()) > maxName || len(b.GetObject()) > maxName
+	}
+	counted := func(d *sensorv1.BehaviourDelta) bool { return len(d.GetKey()) > maxKeyBytes }
+	told := len(found) + len(deltas)
+	found, deltas = slices.DeleteFunc(slices.Clone(found), oversized), slices.DeleteFunc(slices.Clone(deltas), counted)
+	for range told - len(found) - len(deltas) {
+		if err := a.lost(host, "oversized-behaviour"); err != nil {
+			return err
 		}
 	}
-	for _, d := range s.GetDeltas() {
-		if len(d.GetKey()) > maxKeyBytes {
-			if err := a.lost(host, "oversized-behaviour"); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := a.tx.Count(host, d); err != nil {
-			return fmt.Errorf("counting behaviour: %w", err)
-		}
+	if err := a.tx.Summarise(host, found, deltas); err != nil {
+		return fmt.Errorf("storing behaviours: %w", err)
 	}
 	for _, l := range s.GetLosses() {
 		if len(l.GetWhere()) > maxLossName || len(l.GetCause()) > maxLossName {

@@ -157,15 +157,20 @@ func openConn(path, query string) (*sqlite3.SQLiteConn, error) {
 	return c.(*sqlite3.SQLiteConn), nil
 }
 
+// writerOptions: no lock of SQLite's own, as db.writing is one.
+const writerOptions = "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-32768&_mutex=no"
+
+// The WAL may grow to 4,096 pages (16 MiB) before a checkpoint: an fsync each 1,000 pages
+// is what would limit the writer.
+var writerPragmas = []string{"PRAGMA wal_autocheckpoint=4096", "PRAGMA temp_store=MEMORY"}
+
 // connect opens writer and pool; the caller holds mu, or is the only one to know db.
 func (db *DB) connect(ctx context.Context) error {
-	// The WAL may grow to 4,096 pages (16 MiB) before a checkpoint: an fsync each
-	// 1,000 pages is what would limit the writer. No lock of SQLite's own: db.writing is one.
-	writer, err := openConn(db.path, "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-32768&_mutex=no")
+	writer, err := openConn(db.path, writerOptions)
 	if err != nil {
 		return fmt.Errorf("opening state %s: %w", db.path, err)
 	}
-	for _, q := range []string{"PRAGMA wal_autocheckpoint=4096", "PRAGMA temp_store=MEMORY"} {
+	for _, q := range writerPragmas {
 		if _, err := writer.Exec(q, nil); err != nil {
 			_ = writer.Close()
 			return fmt.Errorf("configuring state %s: %w", db.path, err)

@@ -19,11 +19,12 @@ const (
 // Invariant: it says what the tables say, and what the transaction has yet to write. A
 // transaction that fails leaves none of it.
 type hot struct {
-	hosts     map[string]int64  // numbers by id; a host keeps its number for ever
-	positions map[int64]hotBoot // of the boot that a host was last asked for, or wrote
-	rows      map[int64][]Row   // what HostRows answers
-	newest    int64             // the highest number of an isolation; 0: not known
-	audited   *chainEnd         // the audit's end; nil: not known
+	hosts      map[string]int64  // numbers by id; a host keeps its number for ever
+	positions  map[int64]hotBoot // of the boot that a host was last asked for, or wrote
+	rows       map[int64][]Row   // what HostRows answers
+	behaviours map[int64]int     // how many a host has
+	newest     int64             // the highest number of an isolation; 0: not known
+	audited    *chainEnd         // the audit's end; nil: not known
 }
 
 type hotBoot struct {
@@ -33,7 +34,7 @@ type hotBoot struct {
 }
 
 func newHot() hot {
-	return hot{hosts: make(map[string]int64), positions: make(map[int64]hotBoot), rows: make(map[int64][]Row)}
+	return hot{hosts: make(map[string]int64), positions: make(map[int64]hotBoot), rows: make(map[int64][]Row), behaviours: make(map[int64]int)}
 }
 
 // HostNumber is a host's row number, by its id.

@@ -61,8 +61,14 @@ func (db *DB) read(fn func(*sql.DB) error) error {
 	return fn(db.pool)
 }
 
+// explained sees every query in a test, which asks how SQLite would answer it.
+var explained func(q string, args []any)
+
 // each calls get for every row of q.
 func (db *DB) each(ctx context.Context, get func(scanner) error, q string, args ...any) error {
+	if explained != nil {
+		explained(q, args)
+	}
 	return db.read(func(pool *sql.DB) (err error) {
 		rows, err := pool.QueryContext(ctx, steady(q), args...)
 		if err != nil {

@@ -43,8 +43,10 @@ func (db *DB) Findings(ctx context.Context, f FindingFilter, p Page) ([]*operato
 		args = append(args, f.Host, f.Host)
 	}
 	if f.Since != 0 {
-		q += " AND f.time >= ?"
-		args = append(args, f.Since)
+		// The list ends where the oldest of them is, and is not read to its end for more. Of
+		// a min(n) SQLite walks along n, not along the times.
+		q += " AND f.time >= ? AND f.n >= (SELECT coalesce(min(+n), 9223372036854775807) FROM findings WHERE time >= ?)"
+		args = append(args, f.Since, f.Since)
 	}
 	if f.Storyline != "" {
 		q += " AND f.storyline = ?"
@@ -158,8 +160,8 @@ func (db *DB) Incidents(ctx context.Context, f IncidentFilter, p Page) ([]*raftv
 		args = append(args, f.Status)
 	}
 	if f.Since != 0 {
-		q += " AND last_seen >= ?"
-		args = append(args, f.Since)
+		q += " AND last_seen >= ? AND n >= (SELECT coalesce(min(+n), 9223372036854775807) FROM incidents WHERE last_seen >= ?)"
+		args = append(args, f.Since, f.Since)
 	}
 	return paged(ctx, db, p, scanIncident, q+" ORDER BY n DESC LIMIT ?", args...)
 }

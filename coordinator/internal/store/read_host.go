@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -89,10 +89,8 @@ func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Ho
 	more := false
 	// Labels live in two places (token and facts), so the filter runs here; a
 	// fleet of 10,000 is a few milliseconds.
+	enough := errors.New("page is full")
 	err := db.each(ctx, func(s scanner) error {
-		if more {
-			return nil
-		}
 		var n int64
 		h, err := scanHost(s, &n)
 		if err != nil || !f.match(h) {
@@ -100,12 +98,12 @@ func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Ho
 		}
 		if len(hosts) == p.limit() {
 			more = true
-			return nil
+			return enough // the rest of the fleet is not read for a page of it
 		}
 		hosts, numbers = append(hosts, h), append(numbers, n)
 		return nil
 	}, "SELECT "+hostColumns+" FROM hosts WHERE n > ? ORDER BY n", after)
-	if err != nil {
+	if err != nil && !errors.Is(err, enough) {
 		return nil, "", err
 	}
 	if err := db.addLosses(ctx, f, hosts, numbers); err != nil {
@@ -206,25 +204,6 @@ func (db *DB) Position(ctx context.Context, host string, boot []byte) (sequence 
 	return sequence, err
 }
 
-const behaviourColumns = `s.key, coalesce(b.kind, 0), coalesce(b.subject, x''), coalesce(b.object, x''), s.first_seen,
-	s.count, s.last_seen, s.known, coalesce(b.hosts, 0), h.id FROM sightings s JOIN hosts h ON h.n = s.host LEFT JOIN behaviours b ON b.key = s.key`
-
-func scanBehaviour(s scanner) (*operatorv1.BehaviourRow, error) {
-	b := &sensorv1.Behaviour{}
-	r := &operatorv1.BehaviourRow{Behaviour: b}
-	return r, s.Scan(&b.Key, &b.Kind, &b.Subject, &b.Object, &b.FirstSeen, &r.Count, &r.LastSeen, &r.Known, &r.Hosts, &r.Host)
-}
-
-// Behaviours are a host's, the newest first, at most limit (bounded by MaxPage).
-func (db *DB) Behaviours(ctx context.Context, host string, limit uint32) (out []*operatorv1.BehaviourRow, err error) {
-	err = db.each(ctx, func(s scanner) error {
-		r, err := scanBehaviour(s)
-		out = append(out, r)
-		return err
-	}, "SELECT "+behaviourColumns+" WHERE h.id = ? ORDER BY s.first_seen DESC, s.key LIMIT ?", host, Page{Size: limit}.limit())
-	return out, err
-}
-
 // Prevalence is on how many hosts a behaviour is seen.
 func (db *DB) Prevalence(ctx context.Context, key []byte) (hosts uint64, err error) {
 	err = db.each(ctx, func(s scanner) error { return s.Scan(&hosts) }, "SELECT hosts FROM behaviours WHERE key = ?", blob(key))
@@ -273,13 +252,12 @@ type Counts struct {
 
 // Counts reads the figures; findings are those stored since the given time.
 func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
-	err = db.read(func(pool *sql.DB) error {
-		return pool.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM hosts),
-			(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended <> 'stopped'),
-			(SELECT count(*) FROM findings WHERE stored_at >= ?),
-			(SELECT count(*) FROM incidents WHERE status = 'open'),
-			(SELECT count(*) FROM hosts WHERE isolation = 'applied')`, since).
-			Scan(&c.Hosts, &c.HostsSilent, &c.FindingsSince, &c.IncidentsOpen, &c.Isolated)
-	})
+	err = db.each(ctx, func(s scanner) error {
+		return s.Scan(&c.Hosts, &c.HostsSilent, &c.FindingsSince, &c.IncidentsOpen, &c.Isolated)
+	}, `SELECT (SELECT count(*) FROM hosts),
+		(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended <> 'stopped'),
+		(SELECT count(*) FROM findings WHERE stored_at >= ?),
+		(SELECT count(*) FROM incidents WHERE status = 'open'),
+		(SELECT count(*) FROM hosts WHERE isolation = 'applied')`, since)
 	return c, err
 }

@@ -175,27 +175,3 @@ func (db *DB) IntentSpread(ctx context.Context, version uint64) (hosts, current 
 		"SELECT count(*), coalesce(sum(intent = ?), 0) FROM hosts", clamp(version))
 	return hosts, current, err
 }
-
-// Service is what a host's programs accept connections for, and from whom.
-type Service struct {
-	Subject, Object string // of the behaviour: the program; "in tcp 10.0.0.7 5432"
-	Count           uint64
-	LastSeen        int64
-}
-
-// Services are a host's inbound flow behaviours, the most used first.
-func (db *DB) Services(ctx context.Context, host string, limit int) (out []Service, err error) {
-	err = db.each(ctx, func(s scanner) error {
-		var row Service
-		var subject, object []byte
-		if err := s.Scan(&subject, &object, &row.Count, &row.LastSeen); err != nil {
-			return err
-		}
-		row.Subject, row.Object = string(subject), string(object)
-		out = append(out, row)
-		return nil
-	}, `SELECT b.subject, b.object, s.count, s.last_seen FROM sightings s JOIN behaviours b ON b.key = s.key
-		WHERE s.host = (SELECT n FROM hosts WHERE id = ?) AND b.kind = ? AND b.object >= CAST('in ' AS BLOB) AND b.object < CAST('in!' AS BLOB)
-		ORDER BY s.count DESC, b.key LIMIT ?`, host, int64(sensorv1.BehaviourKind_BEHAVIOUR_KIND_FLOW), limit)
-	return out, err
-}

@@ -319,9 +319,8 @@ func TestHostileNumbers(t *testing.T) {
 		if err := db.Update(i, func(tx *Tx) error {
 			n, _, _ := tx.HostNumber("h-1")
 			return errors.Join(
-				tx.Sight(n, &sensorv1.Behaviour{Key: []byte("k"), FirstSeen: -1 << 63}),
-				tx.Count(n, &sensorv1.BehaviourDelta{Key: []byte("k"), Count: all, LastSeen: 1<<63 - 1, Known: true}),
-				tx.Count(n, &sensorv1.BehaviourDelta{Count: all}),
+				tx.Summarise(n, []*sensorv1.Behaviour{{Key: []byte("k"), FirstSeen: -1 << 63}},
+					[]*sensorv1.BehaviourDelta{{Key: []byte("k"), Count: all, LastSeen: 1<<63 - 1, Known: true}, {Count: all}}),
 				tx.AddLoss(n, &sensorv1.Loss{Where: "ring", Cause: "x", Count: all}),
 				tx.AddLoss(n, &sensorv1.Loss{Where: fmt.Sprint(i), Cause: "x", Count: all}),
 				tx.SetHealth(n, &sensorv1.Health{EventsTotal: all, Baseline: &sensorv1.BaselineState{Confidence: nan()}}),

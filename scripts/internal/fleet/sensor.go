@@ -79,43 +79,58 @@ func (s *sensor) run(ctx context.Context) {
 }
 
 func (s *sensor) session(ctx context.Context, node string) error {
-	dialling, cancel := context.WithTimeout(ctx, welcomeTimeout)
-	defer cancel()
-	conn, err := link.Dial(dialling, node, link.ALPNSensor, link.DialConfig{Credentials: link.Credentials{
-		Certificate: func() (*tls.Certificate, error) { return &s.cert, nil },
-		Roots:       func() *x509.CertPool { return s.fleet.roots },
-	}})
+	conn, welcome, err := s.open(ctx, node)
 	if err != nil {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { _ = conn.CloseWithReason(link.CodeStopped, "the sensor stops") })()
 	defer func() { _ = conn.CloseWithReason(link.CodeOK, "") }()
-	if s.stream, err = conn.OpenStream(dialling); err != nil {
-		return err
-	}
-	_ = s.stream.SetReadDeadline(time.Now().Add(welcomeTimeout))
-	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{Protocol: frame.ProtocolVersion,
-		SensorVersion: "simulated", Facts: s.facts, Boot: s.boot, Instance: s.boot, KeepAliveMs: uint32(link.DefaultKeepAlive.Milliseconds())}}}); err != nil {
-		return err
-	}
-	var first sensorv1.CoordinatorMessage
-	if err := frame.Read(s.stream, &first); err != nil {
-		return fmt.Errorf("waiting for welcome: %w", err)
-	}
-	if first.GetWelcome() == nil {
-		return fmt.Errorf("not welcomed: %s %s", first.GetRefusal().GetCode(), first.GetRefusal().GetMessage())
-	}
-	_ = s.stream.SetReadDeadline(time.Time{})
 	select {
 	case <-s.online:
 	default:
 		close(s.online)
 	}
-	s.acked(first.GetWelcome().GetAcked())
+	s.acked(welcome.GetAcked())
 	if err := s.report(); err != nil {
 		return err
 	}
 	return s.receive()
+}
+
+// open makes a session up to its welcome.
+func (s *sensor) open(ctx context.Context, node string) (conn *link.Conn, welcome *sensorv1.Welcome, err error) {
+	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
+	defer cancel()
+	conn, err = link.Dial(ctx, node, link.ALPNSensor, link.DialConfig{Credentials: link.Credentials{
+		Certificate: func() (*tls.Certificate, error) { return &s.cert, nil },
+		Roots:       func() *x509.CertPool { return s.fleet.roots },
+	}})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = conn.CloseWithReason(link.CodeOK, "")
+		}
+	}()
+	defer context.AfterFunc(ctx, func() { _ = conn.CloseWithReason(link.CodeStopped, "the sensor stops") })()
+	if s.stream, err = conn.OpenStream(ctx); err != nil {
+		return nil, nil, err
+	}
+	_ = s.stream.SetReadDeadline(time.Now().Add(welcomeTimeout))
+	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{Protocol: frame.ProtocolVersion,
+		SensorVersion: "simulated", Facts: s.facts, Boot: s.boot, Instance: s.boot, KeepAliveMs: uint32(link.DefaultKeepAlive.Milliseconds())}}}); err != nil {
+		return nil, nil, err
+	}
+	var first sensorv1.CoordinatorMessage
+	if err := frame.Read(s.stream, &first); err != nil {
+		return nil, nil, fmt.Errorf("waiting for welcome: %w", err)
+	}
+	if first.GetWelcome() == nil {
+		return nil, nil, fmt.Errorf("not welcomed: %s %s", first.GetRefusal().GetCode(), first.GetRefusal().GetMessage())
+	}
+	_ = s.stream.SetReadDeadline(time.Time{})
+	return conn, first.GetWelcome(), nil
 }
 
 func (s *sensor) receive() error {
