@@ -43,6 +43,11 @@ func (db *DB) Freeze() (*Frozen, error) {
 	if db.closed {
 		return nil, ErrClosed
 	}
+	return db.freeze()
+}
+
+// freeze is Freeze for a caller that holds mu.
+func (db *DB) freeze() (*Frozen, error) {
 	conn, err := openConn(db.path, "_query_only=true&_busy_timeout=5000")
 	if err != nil {
 		return nil, fmt.Errorf("opening snapshot connection: %w", err)
@@ -161,6 +166,7 @@ func (db *DB) Restore(r io.Reader) error {
 	if db.closed {
 		return ErrClosed
 	}
+	_ = db.checks.wait()
 	if err := db.disconnect(); err != nil {
 		db.closed = true
 		return fmt.Errorf("closing state for restore: %w", err)

@@ -52,24 +52,25 @@ func (tx *Tx) Sight(host int64, b *sensorv1.Behaviour) error {
 			subject = CASE kind WHEN 0 THEN excluded.subject ELSE subject END,
 			object = CASE kind WHEN 0 THEN excluded.object ELSE object END,
 			kind = CASE kind WHEN 0 THEN excluded.kind ELSE kind END`
+	tx.note(noteSight, host, blob(b.GetKey()), int64(b.GetKind()), blob(b.GetSubject()), blob(b.GetObject()), b.GetFirstSeen())
 	added, err := tx.addSighting(host, b.GetKey(), 0, b.GetFirstSeen(), b.GetFirstSeen(), false)
 	if err != nil || added < 0 {
 		return err
 	}
-	_, err = tx.exec(describe, blob(b.GetKey()), int64(b.GetKind()), blob(b.GetSubject()), blob(b.GetObject()), b.GetFirstSeen(), added)
+	_, err = tx.unnoted(describe, blob(b.GetKey()), int64(b.GetKind()), blob(b.GetSubject()), blob(b.GetObject()), b.GetFirstSeen(), added)
 	return err
 }
 
 // addSighting returns 1 when it made the row, 0 when it was there, -1 when the host is at its limit.
 func (tx *Tx) addSighting(host int64, key []byte, count, first, last int64, known bool) (int64, error) {
-	n, err := tx.exec(`INSERT INTO sightings (host, key, count, first_seen, last_seen, known)
+	n, err := tx.unnoted(`INSERT INTO sightings (host, key, count, first_seen, last_seen, known)
 		SELECT ?1, ?2, ?3, ?4, ?5, ?6 FROM hosts WHERE n = ?1 AND behaviours < ?7
 		ON CONFLICT DO NOTHING`, host, blob(key), count, first, last, known, int64(MaxBehaviours))
 	if err != nil {
 		return 0, err
 	}
 	if n == 1 {
-		_, err = tx.exec("UPDATE hosts SET behaviours = behaviours + 1 WHERE n = ?", host)
+		_, err = tx.unnoted("UPDATE hosts SET behaviours = behaviours + 1 WHERE n = ?", host)
 		return 1, err
 	}
 	there, err := tx.one("SELECT 1 FROM sightings WHERE host = ? AND key = ?", func([]val) {}, host, blob(key))
@@ -82,7 +83,8 @@ func (tx *Tx) addSighting(host int64, key []byte, count, first, last int64, know
 // Count adds to a behaviour of a host. One that was never described (its summary
 // was dropped from a full spool) is kept with kind 0 until a description comes.
 func (tx *Tx) Count(host int64, d *sensorv1.BehaviourDelta) error {
-	n, err := tx.exec(`UPDATE sightings SET count = min(count + ?, 1152921504606846976),
+	tx.counted(host, d.GetKey(), clamp(d.GetCount()), d.GetLastSeen(), d.GetKnown())
+	n, err := tx.unnoted(`UPDATE sightings SET count = min(count + ?, 1152921504606846976),
 		last_seen = max(last_seen, ?), known = ? WHERE host = ? AND key = ?`,
 		clamp(d.GetCount()), d.GetLastSeen(), d.GetKnown(), host, blob(d.GetKey()))
 	if err != nil || n > 0 {
@@ -92,7 +94,7 @@ func (tx *Tx) Count(host int64, d *sensorv1.BehaviourDelta) error {
 	if err != nil || added < 1 {
 		return err
 	}
-	_, err = tx.exec(`INSERT INTO behaviours (key, kind, subject, object, first_seen, hosts) VALUES (?, 0, x'', x'', ?, 1)
+	_, err = tx.unnoted(`INSERT INTO behaviours (key, kind, subject, object, first_seen, hosts) VALUES (?, 0, x'', x'', ?, 1)
 		ON CONFLICT (key) DO UPDATE SET hosts = hosts + 1`, blob(d.GetKey()), d.GetLastSeen())
 	return err
 }
