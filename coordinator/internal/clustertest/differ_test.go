@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" // changes rows behind a node's back
-
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 )
@@ -46,7 +44,8 @@ func operators(t *testing.T, c *Cluster, written *atomic.Int64, n int) {
 	}
 }
 
-// behind changes a row in a member's file without its knowing.
+// behind changes a row in a member's file without its knowing, by the driver that package
+// store brings.
 func behind(t *testing.T, m *Member, change string) {
 	t.Helper()
 	db, err := sql.Open("sqlite3", "file:"+filepath.Join(m.Dir, "state.db")+"?_busy_timeout=10000")

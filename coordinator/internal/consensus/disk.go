@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -108,10 +109,20 @@ func (w *watchedLog) write(do func() error) error {
 	end := w.disk.begin(&w.disk.log)
 	defer end()
 	err := do()
-	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && !errors.Is(err, wal.ErrClosed) {
+	if err != nil && !noRoom(err) && !errors.Is(err, wal.ErrClosed) {
 		w.disk.broken(err)
 	}
 	return err
+}
+
+// noRoom says whether a write failed for want of room before it began. A fsync that fails
+// so (a disk that has less than it claims) has failed as any other.
+func noRoom(err error) bool {
+	var at *fs.PathError
+	if errors.As(err, &at) && at.Op == "sync" {
+		return false
+	}
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // StoreLog implements raft.LogStore.
