@@ -54,13 +54,8 @@ func (n *Node) differs(d *difference) {
 
 // resync tries until it is done or the node closes.
 func (n *Node) resync(d *difference) {
-	recent := n.resyncs[:0]
-	for _, at := range n.resyncs {
-		if time.Since(at) < resyncWindow {
-			recent = append(recent, at)
-		}
-	}
-	n.resyncs = append(recent, time.Now())
+	n.resyncs = slices.DeleteFunc(n.resyncs, func(at time.Time) bool { return time.Since(at) > resyncWindow })
+	n.resyncs = append(n.resyncs, time.Now())
 	if len(n.resyncs) > maxResyncs {
 		n.cfg.Logger.Error("this node's state differs again and again: it stays out of service until it is restarted; replace its disk or memory, or the machine")
 		return
@@ -86,7 +81,7 @@ func (n *Node) until(what string, done func() error) bool {
 		if err == nil {
 			return true
 		}
-		n.cfg.Logger.Error(what+": trying again", "error", err, "wait", wait)
+		n.cfg.Logger.Error("it failed and is tried again", "what", what, "error", err, "wait", wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
