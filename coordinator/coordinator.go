@@ -230,6 +230,14 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	group.Go(func() error { return responses.Run(ctx) })
 	group.Go(func() error { return c.takePart(ctx, logger, node) })
 	group.Go(func() error { return c.watchdog(ctx, node) })
+	group.Go(func() error {
+		select {
+		case <-node.Failed():
+			return node.Fit() // the service is started again, and reads what its disk has
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	close(c.ready)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	c.warnOfContext(logger)

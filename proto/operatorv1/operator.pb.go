@@ -3924,6 +3924,7 @@ type Member struct {
 	DiskTotal       uint64   `protobuf:"varint,11,opt,name=disk_total,json=diskTotal,proto3" json:"disk_total,omitempty"`
 	CertificateEnds int64    `protobuf:"varint,12,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
 	NotReady        []string `protobuf:"bytes,13,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"` // why it should not be relied on, and what to do
+	Alarms          []string `protobuf:"bytes,20,rep,name=alarms,proto3" json:"alarms,omitempty"`                     // what is wrong although it is ready
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -4045,6 +4046,13 @@ func (x *Member) GetCertificateEnds() int64 {
 func (x *Member) GetNotReady() []string {
 	if x != nil {
 		return x.NotReady
+	}
+	return nil
+}
+
+func (x *Member) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
 	}
 	return nil
 }
@@ -5135,7 +5143,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x18\n" +
-	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\x90\x03\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\xa8\x03\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -5151,7 +5159,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"disk_total\x18\v \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\f \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
-	"\tnot_ready\x18\r \x03(\tR\bnotReady\"\x14\n" +
+	"\tnot_ready\x18\r \x03(\tR\bnotReady\x12\x16\n" +
+	"\x06alarms\x18\x14 \x03(\tR\x06alarms\"\x14\n" +
 	"\x12ListMembersRequest\"\xab\x01\n" +
 	"\x13ListMembersResponse\x125\n" +
 	"\amembers\x18\x01 \x03(\v2\x1b.vedette.operator.v1.MemberR\amembers\x12A\n" +

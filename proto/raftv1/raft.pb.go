@@ -55,6 +55,7 @@ type Command struct {
 	//	*Command_StartOperation
 	//	*Command_PutSignedNodes
 	//	*Command_SuspectSensor
+	//	*Command_ReportDivergence
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -307,6 +308,15 @@ func (x *Command) GetSuspectSensor() *SuspectSensor {
 	return nil
 }
 
+func (x *Command) GetReportDivergence() *ReportDivergence {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ReportDivergence); ok {
+			return x.ReportDivergence
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -395,6 +405,10 @@ type Command_SuspectSensor struct {
 	SuspectSensor *SuspectSensor `protobuf:"bytes,48,opt,name=suspect_sensor,json=suspectSensor,proto3,oneof"`
 }
 
+type Command_ReportDivergence struct {
+	ReportDivergence *ReportDivergence `protobuf:"bytes,34,opt,name=report_divergence,json=reportDivergence,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -436,6 +450,8 @@ func (*Command_StartOperation) isCommand_Body() {}
 func (*Command_PutSignedNodes) isCommand_Body() {}
 
 func (*Command_SuspectSensor) isCommand_Body() {}
+
+func (*Command_ReportDivergence) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2408,8 +2424,11 @@ type NodeStatus struct {
 	DiskTotal       uint64                 `protobuf:"varint,4,opt,name=disk_total,json=diskTotal,proto3" json:"disk_total,omitempty"`
 	CertificateEnds int64                  `protobuf:"varint,5,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
 	NotReady        []string               `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What the others compare with what they hold, oldest first; see coordinator/DESIGN.md.
+	Checks        []*StateCheck `protobuf:"bytes,20,rep,name=checks,proto3" json:"checks,omitempty"`
+	Alarms        []string      `protobuf:"bytes,21,rep,name=alarms,proto3" json:"alarms,omitempty"` // what is wrong although it is ready
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -2484,6 +2503,166 @@ func (x *NodeStatus) GetNotReady() []string {
 	return nil
 }
 
+func (x *NodeStatus) GetChecks() []*StateCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+// A node that held something else than the majority has taken their state over.
+type ReportDivergence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // chain, slice, or restart when it was found by an earlier run
+	Window        uint64                 `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`
+	From          string                 `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`    // whose state it has now
+	Index         uint64                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"` // of that state
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDivergence) Reset() {
+	*x = ReportDivergence{}
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDivergence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDivergence) ProtoMessage() {}
+
+func (x *ReportDivergence) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDivergence.ProtoReflect.Descriptor instead.
+func (*ReportDivergence) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReportDivergence) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReportDivergence) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *ReportDivergence) GetWindow() uint64 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+func (x *ReportDivergence) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ReportDivergence) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// What a node holds at the end of a window of log indexes.
+type StateCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Window        uint64                 `protobuf:"varint,1,opt,name=window,proto3" json:"window,omitempty"`
+	Tag           string                 `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"` // the program that wrote: others cannot be compared
+	Chain         []byte                 `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
+	Slice         []byte                 `protobuf:"bytes,4,opt,name=slice,proto3" json:"slice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateCheck) Reset() {
+	*x = StateCheck{}
+	mi := &file_vedette_raft_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateCheck) ProtoMessage() {}
+
+func (x *StateCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateCheck.ProtoReflect.Descriptor instead.
+func (*StateCheck) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *StateCheck) GetWindow() uint64 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+func (x *StateCheck) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *StateCheck) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *StateCheck) GetSlice() []byte {
+	if x != nil {
+		return x.Slice
+	}
+	return nil
+}
+
 // A node saw a sensor do what an honest one does not.
 type SuspectSensor struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2496,7 +2675,7 @@ type SuspectSensor struct {
 
 func (x *SuspectSensor) Reset() {
 	*x = SuspectSensor{}
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2687,7 @@ func (x *SuspectSensor) String() string {
 func (*SuspectSensor) ProtoMessage() {}
 
 func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2700,7 @@ func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectSensor.ProtoReflect.Descriptor instead.
 func (*SuspectSensor) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SuspectSensor) GetHost() string {
@@ -2549,7 +2728,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x93\f\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xe5\f\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -2578,7 +2757,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
 	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
 	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodes\x12G\n" +
-	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensorB\x06\n" +
+	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensor\x12P\n" +
+	"\x11report_divergence\x18\" \x01(\v2!.vedette.raft.v1.ReportDivergenceH\x00R\x10reportDivergenceB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -2739,7 +2919,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x123\n" +
-	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\xbe\x01\n" +
+	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x8b\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -2748,7 +2928,21 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"disk_total\x18\x04 \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
-	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\"U\n" +
+	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\x123\n" +
+	"\x06checks\x18\x14 \x03(\v2\x1b.vedette.raft.v1.StateCheckR\x06checks\x12\x16\n" +
+	"\x06alarms\x18\x15 \x03(\tR\x06alarms\"|\n" +
+	"\x10ReportDivergence\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x16\n" +
+	"\x06window\x18\x03 \x01(\x04R\x06window\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\"b\n" +
+	"\n" +
+	"StateCheck\x12\x16\n" +
+	"\x06window\x18\x01 \x01(\x04R\x06window\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x14\n" +
+	"\x05chain\x18\x03 \x01(\fR\x05chain\x12\x14\n" +
+	"\x05slice\x18\x04 \x01(\fR\x05slice\"U\n" +
 	"\rSuspectSensor\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aconduct\x18\x02 \x01(\tR\aconduct\x12\x16\n" +
@@ -2766,7 +2960,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
@@ -2799,19 +2993,21 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*HostAck)(nil),               // 28: vedette.raft.v1.HostAck
 	(*ForwardReply)(nil),          // 29: vedette.raft.v1.ForwardReply
 	(*NodeStatus)(nil),            // 30: vedette.raft.v1.NodeStatus
-	(*SuspectSensor)(nil),         // 31: vedette.raft.v1.SuspectSensor
-	nil,                           // 32: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 33: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 34: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 35: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 36: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 37: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 38: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 39: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 40: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 41: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),  // 42: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),      // 43: vedette.sensor.v1.Finding
+	(*ReportDivergence)(nil),      // 31: vedette.raft.v1.ReportDivergence
+	(*StateCheck)(nil),            // 32: vedette.raft.v1.StateCheck
+	(*SuspectSensor)(nil),         // 33: vedette.raft.v1.SuspectSensor
+	nil,                           // 34: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),        // 35: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),    // 36: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),      // 37: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),         // 38: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),  // 39: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),        // 40: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),    // 41: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil), // 42: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),       // 43: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),  // 44: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),      // 45: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -2834,38 +3030,40 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
 	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
-	31, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
-	3,  // 21: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	33, // 22: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	34, // 23: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	35, // 24: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	32, // 25: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	35, // 26: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	34, // 27: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	36, // 28: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	37, // 29: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	38, // 30: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	39, // 31: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	40, // 32: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	41, // 33: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	38, // 34: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 35: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 36: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 37: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	36, // 38: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	42, // 39: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	34, // 40: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 41: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	43, // 42: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 43: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 44: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 45: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 46: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	33, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
+	31, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
+	3,  // 22: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	35, // 23: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	36, // 24: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	37, // 25: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	34, // 26: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	37, // 27: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	36, // 28: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	38, // 29: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	39, // 30: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	40, // 31: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	41, // 32: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	42, // 33: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	43, // 34: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	40, // 35: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 36: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 37: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 38: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	38, // 39: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	44, // 40: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	36, // 41: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 42: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	45, // 43: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 44: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 45: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 46: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 47: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 48: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -2895,6 +3093,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_StartOperation)(nil),
 		(*Command_PutSignedNodes)(nil),
 		(*Command_SuspectSensor)(nil),
+		(*Command_ReportDivergence)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2902,7 +3101,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -78,6 +78,11 @@ type Config struct {
 	// LookPeriod is how often a node asks the others how they are, so that it can say
 	// since when one is away although nobody has asked before. Default 5 s.
 	LookPeriod time.Duration
+	// CheckEvery is after how many log indexes the nodes compare their states, and SliceRows
+	// how many rows they then read; all nodes must have the same. Default store.CheckEvery
+	// and store.SliceRows.
+	CheckEvery uint64
+	SliceRows  int64
 }
 
 func (c *Config) populate() error {

@@ -32,6 +32,8 @@ func (f *fsm) Restore(r io.ReadCloser) error { return f.node.restore(r) }
 // or this node would silently differ from the others: it panics, naming the
 // index. Only a full disk is waited for, because room can be made.
 func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
+	n.applying.Lock()
+	defer n.applying.Unlock()
 	cmd := &raftv1.Command{}
 	if err := proto.Unmarshal(data, cmd); err != nil {
 		panic(fmt.Sprintf("raft entry %d is corrupt: %v; restore this node from a healthy one: remove its data and join again", index, err))
@@ -44,10 +46,12 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 	var result *raftv1.Result
 	for {
 		began := time.Now()
+		ended := n.disk.begin(&n.disk.state)
 		err := n.db.Update(index, func(tx *store.Tx) (err error) {
 			result, err = state.Apply(tx, index, cmd)
 			return err
 		})
+		ended()
 		switch {
 		case err == nil:
 			n.full.Store(false)
@@ -71,6 +75,8 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 }
 
 func (n *Node) restore(r io.ReadCloser) error {
+	n.applying.Lock()
+	defer n.applying.Unlock()
 	n.restoring.Store(true)
 	defer n.restoring.Store(false)
 	return errors.Join(n.db.Restore(r), r.Close())
@@ -104,6 +110,8 @@ func (n *Node) pauseFull() bool {
 }
 
 func (n *Node) freeze() (raft.FSMSnapshot, error) {
+	n.applying.Lock()
+	defer n.applying.Unlock()
 	f, err := n.db.Freeze()
 	if err != nil {
 		return nil, err

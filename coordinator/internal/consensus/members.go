@@ -29,7 +29,7 @@ func (n *Node) Members(ctx context.Context) ([]*operatorv1.Member, error) {
 	for _, node := range nodes {
 		operators[node.GetId()] = node.GetOperatorAddress()
 	}
-	leader, _, _ := n.Leader()
+	leader, _, _ := n.leader()
 	servers := n.servers()
 	members := make([]*operatorv1.Member, len(servers))
 	var wg sync.WaitGroup
@@ -67,6 +67,7 @@ func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 	m.State, m.AppliedIndex, m.LastContact = "alive", reply.GetResult().GetIndex(), received.UnixNano()
 	if s := reply.GetStatus(); s != nil { // an older node says nothing
 		told(m, s)
+		n.told.Store(m.GetId(), checksOfWire(s.GetChecks()))
 		m.ClockOffset = certainOffset(s.GetTime(), sent.UnixNano(), received.UnixNano())
 	}
 	n.contacts.Store(m.GetId(), contact{at: m.GetLastContact(), applied: m.GetAppliedIndex()})
@@ -75,6 +76,7 @@ func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 // told copies what a node says of itself.
 func told(m *operatorv1.Member, s *raftv1.NodeStatus) {
 	m.Version, m.DiskFree, m.DiskTotal, m.CertificateEnds, m.NotReady = s.GetVersion(), s.GetDiskFree(), s.GetDiskTotal(), s.GetCertificateEnds(), s.GetNotReady()
+	m.Alarms = s.GetAlarms()
 }
 
 // Removed says whether the cluster goes on without this node: it is without a
@@ -86,7 +88,7 @@ func (n *Node) Removed(ctx context.Context) bool {
 	if n.isMember(n.cfg.ID) {
 		others--
 	}
-	if _, _, led := n.Leader(); led || others <= 0 {
+	if _, _, led := n.leader(); led || others <= 0 {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)

@@ -46,6 +46,18 @@ type Node struct {
 	// snapshots are raft's, for figures. restoring and full are this node's troubles.
 	snapshots       raft.SnapshotStore
 	restoring, full atomic.Bool
+	disk            *disk
+	// applying is held while the state changes otherwise than by a read: by each entry, and
+	// by what replaces the state, during which raft must neither apply nor freeze.
+	applying sync.Mutex
+	// differing is set while this node's state is known to be wrong; resyncs is when that
+	// was begun to be mended. disputed and unread are alarms.
+	differing        atomic.Pointer[difference]
+	resyncs          []time.Time
+	disputed, unread atomic.Pointer[string]
+	handing          atomic.Bool
+	// told has what each member said of its checks last, by id.
+	told sync.Map
 	// contacts remembers each member's last answer, by id.
 	contacts sync.Map
 
@@ -80,7 +92,7 @@ func Open(cfg Config) (*Node, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "wal"), 0o700); err != nil {
 		return nil, fmt.Errorf("making raft directory: %w", err)
 	}
-	n := &Node{cfg: cfg, subs: newSubscribers()}
+	n := &Node{cfg: cfg, subs: newSubscribers(), disk: newDisk()}
 	n.closing, n.cancel = context.WithCancel(context.Background())
 	n.peers = newPeers(n.closing, cfg.Listener)
 	if err := n.open(dir); err != nil {
@@ -120,7 +132,7 @@ func (n *Node) open(dir string) (err error) {
 	n.layer = newStreamLayer(n.peers, n.cfg.Address)
 	n.network = newTransport(&raft.NetworkTransportConfig{
 		Stream: n.layer, MaxPool: 3, Timeout: rpcTimeout, Logger: logger.Named("transport"),
-	})
+	}, n.silent)
 	existing, err := raft.HasExistingState(n.log, n.log, snapshots)
 	if err != nil {
 		return fmt.Errorf("reading raft state: %w", err)
@@ -133,21 +145,33 @@ func (n *Node) open(dir string) (err error) {
 	}
 	// Followers read an entry to apply it, the leader to send it to each of them: without a
 	// cache that is the disk, a moment after it was written.
-	cached, err := raft.NewLogCache(cachedEntries, n.log)
+	watched := &watchedLog{n.log, n.disk}
+	cached, err := raft.NewLogCache(cachedEntries, watched)
 	if err != nil {
 		return fmt.Errorf("caching raft log: %w", err)
 	}
-	if n.raft, err = raft.NewRaft(conf, &fsm{n}, cached, n.log, snapshots, n.network); err != nil {
+	if n.raft, err = raft.NewRaft(conf, &fsm{n}, cached, watched, snapshots, n.network); err != nil {
 		return fmt.Errorf("starting raft: %w", err)
 	}
 	n.figures()
 	n.start(n.lookAround)
+	if _, err := os.Stat(n.marker()); err == nil {
+		d := &difference{what: "restart", certain: true}
+		n.differing.Store(d)
+		n.cfg.Logger.Error("this node's state differed when it was stopped: it does not serve until it has taken over another's")
+		n.start(func() { n.resync(d) })
+	}
 	return nil
 }
 
 // openState opens the state. A damaged one is set aside and made anew: all that it
 // said is in the snapshots and the log.
 func (n *Node) openState(path string) (err error) {
+	defer func() {
+		if err == nil {
+			err = n.db.Tag(n.cfg.Version, n.cfg.CheckEvery, n.cfg.SliceRows)
+		}
+	}()
 	n.db, err = store.Open(n.closing, path, n.cfg.Logger)
 	if !errors.Is(err, store.ErrDamaged) {
 		return err
@@ -168,6 +192,9 @@ func openLog(dir string, logger hclog.Logger, figures *meter.Meter) (log *wal.WA
 			err = errors.New("its index, wal-meta.db, is empty or damaged")
 		}
 	}()
+	if err := firm(dir); err != nil {
+		return nil, err
+	}
 	return wal.Open(dir, wal.WithLogger(logger), wal.WithMetricsCollector(walmetrics.NewGoMetricsCollector(nil, nil, figures.WAL())))
 }
 
@@ -271,8 +298,16 @@ func (n *Node) DB() *store.DB { return n.db }
 // AppliedIndex is the last entry that the local state holds.
 func (n *Node) AppliedIndex() uint64 { return n.db.AppliedIndex() }
 
-// Leader is the node that this one takes for the leader; ok is false when it knows none.
+// Leader is the node that this one takes for the leader; ok is false when it knows none,
+// or is not fit itself: then whoever serves here should have others ask elsewhere.
 func (n *Node) Leader() (id, addr string, ok bool) {
+	if n.Fit() != nil {
+		return "", "", false
+	}
+	return n.leader()
+}
+
+func (n *Node) leader() (id, addr string, ok bool) {
 	a, i := n.raft.LeaderWithID()
 	return string(i), string(a), i != ""
 }

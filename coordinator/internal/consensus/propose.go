@@ -146,7 +146,14 @@ func (n *Node) retry(ctx context.Context, repeatable bool, once func(context.Con
 		if n.closing.Err() != nil {
 			return ErrClosed
 		}
-		err := once(ctx)
+		err := n.Fit()
+		switch {
+		case err != nil && uncertain:
+			return fmt.Errorf("%w: %w", ErrUncertain, err)
+		case err != nil:
+			return fmt.Errorf("%w: %w", ErrNoLeader, err)
+		}
+		err = once(ctx)
 		switch {
 		case err == nil:
 			return nil
@@ -178,7 +185,7 @@ func (n *Node) retry(ctx context.Context, repeatable bool, once func(context.Con
 
 // ask sends one request to the leader and reads its answer.
 func (n *Node) ask(ctx context.Context, tag byte, cmd *raftv1.Command) (*raftv1.ForwardReply, error) {
-	_, addr, ok := n.Leader()
+	_, addr, ok := n.leader()
 	if !ok || addr == n.cfg.Address {
 		return nil, fmt.Errorf("%w, and none is known", errElsewhere)
 	}
@@ -200,7 +207,7 @@ func (n *Node) whileLeading(ctx context.Context, addr string) (context.Context, 
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				if _, now, ok := n.Leader(); ok && now != addr {
+				if _, now, ok := n.leader(); ok && now != addr {
 					cancel()
 				}
 			}

@@ -49,6 +49,14 @@ func (n *Node) serveStream(ctx context.Context, peer link.Peer, stream net.Conn)
 		return
 	}
 	defer func() { _ = stream.Close() }()
+	if tag[0] == tagState {
+		stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Unix(1, 0)) })
+		defer stop()
+		if err := n.handState(peer, stream); err != nil {
+			n.cfg.Logger.Warn("handing the state to a node", "peer", peer.ID, "error", err)
+		}
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.ProposeTimeout)
 	defer cancel()
 	stop := interruptible(ctx, stream)
@@ -76,7 +84,7 @@ func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1
 		// A node that joins asks whichever it knows; its certificate says who it is.
 		return reply(&raftv1.Result{Id: peer.ID}, n.admit(ctx, cmd.GetPutNode().GetNode()))
 	}
-	if !n.IsLeader() {
+	if !n.IsLeader() || n.Fit() != nil {
 		return &raftv1.ForwardReply{NotLeader: true}
 	}
 	// A node that was removed has a valid certificate for some hours yet.

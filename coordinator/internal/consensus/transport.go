@@ -19,6 +19,7 @@ const (
 	tagMembership = 'M' // a Command PutNode or RemoveNode; answered by a ForwardReply
 	tagBarrier    = 'B' // answered by a ForwardReply with the index to wait for
 	tagStatus     = 'S' // answered by a ForwardReply with the node's id and applied index
+	tagState      = 'X' // a Command; answered by a ForwardReply and a snapshot of the state
 )
 
 // maxForwards requests are on their way to other nodes at once; more wait.
@@ -125,13 +126,14 @@ func (p *peers) close() {
 // would be written to a log that is closed by then, and raft panics at that.
 type transport struct {
 	*raft.NetworkTransport
+	silent func() bool // see mute.go
 
 	heartbeats sync.RWMutex // held by each
 	ended      bool
 }
 
-func newTransport(config *raft.NetworkTransportConfig) *transport {
-	return &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(config)}
+func newTransport(config *raft.NetworkTransportConfig, silent func() bool) *transport {
+	return &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(config), silent: silent}
 }
 
 // SetHeartbeatHandler implements raft.Transport.

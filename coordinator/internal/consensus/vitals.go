@@ -36,7 +36,9 @@ type Vitals struct {
 	Members int
 	// Restoring: the state is being replaced by a snapshot. Full: an entry waits because
 	// the disk has no room.
-	Restoring, Full     bool
+	Restoring, Full bool
+	// Unfit is why the node serves nobody, empty when it does.
+	Unfit               string
 	DiskFree, DiskTotal uint64 // bytes; 0, 0 where they cannot be read
 }
 
@@ -44,7 +46,8 @@ type Vitals struct {
 func (n *Node) Vitals() Vitals {
 	v := Vitals{State: strings.ToLower(n.raft.State().String()), Applied: n.AppliedIndex(), Commit: n.raft.CommitIndex(), Last: n.raft.LastIndex(),
 		Term: n.raft.CurrentTerm(), Members: len(n.servers()), Restoring: n.restoring.Load(), Full: n.full.Load()}
-	v.Leader, _, _ = n.Leader()
+	v.Leader, _, _ = n.leader()
+	v.Unfit = n.unfit()
 	stats := n.raft.Stats()
 	if waiting, _ := strconv.Atoi(stats["fsm_pending"]); waiting > 0 {
 		v.Behind = v.Commit - min(v.Applied, v.Commit)
@@ -60,6 +63,8 @@ func (n *Node) Vitals() Vitals {
 func (v Vitals) Unready() []string {
 	var reasons []string
 	switch {
+	case v.Unfit != "":
+		reasons = append(reasons, v.Unfit)
 	case v.Restoring:
 		reasons = append(reasons, "it replaces its state by the leader's snapshot: wait, its log tells when it is done")
 	case v.State == "shutdown":
@@ -88,7 +93,8 @@ func DiskFree(dir string) (free, total uint64, err error) {
 // status is what this node says of itself to another.
 func (n *Node) statusOf() *raftv1.NodeStatus {
 	v := n.Vitals()
-	s := &raftv1.NodeStatus{Version: n.cfg.Version, Time: time.Now().UnixNano(), DiskFree: v.DiskFree, DiskTotal: v.DiskTotal, NotReady: v.Unready()}
+	s := &raftv1.NodeStatus{Version: n.cfg.Version, Time: time.Now().UnixNano(), DiskFree: v.DiskFree, DiskTotal: v.DiskTotal, NotReady: v.Unready(),
+		Checks: checksToWire(n.db.Checks()), Alarms: n.alarms()}
 	if n.cfg.CertificateEnds != nil {
 		s.CertificateEnds = n.cfg.CertificateEnds().UnixNano()
 	}
@@ -131,6 +137,7 @@ func (n *Node) lookAround() {
 			}
 		case <-ticker.C:
 			_, _ = n.Members(n.closing)
+			n.compareStates()
 		}
 	}
 }

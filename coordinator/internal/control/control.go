@@ -42,6 +42,8 @@ type Log interface {
 	Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, error)
 	Subscribe(fn func(index uint64, cmd *raftv1.Command, res *raftv1.Result)) (cancel func())
 	ReadBarrier(ctx context.Context) error
+	// Fit says why this node's answers cannot be relied on, nil when they can.
+	Fit() error
 }
 
 // Cluster is who the nodes are.

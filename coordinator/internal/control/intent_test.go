@@ -30,9 +30,11 @@ import (
 type oneLog struct {
 	db    *store.DB
 	index uint64
+	unfit error
 }
 
 func (l *oneLog) ReadBarrier(context.Context) error { return nil }
+func (l *oneLog) Fit() error                        { return l.unfit }
 func (l *oneLog) Subscribe(func(uint64, *raftv1.Command, *raftv1.Result)) func() {
 	return func() {}
 }

@@ -140,6 +140,9 @@ func (v *view) ailing(m *operatorv1.Member, newest uint64) (out []string) {
 		}
 		say("is not ready: %s. Run 'journalctl -u vedette-coordinator' there.", reason)
 	}
+	for _, alarm := range m.GetAlarms() {
+		say("%s.", alarm)
+	}
 	if behind := newest - m.GetAppliedIndex(); behind > consensus.FarBehind {
 		say("is %d entries behind: if the number does not shrink, its disk is full or slow; run 'df -h' and 'journalctl -u vedette-coordinator' there.", behind)
 	}

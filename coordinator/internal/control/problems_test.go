@@ -77,6 +77,16 @@ func TestProblems(t *testing.T) {
 				m.NotReady = []string{"it replaces its state by the leader's snapshot: wait, its log tells when it is done"}
 			})
 		}},
+		{"a node differs from the others", func(v *view) {
+			v.members = three(func(m *operatorv1.Member) {
+				m.NotReady = []string{"its state differs from that of the other nodes, so it serves nobody and takes theirs over: wait, and look after its disk and memory"}
+			})
+		}},
+		{"a node differs and nobody knows who is right", func(v *view) {
+			v.members = three(func(m *operatorv1.Member) {
+				m.Alarms = []string{"holds another state than n1 and n2 (entries 4000 to 4999, slice), and no majority says which is right, so nothing is changed: take a backup of each, remove the nodes that you trust less and let them join again, empty; then restart this one"}
+			})
+		}},
 		{"a disk is nearly full", func(v *view) { v.members = three(func(m *operatorv1.Member) { m.DiskFree = 300 << 20 }) }},
 		{"a large disk is nearly full", func(v *view) { v.members = three(func(m *operatorv1.Member) { m.DiskFree = 4 << 30 }) }},
 		{"a clock is ahead", func(v *view) {

@@ -66,6 +66,14 @@ func may(role, procedure string) (needed string, ok bool) {
 	return needed, named && have >= 0 && have >= slices.Index(roles, needed)
 }
 
+// aboutNodes are asked of a node that is not fit too: they tell what it is that it has.
+var aboutNodes = map[string]bool{
+	rpc.OperatorServiceGetStatusProcedure:   true,
+	rpc.OperatorServiceListMembersProcedure: true,
+	rpc.OperatorServiceDebugInfoProcedure:   true,
+	pageMetrics:                             true, pageHealth: true, pageReady: true,
+}
+
 type operatorKey struct{}
 
 // operator is who calls; the middleware has put it there.
@@ -84,7 +92,14 @@ func (s *Server) authorise(next http.Handler) http.Handler {
 		peer, err := s.identify(r)
 		if err == nil {
 			needed, ok := may(peer.Role, r.URL.Path)
+			unfit := error(nil)
+			if ok && !aboutNodes[r.URL.Path] {
+				unfit = s.cfg.Log.Fit()
+			}
 			switch {
+			case unfit != nil:
+				_ = errorWriter.Write(w, r, connect.NewError(connect.CodeUnavailable, unfit))
+				return
 			case ok:
 				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, peer)))
 				return

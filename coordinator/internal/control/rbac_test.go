@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -106,7 +107,8 @@ func TestAuthorise(t *testing.T) {
 	}
 	nodeCert := tls.Certificate{Certificate: nodeChain, PrivateKey: nodeKey}
 	now := time.Now
-	s := &Server{cfg: Config{Operators: people.Root(), Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
+	log := &oneLog{}
+	s := &Server{cfg: Config{Log: log, Operators: people.Root(), Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
 	server := httptest.NewUnstartedServer(s.authorise(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "served to "+actor(r.Context()))
 	})))
@@ -126,8 +128,14 @@ func TestAuthorise(t *testing.T) {
 		{"responder writes", token, ptr(operatorCert(people, operators.RoleResponder)), 403, `has role \"responder\"`},
 		{"unknown path", "/", ptr(operatorCert(people, operators.RoleAdmin)), 403, "nothing that an operator may call"},
 		{"made by another admin", token, ptr(operatorCert(bob, operators.RoleAdmin)), 200, "served to operator:ann"},
+		{"unfit: what is it that it has?", status, ptr(operatorCert(people, operators.RoleViewer)), 200, "served to operator:ann"},
+		{"unfit: anything else", token, ptr(operatorCert(people, operators.RoleAdmin)), 503, "its state differs"},
+		{"unfit: who may not is told that", token, ptr(operatorCert(people, operators.RoleViewer)), 403, `needs role \"admin\"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if log.unfit = nil; strings.HasPrefix(tt.name, "unfit") {
+				log.unfit = errors.New("its state differs")
+			}
 			body, code, err := post(t, server.URL+tt.path, authority, tt.cert)
 			if err != nil {
 				t.Fatal(err)
@@ -139,6 +147,7 @@ func TestAuthorise(t *testing.T) {
 	}
 	// Who is not signed by the operators' authority does not get through the handshake:
 	// what a stolen node holds, and what it can sign, makes nobody an operator.
+	log.unfit = nil
 	other, err := operators.New("c-test")
 	if err != nil {
 		t.Fatal(err)

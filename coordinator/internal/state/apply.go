@@ -171,6 +171,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.putSignedNodes(body.PutSignedNodes)
 	case *raftv1.Command_SuspectSensor:
 		return a.suspectSensor(body.SuspectSensor)
+	case *raftv1.Command_ReportDivergence:
+		return a.reportDivergence(body.ReportDivergence)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

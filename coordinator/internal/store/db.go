@@ -61,6 +61,8 @@ type DB struct {
 	stmts   map[string]statement
 	bulks   map[bulkKey]*sqlite3.SQLiteStmt
 	hot     hot
+	chain   chain
+	checks  checks
 
 	applied atomic.Uint64
 	// reached is closed and replaced whenever applied grows.
@@ -198,7 +200,7 @@ func (db *DB) connect(ctx context.Context) error {
 	db.writer, db.pool = writer, pool
 	db.stmts, db.bulks, db.hot = make(map[string]statement), make(map[bulkKey]*sqlite3.SQLiteStmt), newHot()
 	db.setApplied(applied)
-	return nil
+	return db.checks.read(writer)
 }
 
 // disconnect is connect's inverse; it leaves the file alone, without a WAL.
@@ -256,21 +258,29 @@ func (db *DB) Update(index uint64, fn func(*Tx) error) error {
 	if index <= db.applied.Load() {
 		return ErrApplied
 	}
+	closing := db.closeWindow(index)
 	tx := &Tx{db: db}
 	if _, err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+		closing.drop()
 		return fmt.Errorf("beginning entry %d: %w", index, full(err))
 	}
-	err := fn(tx)
+	db.chain.begin(db.chainOf(closing), index)
+	err := closing.advance(tx)
+	if err == nil {
+		err = fn(tx)
+	}
 	if err == nil {
 		err = tx.settle()
 	}
+	chained := db.chain.end()
 	if err == nil {
-		_, err = tx.exec("UPDATE applied SET idx = ?", int64(index))
+		_, err = tx.run("UPDATE applied SET idx = ?, chain = ?, tag = ?", int64(index), blob(chained), db.checks.tag)
 	}
 	if err == nil {
 		_, err = tx.exec("COMMIT")
 	}
 	if err != nil {
+		closing.drop()
 		db.hot = newHot()
 		// SQLite may have rolled back by itself (a full disk): then this is an error that says nothing.
 		if !db.writer.AutoCommit() {
@@ -280,6 +290,8 @@ func (db *DB) Update(index uint64, fn func(*Tx) error) error {
 		}
 		return fmt.Errorf("applying entry %d: %w", index, full(err))
 	}
+	db.checks.chain = chained
+	closing.start()
 	db.setApplied(index)
 	return nil
 }
@@ -300,7 +312,7 @@ func (db *DB) Close() error {
 		return nil
 	}
 	db.closed = true
-	return db.disconnect()
+	return errors.Join(db.checks.wait(), db.disconnect())
 }
 
 // Tx is one log entry's transaction. It is used by one goroutine, inside Update.
@@ -322,6 +334,7 @@ func steady(q string) string { return strings.ReplaceAll(q, "= ?", "= +?") }
 type statement struct {
 	*sqlite3.SQLiteStmt
 	settles bool
+	mark    int64 // what the chain calls it; 0: it changes no row
 }
 
 func (tx *Tx) prepare(q string) (*sqlite3.SQLiteStmt, error) {
@@ -340,23 +353,34 @@ func (tx *Tx) stmt(q string) (statement, error) {
 	if err != nil {
 		return statement{}, err
 	}
-	s := statement{ds, late.MatchString(q)}
+	s := statement{ds, late.MatchString(q), markOf(q)}
 	tx.db.stmts[q] = s
 	return s, nil
 }
 
 // settled is a statement that may be run: what it would miss is written.
-func (tx *Tx) settled(q string) (*sqlite3.SQLiteStmt, error) {
+func (tx *Tx) settled(q string) (statement, error) {
 	s, err := tx.stmt(q)
 	if err == nil && s.settles {
 		err = tx.settle()
 	}
-	return s.SQLiteStmt, err
+	return s, err
 }
 
 // exec runs q and returns how many rows it changed. The driver is used directly:
 // database/sql would cost about as much as SQLite does for a narrow row.
 func (tx *Tx) exec(q string, args ...driver.Value) (int64, error) {
+	s, err := tx.settled(q)
+	if err != nil {
+		return 0, err
+	}
+	n, err := changed(s.Exec(args))
+	tx.noteStatement(s.mark, args, n)
+	return n, err
+}
+
+// unnoted is exec for a write that its caller has noted.
+func (tx *Tx) unnoted(q string, args ...driver.Value) (int64, error) {
 	s, err := tx.settled(q)
 	if err != nil {
 		return 0, err
@@ -386,6 +410,7 @@ func (tx *Tx) rows(q string, each func([]driver.Value) error, args ...driver.Val
 	if err != nil {
 		return err
 	}
+	tx.noteStatement(s.mark, args, 0)
 	rows, err := s.Query(args)
 	if err != nil {
 		return err

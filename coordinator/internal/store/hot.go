@@ -77,11 +77,12 @@ func (h *hot) position(host int64, p hotBoot) {
 
 // SetPosition moves a boot's position. A host's oldest boots beyond MaxBoots are forgotten.
 func (tx *Tx) SetPosition(host int64, boot []byte, sequence, index uint64) error {
+	tx.note(notePosition, host, blob(boot), int64(sequence), int64(index))
 	known := tx.db.hot.positions[host]
 	if known.stored && known.boot == string(boot) {
 		tx.later.positions = append(tx.later.positions, host, blob(boot), int64(sequence), int64(index))
 	} else {
-		n, err := tx.exec("UPDATE positions SET sequence = ?, idx = ? WHERE host = ? AND boot = ?",
+		n, err := tx.unnoted("UPDATE positions SET sequence = ?, idx = ? WHERE host = ? AND boot = ?",
 			int64(sequence), int64(index), host, blob(boot))
 		if err == nil && n == 0 {
 			err = tx.addPosition(host, boot, sequence, index)
@@ -95,11 +96,11 @@ func (tx *Tx) SetPosition(host int64, boot []byte, sequence, index uint64) error
 }
 
 func (tx *Tx) addPosition(host int64, boot []byte, sequence, index uint64) error {
-	if _, err := tx.exec("INSERT INTO positions (host, boot, sequence, idx) VALUES (?, ?, ?, ?)",
+	if _, err := tx.unnoted("INSERT INTO positions (host, boot, sequence, idx) VALUES (?, ?, ?, ?)",
 		host, blob(boot), int64(sequence), int64(index)); err != nil {
 		return err
 	}
-	_, err := tx.exec(`DELETE FROM positions WHERE host = ?1 AND boot IN (
+	_, err := tx.unnoted(`DELETE FROM positions WHERE host = ?1 AND boot IN (
 		SELECT boot FROM positions WHERE host = ?1 ORDER BY idx DESC, boot LIMIT -1 OFFSET ?2)`, host, int64(MaxBoots))
 	return err
 }
@@ -152,6 +153,7 @@ func (tx *Tx) AddIsolation(operation int64, row Row, leaseExpires, countedAt int
 	if rows, ok := h.rows[row.Host]; ok {
 		h.rows[row.Host] = openRows(append(rows, row))
 	}
+	tx.note(noteIsolation, row.N, operation, row.Host, leaseExpires, countedAt)
 	tx.later.rows = append(tx.later.rows, row.N, operation, row.Host, leaseExpires, countedAt)
 	return nil
 }
@@ -161,6 +163,7 @@ func (tx *Tx) SetRowState(row Row, state sensorv1.IsolationState, detail string)
 	if err := tx.changeRow(row, state, detail); err != nil {
 		return err
 	}
+	tx.note(noteState, row.N, int64(state), detail)
 	tx.later.reports = append(tx.later.reports, row.N, int64(state), detail, "", int64(0), int64(0), []byte{})
 	return nil
 }
@@ -179,8 +182,9 @@ func (tx *Tx) ReportRow(row Row, s *sensorv1.IsolationStatus) error {
 	if err := tx.changeRow(row, s.GetState(), s.GetDetail()); err != nil {
 		return err
 	}
-	tx.later.reports = append(tx.later.reports,
-		row.N, int64(s.GetState()), s.GetDetail(), s.GetSelfTest(), s.GetAppliedAt(), s.GetLeaseExpires(), blob(own))
+	report := []val{row.N, int64(s.GetState()), s.GetDetail(), s.GetSelfTest(), s.GetAppliedAt(), s.GetLeaseExpires(), blob(own)}
+	tx.note(noteReport, report...)
+	tx.later.reports = append(tx.later.reports, report...)
 	return nil
 }
 

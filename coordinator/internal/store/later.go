@@ -43,18 +43,21 @@ func (l *later) host(host int64, change func(*hostChange)) {
 
 // Seen moves a host's last contact.
 func (tx *Tx) Seen(host, now int64) error {
+	tx.note(noteSeen, host, now)
 	tx.later.host(host, func(c *hostChange) { c.seen = max(c.seen, now) })
 	return nil
 }
 
 // SetHostIsolation writes the one word that a host list shows.
 func (tx *Tx) SetHostIsolation(host int64, word string) error {
+	tx.note(noteWord, host, word)
 	tx.later.host(host, func(c *hostChange) { c.word = word })
 	return nil
 }
 
 // SetHostOrdered notes the newest order for a host, and what its host list's word is then.
 func (tx *Tx) SetHostOrdered(host int64, epoch uint64, word string) error {
+	tx.note(noteOrdered, host, epochColumn(epoch), word)
 	tx.later.host(host, func(c *hostChange) { c.epoch, c.word = epochColumn(epoch), word })
 	return nil
 }
@@ -75,6 +78,7 @@ func (tx *Tx) Audit(e *operatorv1.AuditEntry) error {
 	e.Index, e.Previous = uint64(index), h.audited.hash //nolint:gosec // counts from one
 	e.Hash = audit.Hash(e)
 	h.audited = &chainEnd{index: index, hash: e.GetHash()}
+	tx.note(noteAudit, index, e.GetHash())
 	tx.later.audits = append(tx.later.audits,
 		index, e.GetTime(), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail(), e.GetPrevious(), e.GetHash())
 	return nil

@@ -70,7 +70,11 @@ func queryInt(c *sqlite3.SQLiteConn, q string) (int64, error) {
 }
 
 func query(c *sqlite3.SQLiteConn, q string, each func([]driver.Value) error) (err error) {
-	rows, err := c.Query(q, nil)
+	return queryWith(c, q, nil, each)
+}
+
+func queryWith(c *sqlite3.SQLiteConn, q string, args []driver.Value, each func([]driver.Value) error) (err error) {
+	rows, err := c.Query(q, args)
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,11 @@ func (db *DB) Freeze() (*Frozen, error) {
 	if db.closed {
 		return nil, ErrClosed
 	}
+	return db.freeze()
+}
+
+// freeze is Freeze for a caller that holds mu.
+func (db *DB) freeze() (*Frozen, error) {
 	conn, err := openConn(db.path, "_query_only=true&_busy_timeout=5000")
 	if err != nil {
 		return nil, fmt.Errorf("opening snapshot connection: %w", err)
@@ -144,28 +149,56 @@ func (db *DB) Snapshot(w io.Writer) error {
 // snapshot is complete on disk, its checksum right and the database in it whole;
 // then one rename replaces the file. On error the state is what it was.
 func (db *DB) Restore(r io.Reader) error {
+	staged, err := db.Stage(r)
+	if err != nil {
+		return err
+	}
+	defer staged.Drop()
+	return db.Adopt(staged)
+}
+
+// Staged is a snapshot that is complete on disk and whole, and not yet the state.
+type Staged struct {
+	path  string
+	index uint64
+}
+
+// Index is the applied index of the state in it.
+func (s *Staged) Index() uint64 { return s.index }
+
+// Drop removes what was not adopted.
+func (s *Staged) Drop() { _ = os.Remove(s.path) }
+
+// Stage receives a snapshot. The caller must Drop it.
+func (db *DB) Stage(r io.Reader) (*Staged, error) {
 	tmp, err := temporary(db.path, "restore")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { _ = os.Remove(tmp) }()
-	index, err := receive(r, tmp)
+	s := &Staged{path: tmp}
+	if s.index, err = receive(r, tmp); err == nil {
+		err = verify(tmp, s.index)
+	}
 	if err != nil {
-		return err
+		s.Drop()
+		return nil, err
 	}
-	if err := verify(tmp, index); err != nil {
-		return err
-	}
+	return s, nil
+}
+
+// Adopt makes a staged snapshot the state.
+func (db *DB) Adopt(s *Staged) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.closed {
 		return ErrClosed
 	}
+	_ = db.checks.wait()
 	if err := db.disconnect(); err != nil {
 		db.closed = true
 		return fmt.Errorf("closing state for restore: %w", err)
 	}
-	if err := db.replace(tmp); err != nil {
+	if err := db.replace(s.path); err != nil {
 		return errors.Join(err, db.reconnect())
 	}
 	return db.reconnect()

@@ -3,7 +3,9 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -210,8 +212,9 @@ func (tx *Tx) SetGroupLabel(label string) error {
 	if err != nil {
 		return err
 	}
-	for n, group := range groups {
-		if _, err := tx.exec("UPDATE hosts SET grp = ? WHERE n = ?", group, n); err != nil {
+	// In order: the chain is of what is written when.
+	for _, n := range slices.Sorted(maps.Keys(groups)) {
+		if _, err := tx.exec("UPDATE hosts SET grp = ? WHERE n = ?", groups[n], n); err != nil {
 			return err
 		}
 	}

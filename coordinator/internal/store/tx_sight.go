@@ -47,6 +47,12 @@ type newcomer struct {
 // new ones are not kept, a stated loss.
 func (tx *Tx) Summarise(host int64, found []*sensorv1.Behaviour, deltas []*sensorv1.BehaviourDelta) error {
 	all := make([]told, 0, len(found)+len(deltas))
+	for _, b := range found {
+		tx.note(noteSight, host, blob(b.GetKey()), int64(b.GetKind()), blob(b.GetSubject()), blob(b.GetObject()), b.GetFirstSeen())
+	}
+	for _, d := range deltas {
+		tx.counted(host, d.GetKey(), clamp(d.GetCount()), d.GetLastSeen(), d.GetKnown())
+	}
 	for i, b := range found {
 		all = append(all, tell(b.GetKey(), i, nil, b.GetFirstSeen()))
 	}
@@ -125,7 +131,7 @@ func (tx *Tx) count(host int64, bits int, all []told) (fresh []newcomer, err err
 			i = to
 		}
 		if changed {
-			if _, err := tx.exec("UPDATE sightings SET body = ? WHERE n = ?", body, shelfRow(host, shelf)); err != nil {
+			if _, err := tx.unnoted("UPDATE sightings SET body = ? WHERE n = ?", body, shelfRow(host, shelf)); err != nil {
 				return nil, err
 			}
 		}
@@ -186,7 +192,7 @@ func (tx *Tx) addSightings(host int64, have int, all []told, fresh []newcomer) e
 	}
 	bits = level(have + taken)
 	if grows {
-		if _, err := tx.exec("DELETE FROM sightings WHERE n BETWEEN ? AND ?", shelfRow(host, 0), shelfRow(host+1, 0)-1); err != nil {
+		if _, err := tx.unnoted("DELETE FROM sightings WHERE n BETWEEN ? AND ?", shelfRow(host, 0), shelfRow(host+1, 0)-1); err != nil {
 			return err
 		}
 		if whole, err = merge(nil, whole, added); err != nil {
@@ -208,13 +214,13 @@ func (tx *Tx) addSightings(host int64, have int, all []told, fresh []newcomer) e
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec("UPDATE hosts SET behaviours = ? WHERE n = ?", int64(have+taken), host)
+	_, err = tx.unnoted("UPDATE hosts SET behaviours = ? WHERE n = ?", int64(have+taken), host)
 	tx.db.hot.setBehaviours(host, have+taken)
 	return err
 }
 
 func (tx *Tx) setShelf(host int64, shelf int, body []byte) error {
-	_, err := tx.exec("INSERT INTO sightings (n, body) VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", shelfRow(host, shelf), body)
+	_, err := tx.unnoted("INSERT INTO sightings (n, body) VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", shelfRow(host, shelf), body)
 	return err
 }
 
