@@ -107,6 +107,14 @@ func (f *Fleet) all() []*sensor {
 	return f.sensors
 }
 
+// ID is what the cluster calls the n-th host; empty when it is not enrolled.
+func (f *Fleet) ID(n int) string {
+	s := f.all()[n]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
+}
+
 // Lost is how many sessions and tries to open one ended by themselves since the
 // beginning, and why the last did.
 func (f *Fleet) Lost() (n int64, why string) {

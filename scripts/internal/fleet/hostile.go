@@ -18,8 +18,8 @@ const (
 	slowRead = 3 * time.Second
 	// floodSize is how many new behaviours a flood brings at once.
 	floodSize = 2000
-	// oversize is above what a log entry may hold and below what a frame may.
-	oversizePart, oversizeParts = 60 << 10, 12
+	// A batch of these parts is above what a log entry may hold (960 KiB) and below a frame.
+	oversizePart, oversizeParts = 62 << 10, 16
 	gapWidth                    = 1000
 	years                       = 10 * 365 * 24 * time.Hour
 )

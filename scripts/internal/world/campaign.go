@@ -117,7 +117,7 @@ func (w *World) reached(c *Campaign, place int) (records []*sensorv1.Record) {
 		f.Title, f.Severity, f.Score, f.Techniques = "A session from a host that never came here", "medium", 60, []string{"T1021.004"}
 		f.Origin, f.Process = w.hop(c, place-1, true), sshd
 		records = append(records, &sensorv1.Record{Time: f.Origin.GetOpened(), Body: &sensorv1.Record_FlowNote{FlowNote: &sensorv1.FlowNote{
-			Storyline: f.Storyline, Process: sshd, Flow: f.Origin}}})
+			Storyline: f.Storyline, Process: sshd, Flow: w.hop(c, place-1, true)}}})
 	}
 	return append(records, &sensorv1.Record{Time: at, Body: &sensorv1.Record_Finding{Finding: f}})
 }
