@@ -26,8 +26,8 @@ const (
 	joinLimit = 15 * time.Second
 )
 
-// LifeWorld is a world in which everything happens.
-func LifeWorld(seed uint64, hosts int) world.Config {
+// lifeWorld is a world in which everything happens.
+func lifeWorld(seed uint64, hosts int) world.Config {
 	return world.Config{Seed: seed, Hosts: hosts, Window: lifeWindow, Late: 50, LateWindows: lifeWindows / 2, Slow: 40, Hostile: 60, Churn: 60,
 		RolloutEvery: 30 * time.Minute, StormEvery: 25 * time.Minute, Campaigns: 2, CampaignStart: 4, CampaignEvery: 8}
 }
@@ -35,7 +35,7 @@ func LifeWorld(seed uint64, hosts int) world.Config {
 // life lets a small fleet live.
 func life(ctx context.Context, cfg Config) []figure.Row {
 	const name = "records of honest sensors not acknowledged, in a fleet with everything"
-	s, err := newStage(ctx, cfg, "life", LifeWorld(cfg.Seed, min(cfg.Size, lifeSize)))
+	s, err := newStage(ctx, cfg, "life", lifeWorld(cfg.Seed, min(cfg.Size, lifeSize)))
 	var rows []figure.Row
 	if err == nil {
 		defer s.close()
@@ -75,7 +75,7 @@ func (s *stage) live(ctx context.Context, name string) ([]figure.Row, error) {
 	}
 	var taken int64
 	var each, lawful []string
-	for kind, m := range Sorted(t.Misdeeds) {
+	for kind, m := range sortedKinds(t.Misdeeds) {
 		text := fmt.Sprintf("%s: %d of %d refused", kind, m.Refused, m.Tried)
 		if kind == world.Flood || kind == world.Liar {
 			lawful = append(lawful, fmt.Sprintf("%s: %d of %d taken", kind, m.Taken, m.Tried))
@@ -91,8 +91,8 @@ func (s *stage) live(ctx context.Context, name string) ([]figure.Row, error) {
 	return append(rows, s.campaigns(ctx)), nil
 }
 
-// Sorted goes over misdeeds in the order of their kinds.
-func Sorted(misdeeds map[world.Kind]fleet.Misdeeds) func(func(world.Kind, fleet.Misdeeds) bool) {
+// sortedKinds goes over misdeeds in the order of their kinds.
+func sortedKinds(misdeeds map[world.Kind]fleet.Misdeeds) func(func(world.Kind, fleet.Misdeeds) bool) {
 	return func(yield func(world.Kind, fleet.Misdeeds) bool) {
 		for kind := world.Gap; kind <= world.Liar; kind++ {
 			if m, done := misdeeds[kind]; done && !yield(kind, m) {
@@ -108,7 +108,7 @@ func (s *stage) campaigns(ctx context.Context) figure.Row {
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
 	for {
-		wrong, err := s.Unjoined(ctx)
+		wrong, err := s.unjoined(ctx)
 		if err != nil {
 			return figure.Missing(name, "campaigns", "= 0", err)
 		}
@@ -118,8 +118,8 @@ func (s *stage) campaigns(ctx context.Context) figure.Row {
 	}
 }
 
-// Unjoined says of each campaign that is not exactly one incident what is.
-func (s *stage) Unjoined(ctx context.Context) (wrong []string, err error) {
+// unjoined says of each campaign that is not exactly one incident what is.
+func (s *stage) unjoined(ctx context.Context) (wrong []string, err error) {
 	var all []*raftv1.Incident
 	for incident, err := range s.client.Incidents(ctx, &operatorv1.ListIncidentsRequest{}) {
 		if err != nil {

@@ -17,9 +17,9 @@ const (
 	// as of ten thousand.
 	ackMost     = 2 * time.Second
 	sessionMost = 80 // KiB
-	// growthMost is how much of their memory three nodes may gain in an hour and still be
-	// said not to grow: the noise of a collector that runs when it likes. growthFrom is
-	// from how long a run on this is a question of growth at all; a shorter one is told.
+	// growthMost is how much of their memory three nodes may gain over a run and still be
+	// said not to grow: the noise of a collector that runs when it likes. From growthFrom
+	// on a run is judged by it; a shorter one is told.
 	growthMost = 5 // out of a hundred
 	growthFrom = 10 * time.Minute
 	sampleEach = 5 * time.Second
@@ -168,9 +168,9 @@ func (s *stage) steady(ctx context.Context, windows int) ([]figure.Row, error) {
 	return rows, nil
 }
 
-// growth compares the first and the last quarter of what the nodes held, as so much in an hour.
+// growth compares the first and the last quarter of what the nodes held.
 func (s *stage) growth(samples []sums) figure.Row {
-	const name = "growth of the nodes' memory in an hour of reports"
+	name := fmt.Sprintf("growth of the nodes' memory over %s of reports", s.cfg.Hold)
 	quarter := len(samples) / 4
 	if quarter == 0 {
 		return figure.Skipped(name, "%", "a longer -hold")
@@ -182,16 +182,10 @@ func (s *stage) growth(samples []sums) figure.Row {
 		return kib
 	}
 	first, last := mean(samples[:quarter]), mean(samples[len(samples)-quarter:])
-	apart := samples[len(samples)-quarter/2-1].instant.Sub(samples[quarter/2].instant)
-	percent := 100 * (last - first) / first * time.Hour.Seconds() / apart.Seconds()
-	note := fmt.Sprintf("VmRSS of all three in the first and the last quarter of %s: %.0f and %.0f MiB", s.cfg.Hold, first/1024, last/1024)
+	percent := 100 * (last - first) / first
+	note := fmt.Sprintf("VmRSS of all three in the first and the last quarter: %.0f and %.0f MiB", first/1024, last/1024)
 	if s.cfg.Hold < growthFrom {
 		return figure.Info(name, percent, "%", note+fmt.Sprintf("; a run below %s says little, and is not judged", growthFrom))
-	}
-	// In an hour's run it is what was seen; a shorter one is not drawn out further than that.
-	if s.cfg.Hold < time.Hour {
-		percent = 100 * (last - first) / first
-		note += "; not drawn out to an hour"
 	}
 	return figure.AtMost(name, percent, growthMost, "%", note)
 }
