@@ -27,7 +27,7 @@ type bench struct {
 	drive    *drive.Driver
 }
 
-// parts in the order that they are run in. Fleet and failover are last: they end the
+// parts in the order that they are run in. Fleet, scale and failover are last: they end the
 // coordinators of the others and start their own.
 var parts = []struct {
 	name  string
@@ -43,6 +43,7 @@ var parts = []struct {
 	{"storm", "as many new events as the machine can make", newStorm},
 	{"uplink", "what a mixed workload sends up", steadyUplink},
 	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
+	{"scale", "a thousand sessions that report, and the leader killed under them", scaleTable},
 	{"failover", "the leader killed twenty times under load", failover},
 }
 
