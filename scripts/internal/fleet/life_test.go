@@ -123,6 +123,11 @@ func TestMove(t *testing.T) {
 				if r.GetTime() != back[i].GetTime()+int64(by) || r.GetFlowNote().GetFlow().GetOpened() != 0 && r.GetFlowNote().GetFlow().GetOpened()-back[i].GetFlowNote().GetFlow().GetOpened() != int64(by) {
 					t.Fatalf("host %d, window %d: %v", n, k, r)
 				}
+				for j, d := range r.GetSummary().GetDeltas() {
+					if d.GetLastSeen() != back[i].GetSummary().GetDeltas()[j].GetLastSeen()+int64(by) {
+						t.Fatalf("host %d, window %d: %v is last seen when it was", n, k, d)
+					}
+				}
 				if move(r, -by); !proto.Equal(r, back[i]) {
 					t.Fatalf("moved there and back, %v is %v", back[i], r)
 				}
