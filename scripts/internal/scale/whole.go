@@ -42,7 +42,9 @@ func whole(ctx context.Context, cfg Config) []figure.Row {
 		return append(rows, missing(err)...)
 	}
 	windows := int(cfg.Hold / cfg.Every)
-	if cfg.wants("steady") {
+	if !cfg.wants("steady") {
+		rows = nil // what a session holds is that part's
+	} else {
 		more, err := s.steady(ctx, windows)
 		if rows = append(rows, more...); err != nil {
 			return append(rows, missing(err)...)
