@@ -9,6 +9,7 @@ import (
 
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/scripts/internal/world"
 )
 
 const (
@@ -185,7 +186,7 @@ func (f *Fleet) Drain(ctx context.Context) (away int64, err error) {
 		for _, s := range f.all() {
 			s.mu.Lock()
 			switch {
-			case s.kind != 0:
+			case s.kind != world.Honest:
 			case s.leaving == nil || s.going:
 				away += int64(len(s.unacked))
 			default:
