@@ -38,7 +38,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, cfg.Hold+time.Hour)
+	ctx, cancel := context.WithTimeout(ctx, cfg.Hold+90*time.Minute)
 	defer cancel()
 	if err := run(ctx, cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "sim:", err)

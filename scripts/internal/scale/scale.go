@@ -33,7 +33,7 @@ const (
 	MaxHold = 4 * time.Hour
 	// enrolLimit bounds the enrolment of MaxSize sensors, and drainLimit how long the last
 	// records may wait for their acknowledgement.
-	enrolLimit = 15 * time.Minute
+	enrolLimit = 30 * time.Minute
 	drainLimit = 30 * time.Second
 	// settleFor is how long the idle nodes, and a grown fleet, are left alone before their
 	// memory is read.
