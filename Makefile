@@ -16,12 +16,16 @@ GIVE_BACK = . scripts/env.sh; vedette_give_back
 KERNEL  ?= 6.12
 PHASE   ?= 5
 GUEST   ?=
+SIZE    ?= 1000
+HOLD    ?= 90s
+SEED    ?= 1
+HERD    ?= leader
 # Named by what pins them, so that a changed version is a new file.
 PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | cut -c1-12)
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
-.PHONY: up demo bench evasion isolation
+.PHONY: up demo bench evasion isolation sim
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
 demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
@@ -32,6 +36,8 @@ evasion: ## (root) what has blinded other sensors, tried on this one; out/evasio
 	@exec scripts/bootstrap.sh evasion
 isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 seconds each, GUEST=6.12 also there, over real reboots; out/isolation.jsonl
 	@exec scripts/bootstrap.sh isolation -seconds '$(PHASE)' -guest '$(GUEST)'
+sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for HOLD=90s; SEED=1, HERD=leader, all or none; out/sim.jsonl
+	@exec scripts/bootstrap.sh sim -size '$(SIZE)' -hold '$(HOLD)' -seed '$(SEED)' -herd '$(HERD)'
 
 ##@ Test
 .PHONY: test lint check-generated fuzz package-test vmtest
@@ -74,7 +80,7 @@ bin/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# bootstrap.sh up|demo|bench|evasion|isolation|vmtest: makes this machine able to build and run Vedette,
+# bootstrap.sh up|demo|bench|evasion|isolation|sim|vmtest: makes this machine able to build and run Vedette,
 # builds it, and becomes bin/vedette-MODE. Every step that is already done costs
 # a few milliseconds, so it runs each time.
 set -u
-mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|vmtest"}
+mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|sim|vmtest"}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . scripts/env.sh
@@ -138,8 +138,8 @@ check_go() {
 }
 
 echo "vedette: setting up and building (the first run takes a few minutes)" >&2
-# vmtest brings its own kernel and runs as anybody.
-[ "$mode" = vmtest ] || check_machine
+# vmtest brings its own kernel, sim needs nothing of this one: both run as anybody.
+[ "$mode" = vmtest ] || [ "$mode" = sim ] || check_machine
 check_go
 if [ "$mode" = vmtest ]; then
 	if ! command -v qemu-system-x86_64 >/dev/null && [ "$(id -u)" = 0 ]; then

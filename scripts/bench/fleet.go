@@ -209,7 +209,7 @@ func (r *fleetRun) at(ctx context.Context, sensors int, most time.Duration) ([]f
 		figure.Info(fmt.Sprintf("memory of the nodes for each of %d sessions", grown), float64(after-before)/float64(grown), "KiB",
 			"growth of three processes' VmRSS while they came, the state's caches in it"),
 		figure.Info(fmt.Sprintf("%d sensors enrolled and connected", grown), float64(grown)/came.Seconds(), "sensors/s",
-			fmt.Sprintf("each with a token, a key, a certificate, a socket and a session of its own; %.0f s", came.Seconds())),
+			fmt.Sprintf("each with a token, a key, a certificate and a session of its own, eight sockets for all; %.0f s", came.Seconds())),
 	), nil
 }
 

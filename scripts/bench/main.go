@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-var firstPort = flag.Int("port", 17541, "first UDP port of the three coordinators; their operators' ports are ten above, and those of the fleet's and the rows' three twenty and thirty")
+var firstPort = flag.Int("port", 17541, "first UDP port of the three coordinators; their operators' ports are ten above, those of the fleet's and the rows' three twenty and thirty, of the scale table's fifty and sixty")
 
 func main() {
 	bin := flag.String("bin", "bin", "folder of the built programs")

@@ -27,7 +27,7 @@ type bench struct {
 	drive    *drive.Driver
 }
 
-// parts in the order that they are run in. Rows, fleet and failover are last: they end the
+// parts in the order that they are run in. Rows, fleet, scale and failover are last: they end the
 // coordinators of the others and start their own.
 var parts = []struct {
 	name  string
@@ -45,6 +45,7 @@ var parts = []struct {
 	{"rows", "behaviours that three nodes count together, beside raft-wal and SQLite alone", replicatedRows},
 	{"reads", "what operators ask a large state for", storedReads},
 	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
+	{"scale", "a thousand sessions that report, and the leader killed under them", scaleTable},
 	{"failover", "the leader killed twenty times under load", failover},
 }
 

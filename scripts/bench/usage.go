@@ -2,42 +2,16 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/vedette-edr/vedette/scripts/internal/usage"
 )
 
-func statusKiB(pid int, key string) (int, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(raw)) {
-		if value, ok := strings.CutPrefix(line, key); ok {
-			var kib int
-			_, err := fmt.Sscan(value, &kib)
-			return kib, err
-		}
-	}
-	return 0, fmt.Errorf("%s is not in the process's status: %w", key, fs.ErrNotExist)
-}
-
-// cpu is what all threads of a process have run, ended ones included: its CPU-time
-// clock (clock_getcpuclockid(3)), which is the sum of their schedstat.
-func cpu(pid int) (time.Duration, error) {
-	const schedClock = 2
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid)<<3|schedClock, &ts); err != nil {
-		return 0, fmt.Errorf("reading the CPU clock of process %d: %w", pid, err)
-	}
-	return time.Duration(ts.Nano()), nil
-}
+// What a process holds and has used.
+var statusKiB, cpu = usage.KiB, usage.CPU
 
 func pause(ctx context.Context, d time.Duration) error {
 	select {

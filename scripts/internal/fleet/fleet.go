@@ -1,32 +1,31 @@
 // Package fleet is many sensors without hosts: each is enrolled with a join token of
-// its own, has its own key, certificate and socket, keeps a real session at one node,
-// and verifies and answers every grant as a sensor does. It isolates nothing: what is
-// measured with it is the way of an order, from the operator to all hosts and back.
+// its own, has its own key and certificate, keeps a real session at one node, and
+// verifies and answers every grant as a sensor does. It isolates nothing. What they
+// report is a world's (package world), and they come and go, and misbehave, as its hosts
+// do; without a world they only answer orders.
 //
 // Invariant: a sensor answers "applied" only to a grant that it has verified, by the
-// same code as a real one. What it could not verify fails the round.
+// same code as a real one. What it could not verify fails the round. And a record is
+// forgotten only when it is acknowledged: what is not at the end was lost.
 package fleet
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
-	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/scripts/internal/world"
 )
 
 const (
-	// enrolling and connecting bound what is under way at once: a node takes 64
-	// enrolments, and a hundred handshakes keep two cores busy.
+	// enrolling and connecting bound what is under way at once while a fleet grows: a
+	// node takes 64 enrolments, and a hundred handshakes keep two cores busy.
 	enrolling  = 32
 	connecting = 64
 	// attempts of a sensor whose enrolment a busy node refuses or drops.
@@ -35,6 +34,9 @@ const (
 	enrolTimeout = 15 * time.Second
 	// progressEvery so many sensors are done.
 	progressEvery = 1000
+	// sockets are shared by all sessions: a socket of its own for each would cost more
+	// than the rest of a sensor does.
+	sockets = 8
 )
 
 // Config says where a fleet connects.
@@ -45,12 +47,21 @@ type Config struct {
 	Token func(context.Context) (string, error)
 	// Progress hears how far enrolling and connecting are.
 	Progress func(string)
+	// World is what the sensors report; nil: nothing. Its hosts that come later are
+	// enrolled by Pace, when they do.
+	World *world.World
+	// Rush bounds the handshakes that this process has under way at once when sensors
+	// come back; 0: none waits. In life each host has a processor of its own for it.
+	Rush int
 }
 
-// Fleet is the sensors. Grow and Close are called by one goroutine.
+// Fleet is the sensors. Grow, Pace and Close are called by one goroutine.
 type Fleet struct {
 	cfg     Config
+	mu      sync.Mutex // guards sensors
 	sensors []*sensor
+	dialers []*link.Dialer
+	trusted sync.Mutex     // guards what follows until they are set
 	roots   *x509.CertPool // of nodes, after the first enrolment
 	signers *x509.CertPool // of operators
 	cluster string
@@ -59,67 +70,118 @@ type Fleet struct {
 	// for it, and here thousands of them would keep the other sensors' pings waiting. One
 	// processor is left to those: who waits here is run before what the network woke.
 	verifying chan struct{}
+	rush      chan struct{} // nil: no bound
+	coming    chan struct{} // bounds the hosts that are born at once
 
 	running  sync.WaitGroup
 	ctx      context.Context
 	stop     context.CancelFunc
 	round    atomic.Pointer[Round]
-	lost     atomic.Int64 // sessions that ended by themselves
-	failing  sync.Mutex   // guards failure
-	failure  error        // the first grant that a sensor did not honour
+	recall   atomic.Pointer[Recall]
+	counts   counts
+	failing  sync.Mutex // guards failure
+	failure  error      // the first grant that a sensor did not honour
 	lastLost atomic.Pointer[string]
 }
 
 // New makes a fleet without sensors.
 func New(cfg Config) *Fleet {
-	f := &Fleet{cfg: cfg, verifying: make(chan struct{}, max(1, runtime.NumCPU()-1))}
+	f := &Fleet{cfg: cfg, verifying: make(chan struct{}, max(1, runtime.NumCPU()-1)), coming: make(chan struct{}, enrolling)}
+	if cfg.Progress == nil {
+		f.cfg.Progress = func(string) {}
+	}
+	if cfg.Rush > 0 {
+		f.rush = make(chan struct{}, cfg.Rush)
+	}
 	f.ctx, f.stop = context.WithCancel(context.Background())
+	f.running.Go(f.watch)
 	return f
 }
 
 // Size is how many sensors there are.
-func (f *Fleet) Size() int { return len(f.sensors) }
+func (f *Fleet) Size() int { return len(f.all()) }
 
-// Lost is how many sessions ended by themselves since the beginning, and why the last did.
+func (f *Fleet) all() []*sensor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sensors
+}
+
+// ID is what the cluster calls the n-th host; empty when it is not enrolled.
+func (f *Fleet) ID(n int) string {
+	s := f.all()[n]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
+}
+
+// Lost is how many sessions and tries to open one ended by themselves since the
+// beginning, and why the last did.
 func (f *Fleet) Lost() (n int64, why string) {
 	if text := f.lastLost.Load(); text != nil {
 		why = *text
 	}
-	return f.lost.Load(), why
+	return f.counts.ended.Load(), why
 }
 
 // Close ends every session and waits for them.
 func (f *Fleet) Close() {
 	f.stop()
 	f.running.Wait()
+	for _, d := range f.dialers {
+		_ = d.Close()
+	}
 }
 
-// Grow enrols sensors until there are so many, and opens their sessions.
-func (f *Fleet) Grow(ctx context.Context, size int) error {
-	before := len(f.sensors)
-	if before >= size {
-		return nil
+// Enrol enrols sensors until there are so many.
+func (f *Fleet) Enrol(ctx context.Context, size int) error {
+	for len(f.dialers) < sockets {
+		d, err := link.NewDialer(netip.MustParseAddrPort("0.0.0.0:0"))
+		if err != nil {
+			return err
+		}
+		f.dialers = append(f.dialers, d)
 	}
-	fresh := make([]*sensor, size-before)
-	if before == 0 { // alone: the others are held against the authorities that it was given
-		var err error
-		if fresh[0], err = f.enrol(ctx, 0); err != nil {
+	before := f.Size()
+	if f.cfg.World != nil && size > f.cfg.World.Size() {
+		return fmt.Errorf("the world has %d hosts, %d are wanted", f.cfg.World.Size(), size)
+	}
+	fresh := make([]*sensor, 0, max(0, size-before))
+	for n := before; n < size; n++ {
+		s := &sensor{fleet: f, n: n, at: nowhere, online: make(chan struct{})}
+		if f.cfg.World != nil {
+			s.kind = f.cfg.World.Host(n).Kind
+		}
+		f.mu.Lock()
+		f.sensors = append(f.sensors, s)
+		f.mu.Unlock()
+		if f.cfg.World == nil || f.cfg.World.Host(n).Born == 0 {
+			fresh = append(fresh, s)
+		}
+	}
+	if before == 0 && len(fresh) > 0 { // alone: the others are held against the authorities that it was given
+		if err := f.enrol(ctx, fresh[0]); err != nil {
 			return fmt.Errorf("enrolling sensor 0: %w", err)
 		}
+		fresh = fresh[1:]
 	}
-	err := f.each(ctx, "enrolled", enrolling, len(fresh), func(ctx context.Context, i int) (err error) {
-		if fresh[i] == nil {
-			fresh[i], err = f.enrol(ctx, before+i)
+	return f.each(ctx, "enrolled", enrolling, len(fresh), func(ctx context.Context, i int) error { return f.enrol(ctx, fresh[i]) })
+}
+
+// Grow enrols sensors until there are so many, and opens the sessions of all that have none.
+func (f *Fleet) Grow(ctx context.Context, size int) error {
+	if err := f.Enrol(ctx, size); err != nil {
+		return err
+	}
+	var idle []*sensor
+	for _, s := range f.all() {
+		if s.enrolled() && !s.runs() {
+			idle = append(idle, s)
 		}
-		return err
-	})
-	if err != nil {
-		return err
 	}
-	f.sensors = append(f.sensors, fresh...)
-	return f.each(ctx, "connected", connecting, len(fresh), func(ctx context.Context, i int) error {
-		s := fresh[i]
-		f.running.Go(func() { s.run(f.ctx) })
+	return f.each(ctx, "connected", connecting, len(idle), func(ctx context.Context, i int) error {
+		s := idle[i]
+		f.start(s)
 		select {
 		case <-s.online:
 			return nil
@@ -127,6 +189,20 @@ func (f *Fleet) Grow(ctx context.Context, size int) error {
 			_, why := f.Lost()
 			return fmt.Errorf("not welcomed: %w (the last session that failed: %s)", ctx.Err(), why)
 		}
+	})
+}
+
+// start lets a sensor keep a session until it leaves or the fleet ends.
+func (f *Fleet) start(s *sensor) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.leaving, s.left = cancel, done
+	s.mu.Unlock()
+	f.running.Go(func() {
+		defer close(done)
+		defer cancel()
+		s.run(ctx)
 	})
 }
 
@@ -155,107 +231,6 @@ func (f *Fleet) each(ctx context.Context, what string, atOnce, n int, do func(co
 	}
 	workers.Wait()
 	return context.Cause(ctx)
-}
-
-// enrol makes a sensor's identity over the wire, as `vedette-sensor enroll` does.
-func (f *Fleet) enrol(ctx context.Context, n int) (s *sensor, err error) {
-	pause := 100 * time.Millisecond
-	for range attempts {
-		if s, err = f.enrolOnce(ctx, n); err == nil || ctx.Err() != nil {
-			return s, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(pause):
-		}
-		pause *= 2
-	}
-	return nil, err
-}
-
-func (f *Fleet) enrolOnce(ctx context.Context, n int) (*sensor, error) {
-	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
-	defer cancel()
-	text, err := f.cfg.Token(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("making a token: %w", err)
-	}
-	token, err := link.ParseToken(text)
-	if err != nil {
-		return nil, err
-	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		return nil, err
-	}
-	facts := &sensorv1.HostFacts{Name: fmt.Sprintf("sim-%05d", n), Os: "linux", Labels: map[string]string{"role": fmt.Sprintf("group-%d", n%7)}}
-	reply, err := f.ask(ctx, f.cfg.Nodes[n%len(f.cfg.Nodes)], token, &sensorv1.EnrollRequest{Protocol: frame.ProtocolVersion,
-		Kind: sensorv1.EnrollKind_ENROLL_KIND_SENSOR, TokenId: token.ID, TokenSecret: token.Secret[:], Csr: csr, Facts: facts})
-	if err != nil {
-		return nil, err
-	}
-	if f.roots == nil {
-		if err := f.trust(reply, token); err != nil {
-			return nil, err
-		}
-	}
-	s := &sensor{fleet: f, n: n, id: reply.GetId(), facts: facts, boot: make([]byte, bootSize), online: make(chan struct{}),
-		cert: tls.Certificate{Certificate: reply.GetChain(), PrivateKey: key}}
-	_, err = rand.Read(s.boot)
-	return s, err
-}
-
-func (f *Fleet) ask(ctx context.Context, node string, token link.Token, request *sensorv1.EnrollRequest) (*sensorv1.Enrolled, error) {
-	conn, err := link.Dial(ctx, node, link.ALPNEnroll, link.DialConfig{PinnedCA: token.CA})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.CloseWithReason(link.CodeOK, "") }()
-	stream, err := conn.OpenStream(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = stream.SetDeadline(deadline)
-	}
-	if err := frame.Write(stream, request); err != nil {
-		return nil, err
-	}
-	var reply sensorv1.EnrollReply
-	if err := frame.Read(stream, &reply); err != nil {
-		return nil, fmt.Errorf("waiting for the answer: %w", err)
-	}
-	if refusal := reply.GetRefusal(); refusal != nil {
-		return nil, fmt.Errorf("refused (%s): %s", refusal.GetCode(), refusal.GetMessage())
-	}
-	return reply.GetEnrolled(), nil
-}
-
-// trust takes the authorities of nodes and of operators from an enrolment: those that
-// the token names.
-func (f *Fleet) trust(e *sensorv1.Enrolled, token link.Token) (err error) {
-	f.cluster = e.GetClusterId()
-	if f.roots, err = pinned(e.GetRoots(), token.CA); err == nil {
-		f.signers, err = pinned(e.GetOperatorRoots(), token.Operators)
-	}
-	return err
-}
-
-func pinned(ders [][]byte, pin [32]byte) (*x509.CertPool, error) {
-	for _, der := range ders {
-		root, err := x509.ParseCertificate(der)
-		if err == nil && root.IsCA && link.Pin(root) == pin {
-			roots := x509.NewCertPool()
-			roots.AddCert(root)
-			return roots, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: the answer does not hold the one that the token names", link.ErrForeignCA)
 }
 
 // refused notes a grant that a sensor did not honour.

@@ -14,6 +14,7 @@ import (
 // the reason.
 func TestUnverifiedFailsTheRound(t *testing.T) {
 	f := New(Config{})
+	t.Cleanup(f.Close)
 	s := &sensor{fleet: f, id: "h-1"}
 	f.sensors = []*sensor{s}
 	r := f.Begin(sensorv1.Action_ACTION_ISOLATE)
@@ -34,6 +35,7 @@ func TestUnverifiedFailsTheRound(t *testing.T) {
 // for no earlier one.
 func TestRound(t *testing.T) {
 	f := New(Config{})
+	t.Cleanup(f.Close)
 	f.sensors = []*sensor{{fleet: f, n: 0}, {fleet: f, n: 1}}
 	r := f.Begin(sensorv1.Action_ACTION_ISOLATE)
 	open := func() bool {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -28,28 +29,36 @@ type Source struct {
 	*sensor
 	// Reopened counts the sessions that ended before a batch was acknowledged.
 	Reopened int
-	conn     *link.Conn
+	sequence uint64
+	link     *link.Conn
+	wire     net.Conn
 	buf      []byte
+}
+
+// connect opens a session at a node and answers how far the log is.
+func (s *Source) connect(ctx context.Context, node int) (acked uint64, err error) {
+	if s.link, err = s.open(ctx, node); err != nil {
+		return 0, err
+	}
+	wire, welcome, err := s.greet(ctx, s.link)
+	if err != nil {
+		return 0, err
+	}
+	s.wire = wire
+	return welcome.GetAcked(), nil
 }
 
 // Sources enrols so many sensors and opens their sessions; they are no part of a Round.
 func (f *Fleet) Sources(ctx context.Context, n int) ([]*Source, error) {
+	if err := f.Enrol(ctx, n); err != nil {
+		return nil, err
+	}
 	all := make([]*Source, n)
-	open := func(ctx context.Context, i int) error {
-		s, err := f.enrol(ctx, i)
-		if err != nil {
-			return fmt.Errorf("enrolling: %w", err)
-		}
-		all[i] = &Source{sensor: s}
-		var welcome *sensorv1.Welcome
-		all[i].conn, welcome, err = s.open(ctx, f.cfg.Nodes[i%len(f.cfg.Nodes)])
-		s.sequence = welcome.GetAcked()
+	err := f.each(ctx, "connected", enrolling, n, func(ctx context.Context, i int) (err error) {
+		all[i] = &Source{sensor: f.all()[i]}
+		all[i].sequence, err = all[i].connect(ctx, i%len(f.cfg.Nodes))
 		return err
-	}
-	err := open(ctx, 0) // alone: the others are held against the authorities that it was given
-	if err == nil {
-		err = f.each(ctx, "enrolled and connected", enrolling, n-1, func(ctx context.Context, i int) error { return open(ctx, i+1) })
-	}
+	})
 	if err != nil {
 		Close(all)
 		return nil, err
@@ -60,8 +69,8 @@ func (f *Fleet) Sources(ctx context.Context, n int) ([]*Source, error) {
 // Close ends the sessions of sources.
 func Close(all []*Source) {
 	for _, s := range all {
-		if s != nil && s.conn != nil {
-			_ = s.conn.CloseWithReason(link.CodeOK, "")
+		if s != nil && s.link != nil {
+			_ = s.link.CloseWithReason(link.CodeOK, "")
 		}
 	}
 }
@@ -77,15 +86,13 @@ func (s *Source) Send(ctx context.Context, summary []byte) error {
 	err := s.sendOnce(ctx, summary)
 	for try := 1; err != nil && try < attempts && ctx.Err() == nil; try++ {
 		s.Reopened++
-		_ = s.conn.CloseWithReason(link.CodeOK, "")
-		nodes := s.fleet.cfg.Nodes
-		conn, welcome, failed := s.open(ctx, nodes[(s.n+try)%len(nodes)])
+		_ = s.link.CloseWithReason(link.CodeOK, "")
+		acked, failed := s.connect(ctx, (s.n+try)%len(s.fleet.cfg.Nodes))
 		if failed != nil {
 			err = errors.Join(err, failed)
 			continue
 		}
-		s.conn = conn
-		if welcome.GetAcked() == s.sequence {
+		if acked == s.sequence {
 			return nil
 		}
 		err = s.sendOnce(ctx, summary)
@@ -94,17 +101,17 @@ func (s *Source) Send(ctx context.Context, summary []byte) error {
 }
 
 func (s *Source) sendOnce(ctx context.Context, summary []byte) error {
-	defer context.AfterFunc(ctx, func() { _ = s.conn.CloseWithReason(link.CodeStopped, "the sensor stops") })()
+	defer context.AfterFunc(ctx, func() { _ = s.link.CloseWithReason(link.CodeStopped, "the sensor stops") })()
 	if err := s.frame(summary); err != nil {
 		return err
 	}
-	_ = s.stream.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if _, err := s.stream.Write(s.buf); err != nil {
+	_ = s.wire.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := s.wire.Write(s.buf); err != nil {
 		return fmt.Errorf("sending a batch: %w", err)
 	}
 	for {
 		var m sensorv1.CoordinatorMessage
-		if err := frame.Read(s.stream, &m); err != nil {
+		if err := frame.Read(s.wire, &m); err != nil {
 			return fmt.Errorf("waiting for an ack: %w", err)
 		}
 		if m.GetResume() != nil {

@@ -17,7 +17,7 @@ func TestSourceFrame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Source{sensor: &sensor{boot: []byte("boot"), sequence: 200}}
+	s := &Source{sensor: &sensor{boot: []byte("boot")}, sequence: 200}
 	if err := s.frame(summary); err != nil {
 		t.Fatal(err)
 	}
