@@ -54,6 +54,9 @@ type Command struct {
 	//	*Command_ProposeResponse
 	//	*Command_StartOperation
 	//	*Command_PutSignedNodes
+	//	*Command_RestoreCluster
+	//	*Command_RecoverCluster
+	//	*Command_NoteBackup
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -297,6 +300,33 @@ func (x *Command) GetPutSignedNodes() *PutSignedNodes {
 	return nil
 }
 
+func (x *Command) GetRestoreCluster() *RestoreCluster {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RestoreCluster); ok {
+			return x.RestoreCluster
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRecoverCluster() *RecoverCluster {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RecoverCluster); ok {
+			return x.RecoverCluster
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNoteBackup() *NoteBackup {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteBackup); ok {
+			return x.NoteBackup
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -381,6 +411,18 @@ type Command_PutSignedNodes struct {
 	PutSignedNodes *PutSignedNodes `protobuf:"bytes,29,opt,name=put_signed_nodes,json=putSignedNodes,proto3,oneof"`
 }
 
+type Command_RestoreCluster struct {
+	RestoreCluster *RestoreCluster `protobuf:"bytes,37,opt,name=restore_cluster,json=restoreCluster,proto3,oneof"`
+}
+
+type Command_RecoverCluster struct {
+	RecoverCluster *RecoverCluster `protobuf:"bytes,38,opt,name=recover_cluster,json=recoverCluster,proto3,oneof"`
+}
+
+type Command_NoteBackup struct {
+	NoteBackup *NoteBackup `protobuf:"bytes,39,opt,name=note_backup,json=noteBackup,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -420,6 +462,12 @@ func (*Command_ProposeResponse) isCommand_Body() {}
 func (*Command_StartOperation) isCommand_Body() {}
 
 func (*Command_PutSignedNodes) isCommand_Body() {}
+
+func (*Command_RestoreCluster) isCommand_Body() {}
+
+func (*Command_RecoverCluster) isCommand_Body() {}
+
+func (*Command_NoteBackup) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2468,11 +2516,188 @@ func (x *NodeStatus) GetNotReady() []string {
 	return nil
 }
 
+// The first entry of a cluster that was restored from a backup: this node alone is in it.
+// What the former one wrote after the backup is not here, though hosts and people saw it.
+type RestoreCluster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *sensorv1.Node         `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Made          int64                  `protobuf:"varint,2,opt,name=made,proto3" json:"made,omitempty"`                            // when the backup was made (Unix ns)
+	MadeIndex     uint64                 `protobuf:"varint,3,opt,name=made_index,json=madeIndex,proto3" json:"made_index,omitempty"` // the entry that it ends at
+	Authority     bool                   `protobuf:"varint,4,opt,name=authority,proto3" json:"authority,omitempty"`                  // the cluster's authority is a new one: hosts must enrol again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreCluster) Reset() {
+	*x = RestoreCluster{}
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreCluster) ProtoMessage() {}
+
+func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreCluster.ProtoReflect.Descriptor instead.
+func (*RestoreCluster) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RestoreCluster) GetNode() *sensorv1.Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RestoreCluster) GetMade() int64 {
+	if x != nil {
+		return x.Made
+	}
+	return 0
+}
+
+func (x *RestoreCluster) GetMadeIndex() uint64 {
+	if x != nil {
+		return x.MadeIndex
+	}
+	return 0
+}
+
+func (x *RestoreCluster) GetAuthority() bool {
+	if x != nil {
+		return x.Authority
+	}
+	return false
+}
+
+// The first entry after a lost quorum: an operator said on this node that the others do
+// not come back. What they alone had acknowledged is not here.
+type RecoverCluster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *sensorv1.Node         `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	LastIndex     uint64                 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"` // the last entry that this node had, and its term
+	LastTerm      uint64                 `protobuf:"varint,3,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverCluster) Reset() {
+	*x = RecoverCluster{}
+	mi := &file_vedette_raft_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverCluster) ProtoMessage() {}
+
+func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
+func (*RecoverCluster) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RecoverCluster) GetNode() *sensorv1.Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RecoverCluster) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *RecoverCluster) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+// An operator takes a copy of the state, or of the state and the cluster's key.
+type NoteBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Identity      bool                   `protobuf:"varint,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteBackup) Reset() {
+	*x = NoteBackup{}
+	mi := &file_vedette_raft_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteBackup) ProtoMessage() {}
+
+func (x *NoteBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
+func (*NoteBackup) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *NoteBackup) GetIdentity() bool {
+	if x != nil {
+		return x.Identity
+	}
+	return false
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xca\v\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xa2\r\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -2500,7 +2725,11 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"put_intent\x18\x1a \x01(\v2\x1a.vedette.raft.v1.PutIntentH\x00R\tputIntent\x12M\n" +
 	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
 	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
-	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodesB\x06\n" +
+	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodes\x12J\n" +
+	"\x0frestore_cluster\x18% \x01(\v2\x1f.vedette.raft.v1.RestoreClusterH\x00R\x0erestoreCluster\x12J\n" +
+	"\x0frecover_cluster\x18& \x01(\v2\x1f.vedette.raft.v1.RecoverClusterH\x00R\x0erecoverCluster\x12>\n" +
+	"\vnote_backup\x18' \x01(\v2\x1b.vedette.raft.v1.NoteBackupH\x00R\n" +
+	"noteBackupB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -2670,7 +2899,21 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"disk_total\x18\x04 \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
-	"\tnot_ready\x18\x06 \x03(\tR\bnotReadyB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\"\x8e\x01\n" +
+	"\x0eRestoreCluster\x12+\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x12\n" +
+	"\x04made\x18\x02 \x01(\x03R\x04made\x12\x1d\n" +
+	"\n" +
+	"made_index\x18\x03 \x01(\x04R\tmadeIndex\x12\x1c\n" +
+	"\tauthority\x18\x04 \x01(\bR\tauthority\"y\n" +
+	"\x0eRecoverCluster\x12+\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x1b\n" +
+	"\tlast_term\x18\x03 \x01(\x04R\blastTerm\"(\n" +
+	"\n" +
+	"NoteBackup\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\bR\bidentityB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -2684,7 +2927,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
@@ -2717,18 +2960,21 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*HostAck)(nil),               // 28: vedette.raft.v1.HostAck
 	(*ForwardReply)(nil),          // 29: vedette.raft.v1.ForwardReply
 	(*NodeStatus)(nil),            // 30: vedette.raft.v1.NodeStatus
-	nil,                           // 31: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 32: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 33: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 34: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 35: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 36: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 37: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 38: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 39: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 40: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),  // 41: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),      // 42: vedette.sensor.v1.Finding
+	(*RestoreCluster)(nil),        // 31: vedette.raft.v1.RestoreCluster
+	(*RecoverCluster)(nil),        // 32: vedette.raft.v1.RecoverCluster
+	(*NoteBackup)(nil),            // 33: vedette.raft.v1.NoteBackup
+	nil,                           // 34: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),        // 35: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),    // 36: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),      // 37: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),         // 38: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),  // 39: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),        // 40: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),    // 41: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil), // 42: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),       // 43: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),  // 44: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),      // 45: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -2751,37 +2997,42 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
 	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
-	3,  // 20: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	32, // 21: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	33, // 22: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	34, // 23: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	31, // 24: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	34, // 25: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	33, // 26: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	35, // 27: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	36, // 28: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	37, // 29: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	38, // 30: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	39, // 31: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	40, // 32: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	37, // 33: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 34: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 35: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 36: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	35, // 37: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	41, // 38: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	33, // 39: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 40: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	42, // 41: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 42: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 43: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 44: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 45: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	31, // 20: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
+	32, // 21: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
+	33, // 22: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
+	3,  // 23: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	35, // 24: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	36, // 25: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	37, // 26: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	34, // 27: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	37, // 28: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	36, // 29: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	38, // 30: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	39, // 31: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	40, // 32: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	41, // 33: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	42, // 34: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	43, // 35: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	40, // 36: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 37: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 38: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 39: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	38, // 40: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	44, // 41: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	36, // 42: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 43: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	45, // 44: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 45: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 46: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 47: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 48: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	38, // 49: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	38, // 50: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -2810,6 +3061,9 @@ func file_vedette_raft_proto_init() {
 		(*Command_ProposeResponse)(nil),
 		(*Command_StartOperation)(nil),
 		(*Command_PutSignedNodes)(nil),
+		(*Command_RestoreCluster)(nil),
+		(*Command_RecoverCluster)(nil),
+		(*Command_NoteBackup)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2817,7 +3071,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -169,6 +169,12 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.startOperation(body.StartOperation)
 	case *raftv1.Command_PutSignedNodes:
 		return a.putSignedNodes(body.PutSignedNodes)
+	case *raftv1.Command_RestoreCluster:
+		return a.restoreCluster(body.RestoreCluster)
+	case *raftv1.Command_RecoverCluster:
+		return a.recoverCluster(body.RecoverCluster)
+	case *raftv1.Command_NoteBackup:
+		return a.noteBackup(body.NoteBackup)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.
