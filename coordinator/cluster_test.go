@@ -149,7 +149,7 @@ func startClusterOf(t *testing.T, size int, change func(*coordinator.Config)) *t
 			}
 			alive := 0
 			for _, m := range members {
-				if m.GetState() == "alive" {
+				if m.GetState() == "alive" && m.GetRole() != "joining" {
 					alive++
 				}
 			}

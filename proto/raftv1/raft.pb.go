@@ -2440,8 +2440,13 @@ type NodeStatus struct {
 	DiskTotal       uint64                 `protobuf:"varint,4,opt,name=disk_total,json=diskTotal,proto3" json:"disk_total,omitempty"`
 	CertificateEnds int64                  `protobuf:"varint,5,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
 	NotReady        []string               `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Whether it is fit to vote: the last entry in its log and the term of that, and how long
+	// it has not heard of the leader (0 at the leader; negative: never).
+	LastIndex     uint64 `protobuf:"varint,20,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	LastTerm      uint64 `protobuf:"varint,21,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	LastContact   int64  `protobuf:"varint,22,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"` // ns
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -2514,6 +2519,27 @@ func (x *NodeStatus) GetNotReady() []string {
 		return x.NotReady
 	}
 	return nil
+}
+
+func (x *NodeStatus) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetLastContact() int64 {
+	if x != nil {
+		return x.LastContact
+	}
+	return 0
 }
 
 // The first entry of a cluster that was restored from a backup: this node alone is in it.
@@ -2890,7 +2916,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x123\n" +
-	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\xbe\x01\n" +
+	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x9d\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -2899,7 +2925,11 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"disk_total\x18\x04 \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
-	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\"\x8e\x01\n" +
+	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x14 \x01(\x04R\tlastIndex\x12\x1b\n" +
+	"\tlast_term\x18\x15 \x01(\x04R\blastTerm\x12!\n" +
+	"\flast_contact\x18\x16 \x01(\x03R\vlastContact\"\x8e\x01\n" +
 	"\x0eRestoreCluster\x12+\n" +
 	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x12\n" +
 	"\x04made\x18\x02 \x01(\x03R\x04made\x12\x1d\n" +

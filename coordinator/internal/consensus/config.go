@@ -78,6 +78,14 @@ type Config struct {
 	// LookPeriod is how often a node asks the others how they are, so that it can say
 	// since when one is away although nobody has asked before. Default 5 s.
 	LookPeriod time.Duration
+	// StableFor is how long a new node must have been well, and up to the log's end, before it
+	// votes. A leader that leads for less than that promotes whoever is well. Default 10 s.
+	StableFor time.Duration
+	// DeadAfter is how long a node does not answer before the leader removes it, if three
+	// others stay and a majority of those answers. Default 1 h; negative: never.
+	DeadAfter time.Duration
+	// SteerPeriod is how often the leader looks for either. Default 250 ms.
+	SteerPeriod time.Duration
 }
 
 func (c *Config) populate() error {
@@ -101,6 +109,7 @@ func (c *Config) populate() error {
 	}
 	for value, fallback := range map[*time.Duration]time.Duration{
 		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second, &c.LookPeriod: 5 * time.Second,
+		&c.StableFor: 10 * time.Second, &c.DeadAfter: time.Hour, &c.SteerPeriod: 250 * time.Millisecond,
 	} {
 		if *value == 0 {
 			*value = fallback

@@ -48,6 +48,10 @@ type Node struct {
 	restoring, full atomic.Bool
 	// contacts remembers each member's last answer, by id.
 	contacts sync.Map
+	// removing holds the ids of dead nodes whose removal is under way.
+	removing sync.Map
+	// known holds since when this leader knows of each member (Unix ns), by id.
+	known sync.Map
 
 	// closing is done when Close begins; wg holds every goroutine of this node's
 	// own, and starting orders its growth before Close waits for it.
@@ -142,6 +146,7 @@ func (n *Node) open(dir string) (err error) {
 	}
 	n.figures()
 	n.start(n.lookAround)
+	n.start(n.steer)
 	return nil
 }
 
