@@ -2442,9 +2442,11 @@ type NodeStatus struct {
 	NotReady        []string               `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
 	// Whether it is fit to vote: the last entry in its log and the term of that, and how long
 	// it has not heard of the leader (0 at the leader; negative: never).
-	LastIndex     uint64 `protobuf:"varint,20,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
-	LastTerm      uint64 `protobuf:"varint,21,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
-	LastContact   int64  `protobuf:"varint,22,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"` // ns
+	LastIndex   uint64 `protobuf:"varint,20,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	LastTerm    uint64 `protobuf:"varint,21,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	LastContact int64  `protobuf:"varint,22,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"` // ns
+	// The highest number of a Command's body that it knows; 0: a release that does not say.
+	Speaks        uint32 `protobuf:"varint,23,opt,name=speaks,proto3" json:"speaks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2538,6 +2540,13 @@ func (x *NodeStatus) GetLastTerm() uint64 {
 func (x *NodeStatus) GetLastContact() int64 {
 	if x != nil {
 		return x.LastContact
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetSpeaks() uint32 {
+	if x != nil {
+		return x.Speaks
 	}
 	return 0
 }
@@ -2916,7 +2925,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x123\n" +
-	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x9d\x02\n" +
+	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\xb5\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -2929,7 +2938,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"last_index\x18\x14 \x01(\x04R\tlastIndex\x12\x1b\n" +
 	"\tlast_term\x18\x15 \x01(\x04R\blastTerm\x12!\n" +
-	"\flast_contact\x18\x16 \x01(\x03R\vlastContact\"\x8e\x01\n" +
+	"\flast_contact\x18\x16 \x01(\x03R\vlastContact\x12\x16\n" +
+	"\x06speaks\x18\x17 \x01(\rR\x06speaks\"\x8e\x01\n" +
 	"\x0eRestoreCluster\x12+\n" +
 	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x12\n" +
 	"\x04made\x18\x02 \x01(\x03R\x04made\x12\x1d\n" +

@@ -81,6 +81,9 @@ func NewOf(t testing.TB, n, started int, tune func(*consensus.Config)) *Cluster 
 		c.Members = append(c.Members, m)
 	}
 	t.Cleanup(c.Close)
+	if started == 0 {
+		return c
+	}
 	c.Start(c.Members[0])
 	c.Leader()
 	c.Must(&raftv1.Command{Time: 1, Actor: "node:n1", Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: ca.Cluster}}})

@@ -84,6 +84,9 @@ type Config struct {
 	// DeadAfter is how long a node does not answer before the leader removes it, if three
 	// others stay and a majority of those answers. Default 1 h; negative: never.
 	DeadAfter time.Duration
+	// Speaks is the highest number of a command that the node says it knows. Default: what it
+	// does know; a test makes an older release of it with less.
+	Speaks uint32
 	// SteerPeriod is how often the leader looks for either. Default 250 ms.
 	SteerPeriod time.Duration
 }
@@ -103,6 +106,9 @@ func (c *Config) populate() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Speaks == 0 {
+		c.Speaks = newestCommand()
 	}
 	if c.Meter == nil {
 		c.Meter = meter.New(Kinds()...)

@@ -70,6 +70,7 @@ func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 	m.State, m.AppliedIndex, m.LastContact = "alive", reply.GetResult().GetIndex(), received.UnixNano()
 	if s := reply.GetStatus(); s != nil { // an older node says nothing
 		told(m, s)
+		n.speak.Store(m.GetId(), s.GetSpeaks())
 		m.ClockOffset = certainOffset(s.GetTime(), sent.UnixNano(), received.UnixNano())
 	}
 	n.contacts.Store(m.GetId(), contact{at: m.GetLastContact(), applied: m.GetAppliedIndex()})

@@ -50,6 +50,8 @@ type Node struct {
 	contacts sync.Map
 	// removing holds the ids of dead nodes whose removal is under way.
 	removing sync.Map
+	// speak holds the newest command that each member knows (uint32), by id.
+	speak sync.Map
 	// known holds since when this leader knows of each member (Unix ns), by id.
 	known sync.Map
 

@@ -89,6 +89,7 @@ func DiskFree(dir string) (free, total uint64, err error) {
 func (n *Node) statusOf() *raftv1.NodeStatus {
 	v := n.Vitals()
 	s := &raftv1.NodeStatus{Version: n.cfg.Version, Time: time.Now().UnixNano(), DiskFree: v.DiskFree, DiskTotal: v.DiskTotal, NotReady: v.Unready()}
+	s.Speaks = n.cfg.Speaks
 	n.fitness(s)
 	if n.cfg.CertificateEnds != nil {
 		s.CertificateEnds = n.cfg.CertificateEnds().UnixNano()

@@ -31,7 +31,7 @@ func (s *Server) Backup(ctx context.Context, r *operatorv1.BackupRequest, stream
 		}
 	case r.GetIdentity():
 		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the audit record cannot say who took the cluster's key, so it is not given: a backup without it works (--without-identity): %w", err))
-	case !errors.Is(err, consensus.ErrNoLeader) && !errors.Is(err, consensus.ErrUncertain):
+	case !errors.Is(err, consensus.ErrNoLeader) && !errors.Is(err, consensus.ErrUncertain) && !errors.Is(err, consensus.ErrRefused):
 		return err
 	}
 	select {
