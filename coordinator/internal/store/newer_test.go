@@ -19,12 +19,12 @@ func TestRestoreRefusesNewer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer source.Close() //nolint:errcheck // a test's
+	defer source.Close()
 	target, err := Open(t.Context(), filepath.Join(dir, "target.db"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer target.Close() //nolint:errcheck // a test's
+	defer target.Close()
 	for _, db := range []*DB{source, target} {
 		if err := db.Update(3, func(tx *Tx) error { return tx.SetCluster("c-1") }); err != nil {
 			t.Fatal(err)
@@ -58,7 +58,7 @@ func TestRestoreRefusesNewer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close() //nolint:errcheck // it writes nowhere
+	defer w.Close()
 	refused("format", w.EncodeAll(raw, nil))
 	if _, err := source.writer.Exec("PRAGMA user_version = 9999", nil); err != nil {
 		t.Fatal(err)

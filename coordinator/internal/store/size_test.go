@@ -28,7 +28,7 @@ func BenchmarkSnapshotSize(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer db.Close() //nolint:errcheck // a benchmark's
+	defer db.Close()
 	index := uint64(0)
 	write := func(rows, size int) {
 		index++
