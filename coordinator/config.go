@@ -52,6 +52,12 @@ type Config struct {
 	// SilentAfter is when a host without a batch is shown as silent: three of the
 	// sensors' summary intervals.
 	SilentAfter time.Duration `yaml:"silent_after"`
+	// StableFor is how long a node that joins must have been well and up to the log's end
+	// before it votes.
+	StableFor time.Duration `yaml:"stable_for"`
+	// DeadAfter is how long a node does not answer the leader before it is removed, if three
+	// others stay and a majority of those answers; negative: never.
+	DeadAfter time.Duration `yaml:"dead_after"`
 	// Notify is the program that is run when something waits for a person, automation
 	// has acted or an incident opens. Set it on every node: the leader runs it.
 	Notify NotifyConfig `yaml:"notify"`
@@ -101,7 +107,7 @@ func (n NotifyConfig) validate() error {
 
 // DefaultConfig is a node of the default data directory.
 func DefaultConfig() Config {
-	return Config{Data: DefaultData, LogLevel: "info", LogFormat: "text", SilentAfter: 90 * time.Second, Version: "dev"}
+	return Config{Data: DefaultData, LogLevel: "info", LogFormat: "text", SilentAfter: 90 * time.Second, StableFor: 10 * time.Second, DeadAfter: time.Hour, Version: "dev"}
 }
 
 // populate fills in what the data directory says.
@@ -132,6 +138,12 @@ func (c *Config) populate(m identity.Membership) {
 	}
 	if c.SilentAfter == 0 {
 		c.SilentAfter = 90 * time.Second
+	}
+	if c.StableFor == 0 {
+		c.StableFor = 10 * time.Second
+	}
+	if c.DeadAfter == 0 {
+		c.DeadAfter = time.Hour
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -169,6 +181,12 @@ func (c *Config) validate() error {
 	}
 	if c.SilentAfter < time.Second || c.SilentAfter > 24*time.Hour {
 		problems = append(problems, fmt.Errorf("silent_after: %s is not within 1s and 24h", c.SilentAfter))
+	}
+	if c.StableFor < time.Second || c.StableFor > time.Hour {
+		problems = append(problems, fmt.Errorf("stable_for: %s is not within 1s and 1h", c.StableFor))
+	}
+	if c.DeadAfter >= 0 && c.DeadAfter < time.Minute {
+		problems = append(problems, fmt.Errorf("dead_after: %s: 1m at least, or negative for never: a node that restarts is not dead", c.DeadAfter))
 	}
 	if err := c.Notify.validate(); err != nil {
 		problems = append(problems, err)

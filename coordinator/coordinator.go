@@ -161,7 +161,8 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 	}
 
 	node, err := consensus.Open(consensus.Config{ID: c.cfg.ID, Address: c.cfg.Advertise, DataDir: c.cfg.Data, Listener: listener,
-		Bootstrap: c.identity.Membership().Founder, Logger: logger, Meter: parts.meter, Version: c.cfg.Version, CertificateEnds: c.certificateEnds})
+		Bootstrap: c.identity.Membership().Founder, Logger: logger, Meter: parts.meter, Version: c.cfg.Version, CertificateEnds: c.certificateEnds,
+		StableFor: c.cfg.StableFor, DeadAfter: c.cfg.DeadAfter})
 	if err != nil {
 		return fmt.Errorf("opening the log and state in %s: %w", c.cfg.Data, err)
 	}

@@ -46,7 +46,7 @@ func root() *cobra.Command {
 	runFlags(c)
 	again := &cobra.Command{Use: "run", Short: "Run the node (the default)", Args: cobra.NoArgs, RunE: run}
 	runFlags(again)
-	c.AddCommand(again, initCommand(), joinCommand(), operatorCommand(),
+	c.AddCommand(again, initCommand(), joinCommand(), restoreCommand(), recoverCommand(), operatorCommand(),
 		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), "vedette-coordinator", version)
 			return err

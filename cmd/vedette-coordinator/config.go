@@ -69,6 +69,8 @@ var documented = []struct{ key, text string }{
 	{"log_level", "debug, info, warn or error."},
 	{"log_format", "text or json, a line for each message."},
 	{"silent_after", "A host without a batch for so long is shown as silent: three of the sensors' summary intervals."},
+	{"stable_for", "How long a node that joins must have been well, with all of the log, before it votes."},
+	{"dead_after", "How long a node does not answer before the leader removes it, if three others stay and a majority of those answers. Negative: never."},
 	{"notify", "Program that the leader runs for each event, with a JSON object on stdin: {program: /path, events: [waiting, window, local, acted, incident]}. Nobody but root may be able to change it."},
 }
 

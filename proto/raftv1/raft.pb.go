@@ -56,6 +56,9 @@ type Command struct {
 	//	*Command_PutSignedNodes
 	//	*Command_SuspectSensor
 	//	*Command_ReportDivergence
+	//	*Command_RestoreCluster
+	//	*Command_RecoverCluster
+	//	*Command_NoteBackup
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -317,6 +320,33 @@ func (x *Command) GetReportDivergence() *ReportDivergence {
 	return nil
 }
 
+func (x *Command) GetRestoreCluster() *RestoreCluster {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RestoreCluster); ok {
+			return x.RestoreCluster
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRecoverCluster() *RecoverCluster {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RecoverCluster); ok {
+			return x.RecoverCluster
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNoteBackup() *NoteBackup {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteBackup); ok {
+			return x.NoteBackup
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -409,6 +439,18 @@ type Command_ReportDivergence struct {
 	ReportDivergence *ReportDivergence `protobuf:"bytes,34,opt,name=report_divergence,json=reportDivergence,proto3,oneof"`
 }
 
+type Command_RestoreCluster struct {
+	RestoreCluster *RestoreCluster `protobuf:"bytes,37,opt,name=restore_cluster,json=restoreCluster,proto3,oneof"`
+}
+
+type Command_RecoverCluster struct {
+	RecoverCluster *RecoverCluster `protobuf:"bytes,38,opt,name=recover_cluster,json=recoverCluster,proto3,oneof"`
+}
+
+type Command_NoteBackup struct {
+	NoteBackup *NoteBackup `protobuf:"bytes,39,opt,name=note_backup,json=noteBackup,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -452,6 +494,12 @@ func (*Command_PutSignedNodes) isCommand_Body() {}
 func (*Command_SuspectSensor) isCommand_Body() {}
 
 func (*Command_ReportDivergence) isCommand_Body() {}
+
+func (*Command_RestoreCluster) isCommand_Body() {}
+
+func (*Command_RecoverCluster) isCommand_Body() {}
+
+func (*Command_NoteBackup) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2425,8 +2473,15 @@ type NodeStatus struct {
 	CertificateEnds int64                  `protobuf:"varint,5,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
 	NotReady        []string               `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
 	// What the others compare with what they hold, oldest first; see coordinator/DESIGN.md.
-	Checks        []*StateCheck `protobuf:"bytes,20,rep,name=checks,proto3" json:"checks,omitempty"`
-	Alarms        []string      `protobuf:"bytes,21,rep,name=alarms,proto3" json:"alarms,omitempty"` // what is wrong although it is ready
+	Checks []*StateCheck `protobuf:"bytes,20,rep,name=checks,proto3" json:"checks,omitempty"`
+	Alarms []string      `protobuf:"bytes,21,rep,name=alarms,proto3" json:"alarms,omitempty"` // what is wrong although it is ready
+	// Whether it is fit to vote: the last entry in its log and the term of that, and how long
+	// it has not heard of the leader (0 at the leader; negative: never).
+	LastIndex   uint64 `protobuf:"varint,24,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	LastTerm    uint64 `protobuf:"varint,25,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	LastContact int64  `protobuf:"varint,26,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"` // ns
+	// The highest number of a Command's body that it knows; 0: a release that does not say.
+	Speaks        uint32 `protobuf:"varint,27,opt,name=speaks,proto3" json:"speaks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2515,6 +2570,34 @@ func (x *NodeStatus) GetAlarms() []string {
 		return x.Alarms
 	}
 	return nil
+}
+
+func (x *NodeStatus) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetLastContact() int64 {
+	if x != nil {
+		return x.LastContact
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetSpeaks() uint32 {
+	if x != nil {
+		return x.Speaks
+	}
+	return 0
 }
 
 // A node that held something else than the majority has taken their state over.
@@ -2724,11 +2807,188 @@ func (x *SuspectSensor) GetDetail() string {
 	return ""
 }
 
+// The first entry of a cluster that was restored from a backup: this node alone is in it.
+// What the former one wrote after the backup is not here, though hosts and people saw it.
+type RestoreCluster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *sensorv1.Node         `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Made          int64                  `protobuf:"varint,2,opt,name=made,proto3" json:"made,omitempty"`                            // when the backup was made (Unix ns)
+	MadeIndex     uint64                 `protobuf:"varint,3,opt,name=made_index,json=madeIndex,proto3" json:"made_index,omitempty"` // the entry that it ends at
+	Authority     bool                   `protobuf:"varint,4,opt,name=authority,proto3" json:"authority,omitempty"`                  // the cluster's authority is a new one: hosts must enrol again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreCluster) Reset() {
+	*x = RestoreCluster{}
+	mi := &file_vedette_raft_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreCluster) ProtoMessage() {}
+
+func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreCluster.ProtoReflect.Descriptor instead.
+func (*RestoreCluster) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RestoreCluster) GetNode() *sensorv1.Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RestoreCluster) GetMade() int64 {
+	if x != nil {
+		return x.Made
+	}
+	return 0
+}
+
+func (x *RestoreCluster) GetMadeIndex() uint64 {
+	if x != nil {
+		return x.MadeIndex
+	}
+	return 0
+}
+
+func (x *RestoreCluster) GetAuthority() bool {
+	if x != nil {
+		return x.Authority
+	}
+	return false
+}
+
+// The first entry after a lost quorum: an operator said on this node that the others do
+// not come back. What they alone had acknowledged is not here.
+type RecoverCluster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *sensorv1.Node         `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	LastIndex     uint64                 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"` // the last entry that this node had, and its term
+	LastTerm      uint64                 `protobuf:"varint,3,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverCluster) Reset() {
+	*x = RecoverCluster{}
+	mi := &file_vedette_raft_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverCluster) ProtoMessage() {}
+
+func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
+func (*RecoverCluster) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RecoverCluster) GetNode() *sensorv1.Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RecoverCluster) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *RecoverCluster) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+// An operator takes a copy of the state, or of the state and the cluster's key.
+type NoteBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Identity      bool                   `protobuf:"varint,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteBackup) Reset() {
+	*x = NoteBackup{}
+	mi := &file_vedette_raft_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteBackup) ProtoMessage() {}
+
+func (x *NoteBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
+func (*NoteBackup) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *NoteBackup) GetIdentity() bool {
+	if x != nil {
+		return x.Identity
+	}
+	return false
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xe5\f\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xbd\x0e\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -2758,7 +3018,11 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
 	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodes\x12G\n" +
 	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensor\x12P\n" +
-	"\x11report_divergence\x18\" \x01(\v2!.vedette.raft.v1.ReportDivergenceH\x00R\x10reportDivergenceB\x06\n" +
+	"\x11report_divergence\x18\" \x01(\v2!.vedette.raft.v1.ReportDivergenceH\x00R\x10reportDivergence\x12J\n" +
+	"\x0frestore_cluster\x18% \x01(\v2\x1f.vedette.raft.v1.RestoreClusterH\x00R\x0erestoreCluster\x12J\n" +
+	"\x0frecover_cluster\x18& \x01(\v2\x1f.vedette.raft.v1.RecoverClusterH\x00R\x0erecoverCluster\x12>\n" +
+	"\vnote_backup\x18' \x01(\v2\x1b.vedette.raft.v1.NoteBackupH\x00R\n" +
+	"noteBackupB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -2919,7 +3183,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x123\n" +
-	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x8b\x02\n" +
+	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x82\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -2930,7 +3194,12 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
 	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\x123\n" +
 	"\x06checks\x18\x14 \x03(\v2\x1b.vedette.raft.v1.StateCheckR\x06checks\x12\x16\n" +
-	"\x06alarms\x18\x15 \x03(\tR\x06alarms\"|\n" +
+	"\x06alarms\x18\x15 \x03(\tR\x06alarms\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x18 \x01(\x04R\tlastIndex\x12\x1b\n" +
+	"\tlast_term\x18\x19 \x01(\x04R\blastTerm\x12!\n" +
+	"\flast_contact\x18\x1a \x01(\x03R\vlastContact\x12\x16\n" +
+	"\x06speaks\x18\x1b \x01(\rR\x06speaks\"|\n" +
 	"\x10ReportDivergence\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x16\n" +
@@ -2946,7 +3215,21 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\rSuspectSensor\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aconduct\x18\x02 \x01(\tR\aconduct\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detailB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x8e\x01\n" +
+	"\x0eRestoreCluster\x12+\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x12\n" +
+	"\x04made\x18\x02 \x01(\x03R\x04made\x12\x1d\n" +
+	"\n" +
+	"made_index\x18\x03 \x01(\x04R\tmadeIndex\x12\x1c\n" +
+	"\tauthority\x18\x04 \x01(\bR\tauthority\"y\n" +
+	"\x0eRecoverCluster\x12+\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x1b\n" +
+	"\tlast_term\x18\x03 \x01(\x04R\blastTerm\"(\n" +
+	"\n" +
+	"NoteBackup\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\bR\bidentityB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -2960,7 +3243,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
@@ -2996,18 +3279,21 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*ReportDivergence)(nil),      // 31: vedette.raft.v1.ReportDivergence
 	(*StateCheck)(nil),            // 32: vedette.raft.v1.StateCheck
 	(*SuspectSensor)(nil),         // 33: vedette.raft.v1.SuspectSensor
-	nil,                           // 34: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 35: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 36: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 37: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 38: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 39: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 40: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 41: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 42: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 43: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),  // 44: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),      // 45: vedette.sensor.v1.Finding
+	(*RestoreCluster)(nil),        // 34: vedette.raft.v1.RestoreCluster
+	(*RecoverCluster)(nil),        // 35: vedette.raft.v1.RecoverCluster
+	(*NoteBackup)(nil),            // 36: vedette.raft.v1.NoteBackup
+	nil,                           // 37: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),        // 38: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),    // 39: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),      // 40: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),         // 41: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),  // 42: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),        // 43: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),    // 44: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil), // 45: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),       // 46: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),  // 47: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),      // 48: vedette.sensor.v1.Finding
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -3032,38 +3318,43 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
 	33, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
 	31, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
-	3,  // 22: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	35, // 23: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	36, // 24: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	37, // 25: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	34, // 26: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	37, // 27: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	36, // 28: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	38, // 29: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	39, // 30: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	40, // 31: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	41, // 32: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	42, // 33: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	43, // 34: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	40, // 35: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 36: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 37: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 38: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	38, // 39: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	44, // 40: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	36, // 41: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 42: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	45, // 43: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 44: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 45: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 46: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 47: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 48: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	49, // [49:49] is the sub-list for method output_type
-	49, // [49:49] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	34, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
+	35, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
+	36, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
+	3,  // 25: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	38, // 26: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	39, // 27: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	40, // 28: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	37, // 29: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	40, // 30: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	39, // 31: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	41, // 32: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	42, // 33: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	43, // 34: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	44, // 35: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	45, // 36: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	46, // 37: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	43, // 38: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 39: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 40: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 41: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	41, // 42: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	47, // 43: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	39, // 44: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 45: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	48, // 46: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 47: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 48: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 49: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 50: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 51: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	41, // 52: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	41, // 53: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -3094,6 +3385,9 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutSignedNodes)(nil),
 		(*Command_SuspectSensor)(nil),
 		(*Command_ReportDivergence)(nil),
+		(*Command_RestoreCluster)(nil),
+		(*Command_RecoverCluster)(nil),
+		(*Command_NoteBackup)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3101,7 +3395,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

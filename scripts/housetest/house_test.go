@@ -51,6 +51,7 @@ func TestRulesBite(t *testing.T) {
 		{"quic elsewhere", "coordinator/internal/ingest/a.go", imports("github.com/quic-go/quic-go"), "quic-go has one owner"},
 		{"gopsutil elsewhere", "sensor/internal/baseline/a.go", imports("github.com/shirou/gopsutil/v3/process"), "gopsutil has one owner"},
 		{"cedar-go elsewhere", "sensor/internal/respond/a.go", imports("github.com/cedar-policy/cedar-go"), "cedar-go has one owner"},
+		{"age elsewhere", "coordinator/a.go", imports("filippo.io/age"), "age has one owner"},
 		{"meter to store", "coordinator/internal/meter/a.go", ours("coordinator/internal/store"), "what counts knows nobody"},
 		{"ingest to meter", "coordinator/internal/ingest/a.go", ours("coordinator/internal/meter"), ""},
 		{"prometheus elsewhere", "coordinator/internal/ingest/a.go", imports("github.com/prometheus/client_golang/prometheus"), "metrics have one owner"},

@@ -129,6 +129,11 @@ var importRules = []importRule{
 		from: everywhere, except: []string{"proto/intent/..."}, deny: []string{"github.com/cedar-policy/cedar-go/..."}, inTests: true,
 	},
 	{
+		name: "age has one owner",
+		why:  "what may be in an encrypted backup, and what opens one, is decided beside its format",
+		from: everywhere, except: []string{"proto/backup/..."}, deny: []string{"filippo.io/age/..."},
+	},
+	{
 		name: "one logger",
 		why:  "log writes past the injected slog.Logger, its level and its keys; an http.Server takes slog.NewLogLogger",
 		from: everywhere, deny: []string{"log", "io/ioutil"},

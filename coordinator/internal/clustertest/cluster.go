@@ -62,6 +62,12 @@ type Cluster struct {
 // tune may change each node's configuration.
 func New(t testing.TB, n int, tune func(*consensus.Config)) *Cluster {
 	t.Helper()
+	return NewOf(t, n, n, tune)
+}
+
+// NewOf is New of which only the first nodes are started; Join starts another.
+func NewOf(t testing.TB, n, started int, tune func(*consensus.Config)) *Cluster {
+	t.Helper()
 	c := &Cluster{t: t, tune: tune, dead: make(map[*Member]bool), cut: make(map[[2]*Member]bool)}
 	ca := linktest.NewCA(t)
 	for i := range n {
@@ -75,23 +81,30 @@ func New(t testing.TB, n int, tune func(*consensus.Config)) *Cluster {
 		c.Members = append(c.Members, m)
 	}
 	t.Cleanup(c.Close)
-	for i, m := range c.Members {
-		c.Start(m)
-		if i == 0 {
-			c.Leader()
-			c.Must(&raftv1.Command{Time: 1, Actor: "node:n1", Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: ca.Cluster}}})
-			continue
-		}
-		self := &sensorv1.Node{Id: m.ID, Address: m.relay.addr()}
-		c.Must(&raftv1.Command{Time: 1, Actor: "node:n1", Body: &raftv1.Command_PutNode{PutNode: &raftv1.PutNode{Node: self}}})
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		err := m.Node().Join(ctx, []string{c.Members[0].relay.addr()}, self)
-		cancel()
-		if err != nil {
-			t.Fatalf("joining %s: %v", m.ID, err)
-		}
+	if started == 0 {
+		return c
+	}
+	c.Start(c.Members[0])
+	c.Leader()
+	c.Must(&raftv1.Command{Time: 1, Actor: "node:n1", Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: ca.Cluster}}})
+	for _, m := range c.Members[1:started] {
+		c.Join(m)
 	}
 	return c
+}
+
+// Join starts a member that is not part of the cluster yet, makes it one, and waits until it votes.
+func (c *Cluster) Join(m *Member) {
+	c.t.Helper()
+	c.Start(m)
+	self := &sensorv1.Node{Id: m.ID, Address: m.relay.addr()}
+	c.Must(&raftv1.Command{Time: 1, Actor: "node:n1", Body: &raftv1.Command_PutNode{PutNode: &raftv1.PutNode{Node: self}}})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := m.Node().Join(ctx, []string{c.Leader().relay.addr()}, self); err != nil {
+		c.t.Fatalf("joining %s: %v", m.ID, err)
+	}
+	c.Eventually(20*time.Second, "a vote of "+m.ID, func() bool { return c.Leader().Node().Votes(m.ID) })
 }
 
 // passes says whether datagrams pass between member m and the one that really sends from peer.
@@ -134,7 +147,7 @@ func (c *Cluster) Start(m *Member) {
 	m.relay.retarget(listener.Addr())
 	cfg := consensus.Config{
 		ID: m.ID, Address: m.relay.addr(), DataDir: m.Dir, Listener: listener,
-		Bootstrap: m == c.Members[0], Logger: logger,
+		Bootstrap: m == c.Members[0], Logger: logger, SteerPeriod: 20 * time.Millisecond,
 	}
 	if c.tune != nil {
 		c.tune(&cfg)

@@ -30,8 +30,12 @@ func newWriter(c *Cluster, host string) *writer {
 	c.t.Helper()
 	c.Must(&raftv1.Command{Time: 1, Actor: "node:n1", Body: &raftv1.Command_EnrollHost{
 		EnrollHost: &raftv1.EnrollHost{Host: host, Facts: &sensorv1.HostFacts{Name: host}}}})
+	return &writer{host: host, boot: bootOf(host)}
+}
+
+func bootOf(host string) []byte {
 	boot := sha256.Sum256([]byte(host))
-	return &writer{host: host, boot: boot[:16]}
+	return boot[:16]
 }
 
 func (w *writer) command(seq uint64) *raftv1.Command {

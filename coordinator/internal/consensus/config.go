@@ -83,6 +83,17 @@ type Config struct {
 	// and store.SliceRows.
 	CheckEvery uint64
 	SliceRows  int64
+	// StableFor is how long a new node must have been well, and up to the log's end, before it
+	// votes. A leader that leads for less than that promotes whoever is well. Default 10 s.
+	StableFor time.Duration
+	// DeadAfter is how long a node does not answer before the leader removes it, if three
+	// others stay and a majority of those answers. Default 1 h; negative: never.
+	DeadAfter time.Duration
+	// Speaks is the highest number of a command that the node says it knows. Default: what it
+	// does know; a test makes an older release of it with less.
+	Speaks uint32
+	// SteerPeriod is how often the leader looks for either. Default 250 ms.
+	SteerPeriod time.Duration
 }
 
 func (c *Config) populate() error {
@@ -101,11 +112,15 @@ func (c *Config) populate() error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Speaks == 0 {
+		c.Speaks = newestCommand()
+	}
 	if c.Meter == nil {
 		c.Meter = meter.New(Kinds()...)
 	}
 	for value, fallback := range map[*time.Duration]time.Duration{
 		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second, &c.LookPeriod: 5 * time.Second,
+		&c.StableFor: 10 * time.Second, &c.DeadAfter: time.Hour, &c.SteerPeriod: 250 * time.Millisecond,
 	} {
 		if *value == 0 {
 			*value = fallback

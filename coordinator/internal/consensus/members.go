@@ -35,8 +35,11 @@ func (n *Node) Members(ctx context.Context) ([]*operatorv1.Member, error) {
 	var wg sync.WaitGroup
 	for i, s := range servers {
 		m := &operatorv1.Member{Id: string(s.ID), Address: string(s.Address), OperatorAddress: operators[string(s.ID)], Role: "follower"}
-		if m.GetId() == leader {
+		switch {
+		case m.GetId() == leader:
 			m.Role = "leader"
+		case s.Suffrage != raft.Voter:
+			m.Role = "joining"
 		}
 		members[i] = m
 		wg.Go(func() { n.status(ctx, m) })
@@ -68,6 +71,7 @@ func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 	if s := reply.GetStatus(); s != nil { // an older node says nothing
 		told(m, s)
 		n.told.Store(m.GetId(), checksOfWire(s.GetChecks()))
+		n.speak.Store(m.GetId(), s.GetSpeaks())
 		m.ClockOffset = certainOffset(s.GetTime(), sent.UnixNano(), received.UnixNano())
 	}
 	n.contacts.Store(m.GetId(), contact{at: m.GetLastContact(), applied: m.GetAppliedIndex()})
@@ -116,8 +120,9 @@ type contact struct {
 }
 
 // AddVoter makes a node that is running and serving a member, or changes its
-// address. It can be asked of any node. The new member is a voter at once: with
-// two nodes both must run for anything to be written.
+// address. It can be asked of any node. A new member gets the log and does not vote; when
+// it has that and was well for a while, the leader makes it a voter (steer.go). So what
+// it lacks at first holds no writer up.
 func (n *Node) AddVoter(ctx context.Context, node *sensorv1.Node) error {
 	return n.membership(ctx, &raftv1.Command{Body: &raftv1.Command_PutNode{PutNode: &raftv1.PutNode{Node: node}}})
 }
@@ -165,7 +170,12 @@ func (n *Node) changeMembership(ctx context.Context, cmd *raftv1.Command) error 
 		if err := n.commitAccepted(ctx, cmd); err != nil {
 			return err
 		}
-		return n.await(ctx, n.raft.AddVoter(raft.ServerID(node.GetId()), raft.ServerAddress(node.GetAddress()), 0, remaining(ctx)))
+		add := n.raft.AddNonvoter
+		if n.Votes(node.GetId()) { // it has moved
+			add = n.raft.AddVoter
+		}
+		n.known.Store(node.GetId(), time.Now().UnixNano())
+		return n.await(ctx, add(raft.ServerID(node.GetId()), raft.ServerAddress(node.GetAddress()), 0, remaining(ctx)))
 	}
 	id := cmd.GetRemoveNode().GetId()
 	if !n.isMember(id) {
@@ -178,6 +188,16 @@ func (n *Node) changeMembership(ctx context.Context, cmd *raftv1.Command) error 
 		return err
 	}
 	return n.await(ctx, n.raft.RemoveServer(raft.ServerID(id), 0, remaining(ctx)))
+}
+
+// Votes says whether a member is one of those who make up a majority, as this node knows.
+func (n *Node) Votes(id string) bool {
+	for _, s := range n.servers() {
+		if string(s.ID) == id {
+			return s.Suffrage == raft.Voter
+		}
+	}
+	return false
 }
 
 // commitAccepted commits on this leader and makes a rejection an ErrRefused.

@@ -60,6 +60,12 @@ type Node struct {
 	told sync.Map
 	// contacts remembers each member's last answer, by id.
 	contacts sync.Map
+	// removing holds the ids of dead nodes whose removal is under way.
+	removing sync.Map
+	// speak holds the newest command that each member knows (uint32), by id.
+	speak sync.Map
+	// known holds since when this leader knows of each member (Unix ns), by id.
+	known sync.Map
 
 	// closing is done when Close begins; wg holds every goroutine of this node's
 	// own, and starting orders its growth before Close waits for it.
@@ -161,6 +167,7 @@ func (n *Node) open(dir string) (err error) {
 		n.cfg.Logger.Error("this node's state differed when it was stopped: it does not serve until it has taken over another's")
 		n.start(func() { n.resync(d) })
 	}
+	n.start(n.steer)
 	return nil
 }
 

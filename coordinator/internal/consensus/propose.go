@@ -61,6 +61,9 @@ func (n *Node) propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result
 	var result *raftv1.Result
 	err = n.retry(ctx, repeatable, func(ctx context.Context) error {
 		if n.IsLeader() {
+			if err := n.heldBack(ctx, cmd); err != nil {
+				return err
+			}
 			result, err = n.commit(ctx, data)
 			return err
 		}

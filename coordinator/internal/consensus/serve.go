@@ -97,6 +97,9 @@ func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1
 		if err != nil || cmd.GetBody() == nil {
 			return reply(nil, refusal("the command has no body that this node knows: bring all nodes to one version"))
 		}
+		if err := n.heldBack(ctx, cmd); err != nil {
+			return reply(nil, err)
+		}
 		return reply(n.commit(ctx, data))
 	case tagBarrier:
 		index, err := n.barrier(ctx)

@@ -95,6 +95,8 @@ func (n *Node) statusOf() *raftv1.NodeStatus {
 	v := n.Vitals()
 	s := &raftv1.NodeStatus{Version: n.cfg.Version, Time: time.Now().UnixNano(), DiskFree: v.DiskFree, DiskTotal: v.DiskTotal, NotReady: v.Unready(),
 		Checks: checksToWire(n.db.Checks()), Alarms: n.alarms()}
+	s.Speaks = n.cfg.Speaks
+	n.fitness(s)
 	if n.cfg.CertificateEnds != nil {
 		s.CertificateEnds = n.cfg.CertificateEnds().UnixNano()
 	}

@@ -139,6 +139,7 @@ type Server struct {
 	watchers atomic.Int64
 	dropped  atomic.Uint64
 	replays  chan struct{} // holds one for each replay that runs
+	backups  chan struct{} // holds one while a backup is made
 	// deniedAll are requests; unshaken are connections that never came to one.
 	deniedAll, unshaken atomic.Uint64
 
@@ -153,7 +154,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, denied: make(map[string]uint64), replays: make(chan struct{}, replaysAtOnce)}
+	s := &Server{cfg: cfg, denied: make(map[string]uint64), replays: make(chan struct{}, replaysAtOnce), backups: make(chan struct{}, 1)}
 	s.figures()
 	return s, nil
 }

@@ -70,7 +70,8 @@ func (v *view) problems() []string {
 func (v *view) ofNodes() []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	dead, total := count(v.members, "unreachable"), len(v.members)
+	voting := voters(v.members)
+	dead, total := count(voting, "unreachable"), len(voting)
 	switch {
 	case v.unknown != nil:
 		say("The state of the nodes is not known (%v): run 'journalctl -u vedette-coordinator' at node %s.", v.unknown, v.self)
@@ -117,7 +118,7 @@ func (v *view) down(m *operatorv1.Member, alive int) string {
 	if v.leader == "" { // without one nothing can be removed
 		return text + ": run 'systemctl status vedette-coordinator' there."
 	}
-	if 2*(alive-1) <= len(v.members) {
+	if 2*(alive-1) <= len(voters(v.members)) {
 		text += "; the loss of one more stops the cluster"
 	}
 	return text + fmt.Sprintf(": run 'systemctl status vedette-coordinator' there; if it is gone for good, 'vedette cluster remove %s'.", m.GetId())
@@ -270,6 +271,11 @@ func count(members []*operatorv1.Member, state string) (n int) {
 		}
 	}
 	return n
+}
+
+// voters are the members that make up a majority: one that joins does not yet.
+func voters(members []*operatorv1.Member) []*operatorv1.Member {
+	return slices.DeleteFunc(slices.Clone(members), func(m *operatorv1.Member) bool { return m.GetRole() == "joining" })
 }
 
 func verb(n uint64, one, many string) string {

@@ -49,6 +49,8 @@ var least = map[string]string{
 	rpc.OperatorServiceApplyIntentProcedure:  operators.RoleAdmin,
 	rpc.OperatorServiceCreateTokenProcedure:  operators.RoleAdmin,
 	rpc.OperatorServiceRemoveMemberProcedure: operators.RoleAdmin,
+	// All that the cluster knows, at once, and its key when that is asked for.
+	rpc.OperatorServiceBackupProcedure: operators.RoleAdmin,
 	// It says what stays open to every isolated host.
 	rpc.OperatorServicePutSignedNodesProcedure: operators.RoleAdmin,
 }

@@ -34,7 +34,7 @@ func TestRoles(t *testing.T) {
 		"SubmitGrant":   "nnyy",
 		"PreviewOrder":  "yyyy", "ListOperations": "yyyy", "ApproveOperation": "nnyy", "VetoOperation": "nnyy",
 		"GetIntent": "yyyy", "ListIntents": "yyyy", "TestIntent": "yyyy", "GetScorecard": "yyyy", "ApplyIntent": "nnny",
-		"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny",
+		"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
 	}
 	service := operatorv1.File_vedette_operator_proto.Services().ByName("OperatorService")
 	methods := service.Methods()

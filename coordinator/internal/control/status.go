@@ -67,7 +67,8 @@ func (s *Server) look(ctx context.Context, now time.Time) (*view, error) {
 	ctx, cancel := context.WithTimeout(ctx, membersTime)
 	defer cancel()
 	v.members, v.unknown = s.cfg.Cluster.Members(ctx)
-	if total := len(v.members); total > 0 && 2*(total-count(v.members, "unreachable")) <= total {
+	voting := voters(v.members)
+	if total := len(voting); total > 0 && 2*(total-count(voting, "unreachable")) <= total {
 		// Who led a moment ago leads nothing that this node could reach.
 		v.leader = ""
 	}

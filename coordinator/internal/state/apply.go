@@ -173,6 +173,12 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.suspectSensor(body.SuspectSensor)
 	case *raftv1.Command_ReportDivergence:
 		return a.reportDivergence(body.ReportDivergence)
+	case *raftv1.Command_RestoreCluster:
+		return a.restoreCluster(body.RestoreCluster)
+	case *raftv1.Command_RecoverCluster:
+		return a.recoverCluster(body.RecoverCluster)
+	case *raftv1.Command_NoteBackup:
+		return a.noteBackup(body.NoteBackup)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

@@ -35,6 +35,8 @@ var (
 	ErrDamaged = errors.New("state is damaged")
 	// ErrSnapshot is returned for a snapshot that is torn, changed or not one.
 	ErrSnapshot = errors.New("snapshot is damaged")
+	// ErrNewer is returned for a snapshot that a later release has written.
+	ErrNewer = errors.New("snapshot is of a newer release: upgrade this node's vedette-coordinator")
 )
 
 // minSQLite is the first release without the WAL-reset corruption of 3.51.2

@@ -50,6 +50,22 @@ func migrate(c *sqlite3.SQLiteConn) error {
 	return nil
 }
 
+// checkSchema refuses a state that a later release has made.
+func checkSchema(c *sqlite3.SQLiteConn) error {
+	names, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	have, err := queryInt(c, "PRAGMA user_version")
+	if err != nil {
+		return fmt.Errorf("%w: reading schema: %w", ErrSnapshot, err)
+	}
+	if have > int64(len(names)) {
+		return fmt.Errorf("%w: it has schema %d, this release knows %d", ErrNewer, have, len(names))
+	}
+	return nil
+}
+
 func readApplied(c *sqlite3.SQLiteConn) (uint64, error) {
 	n, err := queryInt(c, "SELECT idx FROM applied")
 	return uint64(n), err

@@ -72,7 +72,22 @@ func (f *Frozen) Close() error {
 	return f.err
 }
 
-// Write streams the frozen state to w.
+// Rows counts what is in the frozen state, by kind.
+func (f *Frozen) Rows() (map[string]uint64, error) {
+	rows := make(map[string]uint64)
+	for kind, table := range map[string]string{"hosts": "hosts", "behaviours": "sightings", "findings": "findings", "incidents": "incidents",
+		"operations": "operations", "audit_entries": "audit", "intents": "intents"} {
+		n, err := queryInt(f.conn, "SELECT count(*) FROM "+table)
+		if err != nil {
+			return nil, fmt.Errorf("counting %s: %w", kind, err)
+		}
+		rows[kind] = uint64(n) //nolint:gosec // a count
+	}
+	return rows, nil
+}
+
+// Write streams the frozen state to w. The pinned state is let go as soon as it is copied,
+// since SQLite's WAL grows as long as somebody reads an old state: only one Write is possible.
 func (f *Frozen) Write(w io.Writer) error {
 	tmp, err := temporary(f.db.path, "snapshot")
 	if err != nil {
@@ -81,6 +96,9 @@ func (f *Frozen) Write(w io.Writer) error {
 	defer func() { _ = os.Remove(tmp) }()
 	if err := f.copyTo(tmp); err != nil {
 		return fmt.Errorf("copying state for snapshot: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("letting the pinned state go: %w", err)
 	}
 	file, err := os.Open(tmp)
 	if err != nil {
@@ -263,6 +281,9 @@ func receive(r io.Reader, path string) (index uint64, err error) {
 	if _, err := io.ReadFull(in, header[:]); err != nil {
 		return 0, fmt.Errorf("%w: reading header: %w", ErrSnapshot, err)
 	}
+	if !bytes.Equal(header[:8], snapshotMagic) && bytes.HasPrefix(header[:8], snapshotMagic[:7]) {
+		return 0, fmt.Errorf("%w: it begins with %q, this release knows %q", ErrNewer, header[:8], snapshotMagic)
+	}
 	if !bytes.Equal(header[:8], snapshotMagic) {
 		return 0, fmt.Errorf("%w: it begins with %q, want %q", ErrSnapshot, header[:8], snapshotMagic)
 	}
@@ -308,6 +329,10 @@ func verify(path string, index uint64) (err error) {
 	}
 	if verdict != "ok" {
 		return fmt.Errorf("%w: SQLite says %s", ErrSnapshot, verdict)
+	}
+	// Before it takes the state's place: a newer one could not be opened there.
+	if err := checkSchema(conn); err != nil {
+		return err
 	}
 	got, err := readApplied(conn)
 	if err != nil {

@@ -117,6 +117,8 @@ const (
 	// OperatorServiceDebugInfoProcedure is the fully-qualified name of the OperatorService's DebugInfo
 	// RPC.
 	OperatorServiceDebugInfoProcedure = "/vedette.operator.v1.OperatorService/DebugInfo"
+	// OperatorServiceBackupProcedure is the fully-qualified name of the OperatorService's Backup RPC.
+	OperatorServiceBackupProcedure = "/vedette.operator.v1.OperatorService/Backup"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
 )
@@ -157,6 +159,8 @@ type OperatorServiceClient interface {
 	PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error)
 	// What the node that is asked knows of itself, for a bundle that helps to find a fault.
 	DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error)
+	// A copy of the state, as proto/backup writes it.
+	Backup(context.Context, *operatorv1.BackupRequest) (*connect.ServerStreamForClient[operatorv1.BackupResponse], error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
 }
@@ -334,6 +338,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("DebugInfo")),
 			connect.WithClientOptions(opts...),
 		),
+		backup: connect.NewClient[operatorv1.BackupRequest, operatorv1.BackupResponse](
+			httpClient,
+			baseURL+OperatorServiceBackupProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("Backup")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[operatorv1.WatchRequest, operatorv1.WatchResponse](
 			httpClient,
 			baseURL+OperatorServiceWatchProcedure,
@@ -372,6 +382,7 @@ type operatorServiceClient struct {
 	removeMember     *connect.Client[operatorv1.RemoveMemberRequest, operatorv1.RemoveMemberResponse]
 	putSignedNodes   *connect.Client[operatorv1.PutSignedNodesRequest, operatorv1.PutSignedNodesResponse]
 	debugInfo        *connect.Client[operatorv1.DebugInfoRequest, operatorv1.DebugInfoResponse]
+	backup           *connect.Client[operatorv1.BackupRequest, operatorv1.BackupResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
 
@@ -618,6 +629,11 @@ func (c *operatorServiceClient) DebugInfo(ctx context.Context, req *operatorv1.D
 	return nil, err
 }
 
+// Backup calls vedette.operator.v1.OperatorService.Backup.
+func (c *operatorServiceClient) Backup(ctx context.Context, req *operatorv1.BackupRequest) (*connect.ServerStreamForClient[operatorv1.BackupResponse], error) {
+	return c.backup.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Watch calls vedette.operator.v1.OperatorService.Watch.
 func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -659,6 +675,8 @@ type OperatorServiceHandler interface {
 	PutSignedNodes(context.Context, *operatorv1.PutSignedNodesRequest) (*operatorv1.PutSignedNodesResponse, error)
 	// What the node that is asked knows of itself, for a bundle that helps to find a fault.
 	DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error)
+	// A copy of the state, as proto/backup writes it.
+	Backup(context.Context, *operatorv1.BackupRequest, *connect.ServerStream[operatorv1.BackupResponse]) error
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
 }
@@ -832,6 +850,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("DebugInfo")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceBackupHandler := connect.NewServerStreamHandlerSimple(
+		OperatorServiceBackupProcedure,
+		svc.Backup,
+		connect.WithSchema(operatorServiceMethods.ByName("Backup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		OperatorServiceWatchProcedure,
 		svc.Watch,
@@ -894,6 +918,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServicePutSignedNodesHandler.ServeHTTP(w, r)
 		case OperatorServiceDebugInfoProcedure:
 			operatorServiceDebugInfoHandler.ServeHTTP(w, r)
+		case OperatorServiceBackupProcedure:
+			operatorServiceBackupHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -1011,6 +1037,10 @@ func (UnimplementedOperatorServiceHandler) PutSignedNodes(context.Context, *oper
 
 func (UnimplementedOperatorServiceHandler) DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.DebugInfo is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) Backup(context.Context, *operatorv1.BackupRequest, *connect.ServerStream[operatorv1.BackupResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.Backup is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {

@@ -185,13 +185,14 @@ func (c *Cluster) allAlive(ctx context.Context) error {
 		}
 		var members []struct {
 			State string `json:"state"`
+			Role  string `json:"role"`
 		}
 		if err := c.JSON(ctx, &members, "cluster", "members"); err != nil {
 			return false, err
 		}
 		alive := 0
 		for _, m := range members {
-			if m.State == "alive" {
+			if m.State == "alive" && m.Role != "joining" { // who joins has no vote yet
 				alive++
 			}
 		}

@@ -383,7 +383,8 @@ func (s *Spool) Acknowledge(boot []byte, seq uint64) error {
 }
 
 // Rewind makes Next continue after seq in this stream: the coordinator's
-// position. What was dropped meanwhile stays dropped.
+// position. What was dropped meanwhile stays dropped, and what was dropped because it
+// was acknowledged, although seq is before it, is counted as lost.
 func (s *Spool) Rewind(boot []byte, seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -394,6 +395,9 @@ func (s *Spool) Rewind(boot []byte, seq uint64) {
 	if seq > st.last {
 		s.disown(st, seq)
 	} else {
+		if seq < st.acked {
+			s.forgotten(st, seq)
+		}
 		st.cursor = seq
 	}
 	s.notify(s.wake)
