@@ -15,6 +15,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/failpoint"
 )
 
 // A snapshot stream is one zstd frame holding: the magic, the applied index and
@@ -77,6 +79,7 @@ func (f *Frozen) Write(w io.Writer) error {
 	if err := f.copyTo(tmp); err != nil {
 		return fmt.Errorf("copying state for snapshot: %w", err)
 	}
+	failpoint.Hit("snapshot.copied")
 	file, err := os.Open(tmp)
 	if err != nil {
 		return fmt.Errorf("opening snapshot copy: %w", err)
@@ -100,6 +103,7 @@ func (f *Frozen) Write(w io.Writer) error {
 	if _, err := io.CopyN(out, file, info.Size()); err != nil {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
+	failpoint.Hit("snapshot.written")
 	if _, err := z.Write(sum.Sum(nil)); err != nil {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
@@ -156,6 +160,7 @@ func (db *DB) Restore(r io.Reader) error {
 	if err := verify(tmp, index); err != nil {
 		return err
 	}
+	failpoint.Hit("restore.verified")
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.closed {
@@ -165,6 +170,7 @@ func (db *DB) Restore(r io.Reader) error {
 		db.closed = true
 		return fmt.Errorf("closing state for restore: %w", err)
 	}
+	failpoint.Hit("restore.disconnected")
 	if err := db.replace(tmp); err != nil {
 		return errors.Join(err, db.reconnect())
 	}
@@ -176,6 +182,7 @@ func (db *DB) reconnect() error {
 		db.closed = true
 		return fmt.Errorf("reopening state: %w", err)
 	}
+	failpoint.Hit("restore.reopened")
 	return nil
 }
 
@@ -189,12 +196,15 @@ func (db *DB) replace(tmp string) error {
 			return fmt.Errorf("removing old %s: %w", suffix, err)
 		}
 	}
+	failpoint.Hit("restore.wal-removed")
 	if err := syncDir(db.path); err != nil {
 		return err
 	}
+	failpoint.Hit("restore.rename.before")
 	if err := os.Rename(tmp, db.path); err != nil {
 		return fmt.Errorf("replacing state: %w", err)
 	}
+	failpoint.Hit("restore.rename.after")
 	return syncDir(db.path)
 }
 
@@ -253,9 +263,11 @@ func receive(r io.Reader, path string) (index uint64, err error) {
 	if got := sum.Sum(nil); !bytes.Equal(got, want[:]) {
 		return 0, fmt.Errorf("%w: checksum is %x, want %x", ErrSnapshot, got, want)
 	}
+	failpoint.Hit("restore.sync.before")
 	if err := file.Sync(); err != nil {
 		return 0, fmt.Errorf("syncing restore file: %w", err)
 	}
+	failpoint.Hit("restore.sync.after")
 	return index, nil
 }
 
