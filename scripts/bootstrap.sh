@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# bootstrap.sh up|demo|bench|evasion|isolation|vmtest: makes this machine able to build and run Vedette,
+# bootstrap.sh up|demo|bench|evasion|isolation|torture|vmtest: makes this machine able to build and run Vedette,
 # builds it, and becomes bin/vedette-MODE. Every step that is already done costs
 # a few milliseconds, so it runs each time.
 set -u
-mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|vmtest"}
+mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|torture|vmtest"}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . scripts/env.sh
@@ -178,6 +178,9 @@ step "fetching Go modules" go mod download
 step "building the sensor and the CLI" make bin/vedette-sensor bin/vedette
 step "building the coordinator (SQLite takes the time)" make bin/vedette-coordinator
 step "building vedette-$mode" make "bin/vedette-$mode"
+if [ "$mode" = torture ]; then
+	step "building a coordinator that can be told where to die" make bin/failpoint/vedette-coordinator
+fi
 vedette_give_back
 echo "  ready after $((SECONDS - started)) s" >&2
 rm -f "$log"

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
+)
+
+const out = "out"
+
+// parts in their order; each has a cluster of its own.
+var parts = []struct {
+	name string
+	run  func(context.Context, config, string) []figure.Row
+}{
+	{"kills", kills},
+	{"answers", answers},
+	{"power", power},
+}
+
+func partNames() []string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// run is the whole of it, in namespaces of its own.
+func run(ctx context.Context, cfg config) error {
+	if err := alone(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.minutes*float64(time.Minute)))
+	defer cancel()
+	dir, err := os.MkdirTemp("", "vedette-torture-")
+	if err != nil {
+		return fmt.Errorf("making a folder: %w", err)
+	}
+	if !cfg.keep {
+		defer func() { _ = os.Remove(dir) }() // what a failed part left stays
+	}
+	fmt.Printf("torture: seed %d\n", cfg.seed)
+	var rows []figure.Row
+	asked := strings.Split(cfg.only, ",")
+	for _, p := range parts {
+		if cfg.only != "" && !slices.Contains(asked, p.name) {
+			continue
+		}
+		began := time.Now()
+		fmt.Printf("torture: %s …\n", p.name)
+		rows = append(rows, p.run(ctx, cfg, filepath.Join(dir, p.name))...)
+		fmt.Printf("torture: %s took %.0f s\n", p.name, time.Since(began).Seconds())
+	}
+	if len(rows) == 0 {
+		return fmt.Errorf("no part is named %q: there are %s", cfg.only, strings.Join(partNames(), " "))
+	}
+	return figure.Report(os.Stdout, out, "torture", rows)
+}
+
+// brief tells people the whole of an error, nodes' logs and all, and the table its first line.
+func brief(cfg config, err error) error {
+	fmt.Fprintf(os.Stderr, "torture: seed %d: %v\n", cfg.seed, err)
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return fmt.Errorf("seed %d: %s", cfg.seed, first)
+}
+
+// alone makes the new network namespace usable, and refuses to go on in any other: what
+// follows drops packets and kills by address.
+func alone() error {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("looking at the network: %w", err)
+	}
+	for _, one := range interfaces {
+		if one.Flags&net.FlagLoopback == 0 && one.Flags&net.FlagUp != 0 {
+			return fmt.Errorf("interface %s is up here: this is not a network namespace of torture's own", one.Name)
+		}
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("bringing the loopback up: %w", err)
+	}
+	// What is mounted here is nobody else's.
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	return nil
+}
