@@ -108,6 +108,11 @@ install_isolation() {
 	install_packages "nftables iproute2 busybox" "nftables iproute-tc" || true
 }
 
+# Faults of networks and disks: without them torture says what it could not do.
+install_torture() {
+	install_packages "nftables iproute2 e2fsprogs mount" "nftables iproute-tc e2fsprogs util-linux" || true
+}
+
 check_machine() {
 	local kernel
 	[ "$(uname -s)" = Linux ] || fail "Vedette watches Linux; this is $(uname -s)."
@@ -173,6 +178,9 @@ if [ "$mode" = demo ] && ! [ -x /usr/sbin/sshd ]; then
 fi
 if [ "$mode" = bench ] && command -v apt-get >/dev/null && ! { command -v auditd && command -v bpftrace; } >/dev/null; then
 	step "installing auditd and bpftrace, not enabled (to compare)" install_others
+fi
+if [ "$mode" = torture ] && ! { command -v nft && command -v tc && command -v mkfs.ext4; } >/dev/null; then
+	step "installing nft, tc and mkfs.ext4 (to cut, to slow, to lose)" install_torture
 fi
 step "fetching Go modules" go mod download
 step "building the sensor and the CLI" make bin/vedette-sensor bin/vedette

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -33,10 +34,11 @@ const (
 	flapping  = "flapping" // the same, again and again
 	lossy     = "lossy"    // between all
 	paused    = "paused"   // from's process stands still
+	slow      = "slow"     // between all, through a thin pipe: packets wait
 	leaderDie = "the leader dies"
 )
 
-var faultKinds = []string{symmetric, oneWay, flapping, lossy, paused, leaderDie}
+var faultKinds = []string{symmetric, oneWay, flapping, lossy, slow, paused, leaderDie}
 
 func (f fault) String() string {
 	switch f.kind {
@@ -44,11 +46,16 @@ func (f fault) String() string {
 		return fmt.Sprintf("%s %s for %s", id(f.from), f.kind, f.lasts)
 	case lossy:
 		return fmt.Sprintf("%d%% lost between all for %s", f.percent, f.lasts)
+	case slow:
+		return fmt.Sprintf("%d kbit/s between all for %s", f.kbit(), f.lasts)
 	case leaderDie:
 		return fmt.Sprintf("%s, and is back after %s", f.kind, f.lasts)
 	}
 	return fmt.Sprintf("%s → %s %s for %s %v", id(f.from), id(f.to), f.kind, f.lasts, f.turns)
 }
+
+// kbit is how thin a slow net is.
+func (f fault) kbit() int { return 10 * f.percent }
 
 // planFaults is n faults, of every kind in turn.
 func planFaults(seed uint64, n int) []fault {
@@ -79,7 +86,7 @@ const frameOfRules = `table inet torture
 delete table inet torture
 table inet torture {
 	chain arrives {
-		type filter hook input priority 0; policy accept;
+		type filter hook %s priority 0; policy accept;
 		%s
 	}
 }
@@ -88,7 +95,11 @@ table inet torture {
 // rules puts these rules in the place of all earlier ones.
 func rules(ctx context.Context, all ...string) error {
 	nft := exec.CommandContext(ctx, "nft", "-f", "-")
-	nft.Stdin = strings.NewReader(fmt.Sprintf(frameOfRules, strings.Join(all, "\n\t\t")))
+	hook := "input"
+	if strings.Contains(strings.Join(all, ""), "priority set") {
+		hook = "output" // before what is sent is queued
+	}
+	nft.Stdin = strings.NewReader(fmt.Sprintf(frameOfRules, hook, strings.Join(all, "\n\t\t")))
 	if said, err := nft.CombinedOutput(); err != nil {
 		return fmt.Errorf("nft: %w: %s", err, bytes.TrimSpace(said))
 	}
@@ -135,6 +146,18 @@ func (r *rig) does(ctx context.Context, f fault) (err error) {
 	case lossy:
 		err = rules(always, fmt.Sprintf("ip saddr { %[1]s } ip daddr { %[1]s } numgen random mod 100 < %d drop",
 			strings.Join([]string{address(0), address(1), address(2)}, ", "), f.percent))
+	case slow:
+		// The test kernel has no netem; what is given to this class waits its turn.
+		for _, args := range [][]string{
+			{"qdisc", "replace", "dev", "lo", "root", "handle", "1:", "htb", "default", "1"},
+			{"class", "add", "dev", "lo", "parent", "1:", "classid", "1:1", "htb", "rate", "10gbit"},
+			{"class", "add", "dev", "lo", "parent", "1:", "classid", "1:10", "htb", "rate", fmt.Sprintf("%dkbit", f.kbit())},
+		} {
+			err = errors.Join(err, program(always, "tc", args...))
+		}
+		defer func() { err = errors.Join(err, program(always, "tc", "qdisc", "del", "dev", "lo", "root")) }()
+		err = errors.Join(err, rules(always, fmt.Sprintf("ip saddr { %[1]s } ip daddr { %[1]s } meta priority set 1:10",
+			strings.Join([]string{address(0), address(1), address(2)}, ", "))))
 	case paused:
 		pid := r.Members[id(f.from)].PID()
 		if err = syscall.Kill(pid, syscall.SIGSTOP); err == nil {

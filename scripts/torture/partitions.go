@@ -12,7 +12,6 @@ import (
 
 	"github.com/vedette-edr/vedette/coordinator/client"
 	"github.com/vedette-edr/vedette/scripts/internal/figure"
-	"github.com/vedette-edr/vedette/scripts/internal/lab"
 )
 
 const (
@@ -20,6 +19,11 @@ const (
 	operators = 3
 	// roundOps is how many operations are checked together, on hosts of their own.
 	roundOps = 10_000
+	// clusterOps is how many a cluster is given before another takes its place: orders and
+	// intents are kept for ever, and a snapshot that copies a day of them is no torture but a wait.
+	clusterOps = 50_000
+	// planAhead is how many faults are planned at once.
+	planAhead = 200
 	// orderedHosts are given orders in a round.
 	orderedHosts = 8
 	// settling is longer than a node tries to commit what has no answer: after it nothing
@@ -36,26 +40,29 @@ type answered struct {
 	others map[string]int64
 }
 
-func answers(ctx context.Context, cfg config, dir string) []figure.Row {
-	more := ""
-	if cfg.defect == "read-barrier" {
-		more = ",read-barrier=skip"
-	}
-	want := fmt.Sprintf("≥ %d", cfg.ops)
-	r, err := newRig(ctx, cfg, dir, more, func(*lab.Lab) error { return nil })
-	if err != nil {
-		return []figure.Row{figure.Missing("operations checked", "", want, err)}
-	}
+func answers(ctx context.Context, cfg config, dir string) (rows []figure.Row) {
 	out := answered{faults: map[string]int{}, others: map[string]int64{}}
-	var rows []figure.Row
-	if !cfg.brief {
-		rows = append(rows, r.flaps(ctx, dice(cfg.seed, "flaps")))
+	faults := planFaults(cfg.seed, planAhead)
+	var err error
+	for round := 0; err == nil && ctx.Err() == nil && out.operations < cfg.ops; {
+		err = func() error {
+			more := ""
+			if cfg.defect == "read-barrier" {
+				more = ",read-barrier=skip"
+			}
+			r, err := newRig(ctx, cfg, fmt.Sprintf("%s-%d", dir, round), more, nothingFirst)
+			if err != nil {
+				return err
+			}
+			if round == 0 && !cfg.brief {
+				rows = append(rows, r.flaps(ctx, dice(cfg.seed, "flaps")))
+			}
+			for until := min(cfg.ops, out.operations+clusterOps); err == nil && ctx.Err() == nil && out.operations < until; round++ {
+				err = r.round(ctx, cfg, round, min(roundOps, until-out.operations), &faults, &out)
+			}
+			return errors.Join(err, r.close(cfg.keep || err != nil || out.violations > 0))
+		}()
 	}
-	faults := planFaults(cfg.seed, 200)
-	for round := 0; err == nil && ctx.Err() == nil && out.operations < cfg.ops; round++ {
-		err = r.round(ctx, cfg, round, min(roundOps, cfg.ops-out.operations), &faults, &out)
-	}
-	err = errors.Join(err, r.close(cfg.keep || err != nil || out.violations > 0))
 	return append(out.rows(cfg, err), rows...)
 }
 
@@ -89,7 +96,7 @@ func (r *rig) round(ctx context.Context, cfg config, round, most int, faults *[]
 	go func() { wg.Wait(); close(done); stop() }()
 	for err == nil && calling.Err() == nil {
 		if len(*faults) == 0 {
-			*faults = planFaults(cfg.seed+uint64(round)+1, 200) //nolint:gosec // not negative
+			*faults = planFaults(cfg.seed+uint64(round)+1, planAhead) //nolint:gosec // not negative
 		}
 		f := (*faults)[0]
 		*faults = (*faults)[1:]

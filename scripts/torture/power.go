@@ -33,7 +33,7 @@ const (
 	ext4Shutdown = 0x8004587d
 	noJournal    = 2
 	// powerCuts for each so many kills that were asked for.
-	killsPerCut = 10
+	killsPerCut = 15
 )
 
 // cut is one step: the power goes.
@@ -139,7 +139,7 @@ func (r *rig) cut(ctx context.Context, d *disks, c cut, p *pushers) (t tally, er
 		r.Members[id(node)].Kill()
 	}
 	for _, node := range hit {
-		err = errors.Join(err, run1(ctx, "umount", d.mountpoint(node)), d.mount(ctx, node))
+		err = errors.Join(err, program(ctx, "umount", d.mountpoint(node)), d.mount(ctx, node))
 	}
 	if err != nil {
 		return t, err
@@ -176,7 +176,7 @@ func (d *disks) make(ctx context.Context, l *lab.Lab) error {
 			err = errors.Join(f.Truncate(diskSize), f.Close())
 		}
 		if err == nil {
-			err = run1(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", d.image(node))
+			err = program(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", d.image(node))
 		}
 		if err == nil {
 			err = os.Mkdir(d.mountpoint(node), 0o700)
@@ -187,13 +187,13 @@ func (d *disks) make(ctx context.Context, l *lab.Lab) error {
 		if err != nil {
 			return fmt.Errorf("making a disk: %w", err)
 		}
-		l.OnClose(func() error { return run1(context.WithoutCancel(ctx), "umount", d.mountpoint(node)) })
+		l.OnClose(func() error { return program(context.WithoutCancel(ctx), "umount", d.mountpoint(node)) })
 	}
 	return nil
 }
 
 func (d *disks) mount(ctx context.Context, node int) error {
-	return errors.Join(run1(ctx, "mount", "-t", "ext4", "-o", "loop,"+seldom, d.image(node), d.mountpoint(node)), os.Chmod(d.mountpoint(node), 0o700))
+	return errors.Join(program(ctx, "mount", "-t", "ext4", "-o", "loop,"+seldom, d.image(node), d.mountpoint(node)), os.Chmod(d.mountpoint(node), 0o700))
 }
 
 // shutdown ends the file system at once.
@@ -210,7 +210,7 @@ func (d *disks) shutdown(node int) error {
 	return errors.Join(err, f.Close())
 }
 
-func run1(ctx context.Context, name string, args ...string) error {
+func program(ctx context.Context, name string, args ...string) error {
 	if said, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(said))
 	}

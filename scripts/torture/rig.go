@@ -72,6 +72,9 @@ func newRig(ctx context.Context, cfg config, dir, more string, prepare func(*lab
 	return r, nil
 }
 
+// nothingFirst prepares nothing.
+func nothingFirst(*lab.Lab) error { return nil }
+
 func (r *rig) spec(node int, more string) lab.NodeSpec {
 	return lab.NodeSpec{ID: id(node), Listen: address(node) + ":" + sensorPort, Operator: address(node) + ":" + operatorPort,
 		Env: []string{"VEDETTE_FAILPOINT=" + r.base + more}}

@@ -3,15 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/vedette-edr/vedette/scripts/internal/figure"
 )
@@ -25,7 +21,9 @@ var parts = []struct {
 }{
 	{"kills", kills},
 	{"answers", answers},
+	{"checker", checker},
 	{"power", power},
+	{"corruptions", corruptions},
 }
 
 func partNames() []string {
@@ -73,30 +71,4 @@ func brief(cfg config, err error) error {
 	fmt.Fprintf(os.Stderr, "torture: seed %d: %v\n", cfg.seed, err)
 	first, _, _ := strings.Cut(err.Error(), "\n")
 	return fmt.Errorf("seed %d: %s", cfg.seed, first)
-}
-
-// alone makes the new network namespace usable, and refuses to go on in any other: what
-// follows drops packets and kills by address.
-func alone() error {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return fmt.Errorf("looking at the network: %w", err)
-	}
-	for _, one := range interfaces {
-		if one.Flags&net.FlagLoopback == 0 && one.Flags&net.FlagUp != 0 {
-			return fmt.Errorf("interface %s is up here: this is not a network namespace of torture's own", one.Name)
-		}
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		return fmt.Errorf("bringing the loopback up: %w", err)
-	}
-	// What is mounted here is nobody else's.
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making mounts private: %w", err)
-	}
-	return nil
 }

@@ -22,7 +22,7 @@ import (
 
 const (
 	// findingEvery so many records is a finding; the others are summaries that count one.
-	findingEvery = 5
+	findingEvery = 8
 	// ballast makes a record large enough for the log's files to fill.
 	ballast = 2 << 10
 	// answerIn is how long a sensor waits for an answer.

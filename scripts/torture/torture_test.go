@@ -156,7 +156,7 @@ func TestModel(t *testing.T) {
 // Ensure a plan has every kind of fault, and a cut of one direction is one of two nodes.
 func TestFaults(t *testing.T) {
 	kinds := map[string]int{}
-	for _, f := range planFaults(3, 60) {
+	for _, f := range planFaults(3, 70) {
 		kinds[f.kind]++
 		if f.from == f.to || f.from >= nodes || f.to >= nodes {
 			t.Errorf("%+v", f)
@@ -164,7 +164,7 @@ func TestFaults(t *testing.T) {
 	}
 	for _, kind := range faultKinds {
 		if kinds[kind] != 10 {
-			t.Errorf("of 60 faults %d are %q, want 10", kinds[kind], kind)
+			t.Errorf("of 70 faults %d are %q, want 10", kinds[kind], kind)
 		}
 	}
 	if !reflect.DeepEqual(planCuts(3, 9, nodes), planCuts(3, 9, nodes)) {
