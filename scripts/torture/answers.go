@@ -30,6 +30,7 @@ type shared struct {
 	epochs  []atomic.Uint64 // the newest epoch that somebody saw taken
 	waiting string          // the host whose orders wait for a second operator
 	names   atomic.Uint64   // every value is another
+	faults  atomic.Int64    // that have come and gone
 	others  sync.Map        // answers that say nothing of the object: text → *atomic.Int64
 
 	mu    sync.Mutex // guards what follows
@@ -48,9 +49,9 @@ type caller struct {
 
 func (s *shared) name(what string) string { return fmt.Sprintf("%s-%d", what, s.names.Add(1)) }
 
-// run calls until the round has so many operations, or ctx ends.
-func (c *caller) run(ctx context.Context, most int) {
-	for ctx.Err() == nil && c.h.size() < most {
+// run calls until the round has so many operations and faults, or ctx ends.
+func (c *caller) run(ctx context.Context, operations, faults int) {
+	for ctx.Err() == nil && (c.h.size() < operations || int(c.faults.Load()) < faults) {
 		switch draw := c.dice.IntN(100); {
 		case draw < 32:
 			c.read(ctx, c.dice.IntN(len(c.hosts)))

@@ -155,25 +155,50 @@ func (h *history) check(most time.Duration) verdict {
 	return v
 }
 
-// observed leaves out what has no answer and that nothing shows to have happened, where
-// that is sure: an intent that was applied is the one before the next, or is read last.
-// Each that stays doubles what must be tried.
+// observed says what is sure of operations without an answer, since each that may or may
+// not have happened doubles what must be tried. Values are unique: one that a read saw, or
+// that an intent follows, came about, and before that answer. Of an intent that nobody saw
+// nothing follows, as the last call of a round reads. An epoch is taken once: where it is
+// known by whom, the others did not take it.
 func observed(ops []porcupine.Operation) []porcupine.Operation {
-	seen := map[string]bool{}
-	for _, op := range ops {
-		in, out := op.Input.(input), op.Output.(output) //nolint:errcheck,forcetypeassert // made by history alone
-		if in.do == doApply && out.came == yes {
-			seen[in.prev] = true
+	seen := map[string]int64{} // value → the first answer that shows it
+	note := func(value string, at int64) {
+		if first, ok := seen[value]; !ok || at < first {
+			seen[value] = at
 		}
-		seen[out.value] = true
+	}
+	for _, op := range ops {
+		in, out := called(op)
+		if in.do == doApply && out.came == yes {
+			note(in.prev, op.Return)
+		}
+		if in.do == doRead {
+			note(out.value, op.Return)
+		}
+	}
+	taken := map[uint64]bool{}
+	for _, op := range ops {
+		in, out := called(op)
+		_, shown := seen[in.value]
+		if in.do == doOrder && (out.came == yes || out.came == unknown && shown) {
+			taken[in.epoch] = true
+		}
 	}
 	var kept []porcupine.Operation
 	for _, op := range ops {
-		in, out := op.Input.(input), op.Output.(output) //nolint:errcheck,forcetypeassert // made by history alone
-		if in.do == doApply && out.came == unknown && !seen[in.value] {
-			continue
+		in, out := called(op)
+		if out.came == unknown && (in.do == doApply || in.do == doOrder) {
+			if at, shown := seen[in.value]; shown {
+				op.Output, op.Return = output{came: yes}, max(at, op.Call)
+			} else if in.do == doApply || taken[in.epoch] {
+				continue
+			}
 		}
 		kept = append(kept, op)
 	}
 	return kept
+}
+
+func called(op porcupine.Operation) (input, output) {
+	return op.Input.(input), op.Output.(output) //nolint:errcheck,forcetypeassert // made by history alone
 }

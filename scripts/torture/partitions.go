@@ -88,9 +88,13 @@ func (r *rig) round(ctx context.Context, cfg config, round, most int, faults *[]
 	}
 	calling, stop := context.WithCancel(ctx)
 	defer stop()
+	least := 2 * len(faultKinds)
+	if cfg.brief {
+		least = 1
+	}
 	var wg sync.WaitGroup
 	for _, c := range callers {
-		wg.Go(func() { c.run(calling, most) })
+		wg.Go(func() { c.run(calling, most, least) })
 	}
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done); stop() }()
@@ -104,6 +108,7 @@ func (r *rig) round(ctx context.Context, cfg config, round, most int, faults *[]
 		if calling.Err() == nil {
 			err = r.does(calling, f)
 			out.faults[f.kind]++
+			s.faults.Add(1)
 		}
 	}
 	if calling.Err() != nil && err != nil && !strings.Contains(err.Error(), "nft") {

@@ -134,6 +134,9 @@ func TestModel(t *testing.T) {
 		{"no answer, and it happened and did not", []call{{1, 0, take("a", 1), output{came: unknown}}, {3, 4, look, output{yes, "a"}}, {5, 6, look, output{yes, ""}}}, false},
 		{"two follow one intent", []call{{1, 2, apply("", "a"), output{came: yes}}, {3, 4, apply("", "b"), output{came: yes}}}, false},
 		{"an intent that nobody saw", []call{{1, 0, apply("", "a"), output{came: unknown}}, {3, 4, apply("", "b"), output{came: yes}}}, true},
+		{"an intent that was seen, and another before it", []call{{1, 0, apply("", "a"), output{came: unknown}}, {3, 4, input{object: doApply, do: doRead}, output{yes, "a"}}, {5, 6, apply("", "b"), output{came: yes}}}, false},
+		{"an epoch that one without an answer took", []call{{1, 0, take("a", 1), output{came: unknown}}, {3, 4, take("b", 1), output{came: no}}}, true},
+		{"an epoch that nobody took", []call{{1, 0, take("a", 1), output{came: unknown}}, {3, 4, take("b", 2), output{came: no}}}, false},
 		{"a token spent twice", []call{{1, 5, spend, output{came: yes}}, {2, 6, spend, output{came: yes}}}, false},
 		{"a token raced for", []call{{1, 5, spend, output{came: no}}, {2, 6, spend, output{came: yes}}}, true},
 	} {
