@@ -86,7 +86,7 @@ func (c *caller) came(err error, rule string) (string, bool) {
 		text = text[i:]
 	}
 	n, _ := c.others.LoadOrStore(text, new(atomic.Int64))
-	n.(*atomic.Int64).Add(1) //nolint:errcheck,forcetypeassert // stored above
+	n.(*atomic.Int64).Add(1)
 	return "", false
 }
 

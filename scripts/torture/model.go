@@ -77,7 +77,7 @@ func step(o object, in input, out output) (bool, object) {
 var model = porcupine.Model{
 	Init: func() any { return object{} },
 	Step: func(state, in, out any) (bool, any) {
-		return step(state.(object), in.(input), out.(output)) //nolint:errcheck,forcetypeassert // made by history alone
+		return step(state.(object), in.(input), out.(output))
 	},
 	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v → %+v", in, out) },
 }
@@ -200,5 +200,5 @@ func observed(ops []porcupine.Operation) []porcupine.Operation {
 }
 
 func called(op porcupine.Operation) (input, output) {
-	return op.Input.(input), op.Output.(output) //nolint:errcheck,forcetypeassert // made by history alone
+	return op.Input.(input), op.Output.(output)
 }

@@ -128,7 +128,7 @@ func (r *rig) round(ctx context.Context, cfg config, round, most int, faults *[]
 		c.api.Close()
 	}
 	s.others.Range(func(text, n any) bool {
-		out.others[text.(string)] += n.(*atomic.Int64).Load() //nolint:errcheck,forcetypeassert // stored by came
+		out.others[text.(string)] += n.(*atomic.Int64).Load()
 		return true
 	})
 	out.add(s.h.check(checkMost))

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -49,7 +50,7 @@ func start(cfg config) error {
 	}
 	// Again, in namespaces that end with it. It is told to end when this thread does.
 	runtime.LockOSThread()
-	args := append(os.Args[1:len(os.Args):len(os.Args)], "-seed", fmt.Sprint(cfg.seed))
+	args := slices.Concat(os.Args[1:], []string{"-seed", fmt.Sprint(cfg.seed)})
 	again := exec.CommandContext(ctx, "/proc/self/exe", args...)
 	again.Env = append(os.Environ(), inside+"=1")
 	again.Stdout, again.Stderr = os.Stdout, os.Stderr
