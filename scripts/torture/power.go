@@ -73,7 +73,7 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 		more = ",log.sync=skip"
 	}
 	d := disks{dir: dir}
-	r, err := newRig(ctx, cfg, dir, more, func(l *lab.Lab) error { return d.make(ctx, l) })
+	r, err := newRig(ctx, cfg, dir, more, func(l *lab.Lab) error { return d.make(ctx, nodes, l.OnClose) })
 	if err != nil {
 		return []figure.Row{figure.Missing("power cuts", "", want, err)}
 	}
@@ -169,8 +169,9 @@ type disks struct{ dir string }
 func (d *disks) image(node int) string      { return filepath.Join(d.dir, id(node)+".disk") }
 func (d *disks) mountpoint(node int) string { return filepath.Join(d.dir, "coordinator-"+id(node)) }
 
-func (d *disks) make(ctx context.Context, l *lab.Lab) error {
-	for node := range nodes {
+// make makes so many; each is given to undo once it is mounted.
+func (d *disks) make(ctx context.Context, many int, undo func(func() error)) error {
+	for node := range many {
 		f, err := os.Create(d.image(node))
 		if err == nil {
 			err = errors.Join(f.Truncate(diskSize), f.Close())
@@ -187,7 +188,7 @@ func (d *disks) make(ctx context.Context, l *lab.Lab) error {
 		if err != nil {
 			return fmt.Errorf("making a disk: %w", err)
 		}
-		l.OnClose(func() error { return program(context.WithoutCancel(ctx), "umount", d.mountpoint(node)) })
+		undo(func() error { return program(context.WithoutCancel(ctx), "umount", d.mountpoint(node)) })
 	}
 	return nil
 }

@@ -369,8 +369,19 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 		err = os.Rename(f.Name(), path)
 	}
 	failpoint.Hit("identity.rename.after")
+	if err == nil {
+		err = syncDir(filepath.Dir(path)) // else the new name is in memory alone
+	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
