@@ -65,7 +65,7 @@ func (k kill) String() string {
 	if k.at.name == "" {
 		return fmt.Sprintf("%s after %s", who, k.after)
 	}
-	text := fmt.Sprintf("%s at %s, hit %d", who, k.at.name, k.hit)
+	text := fmt.Sprintf("%s after %s at %s, hit %d", who, k.after, k.at.name, k.hit)
 	if k.at.with != nothing {
 		text += ", " + string(k.at.with)
 	}

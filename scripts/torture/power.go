@@ -41,21 +41,31 @@ type cut struct {
 	room  bool // for all nodes at once
 	node  int
 	after time.Duration
+	// at is where one node is when its power goes.
+	at  point
+	hit int
 }
 
 func (c cut) String() string {
 	if c.room {
 		return fmt.Sprintf("the room after %s", c.after)
 	}
-	return fmt.Sprintf("%s after %s", id(c.node), c.after)
+	return kill{node: c.node, after: c.after, at: c.at, hit: c.hit}.String()
 }
 
-// planCuts is n cuts, every second of the whole room.
+// planCuts is n cuts, every second of the whole room, the others of a node that has come to
+// a place in its program: what it did last is then not on the disk.
 func planCuts(seed uint64, n, nodes int) []cut {
 	d := dice(seed, "power")
 	var all []cut
+	order := d.Perm(len(points))
 	for i := range n {
-		all = append(all, cut{room: i%2 == 1, node: d.IntN(nodes), after: time.Duration(300+d.IntN(1700)) * time.Millisecond})
+		c := cut{room: i%2 == 1, node: d.IntN(nodes), after: time.Duration(300+d.IntN(1700)) * time.Millisecond}
+		if !c.room {
+			c.at = points[order[i/2%len(order)]]
+			c.hit = 1 + d.IntN(c.at.upTo)
+		}
+		all = append(all, c)
 	}
 	return all
 }
@@ -78,6 +88,7 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 		return []figure.Row{figure.Missing("power cuts", "", want, err)}
 	}
 	var done, rooms int
+	places := killed{missed: map[string]int{}}
 	var total tally
 	all, err := r.sensors(ctx, killSensors)
 	if err == nil {
@@ -88,7 +99,7 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 				break
 			}
 			// To its end, whatever the time is.
-			t, cerr := r.cut(context.WithoutCancel(ctx), &d, c, p)
+			t, cerr := r.cut(context.WithoutCancel(ctx), &d, c, p, &places)
 			total.lost += t.lost
 			total.doubled += t.doubled
 			if cerr = errors.Join(cerr, p.failed()); cerr != nil {
@@ -110,7 +121,7 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 	_, differing, digestErr := r.digests()
 	err = errors.Join(err, digestErr, r.close(cfg.keep || err != nil))
 	rows := []figure.Row{
-		figure.AtLeast("power cuts", float64(done), float64(count), "", fmt.Sprintf("seed %d; %d of the whole room; what was not synced is gone", cfg.seed, rooms)),
+		figure.AtLeast("power cuts", float64(done), float64(count), "", fmt.Sprintf("seed %d; %d of the whole room, %d of a node at a named place (%s); what was not synced is gone", cfg.seed, rooms, places.places, missedText(places.missed))),
 		figure.Exactly("acknowledged lost by power cuts", float64(total.lost), 0, "", fmt.Sprintf("of %d", total.acknowledged)),
 		figure.Exactly("acknowledged doubled by power cuts", float64(total.doubled), 0, "", ""),
 		figure.Exactly("states that differ at one entry after power cuts", float64(differing), 0, "", ""),
@@ -122,15 +133,23 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 }
 
 // cut takes the power from one node or all, and gives it back.
-func (r *rig) cut(ctx context.Context, d *disks, c cut, p *pushers) (t tally, err error) {
+func (r *rig) cut(ctx context.Context, d *disks, c cut, p *pushers, places *killed) (t tally, err error) {
 	hit := []int{c.node}
 	if c.room {
 		hit = []int{0, 1, 2}
 	}
 	acked := positions(p.all)
+	if !c.room {
+		r.Members[id(c.node)].Kill()
+		if err := r.place(ctx, kill{at: c.at, hit: c.hit}, c.node, places); err != nil {
+			return t, err
+		}
+	}
 	// Nobody may act on a disk that is gone: first they stand still.
 	for _, node := range hit {
-		err = errors.Join(err, syscall.Kill(r.Members[id(node)].PID(), syscall.SIGSTOP))
+		if c.room {
+			err = errors.Join(err, syscall.Kill(r.Members[id(node)].PID(), syscall.SIGSTOP))
+		}
 	}
 	for _, node := range hit {
 		err = errors.Join(err, d.shutdown(node))
