@@ -24,7 +24,7 @@ func main() {
 	nightly := flag.Bool("nightly", false, fmt.Sprintf("a night's work: %d kills, %d operations", nightlyKills, nightlyOps))
 	flag.StringVar(&cfg.bin, "bin", "bin", "folder of the built programs; failpoint/ in it has the coordinator that can be told where to die")
 	flag.Uint64Var(&cfg.seed, "seed", 0, "decides the plan; 0 draws one, which is printed")
-	flag.IntVar(&cfg.kills, "kills", 140, "how many nodes are killed; of the first 140 of each 200 a hundred lead")
+	flag.IntVar(&cfg.kills, "kills", 120, "how many nodes are killed: of each six the leader five times, and a node at a named place")
 	flag.IntVar(&cfg.ops, "ops", 5000, "how many operations are held to a single machine's answers")
 	flag.Float64Var(&cfg.minutes, "minutes", 10, "stop after so many, in good order; what was not done is a row that is missing")
 	flag.StringVar(&cfg.only, "only", "", "these parts alone, by comma: "+strings.Join(partNames(), " "))

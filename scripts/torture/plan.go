@@ -79,14 +79,14 @@ func dice(seed uint64, part string) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, h.Sum64()))
 }
 
-// planKills is n steps: of each 7 of them 5 hit a leader, and the others a place in turn.
+// planKills is n steps: of each six five hit the leader, and one a place in turn.
 func planKills(seed uint64, n, nodes int) []kill {
 	d := dice(seed, "kills")
 	order := d.Perm(len(points))
 	var steps []kill
 	for i, places := 0, 0; i < n; i++ {
 		k := kill{node: d.IntN(nodes), after: time.Duration(d.IntN(300)) * time.Millisecond, leader: true}
-		if i%7 == 2 || i%7 == 5 {
+		if i%6 == 2 {
 			k.leader, k.at = false, points[order[places%len(order)]]
 			k.hit = 1 + d.IntN(k.at.upTo)
 			places++

@@ -21,7 +21,7 @@ var parts = []struct {
 	share int
 	run   func(context.Context, config, string) []figure.Row
 }{
-	{"kills", 12, kills},
+	{"kills", 13, kills},
 	{"answers", 4, answers},
 	{"checker", 1, checker},
 	{"power", 2, power},

@@ -35,18 +35,18 @@ func TestPlan(t *testing.T) {
 		t.Error("two seeds have one plan")
 	}
 	leaders, places := 0, map[string]int{}
-	for _, k := range planKills(7, 140, nodes) {
+	for _, k := range planKills(7, 6*len(points), nodes) {
 		if k.leader {
 			leaders++
 		}
 		places[k.at.name]++
 	}
-	if leaders < 100 {
-		t.Errorf("of 140 kills %d are of leaders, want 100", leaders)
+	if leaders != 5*len(points) {
+		t.Errorf("%d kills are of leaders, want five for each place", leaders)
 	}
 	for _, p := range points {
 		if places[p.name] == 0 {
-			t.Errorf("140 kills never come to %s", p.name)
+			t.Errorf("six kills for each place never come to %s", p.name)
 		}
 	}
 }
