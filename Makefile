@@ -18,14 +18,14 @@ PHASE   ?= 5
 GUEST   ?=
 SIZE    ?= 1000
 HOLD    ?= 90s
-SEED    ?= 1
+SEED    ?=
 HERD    ?= leader
 # Named by what pins them, so that a changed version is a new file.
 PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | cut -c1-12)
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
-.PHONY: up demo bench evasion isolation sim
+.PHONY: up demo bench evasion isolation sim torture
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
 demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
@@ -37,7 +37,10 @@ evasion: ## (root) what has blinded other sensors, tried on this one; out/evasio
 isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 seconds each, GUEST=6.12 also there, over real reboots; out/isolation.jsonl
 	@exec scripts/bootstrap.sh isolation -seconds '$(PHASE)' -guest '$(GUEST)'
 sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for HOLD=90s; SEED=1, HERD=leader, all or none; out/sim.jsonl
-	@exec scripts/bootstrap.sh sim -size '$(SIZE)' -hold '$(HOLD)' -seed '$(SEED)' -herd '$(HERD)'
+	@exec scripts/bootstrap.sh sim -size '$(SIZE)' -hold '$(HOLD)' -seed '$(or $(SEED),1)' -herd '$(HERD)'
+
+torture: ## (root) kills, partitions, power cuts on a real cluster: what was lost; SEED=n again, NIGHTLY=1 for a night; out/torture.jsonl
+	@exec scripts/bootstrap.sh torture -seed '$(or $(SEED),0)' $(if $(NIGHTLY),-nightly)
 
 ##@ Test
 .PHONY: test lint check-generated fuzz package-test vmtest
@@ -46,7 +49,7 @@ sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for 
 test: export VEDETTE_BIN = $(CURDIR)/bin
 test: ## every test; as root also those that need the kernel and namespaces
 	@$(GO) build -buildvcs=false -o bin/testrun ./scripts/testrun
-	@$(GIVE_BACK); exec bin/testrun -step build $(addprefix -step ,$(STEPS))
+	@$(GIVE_BACK); exec bin/testrun -step build -step torture-programs $(addprefix -step ,$(STEPS))
 lint: $(TOOLS)/golangci-lint ## golangci-lint, with the dependency rules of the tree
 	@$(GIVE_BACK); $(TOOLS)/golangci-lint run --config scripts/golangci.yml ./...
 check-generated: tools-generate ## what is generated is what its sources say
@@ -61,8 +64,10 @@ vmtest-%: # the step of CI
 	@exec scripts/bootstrap.sh vmtest -quick -kernel '$*'
 
 ##@ Build
-.PHONY: build generate package clean help tools-generate FORCE
+.PHONY: build torture-programs generate package clean help tools-generate FORCE
 build: bin/vedette bin/vedette-sensor bin/vedette-coordinator ## the three programs into bin/
+	@$(GIVE_BACK)
+torture-programs: bin/vedette-torture bin/failpoint/vedette-coordinator
 	@$(GIVE_BACK)
 generate: tools-generate ## Go from proto/ (buf) and from bpf/ (clang 19)
 	@TOOLS=$(TOOLS) scripts/generate.sh .
@@ -78,9 +83,12 @@ help: ## this list
 # Go's own cache decides what is rebuilt; make only names the outputs.
 bin/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -o $@ ./cmd/vedette-coordinator
+# It can be told where to die: for torture, and never packaged.
+bin/failpoint/vedette-coordinator: FORCE
+	@CGO_ENABLED=1 $(GOBUILD) -tags failpoint -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 

@@ -6,6 +6,7 @@ require (
 	charm.land/bubbletea/v2 v2.0.0
 	connectrpc.com/connect v1.21.1
 	filippo.io/age v1.3.2
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/armon/go-metrics v0.4.1
 	github.com/cedar-policy/cedar-go v1.9.1
 	github.com/cilium/ebpf v0.22.0

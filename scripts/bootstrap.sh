@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# bootstrap.sh up|demo|bench|evasion|isolation|sim|vmtest: makes this machine able to build and run Vedette,
+# bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|vmtest: makes this machine able to build and run Vedette,
 # builds it, and becomes bin/vedette-MODE. Every step that is already done costs
 # a few milliseconds, so it runs each time.
 set -u
-mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|sim|vmtest"}
+mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|vmtest"}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . scripts/env.sh
@@ -108,6 +108,11 @@ install_isolation() {
 	install_packages "nftables iproute2 busybox" "nftables iproute-tc" || true
 }
 
+# Faults of networks and disks: without them torture says what it could not do.
+install_torture() {
+	install_packages "nftables iproute2 e2fsprogs mount" "nftables iproute-tc e2fsprogs util-linux" || true
+}
+
 check_machine() {
 	local kernel
 	[ "$(uname -s)" = Linux ] || fail "Vedette watches Linux; this is $(uname -s)."
@@ -174,10 +179,16 @@ fi
 if [ "$mode" = bench ] && command -v apt-get >/dev/null && ! { command -v auditd && command -v bpftrace; } >/dev/null; then
 	step "installing auditd and bpftrace, not enabled (to compare)" install_others
 fi
+if [ "$mode" = torture ] && ! { command -v nft && command -v tc && command -v mkfs.ext4; } >/dev/null; then
+	step "installing nft, tc and mkfs.ext4 (to cut, to slow, to lose)" install_torture
+fi
 step "fetching Go modules" go mod download
 step "building the sensor and the CLI" make bin/vedette-sensor bin/vedette
 step "building the coordinator (SQLite takes the time)" make bin/vedette-coordinator
 step "building vedette-$mode" make "bin/vedette-$mode"
+if [ "$mode" = torture ]; then
+	step "building a coordinator that can be told where to die" make bin/failpoint/vedette-coordinator
+fi
 vedette_give_back
 echo "  ready after $((SECONDS - started)) s" >&2
 rm -f "$log"

@@ -78,7 +78,7 @@ var importRules = []importRule{
 	{
 		name: "what counts knows nobody",
 		why:  "every part of a node may count and log, so what they do it with imports none of them",
-		from: []string{"coordinator/internal/meter/...", "coordinator/internal/journal/..."}, deny: []string{"coordinator/..."},
+		from: []string{"coordinator/internal/meter/...", "coordinator/internal/journal/...", "coordinator/internal/failpoint/..."}, deny: []string{"coordinator/..."},
 	},
 	{
 		name: "metrics have one owner",
@@ -122,6 +122,11 @@ var importRules = []importRule{
 		name: "gopsutil has one owner",
 		why:  "it reads /proc at leisure: only what enriches may, and never the hot path",
 		from: everywhere, except: []string{"sensor/internal/enrich/...", "sensor/internal/posture/..."}, deny: []string{"github.com/shirou/gopsutil/..."}, inTests: true,
+	},
+	{
+		name: "porcupine has one owner",
+		why:  "what one machine could have answered is one model, beside what asks the real ones",
+		from: everywhere, except: []string{"scripts/torture/..."}, deny: []string{"github.com/anishathalye/porcupine/..."}, inTests: true,
 	},
 	{
 		name: "cedar-go has one owner",

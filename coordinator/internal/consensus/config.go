@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/failpoint"
 	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
@@ -119,14 +120,15 @@ func (c *Config) populate() error {
 		c.Meter = meter.New(Kinds()...)
 	}
 	for value, fallback := range map[*time.Duration]time.Duration{
-		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: 30 * time.Second, &c.LookPeriod: 5 * time.Second,
-		&c.StableFor: 10 * time.Second, &c.DeadAfter: time.Hour, &c.SteerPeriod: 250 * time.Millisecond,
+		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: time.Duration(failpoint.Number("snapshot-interval-ms", 30_000)) * time.Millisecond,
+		&c.LookPeriod: 5 * time.Second,
+		&c.StableFor:  10 * time.Second, &c.DeadAfter: time.Hour, &c.SteerPeriod: 250 * time.Millisecond,
 	} {
 		if *value == 0 {
 			*value = fallback
 		}
 	}
-	for value, fallback := range map[*uint64]uint64{&c.SnapshotThreshold: 4096, &c.TrailingLogs: 4096} {
+	for value, fallback := range map[*uint64]uint64{&c.SnapshotThreshold: failpoint.Number("snapshot-threshold", 4096), &c.TrailingLogs: failpoint.Number("trailing-logs", 4096)} {
 		if *value == 0 {
 			*value = fallback
 		}

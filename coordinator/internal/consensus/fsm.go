@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/failpoint"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -57,6 +58,7 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 			n.full.Store(false)
 			n.cfg.Meter.ApplySeconds.Observe(time.Since(began).Seconds())
 			n.cfg.Meter.Applied.Of(kindOf(cmd)).Inc()
+			n.tellDigest(index)
 			n.subs.publish(index, cmd, result)
 			return result
 		case errors.Is(err, store.ErrApplied):
@@ -127,7 +129,10 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.frozen.Write(sink); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
-	return sink.Close()
+	failpoint.Hit("snapshot.close.before")
+	err := sink.Close()
+	failpoint.Hit("snapshot.close.after")
+	return err
 }
 
 // Release implements raft.FSMSnapshot.

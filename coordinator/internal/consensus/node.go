@@ -202,7 +202,9 @@ func openLog(dir string, logger hclog.Logger, figures *meter.Meter) (log *wal.WA
 	if err := firm(dir); err != nil {
 		return nil, err
 	}
-	return wal.Open(dir, wal.WithLogger(logger), wal.WithMetricsCollector(walmetrics.NewGoMetricsCollector(nil, nil, figures.WAL())))
+	files, index := logFiles(dir)
+	return wal.Open(dir, wal.WithSegmentFiler(files), wal.WithMetaStore(index), wal.WithSegmentSize(segmentSize()),
+		wal.WithLogger(logger), wal.WithMetricsCollector(walmetrics.NewGoMetricsCollector(nil, nil, figures.WAL())))
 }
 
 // startOver is what to do when this node's own copy cannot be trusted.

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/failpoint"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -363,11 +364,24 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 	defer func() { _ = os.Remove(f.Name()) }()
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	failpoint.Hit("identity.rename.before")
 	if err == nil {
 		err = os.Rename(f.Name(), path)
+	}
+	failpoint.Hit("identity.rename.after")
+	if err == nil {
+		err = syncDir(filepath.Dir(path)) // else the new name is in memory alone
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

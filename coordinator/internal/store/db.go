@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/failpoint"
 )
 
 var (
@@ -138,6 +140,7 @@ func SetAside(path string) (kept string, err error) {
 		if rerr := os.Rename(path+suffix, kept+suffix); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, fmt.Errorf("setting the damaged state aside: %w", rerr))
 		}
+		failpoint.Hit("aside.renamed")
 	}
 	return kept, errors.Join(err, syncDir(path))
 }
@@ -279,7 +282,9 @@ func (db *DB) Update(index uint64, fn func(*Tx) error) error {
 		_, err = tx.run("UPDATE applied SET idx = ?, chain = ?, tag = ?", int64(index), blob(chained), db.checks.tag)
 	}
 	if err == nil {
+		failpoint.Hit("commit.before")
 		_, err = tx.exec("COMMIT")
+		failpoint.Hit("commit.after")
 	}
 	if err != nil {
 		closing.drop()

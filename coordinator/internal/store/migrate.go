@@ -10,6 +10,8 @@ import (
 	"sort"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/failpoint"
 )
 
 // Migrations are applied in the order of their numbers and never edited once
@@ -40,12 +42,14 @@ func migrate(c *sqlite3.SQLiteConn) error {
 			return err
 		}
 		script := fmt.Sprintf("BEGIN IMMEDIATE;\n%s\nPRAGMA user_version = %d;\nCOMMIT;", text, i+1)
+		failpoint.Hit("migrate.before")
 		if _, err := c.Exec(script, nil); err != nil {
 			if !c.AutoCommit() {
 				_, _ = c.Exec("ROLLBACK", nil)
 			}
 			return fmt.Errorf("applying %s: %w", name, err)
 		}
+		failpoint.Hit("migrate.after")
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/vedette-edr/vedette/coordinator/internal/failpoint"
 )
 
 // A snapshot stream is one zstd frame holding: the magic, the applied index and
@@ -100,6 +102,7 @@ func (f *Frozen) Write(w io.Writer) error {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("letting the pinned state go: %w", err)
 	}
+	failpoint.Hit("snapshot.copied")
 	file, err := os.Open(tmp)
 	if err != nil {
 		return fmt.Errorf("opening snapshot copy: %w", err)
@@ -123,6 +126,7 @@ func (f *Frozen) Write(w io.Writer) error {
 	if _, err := io.CopyN(out, file, info.Size()); err != nil {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
+	failpoint.Hit("snapshot.written")
 	if _, err := z.Write(sum.Sum(nil)); err != nil {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
@@ -201,6 +205,7 @@ func (db *DB) Stage(r io.Reader) (*Staged, error) {
 		s.Drop()
 		return nil, err
 	}
+	failpoint.Hit("restore.verified")
 	return s, nil
 }
 
@@ -216,6 +221,7 @@ func (db *DB) Adopt(s *Staged) error {
 		db.closed = true
 		return fmt.Errorf("closing state for restore: %w", err)
 	}
+	failpoint.Hit("restore.disconnected")
 	if err := db.replace(s.path); err != nil {
 		return errors.Join(err, db.reconnect())
 	}
@@ -227,6 +233,7 @@ func (db *DB) reconnect() error {
 		db.closed = true
 		return fmt.Errorf("reopening state: %w", err)
 	}
+	failpoint.Hit("restore.reopened")
 	return nil
 }
 
@@ -240,12 +247,15 @@ func (db *DB) replace(tmp string) error {
 			return fmt.Errorf("removing old %s: %w", suffix, err)
 		}
 	}
+	failpoint.Hit("restore.wal-removed")
 	if err := syncDir(db.path); err != nil {
 		return err
 	}
+	failpoint.Hit("restore.rename.before")
 	if err := os.Rename(tmp, db.path); err != nil {
 		return fmt.Errorf("replacing state: %w", err)
 	}
+	failpoint.Hit("restore.rename.after")
 	return syncDir(db.path)
 }
 
@@ -307,9 +317,11 @@ func receive(r io.Reader, path string) (index uint64, err error) {
 	if got := sum.Sum(nil); !bytes.Equal(got, want[:]) {
 		return 0, fmt.Errorf("%w: checksum is %x, want %x", ErrSnapshot, got, want)
 	}
+	failpoint.Hit("restore.sync.before")
 	if err := file.Sync(); err != nil {
 		return 0, fmt.Errorf("syncing restore file: %w", err)
 	}
+	failpoint.Hit("restore.sync.after")
 	return index, nil
 }
 

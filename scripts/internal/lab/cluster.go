@@ -19,6 +19,8 @@ type NodeSpec struct {
 	Listen   string // UDP: sensors and peers
 	Operator string // TCP: operators
 	NS       *Namespace
+	// Env is added to the environment of the node's daemon: "NAME=value".
+	Env []string
 }
 
 // Cluster is a running set of coordinator nodes.
@@ -150,6 +152,9 @@ func (c *Cluster) StartNode(_ context.Context, spec NodeSpec) error {
 		return fmt.Errorf("writing a node's config: %w", err)
 	}
 	cmd := exec.Command(filepath.Join(c.lab.Bin, "vedette-coordinator"), "--config", config)
+	if len(spec.Env) > 0 {
+		cmd.Env = append(os.Environ(), spec.Env...)
+	}
 	p, err := c.lab.Start(spec.NS, "coordinator-"+spec.ID, cmd)
 	if err != nil {
 		return err
