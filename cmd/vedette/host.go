@@ -19,7 +19,7 @@ import (
 
 func (a *app) hostCommand() *cobra.Command {
 	return noun("host", "the hosts that sensors watch", "  vedette host list -l role=web\n  vedette host show web1",
-		a.hostListCommand(), a.hostShowCommand())
+		a.hostListCommand(), a.hostShowCommand(), a.hostRemoveCommand())
 }
 
 func (a *app) hostListCommand() *cobra.Command {

@@ -4792,6 +4792,491 @@ func (x *HostChange) GetDetail() string {
 	return ""
 }
 
+type RemoveHostRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Host           string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // id, or a name that one host has
+	Reason         string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RemoveHostRequest) Reset() {
+	*x = RemoveHostRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostRequest) ProtoMessage() {}
+
+func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
+func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *RemoveHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RemoveHostRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RemoveHostRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type RemoveHostResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // as it was before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHostResponse) Reset() {
+	*x = RemoveHostResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostResponse) ProtoMessage() {}
+
+func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
+func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *RemoveHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+// What the cluster has seen of an operator: one who never came is not known to it.
+type OperatorRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	NotAfter      int64                  `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // of the newest certificate that was shown
+	MadeBy        string                 `protobuf:"bytes,4,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"`        // whose authority signed that; empty: the first admin's
+	FirstSeen     int64                  `protobuf:"varint,5,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"`
+	RevokedAt     int64                  `protobuf:"varint,6,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"` // 0: may ask and sign
+	RevokedBy     string                 `protobuf:"bytes,7,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorRow) Reset() {
+	*x = OperatorRow{}
+	mi := &file_vedette_operator_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorRow) ProtoMessage() {}
+
+func (x *OperatorRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorRow.ProtoReflect.Descriptor instead.
+func (*OperatorRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *OperatorRow) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *OperatorRow) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetFirstSeen() int64 {
+	if x != nil {
+		return x.FirstSeen
+	}
+	return 0
+}
+
+func (x *OperatorRow) GetRevokedAt() int64 {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return 0
+}
+
+func (x *OperatorRow) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ListOperatorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsRequest) Reset() {
+	*x = ListOperatorsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsRequest) ProtoMessage() {}
+
+func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
+func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
+}
+
+type ListOperatorsResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Operators     []*OperatorRow              `protobuf:"bytes,1,rep,name=operators,proto3" json:"operators,omitempty"`
+	Revocations   *sensorv1.SignedRevocations `protobuf:"bytes,2,opt,name=revocations,proto3" json:"revocations,omitempty"` // absent: nobody was ever revoked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsResponse) Reset() {
+	*x = ListOperatorsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsResponse) ProtoMessage() {}
+
+func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
+func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *ListOperatorsResponse) GetOperators() []*OperatorRow {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+func (x *ListOperatorsResponse) GetRevocations() *sensorv1.SignedRevocations {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+type PutRevocationsRequest struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Signed        *sensorv1.SignedRevocations `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Reason        string                      `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRevocationsRequest) Reset() {
+	*x = PutRevocationsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRevocationsRequest) ProtoMessage() {}
+
+func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*PutRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *PutRevocationsRequest) GetSigned() *sensorv1.SignedRevocations {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutRevocationsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type PutRevocationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        uint64                 `protobuf:"varint,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRevocationsResponse) Reset() {
+	*x = PutRevocationsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRevocationsResponse) ProtoMessage() {}
+
+func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*PutRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *PutRevocationsResponse) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+type ListCheckpointsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCheckpointsRequest) Reset() {
+	*x = ListCheckpointsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCheckpointsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCheckpointsRequest) ProtoMessage() {}
+
+func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
+func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *ListCheckpointsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+type ListCheckpointsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoints   []*raftv1.Checkpoint   `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Authority     [][]byte               `protobuf:"bytes,2,rep,name=authority,proto3" json:"authority,omitempty"` // the cluster's certificates, DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCheckpointsResponse) Reset() {
+	*x = ListCheckpointsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCheckpointsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCheckpointsResponse) ProtoMessage() {}
+
+func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCheckpointsResponse.ProtoReflect.Descriptor instead.
+func (*ListCheckpointsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *ListCheckpointsResponse) GetCheckpoints() []*raftv1.Checkpoint {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return nil
+}
+
+func (x *ListCheckpointsResponse) GetAuthority() [][]byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
 var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
@@ -5202,7 +5687,39 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"HostChange\x12\x16\n" +
 	"\x06change\x18\x01 \x01(\tR\x06change\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail2\xd4\x15\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"h\n" +
+	"\x11RemoveHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"C\n" +
+	"\x12RemoveHostResponse\x12-\n" +
+	"\x04host\x18\x01 \x01(\v2\x19.vedette.operator.v1.HostR\x04host\"\xe0\x01\n" +
+	"\vOperatorRow\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x17\n" +
+	"\amade_by\x18\x04 \x01(\tR\x06madeBy\x12\x1d\n" +
+	"\n" +
+	"first_seen\x18\x05 \x01(\x03R\tfirstSeen\x12\x1d\n" +
+	"\n" +
+	"revoked_at\x18\x06 \x01(\x03R\trevokedAt\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\a \x01(\tR\trevokedBy\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\x16\n" +
+	"\x14ListOperatorsRequest\"\x9f\x01\n" +
+	"\x15ListOperatorsResponse\x12>\n" +
+	"\toperators\x18\x01 \x03(\v2 .vedette.operator.v1.OperatorRowR\toperators\x12F\n" +
+	"\vrevocations\x18\x02 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\vrevocations\"m\n" +
+	"\x15PutRevocationsRequest\x12<\n" +
+	"\x06signed\x18\x01 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\x06signed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"0\n" +
+	"\x16PutRevocationsResponse\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\x04R\x06serial\"5\n" +
+	"\x16ListCheckpointsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\"v\n" +
+	"\x17ListCheckpointsResponse\x12=\n" +
+	"\vcheckpoints\x18\x01 \x03(\v2\x1b.vedette.raft.v1.CheckpointR\vcheckpoints\x12\x1c\n" +
+	"\tauthority\x18\x02 \x03(\fR\tauthority2\xf4\x18\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -5232,7 +5749,12 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vListMembers\x12'.vedette.operator.v1.ListMembersRequest\x1a(.vedette.operator.v1.ListMembersResponse\x12c\n" +
 	"\fRemoveMember\x12(.vedette.operator.v1.RemoveMemberRequest\x1a).vedette.operator.v1.RemoveMemberResponse\x12i\n" +
 	"\x0ePutSignedNodes\x12*.vedette.operator.v1.PutSignedNodesRequest\x1a+.vedette.operator.v1.PutSignedNodesResponse\x12Z\n" +
-	"\tDebugInfo\x12%.vedette.operator.v1.DebugInfoRequest\x1a&.vedette.operator.v1.DebugInfoResponse\x12P\n" +
+	"\tDebugInfo\x12%.vedette.operator.v1.DebugInfoRequest\x1a&.vedette.operator.v1.DebugInfoResponse\x12]\n" +
+	"\n" +
+	"RemoveHost\x12&.vedette.operator.v1.RemoveHostRequest\x1a'.vedette.operator.v1.RemoveHostResponse\x12f\n" +
+	"\rListOperators\x12).vedette.operator.v1.ListOperatorsRequest\x1a*.vedette.operator.v1.ListOperatorsResponse\x12i\n" +
+	"\x0ePutRevocations\x12*.vedette.operator.v1.PutRevocationsRequest\x1a+.vedette.operator.v1.PutRevocationsResponse\x12l\n" +
+	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
@@ -5247,216 +5769,240 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
 var file_vedette_operator_proto_goTypes = []any{
-	(*GetStatusRequest)(nil),         // 0: vedette.operator.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),        // 1: vedette.operator.v1.GetStatusResponse
-	(*Host)(nil),                     // 2: vedette.operator.v1.Host
-	(*Selector)(nil),                 // 3: vedette.operator.v1.Selector
-	(*ListHostsRequest)(nil),         // 4: vedette.operator.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),        // 5: vedette.operator.v1.ListHostsResponse
-	(*GetHostRequest)(nil),           // 6: vedette.operator.v1.GetHostRequest
-	(*GetHostResponse)(nil),          // 7: vedette.operator.v1.GetHostResponse
-	(*BehaviourRow)(nil),             // 8: vedette.operator.v1.BehaviourRow
-	(*FindingRow)(nil),               // 9: vedette.operator.v1.FindingRow
-	(*ListFindingsRequest)(nil),      // 10: vedette.operator.v1.ListFindingsRequest
-	(*ListFindingsResponse)(nil),     // 11: vedette.operator.v1.ListFindingsResponse
-	(*GetFindingRequest)(nil),        // 12: vedette.operator.v1.GetFindingRequest
-	(*GetFindingResponse)(nil),       // 13: vedette.operator.v1.GetFindingResponse
-	(*ListIncidentsRequest)(nil),     // 14: vedette.operator.v1.ListIncidentsRequest
-	(*ListIncidentsResponse)(nil),    // 15: vedette.operator.v1.ListIncidentsResponse
-	(*GetIncidentRequest)(nil),       // 16: vedette.operator.v1.GetIncidentRequest
-	(*GetIncidentResponse)(nil),      // 17: vedette.operator.v1.GetIncidentResponse
-	(*CloseIncidentRequest)(nil),     // 18: vedette.operator.v1.CloseIncidentRequest
-	(*CloseIncidentResponse)(nil),    // 19: vedette.operator.v1.CloseIncidentResponse
-	(*SelectHostsRequest)(nil),       // 20: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),      // 21: vedette.operator.v1.SelectHostsResponse
-	(*PreviewOrderRequest)(nil),      // 22: vedette.operator.v1.PreviewOrderRequest
-	(*PreviewOrderResponse)(nil),     // 23: vedette.operator.v1.PreviewOrderResponse
-	(*Dependent)(nil),                // 24: vedette.operator.v1.Dependent
-	(*SubmitGrantRequest)(nil),       // 25: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),      // 26: vedette.operator.v1.SubmitGrantResponse
-	(*Operation)(nil),                // 27: vedette.operator.v1.Operation
-	(*ListOperationsRequest)(nil),    // 28: vedette.operator.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),   // 29: vedette.operator.v1.ListOperationsResponse
-	(*ApproveOperationRequest)(nil),  // 30: vedette.operator.v1.ApproveOperationRequest
-	(*ApproveOperationResponse)(nil), // 31: vedette.operator.v1.ApproveOperationResponse
-	(*VetoOperationRequest)(nil),     // 32: vedette.operator.v1.VetoOperationRequest
-	(*VetoOperationResponse)(nil),    // 33: vedette.operator.v1.VetoOperationResponse
-	(*ApplyIntentRequest)(nil),       // 34: vedette.operator.v1.ApplyIntentRequest
-	(*ApplyIntentResponse)(nil),      // 35: vedette.operator.v1.ApplyIntentResponse
-	(*GetIntentRequest)(nil),         // 36: vedette.operator.v1.GetIntentRequest
-	(*GetIntentResponse)(nil),        // 37: vedette.operator.v1.GetIntentResponse
-	(*ListIntentsRequest)(nil),       // 38: vedette.operator.v1.ListIntentsRequest
-	(*ListIntentsResponse)(nil),      // 39: vedette.operator.v1.ListIntentsResponse
-	(*TestIntentRequest)(nil),        // 40: vedette.operator.v1.TestIntentRequest
-	(*TestIntentResponse)(nil),       // 41: vedette.operator.v1.TestIntentResponse
-	(*Verdict)(nil),                  // 42: vedette.operator.v1.Verdict
-	(*GetScorecardRequest)(nil),      // 43: vedette.operator.v1.GetScorecardRequest
-	(*GetScorecardResponse)(nil),     // 44: vedette.operator.v1.GetScorecardResponse
-	(*Score)(nil),                    // 45: vedette.operator.v1.Score
-	(*Isolation)(nil),                // 46: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),    // 47: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil),   // 48: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),      // 49: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),     // 50: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),               // 51: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 52: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 53: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),       // 54: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 55: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                   // 56: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),       // 57: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),      // 58: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),      // 59: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),     // 60: vedette.operator.v1.RemoveMemberResponse
-	(*PutSignedNodesRequest)(nil),    // 61: vedette.operator.v1.PutSignedNodesRequest
-	(*PutSignedNodesResponse)(nil),   // 62: vedette.operator.v1.PutSignedNodesResponse
-	(*DebugInfoRequest)(nil),         // 63: vedette.operator.v1.DebugInfoRequest
-	(*DebugInfoResponse)(nil),        // 64: vedette.operator.v1.DebugInfoResponse
-	(*LogLine)(nil),                  // 65: vedette.operator.v1.LogLine
-	(*WatchRequest)(nil),             // 66: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),            // 67: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),               // 68: vedette.operator.v1.HostChange
-	nil,                              // 69: vedette.operator.v1.Host.LabelsEntry
-	nil,                              // 70: vedette.operator.v1.Selector.LabelsEntry
-	nil,                              // 71: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                              // 72: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),     // 73: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),   // 74: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),       // 75: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),          // 76: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),            // 77: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),       // 78: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),         // 79: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),          // 80: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),             // 81: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),     // 82: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),          // 83: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),     // 84: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),       // 85: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),    // 86: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),          // 87: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),         // 88: vedette.sensor.v1.Summary
+	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
+	(*Host)(nil),                       // 2: vedette.operator.v1.Host
+	(*Selector)(nil),                   // 3: vedette.operator.v1.Selector
+	(*ListHostsRequest)(nil),           // 4: vedette.operator.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),          // 5: vedette.operator.v1.ListHostsResponse
+	(*GetHostRequest)(nil),             // 6: vedette.operator.v1.GetHostRequest
+	(*GetHostResponse)(nil),            // 7: vedette.operator.v1.GetHostResponse
+	(*BehaviourRow)(nil),               // 8: vedette.operator.v1.BehaviourRow
+	(*FindingRow)(nil),                 // 9: vedette.operator.v1.FindingRow
+	(*ListFindingsRequest)(nil),        // 10: vedette.operator.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),       // 11: vedette.operator.v1.ListFindingsResponse
+	(*GetFindingRequest)(nil),          // 12: vedette.operator.v1.GetFindingRequest
+	(*GetFindingResponse)(nil),         // 13: vedette.operator.v1.GetFindingResponse
+	(*ListIncidentsRequest)(nil),       // 14: vedette.operator.v1.ListIncidentsRequest
+	(*ListIncidentsResponse)(nil),      // 15: vedette.operator.v1.ListIncidentsResponse
+	(*GetIncidentRequest)(nil),         // 16: vedette.operator.v1.GetIncidentRequest
+	(*GetIncidentResponse)(nil),        // 17: vedette.operator.v1.GetIncidentResponse
+	(*CloseIncidentRequest)(nil),       // 18: vedette.operator.v1.CloseIncidentRequest
+	(*CloseIncidentResponse)(nil),      // 19: vedette.operator.v1.CloseIncidentResponse
+	(*SelectHostsRequest)(nil),         // 20: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),        // 21: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),        // 22: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),       // 23: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                  // 24: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),         // 25: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),        // 26: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                  // 27: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),      // 28: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),     // 29: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),    // 30: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil),   // 31: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),       // 32: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),      // 33: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),         // 34: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),        // 35: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),           // 36: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),          // 37: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),         // 38: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),        // 39: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),          // 40: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),         // 41: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                    // 42: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),        // 43: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),       // 44: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                      // 45: vedette.operator.v1.Score
+	(*Isolation)(nil),                  // 46: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),      // 47: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),     // 48: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),        // 49: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 50: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),                 // 51: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),           // 52: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),          // 53: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),         // 54: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 55: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                     // 56: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),         // 57: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 58: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),        // 59: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 60: vedette.operator.v1.RemoveMemberResponse
+	(*PutSignedNodesRequest)(nil),      // 61: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),     // 62: vedette.operator.v1.PutSignedNodesResponse
+	(*DebugInfoRequest)(nil),           // 63: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),          // 64: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                    // 65: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),               // 66: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),              // 67: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),                 // 68: vedette.operator.v1.HostChange
+	(*RemoveHostRequest)(nil),          // 69: vedette.operator.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),         // 70: vedette.operator.v1.RemoveHostResponse
+	(*OperatorRow)(nil),                // 71: vedette.operator.v1.OperatorRow
+	(*ListOperatorsRequest)(nil),       // 72: vedette.operator.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),      // 73: vedette.operator.v1.ListOperatorsResponse
+	(*PutRevocationsRequest)(nil),      // 74: vedette.operator.v1.PutRevocationsRequest
+	(*PutRevocationsResponse)(nil),     // 75: vedette.operator.v1.PutRevocationsResponse
+	(*ListCheckpointsRequest)(nil),     // 76: vedette.operator.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),    // 77: vedette.operator.v1.ListCheckpointsResponse
+	nil,                                // 78: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 79: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 80: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 81: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 82: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 83: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 84: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 85: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 86: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 87: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 88: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 89: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 90: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 91: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 92: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 93: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 94: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 95: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 96: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 97: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 98: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 99: vedette.raft.v1.Checkpoint
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	56, // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	73, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	69, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	74, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	75, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	76, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	77, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	70, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	82, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	78, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	83, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	84, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	85, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	86, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	79, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,  // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,  // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,  // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	8,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	78, // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	79, // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	87, // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	88, // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	9,  // 14: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	9,  // 15: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	80, // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	80, // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	89, // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	89, // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	9,  // 18: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	80, // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	89, // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	3,  // 20: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,  // 21: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	3,  // 22: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	81, // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	82, // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	83, // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	90, // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	91, // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	92, // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
 	2,  // 26: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
 	24, // 27: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	71, // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	84, // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	84, // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	80, // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	93, // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	93, // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
 	27, // 31: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	85, // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	94, // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
 	27, // 33: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
 	27, // 34: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	86, // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	86, // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	86, // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	87, // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	95, // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	95, // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	95, // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	96, // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
 	42, // 39: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
 	45, // 40: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	83, // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	92, // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
 	46, // 42: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
 	46, // 43: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
 	27, // 44: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
 	51, // 45: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	72, // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	81, // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
 	56, // 47: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	73, // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	73, // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	82, // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	82, // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
 	65, // 50: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	88, // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	97, // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
 	9,  // 52: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	80, // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	89, // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
 	46, // 54: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
 	68, // 55: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	0,  // 56: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,  // 57: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,  // 58: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	10, // 59: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	12, // 60: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	14, // 61: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	16, // 62: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	18, // 63: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	20, // 64: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	22, // 65: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	25, // 66: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	28, // 67: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	30, // 68: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	32, // 69: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	34, // 70: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	36, // 71: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	38, // 72: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	40, // 73: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	43, // 74: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	47, // 75: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	49, // 76: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	52, // 77: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	54, // 78: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	57, // 79: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	59, // 80: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	61, // 81: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	63, // 82: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	66, // 83: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,  // 84: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,  // 85: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,  // 86: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	11, // 87: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	13, // 88: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	15, // 89: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	17, // 90: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	19, // 91: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	21, // 92: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	23, // 93: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	26, // 94: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	29, // 95: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	31, // 96: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	33, // 97: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	35, // 98: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	37, // 99: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	39, // 100: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	41, // 101: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	44, // 102: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	48, // 103: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	50, // 104: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	53, // 105: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	55, // 106: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	58, // 107: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	60, // 108: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	62, // 109: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	64, // 110: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	67, // 111: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	84, // [84:112] is the sub-list for method output_type
-	56, // [56:84] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	2,  // 56: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	71, // 57: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	98, // 58: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	98, // 59: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	99, // 60: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	0,  // 61: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,  // 62: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,  // 63: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	10, // 64: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	12, // 65: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	14, // 66: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	16, // 67: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	18, // 68: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	20, // 69: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	22, // 70: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	25, // 71: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	28, // 72: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	30, // 73: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	32, // 74: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	34, // 75: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	36, // 76: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	38, // 77: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	40, // 78: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	43, // 79: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	47, // 80: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	49, // 81: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	52, // 82: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	54, // 83: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	57, // 84: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	59, // 85: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	61, // 86: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	63, // 87: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	69, // 88: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	72, // 89: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	74, // 90: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	76, // 91: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	66, // 92: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,  // 93: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,  // 94: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,  // 95: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	11, // 96: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	13, // 97: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	15, // 98: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	17, // 99: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	19, // 100: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	21, // 101: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	23, // 102: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	26, // 103: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	29, // 104: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	31, // 105: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	33, // 106: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	35, // 107: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	37, // 108: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	39, // 109: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	41, // 110: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	44, // 111: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	48, // 112: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	50, // 113: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	53, // 114: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	55, // 115: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	58, // 116: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	60, // 117: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	62, // 118: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	64, // 119: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	70, // 120: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	73, // 121: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	75, // 122: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	77, // 123: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	67, // 124: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	93, // [93:125] is the sub-list for method output_type
+	61, // [61:93] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -5477,7 +6023,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   73,
+			NumMessages:   82,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

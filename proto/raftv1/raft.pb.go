@@ -54,6 +54,9 @@ type Command struct {
 	//	*Command_ProposeResponse
 	//	*Command_StartOperation
 	//	*Command_PutSignedNodes
+	//	*Command_RemoveHost
+	//	*Command_PutRevocations
+	//	*Command_PutCheckpoint
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -297,6 +300,33 @@ func (x *Command) GetPutSignedNodes() *PutSignedNodes {
 	return nil
 }
 
+func (x *Command) GetRemoveHost() *RemoveHost {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemoveHost); ok {
+			return x.RemoveHost
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutRevocations() *PutRevocations {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutRevocations); ok {
+			return x.PutRevocations
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutCheckpoint() *PutCheckpoint {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutCheckpoint); ok {
+			return x.PutCheckpoint
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -381,6 +411,18 @@ type Command_PutSignedNodes struct {
 	PutSignedNodes *PutSignedNodes `protobuf:"bytes,29,opt,name=put_signed_nodes,json=putSignedNodes,proto3,oneof"`
 }
 
+type Command_RemoveHost struct {
+	RemoveHost *RemoveHost `protobuf:"bytes,40,opt,name=remove_host,json=removeHost,proto3,oneof"`
+}
+
+type Command_PutRevocations struct {
+	PutRevocations *PutRevocations `protobuf:"bytes,41,opt,name=put_revocations,json=putRevocations,proto3,oneof"`
+}
+
+type Command_PutCheckpoint struct {
+	PutCheckpoint *PutCheckpoint `protobuf:"bytes,42,opt,name=put_checkpoint,json=putCheckpoint,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -420,6 +462,12 @@ func (*Command_ProposeResponse) isCommand_Body() {}
 func (*Command_StartOperation) isCommand_Body() {}
 
 func (*Command_PutSignedNodes) isCommand_Body() {}
+
+func (*Command_RemoveHost) isCommand_Body() {}
+
+func (*Command_PutRevocations) isCommand_Body() {}
+
+func (*Command_PutCheckpoint) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -707,6 +755,7 @@ type ConsumeToken struct {
 	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"` // the new host's or node's id, drawn by the proposer
 	Facts         *sensorv1.HostFacts    `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
 	Node          *sensorv1.Node         `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	KeySha256     []byte                 `protobuf:"bytes,7,opt,name=key_sha256,json=keySha256,proto3" json:"key_sha256,omitempty"` // of the new host's public key (SubjectPublicKeyInfo)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +828,13 @@ func (x *ConsumeToken) GetFacts() *sensorv1.HostFacts {
 func (x *ConsumeToken) GetNode() *sensorv1.Node {
 	if x != nil {
 		return x.Node
+	}
+	return nil
+}
+
+func (x *ConsumeToken) GetKeySha256() []byte {
+	if x != nil {
+		return x.KeySha256
 	}
 	return nil
 }
@@ -1774,6 +1830,7 @@ type HostSession struct {
 	// From Hello: what tells a return from a reboot.
 	KernelBoot    []byte `protobuf:"bytes,8,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
 	Instance      []byte `protobuf:"bytes,9,opt,name=instance,proto3" json:"instance,omitempty"`
+	KeySha256     []byte `protobuf:"bytes,10,opt,name=key_sha256,json=keySha256,proto3" json:"key_sha256,omitempty"` // of the public key in its certificate
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1867,6 +1924,13 @@ func (x *HostSession) GetKernelBoot() []byte {
 func (x *HostSession) GetInstance() []byte {
 	if x != nil {
 		return x.Instance
+	}
+	return nil
+}
+
+func (x *HostSession) GetKeySha256() []byte {
+	if x != nil {
+		return x.KeySha256
 	}
 	return nil
 }
@@ -2119,9 +2183,12 @@ func (x *SilentHost) GetSession() uint64 {
 }
 
 type PutOperator struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // viewer hunter responder admin
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role  string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // viewer hunter responder admin
+	// Of the certificate that was shown; 0 and empty from older nodes.
+	NotAfter      int64  `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	MadeBy        string `protobuf:"bytes,4,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"` // whose authority signed it; empty: the first admin's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2166,6 +2233,20 @@ func (x *PutOperator) GetName() string {
 func (x *PutOperator) GetRole() string {
 	if x != nil {
 		return x.Role
+	}
+	return ""
+}
+
+func (x *PutOperator) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *PutOperator) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
 	}
 	return ""
 }
@@ -2468,11 +2549,255 @@ func (x *NodeStatus) GetNotReady() []string {
 	return nil
 }
 
+// A host's identity counts no more.
+type RemoveHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHost) Reset() {
+	*x = RemoveHost{}
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHost) ProtoMessage() {}
+
+func (x *RemoveHost) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
+func (*RemoveHost) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RemoveHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RemoveHost) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Whose signatures count no more, as an admin signed it. The proposer has verified it.
+type PutRevocations struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Signed        *sensorv1.SignedRevocations `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Reason        string                      `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRevocations) Reset() {
+	*x = PutRevocations{}
+	mi := &file_vedette_raft_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRevocations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRevocations) ProtoMessage() {}
+
+func (x *PutRevocations) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRevocations.ProtoReflect.Descriptor instead.
+func (*PutRevocations) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *PutRevocations) GetSigned() *sensorv1.SignedRevocations {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutRevocations) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// A node's word for the audit up to an entry.
+type PutCheckpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutCheckpoint) Reset() {
+	*x = PutCheckpoint{}
+	mi := &file_vedette_raft_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutCheckpoint) ProtoMessage() {}
+
+func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutCheckpoint.ProtoReflect.Descriptor instead.
+func (*PutCheckpoint) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PutCheckpoint) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+// Signed: see package audit.
+type Checkpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"` // of the audit entry
+	Hash          []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`    // the entry's
+	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`   // Unix ns at the node
+	Signature     []byte                 `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`
+	Chain         [][]byte               `protobuf:"bytes,7,rep,name=chain,proto3" json:"chain,omitempty"` // the node's certificate, leaf first, up to the cluster's CA
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_vedette_raft_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Checkpoint) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xca\v\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x9f\r\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -2500,7 +2825,11 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"put_intent\x18\x1a \x01(\v2\x1a.vedette.raft.v1.PutIntentH\x00R\tputIntent\x12M\n" +
 	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
 	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
-	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodesB\x06\n" +
+	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodes\x12>\n" +
+	"\vremove_host\x18( \x01(\v2\x1b.vedette.raft.v1.RemoveHostH\x00R\n" +
+	"removeHost\x12J\n" +
+	"\x0fput_revocations\x18) \x01(\v2\x1f.vedette.raft.v1.PutRevocationsH\x00R\x0eputRevocations\x12G\n" +
+	"\x0eput_checkpoint\x18* \x01(\v2\x1e.vedette.raft.v1.PutCheckpointH\x00R\rputCheckpointB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -2523,14 +2852,16 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2(.vedette.raft.v1.CreateToken.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x91\x02\n" +
 	"\fConsumeToken\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x121\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x1d.vedette.sensor.v1.EnrollKindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x04 \x01(\tR\x02id\x122\n" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.vedette.sensor.v1.HostFactsR\x05facts\x12+\n" +
-	"\x04node\x18\x06 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\"\xaf\x01\n" +
+	"\x04node\x18\x06 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x1d\n" +
+	"\n" +
+	"key_sha256\x18\a \x01(\fR\tkeySha256\"\xaf\x01\n" +
 	"\x0fRequestResponse\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x124\n" +
 	"\x05grant\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantR\x05grant\x122\n" +
@@ -2612,7 +2943,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"RemoveNode\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
 	"\x0ePutSignedNodes\x126\n" +
-	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"\x9f\x02\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"\xbe\x02\n" +
 	"\vHostSession\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
@@ -2623,7 +2954,10 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\asession\x18\a \x01(\x04R\asession\x12\x1f\n" +
 	"\vkernel_boot\x18\b \x01(\fR\n" +
 	"kernelBoot\x12\x1a\n" +
-	"\binstance\x18\t \x01(\fR\binstance\"n\n" +
+	"\binstance\x18\t \x01(\fR\binstance\x12\x1d\n" +
+	"\n" +
+	"key_sha256\x18\n" +
+	" \x01(\fR\tkeySha256\"n\n" +
 	"\rSessionsEnded\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
 	"\bsessions\x18\x02 \x03(\v2\x1b.vedette.raft.v1.SessionEndR\bsessions\x12\x10\n" +
@@ -2641,10 +2975,12 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"SilentHost\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
-	"\asession\x18\x02 \x01(\x04R\asession\"5\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\"k\n" +
 	"\vPutOperator\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\"\x92\x01\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x17\n" +
+	"\amade_by\x18\x04 \x01(\tR\x06madeBy\"\x92\x01\n" +
 	"\x06Result\x12\x1a\n" +
 	"\brejected\x18\x01 \x01(\tR\brejected\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -2670,7 +3006,28 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"disk_total\x18\x04 \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
-	"\tnot_ready\x18\x06 \x03(\tR\bnotReadyB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\"8\n" +
+	"\n" +
+	"RemoveHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"f\n" +
+	"\x0ePutRevocations\x12<\n" +
+	"\x06signed\x18\x01 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\x06signed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"L\n" +
+	"\rPutCheckpoint\x12;\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x1b.vedette.raft.v1.CheckpointR\n" +
+	"checkpoint\"\xb1\x01\n" +
+	"\n" +
+	"Checkpoint\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x12\n" +
+	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x1c\n" +
+	"\tsignature\x18\x06 \x01(\fR\tsignature\x12\x14\n" +
+	"\x05chain\x18\a \x03(\fR\x05chainB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -2684,51 +3041,56 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_vedette_raft_proto_goTypes = []any{
-	(*Command)(nil),               // 0: vedette.raft.v1.Command
-	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
-	(*Ingest)(nil),                // 2: vedette.raft.v1.Ingest
-	(*HostBatch)(nil),             // 3: vedette.raft.v1.HostBatch
-	(*EnrollHost)(nil),            // 4: vedette.raft.v1.EnrollHost
-	(*CreateToken)(nil),           // 5: vedette.raft.v1.CreateToken
-	(*ConsumeToken)(nil),          // 6: vedette.raft.v1.ConsumeToken
-	(*RequestResponse)(nil),       // 7: vedette.raft.v1.RequestResponse
-	(*ApproveOperation)(nil),      // 8: vedette.raft.v1.ApproveOperation
-	(*VetoOperation)(nil),         // 9: vedette.raft.v1.VetoOperation
-	(*PutIntent)(nil),             // 10: vedette.raft.v1.PutIntent
-	(*ProposeResponse)(nil),       // 11: vedette.raft.v1.ProposeResponse
-	(*StartOperation)(nil),        // 12: vedette.raft.v1.StartOperation
-	(*Incident)(nil),              // 13: vedette.raft.v1.Incident
-	(*TimelineEntry)(nil),         // 14: vedette.raft.v1.TimelineEntry
-	(*Edge)(nil),                  // 15: vedette.raft.v1.Edge
-	(*PutIncident)(nil),           // 16: vedette.raft.v1.PutIncident
-	(*CloseIncident)(nil),         // 17: vedette.raft.v1.CloseIncident
-	(*PutNode)(nil),               // 18: vedette.raft.v1.PutNode
-	(*RemoveNode)(nil),            // 19: vedette.raft.v1.RemoveNode
-	(*PutSignedNodes)(nil),        // 20: vedette.raft.v1.PutSignedNodes
-	(*HostSession)(nil),           // 21: vedette.raft.v1.HostSession
-	(*SessionsEnded)(nil),         // 22: vedette.raft.v1.SessionsEnded
-	(*SessionEnd)(nil),            // 23: vedette.raft.v1.SessionEnd
-	(*RaiseSilence)(nil),          // 24: vedette.raft.v1.RaiseSilence
-	(*SilentHost)(nil),            // 25: vedette.raft.v1.SilentHost
-	(*PutOperator)(nil),           // 26: vedette.raft.v1.PutOperator
-	(*Result)(nil),                // 27: vedette.raft.v1.Result
-	(*HostAck)(nil),               // 28: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),          // 29: vedette.raft.v1.ForwardReply
-	(*NodeStatus)(nil),            // 30: vedette.raft.v1.NodeStatus
-	nil,                           // 31: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 32: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 33: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 34: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 35: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 36: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 37: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 38: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 39: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 40: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),  // 41: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),      // 42: vedette.sensor.v1.Finding
+	(*Command)(nil),                    // 0: vedette.raft.v1.Command
+	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
+	(*Ingest)(nil),                     // 2: vedette.raft.v1.Ingest
+	(*HostBatch)(nil),                  // 3: vedette.raft.v1.HostBatch
+	(*EnrollHost)(nil),                 // 4: vedette.raft.v1.EnrollHost
+	(*CreateToken)(nil),                // 5: vedette.raft.v1.CreateToken
+	(*ConsumeToken)(nil),               // 6: vedette.raft.v1.ConsumeToken
+	(*RequestResponse)(nil),            // 7: vedette.raft.v1.RequestResponse
+	(*ApproveOperation)(nil),           // 8: vedette.raft.v1.ApproveOperation
+	(*VetoOperation)(nil),              // 9: vedette.raft.v1.VetoOperation
+	(*PutIntent)(nil),                  // 10: vedette.raft.v1.PutIntent
+	(*ProposeResponse)(nil),            // 11: vedette.raft.v1.ProposeResponse
+	(*StartOperation)(nil),             // 12: vedette.raft.v1.StartOperation
+	(*Incident)(nil),                   // 13: vedette.raft.v1.Incident
+	(*TimelineEntry)(nil),              // 14: vedette.raft.v1.TimelineEntry
+	(*Edge)(nil),                       // 15: vedette.raft.v1.Edge
+	(*PutIncident)(nil),                // 16: vedette.raft.v1.PutIncident
+	(*CloseIncident)(nil),              // 17: vedette.raft.v1.CloseIncident
+	(*PutNode)(nil),                    // 18: vedette.raft.v1.PutNode
+	(*RemoveNode)(nil),                 // 19: vedette.raft.v1.RemoveNode
+	(*PutSignedNodes)(nil),             // 20: vedette.raft.v1.PutSignedNodes
+	(*HostSession)(nil),                // 21: vedette.raft.v1.HostSession
+	(*SessionsEnded)(nil),              // 22: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),                 // 23: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),               // 24: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),                 // 25: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),                // 26: vedette.raft.v1.PutOperator
+	(*Result)(nil),                     // 27: vedette.raft.v1.Result
+	(*HostAck)(nil),                    // 28: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),               // 29: vedette.raft.v1.ForwardReply
+	(*NodeStatus)(nil),                 // 30: vedette.raft.v1.NodeStatus
+	(*RemoveHost)(nil),                 // 31: vedette.raft.v1.RemoveHost
+	(*PutRevocations)(nil),             // 32: vedette.raft.v1.PutRevocations
+	(*PutCheckpoint)(nil),              // 33: vedette.raft.v1.PutCheckpoint
+	(*Checkpoint)(nil),                 // 34: vedette.raft.v1.Checkpoint
+	nil,                                // 35: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 36: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 37: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 38: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 39: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 40: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 41: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 42: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 43: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 44: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 45: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 46: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 47: vedette.sensor.v1.SignedRevocations
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -2751,37 +3113,42 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
 	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
-	3,  // 20: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	32, // 21: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	33, // 22: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	34, // 23: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	31, // 24: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	34, // 25: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	33, // 26: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	35, // 27: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	36, // 28: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	37, // 29: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	38, // 30: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	39, // 31: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	40, // 32: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	37, // 33: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 34: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 35: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 36: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	35, // 37: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	41, // 38: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	33, // 39: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 40: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	42, // 41: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 42: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 43: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 44: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 45: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	31, // 20: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
+	32, // 21: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	33, // 22: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	3,  // 23: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	36, // 24: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	37, // 25: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	38, // 26: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	35, // 27: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	38, // 28: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	37, // 29: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	39, // 30: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	40, // 31: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	41, // 32: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	42, // 33: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	43, // 34: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	44, // 35: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	41, // 36: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 37: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 38: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 39: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	39, // 40: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	45, // 41: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	37, // 42: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 43: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	46, // 44: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 45: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 46: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 47: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 48: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	47, // 49: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	34, // 50: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -2810,6 +3177,9 @@ func file_vedette_raft_proto_init() {
 		(*Command_ProposeResponse)(nil),
 		(*Command_StartOperation)(nil),
 		(*Command_PutSignedNodes)(nil),
+		(*Command_RemoveHost)(nil),
+		(*Command_PutRevocations)(nil),
+		(*Command_PutCheckpoint)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2817,7 +3187,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -46,6 +46,8 @@ type Store interface {
 	Position(ctx context.Context, host string, boot []byte) (uint64, error)
 	// Host is one host with its labels.
 	Host(ctx context.Context, id string) (*operatorv1.Host, error)
+	// RemovedHosts are the ids of those whose identity counts no more.
+	RemovedHosts(ctx context.Context) ([]string, error)
 }
 
 // Orders is what ingest reads of what sensors are to be told.
@@ -65,6 +67,8 @@ type Members interface {
 	Nodes(ctx context.Context) ([]*sensorv1.Node, error)
 	// SignedNodes is the newest list that an admin signed; nil when there is none.
 	SignedNodes(ctx context.Context) (*sensorv1.SignedNodes, error)
+	// Revocations is who is no operator any more, as an admin signed it; nil for nobody.
+	Revocations(ctx context.Context) (*sensorv1.SignedRevocations, error)
 }
 
 // Config of a Server.
@@ -224,6 +228,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cancel := s.cfg.Log.Subscribe(s.committed)
 	var tending sync.WaitGroup
 	tending.Go(func() { s.sweep(ctx) })
+	tending.Go(func() { s.tendRevoked(ctx) })
 	tending.Go(func() {
 		// Whatever the log supposes: a node that starts has no session.
 		if s.note(ctx, &raftv1.SessionsEnded{Node: s.cfg.NodeID, All: true}) {
@@ -288,17 +293,20 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.closing.Go(func() { s.sendOrder(cmd.GetStartOperation().GetOperation()) })
 	case cmd.GetProposeResponse() != nil:
 		s.closing.Go(func() { s.sendOrder(cmd.GetProposeResponse().GetGrant().GetOperation()) })
+	case cmd.GetRemoveHost() != nil:
+		s.hostRemoved(cmd.GetRemoveHost().GetHost())
 	case cmd.GetPutIntent() != nil:
 		s.pushIntent(cmd.GetPutIntent().GetSigned())
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:
 		s.lostByOthers()
-	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil:
+	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil, cmd.GetPutRevocations() != nil:
 		s.closing.Go(s.pushNodes)
 	}
 }
 
 // catchUp does for every session what a missed entry may have asked for.
 func (s *Server) catchUp() {
+	s.endRemoved(s.running)
 	s.pushNodes()
 	if signed, err := s.cfg.Orders.Intent(s.running, 0); err == nil && signed != nil {
 		s.pushIntent(signed)
@@ -357,7 +365,11 @@ func (s *Server) nodeList(ctx context.Context) (*sensorv1.NodeList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sensorv1.NodeList{Nodes: nodes, Signed: signed}, nil
+	revocations, err := s.cfg.Members.Revocations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &sensorv1.NodeList{Nodes: nodes, Signed: signed, Revocations: revocations}, nil
 }
 
 func (s *Server) pushNodes() {

@@ -82,6 +82,9 @@ func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
 // errProtocol: a well-formed message that has no place where it came.
 var errProtocol = errors.New("protocol violation")
 
+// errRemoved: the host's identity counts no more, or this node cannot say.
+var errRemoved = errors.New("the host is not, or no longer, in this cluster")
+
 // malformed says whether what ended a session is what the sensor sent.
 func malformed(err error) bool {
 	return errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrTruncated) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, errProtocol)
@@ -201,7 +204,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 		res, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
 			Body: &raftv1.Command_HostSession{HostSession: &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Connected: true,
 				Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
-				KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance()}}})
+				KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance(), KeySha256: keySum(n.conn.Peer().Certificate)}}})
 		if err == nil {
 			// Behind the barrier this node's store holds all that was ever acknowledged.
 			err = s.cfg.Log.ReadBarrier(ctx)
@@ -307,6 +310,10 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 				return fmt.Errorf("%w: certificate renewals less than %s apart", errProtocol, renewPause)
 			}
 			renewed = now
+			if !s.known(ctx, n.host) {
+				s.hostRemoved(n.host)
+				return fmt.Errorf("renewing a certificate: %w", errRemoved)
+			}
 			chain, err := s.cfg.Authority.SignHost(body.Renew.GetCsr(), n.host)
 			if err != nil {
 				return fmt.Errorf("%w: %w", errProtocol, err)
