@@ -2,13 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/vedette-edr/vedette/proto/audit"
+	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/link/linktest"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/revocation"
 )
 
@@ -61,4 +65,23 @@ func (f *fake) RemoveHost(_ context.Context, r *operatorv1.RemoveHostRequest) (*
 		}
 	}
 	return nil, connect.NewError(connect.CodeNotFound, errors.New("no such host"))
+}
+
+// ListCheckpoints has one of each node, of its own; in mode "forger" one of another record.
+func (f *fake) ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error) {
+	out := &operatorv1.ListCheckpointsResponse{}
+	entries := fixedAudit()
+	for _, node := range []string{"n1", "n2"} {
+		cert := f.ca.IssueBetween(link.KindNode, node, "", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+		last := entries[len(entries)-1]
+		c := &raftv1.Checkpoint{ClusterId: linktest.Cluster, Node: "node:" + node, Index: last.GetIndex(), Hash: last.GetHash(), Time: time.Now().UnixNano()}
+		if f.is("forger") {
+			c.Hash = audit.Genesis()
+		}
+		if err := audit.SignCheckpoint(cert.PrivateKey.(crypto.Signer), cert.Certificate, c); err != nil {
+			return nil, err
+		}
+		out.Checkpoints = append(out.Checkpoints, c)
+	}
+	return out, nil
 }

@@ -109,7 +109,9 @@ func VerifyCheckpoint(c *raftv1.Checkpoint, roots *x509.CertPool) (link.Peer, er
 
 // Witness compares a record, entry by entry, with what checkpoints say of it. That the
 // entries are a chain is Verify's to say.
-type Witness struct{ unseen map[uint64][]*raftv1.Checkpoint }
+type Witness struct {
+	unseen map[uint64][]*raftv1.Checkpoint
+}
 
 // NewWitness takes checkpoints that VerifyCheckpoint accepts, or that the caller trusts.
 func NewWitness(checkpoints ...*raftv1.Checkpoint) *Witness {

@@ -102,7 +102,7 @@ func TestEveryForgeryShows(t *testing.T) {
 			sealed = true
 		case 4:
 			what = "forked"
-			entries = append(entries[:i:i], record(len(entries) - i + random.IntN(5))...)
+			entries = append(entries[:i:i], record(len(entries)-i+random.IntN(5))...)
 			entries[i].Detail = fmt.Sprint("another ", round)
 			sealed = true
 		case 5:

@@ -174,6 +174,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.putSignedNodes(body.PutSignedNodes)
 	case *raftv1.Command_RemoveHost:
 		return a.removeHost(body.RemoveHost)
+	case *raftv1.Command_PutCheckpoint:
+		return a.putCheckpoint(body.PutCheckpoint)
 	case *raftv1.Command_PutRevocations:
 		return a.putRevocations(body.PutRevocations)
 	}
