@@ -171,6 +171,9 @@ func (a *app) hostPage(g *output.Page, res *operatorv1.GetHostResponse) {
 	if health.GetBlind() {
 		g.Painted(output.Red, "blind", "the sensor does not see: "+first(health.GetBlindReason(), "it does not say why"))
 	}
+	if h.GetTwoPlaces() != "" {
+		g.Painted(output.Red, "identity", fmt.Sprintf("used in two places at once, %s: see 'vedette finding show %s'", a.ago(h.GetTwoPlacesAt()), h.GetTwoPlaces()))
+	}
 	if how := ended(h); how != "" {
 		g.Field("ended", how)
 	}

@@ -248,8 +248,11 @@ type Host struct {
 	EnrolledAt       int64                   `protobuf:"varint,16,opt,name=enrolled_at,json=enrolledAt,proto3" json:"enrolled_at,omitempty"`
 	Losses           []*sensorv1.Loss        `protobuf:"bytes,17,rep,name=losses,proto3" json:"losses,omitempty"` // totals by cause
 	// How the last session ended (see SessionEnd.how); empty while one stands.
-	Ended         string `protobuf:"bytes,18,opt,name=ended,proto3" json:"ended,omitempty"`
-	EndedDetail   string `protobuf:"bytes,19,opt,name=ended_detail,json=endedDetail,proto3" json:"ended_detail,omitempty"`
+	Ended       string `protobuf:"bytes,18,opt,name=ended,proto3" json:"ended,omitempty"`
+	EndedDetail string `protobuf:"bytes,19,opt,name=ended_detail,json=endedDetail,proto3" json:"ended_detail,omitempty"`
+	// The newest finding that two processes use its identity at once, and when; empty: never seen.
+	TwoPlaces     string `protobuf:"bytes,20,opt,name=two_places,json=twoPlaces,proto3" json:"two_places,omitempty"`
+	TwoPlacesAt   int64  `protobuf:"varint,21,opt,name=two_places_at,json=twoPlacesAt,proto3" json:"two_places_at,omitempty"` // Unix ns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +418,20 @@ func (x *Host) GetEndedDetail() string {
 		return x.EndedDetail
 	}
 	return ""
+}
+
+func (x *Host) GetTwoPlaces() string {
+	if x != nil {
+		return x.TwoPlaces
+	}
+	return ""
+}
+
+func (x *Host) GetTwoPlacesAt() int64 {
+	if x != nil {
+		return x.TwoPlacesAt
+	}
+	return 0
 }
 
 type Selector struct {
@@ -5302,7 +5319,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vhosts_blind\x18\x0e \x01(\x04R\n" +
 	"hostsBlind\x12#\n" +
 	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\x12A\n" +
-	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"\xeb\x05\n" +
+	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"\xae\x06\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -5325,7 +5342,10 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"enrolledAt\x12/\n" +
 	"\x06losses\x18\x11 \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12\x14\n" +
 	"\x05ended\x18\x12 \x01(\tR\x05ended\x12!\n" +
-	"\fended_detail\x18\x13 \x01(\tR\vendedDetail\x1a9\n" +
+	"\fended_detail\x18\x13 \x01(\tR\vendedDetail\x12\x1d\n" +
+	"\n" +
+	"two_places\x18\x14 \x01(\tR\ttwoPlaces\x12\"\n" +
+	"\rtwo_places_at\x18\x15 \x01(\x03R\vtwoPlacesAt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x01\n" +

@@ -191,6 +191,9 @@ func (a *applier) hostSession(in *raftv1.HostSession) (*raftv1.Result, error) {
 	if err := a.returned(host, before, in); err != nil {
 		return nil, err
 	}
+	if err := a.placed(host, in); err != nil {
+		return nil, err
+	}
 	return accept(in.GetHost()), nil
 }
 

@@ -16,7 +16,7 @@ type HostFilter struct {
 	Labels map[string]string // all must match
 }
 
-const hostColumns = "n, id, name, address, node, connected, last_seen, enrolled_at, version, isolation, ended, ended_detail, labels, facts, health, removed"
+const hostColumns = "n, id, name, address, node, connected, last_seen, enrolled_at, version, isolation, ended, ended_detail, labels, facts, health, removed, two_places, two_places_at"
 
 func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
 	h := &operatorv1.Host{Facts: &sensorv1.HostFacts{}, Health: &sensorv1.Health{}}
@@ -24,7 +24,7 @@ func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
 	var removed int64
 	var labels map[string]string
 	if err := s.Scan(n, &h.Id, &h.Name, &h.Address, &h.Node, &connected, &h.LastSeen, &h.EnrolledAt,
-		&h.SensorVersion, &h.Isolation, &h.Ended, &h.EndedDetail, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}, &removed); err != nil {
+		&h.SensorVersion, &h.Isolation, &h.Ended, &h.EndedDetail, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}, &removed, &h.TwoPlaces, &h.TwoPlacesAt); err != nil {
 		return nil, err
 	}
 	h.Labels = mergeLabels(h.Facts.GetLabels(), labels)
