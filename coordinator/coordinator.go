@@ -28,6 +28,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/witness"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/coordinator/internal/ingest"
 	"github.com/vedette-edr/vedette/coordinator/internal/journal"
@@ -205,7 +206,12 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
+	words, err := witness.New(witness.Config{NodeID: c.cfg.ID, Cluster: c.ClusterID(), Certificate: c.identity.Certificate, Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return words.Run(ctx) })
 	if c.cfg.Notify.Program != "" {
 		notices, err := notify.New(notify.Config{Log: node, DB: node.DB(), Logger: logger, Program: c.cfg.Notify.Program, Events: c.cfg.Notify.Events,
 			Cluster: c.ClusterID(), Node: c.cfg.ID})

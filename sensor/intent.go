@@ -34,8 +34,9 @@ const protectedLabel = "protected"
 type intentBook struct {
 	path    string
 	cluster string
-	roots   func() *x509.CertPool // of the operators
-	own     map[string]string     // labels in the configuration
+	roots   func() *x509.CertPool      // of the operators
+	revoked func(chain [][]byte) error // says who is no operator any more; nil: nobody
+	own     map[string]string          // labels in the configuration
 	log     *slog.Logger
 	// took has one when another intent is in force and no summary has told it: whoever
 	// pulls the kill switch is told who holds it within seconds, not with the next summary.
@@ -136,6 +137,12 @@ func (b *intentBook) replace(signed *sensorv1.SignedIntent) (bool, error) {
 	raw, err := proto.Marshal(signed)
 	if err != nil || bytes.Equal(raw, b.stored.Signed) {
 		return false, err
+	}
+	// The one that is held stays, whoever signed it: it was an admin's when it came.
+	if b.revoked != nil {
+		if err := b.revoked(signed.GetSignature().GetChain()); err != nil {
+			return false, fmt.Errorf("%w; an admin applies it again", err)
+		}
 	}
 	policy, err := b.verified(raw)
 	if err != nil {

@@ -30,6 +30,7 @@ func (s *Sensor) openResponder() (err error) {
 	}
 	s.onClose(s.spool.Close)
 	s.intent = openIntent(s.path("intent.json"), s.identity.Cluster, s.identity.HostID, s.identity.OperatorRoots, s.cfg.Labels, s.log)
+	s.intent.revoked = func(chain [][]byte) error { return s.responder.Revoked(chain) }
 	s.uplink, err = uplink.New(uplink.Config{
 		Identity: s.identity,
 		Nodes:    s.cfg.Coordinators,
@@ -41,6 +42,7 @@ func (s *Sensor) openResponder() (err error) {
 		},
 		OnIntent:      s.intent.take,
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
+		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },
 		Pinned:        func() []netip.AddrPort { return s.responder.Pinned() },
 	}, s.spool)
 	if err != nil {

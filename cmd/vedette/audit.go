@@ -23,7 +23,7 @@ import (
 func (a *app) auditCommand() *cobra.Command {
 	return noun("audit", "the hash-chained record of what was decided and by whom",
 		"  vedette audit list --limit 20\n  vedette audit verify",
-		a.auditListCommand(), a.auditVerifyCommand())
+		a.auditListCommand(), a.auditVerifyCommand(), a.auditExportCommand(), a.auditCheckpointCommand())
 }
 
 func (a *app) auditListCommand() *cobra.Command {
@@ -75,22 +75,31 @@ type verified struct {
 }
 
 func (a *app) auditVerifyCommand() *cobra.Command {
-	var file, expect string
+	var file, expect, receiptFile string
 	c := &cobra.Command{
-		Use:   "verify",
+		Use:   "verify [FILE]",
 		Short: "prove that the record is whole",
 		Long: `Computes the hash of every entry anew, here and not at the coordinator, and checks
 that each names the one before. Prints the head: the hash of the last entry. Who keeps
 that elsewhere can later prove with --head that nothing before it was rewritten or cut.
 
-With --file an export of 'audit list -o jsonl' (or json) is checked without any cluster.
+With FILE (or --file) an export of 'audit export' (or 'audit list -o jsonl') is checked without
+any cluster. With --checkpoint it must have the entry that a receipt of 'audit checkpoint' names,
+unchanged: a record that was cut off before it, written anew or branched off fails. What came
+after the newest receipt can be cut off or rewritten by whoever has the cluster, unseen.
 The exit code is 1 when the chain does not hold.`,
-		Example: "  vedette audit verify\n  vedette audit verify --file audit.jsonl\n  vedette audit verify --head 5f1d…",
-		Args:    none,
+		Example: "  vedette audit verify\n  vedette audit verify --file audit.jsonl\n  vedette audit verify --head 5f1d…\n  vedette audit verify audit.jsonl --checkpoint receipt.json",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				if file != "" {
+					return usage("the export is named twice: %s and --file %s", args[0], file)
+				}
+				file = args[0]
+			}
 			if file == "" {
 				return a.with(func(ctx context.Context, s *session, _ []string) error {
-					return verify(s.app, s.Printer, s.api.Audit(ctx, 0), expect)
+					return verify(s.app, s.Printer, s.api.Audit(ctx, 0), expect, receiptFile)
 				})(cmd, args)
 			}
 			return bare(func(context.Context, []string) error {
@@ -107,30 +116,42 @@ The exit code is 1 when the chain does not hold.`,
 					defer func() { _ = f.Close() }()
 					in = f
 				}
-				return verify(a, p, exported(in), expect)
+				return verify(a, p, exported(in), expect, receiptFile)
 			})(cmd, args)
 		},
 	}
 	c.Flags().StringVar(&file, "file", "", "an export to check instead of the cluster's record; - is stdin")
+	c.Flags().StringVar(&receiptFile, "checkpoint", "", "a receipt `file` of 'audit checkpoint' that the record must agree with")
 	c.Flags().StringVar(&expect, "head", "", "a hash that must be in the chain: the head of an earlier check")
 	return c
 }
 
-func verify(a *app, p *output.Printer, entries iter.Seq2[*operatorv1.AuditEntry, error], expect string) error {
+func verify(a *app, p *output.Printer, entries iter.Seq2[*operatorv1.AuditEntry, error], expect, receiptFile string) error {
+	kept, err := readReceipt(receiptFile)
+	if err != nil {
+		return err
+	}
 	want, err := hex.DecodeString(expect)
 	if err != nil {
 		return usage("--head %q is no hash in hexadecimal", expect)
 	}
 	found := len(want) == 0
+	witness := kept.witness()
 	seen := func(yield func(*operatorv1.AuditEntry, error) bool) {
 		for e, err := range entries {
 			found = found || bytes.Equal(e.GetHash(), want)
+			if err == nil {
+				err = witness.See(e)
+			}
 			if !yield(e, err) {
 				return
 			}
 		}
 	}
 	chain, err := client.VerifyAudit(seen)
+	if err == nil {
+		err = witness.Done()
+	}
 	if err != nil && !errors.Is(err, client.ErrAuditBroken) {
 		return err
 	}
@@ -152,6 +173,9 @@ func verify(a *app, p *output.Printer, entries iter.Seq2[*operatorv1.AuditEntry,
 				g.Text(fmt.Sprintf("It starts at entry %d: what came before is taken on trust.", v.From))
 			}
 			g.Field("head", v.Head)
+			if kept != nil {
+				g.Field("receipt", kept.words())
+			}
 			return
 		}
 		g.Title(output.Red, "The record does NOT hold.")

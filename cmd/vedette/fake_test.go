@@ -55,6 +55,8 @@ type fake struct {
 	held    uint64
 	// the list of the nodes as it was signed last
 	nodes *sensorv1.SignedNodes
+	// revocations is the list of who is no operator any more.
+	revocations *sensorv1.SignedRevocations
 	// how often was asked for hosts and for the intent when the last was applied
 	quick, asked int
 }
@@ -174,7 +176,7 @@ func (f *fake) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		case "broken":
 			return nil, connect.NewError(connect.CodeInternal, errors.New("the disk of \x1b[31mn1 is full"))
 		case "viewer":
-			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes", "DebugInfo"}, method) {
+			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes", "DebugInfo", "PutRevocations", "RemoveHost"}, method) {
 				return nil, connect.NewError(connect.CodePermissionDenied, errors.New("role viewer may not do this: it needs responder"))
 			}
 		}

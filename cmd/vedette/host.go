@@ -19,7 +19,7 @@ import (
 
 func (a *app) hostCommand() *cobra.Command {
 	return noun("host", "the hosts that sensors watch", "  vedette host list -l role=web\n  vedette host show web1",
-		a.hostListCommand(), a.hostShowCommand())
+		a.hostListCommand(), a.hostShowCommand(), a.hostRemoveCommand())
 }
 
 func (a *app) hostListCommand() *cobra.Command {
@@ -170,6 +170,9 @@ func (a *app) hostPage(g *output.Page, res *operatorv1.GetHostResponse) {
 
 	if health.GetBlind() {
 		g.Painted(output.Red, "blind", "the sensor does not see: "+first(health.GetBlindReason(), "it does not say why"))
+	}
+	if h.GetTwoPlaces() != "" {
+		g.Painted(output.Red, "identity", fmt.Sprintf("used in two places at once, %s: see 'vedette finding show %s'", a.ago(h.GetTwoPlacesAt()), h.GetTwoPlaces()))
 	}
 	if how := ended(h); how != "" {
 		g.Field("ended", how)

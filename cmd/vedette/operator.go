@@ -25,7 +25,7 @@ type madeOperator struct {
 }
 
 func (a *app) operatorCommand() *cobra.Command {
-	return noun("operator", "people who may ask and order", "  vedette operator create bob --role responder", a.operatorCreateCommand())
+	return noun("operator", "people who may ask and order", "  vedette operator create bob --role responder", a.operatorCreateCommand(), a.operatorListCommand(), a.operatorRevokeCommand())
 }
 
 func (a *app) operatorCreateCommand() *cobra.Command {
@@ -46,7 +46,8 @@ admin also makes tokens and removes nodes. An admin whom the first admin makes g
 authority of their own, so that they can make operators too, but no admin who can; every
 certificate's chain shows who made its holder.
 
-An operator cannot be taken back before the certificate ends: --ttl says when.`,
+An operator is taken back with 'vedette operator revoke'. A host that no node reaches cannot
+hear of that, and honours what a person carries to it: --ttl says until when at most.`,
 		Example: `  vedette operator create bob --role responder
   vedette operator create ann --role admin --ttl 2160h --out /media/stick/ann.context.yaml
   vedette operator create vic --node node1:7444 --node node2:7444`,

@@ -1,11 +1,15 @@
 package client
 
 import (
+	"context"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/vedette-edr/vedette/proto/audit"
+	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/raftv1"
 )
 
 // ErrAuditBroken is what VerifyAudit wraps when the chain does not hold.
@@ -49,4 +53,30 @@ func VerifyAudit(entries iter.Seq2[*operatorv1.AuditEntry, error]) (Chain, error
 		c.To, c.Head = e.GetIndex(), next
 	}
 	return c, nil
+}
+
+// Checkpoints are what the nodes have signed of the audit, verified: newest first. One
+// that is no node's of this cluster is ErrUntrusted.
+func (c *Client) Checkpoints(ctx context.Context) ([]*raftv1.Checkpoint, error) {
+	res, err := call(ctx, c, api.ListCheckpoints, &operatorv1.ListCheckpointsRequest{PageSize: pageSize})
+	if err != nil {
+		return nil, err
+	}
+	for _, checkpoint := range res.GetCheckpoints() {
+		peer, err := audit.VerifyCheckpoint(checkpoint, poolOf(c.id.ca))
+		if err == nil && (peer.Kind != link.KindNode || peer.Cluster != c.id.cluster) {
+			err = fmt.Errorf("%s:%s of %s signed it", peer.Kind, peer.ID, peer.Cluster)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: node %s tells a checkpoint of entry %d that cannot be verified: %w", ErrUntrusted, c.Node(), checkpoint.GetIndex(), err)
+		}
+	}
+	return res.GetCheckpoints(), nil
+}
+
+// SignAudit is this operator's own word for a chain that was verified here, and the
+// authority (DER) that certifies them.
+func (c *Client) SignAudit(chain Chain) (checkpoint *raftv1.Checkpoint, authority []byte, err error) {
+	checkpoint = &raftv1.Checkpoint{ClusterId: c.id.cluster, Node: link.KindOperator + ":" + c.operator, Index: chain.To, Hash: chain.Head, Time: time.Now().UnixNano()}
+	return checkpoint, c.id.operators.Raw, audit.SignCheckpoint(c.id.signer, c.id.chain(), checkpoint)
 }

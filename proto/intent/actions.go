@@ -70,7 +70,7 @@ func LevelText(level int) string {
 var severities = []string{"informational", "low", "medium", "high", "critical"}
 
 // kinds are those of findings that are known today: others are no mistake.
-var kinds = []string{"rule", "new-exec", "new-flow", "follow-up", "tamper", "blind", "silent", "returned"}
+var kinds = []string{"rule", "new-exec", "new-flow", "follow-up", "tamper", "blind", "silent", "returned", "two-places"}
 
 // nearest is the word of words that was perhaps meant by wrong; empty when none is near.
 func nearest(wrong string, words []string) string {

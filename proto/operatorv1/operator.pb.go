@@ -248,8 +248,11 @@ type Host struct {
 	EnrolledAt       int64                   `protobuf:"varint,16,opt,name=enrolled_at,json=enrolledAt,proto3" json:"enrolled_at,omitempty"`
 	Losses           []*sensorv1.Loss        `protobuf:"bytes,17,rep,name=losses,proto3" json:"losses,omitempty"` // totals by cause
 	// How the last session ended (see SessionEnd.how); empty while one stands.
-	Ended         string `protobuf:"bytes,18,opt,name=ended,proto3" json:"ended,omitempty"`
-	EndedDetail   string `protobuf:"bytes,19,opt,name=ended_detail,json=endedDetail,proto3" json:"ended_detail,omitempty"`
+	Ended       string `protobuf:"bytes,18,opt,name=ended,proto3" json:"ended,omitempty"`
+	EndedDetail string `protobuf:"bytes,19,opt,name=ended_detail,json=endedDetail,proto3" json:"ended_detail,omitempty"`
+	// The newest finding that two processes use its identity at once, and when; empty: never seen.
+	TwoPlaces     string `protobuf:"bytes,20,opt,name=two_places,json=twoPlaces,proto3" json:"two_places,omitempty"`
+	TwoPlacesAt   int64  `protobuf:"varint,21,opt,name=two_places_at,json=twoPlacesAt,proto3" json:"two_places_at,omitempty"` // Unix ns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +418,20 @@ func (x *Host) GetEndedDetail() string {
 		return x.EndedDetail
 	}
 	return ""
+}
+
+func (x *Host) GetTwoPlaces() string {
+	if x != nil {
+		return x.TwoPlaces
+	}
+	return ""
+}
+
+func (x *Host) GetTwoPlacesAt() int64 {
+	if x != nil {
+		return x.TwoPlacesAt
+	}
+	return 0
 }
 
 type Selector struct {
@@ -4890,6 +4907,491 @@ func (x *BackupResponse) GetData() []byte {
 	return nil
 }
 
+type RemoveHostRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Host           string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // id, or a name that one host has
+	Reason         string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RemoveHostRequest) Reset() {
+	*x = RemoveHostRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostRequest) ProtoMessage() {}
+
+func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
+func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *RemoveHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RemoveHostRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RemoveHostRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type RemoveHostResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // as it was before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHostResponse) Reset() {
+	*x = RemoveHostResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostResponse) ProtoMessage() {}
+
+func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
+func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *RemoveHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+// What the cluster has seen of an operator: one who never came is not known to it.
+type OperatorRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	NotAfter      int64                  `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // of the newest certificate that was shown
+	MadeBy        string                 `protobuf:"bytes,4,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"`        // whose authority signed that; empty: the first admin's
+	FirstSeen     int64                  `protobuf:"varint,5,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"`
+	RevokedAt     int64                  `protobuf:"varint,6,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"` // 0: may ask and sign
+	RevokedBy     string                 `protobuf:"bytes,7,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorRow) Reset() {
+	*x = OperatorRow{}
+	mi := &file_vedette_operator_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorRow) ProtoMessage() {}
+
+func (x *OperatorRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorRow.ProtoReflect.Descriptor instead.
+func (*OperatorRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *OperatorRow) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *OperatorRow) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetFirstSeen() int64 {
+	if x != nil {
+		return x.FirstSeen
+	}
+	return 0
+}
+
+func (x *OperatorRow) GetRevokedAt() int64 {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return 0
+}
+
+func (x *OperatorRow) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+func (x *OperatorRow) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ListOperatorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsRequest) Reset() {
+	*x = ListOperatorsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsRequest) ProtoMessage() {}
+
+func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
+func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
+}
+
+type ListOperatorsResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Operators     []*OperatorRow              `protobuf:"bytes,1,rep,name=operators,proto3" json:"operators,omitempty"`
+	Revocations   *sensorv1.SignedRevocations `protobuf:"bytes,2,opt,name=revocations,proto3" json:"revocations,omitempty"` // absent: nobody was ever revoked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsResponse) Reset() {
+	*x = ListOperatorsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsResponse) ProtoMessage() {}
+
+func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
+func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *ListOperatorsResponse) GetOperators() []*OperatorRow {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+func (x *ListOperatorsResponse) GetRevocations() *sensorv1.SignedRevocations {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+type PutRevocationsRequest struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Signed        *sensorv1.SignedRevocations `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Reason        string                      `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRevocationsRequest) Reset() {
+	*x = PutRevocationsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRevocationsRequest) ProtoMessage() {}
+
+func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*PutRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *PutRevocationsRequest) GetSigned() *sensorv1.SignedRevocations {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutRevocationsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type PutRevocationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        uint64                 `protobuf:"varint,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRevocationsResponse) Reset() {
+	*x = PutRevocationsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRevocationsResponse) ProtoMessage() {}
+
+func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*PutRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *PutRevocationsResponse) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+type ListCheckpointsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCheckpointsRequest) Reset() {
+	*x = ListCheckpointsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCheckpointsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCheckpointsRequest) ProtoMessage() {}
+
+func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
+func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *ListCheckpointsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+type ListCheckpointsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoints   []*raftv1.Checkpoint   `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Authority     [][]byte               `protobuf:"bytes,2,rep,name=authority,proto3" json:"authority,omitempty"` // the cluster's certificates, DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCheckpointsResponse) Reset() {
+	*x = ListCheckpointsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCheckpointsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCheckpointsResponse) ProtoMessage() {}
+
+func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCheckpointsResponse.ProtoReflect.Descriptor instead.
+func (*ListCheckpointsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *ListCheckpointsResponse) GetCheckpoints() []*raftv1.Checkpoint {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return nil
+}
+
+func (x *ListCheckpointsResponse) GetAuthority() [][]byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
 var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
@@ -4915,7 +5417,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vhosts_blind\x18\x0e \x01(\x04R\n" +
 	"hostsBlind\x12#\n" +
 	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\x12A\n" +
-	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"\xeb\x05\n" +
+	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"\xae\x06\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4938,7 +5440,10 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"enrolledAt\x12/\n" +
 	"\x06losses\x18\x11 \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12\x14\n" +
 	"\x05ended\x18\x12 \x01(\tR\x05ended\x12!\n" +
-	"\fended_detail\x18\x13 \x01(\tR\vendedDetail\x1a9\n" +
+	"\fended_detail\x18\x13 \x01(\tR\vendedDetail\x12\x1d\n" +
+	"\n" +
+	"two_places\x18\x14 \x01(\tR\ttwoPlaces\x12\"\n" +
+	"\rtwo_places_at\x18\x15 \x01(\x03R\vtwoPlacesAt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x01\n" +
@@ -5305,7 +5810,39 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\rBackupRequest\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\bR\bidentity\"$\n" +
 	"\x0eBackupResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xa9\x16\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"h\n" +
+	"\x11RemoveHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"C\n" +
+	"\x12RemoveHostResponse\x12-\n" +
+	"\x04host\x18\x01 \x01(\v2\x19.vedette.operator.v1.HostR\x04host\"\xe0\x01\n" +
+	"\vOperatorRow\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x17\n" +
+	"\amade_by\x18\x04 \x01(\tR\x06madeBy\x12\x1d\n" +
+	"\n" +
+	"first_seen\x18\x05 \x01(\x03R\tfirstSeen\x12\x1d\n" +
+	"\n" +
+	"revoked_at\x18\x06 \x01(\x03R\trevokedAt\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\a \x01(\tR\trevokedBy\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\x16\n" +
+	"\x14ListOperatorsRequest\"\x9f\x01\n" +
+	"\x15ListOperatorsResponse\x12>\n" +
+	"\toperators\x18\x01 \x03(\v2 .vedette.operator.v1.OperatorRowR\toperators\x12F\n" +
+	"\vrevocations\x18\x02 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\vrevocations\"m\n" +
+	"\x15PutRevocationsRequest\x12<\n" +
+	"\x06signed\x18\x01 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\x06signed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"0\n" +
+	"\x16PutRevocationsResponse\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\x04R\x06serial\"5\n" +
+	"\x16ListCheckpointsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\"v\n" +
+	"\x17ListCheckpointsResponse\x12=\n" +
+	"\vcheckpoints\x18\x01 \x03(\v2\x1b.vedette.raft.v1.CheckpointR\vcheckpoints\x12\x1c\n" +
+	"\tauthority\x18\x02 \x03(\fR\tauthority2\xc9\x19\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -5336,7 +5873,12 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\fRemoveMember\x12(.vedette.operator.v1.RemoveMemberRequest\x1a).vedette.operator.v1.RemoveMemberResponse\x12i\n" +
 	"\x0ePutSignedNodes\x12*.vedette.operator.v1.PutSignedNodesRequest\x1a+.vedette.operator.v1.PutSignedNodesResponse\x12Z\n" +
 	"\tDebugInfo\x12%.vedette.operator.v1.DebugInfoRequest\x1a&.vedette.operator.v1.DebugInfoResponse\x12S\n" +
-	"\x06Backup\x12\".vedette.operator.v1.BackupRequest\x1a#.vedette.operator.v1.BackupResponse0\x01\x12P\n" +
+	"\x06Backup\x12\".vedette.operator.v1.BackupRequest\x1a#.vedette.operator.v1.BackupResponse0\x01\x12]\n" +
+	"\n" +
+	"RemoveHost\x12&.vedette.operator.v1.RemoveHostRequest\x1a'.vedette.operator.v1.RemoveHostResponse\x12f\n" +
+	"\rListOperators\x12).vedette.operator.v1.ListOperatorsRequest\x1a*.vedette.operator.v1.ListOperatorsResponse\x12i\n" +
+	"\x0ePutRevocations\x12*.vedette.operator.v1.PutRevocationsRequest\x1a+.vedette.operator.v1.PutRevocationsResponse\x12l\n" +
+	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
@@ -5351,220 +5893,244 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
 var file_vedette_operator_proto_goTypes = []any{
-	(*GetStatusRequest)(nil),         // 0: vedette.operator.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),        // 1: vedette.operator.v1.GetStatusResponse
-	(*Host)(nil),                     // 2: vedette.operator.v1.Host
-	(*Selector)(nil),                 // 3: vedette.operator.v1.Selector
-	(*ListHostsRequest)(nil),         // 4: vedette.operator.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),        // 5: vedette.operator.v1.ListHostsResponse
-	(*GetHostRequest)(nil),           // 6: vedette.operator.v1.GetHostRequest
-	(*GetHostResponse)(nil),          // 7: vedette.operator.v1.GetHostResponse
-	(*BehaviourRow)(nil),             // 8: vedette.operator.v1.BehaviourRow
-	(*FindingRow)(nil),               // 9: vedette.operator.v1.FindingRow
-	(*ListFindingsRequest)(nil),      // 10: vedette.operator.v1.ListFindingsRequest
-	(*ListFindingsResponse)(nil),     // 11: vedette.operator.v1.ListFindingsResponse
-	(*GetFindingRequest)(nil),        // 12: vedette.operator.v1.GetFindingRequest
-	(*GetFindingResponse)(nil),       // 13: vedette.operator.v1.GetFindingResponse
-	(*ListIncidentsRequest)(nil),     // 14: vedette.operator.v1.ListIncidentsRequest
-	(*ListIncidentsResponse)(nil),    // 15: vedette.operator.v1.ListIncidentsResponse
-	(*GetIncidentRequest)(nil),       // 16: vedette.operator.v1.GetIncidentRequest
-	(*GetIncidentResponse)(nil),      // 17: vedette.operator.v1.GetIncidentResponse
-	(*CloseIncidentRequest)(nil),     // 18: vedette.operator.v1.CloseIncidentRequest
-	(*CloseIncidentResponse)(nil),    // 19: vedette.operator.v1.CloseIncidentResponse
-	(*SelectHostsRequest)(nil),       // 20: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),      // 21: vedette.operator.v1.SelectHostsResponse
-	(*PreviewOrderRequest)(nil),      // 22: vedette.operator.v1.PreviewOrderRequest
-	(*PreviewOrderResponse)(nil),     // 23: vedette.operator.v1.PreviewOrderResponse
-	(*Dependent)(nil),                // 24: vedette.operator.v1.Dependent
-	(*SubmitGrantRequest)(nil),       // 25: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),      // 26: vedette.operator.v1.SubmitGrantResponse
-	(*Operation)(nil),                // 27: vedette.operator.v1.Operation
-	(*ListOperationsRequest)(nil),    // 28: vedette.operator.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),   // 29: vedette.operator.v1.ListOperationsResponse
-	(*ApproveOperationRequest)(nil),  // 30: vedette.operator.v1.ApproveOperationRequest
-	(*ApproveOperationResponse)(nil), // 31: vedette.operator.v1.ApproveOperationResponse
-	(*VetoOperationRequest)(nil),     // 32: vedette.operator.v1.VetoOperationRequest
-	(*VetoOperationResponse)(nil),    // 33: vedette.operator.v1.VetoOperationResponse
-	(*ApplyIntentRequest)(nil),       // 34: vedette.operator.v1.ApplyIntentRequest
-	(*ApplyIntentResponse)(nil),      // 35: vedette.operator.v1.ApplyIntentResponse
-	(*GetIntentRequest)(nil),         // 36: vedette.operator.v1.GetIntentRequest
-	(*GetIntentResponse)(nil),        // 37: vedette.operator.v1.GetIntentResponse
-	(*ListIntentsRequest)(nil),       // 38: vedette.operator.v1.ListIntentsRequest
-	(*ListIntentsResponse)(nil),      // 39: vedette.operator.v1.ListIntentsResponse
-	(*TestIntentRequest)(nil),        // 40: vedette.operator.v1.TestIntentRequest
-	(*TestIntentResponse)(nil),       // 41: vedette.operator.v1.TestIntentResponse
-	(*Verdict)(nil),                  // 42: vedette.operator.v1.Verdict
-	(*GetScorecardRequest)(nil),      // 43: vedette.operator.v1.GetScorecardRequest
-	(*GetScorecardResponse)(nil),     // 44: vedette.operator.v1.GetScorecardResponse
-	(*Score)(nil),                    // 45: vedette.operator.v1.Score
-	(*Isolation)(nil),                // 46: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),    // 47: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil),   // 48: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),      // 49: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),     // 50: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),               // 51: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 52: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 53: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),       // 54: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 55: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                   // 56: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),       // 57: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),      // 58: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),      // 59: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),     // 60: vedette.operator.v1.RemoveMemberResponse
-	(*PutSignedNodesRequest)(nil),    // 61: vedette.operator.v1.PutSignedNodesRequest
-	(*PutSignedNodesResponse)(nil),   // 62: vedette.operator.v1.PutSignedNodesResponse
-	(*DebugInfoRequest)(nil),         // 63: vedette.operator.v1.DebugInfoRequest
-	(*DebugInfoResponse)(nil),        // 64: vedette.operator.v1.DebugInfoResponse
-	(*LogLine)(nil),                  // 65: vedette.operator.v1.LogLine
-	(*WatchRequest)(nil),             // 66: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),            // 67: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),               // 68: vedette.operator.v1.HostChange
-	(*BackupRequest)(nil),            // 69: vedette.operator.v1.BackupRequest
-	(*BackupResponse)(nil),           // 70: vedette.operator.v1.BackupResponse
-	nil,                              // 71: vedette.operator.v1.Host.LabelsEntry
-	nil,                              // 72: vedette.operator.v1.Selector.LabelsEntry
-	nil,                              // 73: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                              // 74: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),     // 75: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),   // 76: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),       // 77: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),          // 78: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),            // 79: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),       // 80: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),         // 81: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),          // 82: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),             // 83: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),     // 84: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),          // 85: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),     // 86: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),       // 87: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),    // 88: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),          // 89: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),         // 90: vedette.sensor.v1.Summary
+	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
+	(*Host)(nil),                       // 2: vedette.operator.v1.Host
+	(*Selector)(nil),                   // 3: vedette.operator.v1.Selector
+	(*ListHostsRequest)(nil),           // 4: vedette.operator.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),          // 5: vedette.operator.v1.ListHostsResponse
+	(*GetHostRequest)(nil),             // 6: vedette.operator.v1.GetHostRequest
+	(*GetHostResponse)(nil),            // 7: vedette.operator.v1.GetHostResponse
+	(*BehaviourRow)(nil),               // 8: vedette.operator.v1.BehaviourRow
+	(*FindingRow)(nil),                 // 9: vedette.operator.v1.FindingRow
+	(*ListFindingsRequest)(nil),        // 10: vedette.operator.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),       // 11: vedette.operator.v1.ListFindingsResponse
+	(*GetFindingRequest)(nil),          // 12: vedette.operator.v1.GetFindingRequest
+	(*GetFindingResponse)(nil),         // 13: vedette.operator.v1.GetFindingResponse
+	(*ListIncidentsRequest)(nil),       // 14: vedette.operator.v1.ListIncidentsRequest
+	(*ListIncidentsResponse)(nil),      // 15: vedette.operator.v1.ListIncidentsResponse
+	(*GetIncidentRequest)(nil),         // 16: vedette.operator.v1.GetIncidentRequest
+	(*GetIncidentResponse)(nil),        // 17: vedette.operator.v1.GetIncidentResponse
+	(*CloseIncidentRequest)(nil),       // 18: vedette.operator.v1.CloseIncidentRequest
+	(*CloseIncidentResponse)(nil),      // 19: vedette.operator.v1.CloseIncidentResponse
+	(*SelectHostsRequest)(nil),         // 20: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),        // 21: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),        // 22: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),       // 23: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                  // 24: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),         // 25: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),        // 26: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                  // 27: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),      // 28: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),     // 29: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),    // 30: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil),   // 31: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),       // 32: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),      // 33: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),         // 34: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),        // 35: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),           // 36: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),          // 37: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),         // 38: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),        // 39: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),          // 40: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),         // 41: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                    // 42: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),        // 43: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),       // 44: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                      // 45: vedette.operator.v1.Score
+	(*Isolation)(nil),                  // 46: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),      // 47: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),     // 48: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),        // 49: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 50: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),                 // 51: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),           // 52: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),          // 53: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),         // 54: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 55: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                     // 56: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),         // 57: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 58: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),        // 59: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 60: vedette.operator.v1.RemoveMemberResponse
+	(*PutSignedNodesRequest)(nil),      // 61: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),     // 62: vedette.operator.v1.PutSignedNodesResponse
+	(*DebugInfoRequest)(nil),           // 63: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),          // 64: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                    // 65: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),               // 66: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),              // 67: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),                 // 68: vedette.operator.v1.HostChange
+	(*BackupRequest)(nil),              // 69: vedette.operator.v1.BackupRequest
+	(*BackupResponse)(nil),             // 70: vedette.operator.v1.BackupResponse
+	(*RemoveHostRequest)(nil),          // 71: vedette.operator.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),         // 72: vedette.operator.v1.RemoveHostResponse
+	(*OperatorRow)(nil),                // 73: vedette.operator.v1.OperatorRow
+	(*ListOperatorsRequest)(nil),       // 74: vedette.operator.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),      // 75: vedette.operator.v1.ListOperatorsResponse
+	(*PutRevocationsRequest)(nil),      // 76: vedette.operator.v1.PutRevocationsRequest
+	(*PutRevocationsResponse)(nil),     // 77: vedette.operator.v1.PutRevocationsResponse
+	(*ListCheckpointsRequest)(nil),     // 78: vedette.operator.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),    // 79: vedette.operator.v1.ListCheckpointsResponse
+	nil,                                // 80: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 81: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 82: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 83: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 84: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 85: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 86: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 87: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 88: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 89: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 90: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 91: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 92: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 93: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 94: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 95: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 96: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 97: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 98: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 99: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 100: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 101: vedette.raft.v1.Checkpoint
 }
 var file_vedette_operator_proto_depIdxs = []int32{
-	56, // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	75, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	71, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	76, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	77, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	78, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	79, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	72, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
-	3,  // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,  // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	2,  // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
-	8,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	80, // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	81, // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
-	9,  // 14: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	9,  // 15: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	82, // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	82, // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	9,  // 18: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	82, // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	3,  // 20: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,  // 21: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,  // 22: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	83, // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	84, // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	85, // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,  // 26: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	24, // 27: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	73, // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	86, // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	86, // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	27, // 31: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	87, // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	27, // 33: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	27, // 34: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	88, // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	88, // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	88, // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	89, // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	42, // 39: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	45, // 40: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	85, // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	46, // 42: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	46, // 43: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	27, // 44: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	51, // 45: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	74, // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	56, // 47: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	75, // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	75, // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	65, // 50: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	90, // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	9,  // 52: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	82, // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	46, // 54: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	68, // 55: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	0,  // 56: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,  // 57: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,  // 58: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	10, // 59: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	12, // 60: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	14, // 61: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	16, // 62: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	18, // 63: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	20, // 64: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	22, // 65: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	25, // 66: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	28, // 67: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	30, // 68: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	32, // 69: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	34, // 70: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	36, // 71: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	38, // 72: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	40, // 73: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	43, // 74: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	47, // 75: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	49, // 76: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	52, // 77: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	54, // 78: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	57, // 79: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	59, // 80: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	61, // 81: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	63, // 82: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	69, // 83: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	66, // 84: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,  // 85: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,  // 86: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,  // 87: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	11, // 88: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	13, // 89: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	15, // 90: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	17, // 91: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	19, // 92: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	21, // 93: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	23, // 94: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	26, // 95: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	29, // 96: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	31, // 97: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	33, // 98: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	35, // 99: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	37, // 100: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	39, // 101: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	41, // 102: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	44, // 103: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	48, // 104: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	50, // 105: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	53, // 106: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	55, // 107: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	58, // 108: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	60, // 109: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	62, // 110: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	64, // 111: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	70, // 112: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	67, // 113: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	85, // [85:114] is the sub-list for method output_type
-	56, // [56:85] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	56,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
+	84,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	80,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	85,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	86,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	87,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	88,  // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	81,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
+	8,   // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
+	89,  // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	90,  // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	9,   // 14: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	9,   // 15: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	91,  // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	91,  // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	9,   // 18: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	91,  // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	3,   // 20: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 21: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 22: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	92,  // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	93,  // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	94,  // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 26: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	24,  // 27: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	82,  // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	95,  // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	95,  // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	27,  // 31: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	96,  // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	27,  // 33: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	27,  // 34: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	97,  // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	97,  // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	97,  // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	98,  // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	42,  // 39: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	45,  // 40: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	94,  // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	46,  // 42: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	46,  // 43: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	27,  // 44: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	51,  // 45: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	83,  // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	56,  // 47: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	84,  // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	84,  // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	65,  // 50: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	99,  // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	9,   // 52: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	91,  // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	46,  // 54: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	68,  // 55: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 56: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	73,  // 57: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	100, // 58: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	100, // 59: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	101, // 60: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	0,   // 61: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 62: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 63: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	10,  // 64: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	12,  // 65: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	14,  // 66: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	16,  // 67: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	18,  // 68: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	20,  // 69: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	22,  // 70: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	25,  // 71: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	28,  // 72: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	30,  // 73: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	32,  // 74: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	34,  // 75: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	36,  // 76: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	38,  // 77: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	40,  // 78: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	43,  // 79: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	47,  // 80: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	49,  // 81: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	52,  // 82: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	54,  // 83: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	57,  // 84: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	59,  // 85: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	61,  // 86: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	63,  // 87: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	69,  // 88: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	71,  // 89: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	74,  // 90: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	76,  // 91: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	78,  // 92: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	66,  // 93: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,   // 94: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 95: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 96: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	11,  // 97: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	13,  // 98: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	15,  // 99: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	17,  // 100: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	19,  // 101: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	21,  // 102: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	23,  // 103: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	26,  // 104: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	29,  // 105: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	31,  // 106: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	33,  // 107: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	35,  // 108: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	37,  // 109: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	39,  // 110: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	41,  // 111: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	44,  // 112: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	48,  // 113: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	50,  // 114: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	53,  // 115: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	55,  // 116: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	58,  // 117: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	60,  // 118: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	62,  // 119: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	64,  // 120: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	70,  // 121: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	72,  // 122: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	75,  // 123: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	77,  // 124: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	79,  // 125: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	67,  // 126: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	94,  // [94:127] is the sub-list for method output_type
+	61,  // [61:94] is the sub-list for method input_type
+	61,  // [61:61] is the sub-list for extension type_name
+	61,  // [61:61] is the sub-list for extension extendee
+	0,   // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -5585,7 +6151,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   75,
+			NumMessages:   84,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

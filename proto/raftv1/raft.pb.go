@@ -59,6 +59,9 @@ type Command struct {
 	//	*Command_RestoreCluster
 	//	*Command_RecoverCluster
 	//	*Command_NoteBackup
+	//	*Command_RemoveHost
+	//	*Command_PutRevocations
+	//	*Command_PutCheckpoint
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -347,6 +350,33 @@ func (x *Command) GetNoteBackup() *NoteBackup {
 	return nil
 }
 
+func (x *Command) GetRemoveHost() *RemoveHost {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemoveHost); ok {
+			return x.RemoveHost
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutRevocations() *PutRevocations {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutRevocations); ok {
+			return x.PutRevocations
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutCheckpoint() *PutCheckpoint {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutCheckpoint); ok {
+			return x.PutCheckpoint
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -451,6 +481,18 @@ type Command_NoteBackup struct {
 	NoteBackup *NoteBackup `protobuf:"bytes,39,opt,name=note_backup,json=noteBackup,proto3,oneof"`
 }
 
+type Command_RemoveHost struct {
+	RemoveHost *RemoveHost `protobuf:"bytes,40,opt,name=remove_host,json=removeHost,proto3,oneof"`
+}
+
+type Command_PutRevocations struct {
+	PutRevocations *PutRevocations `protobuf:"bytes,41,opt,name=put_revocations,json=putRevocations,proto3,oneof"`
+}
+
+type Command_PutCheckpoint struct {
+	PutCheckpoint *PutCheckpoint `protobuf:"bytes,42,opt,name=put_checkpoint,json=putCheckpoint,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -500,6 +542,12 @@ func (*Command_RestoreCluster) isCommand_Body() {}
 func (*Command_RecoverCluster) isCommand_Body() {}
 
 func (*Command_NoteBackup) isCommand_Body() {}
+
+func (*Command_RemoveHost) isCommand_Body() {}
+
+func (*Command_PutRevocations) isCommand_Body() {}
+
+func (*Command_PutCheckpoint) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -787,6 +835,7 @@ type ConsumeToken struct {
 	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"` // the new host's or node's id, drawn by the proposer
 	Facts         *sensorv1.HostFacts    `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
 	Node          *sensorv1.Node         `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	KeySha256     []byte                 `protobuf:"bytes,7,opt,name=key_sha256,json=keySha256,proto3" json:"key_sha256,omitempty"` // of the new host's public key (SubjectPublicKeyInfo)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -859,6 +908,13 @@ func (x *ConsumeToken) GetFacts() *sensorv1.HostFacts {
 func (x *ConsumeToken) GetNode() *sensorv1.Node {
 	if x != nil {
 		return x.Node
+	}
+	return nil
+}
+
+func (x *ConsumeToken) GetKeySha256() []byte {
+	if x != nil {
+		return x.KeySha256
 	}
 	return nil
 }
@@ -1854,6 +1910,7 @@ type HostSession struct {
 	// From Hello: what tells a return from a reboot.
 	KernelBoot    []byte `protobuf:"bytes,8,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
 	Instance      []byte `protobuf:"bytes,9,opt,name=instance,proto3" json:"instance,omitempty"`
+	KeySha256     []byte `protobuf:"bytes,10,opt,name=key_sha256,json=keySha256,proto3" json:"key_sha256,omitempty"` // of the public key in its certificate
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1947,6 +2004,13 @@ func (x *HostSession) GetKernelBoot() []byte {
 func (x *HostSession) GetInstance() []byte {
 	if x != nil {
 		return x.Instance
+	}
+	return nil
+}
+
+func (x *HostSession) GetKeySha256() []byte {
+	if x != nil {
+		return x.KeySha256
 	}
 	return nil
 }
@@ -2199,9 +2263,12 @@ func (x *SilentHost) GetSession() uint64 {
 }
 
 type PutOperator struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // viewer hunter responder admin
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role  string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // viewer hunter responder admin
+	// Of the certificate that was shown; 0 and empty from older nodes.
+	NotAfter      int64  `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	MadeBy        string `protobuf:"bytes,4,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"` // whose authority signed it; empty: the first admin's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2246,6 +2313,20 @@ func (x *PutOperator) GetName() string {
 func (x *PutOperator) GetRole() string {
 	if x != nil {
 		return x.Role
+	}
+	return ""
+}
+
+func (x *PutOperator) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *PutOperator) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
 	}
 	return ""
 }
@@ -2984,11 +3065,255 @@ func (x *NoteBackup) GetIdentity() bool {
 	return false
 }
 
+// A host's identity counts no more.
+type RemoveHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHost) Reset() {
+	*x = RemoveHost{}
+	mi := &file_vedette_raft_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHost) ProtoMessage() {}
+
+func (x *RemoveHost) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
+func (*RemoveHost) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RemoveHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RemoveHost) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Whose signatures count no more, as an admin signed it. The proposer has verified it.
+type PutRevocations struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Signed        *sensorv1.SignedRevocations `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Reason        string                      `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRevocations) Reset() {
+	*x = PutRevocations{}
+	mi := &file_vedette_raft_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRevocations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRevocations) ProtoMessage() {}
+
+func (x *PutRevocations) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRevocations.ProtoReflect.Descriptor instead.
+func (*PutRevocations) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PutRevocations) GetSigned() *sensorv1.SignedRevocations {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutRevocations) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// A node's word for the audit up to an entry.
+type PutCheckpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutCheckpoint) Reset() {
+	*x = PutCheckpoint{}
+	mi := &file_vedette_raft_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutCheckpoint) ProtoMessage() {}
+
+func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutCheckpoint.ProtoReflect.Descriptor instead.
+func (*PutCheckpoint) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PutCheckpoint) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+// Signed: see package audit.
+type Checkpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"` // of the audit entry
+	Hash          []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`    // the entry's
+	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`   // Unix ns at the node
+	Signature     []byte                 `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`
+	Chain         [][]byte               `protobuf:"bytes,7,rep,name=chain,proto3" json:"chain,omitempty"` // the node's certificate, leaf first, up to the cluster's CA
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_vedette_raft_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Checkpoint) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xbd\x0e\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x92\x10\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -3022,7 +3347,11 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x0frestore_cluster\x18% \x01(\v2\x1f.vedette.raft.v1.RestoreClusterH\x00R\x0erestoreCluster\x12J\n" +
 	"\x0frecover_cluster\x18& \x01(\v2\x1f.vedette.raft.v1.RecoverClusterH\x00R\x0erecoverCluster\x12>\n" +
 	"\vnote_backup\x18' \x01(\v2\x1b.vedette.raft.v1.NoteBackupH\x00R\n" +
-	"noteBackupB\x06\n" +
+	"noteBackup\x12>\n" +
+	"\vremove_host\x18( \x01(\v2\x1b.vedette.raft.v1.RemoveHostH\x00R\n" +
+	"removeHost\x12J\n" +
+	"\x0fput_revocations\x18) \x01(\v2\x1f.vedette.raft.v1.PutRevocationsH\x00R\x0eputRevocations\x12G\n" +
+	"\x0eput_checkpoint\x18* \x01(\v2\x1e.vedette.raft.v1.PutCheckpointH\x00R\rputCheckpointB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -3045,14 +3374,16 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2(.vedette.raft.v1.CreateToken.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x91\x02\n" +
 	"\fConsumeToken\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x121\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x1d.vedette.sensor.v1.EnrollKindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x04 \x01(\tR\x02id\x122\n" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.vedette.sensor.v1.HostFactsR\x05facts\x12+\n" +
-	"\x04node\x18\x06 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\"\xaf\x01\n" +
+	"\x04node\x18\x06 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x1d\n" +
+	"\n" +
+	"key_sha256\x18\a \x01(\fR\tkeySha256\"\xaf\x01\n" +
 	"\x0fRequestResponse\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x124\n" +
 	"\x05grant\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantR\x05grant\x122\n" +
@@ -3134,7 +3465,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"RemoveNode\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
 	"\x0ePutSignedNodes\x126\n" +
-	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"\x9f\x02\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"\xbe\x02\n" +
 	"\vHostSession\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
@@ -3145,7 +3476,10 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\asession\x18\a \x01(\x04R\asession\x12\x1f\n" +
 	"\vkernel_boot\x18\b \x01(\fR\n" +
 	"kernelBoot\x12\x1a\n" +
-	"\binstance\x18\t \x01(\fR\binstance\"n\n" +
+	"\binstance\x18\t \x01(\fR\binstance\x12\x1d\n" +
+	"\n" +
+	"key_sha256\x18\n" +
+	" \x01(\fR\tkeySha256\"n\n" +
 	"\rSessionsEnded\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
 	"\bsessions\x18\x02 \x03(\v2\x1b.vedette.raft.v1.SessionEndR\bsessions\x12\x10\n" +
@@ -3163,10 +3497,12 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"SilentHost\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
-	"\asession\x18\x02 \x01(\x04R\asession\"5\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\"k\n" +
 	"\vPutOperator\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\"\x92\x01\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x17\n" +
+	"\amade_by\x18\x04 \x01(\tR\x06madeBy\"\x92\x01\n" +
 	"\x06Result\x12\x1a\n" +
 	"\brejected\x18\x01 \x01(\tR\brejected\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -3229,7 +3565,28 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\tlast_term\x18\x03 \x01(\x04R\blastTerm\"(\n" +
 	"\n" +
 	"NoteBackup\x12\x1a\n" +
-	"\bidentity\x18\x01 \x01(\bR\bidentityB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\bidentity\x18\x01 \x01(\bR\bidentity\"8\n" +
+	"\n" +
+	"RemoveHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"f\n" +
+	"\x0ePutRevocations\x12<\n" +
+	"\x06signed\x18\x01 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\x06signed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"L\n" +
+	"\rPutCheckpoint\x12;\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x1b.vedette.raft.v1.CheckpointR\n" +
+	"checkpoint\"\xb1\x01\n" +
+	"\n" +
+	"Checkpoint\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x12\n" +
+	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x1c\n" +
+	"\tsignature\x18\x06 \x01(\fR\tsignature\x12\x14\n" +
+	"\x05chain\x18\a \x03(\fR\x05chainB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -3243,57 +3600,62 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_vedette_raft_proto_goTypes = []any{
-	(*Command)(nil),               // 0: vedette.raft.v1.Command
-	(*InitCluster)(nil),           // 1: vedette.raft.v1.InitCluster
-	(*Ingest)(nil),                // 2: vedette.raft.v1.Ingest
-	(*HostBatch)(nil),             // 3: vedette.raft.v1.HostBatch
-	(*EnrollHost)(nil),            // 4: vedette.raft.v1.EnrollHost
-	(*CreateToken)(nil),           // 5: vedette.raft.v1.CreateToken
-	(*ConsumeToken)(nil),          // 6: vedette.raft.v1.ConsumeToken
-	(*RequestResponse)(nil),       // 7: vedette.raft.v1.RequestResponse
-	(*ApproveOperation)(nil),      // 8: vedette.raft.v1.ApproveOperation
-	(*VetoOperation)(nil),         // 9: vedette.raft.v1.VetoOperation
-	(*PutIntent)(nil),             // 10: vedette.raft.v1.PutIntent
-	(*ProposeResponse)(nil),       // 11: vedette.raft.v1.ProposeResponse
-	(*StartOperation)(nil),        // 12: vedette.raft.v1.StartOperation
-	(*Incident)(nil),              // 13: vedette.raft.v1.Incident
-	(*TimelineEntry)(nil),         // 14: vedette.raft.v1.TimelineEntry
-	(*Edge)(nil),                  // 15: vedette.raft.v1.Edge
-	(*PutIncident)(nil),           // 16: vedette.raft.v1.PutIncident
-	(*CloseIncident)(nil),         // 17: vedette.raft.v1.CloseIncident
-	(*PutNode)(nil),               // 18: vedette.raft.v1.PutNode
-	(*RemoveNode)(nil),            // 19: vedette.raft.v1.RemoveNode
-	(*PutSignedNodes)(nil),        // 20: vedette.raft.v1.PutSignedNodes
-	(*HostSession)(nil),           // 21: vedette.raft.v1.HostSession
-	(*SessionsEnded)(nil),         // 22: vedette.raft.v1.SessionsEnded
-	(*SessionEnd)(nil),            // 23: vedette.raft.v1.SessionEnd
-	(*RaiseSilence)(nil),          // 24: vedette.raft.v1.RaiseSilence
-	(*SilentHost)(nil),            // 25: vedette.raft.v1.SilentHost
-	(*PutOperator)(nil),           // 26: vedette.raft.v1.PutOperator
-	(*Result)(nil),                // 27: vedette.raft.v1.Result
-	(*HostAck)(nil),               // 28: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),          // 29: vedette.raft.v1.ForwardReply
-	(*NodeStatus)(nil),            // 30: vedette.raft.v1.NodeStatus
-	(*ReportDivergence)(nil),      // 31: vedette.raft.v1.ReportDivergence
-	(*StateCheck)(nil),            // 32: vedette.raft.v1.StateCheck
-	(*SuspectSensor)(nil),         // 33: vedette.raft.v1.SuspectSensor
-	(*RestoreCluster)(nil),        // 34: vedette.raft.v1.RestoreCluster
-	(*RecoverCluster)(nil),        // 35: vedette.raft.v1.RecoverCluster
-	(*NoteBackup)(nil),            // 36: vedette.raft.v1.NoteBackup
-	nil,                           // 37: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),        // 38: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),    // 39: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),      // 40: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),         // 41: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),  // 42: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),        // 43: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),    // 44: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil), // 45: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),       // 46: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),  // 47: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),      // 48: vedette.sensor.v1.Finding
+	(*Command)(nil),                    // 0: vedette.raft.v1.Command
+	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
+	(*Ingest)(nil),                     // 2: vedette.raft.v1.Ingest
+	(*HostBatch)(nil),                  // 3: vedette.raft.v1.HostBatch
+	(*EnrollHost)(nil),                 // 4: vedette.raft.v1.EnrollHost
+	(*CreateToken)(nil),                // 5: vedette.raft.v1.CreateToken
+	(*ConsumeToken)(nil),               // 6: vedette.raft.v1.ConsumeToken
+	(*RequestResponse)(nil),            // 7: vedette.raft.v1.RequestResponse
+	(*ApproveOperation)(nil),           // 8: vedette.raft.v1.ApproveOperation
+	(*VetoOperation)(nil),              // 9: vedette.raft.v1.VetoOperation
+	(*PutIntent)(nil),                  // 10: vedette.raft.v1.PutIntent
+	(*ProposeResponse)(nil),            // 11: vedette.raft.v1.ProposeResponse
+	(*StartOperation)(nil),             // 12: vedette.raft.v1.StartOperation
+	(*Incident)(nil),                   // 13: vedette.raft.v1.Incident
+	(*TimelineEntry)(nil),              // 14: vedette.raft.v1.TimelineEntry
+	(*Edge)(nil),                       // 15: vedette.raft.v1.Edge
+	(*PutIncident)(nil),                // 16: vedette.raft.v1.PutIncident
+	(*CloseIncident)(nil),              // 17: vedette.raft.v1.CloseIncident
+	(*PutNode)(nil),                    // 18: vedette.raft.v1.PutNode
+	(*RemoveNode)(nil),                 // 19: vedette.raft.v1.RemoveNode
+	(*PutSignedNodes)(nil),             // 20: vedette.raft.v1.PutSignedNodes
+	(*HostSession)(nil),                // 21: vedette.raft.v1.HostSession
+	(*SessionsEnded)(nil),              // 22: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),                 // 23: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),               // 24: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),                 // 25: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),                // 26: vedette.raft.v1.PutOperator
+	(*Result)(nil),                     // 27: vedette.raft.v1.Result
+	(*HostAck)(nil),                    // 28: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),               // 29: vedette.raft.v1.ForwardReply
+	(*NodeStatus)(nil),                 // 30: vedette.raft.v1.NodeStatus
+	(*ReportDivergence)(nil),           // 31: vedette.raft.v1.ReportDivergence
+	(*StateCheck)(nil),                 // 32: vedette.raft.v1.StateCheck
+	(*SuspectSensor)(nil),              // 33: vedette.raft.v1.SuspectSensor
+	(*RestoreCluster)(nil),             // 34: vedette.raft.v1.RestoreCluster
+	(*RecoverCluster)(nil),             // 35: vedette.raft.v1.RecoverCluster
+	(*NoteBackup)(nil),                 // 36: vedette.raft.v1.NoteBackup
+	(*RemoveHost)(nil),                 // 37: vedette.raft.v1.RemoveHost
+	(*PutRevocations)(nil),             // 38: vedette.raft.v1.PutRevocations
+	(*PutCheckpoint)(nil),              // 39: vedette.raft.v1.PutCheckpoint
+	(*Checkpoint)(nil),                 // 40: vedette.raft.v1.Checkpoint
+	nil,                                // 41: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 42: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 43: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 44: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 45: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 46: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 47: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 48: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 49: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 50: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 51: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 52: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 53: vedette.sensor.v1.SignedRevocations
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -3321,40 +3683,45 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	34, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
 	35, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
 	36, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
-	3,  // 25: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	38, // 26: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	39, // 27: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	40, // 28: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	37, // 29: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	40, // 30: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	39, // 31: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	41, // 32: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	42, // 33: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	43, // 34: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	44, // 35: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	45, // 36: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	46, // 37: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	43, // 38: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 39: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 40: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 41: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	41, // 42: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	47, // 43: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	39, // 44: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 45: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	48, // 46: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 47: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 48: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 49: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 50: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 51: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	41, // 52: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	41, // 53: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	37, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
+	38, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	39, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	3,  // 28: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	42, // 29: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	43, // 30: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	44, // 31: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	41, // 32: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	44, // 33: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	43, // 34: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	45, // 35: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	46, // 36: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	47, // 37: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	48, // 38: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	49, // 39: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	50, // 40: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	47, // 41: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 42: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 43: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 44: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	45, // 45: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	51, // 46: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	43, // 47: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 48: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	52, // 49: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 50: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 51: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 52: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 53: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 54: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	45, // 55: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	45, // 56: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	53, // 57: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	40, // 58: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	59, // [59:59] is the sub-list for method output_type
+	59, // [59:59] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -3388,6 +3755,9 @@ func file_vedette_raft_proto_init() {
 		(*Command_RestoreCluster)(nil),
 		(*Command_RecoverCluster)(nil),
 		(*Command_NoteBackup)(nil),
+		(*Command_RemoveHost)(nil),
+		(*Command_PutRevocations)(nil),
+		(*Command_PutCheckpoint)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3395,7 +3765,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1334,7 +1334,9 @@ type NodeList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Nodes []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// The newest list that an operator signed: what a host that is isolated may follow.
-	Signed        *SignedNodes `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
+	Signed *SignedNodes `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
+	// Who is no operator any more. It travels here, so that older sensors read on.
+	Revocations   *SignedRevocations `protobuf:"bytes,3,opt,name=revocations,proto3" json:"revocations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1379,6 +1381,13 @@ func (x *NodeList) GetNodes() []*Node {
 func (x *NodeList) GetSigned() *SignedNodes {
 	if x != nil {
 		return x.Signed
+	}
+	return nil
+}
+
+func (x *NodeList) GetRevocations() *SignedRevocations {
+	if x != nil {
+		return x.Revocations
 	}
 	return nil
 }
@@ -4235,6 +4244,182 @@ func (x *Refusal) GetRetryAfterSeconds() uint32 {
 	return 0
 }
 
+// Whose signatures count no more, as an admin signed it. SignedRevocations.payload is
+// the exact bytes of this message. See package revocation.
+type Revocations struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Unix ns of the signing, above that of the list before: who holds one takes none
+	// with a serial that is not above it.
+	Serial        uint64             `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	Operator      string             `protobuf:"bytes,3,opt,name=operator,proto3" json:"operator,omitempty"`   // who signed it; never on the list
+	Operators     []*RevokedOperator `protobuf:"bytes,4,rep,name=operators,proto3" json:"operators,omitempty"` // ascending by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocations) Reset() {
+	*x = Revocations{}
+	mi := &file_vedette_sensor_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocations) ProtoMessage() {}
+
+func (x *Revocations) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
+func (*Revocations) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Revocations) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Revocations) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *Revocations) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *Revocations) GetOperators() []*RevokedOperator {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+type RevokedOperator struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"` // Unix ns
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedOperator) Reset() {
+	*x = RevokedOperator{}
+	mi := &file_vedette_sensor_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedOperator) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedOperator) ProtoMessage() {}
+
+func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedOperator.ProtoReflect.Descriptor instead.
+func (*RevokedOperator) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RevokedOperator) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokedOperator) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+type SignedRevocations struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedRevocations) Reset() {
+	*x = SignedRevocations{}
+	mi := &file_vedette_sensor_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedRevocations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedRevocations) ProtoMessage() {}
+
+func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedRevocations.ProtoReflect.Descriptor instead.
+func (*SignedRevocations) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *SignedRevocations) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedRevocations) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 var File_vedette_sensor_proto protoreflect.FileDescriptor
 
 const file_vedette_sensor_proto_rawDesc = "" +
@@ -4318,10 +4503,11 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
-	"\x10operator_address\x18\x03 \x01(\tR\x0foperatorAddress\"q\n" +
+	"\x10operator_address\x18\x03 \x01(\tR\x0foperatorAddress\"\xb9\x01\n" +
 	"\bNodeList\x12-\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x17.vedette.sensor.v1.NodeR\x05nodes\x126\n" +
-	"\x06signed\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\"\xb5\x01\n" +
+	"\x06signed\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\x12F\n" +
+	"\vrevocations\x18\x03 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\vrevocations\"\xb5\x01\n" +
 	"\rNodeAddresses\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -4585,7 +4771,19 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12.\n" +
-	"\x13retry_after_seconds\x18\x03 \x01(\rR\x11retryAfterSeconds*W\n" +
+	"\x13retry_after_seconds\x18\x03 \x01(\rR\x11retryAfterSeconds\"\xa2\x01\n" +
+	"\vRevocations\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\x12\x1a\n" +
+	"\boperator\x18\x03 \x01(\tR\boperator\x12@\n" +
+	"\toperators\x18\x04 \x03(\v2\".vedette.sensor.v1.RevokedOperatorR\toperators\"5\n" +
+	"\x0fRevokedOperator\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\"i\n" +
+	"\x11SignedRevocations\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature*W\n" +
 	"\n" +
 	"EnrollKind\x12\x1b\n" +
 	"\x17ENROLL_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -4639,7 +4837,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -4690,9 +4888,12 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Renew)(nil),              // 46: vedette.sensor.v1.Renew
 	(*Certificate)(nil),        // 47: vedette.sensor.v1.Certificate
 	(*Refusal)(nil),            // 48: vedette.sensor.v1.Refusal
-	nil,                        // 49: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 50: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 51: vedette.sensor.v1.Group.LabelsEntry
+	(*Revocations)(nil),        // 49: vedette.sensor.v1.Revocations
+	(*RevokedOperator)(nil),    // 50: vedette.sensor.v1.RevokedOperator
+	(*SignedRevocations)(nil),  // 51: vedette.sensor.v1.SignedRevocations
+	nil,                        // 52: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 53: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 54: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
@@ -4717,52 +4918,55 @@ var file_vedette_sensor_proto_depIdxs = []int32{
 	13, // 19: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
 	15, // 20: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
 	42, // 21: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	49, // 22: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	50, // 23: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	52, // 22: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	53, // 23: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
 	14, // 24: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
 	18, // 25: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	17, // 26: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	37, // 27: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 28: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 29: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	31, // 30: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	40, // 31: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	32, // 32: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 33: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 34: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 35: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	28, // 36: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 37: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 38: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 39: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	29, // 40: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	30, // 41: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	30, // 42: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	28, // 43: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	29, // 44: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	30, // 45: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	34, // 46: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 47: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 48: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	33, // 49: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	37, // 50: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	38, // 51: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	40, // 52: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 53: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 54: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	33, // 55: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 56: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	43, // 57: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	44, // 58: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	45, // 59: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	37, // 60: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	51, // 61: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	43, // 62: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	51, // 26: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	17, // 27: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	37, // 28: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 29: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 30: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	31, // 31: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	40, // 32: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	32, // 33: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 34: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 35: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 36: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	28, // 37: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 38: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 39: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 40: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	29, // 41: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	30, // 42: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	30, // 43: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	28, // 44: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	29, // 45: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	30, // 46: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	34, // 47: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 48: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 49: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	33, // 50: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	37, // 51: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	38, // 52: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	40, // 53: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 54: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 55: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	33, // 56: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 57: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	43, // 58: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	44, // 59: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	45, // 60: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	37, // 61: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	54, // 62: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	43, // 63: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	50, // 64: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	37, // 65: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	66, // [66:66] is the sub-list for method output_type
+	66, // [66:66] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -4803,7 +5007,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -143,8 +143,11 @@ type Server struct {
 	// deniedAll are requests; unshaken are connections that never came to one.
 	deniedAll, unshaken atomic.Uint64
 
-	mu     sync.Mutex // guards denied
+	mu     sync.Mutex // guards denied and noted
 	denied map[string]uint64
+	noted  map[string]bool // certificates of operators that were told to the log, by serial
+	// unnoted are to be told.
+	unnoted chan *raftv1.PutOperator
 }
 
 var _ operatorv1connect.OperatorServiceHandler = (*Server)(nil)
@@ -154,7 +157,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, denied: make(map[string]uint64), replays: make(chan struct{}, replaysAtOnce), backups: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, denied: make(map[string]uint64), noted: make(map[string]bool), unnoted: make(chan *raftv1.PutOperator, maxUnnoted), replays: make(chan struct{}, replaysAtOnce), backups: make(chan struct{}, 1)}
 	s.figures()
 	return s, nil
 }
@@ -216,5 +219,10 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		// Handshakes that strangers fail are no event of ours; they are counted.
 		ErrorLog: slog.NewLogLogger(&unshaken{Handler: s.cfg.Logger.Handler(), count: &s.unshaken}, slog.LevelDebug),
 	}
+	var noting sync.WaitGroup
+	defer noting.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	noting.Go(func() { s.noteOperators(ctx) })
 	return s.run(ctx, "operators", server, func(server *http.Server) error { return server.ServeTLS(listener, "", "") })
 }

@@ -53,6 +53,11 @@ var least = map[string]string{
 	rpc.OperatorServiceBackupProcedure: operators.RoleAdmin,
 	// It says what stays open to every isolated host.
 	rpc.OperatorServicePutSignedNodesProcedure: operators.RoleAdmin,
+	// Who is who.
+	rpc.OperatorServiceListOperatorsProcedure:   operators.RoleViewer,
+	rpc.OperatorServicePutRevocationsProcedure:  operators.RoleAdmin,
+	rpc.OperatorServiceRemoveHostProcedure:      operators.RoleAdmin,
+	rpc.OperatorServiceListCheckpointsProcedure: operators.RoleViewer,
 }
 
 // pageRole is the same for what is no procedure.
@@ -91,7 +96,10 @@ func actor(ctx context.Context) string { return "operator:" + operator(ctx).ID }
 func (s *Server) authorise(next http.Handler) http.Handler {
 	errorWriter := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		peer, err := s.identify(r)
+		peer, named, err := s.identify(r)
+		if err == nil {
+			err = s.stillOperator(r.Context(), peer, named)
+		}
 		if err == nil {
 			needed, ok := may(peer.Role, r.URL.Path)
 			unfit := error(nil)
@@ -103,7 +111,8 @@ func (s *Server) authorise(next http.Handler) http.Handler {
 				_ = errorWriter.Write(w, r, connect.NewError(connect.CodeUnavailable, unfit))
 				return
 			case ok:
-				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, peer)))
+				s.noteOperator(peer, named)
+				next.ServeHTTP(w, r.WithContext(context.WithValue(context.WithValue(r.Context(), operatorKey{}, peer), namedKey{}, named)))
 				return
 			case needed == "":
 				err = connect.NewError(connect.CodePermissionDenied, fmt.Errorf("%s is nothing that an operator may call", r.URL.Path))
@@ -129,24 +138,21 @@ func (s *Server) authorise(next http.Handler) http.Handler {
 	})
 }
 
-// identify takes the caller from the verified certificate.
-func (s *Server) identify(r *http.Request) (link.Peer, error) {
+// identify takes the caller from the verified certificate, and all whom its chains name.
+func (s *Server) identify(r *http.Request) (peer link.Peer, named []string, err error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.PeerCertificates) == 0 {
-		return link.Peer{}, connect.NewError(connect.CodeUnauthenticated, errors.New("an operator certificate is needed: use the context file that 'vedette-coordinator init' wrote"))
+		return link.Peer{}, nil, connect.NewError(connect.CodeUnauthenticated, errors.New("an operator certificate is needed: use the context file that 'vedette-coordinator init' wrote"))
 	}
 	leaf := r.TLS.PeerCertificates[0]
-	peer, err := link.PeerOf(leaf)
+	peer, err = link.PeerOf(leaf)
 	if err != nil {
-		return link.Peer{}, connect.NewError(connect.CodeUnauthenticated, err)
+		return link.Peer{}, nil, connect.NewError(connect.CodeUnauthenticated, err)
 	}
 	switch {
 	case peer.Kind != link.KindOperator:
-		return peer, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("this certificate is of %s %q: operators have their own", peer.Kind, peer.ID))
+		return peer, nil, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("this certificate is of %s %q: operators have their own", peer.Kind, peer.ID))
 	case peer.Cluster != s.cfg.Authority.Cluster():
-		return peer, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("this certificate is of cluster %s, this node is of %s", peer.Cluster, s.cfg.Authority.Cluster()))
-	case s.cfg.Now().After(leaf.NotAfter):
-		// A connection may outlive the certificate that it was opened with.
-		return peer, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("the certificate of operator %q has expired: ask an admin for a new context", peer.ID))
+		return peer, nil, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("this certificate is of cluster %s, this node is of %s", peer.Cluster, s.cfg.Authority.Cluster()))
 	}
-	return peer, nil
+	return peer, namedBy(r.TLS.VerifiedChains), nil
 }

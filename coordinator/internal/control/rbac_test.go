@@ -22,20 +22,23 @@ import (
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 )
 
+// wanted is who may call what: viewer, hunter, responder, admin.
+var wanted = map[string]string{
+	"GetStatus": "yyyy", "ListHosts": "yyyy", "GetHost": "yyyy", "ListFindings": "yyyy", "GetFinding": "yyyy",
+	"ListIncidents": "yyyy", "GetIncident": "yyyy", "SelectHosts": "yyyy", "ListIsolations": "yyyy", "GetOperation": "yyyy",
+	"ListAudit": "yyyy", "ListMembers": "yyyy", "Watch": "yyyy",
+	"CloseIncident": "nyyy",
+	"SubmitGrant":   "nnyy",
+	"PreviewOrder":  "yyyy", "ListOperations": "yyyy", "ApproveOperation": "nnyy", "VetoOperation": "nnyy",
+	"GetIntent": "yyyy", "ListIntents": "yyyy", "TestIntent": "yyyy", "GetScorecard": "yyyy", "ApplyIntent": "nnny",
+	"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
+	"ListOperators": "yyyy", "ListCheckpoints": "yyyy", "PutRevocations": "nnny", "RemoveHost": "nnny",
+}
+
 // Ensure every procedure of the service has exactly the roles written here, and
 // that a procedure which somebody adds is denied until it is written here too.
 func TestRoles(t *testing.T) {
-	// viewer, hunter, responder, admin
-	want := map[string]string{
-		"GetStatus": "yyyy", "ListHosts": "yyyy", "GetHost": "yyyy", "ListFindings": "yyyy", "GetFinding": "yyyy",
-		"ListIncidents": "yyyy", "GetIncident": "yyyy", "SelectHosts": "yyyy", "ListIsolations": "yyyy", "GetOperation": "yyyy",
-		"ListAudit": "yyyy", "ListMembers": "yyyy", "Watch": "yyyy",
-		"CloseIncident": "nyyy",
-		"SubmitGrant":   "nnyy",
-		"PreviewOrder":  "yyyy", "ListOperations": "yyyy", "ApproveOperation": "nnyy", "VetoOperation": "nnyy",
-		"GetIntent": "yyyy", "ListIntents": "yyyy", "TestIntent": "yyyy", "GetScorecard": "yyyy", "ApplyIntent": "nnny",
-		"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
-	}
+	want := wanted
 	service := operatorv1.File_vedette_operator_proto.Services().ByName("OperatorService")
 	methods := service.Methods()
 	if methods.Len() != len(want) || methods.Len() != len(least) {
@@ -108,7 +111,7 @@ func TestAuthorise(t *testing.T) {
 	nodeCert := tls.Certificate{Certificate: nodeChain, PrivateKey: nodeKey}
 	now := time.Now
 	log := &oneLog{}
-	s := &Server{cfg: Config{Log: log, Operators: people.Root(), Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
+	s := &Server{cfg: Config{Log: log, Operators: people.Root(), Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), DB: emptyStore(t), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
 	server := httptest.NewUnstartedServer(s.authorise(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "served to "+actor(r.Context()))
 	})))

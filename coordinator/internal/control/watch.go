@@ -69,6 +69,9 @@ func (s *Server) Watch(ctx context.Context, r *operatorv1.WatchRequest, stream *
 				return err
 			}
 		case <-told.C:
+			if err := s.stillMay(ctx); err != nil {
+				return err
+			}
 			if n := w.dropped.Swap(0); n > 0 {
 				if err := stream.Send(&operatorv1.WatchResponse{Time: s.cfg.Now().UnixNano(), Body: &operatorv1.WatchResponse_HostChange{
 					HostChange: &operatorv1.HostChange{Change: "dropped", Detail: fmt.Sprintf("%s not shown: this watcher read too slowly; the lists have all of them", verb(n, "entry was", "entries were"))}}}); err != nil {

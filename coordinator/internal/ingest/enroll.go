@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"time"
@@ -100,7 +101,11 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 		s.limiter.failed(from)
 		return nil, &refusal{code: "bad-request", message: err.Error()}
 	}
-	if refused := s.spend(ctx, from, request, enrolled.GetId()); refused != nil {
+	leaf, err := x509.ParseCertificate(enrolled.GetChain()[0])
+	if err != nil {
+		return nil, &refusal{code: "internal", message: "this node cannot read what it signed: try another one", retry: 5}
+	}
+	if refused := s.spend(ctx, from, request, enrolled.GetId(), keySum(leaf)); refused != nil {
 		return nil, refused
 	}
 	if enrolled.Nodes, err = s.cfg.Members.Nodes(ctx); err != nil {
@@ -110,7 +115,7 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 }
 
 // spend uses the token up and makes what it was for, in one log entry.
-func (s *Server) spend(ctx context.Context, from net.Addr, request *sensorv1.EnrollRequest, id string) *refusal {
+func (s *Server) spend(ctx context.Context, from net.Addr, request *sensorv1.EnrollRequest, id string, key []byte) *refusal {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
 	hash := identity.HashSecret(request.GetTokenSecret())
@@ -123,7 +128,7 @@ func (s *Server) spend(ctx context.Context, from net.Addr, request *sensorv1.Enr
 		// Drawn for this request: proposing again after a lost answer spends the token once.
 		IdempotencyKey: "enroll/" + request.GetTokenId() + "/" + identity.NewOperationID(),
 		Body: &raftv1.Command_ConsumeToken{ConsumeToken: &raftv1.ConsumeToken{TokenId: request.GetTokenId(), SecretSha256: hash[:],
-			Kind: request.GetKind(), Id: id, Facts: facts, Node: request.GetNode()}},
+			Kind: request.GetKind(), Id: id, Facts: facts, Node: request.GetNode(), KeySha256: key}},
 	})
 	if err != nil {
 		return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node, or again in a few seconds", retry: 2}

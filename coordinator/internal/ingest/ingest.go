@@ -62,11 +62,15 @@ type Orders interface {
 	Intent(ctx context.Context, version uint64) (*sensorv1.SignedIntent, error)
 }
 
-// Members is where the cluster's nodes are.
+// Members is who belongs to the cluster, and where its nodes are.
 type Members interface {
+	// RemovedHosts are the ids of those whose identity counts no more.
+	RemovedHosts(ctx context.Context) ([]string, error)
 	Nodes(ctx context.Context) ([]*sensorv1.Node, error)
 	// SignedNodes is the newest list that an admin signed; nil when there is none.
 	SignedNodes(ctx context.Context) (*sensorv1.SignedNodes, error)
+	// Revocations is who is no operator any more, as an admin signed it; nil for nobody.
+	Revocations(ctx context.Context) (*sensorv1.SignedRevocations, error)
 }
 
 // Config of a Server.
@@ -229,6 +233,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var tending sync.WaitGroup
 	tending.Go(func() { s.sweep(ctx) })
 	tending.Go(func() { s.tellSuspects(ctx) })
+	tending.Go(func() { s.tendRevoked(ctx) })
 	tending.Go(func() {
 		// Whatever the log supposes: a node that starts has no session.
 		if s.note(ctx, &raftv1.SessionsEnded{Node: s.cfg.NodeID, All: true}) {
@@ -293,17 +298,20 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.closing.Go(func() { s.sendOrder(cmd.GetStartOperation().GetOperation()) })
 	case cmd.GetProposeResponse() != nil:
 		s.closing.Go(func() { s.sendOrder(cmd.GetProposeResponse().GetGrant().GetOperation()) })
+	case cmd.GetRemoveHost() != nil:
+		s.hostRemoved(cmd.GetRemoveHost().GetHost())
 	case cmd.GetPutIntent() != nil:
 		s.pushIntent(cmd.GetPutIntent().GetSigned())
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:
 		s.lostByOthers()
-	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil:
+	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil, cmd.GetPutRevocations() != nil:
 		s.closing.Go(s.pushNodes)
 	}
 }
 
 // catchUp does for every session what a missed entry may have asked for.
 func (s *Server) catchUp() {
+	s.endRemoved(s.running)
 	s.pushNodes()
 	if signed, err := s.cfg.Orders.Intent(s.running, 0); err == nil && signed != nil {
 		s.pushIntent(signed)
@@ -362,7 +370,11 @@ func (s *Server) nodeList(ctx context.Context) (*sensorv1.NodeList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sensorv1.NodeList{Nodes: nodes, Signed: signed}, nil
+	revocations, err := s.cfg.Members.Revocations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &sensorv1.NodeList{Nodes: nodes, Signed: signed, Revocations: revocations}, nil
 }
 
 func (s *Server) pushNodes() {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -84,6 +83,9 @@ var errRefused = errors.New("session refused")
 
 // errProtocol: a well-formed message that has no place where it came.
 var errProtocol = errors.New("protocol violation")
+
+// errRemoved: the host's identity counts no more, or this node cannot say.
+var errRemoved = errors.New("the host is not, or no longer, in this cluster")
 
 // malformed says whether what ended a session is what the sensor sent.
 func malformed(err error) bool {
@@ -231,7 +233,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 		res, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
 			Body: &raftv1.Command_HostSession{HostSession: &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Connected: true,
 				Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
-				KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance()}}})
+				KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance(), KeySha256: keySum(n.conn.Peer().Certificate)}}})
 		if err == nil {
 			// At this entry this node's store holds all that was acknowledged before the sensor
 			// came: that is what a barrier would answer too, for another entry of the log.
@@ -334,7 +336,7 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 			}
 			s.conducted(ctx, n, body.Batch, size)
 		case *sensorv1.SensorMessage_Renew:
-			if err := s.renew(n, body.Renew); err != nil {
+			if err := s.renew(ctx, n, body.Renew); err != nil {
 				return err
 			}
 		case *sensorv1.SensorMessage_Goodbye:
@@ -347,12 +349,16 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 	}
 }
 
-func (s *Server) renew(n *session, request *sensorv1.Renew) error {
+func (s *Server) renew(ctx context.Context, n *session, request *sensorv1.Renew) error {
 	now := s.cfg.Now()
 	if now.Sub(n.renewed) < renewPause {
 		return fmt.Errorf("%w: certificate renewals less than %s apart", errProtocol, renewPause)
 	}
 	n.renewed = now
+	if !s.known(ctx, n.host) {
+		s.hostRemoved(n.host)
+		return fmt.Errorf("renewing a certificate: %w", errRemoved)
+	}
 	chain, err := s.cfg.Authority.SignHost(request.GetCsr(), n.host)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errProtocol, err)
@@ -403,118 +409,4 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 	s.counts.records.Add(uint64(len(batch.GetRecords())))
 	s.taken(batch, size)
 	return write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
-}
-
-// grant sends a grant once in a session: a sensor honours its nonce once, and a
-// second copy would only be answered with a refusal.
-func (n *session) grant(signed *sensorv1.SignedGrant, set *grant.HostSet, wrote chan<- struct{}) {
-	sum := sha256.Sum256(signed.GetPayload())
-	n.mu.Lock()
-	if slices.Contains(n.granted, sum) {
-		n.mu.Unlock()
-		tell(wrote)
-		return
-	}
-	n.granted = append(n.granted, sum)
-	n.mu.Unlock()
-	n.queue(outgoing{&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Grant{Grant: &sensorv1.SignedGrant{
-		Payload: signed.GetPayload(), Signatures: signed.GetSignatures(), Proof: set.Prove(n.host)}}}, wrote})
-}
-
-// send queues a message and never blocks: a sensor that does not read loses its
-// session, and what matters of the queue comes again with the next one.
-func (n *session) send(m *sensorv1.CoordinatorMessage) { n.queue(outgoing{message: m}) }
-
-func (n *session) queue(m outgoing) {
-	n.mu.Lock()
-	switch {
-	case n.over:
-		n.mu.Unlock()
-		tell(m.wrote)
-	case len(n.out) < sendQueue:
-		n.out = append(n.out, m)
-		n.write()
-		n.mu.Unlock()
-	default:
-		n.mu.Unlock()
-		tell(m.wrote)
-		n.server.counts.slow.Add(1)
-		n.server.cfg.Logger.Warn("session closed: the sensor does not read", "host", n.host)
-		n.end(link.CodeProtocol, "too many unread messages")
-	}
-}
-
-// welcomed lets go what was queued before.
-func (n *session) welcomed(stream net.Conn) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.stream = stream
-	n.write()
-}
-
-// write starts a writer when something waits and none runs. Messages to a sensor are rare:
-// a goroutine that waits for them would cost every session its stack. The caller holds mu.
-func (n *session) write() {
-	if n.stream == nil || n.writing || n.over || len(n.out) == 0 {
-		return
-	}
-	n.writing = true
-	n.writer.Go(n.writeAll)
-}
-
-func tell(c chan<- struct{}) {
-	if c != nil {
-		c <- struct{}{}
-	}
-}
-
-func (n *session) writeAll() {
-	for {
-		n.mu.Lock()
-		some := n.out
-		n.out = nil
-		n.writing = !n.over && len(some) > 0
-		if !n.writing {
-			n.mu.Unlock()
-			return
-		}
-		n.mu.Unlock()
-		for i, m := range some {
-			err := write(n.stream, m.message)
-			tell(m.wrote)
-			if err != nil {
-				n.end(link.CodeInternal, "writing to the sensor failed")
-				for _, m := range some[i+1:] {
-					tell(m.wrote)
-				}
-				break
-			}
-		}
-	}
-}
-
-func write(stream net.Conn, m *sensorv1.CoordinatorMessage) error {
-	_ = stream.SetWriteDeadline(time.Now().Add(writeTimeout))
-	return frame.Write(stream, m)
-}
-
-// silence lets nothing more be queued or begun to be written.
-func (n *session) silence() (first bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	first = !n.over
-	n.over = true
-	for _, m := range n.out {
-		tell(m.wrote)
-	}
-	n.out = nil
-	return first
-}
-
-// end closes the connection, once; an empty reason leaves that to the listener,
-// so that the peer can take the last answer.
-func (n *session) end(code uint64, reason string) {
-	if n.silence() && reason != "" {
-		_ = n.conn.CloseWithReason(code, reason)
-	}
 }

@@ -88,6 +88,9 @@ func Apply(tx *store.Tx, index uint64, cmd *raftv1.Command) (*raftv1.Result, err
 // once answers a command whose key is known with what the first one did. Only
 // accepted commands are remembered: a rejected one did nothing, and may succeed later.
 func (a *applier) once() (*raftv1.Result, error) {
+	if refused, err := a.byRevoked(); err != nil || refused != nil {
+		return refused, err
+	}
 	key := a.cmd.GetIdempotencyKey()
 	if key == "" {
 		return a.apply()
@@ -179,6 +182,12 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.recoverCluster(body.RecoverCluster)
 	case *raftv1.Command_NoteBackup:
 		return a.noteBackup(body.NoteBackup)
+	case *raftv1.Command_RemoveHost:
+		return a.removeHost(body.RemoveHost)
+	case *raftv1.Command_PutCheckpoint:
+		return a.putCheckpoint(body.PutCheckpoint)
+	case *raftv1.Command_PutRevocations:
+		return a.putRevocations(body.PutRevocations)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

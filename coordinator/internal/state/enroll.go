@@ -105,15 +105,25 @@ func (a *applier) consumeToken(in *raftv1.ConsumeToken) (*raftv1.Result, error) 
 			return nil, fmt.Errorf("storing node: %w", err)
 		}
 	} else {
-		_, exists, err := a.tx.HostNumber(in.GetId())
+		exists, err := a.tx.HostExists(in.GetId())
 		if err != nil {
 			return nil, fmt.Errorf("reading host: %w", err)
+		}
+		if refused, err := a.keyRefused(in.GetKeySha256()); err != nil || refused != nil {
+			return refused, err
 		}
 		if exists {
 			return reject(RejectHostExists, "host %s exists: enrol again, with a new id", in.GetId()), nil
 		}
 		if err := a.tx.AddHost(in.GetId(), in.GetFacts(), t.Labels, a.cmd.GetTime()); err != nil {
 			return nil, fmt.Errorf("storing host: %w", err)
+		}
+		host, _, err := a.tx.HostNumber(in.GetId())
+		if err == nil {
+			err = a.tx.SetHostKey(host, in.GetKeySha256())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("storing a host's key: %w", err)
 		}
 	}
 	if err := a.tx.SpendToken(t.ID, in.GetId(), a.cmd.GetTime()); err != nil {
@@ -134,6 +144,11 @@ func (a *applier) enrollHost(in *raftv1.EnrollHost) (*raftv1.Result, error) {
 	}
 	if exists {
 		err = a.tx.SetFacts(n, in.GetFacts())
+	} else if removed, found := a.tx.HostExists(in.GetHost()); removed || found != nil {
+		if found != nil {
+			return nil, fmt.Errorf("reading host: %w", found)
+		}
+		return reject(RejectHostExists, "host %s was removed: enrol it with a new id", in.GetHost()), nil
 	} else {
 		err = a.tx.AddHost(in.GetHost(), in.GetFacts(), nil, a.cmd.GetTime())
 	}
@@ -165,12 +180,18 @@ func (a *applier) hostSession(in *raftv1.HostSession) (*raftv1.Result, error) {
 	if !in.GetConnected() {
 		return accept(in.GetHost()), nil
 	}
+	if err := a.tx.SetHostKey(host, in.GetKeySha256()); err != nil {
+		return nil, fmt.Errorf("storing a host's key: %w", err)
+	}
 	if in.GetFacts() != nil {
 		if err := a.tx.SetFacts(host, in.GetFacts()); err != nil {
 			return nil, fmt.Errorf("storing host facts: %w", err)
 		}
 	}
 	if err := a.returned(host, before, in); err != nil {
+		return nil, err
+	}
+	if err := a.placed(host, in); err != nil {
 		return nil, err
 	}
 	return accept(in.GetHost()), nil
@@ -203,22 +224,30 @@ func (a *applier) removeNode(in *raftv1.RemoveNode) (*raftv1.Result, error) {
 }
 
 func (a *applier) putOperator(in *raftv1.PutOperator) (*raftv1.Result, error) {
-	switch in.GetRole() {
-	case "viewer", "hunter", "responder", "admin":
-	default:
+	if !validRole(in.GetRole()) {
 		return reject(RejectInvalid, "%q is no role: use viewer, hunter, responder or admin", in.GetRole()), nil
 	}
 	if !validID(in.GetName()) {
 		return reject(RejectInvalid, "the operator's name %q is not 1 to %d printable characters", in.GetName(), maxID), nil
 	}
-	changed, err := a.tx.PutOperator(in.GetName(), in.GetRole())
+	if n, err := a.tx.CountOperators(); err != nil || n >= maxOperators {
+		return reject(RejectTooManyOperators, "%d operators are known: no more are noted", n), err
+	}
+	changed, err := a.tx.PutOperator(in, a.cmd.GetTime())
 	if err != nil {
 		return nil, fmt.Errorf("storing operator: %w", err)
 	}
 	if !changed {
 		return accept(in.GetName()), nil
 	}
-	return accept(in.GetName()), a.audit("operator-put", in.GetName(), "role %s", in.GetRole())
+	return accept(in.GetName()), a.audit("operator-put", in.GetName(), "role %s%s", in.GetRole(), madeBy(in))
+}
+
+func madeBy(in *raftv1.PutOperator) string {
+	if in.GetMadeBy() == "" {
+		return ""
+	}
+	return ", made by " + in.GetMadeBy()
 }
 
 func checkNode(n *sensorv1.Node) *raftv1.Result {

@@ -43,7 +43,7 @@ func (tx *Tx) HostNumber(id string) (n int64, ok bool, err error) {
 	if n, ok = known[id]; ok {
 		return n, true, nil
 	}
-	ok, err = tx.one("SELECT n FROM hosts WHERE id = ?", func(v []val) { n = asInt(v[0]) }, id)
+	ok, err = tx.one("SELECT n FROM hosts WHERE id = ? AND removed = 0", func(v []val) { n = asInt(v[0]) }, id)
 	if ok && err == nil {
 		if len(known) >= maxHotHosts {
 			clear(known)

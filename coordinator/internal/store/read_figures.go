@@ -36,7 +36,7 @@ func (db *DB) Figures(ctx context.Context, silentBefore int64) (f Figures, err e
 	}
 	if err := db.each(ctx, by(f.Hosts), `SELECT CASE
 		WHEN connected = 1 AND last_seen < ? THEN 'silent' WHEN connected = 1 AND blind <> '' THEN 'blind' WHEN connected = 1 THEN 'online'
-		WHEN last_seen = 0 THEN 'never-seen' WHEN ended = 'stopped' THEN 'stopped' ELSE 'silent' END AS state, count(*) FROM hosts GROUP BY state`, silentBefore); err != nil {
+		WHEN last_seen = 0 THEN 'never-seen' WHEN ended = 'stopped' THEN 'stopped' ELSE 'silent' END AS state, count(*) FROM hosts WHERE removed = 0 GROUP BY state`, silentBefore); err != nil {
 		return f, err
 	}
 	if err := db.each(ctx, func(s scanner) error {
@@ -52,5 +52,5 @@ func (db *DB) Figures(ctx context.Context, silentBefore int64) (f Figures, err e
 		return f, err
 	}
 	return f, db.each(ctx, func(s scanner) error { return s.Scan(&f.IncidentsOpen, &f.Isolated, &f.Audit) },
-		`SELECT (SELECT count(*) FROM incidents WHERE status = 'open'), (SELECT count(*) FROM hosts WHERE isolation = 'applied'), (SELECT coalesce(max(idx), 0) FROM audit)`)
+		`SELECT (SELECT count(*) FROM incidents WHERE status = 'open'), (SELECT count(*) FROM hosts WHERE isolation = 'applied' AND removed = 0), (SELECT coalesce(max(idx), 0) FROM audit)`)
 }

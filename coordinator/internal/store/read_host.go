@@ -16,18 +16,21 @@ type HostFilter struct {
 	Labels map[string]string // all must match
 }
 
-const hostColumns = "n, id, name, address, node, connected, last_seen, enrolled_at, version, isolation, ended, ended_detail, labels, facts, health"
+const hostColumns = "n, id, name, address, node, connected, last_seen, enrolled_at, version, isolation, ended, ended_detail, labels, facts, health, removed, two_places, two_places_at"
 
 func scanHost(s scanner, n *int64) (*operatorv1.Host, error) {
 	h := &operatorv1.Host{Facts: &sensorv1.HostFacts{}, Health: &sensorv1.Health{}}
 	var connected bool
+	var removed int64
 	var labels map[string]string
 	if err := s.Scan(n, &h.Id, &h.Name, &h.Address, &h.Node, &connected, &h.LastSeen, &h.EnrolledAt,
-		&h.SensorVersion, &h.Isolation, &h.Ended, &h.EndedDetail, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}); err != nil {
+		&h.SensorVersion, &h.Isolation, &h.Ended, &h.EndedDetail, labelsColumn{&labels}, protoColumn{h.Facts}, protoColumn{h.Health}, &removed, &h.TwoPlaces, &h.TwoPlacesAt); err != nil {
 		return nil, err
 	}
 	h.Labels = mergeLabels(h.Facts.GetLabels(), labels)
 	switch {
+	case removed > 0:
+		h.State = "removed"
 	case connected && h.Health.GetBlind():
 		h.State = "blind"
 	case connected:
@@ -102,7 +105,7 @@ func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Ho
 		}
 		hosts, numbers = append(hosts, h), append(numbers, n)
 		return nil
-	}, "SELECT "+hostColumns+" FROM hosts WHERE n > ? ORDER BY n", after)
+	}, "SELECT "+hostColumns+" FROM hosts WHERE n > ? AND removed = 0 ORDER BY n", after)
 	if err != nil && !errors.Is(err, enough) {
 		return nil, "", err
 	}
@@ -170,7 +173,7 @@ func (db *DB) Host(ctx context.Context, idOrName string) (*operatorv1.Host, erro
 		}
 		found++
 		return nil
-	}, "SELECT "+hostColumns+" FROM hosts WHERE id = ?1 OR name = ?1 LIMIT 100", idOrName)
+	}, "SELECT "+hostColumns+" FROM hosts WHERE id = ?1 OR name = ?1 AND removed = 0 LIMIT 100", idOrName)
 	switch {
 	case err != nil:
 		return nil, err
@@ -190,7 +193,7 @@ func (db *DB) Session(ctx context.Context, host string) (session uint64, connect
 	err = db.each(ctx, func(s scanner) error {
 		found = true
 		return s.Scan(&session, &connected)
-	}, "SELECT session, connected FROM hosts WHERE id = ?", host)
+	}, "SELECT session, connected FROM hosts WHERE id = ? AND removed = 0", host)
 	if err == nil && !found {
 		err = fmt.Errorf("host %q: %w", host, ErrNotFound)
 	}
@@ -254,10 +257,10 @@ type Counts struct {
 func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
 	err = db.each(ctx, func(s scanner) error {
 		return s.Scan(&c.Hosts, &c.HostsSilent, &c.FindingsSince, &c.IncidentsOpen, &c.Isolated)
-	}, `SELECT (SELECT count(*) FROM hosts),
-		(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended <> 'stopped'),
+	}, `SELECT (SELECT count(*) FROM hosts WHERE removed = 0),
+		(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended NOT IN ('stopped', 'removed')),
 		(SELECT count(*) FROM findings WHERE stored_at >= ?),
 		(SELECT count(*) FROM incidents WHERE status = 'open'),
-		(SELECT count(*) FROM hosts WHERE isolation = 'applied')`, since)
+		(SELECT count(*) FROM hosts WHERE isolation = 'applied' AND removed = 0)`, since)
 	return c, err
 }

@@ -172,6 +172,6 @@ func (db *DB) Intents(ctx context.Context, p Page) ([]*sensorv1.SignedIntent, st
 // IntentSpread is how many hosts there are, and how many judge by a version.
 func (db *DB) IntentSpread(ctx context.Context, version uint64) (hosts, current uint64, err error) {
 	err = db.each(ctx, func(s scanner) error { return s.Scan(&hosts, &current) },
-		"SELECT count(*), coalesce(sum(intent = ?), 0) FROM hosts", clamp(version))
+		"SELECT count(*), coalesce(sum(intent = ?), 0) FROM hosts WHERE removed = 0", clamp(version))
 	return hosts, current, err
 }

@@ -23,7 +23,7 @@ const quietNames = 3
 // given time (Unix ns) or whose session has ended, and those that said since
 // lossySince that they had lost something.
 func (db *DB) Quiet(ctx context.Context, before, lossySince int64) (q Quiet, err error) {
-	const silent = " FROM hosts WHERE last_seen > 0 AND (connected = 0 OR last_seen < ?) AND ended <> 'stopped'"
+	const silent = " FROM hosts WHERE last_seen > 0 AND (connected = 0 OR last_seen < ?) AND ended NOT IN ('stopped', 'removed')"
 	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Silent) }, "SELECT count(*)"+silent, before); err != nil {
 		return q, err
 	}

@@ -19,7 +19,7 @@ func (db *DB) Unheard(ctx context.Context, limit int) (out []Unheard, err error)
 		out = append(out, u)
 		return err
 	}, `SELECT id, name, address, node, session, ended, ended_detail, heard, ended_at FROM hosts
-		WHERE connected = 0 AND silence = '' AND ended NOT IN ('', 'stopped') ORDER BY heard, n LIMIT ?`, limit)
+		WHERE connected = 0 AND silence = '' AND ended NOT IN ('', 'stopped') AND removed = 0 ORDER BY heard, n LIMIT ?`, limit)
 	return out, err
 }
 

@@ -119,13 +119,6 @@ func (tx *Tx) RemoveNode(id string) (bool, error) {
 	return n > 0, err
 }
 
-// PutOperator makes an operator or changes its role; false when nothing changed.
-func (tx *Tx) PutOperator(name, role string) (bool, error) {
-	n, err := tx.exec(`INSERT INTO operators (name, role) VALUES (?1, ?2)
-		ON CONFLICT DO UPDATE SET role = ?2 WHERE role <> ?2`, name, role)
-	return n > 0, err
-}
-
 // Token is a join token as the store keeps it: the secret only as a hash.
 type Token struct {
 	ID           string

@@ -105,13 +105,13 @@ type ContainedHost struct {
 }
 
 const (
-	fleetHostQuery = "SELECT n, id, name, epoch, labels, facts, grp FROM hosts WHERE id = ?"
+	fleetHostQuery = "SELECT n, id, name, epoch, labels, facts, grp FROM hosts WHERE id = ? AND removed = 0"
 	// fleetHostsQuery is the same for a JSON list of ids: a query for each of ten
 	// thousand hosts would be compiled as often.
-	fleetHostsQuery = `SELECT h.n, h.id, h.name, h.epoch, h.labels, h.facts, h.grp FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value ORDER BY j.key`
+	fleetHostsQuery = `SELECT h.n, h.id, h.name, h.epoch, h.labels, h.facts, h.grp FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value AND h.removed = 0 ORDER BY j.key`
 	// orderedHostsQuery is it without what only automation asks for: labels and facts.
-	orderedHostsQuery = "SELECT h.n, h.id, h.epoch, h.grp FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value"
-	fleetQuery        = "SELECT grp, count(*) FROM hosts GROUP BY grp"
+	orderedHostsQuery = "SELECT h.n, h.id, h.epoch, h.grp FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value AND h.removed = 0"
+	fleetQuery        = "SELECT grp, count(*) FROM hosts WHERE removed = 0 GROUP BY grp"
 	// The rows of a day are many more than the hosts: they are put together first.
 	containedQuery = `SELECT c.host, c.at, h.grp FROM (SELECT host, max(counted_at) AS at FROM isolations
 		WHERE counted_at >= ? AND counted_at > 0 GROUP BY +host) c JOIN hosts h ON h.n = c.host`

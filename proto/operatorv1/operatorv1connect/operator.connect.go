@@ -119,6 +119,18 @@ const (
 	OperatorServiceDebugInfoProcedure = "/vedette.operator.v1.OperatorService/DebugInfo"
 	// OperatorServiceBackupProcedure is the fully-qualified name of the OperatorService's Backup RPC.
 	OperatorServiceBackupProcedure = "/vedette.operator.v1.OperatorService/Backup"
+	// OperatorServiceRemoveHostProcedure is the fully-qualified name of the OperatorService's
+	// RemoveHost RPC.
+	OperatorServiceRemoveHostProcedure = "/vedette.operator.v1.OperatorService/RemoveHost"
+	// OperatorServiceListOperatorsProcedure is the fully-qualified name of the OperatorService's
+	// ListOperators RPC.
+	OperatorServiceListOperatorsProcedure = "/vedette.operator.v1.OperatorService/ListOperators"
+	// OperatorServicePutRevocationsProcedure is the fully-qualified name of the OperatorService's
+	// PutRevocations RPC.
+	OperatorServicePutRevocationsProcedure = "/vedette.operator.v1.OperatorService/PutRevocations"
+	// OperatorServiceListCheckpointsProcedure is the fully-qualified name of the OperatorService's
+	// ListCheckpoints RPC.
+	OperatorServiceListCheckpointsProcedure = "/vedette.operator.v1.OperatorService/ListCheckpoints"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
 )
@@ -161,6 +173,13 @@ type OperatorServiceClient interface {
 	DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error)
 	// A copy of the state, as proto/backup writes it.
 	Backup(context.Context, *operatorv1.BackupRequest) (*connect.ServerStreamForClient[operatorv1.BackupResponse], error)
+	// Ends a host's identity, for good.
+	RemoveHost(context.Context, *operatorv1.RemoveHostRequest) (*operatorv1.RemoveHostResponse, error)
+	ListOperators(context.Context, *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error)
+	// Commits who is no operator any more, as an admin signed it.
+	PutRevocations(context.Context, *operatorv1.PutRevocationsRequest) (*operatorv1.PutRevocationsResponse, error)
+	// The nodes' signed words for the audit, newest first.
+	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
 }
@@ -344,6 +363,30 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("Backup")),
 			connect.WithClientOptions(opts...),
 		),
+		removeHost: connect.NewClient[operatorv1.RemoveHostRequest, operatorv1.RemoveHostResponse](
+			httpClient,
+			baseURL+OperatorServiceRemoveHostProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("RemoveHost")),
+			connect.WithClientOptions(opts...),
+		),
+		listOperators: connect.NewClient[operatorv1.ListOperatorsRequest, operatorv1.ListOperatorsResponse](
+			httpClient,
+			baseURL+OperatorServiceListOperatorsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListOperators")),
+			connect.WithClientOptions(opts...),
+		),
+		putRevocations: connect.NewClient[operatorv1.PutRevocationsRequest, operatorv1.PutRevocationsResponse](
+			httpClient,
+			baseURL+OperatorServicePutRevocationsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutRevocations")),
+			connect.WithClientOptions(opts...),
+		),
+		listCheckpoints: connect.NewClient[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse](
+			httpClient,
+			baseURL+OperatorServiceListCheckpointsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListCheckpoints")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[operatorv1.WatchRequest, operatorv1.WatchResponse](
 			httpClient,
 			baseURL+OperatorServiceWatchProcedure,
@@ -383,6 +426,10 @@ type operatorServiceClient struct {
 	putSignedNodes   *connect.Client[operatorv1.PutSignedNodesRequest, operatorv1.PutSignedNodesResponse]
 	debugInfo        *connect.Client[operatorv1.DebugInfoRequest, operatorv1.DebugInfoResponse]
 	backup           *connect.Client[operatorv1.BackupRequest, operatorv1.BackupResponse]
+	removeHost       *connect.Client[operatorv1.RemoveHostRequest, operatorv1.RemoveHostResponse]
+	listOperators    *connect.Client[operatorv1.ListOperatorsRequest, operatorv1.ListOperatorsResponse]
+	putRevocations   *connect.Client[operatorv1.PutRevocationsRequest, operatorv1.PutRevocationsResponse]
+	listCheckpoints  *connect.Client[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
 
@@ -634,6 +681,42 @@ func (c *operatorServiceClient) Backup(ctx context.Context, req *operatorv1.Back
 	return c.backup.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// RemoveHost calls vedette.operator.v1.OperatorService.RemoveHost.
+func (c *operatorServiceClient) RemoveHost(ctx context.Context, req *operatorv1.RemoveHostRequest) (*operatorv1.RemoveHostResponse, error) {
+	response, err := c.removeHost.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListOperators calls vedette.operator.v1.OperatorService.ListOperators.
+func (c *operatorServiceClient) ListOperators(ctx context.Context, req *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error) {
+	response, err := c.listOperators.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PutRevocations calls vedette.operator.v1.OperatorService.PutRevocations.
+func (c *operatorServiceClient) PutRevocations(ctx context.Context, req *operatorv1.PutRevocationsRequest) (*operatorv1.PutRevocationsResponse, error) {
+	response, err := c.putRevocations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListCheckpoints calls vedette.operator.v1.OperatorService.ListCheckpoints.
+func (c *operatorServiceClient) ListCheckpoints(ctx context.Context, req *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error) {
+	response, err := c.listCheckpoints.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Watch calls vedette.operator.v1.OperatorService.Watch.
 func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -677,6 +760,13 @@ type OperatorServiceHandler interface {
 	DebugInfo(context.Context, *operatorv1.DebugInfoRequest) (*operatorv1.DebugInfoResponse, error)
 	// A copy of the state, as proto/backup writes it.
 	Backup(context.Context, *operatorv1.BackupRequest, *connect.ServerStream[operatorv1.BackupResponse]) error
+	// Ends a host's identity, for good.
+	RemoveHost(context.Context, *operatorv1.RemoveHostRequest) (*operatorv1.RemoveHostResponse, error)
+	ListOperators(context.Context, *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error)
+	// Commits who is no operator any more, as an admin signed it.
+	PutRevocations(context.Context, *operatorv1.PutRevocationsRequest) (*operatorv1.PutRevocationsResponse, error)
+	// The nodes' signed words for the audit, newest first.
+	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
 }
@@ -856,6 +946,30 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("Backup")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceRemoveHostHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceRemoveHostProcedure,
+		svc.RemoveHost,
+		connect.WithSchema(operatorServiceMethods.ByName("RemoveHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListOperatorsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListOperatorsProcedure,
+		svc.ListOperators,
+		connect.WithSchema(operatorServiceMethods.ByName("ListOperators")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServicePutRevocationsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePutRevocationsProcedure,
+		svc.PutRevocations,
+		connect.WithSchema(operatorServiceMethods.ByName("PutRevocations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListCheckpointsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListCheckpointsProcedure,
+		svc.ListCheckpoints,
+		connect.WithSchema(operatorServiceMethods.ByName("ListCheckpoints")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		OperatorServiceWatchProcedure,
 		svc.Watch,
@@ -920,6 +1034,14 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceDebugInfoHandler.ServeHTTP(w, r)
 		case OperatorServiceBackupProcedure:
 			operatorServiceBackupHandler.ServeHTTP(w, r)
+		case OperatorServiceRemoveHostProcedure:
+			operatorServiceRemoveHostHandler.ServeHTTP(w, r)
+		case OperatorServiceListOperatorsProcedure:
+			operatorServiceListOperatorsHandler.ServeHTTP(w, r)
+		case OperatorServicePutRevocationsProcedure:
+			operatorServicePutRevocationsHandler.ServeHTTP(w, r)
+		case OperatorServiceListCheckpointsProcedure:
+			operatorServiceListCheckpointsHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -1041,6 +1163,22 @@ func (UnimplementedOperatorServiceHandler) DebugInfo(context.Context, *operatorv
 
 func (UnimplementedOperatorServiceHandler) Backup(context.Context, *operatorv1.BackupRequest, *connect.ServerStream[operatorv1.BackupResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.Backup is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) RemoveHost(context.Context, *operatorv1.RemoveHostRequest) (*operatorv1.RemoveHostResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.RemoveHost is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListOperators(context.Context, *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListOperators is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutRevocations(context.Context, *operatorv1.PutRevocationsRequest) (*operatorv1.PutRevocationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutRevocations is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListCheckpoints is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {

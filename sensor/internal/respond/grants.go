@@ -58,6 +58,10 @@ func (r *Responder) Grant(_ context.Context, signed *sensorv1.SignedGrant) *sens
 	if result := r.repeated(g, digest[:]); result != nil {
 		return result
 	}
+	// Behind what only tells again what was done before.
+	if err := r.signedByRevoked(signed); err != nil {
+		return r.refuse(g, err)
+	}
 	if err := r.authorised(g, signers); err != nil {
 		return r.refuse(g, err)
 	}

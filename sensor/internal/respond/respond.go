@@ -164,16 +164,17 @@ type Responder struct {
 	record   record
 	known    []netip.AddrPort // what NodeAddresses said last
 	signed   signedNodes
+	revoked  revoked
 	unsigned []netip.AddrPort // of known, what was told to stay shut
 	// Apart, so that a flood of bad lists does not keep the other from being told.
-	badNodes, unsignedTold window
-	counters               Counters
-	tampers                tamperLog
-	refusals               window
-	firstFailed            bool   // Config.First, when it was last told to cut
-	shallow                bool   // the same, to cut what only it can
-	lastFailure            string // of keeping the cut or ending it, so that each is reported once
-	outbox                 []*sensorv1.IsolationStatus
+	badNodes, unsignedTold, badRevoked window
+	counters                           Counters
+	tampers                            tamperLog
+	refusals                           window
+	firstFailed                        bool   // Config.First, when it was last told to cut
+	shallow                            bool   // the same, to cut what only it can
+	lastFailure                        string // of keeping the cut or ending it, so that each is reported once
+	outbox                             []*sensorv1.IsolationStatus
 }
 
 // New reads what was in force and puts it in force again, before it returns.
@@ -196,6 +197,7 @@ func New(cfg Config) (*Responder, error) {
 		cfg: cfg, barrier: barrier, lock: lock, ctx: ctx, cancel: cancel,
 		file: stateFile{filepath.Join(cfg.StateDir, "isolation.lease")},
 		kick: make(chan struct{}, 1), signed: openSignedNodes(filepath.Join(cfg.StateDir, "nodes.signed")),
+		revoked: openRevoked(filepath.Join(cfg.StateDir, "operators.revoked")),
 	}
 	if cfg.Enabled && cfg.ScopeKind != "cgroup" {
 		// Asked before a verdict has to wait for the answer.
@@ -204,6 +206,7 @@ func New(cfg Config) (*Responder, error) {
 		}
 	}
 	r.mu.Lock()
+	r.loadRevoked()
 	r.loadNodes()
 	r.restore()
 	r.unlockAndReport()

@@ -109,6 +109,9 @@ func (r *Responder) verifyNodes(signed *sensorv1.SignedNodes) (*nodeList, error)
 // held, changes nothing.
 func (r *Responder) TakeNodes(signed *sensorv1.SignedNodes) {
 	next, err := r.verifyNodes(signed)
+	if err == nil {
+		err = r.Revoked(signed.GetSignature().GetChain())
+	}
 	r.mu.Lock()
 	defer r.unlockAndReport()
 	if err != nil {

@@ -394,6 +394,9 @@ func (s *session) opened() {
 }
 
 func (s *session) nodes(list *sensorv1.NodeList) {
+	if revoked := list.GetRevocations(); revoked != nil && s.u.cfg.OnRevocations != nil {
+		s.u.cfg.OnRevocations(revoked)
+	}
 	changed, err := s.u.id.setNodes(addresses(list.GetNodes()))
 	if err != nil {
 		s.u.cfg.Logger.Warn("remembering the node list", "err", err)

@@ -68,6 +68,9 @@ type Config struct {
 	// OnSignedNodes takes the list of nodes that an admin signed, with every session and
 	// when it changes, unverified. It may be nil.
 	OnSignedNodes func(*sensorv1.SignedNodes)
+	// OnRevocations takes the list of who is no operator any more in the same way, before
+	// anything else that a node brings. It may be nil.
+	OnRevocations func(*sensorv1.SignedRevocations)
 	// Pinned are the only addresses worth dialling while this host is isolated, none
 	// while it is not. It may be nil.
 	Pinned func() []netip.AddrPort

@@ -113,6 +113,7 @@ type HostDetail struct {
 	Coverage     []string    `json:"coverage"` // the same, by the name of the contract
 	Ended        string      `json:"ended"`
 	EndedDetail  string      `json:"ended_detail"`
+	TwoPlaces    string      `json:"two_places"`
 	Losses       []Loss      `json:"losses"`
 	Health       Health      `json:"health"`
 	Behaviours   []Behaviour `json:"behaviours"`
@@ -156,7 +157,7 @@ func FromHostDetail(res *operatorv1.GetHostResponse) HostDetail {
 	d := HostDetail{
 		Host: FromHost(h), EnrolledAt: Time(h.GetEnrolledAt()), Node: h.GetNode(), OS: facts.GetOs(),
 		Kernel: facts.GetKernel(), Arch: facts.GetArch(), Scope: facts.GetScope(), Addresses: list(facts.GetAddresses()),
-		CoverageGaps: Gaps(h), Coverage: Gaps(h), Ended: h.GetEnded(), EndedDetail: h.GetEndedDetail(), Losses: Losses(h.GetLosses()),
+		CoverageGaps: Gaps(h), Coverage: Gaps(h), Ended: h.GetEnded(), EndedDetail: h.GetEndedDetail(), TwoPlaces: h.GetTwoPlaces(), Losses: Losses(h.GetLosses()),
 		Health: Health{
 			health.GetRssBytes(), health.GetCpuNs(), health.GetSpoolBytes(), health.GetSpoolRecords(),
 			health.GetDroppedRecords(), h.GetBaseline().GetKnown(),
