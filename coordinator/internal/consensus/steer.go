@@ -40,7 +40,7 @@ func (n *Node) steer() {
 		case leads && pilot == nil:
 			// A new one each time: what the last leadership knew of others is old.
 			n.known.Clear()
-			pilot = autopilot.New(n.raft, &steering{n}, autopilot.WithPromoter(&promoter{node: n}), autopilot.WithLogger(newLogger(n.cfg.Logger)),
+			pilot = autopilot.New(steered{n.raft}, &steering{n}, autopilot.WithPromoter(&promoter{node: n}), autopilot.WithLogger(newLogger(n.cfg.Logger)),
 				autopilot.WithUpdateInterval(n.cfg.SteerPeriod), autopilot.WithReconcileInterval(n.cfg.SteerPeriod))
 			pilot.Start(n.closing)
 		case !leads:
@@ -53,6 +53,30 @@ func (n *Node) steer() {
 		}
 	}
 }
+
+// steered is raft as autopilot may change it. Autopilot promotes by the address of its
+// last look: a node that has moved or was promoted meanwhile must not be put back there.
+type steered struct{ *raft.Raft }
+
+// AddVoter implements autopilot.Raft.
+func (r steered) AddVoter(id raft.ServerID, _ raft.ServerAddress, _ uint64, timeout time.Duration) raft.IndexFuture {
+	now := r.GetConfiguration()
+	if err := now.Error(); err != nil {
+		return decided{err}
+	}
+	for _, server := range now.Configuration().Servers {
+		if server.ID == id && server.Suffrage == raft.Nonvoter {
+			return r.Raft.AddVoter(id, server.Address, now.Index(), timeout) // or not, when the members change before
+		}
+	}
+	return decided{}
+}
+
+// decided is the answer to what needs no entry of the log.
+type decided struct{ err error }
+
+func (d decided) Error() error { return d.err }
+func (decided) Index() uint64  { return 0 }
 
 // steering is what autopilot asks of the node.
 type steering struct{ node *Node }
