@@ -169,6 +169,10 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.startOperation(body.StartOperation)
 	case *raftv1.Command_PutSignedNodes:
 		return a.putSignedNodes(body.PutSignedNodes)
+	case *raftv1.Command_Retain:
+		return a.retain(body.Retain)
+	case *raftv1.Command_Forget:
+		return a.forget(body.Forget)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

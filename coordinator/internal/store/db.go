@@ -61,6 +61,8 @@ type DB struct {
 	stmts   map[string]statement
 	bulks   map[bulkKey]*sqlite3.SQLiteStmt
 	hot     hot
+	// partitions are the statements that add to history, by table.
+	partitions map[string]*bulk
 
 	applied atomic.Uint64
 	// reached is closed and replaced whenever applied grows.
@@ -197,6 +199,7 @@ func (db *DB) connect(ctx context.Context) error {
 	}
 	db.writer, db.pool = writer, pool
 	db.stmts, db.bulks, db.hot = make(map[string]statement), make(map[bulkKey]*sqlite3.SQLiteStmt), newHot()
+	db.partitions = make(map[string]*bulk)
 	db.setApplied(applied)
 	return nil
 }
@@ -265,6 +268,9 @@ func (db *DB) Update(index uint64, fn func(*Tx) error) error {
 		err = tx.settle()
 	}
 	if err == nil {
+		err = tx.writeTallies()
+	}
+	if err == nil {
 		_, err = tx.exec("UPDATE applied SET idx = ?", int64(index))
 	}
 	if err == nil {
@@ -307,8 +313,9 @@ func (db *DB) Close() error {
 type Tx struct {
 	db *DB
 	// Time is the command's, Unix ns: state says it, as a transaction has no clock.
-	Time  int64
-	later later
+	Time    int64
+	later   later
+	tallies map[int64]*Tally
 }
 
 // steady keeps SQLite from compiling a prepared statement anew at every use. It looks
