@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 )
 
@@ -55,6 +56,8 @@ type Config struct {
 	// Notify is the program that is run when something waits for a person, automation
 	// has acted or an incident opens. Set it on every node: the leader runs it.
 	Notify NotifyConfig `yaml:"notify"`
+	// Retention is how long the state keeps things; the leader's counts, so write the same on every node.
+	Retention retention.Keep `yaml:"retention"`
 
 	// Logger takes the node's log; nil discards it.
 	Logger *slog.Logger `yaml:"-"`
@@ -98,7 +101,7 @@ func (n NotifyConfig) validate() error {
 
 // DefaultConfig is a node of the default data directory.
 func DefaultConfig() Config {
-	return Config{Data: DefaultData, LogLevel: "info", LogFormat: "text", SilentAfter: 90 * time.Second, Version: "dev"}
+	return Config{Data: DefaultData, LogLevel: "info", LogFormat: "text", SilentAfter: 90 * time.Second, Retention: retention.DefaultKeep(), Version: "dev"}
 }
 
 // populate fills in what the data directory says.
@@ -167,7 +170,7 @@ func (c *Config) validate() error {
 	if c.SilentAfter < time.Second || c.SilentAfter > 24*time.Hour {
 		problems = append(problems, fmt.Errorf("silent_after: %s is not within 1s and 24h", c.SilentAfter))
 	}
-	if err := c.Notify.validate(); err != nil {
+	if err := errors.Join(c.Notify.validate(), c.Retention.Validate()); err != nil {
 		problems = append(problems, err)
 	}
 	if len(problems) > 0 {

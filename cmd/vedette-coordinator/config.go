@@ -56,6 +56,7 @@ var documented = []struct{ key, text string }{
 	{"log_format", "text or json, a line for each message."},
 	{"silent_after", "A host without a batch for so long is shown as silent: three of the sensors' summary intervals."},
 	{"notify", "Program that the leader runs for each event, with a JSON object on stdin: {program: /path, events: [waiting, window, local, acted, incident]}. Nobody but root may be able to change it."},
+	{"retention", "How long the state keeps things: findings in no open incident, flows, closed incidents, ended operations, losses, behaviours not seen, counts of what hosts told by minutes, hours and days; above max_gib the oldest goes, and 'vedette status' says so. The leader's counts: write the same on every node."},
 }
 
 // printConfig writes cfg as a file that readConfig takes.
