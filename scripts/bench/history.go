@@ -57,8 +57,11 @@ func storedHistory(ctx context.Context, b *bench) []figure.Row {
 	}
 	for _, name := range slices.Sorted(maps.Keys(took)) {
 		unit := "ms"
-		if strings.HasPrefix(name, "bytes_") {
+		switch {
+		case strings.HasPrefix(name, "bytes_"):
 			unit = "bytes"
+		case strings.HasPrefix(name, "summary_"):
+			unit = "µs"
 		}
 		rows = append(rows, figure.Info("history: "+strings.ReplaceAll(name, "_", " "), took[name], unit, ""))
 	}
