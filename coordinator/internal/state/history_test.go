@@ -85,6 +85,8 @@ func TestOldOperations(t *testing.T) {
 	l := newLog(t)
 	l.want("", command(&raftv1.InitCluster{ClusterId: "c-1"}))
 	l.host("h-0")
+	l.host("h-1")
+	l.want("", request(sensorv1.Action_ACTION_ISOLATE, "op-other", nil, "h-1"))
 	for i := range 3 {
 		l.want("", request(sensorv1.Action_ACTION_ISOLATE, fmt.Sprintf("op-%d", i), nil, "h-0"))
 	}
@@ -95,7 +97,7 @@ func TestOldOperations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(orders) != 1 || orders[0].GetId() != "op-2" {
-		t.Errorf("left are %v; want op-2 alone, which is pending", orders)
+	if len(orders) != 2 || orders[0].GetId() != "op-2" || orders[1].GetId() != "op-other" {
+		t.Errorf("left are %v; want op-2 and op-other, which are pending", orders)
 	}
 }
