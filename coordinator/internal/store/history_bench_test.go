@@ -29,7 +29,7 @@ func BenchmarkHistory(b *testing.B) {
 	h.remove()
 	for _, f := range h.figures {
 		b.Run(f.name, func(b *testing.B) {
-			for b.Loop() { //nolint:revive // it is measured already
+			for b.Loop() { // it is measured already
 			}
 			b.ReportMetric(f.value, f.unit)
 		})
