@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 )
 
@@ -61,6 +62,8 @@ type Config struct {
 	// Notify is the program that is run when something waits for a person, automation
 	// has acted or an incident opens. Set it on every node: the leader runs it.
 	Notify NotifyConfig `yaml:"notify"`
+	// Retention is how long the state keeps things; the leader's counts, so write the same on every node.
+	Retention retention.Keep `yaml:"retention"`
 
 	// Where is the place of a key in the file that this was read from, to begin a problem
 	// with; empty for a key that the file does not have. May be nil.
@@ -107,7 +110,7 @@ func (n NotifyConfig) validate() error {
 
 // DefaultConfig is a node of the default data directory.
 func DefaultConfig() Config {
-	return Config{Data: DefaultData, LogLevel: "info", LogFormat: "text", SilentAfter: 90 * time.Second, StableFor: 10 * time.Second, DeadAfter: time.Hour, Version: "dev"}
+	return Config{Data: DefaultData, LogLevel: "info", LogFormat: "text", SilentAfter: 90 * time.Second, StableFor: 10 * time.Second, DeadAfter: time.Hour, Retention: retention.DefaultKeep(), Version: "dev"}
 }
 
 // populate fills in what the data directory says.
@@ -188,7 +191,7 @@ func (c *Config) validate() error {
 	if c.DeadAfter >= 0 && c.DeadAfter < time.Minute {
 		problems = append(problems, fmt.Errorf("dead_after: %s: 1m at least, or negative for never: a node that restarts is not dead", c.DeadAfter))
 	}
-	if err := c.Notify.validate(); err != nil {
+	if err := errors.Join(c.Notify.validate(), c.Retention.Validate()); err != nil {
 		problems = append(problems, err)
 	}
 	if len(problems) > 0 {

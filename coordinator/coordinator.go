@@ -27,6 +27,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/witness"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
@@ -210,6 +211,10 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
+	history, err := retention.New(retention.Config{Log: node, DB: node.DB(), Logger: logger, Keep: c.cfg.Retention})
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return words.Run(ctx) })
 	if c.cfg.Notify.Program != "" {
@@ -234,6 +239,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	}
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
+	group.Go(func() error { return history.Run(ctx) })
 	group.Go(func() error { return responses.Run(ctx) })
 	group.Go(func() error { return c.takePart(ctx, logger, node) })
 	group.Go(func() error { return c.watchdog(ctx, node) })

@@ -27,11 +27,13 @@ func TestReadConfig(t *testing.T) {
 	}{
 		{"empty", "", nil},
 		{"comment", "# nothing\n", nil},
-		{"all", "id: n1\ndata: /d\nlisten: 1.2.3.4:5\nsilent_after: 10s\nnotify:\n  program: /usr/local/sbin/tell\n  events: [window, incident]\n", nil},
+		{"all", "id: n1\ndata: /d\nlisten: 1.2.3.4:5\nsilent_after: 10s\nretention: {findings: 720h, max_gib: 5}\nnotify:\n  program: /usr/local/sbin/tell\n  events: [window, incident]\n", nil},
 		{"unknown key", "id: n1\nlistn: 1.2.3.4:5\n", []string{":2:1:", `"listn"`, `did you mean "listen"?`}},
 		{"dash for underscore", "operator-listen: 1.2.3.4:5\n", []string{":1:1:", `did you mean "operator_listen"?`}},
 		{"nothing like it", "zzzzqqqq: 1\n", []string{"known are id, data"}},
 		{"unknown key below", "notify: {programme: /x}\n", []string{`"programme"`}},
+		{"unknown key of retention", "retention: {finding: 720h}\n", []string{`"finding"`}},
+		{"retention without a unit", "retention: {findings: ninety}\n", []string{"ninety"}},
 		{"not a duration", "silent_after: soon\n", []string{"soon"}},
 		{"not YAML", "id: [\n", []string{"coordinator.yaml"}},
 	} {

@@ -62,6 +62,8 @@ type Command struct {
 	//	*Command_RemoveHost
 	//	*Command_PutRevocations
 	//	*Command_PutCheckpoint
+	//	*Command_Retain
+	//	*Command_Forget
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -377,6 +379,24 @@ func (x *Command) GetPutCheckpoint() *PutCheckpoint {
 	return nil
 }
 
+func (x *Command) GetRetain() *Retain {
+	if x != nil {
+		if x, ok := x.Body.(*Command_Retain); ok {
+			return x.Retain
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetForget() *Forget {
+	if x != nil {
+		if x, ok := x.Body.(*Command_Forget); ok {
+			return x.Forget
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -493,6 +513,14 @@ type Command_PutCheckpoint struct {
 	PutCheckpoint *PutCheckpoint `protobuf:"bytes,42,opt,name=put_checkpoint,json=putCheckpoint,proto3,oneof"`
 }
 
+type Command_Retain struct {
+	Retain *Retain `protobuf:"bytes,30,opt,name=retain,proto3,oneof"`
+}
+
+type Command_Forget struct {
+	Forget *Forget `protobuf:"bytes,31,opt,name=forget,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -548,6 +576,10 @@ func (*Command_RemoveHost) isCommand_Body() {}
 func (*Command_PutRevocations) isCommand_Body() {}
 
 func (*Command_PutCheckpoint) isCommand_Body() {}
+
+func (*Command_Retain) isCommand_Body() {}
+
+func (*Command_Forget) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2339,6 +2371,7 @@ type Result struct {
 	Index         uint64     `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
 	Acks          []*HostAck `protobuf:"bytes,4,rep,name=acks,proto3" json:"acks,omitempty"`
 	Id            string     `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	Removed       uint64     `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"` // Retain, Forget: rows, partitions and sightings that went
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2406,6 +2439,13 @@ func (x *Result) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *Result) GetRemoved() uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return 0
 }
 
 type HostAck struct {
@@ -3309,11 +3349,199 @@ func (x *Checkpoint) GetChain() [][]byte {
 	return nil
 }
 
+// Removes what is older, and begins the cluster's history when it has none. The leader says
+// when each kind ends (Unix ns), so that nodes agree whatever their configurations say; 0 keeps all.
+type Retain struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Rows             uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"` // at most so many go
+	FindingsBefore   int64                  `protobuf:"varint,2,opt,name=findings_before,json=findingsBefore,proto3" json:"findings_before,omitempty"`
+	FlowsBefore      int64                  `protobuf:"varint,3,opt,name=flows_before,json=flowsBefore,proto3" json:"flows_before,omitempty"`
+	IncidentsBefore  int64                  `protobuf:"varint,4,opt,name=incidents_before,json=incidentsBefore,proto3" json:"incidents_before,omitempty"`
+	OperationsBefore int64                  `protobuf:"varint,5,opt,name=operations_before,json=operationsBefore,proto3" json:"operations_before,omitempty"`
+	KeysBefore       int64                  `protobuf:"varint,6,opt,name=keys_before,json=keysBefore,proto3" json:"keys_before,omitempty"`
+	LossesBefore     int64                  `protobuf:"varint,7,opt,name=losses_before,json=lossesBefore,proto3" json:"losses_before,omitempty"`
+	MinutesBefore    int64                  `protobuf:"varint,8,opt,name=minutes_before,json=minutesBefore,proto3" json:"minutes_before,omitempty"`
+	HoursBefore      int64                  `protobuf:"varint,9,opt,name=hours_before,json=hoursBefore,proto3" json:"hours_before,omitempty"`
+	DaysBefore       int64                  `protobuf:"varint,10,opt,name=days_before,json=daysBefore,proto3" json:"days_before,omitempty"`
+	// The leader's state is above its limit: when nothing is old enough, the oldest goes.
+	Oversized     bool `protobuf:"varint,11,opt,name=oversized,proto3" json:"oversized,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retain) Reset() {
+	*x = Retain{}
+	mi := &file_vedette_raft_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retain) ProtoMessage() {}
+
+func (x *Retain) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retain.ProtoReflect.Descriptor instead.
+func (*Retain) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Retain) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Retain) GetFindingsBefore() int64 {
+	if x != nil {
+		return x.FindingsBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetFlowsBefore() int64 {
+	if x != nil {
+		return x.FlowsBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetIncidentsBefore() int64 {
+	if x != nil {
+		return x.IncidentsBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetOperationsBefore() int64 {
+	if x != nil {
+		return x.OperationsBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetKeysBefore() int64 {
+	if x != nil {
+		return x.KeysBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetLossesBefore() int64 {
+	if x != nil {
+		return x.LossesBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetMinutesBefore() int64 {
+	if x != nil {
+		return x.MinutesBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetHoursBefore() int64 {
+	if x != nil {
+		return x.HoursBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetDaysBefore() int64 {
+	if x != nil {
+		return x.DaysBefore
+	}
+	return 0
+}
+
+func (x *Retain) GetOversized() bool {
+	if x != nil {
+		return x.Oversized
+	}
+	return false
+}
+
+// Removes what hosts have not shown for long.
+type Forget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sightings     uint32                 `protobuf:"varint,1,opt,name=sightings,proto3" json:"sightings,omitempty"` // at most so many go
+	Before        int64                  `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`       // last seen (Unix ns)
+	Hosts         []string               `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forget) Reset() {
+	*x = Forget{}
+	mi := &file_vedette_raft_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forget) ProtoMessage() {}
+
+func (x *Forget) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forget.ProtoReflect.Descriptor instead.
+func (*Forget) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Forget) GetSightings() uint32 {
+	if x != nil {
+		return x.Sightings
+	}
+	return 0
+}
+
+func (x *Forget) GetBefore() int64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *Forget) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x92\x10\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xf8\x10\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -3351,7 +3579,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\vremove_host\x18( \x01(\v2\x1b.vedette.raft.v1.RemoveHostH\x00R\n" +
 	"removeHost\x12J\n" +
 	"\x0fput_revocations\x18) \x01(\v2\x1f.vedette.raft.v1.PutRevocationsH\x00R\x0eputRevocations\x12G\n" +
-	"\x0eput_checkpoint\x18* \x01(\v2\x1e.vedette.raft.v1.PutCheckpointH\x00R\rputCheckpointB\x06\n" +
+	"\x0eput_checkpoint\x18* \x01(\v2\x1e.vedette.raft.v1.PutCheckpointH\x00R\rputCheckpoint\x121\n" +
+	"\x06retain\x18\x1e \x01(\v2\x17.vedette.raft.v1.RetainH\x00R\x06retain\x121\n" +
+	"\x06forget\x18\x1f \x01(\v2\x17.vedette.raft.v1.ForgetH\x00R\x06forgetB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -3502,13 +3732,14 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
 	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x17\n" +
-	"\amade_by\x18\x04 \x01(\tR\x06madeBy\"\x92\x01\n" +
+	"\amade_by\x18\x04 \x01(\tR\x06madeBy\"\xac\x01\n" +
 	"\x06Result\x12\x1a\n" +
 	"\brejected\x18\x01 \x01(\tR\brejected\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12,\n" +
 	"\x04acks\x18\x04 \x03(\v2\x18.vedette.raft.v1.HostAckR\x04acks\x12\x0e\n" +
-	"\x02id\x18\x05 \x01(\tR\x02id\"_\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12\x18\n" +
+	"\aremoved\x18\x06 \x01(\x04R\aremoved\"_\n" +
 	"\aHostAck\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\fR\x04boot\x12\x1a\n" +
@@ -3586,7 +3817,26 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x1c\n" +
 	"\tsignature\x18\x06 \x01(\fR\tsignature\x12\x14\n" +
-	"\x05chain\x18\a \x03(\fR\x05chainB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\x05chain\x18\a \x03(\fR\x05chain\"\x8f\x03\n" +
+	"\x06Retain\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12'\n" +
+	"\x0ffindings_before\x18\x02 \x01(\x03R\x0efindingsBefore\x12!\n" +
+	"\fflows_before\x18\x03 \x01(\x03R\vflowsBefore\x12)\n" +
+	"\x10incidents_before\x18\x04 \x01(\x03R\x0fincidentsBefore\x12+\n" +
+	"\x11operations_before\x18\x05 \x01(\x03R\x10operationsBefore\x12\x1f\n" +
+	"\vkeys_before\x18\x06 \x01(\x03R\n" +
+	"keysBefore\x12#\n" +
+	"\rlosses_before\x18\a \x01(\x03R\flossesBefore\x12%\n" +
+	"\x0eminutes_before\x18\b \x01(\x03R\rminutesBefore\x12!\n" +
+	"\fhours_before\x18\t \x01(\x03R\vhoursBefore\x12\x1f\n" +
+	"\vdays_before\x18\n" +
+	" \x01(\x03R\n" +
+	"daysBefore\x12\x1c\n" +
+	"\toversized\x18\v \x01(\bR\toversized\"T\n" +
+	"\x06Forget\x12\x1c\n" +
+	"\tsightings\x18\x01 \x01(\rR\tsightings\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\x03R\x06before\x12\x14\n" +
+	"\x05hosts\x18\x03 \x03(\tR\x05hostsB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -3600,7 +3850,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
@@ -3643,19 +3893,21 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*PutRevocations)(nil),             // 38: vedette.raft.v1.PutRevocations
 	(*PutCheckpoint)(nil),              // 39: vedette.raft.v1.PutCheckpoint
 	(*Checkpoint)(nil),                 // 40: vedette.raft.v1.Checkpoint
-	nil,                                // 41: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 42: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 43: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 44: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 45: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 46: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 47: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 48: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 49: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 50: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 51: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 52: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 53: vedette.sensor.v1.SignedRevocations
+	(*Retain)(nil),                     // 41: vedette.raft.v1.Retain
+	(*Forget)(nil),                     // 42: vedette.raft.v1.Forget
+	nil,                                // 43: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 44: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 45: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 46: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 47: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 48: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 49: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 50: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 51: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 52: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 53: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 54: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 55: vedette.sensor.v1.SignedRevocations
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -3686,42 +3938,44 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	37, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
 	38, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
 	39, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
-	3,  // 28: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	42, // 29: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	43, // 30: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	44, // 31: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	41, // 32: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	44, // 33: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	43, // 34: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	45, // 35: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	46, // 36: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	47, // 37: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	48, // 38: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	49, // 39: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	50, // 40: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	47, // 41: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 42: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 43: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 44: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	45, // 45: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	51, // 46: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	43, // 47: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 48: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	52, // 49: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 50: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 51: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 52: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 53: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 54: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	45, // 55: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	45, // 56: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	53, // 57: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	40, // 58: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	59, // [59:59] is the sub-list for method output_type
-	59, // [59:59] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	41, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
+	42, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
+	3,  // 30: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	44, // 31: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	45, // 32: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	46, // 33: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	43, // 34: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	46, // 35: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	45, // 36: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	47, // 37: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	48, // 38: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	49, // 39: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	50, // 40: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	51, // 41: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	52, // 42: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	49, // 43: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 44: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 45: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 46: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	47, // 47: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	53, // 48: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	45, // 49: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 50: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	54, // 51: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 52: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 53: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 54: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 55: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 56: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	47, // 57: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	47, // 58: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	55, // 59: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	40, // 60: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -3758,6 +4012,8 @@ func file_vedette_raft_proto_init() {
 		(*Command_RemoveHost)(nil),
 		(*Command_PutRevocations)(nil),
 		(*Command_PutCheckpoint)(nil),
+		(*Command_Retain)(nil),
+		(*Command_Forget)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3765,7 +4021,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -44,6 +44,7 @@ var parts = []struct {
 	{"uplink", "what a mixed workload sends up", steadyUplink},
 	{"rows", "behaviours that three nodes count together, beside raft-wal and SQLite alone", replicatedRows},
 	{"reads", "what operators ask a large state for", storedReads},
+	{"history", "a year of ten thousand hosts: its size, and entries that remove what is old", storedHistory},
 	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
 	{"scale", "a thousand sessions that report, and the leader killed under them", scaleTable},
 	{"failover", "the leader killed twenty times under load", failover},

@@ -29,6 +29,8 @@ const (
 	endsSoon = 14 * 24 * time.Hour
 	// rootEndsSoon is the same of an authority, of which everything else hangs.
 	rootEndsSoon = 180 * 24 * time.Hour
+	// shownCut is how long a status tells that the state was too large.
+	shownCut = 7 * 24 * time.Hour
 	// namedOrders is how many orders that wait are named: all of it must fit on a screen.
 	namedOrders = 3
 )
@@ -60,6 +62,10 @@ func (v *view) problems() []string {
 	}
 	all = append(all, v.ofWork()...)
 	all = append(all, v.ofHosts()...)
+	if at := time.Unix(0, v.quiet.CutAt); v.quiet.Cut > 0 && v.now.Sub(at) < shownCut {
+		all = append(all, fmt.Sprintf("%s removed before their time since the state is above its size, at %s last: raise 'retention.max_gib' at every node, or shorten what it keeps; 'vedette host list -o wide' says who tells so much.",
+			verb(uint64(v.quiet.Cut), "finding, flow or part of the history was", "findings, flows and parts of the history were"), clock(v.quiet.CutAt)))
+	}
 	if v.dropped > 0 {
 		all = append(all, fmt.Sprintf("%s not shown to watchers of node %s that read too slowly; the lists have all of them.", verb(v.dropped, "event was", "events were"), v.self))
 	}

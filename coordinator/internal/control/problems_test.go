@@ -118,6 +118,7 @@ func TestProblems(t *testing.T) {
 		{"hosts", func(v *view) {
 			v.quiet = store.Quiet{Silent: 5, Names: []string{"web1", "web2", "db1"}, Blind: 1, BlindNames: []string{"app1: a program was detached"}, Lossy: 2, Lost: 71}
 		}},
+		{"too large", func(v *view) { v.quiet = store.Quiet{Cut: 500, CutAt: at(-time.Hour)} }},
 		{"watchers", func(v *view) { v.dropped = 3 }},
 		{"a bad night", func(v *view) {
 			v.members = []*operatorv1.Member{node("n1", func(m *operatorv1.Member) {

@@ -188,6 +188,10 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.putCheckpoint(body.PutCheckpoint)
 	case *raftv1.Command_PutRevocations:
 		return a.putRevocations(body.PutRevocations)
+	case *raftv1.Command_Retain:
+		return a.retain(body.Retain)
+	case *raftv1.Command_Forget:
+		return a.forget(body.Forget)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/audit"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -27,7 +28,7 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	facts := &sensorv1.HostFacts{Name: name("name"), Labels: map[string]string{"b": "1", "a": name("label"), "c": "3"}}
 	token := name("token")
 	var body proto.Message
-	switch rapid.IntRange(0, 13).Draw(t, "kind") {
+	switch rapid.IntRange(0, 16).Draw(t, "kind") {
 	case 0:
 		body = &raftv1.InitCluster{ClusterId: "c-1"}
 	case 1:
@@ -54,6 +55,17 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	case 10:
 		body = &raftv1.RaiseSilence{Finding: &sensorv1.Finding{Id: "sil-" + name("h"), Kind: "silent", RuleId: name("rule")}, Hosts: []*raftv1.SilentHost{
 			{Host: name("h"), Session: rapid.Uint64Range(0, 3).Draw(t, "session")}, {Host: name("h"), Session: 1}}}
+	case 11, 12:
+		// Two days later, what came before may go.
+		cmd := command(&raftv1.Retain{Rows: uint32(rapid.IntRange(1, 4).Draw(t, "rows")), FindingsBefore: now + 2, FlowsBefore: now + 2, //nolint:gosec // small
+			IncidentsBefore: now + 2, OperationsBefore: now + 2, KeysBefore: now + 2, LossesBefore: now + 2, MinutesBefore: 2 * now, HoursBefore: 2 * now, DaysBefore: 2 * now,
+			Oversized: rapid.Bool().Draw(t, "oversized")})
+		cmd.Time += 2 + state.MinKept
+		return cmd
+	case 13:
+		cmd := command(&raftv1.Forget{Sightings: uint32(rapid.IntRange(1, 4).Draw(t, "sightings")), Before: now + 2, Hosts: []string{name("h"), name("h")}}) //nolint:gosec // small
+		cmd.Time += 2 + state.MinKept
+		return cmd
 	default:
 		body = &raftv1.Ingest{Batches: []*raftv1.HostBatch{drawBatch(t, name("h")), drawBatch(t, name("h"))}}
 	}

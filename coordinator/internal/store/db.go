@@ -67,6 +67,8 @@ type DB struct {
 	hot     hot
 	chain   chain
 	checks  checks
+	// partitions are the statements that add to history, by table.
+	partitions map[string]*bulk
 
 	applied atomic.Uint64
 	// reached is closed and replaced whenever applied grows.
@@ -204,6 +206,7 @@ func (db *DB) connect(ctx context.Context) error {
 	}
 	db.writer, db.pool = writer, pool
 	db.stmts, db.bulks, db.hot = make(map[string]statement), make(map[bulkKey]*sqlite3.SQLiteStmt), newHot()
+	db.partitions = make(map[string]*bulk)
 	db.setApplied(applied)
 	return db.checks.read(writer)
 }
@@ -277,6 +280,9 @@ func (db *DB) Update(index uint64, fn func(*Tx) error) error {
 	if err == nil {
 		err = tx.settle()
 	}
+	if err == nil {
+		err = tx.writeTallies()
+	}
 	chained := db.chain.end()
 	if err == nil {
 		_, err = tx.run("UPDATE applied SET idx = ?, chain = ?, tag = ?", int64(index), blob(chained), db.checks.tag)
@@ -326,8 +332,9 @@ func (db *DB) Close() error {
 type Tx struct {
 	db *DB
 	// Time is the command's, Unix ns: state says it, as a transaction has no clock.
-	Time  int64
-	later later
+	Time    int64
+	later   later
+	tallies map[int64]*Tally
 }
 
 // steady keeps SQLite from compiling a prepared statement anew at every use. It looks

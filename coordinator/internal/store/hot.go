@@ -25,6 +25,8 @@ type hot struct {
 	behaviours map[int64]int     // how many a host has
 	newest     int64             // the highest number of an isolation; 0: not known
 	audited    *chainEnd         // the audit's end; nil: not known
+	partitions map[string]bool   // those of history that exist
+	began      *int64            // when history did; nil: not known
 }
 
 type hotBoot struct {
@@ -34,7 +36,7 @@ type hotBoot struct {
 }
 
 func newHot() hot {
-	return hot{hosts: make(map[string]int64), positions: make(map[int64]hotBoot), rows: make(map[int64][]Row), behaviours: make(map[int64]int)}
+	return hot{hosts: make(map[string]int64), positions: make(map[int64]hotBoot), rows: make(map[int64][]Row), behaviours: make(map[int64]int), partitions: make(map[string]bool)}
 }
 
 // HostNumber is a host's row number, by its id.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -89,14 +90,14 @@ func step(random *rand.Rand, index uint64, operations *int64) func(*Tx) (any, er
 	operation := fmt.Sprintf("op-%d", max(0, *operations-random.Int64N(6))) // an old one now and then
 	now := int64(random.IntN(1000))
 	none := func(err error) (any, error) { return nil, err }
-	switch random.IntN(12) {
+	switch random.IntN(15) {
 	case 0:
 		*operations++
 		name := fmt.Sprintf("op-%d", *operations)
 		return func(tx *Tx) (any, error) {
 			o := &Order{State: OrderOrdered, Body: &operatorv1.Operation{}}
 			stored, err := tx.AddOrder(&sensorv1.Grant{Operation: name, Nonce: []byte(name)}, o, now)
-			if err == nil && stored {
+			if err == nil && stored && now%3 > 0 { // one of no host now and then
 				err = tx.AddIsolation(o.N, Row{Operation: name, Host: number}, now, now)
 			}
 			return stored, err
@@ -140,6 +141,25 @@ func step(random *rand.Rand, index uint64, operations *int64) func(*Tx) (any, er
 			}
 			host, _, err := tx.FleetHost(id)
 			return host, err
+		}
+	case 11:
+		return func(tx *Tx) (any, error) {
+			tx.Time = now * minute
+			tx.tally(number, Tally{Summaries: 1, Events: now})
+			return none(tx.BeginHistory())
+		}
+	case 12:
+		return func(tx *Tx) (any, error) {
+			tx.Time = now * minute
+			return tx.Retain(&raftv1.Retain{Rows: uint32(1 + now%9), OperationsBefore: 10 * now, KeysBefore: now, LossesBefore: now, MinutesBefore: tx.Time, HoursBefore: tx.Time, DaysBefore: tx.Time}) //nolint:gosec // small
+		}
+	case 13:
+		return func(tx *Tx) (any, error) {
+			d := []*sensorv1.BehaviourDelta{{Key: []byte{byte(now % 7)}, Count: 1, LastSeen: now}, {Key: []byte{byte(now)}, Count: 1, LastSeen: now}}
+			if err := tx.Summarise(number, nil, d); err != nil {
+				return nil, err
+			}
+			return tx.Forget(number, now-200, int(now%4))
 		}
 	}
 	return func(tx *Tx) (any, error) {

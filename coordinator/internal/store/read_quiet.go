@@ -14,6 +14,8 @@ type Quiet struct {
 	BlindNames []string
 	Lossy      uint64 // hosts that have lost something lately
 	Lost       uint64 // how much those have lost in all, of the causes that were at work lately
+	// Cut is how much went because the state was too large, and CutAt when it last did (Unix ns).
+	Cut, CutAt int64
 }
 
 // quietNames is how many silent hosts are named: a sentence must stay one.
@@ -49,6 +51,9 @@ func (db *DB) Quiet(ctx context.Context, before, lossySince int64) (q Quiet, err
 		q.BlindNames = append(q.BlindNames, name+": "+why)
 		return err
 	}, "SELECT CASE name WHEN '' THEN id ELSE name END, blind"+blind+" ORDER BY n LIMIT ?", before, quietNames); err != nil {
+		return q, err
+	}
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Cut, &q.CutAt) }, "SELECT cut, cut_at FROM history"); err != nil {
 		return q, err
 	}
 	// total() is a REAL and cannot overflow, as sum() of hostile counts could.

@@ -27,8 +27,14 @@ func (tx *Tx) PutIncident(in *raftv1.Incident) error {
 	if err != nil {
 		return fmt.Errorf("encoding incident: %w", err)
 	}
-	_, err = tx.exec(`INSERT INTO incidents (id, status, last_seen, body) VALUES (?1, ?2, ?3, ?4)
-		ON CONFLICT (id) DO UPDATE SET status = ?2, last_seen = ?3, body = ?4`, in.GetId(), in.GetStatus(), in.GetLastSeen(), body)
+	closed := int64(0)
+	if in.GetStatus() == "closed" {
+		if closed, err = tx.historyTime(); err != nil {
+			return err
+		}
+	}
+	_, err = tx.exec(`INSERT INTO incidents (id, status, last_seen, body, closed_at) VALUES (?1, ?2, ?3, ?4, ?5)
+		ON CONFLICT (id) DO UPDATE SET status = ?2, last_seen = ?3, body = ?4, closed_at = ?5`, in.GetId(), in.GetStatus(), in.GetLastSeen(), body, closed)
 	return err
 }
 
@@ -85,9 +91,13 @@ func (tx *Tx) Remember(actor, key string, command int32, result *raftv1.Result) 
 	if err != nil {
 		return fmt.Errorf("encoding result: %w", err)
 	}
+	at, err := tx.historyTime()
+	if err != nil {
+		return err
+	}
 	var n int64
-	if _, err := tx.one("INSERT INTO idempotency (actor, key, command, result) VALUES (?, ?, ?, ?) RETURNING n",
-		func(v []val) { n = asInt(v[0]) }, actor, key, int64(command), body); err != nil {
+	if _, err := tx.one("INSERT INTO idempotency (actor, key, command, result, at) VALUES (?, ?, ?, ?, ?) RETURNING n",
+		func(v []val) { n = asInt(v[0]) }, actor, key, int64(command), body, at); err != nil {
 		return err
 	}
 	_, err = tx.exec("DELETE FROM idempotency WHERE n <= ?", n-maxIdempotency)

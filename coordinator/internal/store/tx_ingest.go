@@ -49,6 +49,7 @@ func (tx *Tx) AddLoss(host int64, l *sensorv1.Loss) error {
 	const add = `UPDATE losses SET count = min(count + ?1, 1152921504606846976), latest = CASE ?1 WHEN 0 THEN latest ELSE ?2 END
 		WHERE host = ?3 AND place = ?4 AND cause = ?5`
 	place, cause := l.GetWhere(), l.GetCause()
+	tx.tally(host, Tally{Lost: clamp(l.GetCount())})
 	n, err := tx.exec(add, clamp(l.GetCount()), tx.Time, host, place, cause)
 	if err != nil || n > 0 {
 		return err
@@ -79,6 +80,7 @@ func (tx *Tx) AddFinding(host int64, index uint64, stored int64, f *sensorv1.Fin
 	if err != nil || n == 0 {
 		return false, err
 	}
+	tx.tally(host, Tally{Findings: 1})
 	return true, tx.grew(host, "findings", MaxFindings,
 		"DELETE FROM findings WHERE n IN (SELECT n FROM findings WHERE host = ? AND disposition <> 'in-incident' ORDER BY n LIMIT 256)", "finding-limit")
 }
@@ -89,10 +91,15 @@ func (tx *Tx) AddFlow(host int64, index uint64, time int64, note *sensorv1.FlowN
 	if err != nil {
 		return fmt.Errorf("encoding flow note: %w", err)
 	}
-	if _, err := tx.exec("INSERT INTO flows (host, idx, time, tuple, storyline, body) VALUES (?, ?, ?, ?, ?, ?)",
-		host, int64(index), time, FlowTuple(note.GetFlow()), note.GetStoryline(), body); err != nil {
+	stored, err := tx.historyTime()
+	if err != nil {
 		return err
 	}
+	if _, err := tx.exec("INSERT INTO flows (host, idx, time, tuple, storyline, body, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		host, int64(index), time, FlowTuple(note.GetFlow()), note.GetStoryline(), body, stored); err != nil {
+		return err
+	}
+	tx.tally(host, Tally{Flows: 1})
 	return tx.grew(host, "flows", MaxFlows,
 		"DELETE FROM flows WHERE n IN (SELECT n FROM flows WHERE host = ? ORDER BY n LIMIT 256)", "flow-limit")
 }

@@ -78,6 +78,13 @@ func (tx *Tx) Summarise(host int64, found []*sensorv1.Behaviour, deltas []*senso
 			return err
 		}
 	}
+	taken := int64(0)
+	for _, f := range fresh {
+		if f.taken {
+			taken++
+		}
+	}
+	tx.tally(host, Tally{Summaries: 1, Events: eventsOf(deltas), Fresh: taken})
 	return tx.describe(found, deltas, all, fresh)
 }
 
