@@ -22,7 +22,7 @@ func newPlaces(most, each int) *places {
 
 // enter takes a place, which leave gives back, once; nil when there is none.
 func (p *places) enter(addr net.Addr) (leave func()) {
-	from := network(addr)
+	from := Network(addr)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.all >= p.most || p.from[from] >= p.each {
@@ -40,8 +40,9 @@ func (p *places) enter(addr net.Addr) (leave func()) {
 	})
 }
 
-// network is what an address is counted under: of IPv6 the /64, which one machine has whole.
-func network(addr net.Addr) netip.Prefix {
+// Network is what an address is counted under when nobody may take all of something: of
+// IPv6 the /64, which one machine has whole.
+func Network(addr net.Addr) netip.Prefix {
 	from, err := netip.ParseAddrPort(addr.String())
 	if err != nil {
 		return netip.Prefix{}

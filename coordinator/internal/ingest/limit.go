@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/vedette-edr/vedette/proto/link"
 )
 
 // A stranger may fail to enrol so often at once, and then once in so long. A
@@ -27,23 +29,6 @@ type limiter struct {
 
 func newLimiter(now func() time.Time) *limiter {
 	return &limiter{now: now, full: make(map[netip.Prefix]time.Time)}
-}
-
-func prefixOf(addr net.Addr) netip.Prefix {
-	ap, err := netip.ParseAddrPort(addr.String())
-	if err != nil {
-		return netip.Prefix{}
-	}
-	ip := ap.Addr().Unmap()
-	bits := ip.BitLen()
-	if ip.Is6() {
-		bits = 64
-	}
-	p, err := ip.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
 }
 
 // wait is how long the address must wait; zero lets it in.
@@ -69,7 +54,7 @@ func (l *limiter) failed(addr net.Addr) {
 }
 
 func (l *limiter) key(addr net.Addr) netip.Prefix {
-	key := prefixOf(addr)
+	key := link.Network(addr)
 	if _, known := l.full[key]; known || len(l.full) < maxAddresses {
 		return key
 	}

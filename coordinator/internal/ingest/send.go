@@ -40,7 +40,7 @@ func (n *session) queue(m outgoing) {
 		tell(m.wrote)
 	case len(n.out) < sendQueue:
 		n.out = append(n.out, m)
-		n.write()
+		n.startWriter()
 		n.mu.Unlock()
 	default:
 		n.mu.Unlock()
@@ -56,12 +56,12 @@ func (n *session) welcomed(stream net.Conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.stream = stream
-	n.write()
+	n.startWriter()
 }
 
-// write starts a writer when something waits and none runs. Messages to a sensor are rare:
+// startWriter starts one when something waits and none runs. Messages to a sensor are rare:
 // a goroutine that waits for them would cost every session its stack. The caller holds mu.
-func (n *session) write() {
+func (n *session) startWriter() {
 	if n.stream == nil || n.writing || n.over || len(n.out) == 0 {
 		return
 	}
