@@ -144,7 +144,7 @@ func TestStrangersAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-c.Context().Done()
+	until(t, "the third from one address to be turned away", func() bool { return c.Err() != nil })
 	if err := c.Err(); !errors.Is(err, link.ErrBusy) {
 		t.Errorf("the third from one address: got %v, want %v", err, link.ErrBusy)
 	}
