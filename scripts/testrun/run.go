@@ -33,7 +33,7 @@ func (c counts) String() string {
 // a test or a step found is in the counts.
 func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 	var total counts
-	var skips []string
+	var skips, failed []string
 	for _, group := range cfg.steps {
 		for _, s := range runGroup(ctx, strings.Split(group, ","), out) {
 			switch s.verdict {
@@ -44,21 +44,47 @@ func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 				skips = append(skips, fmt.Sprintf("SKIP %s: %s", s.name, s.why))
 			default:
 				total.failed++
+				failed = append(failed, append([]string{"make " + s.name}, failuresIn(s.report)...)...)
 			}
 		}
 	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(out, "not root: the tests that need the kernel or namespaces will say SKIP")
 	}
-	tested, err := runTests(ctx, cfg, out)
+	tally, err := runTests(ctx, cfg, out)
+	tested := tally.counts
 	for _, line := range skips { // last, where they are read
 		fmt.Fprintln(out, line)
 	}
 	total.passed += tested.passed
 	total.failed += tested.failed
 	total.skipped += tested.skipped
+	if slowest := tally.slowest(slowestShown); slowest != "" {
+		fmt.Fprintln(out, "slowest:", slowest)
+	}
+	// The names again, last: who reads the end of a log sees what to look for in it.
+	for _, name := range append(failed, tally.failed...) {
+		fmt.Fprintln(out, "FAILED", name)
+	}
 	return total, err
 }
+
+// slowestShown is how many tests are named for the time that they took.
+const slowestShown = 12
+
+// failuresIn are the names of what failed within a step that says so itself.
+func failuresIn(report string) (names []string) {
+	_, output, _ := strings.Cut(report, "\n")
+	for line := range strings.Lines(output) {
+		if name, ok := strings.CutPrefix(line, "FAIL "); ok && len(names) < maxFailures {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	return names
+}
+
+// maxFailures bounds the names of one step.
+const maxFailures = 50
 
 // step is a make target that was run.
 type step struct {
@@ -103,7 +129,9 @@ func skipped(output []byte) (why string, ok bool) {
 	return strings.CutPrefix(lines[len(lines)-1], "SKIP: ")
 }
 
-func runTests(ctx context.Context, cfg config, out io.Writer) (counts, error) {
+// runTests returns the account whatever becomes of the run.
+func runTests(ctx context.Context, cfg config, out io.Writer) (*tally, error) {
+	tally := newTally(out)
 	args := append([]string{
 		"test", "-json", "-count=1", "-buildvcs=false",
 		"-timeout=" + cfg.timeout.String(),
@@ -114,25 +142,24 @@ func runTests(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 	cmd.Stderr = &complaints
 	events, err := cmd.StdoutPipe()
 	if err != nil {
-		return counts{}, fmt.Errorf("opening the output of go test: %w", err)
+		return tally, fmt.Errorf("opening the output of go test: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		return counts{}, fmt.Errorf("starting go test: %w", err)
+		return tally, fmt.Errorf("starting go test: %w", err)
 	}
-	tally := newTally(out)
 	readErr := tally.read(events)
 	waitErr := cmd.Wait()
 	result := tally.close()
 	switch {
 	case ctx.Err() != nil:
-		return result, fmt.Errorf("interrupted: %w", ctx.Err())
+		return tally, fmt.Errorf("interrupted: %w", ctx.Err())
 	case readErr != nil:
-		return result, fmt.Errorf("reading the output of go test: %w", readErr)
+		return tally, fmt.Errorf("reading the output of go test: %w", readErr)
 	case waitErr != nil && result.failed == 0:
 		// Nothing in the events explains it, for example a pattern that matches nothing.
-		return result, fmt.Errorf("running go test: %w\n%s", waitErr, strings.TrimSpace(complaints.String()))
+		return tally, fmt.Errorf("running go test: %w\n%s", waitErr, strings.TrimSpace(complaints.String()))
 	}
-	return result, nil
+	return tally, nil
 }
 
 // command is a child in a process group of its own that gets the interrupt we got,

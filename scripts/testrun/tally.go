@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 )
@@ -31,6 +33,14 @@ type tally struct {
 	packages map[string]*packageRun
 	builds   map[string][]string // output of the compiler and of vet by import path
 	skips    []string
+	failed   []string // names alone, for the end
+	slow     []slowTest
+}
+
+// slowTest is a test that took long by itself, to see what a run waits for.
+type slowTest struct {
+	name    string
+	seconds float64
 }
 
 type packageRun struct {
@@ -106,6 +116,9 @@ func (t *tally) add(e event) {
 // judge counts a test that ended. Subtests end before their parents, so a parent
 // knows by then whether one of them has already taken the blame.
 func (t *tally) judge(p *packageRun, run *testRun, e event) {
+	if !strings.Contains(e.Test, "/") {
+		t.slow = append(t.slow, slowTest{path.Base(e.Package) + " " + e.Test, e.Elapsed})
+	}
 	switch e.Action {
 	case "pass":
 		if !run.hasSubtests {
@@ -127,6 +140,7 @@ func (t *tally) judge(p *packageRun, run *testRun, e event) {
 		}
 		if !run.subFailed {
 			p.counts.failed++
+			t.failed = append(t.failed, e.Package+" "+e.Test)
 		}
 		if !run.subFailed || len(spoken(run.output)) > 0 {
 			fmt.Fprintf(t.out, "FAIL %s %s\n%s", e.Package, e.Test, indent(run.output))
@@ -149,6 +163,7 @@ func (t *tally) endPackage(p *packageRun, e event) {
 	if e.Action == "fail" {
 		if p.counts.failed == 0 {
 			p.counts.failed++ // nothing else has taken the blame
+			t.failed = append(t.failed, e.Package)
 		}
 		output := slices.Concat(t.builds[e.FailedBuild], p.output)
 		for _, name := range unfinished(p) {
@@ -182,6 +197,16 @@ func (t *tally) close() counts {
 		fmt.Fprintln(t.out, line)
 	}
 	return t.counts
+}
+
+// slowest are the tests that took most of the time, a line of them.
+func (t *tally) slowest(n int) string {
+	slices.SortStableFunc(t.slow, func(a, b slowTest) int { return cmp.Compare(b.seconds, a.seconds) })
+	var said []string
+	for _, s := range t.slow[:min(n, len(t.slow))] {
+		said = append(said, fmt.Sprintf("%s %.0f s", s.name, s.seconds))
+	}
+	return strings.Join(said, ", ")
 }
 
 // onlyVerdict reports whether a failed package said no more than that it failed,

@@ -35,6 +35,10 @@ func TestTranscripts(t *testing.T) {
 				t.Fatalf("reading %s: %v", recording, err)
 			}
 			out.WriteString(tally.close().String() + "\n")
+			for _, failed := range tally.failed {
+				out.WriteString("FAILED " + failed + "\n")
+			}
+			out.WriteString("slowest: " + tally.slowest(2) + "\n")
 
 			golden := filepath.Join("testdata", name+".txt")
 			if *update {
@@ -89,6 +93,17 @@ func TestSkippedStep(t *testing.T) {
 				t.Errorf("skipped: got %q, %t; want %q, %t", why, ok, tt.why, tt.skip)
 			}
 		})
+	}
+}
+
+// Ensure a step that failed gives the names of what failed in it, and not its own.
+func TestFailuresIn(t *testing.T) {
+	report := "FAIL vmtest-6.12 467.5s: exit status 2\nbuilding\nFAIL kernel TestX (2.1 s)\n    x_test.go:1: no\nSKIP kernel TestY: none\n"
+	if got, want := failuresIn(report), []string{"kernel TestX (2.1 s)"}; !slices.Equal(got, want) {
+		t.Errorf("failures: got %q, want %q", got, want)
+	}
+	if got := failuresIn("FAIL lint 1.0s: exit status 1"); len(got) != 0 {
+		t.Errorf("failures of a step that says none: got %q", got)
 	}
 }
 
