@@ -11,6 +11,7 @@ import (
 
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // errStopping: the node stops before the batch was proposed.
@@ -56,6 +57,7 @@ type batcher struct {
 	size     int
 	due      bool        // pending is enough, or has waited for long enough
 	timer    *time.Timer // makes it due
+	dueAt    time.Time   // when the timer does so
 	underWay int
 }
 
@@ -143,16 +145,32 @@ func (b *batcher) add(it item) {
 	}
 	b.pending = append(b.pending, it)
 	b.size += it.size
-	switch {
-	case b.size >= b.cfg.CoalesceBytes:
+	if b.size >= b.cfg.CoalesceBytes {
 		b.due = true
 		b.advance()
-	case len(b.pending) > 1: // the first has set it
-	case b.timer == nil:
-		b.timer = time.AfterFunc(b.cfg.CoalesceDelay, b.waited)
-	default:
-		b.timer.Reset(b.cfg.CoalesceDelay)
+		return
 	}
+	delay := b.cfg.CoalesceDelay
+	if routine(it.batch.GetBatch()) {
+		delay = b.cfg.RoutineDelay
+	}
+	at := time.Now().Add(delay)
+	switch {
+	case len(b.pending) > 1 && !at.Before(b.dueAt): // something before it has set it
+		return
+	case b.timer == nil:
+		b.timer = time.AfterFunc(delay, b.waited)
+	default:
+		b.timer.Reset(delay)
+	}
+	b.dueAt = at
+}
+
+// routine says that nobody acts on what a batch says: one summary. Several are a spool
+// that empties, whose sensor waits for each answer.
+func routine(batch *sensorv1.Batch) bool {
+	records := batch.GetRecords()
+	return len(records) == 1 && records[0].GetSummary() != nil
 }
 
 // waited makes what is there due: the first of it has waited for long enough, or

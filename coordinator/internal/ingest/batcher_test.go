@@ -60,7 +60,7 @@ func (l *fakeLog) ReadBarrier(context.Context) error                            
 func (l *fakeLog) Leader() (id, addr string, ok bool)                             { return "n1", "", true }
 
 func testBatcher(log Log) *batcher {
-	return newBatcher(Config{NodeID: "n1", Log: log, CoalesceBytes: 64 << 10, CoalesceDelay: 20 * time.Millisecond,
+	return newBatcher(Config{NodeID: "n1", Log: log, CoalesceBytes: 64 << 10, CoalesceDelay: 20 * time.Millisecond, RoutineDelay: 200 * time.Millisecond,
 		MaxInflightBytes: 1 << 20, CommitTimeout: 4 * time.Second, Now: time.Now})
 }
 
@@ -109,6 +109,49 @@ func TestCoalesce(t *testing.T) {
 				if b.inflight != 0 {
 					t.Errorf("%d bytes are still held", b.inflight)
 				}
+			})
+		})
+	}
+}
+
+// Ensure what nobody acts on waits for company, and what somebody acts on for none,
+// whichever came first.
+func TestRoutineWaits(t *testing.T) {
+	summary := &sensorv1.Record{Sequence: 1, Body: &sensorv1.Record_Summary{Summary: &sensorv1.Summary{}}}
+	finding := &sensorv1.Record{Sequence: 1, Body: &sensorv1.Record_Finding{Finding: &sensorv1.Finding{}}}
+	for _, tt := range []struct {
+		name    string
+		records [][]*sensorv1.Record // a batch each, 30 ms apart
+		answers []time.Duration      // after the first was given
+	}{
+		{"summaries", [][]*sensorv1.Record{{summary}, {summary}, {summary}}, []time.Duration{200, 200, 200}},
+		{"a finding among them", [][]*sensorv1.Record{{summary}, {finding}, {summary}}, []time.Duration{50, 50, 260}},
+		{"a finding first", [][]*sensorv1.Record{{finding}, {summary}}, []time.Duration{20, 230}},
+		{"a spool that empties", [][]*sensorv1.Record{{summary, summary}, {summary}}, []time.Duration{20, 230}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := testBatcher(&fakeLog{})
+				ctx, cancel := context.WithCancel(t.Context())
+				var running, sessions sync.WaitGroup
+				running.Go(func() { _ = b.run(ctx) })
+				begun := time.Now()
+				for i, records := range tt.records {
+					sessions.Go(func() {
+						batch := hostBatch(fmt.Sprintf("h-%d", i), 0, 16)
+						batch.Batch.Records = records
+						if _, err := b.submit(ctx, batch); err != nil {
+							t.Error(err)
+						}
+						if got, want := time.Since(begun), tt.answers[i]*time.Millisecond; got != want {
+							t.Errorf("batch %d: answered after %s, want %s", i, got, want)
+						}
+					})
+					<-time.After(30 * time.Millisecond)
+				}
+				sessions.Wait()
+				cancel()
+				running.Wait()
 			})
 		})
 	}

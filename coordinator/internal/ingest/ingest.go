@@ -97,6 +97,9 @@ type Config struct {
 	// waited so long (default 20 ms). An fsync costs the same for one as for many.
 	CoalesceBytes int
 	CoalesceDelay time.Duration
+	// RoutineDelay is how long a batch may wait that is one window's summary and
+	// nothing else (default 200 ms): nobody acts on it, and nearly all are such.
+	RoutineDelay time.Duration
 	// MaxInflightBytes bounds what this node holds of batches that are not yet
 	// committed (default 64 MiB). Beyond it sessions are not read: the sensors spool.
 	MaxInflightBytes int64
@@ -133,6 +136,9 @@ func (c *Config) populate() error {
 	}
 	if c.CoalesceDelay <= 0 {
 		c.CoalesceDelay = 20 * time.Millisecond
+	}
+	if c.RoutineDelay <= 0 {
+		c.RoutineDelay = 200 * time.Millisecond
 	}
 	if c.MaxInflightBytes <= 0 {
 		c.MaxInflightBytes = 64 << 20

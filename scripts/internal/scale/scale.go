@@ -150,8 +150,8 @@ type stage struct {
 }
 
 // newStage starts the nodes and enrols nobody yet.
-func newStage(ctx context.Context, cfg Config, name string, w world.Config) (s *stage, err error) {
-	s = &stage{cfg: cfg}
+func newStage(ctx context.Context, cfg Config, name string, w world.Config) (_ *stage, err error) {
+	s := &stage{cfg: cfg} // no result by name: a return of nil would leave nothing to close
 	defer func() {
 		if err != nil {
 			s.close()
