@@ -22,7 +22,7 @@ func failover(ctx context.Context, b *bench) []figure.Row {
 	if err := b.lab.Close(); err != nil {
 		return []figure.Row{figure.Missing(name, "s", "≤ 5", err)}
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout", "9m", "-run", "^TestClusterLosesNothingWhenLeadersDie$", "./scripts/internal/lab")
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout", "9m", "-run", "^TestClusterLosesNothingWhenLeadersDie$", "./scripts/internal/clusterlab")
 	cmd.Env = append(os.Environ(), "VEDETTE_OUT="+out, "VEDETTE_BIN="+b.bin)
 	printed, failed := cmd.CombinedOutput()
 	raw, err := os.ReadFile(out)

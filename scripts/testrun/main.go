@@ -25,12 +25,13 @@ import (
 
 // everything is all packages, what takes the longest first: the last to begin would else
 // run on alone, for minutes.
-var everything = []string{"./scripts/internal/lab", "./sensor/internal/kernel", "./..."}
+var everything = []string{"./scripts/internal/lab", "./scripts/internal/clusterlab", "./sensor/internal/kernel", "./..."}
 
 func main() {
 	var cfg config
 	flag.DurationVar(&cfg.timeout, "timeout", 45*time.Minute, "the longest that one package may take")
-	flag.IntVar(&cfg.parallel, "p", 2, "packages tested at once")
+	// Three on two processors: the longest ones wait, for leases, time-outs and elections, more than they work.
+	flag.IntVar(&cfg.parallel, "p", 3, "packages tested at once")
 	flag.Func("step", "a make target that counts as one test, or some with commas between, which are run side by side; may be repeated", func(name string) error {
 		if slices.Contains(strings.Split(name, ","), "") {
 			return errors.New("empty target")

@@ -20,7 +20,7 @@ func corruptions(ctx context.Context, cfg config, _ string) []figure.Row {
 	if err != nil {
 		return []figure.Row{figure.Missing(name, "", "all", err)}
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-timeout", "9m", "-run", "^"+asserted+"$", "./scripts/internal/lab")
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-timeout", "9m", "-run", "^"+asserted+"$", "./scripts/internal/clusterlab")
 	cmd.Env = append(os.Environ(), "VEDETTE_BIN="+bin)
 	printed, err := cmd.CombinedOutput()
 	good, bad := strings.Count(string(printed), "--- PASS: "+asserted+"/"), strings.Count(string(printed), "--- FAIL: "+asserted+"/")

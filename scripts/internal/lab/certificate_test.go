@@ -22,7 +22,7 @@ import (
 // for the same key, with other dates.
 func (r *rig) reissue(t *testing.T, notBefore, notAfter time.Time) {
 	t.Helper()
-	dir := r.lab.nodeDir("c1")
+	dir := r.lab.NodeDir("c1")
 	ca, err := tls.LoadX509KeyPair(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"))
 	if err != nil {
 		t.Fatal(err)

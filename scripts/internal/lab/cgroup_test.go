@@ -1,57 +1,23 @@
 package lab
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-)
 
-// cgroup makes an empty cgroup v2 and returns its folder and its path below the mount.
-func cgroup(t *testing.T) (dir, path string) {
-	t.Helper()
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if before, _, ok := strings.Cut(lines.Text(), " - cgroup2 "); ok {
-			path = fmt.Sprintf("/vlab-%d", os.Getpid())
-			dir = filepath.Join(strings.Fields(before)[4], path)
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				t.Skipf("SKIP: needs a cgroup v2 hierarchy that can be written: %v", err)
-			}
-			t.Cleanup(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-				defer cancel()
-				// Whoever is in it has just ended; the kernel takes a moment to notice.
-				if err := Until(ctx, 10*time.Millisecond, "the cgroup to be empty", func(context.Context) (bool, error) {
-					err := os.Remove(dir)
-					return err == nil, err
-				}); err != nil {
-					t.Error(err)
-				}
-			})
-			return dir, path
-		}
-	}
-	t.Skip("SKIP: needs a cgroup v2 hierarchy")
-	return "", ""
-}
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
+)
 
 // Ensure a sensor limited to a cgroup sees what runs in it and nothing else, and
 // refuses to isolate it with a reason that the operator gets to read.
 func TestCgroupScope(t *testing.T) {
-	needRoot(t)
-	dir, path := cgroup(t)
+	labtest.NeedRoot(t)
+	dir, path := labtest.Cgroup(t)
 	r := newRig(t)
 	r.stop(t)
 	r.spec.Scope = "cgroup:" + path

@@ -39,7 +39,7 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 		lab: l, Nodes: specs, Members: map[string]*Process{},
 		CLIFrom: specs[0].NS,
 	}
-	c.Context = c.founder()
+	c.Context = c.Founder()
 	resumed := 0
 	for i, spec := range specs {
 		initialised := l.initialised(spec.ID)
@@ -53,7 +53,7 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 				return nil, err
 			}
 			// As one does: the operators' key is for no node.
-			if err := moveFile(filepath.Join(l.nodeDir(spec.ID), "admin.context.yaml"), c.founder()); err != nil {
+			if err := moveFile(filepath.Join(l.NodeDir(spec.ID), "admin.context.yaml"), c.Founder()); err != nil {
 				return nil, fmt.Errorf("taking the first admin's context off its node: %w", err)
 			}
 		default:
@@ -72,7 +72,7 @@ func (l *Lab) StartCluster(ctx context.Context, specs []NodeSpec, report func(st
 		}
 		report(fmt.Sprintf("coordinator %s listens on %s", spec.ID, spec.Listen))
 	}
-	if err := c.allAlive(ctx); err != nil {
+	if err := c.AllAlive(ctx); err != nil {
 		return nil, err
 	}
 	return c, c.operator(ctx)
@@ -105,7 +105,7 @@ func (c *Cluster) NewOperator(ctx context.Context, name, role string) (string, e
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	args := []string{"--context-file", c.founder(), "operator", "create", name, "--role", role, "--out", path}
+	args := []string{"--context-file", c.Founder(), "operator", "create", name, "--role", role, "--out", path}
 	for _, n := range c.Nodes {
 		args = append(args, "--node", n.Operator)
 	}
@@ -113,19 +113,20 @@ func (c *Cluster) NewOperator(ctx context.Context, name, role string) (string, e
 	return path, err
 }
 
-// founder is the first admin's context, which alone has the operators' authority.
-func (c *Cluster) founder() string { return filepath.Join(c.lab.Dir, "admin.context.yaml") }
+// Founder is the first admin's context, which alone has the operators' authority.
+func (c *Cluster) Founder() string { return filepath.Join(c.lab.Dir, "admin.context.yaml") }
 
-func (l *Lab) nodeDir(id string) string { return filepath.Join(l.Dir, "coordinator-"+id) }
+// NodeDir is the folder of a node.
+func (l *Lab) NodeDir(id string) string { return filepath.Join(l.Dir, "coordinator-"+id) }
 
 func (l *Lab) initialised(id string) bool {
-	_, err := os.Stat(filepath.Join(l.nodeDir(id), "cluster.json"))
+	_, err := os.Stat(filepath.Join(l.NodeDir(id), "cluster.json"))
 	return err == nil
 }
 
 // setUp runs the coordinator's own set-up command.
 func (l *Lab) setUp(ctx context.Context, spec NodeSpec, verb string, more ...string) error {
-	args := append([]string{verb, "--data", l.nodeDir(spec.ID), "--id", spec.ID,
+	args := append([]string{verb, "--data", l.NodeDir(spec.ID), "--id", spec.ID,
 		"--listen", spec.Listen, "--operator-listen", spec.Operator}, more...)
 	_, err := l.Run(spec.NS, exec.CommandContext(ctx, filepath.Join(l.Bin, "vedette-coordinator"), args...))
 	return err
@@ -146,8 +147,8 @@ func (c *Cluster) join(ctx context.Context, spec NodeSpec) error {
 
 // StartNode starts one node's daemon on its state.
 func (c *Cluster) StartNode(_ context.Context, spec NodeSpec) error {
-	config := filepath.Join(c.lab.nodeDir(spec.ID), "coordinator.yaml")
-	text := fmt.Sprintf("id: %s\ndata: %s\nlisten: %s\noperator_listen: %s\n", spec.ID, c.lab.nodeDir(spec.ID), spec.Listen, spec.Operator)
+	config := filepath.Join(c.lab.NodeDir(spec.ID), "coordinator.yaml")
+	text := fmt.Sprintf("id: %s\ndata: %s\nlisten: %s\noperator_listen: %s\n", spec.ID, c.lab.NodeDir(spec.ID), spec.Listen, spec.Operator)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing a node's config: %w", err)
 	}
@@ -178,7 +179,8 @@ func (c *Cluster) answers(ctx context.Context) error {
 	})
 }
 
-func (c *Cluster) allAlive(ctx context.Context) error {
+// AllAlive waits until every node is a member that answers.
+func (c *Cluster) AllAlive(ctx context.Context) error {
 	if err := c.dead(); err != nil {
 		return err
 	}

@@ -11,45 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
-// programs builds the three programs once for all tests of this package.
-var programs = sync.OnceValues(func() (string, error) {
-	if bin := os.Getenv("VEDETTE_BIN"); bin != "" {
-		return bin, nil
-	}
-	bin, err := os.MkdirTemp("", "vedette-bin-")
-	if err != nil {
-		return "", err
-	}
-	for name, cgo := range map[string]string{"vedette": "0", "vedette-sensor": "0", "vedette-coordinator": "1"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(bin, name), "../../../cmd/"+name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return bin, fmt.Errorf("building %s: %w\n%s", name, err, out)
-		}
-	}
-	return bin, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if bin, err := programs(); err == nil && os.Getenv("VEDETTE_BIN") == "" {
-		_ = os.RemoveAll(bin)
-	}
-	os.Exit(code)
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("SKIP: needs root for eBPF and network namespaces")
-	}
-}
+func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 
 // rig is one coordinator and one scoped host in a namespace of its own.
 type rig struct {
@@ -62,8 +31,8 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	needRoot(t)
-	bin, err := programs()
+	labtest.NeedRoot(t)
+	bin, err := labtest.Programs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +50,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	// The node lives in the namespace too: its loopback is the whole network.
-	node := NodeSpec{ID: "c1", Listen: "127.0.0.1:" + freePort(t, r.ns, "udp"), Operator: "127.0.0.1:" + freePort(t, r.ns, "tcp"), NS: r.ns}
+	node := NodeSpec{ID: "c1", Listen: "127.0.0.1:" + labtest.FreePort(t, r.ns.Do, "udp"), Operator: "127.0.0.1:" + labtest.FreePort(t, r.ns.Do, "tcp"), NS: r.ns}
 	if r.cluster, err = l.StartCluster(t.Context(), []NodeSpec{node}, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
@@ -117,35 +86,6 @@ func (r *rig) until(t *testing.T, most time.Duration, what string, holds func(co
 	if err := Until(ctx, 50*time.Millisecond, what, holds); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func freePort(t *testing.T, ns *Namespace, network string) (port string) {
-	t.Helper()
-	err := ns.Do(func() error {
-		var address string
-		if network == "udp" {
-			conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			address = conn.LocalAddr().String()
-			defer conn.Close()
-		} else {
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			address = listener.Addr().String()
-			defer listener.Close()
-		}
-		_, p, err := net.SplitHostPort(address)
-		port = p
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 type seen struct {

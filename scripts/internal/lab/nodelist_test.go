@@ -7,14 +7,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 // Ensure the only node can be replaced while a host is isolated: the host does not follow
 // what the cluster says of itself, follows what an admin signs, and is released by the
 // new node when the old one is gone.
 func TestNodesReplacedWhileIsolated(t *testing.T) {
-	needRoot(t)
-	bin, err := programs()
+	labtest.NeedRoot(t)
+	bin, err := labtest.Programs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +81,7 @@ func TestNodesReplacedWhileIsolated(t *testing.T) {
 	must(r.cluster.StartNode(t.Context(), next))
 	r.cluster.Nodes = append(r.cluster.Nodes, next)
 	r.until(t, 30*time.Second, "the second node", func(ctx context.Context) (bool, error) {
-		return true, r.cluster.allAlive(ctx)
+		return true, r.cluster.AllAlive(ctx)
 	})
 	says("no admin has signed")
 	cli("config", "update-nodes")

@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 // what to do, and that a context which names a dead node first goes on.
 func TestClusterWithoutMajority(t *testing.T) {
 	c := newTrio(t, 3, "")
-	founder := c.founder()               // knows n1 alone
+	founder := c.Founder()               // knows n1 alone
 	c.must(c.vedette(founder, "status")) // remembers the others
 	c.Members["n1"].Kill()
 	c.must(c.vedette(founder, "cluster", "members"))

@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 var stall = flag.Duration("stall", 0, "how long a disk stalls (a minute takes a minute); 0: until the others write")
@@ -23,9 +26,9 @@ var stall = flag.Duration("stall", 0, "how long a disk stalls (a minute takes a 
 const freezing, thawing = 0xc0045877, 0xc0045878
 
 // onDisks gives each node an ext4 on a loop device of its own, whose file is in a tmpfs of its own.
-func onDisks(l *Lab) error {
+func onDisks(l *lab.Lab) error {
 	for _, id := range []string{"n1", "n2", "n3"} {
-		dir, under := l.nodeDir(id), filepath.Join(l.Dir, "disk-"+id)
+		dir, under := l.NodeDir(id), filepath.Join(l.Dir, "disk-"+id)
 		if err := errors.Join(os.Mkdir(dir, 0o700), os.Mkdir(under, 0o700), syscall.Mount("tmpfs", under, "tmpfs", 0, "size=192m,mode=0700")); err != nil {
 			return err
 		}
@@ -51,7 +54,7 @@ func onDisks(l *Lab) error {
 // although its heartbeats need no disk; that neither says of anything that it is
 // stored which is not, and that both come back.
 func TestClusterDiskInTrouble(t *testing.T) {
-	needRoot(t)
+	labtest.NeedRoot(t)
 	c := newTrioOn(t, 3, "", onDisks)
 	writers, stop := c.write(t, 4, 20*time.Millisecond)
 	c.failDisk(t, writers)
@@ -94,8 +97,8 @@ func (c *trio) stallDisk(t *testing.T, writers []*writer) {
 	deposed := time.Since(began)
 	from := written(writers)
 	c.until(60*time.Second, "writes with one stalled disk", func(context.Context) (bool, error) { return written(writers) > from+100, nil })
-	figure(t, "stalled disk: another leader after", deposed.Seconds(), "s", "≤ 10", deposed <= 10*time.Second, "")
-	figure(t, "stalled disk: 100 writes after", time.Since(began).Seconds(), "s", "", true, "")
+	labtest.Figure(t, "stalled disk: another leader after", deposed.Seconds(), "s", "≤ 10", deposed <= 10*time.Second, "")
+	labtest.Figure(t, "stalled disk: 100 writes after", time.Since(began).Seconds(), "s", "", true, "")
 	<-time.After(*stall - time.Since(began)) // the stall is what is tried
 	thaw()
 	c.alive()
@@ -129,7 +132,7 @@ func (c *trio) failDisk(t *testing.T, writers []*writer) {
 	}
 	from := written(writers)
 	c.until(60*time.Second, "writes with one failed disk", func(context.Context) (bool, error) { return written(writers) > from+100, nil })
-	figure(t, "failed disk: 100 writes after", time.Since(began).Seconds(), "s", "", true, "")
+	labtest.Figure(t, "failed disk: 100 writes after", time.Since(began).Seconds(), "s", "", true, "")
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}

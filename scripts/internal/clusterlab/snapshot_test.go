@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 // Ensure that a follower which was away for longer than the others keep their
@@ -35,7 +37,7 @@ func TestClusterFollowerCatchesUpBySnapshot(t *testing.T) {
 	began := time.Now()
 	c.start(away)
 	c.converged(t)
-	figure(t, "follower far behind is level again", time.Since(began).Seconds(), "s", "≤ 20", time.Since(began) < 20*time.Second, fmt.Sprintf("%d entries", s.Applied))
+	labtest.Figure(t, "follower far behind is level again", time.Since(began).Seconds(), "s", "≤ 20", time.Since(began) < 20*time.Second, fmt.Sprintf("%d entries", s.Applied))
 	c.said(away, "Installed remote snapshot", time.Second)
 	c.sameEverywhere(t)
 	c.countedOnce(t, writers)

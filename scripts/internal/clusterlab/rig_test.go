@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"bytes"
@@ -12,14 +12,17 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 // trio is a cluster of real nodes on loopback: of the machine, or of a namespace.
 type trio struct {
 	t testing.TB
-	*Cluster
-	lab *Lab
-	ns  *Namespace
+	*lab.Cluster
+	lab *lab.Lab
+	ns  *lab.Namespace
 	// ballast makes every summary of a writer so many bytes larger.
 	ballast int
 }
@@ -27,17 +30,17 @@ type trio struct {
 // newTrio starts a cluster of n nodes. The namespace may be nil: nodes alone need no root.
 func newTrio(t *testing.T, n int, named string) *trio {
 	t.Helper()
-	return newTrioOn(t, n, named, func(*Lab) error { return nil })
+	return newTrioOn(t, n, named, func(*lab.Lab) error { return nil })
 }
 
 // newTrioOn is newTrio on disks that prepare makes.
-func newTrioOn(t *testing.T, n int, named string, prepare func(*Lab) error) *trio {
+func newTrioOn(t *testing.T, n int, named string, prepare func(*lab.Lab) error) *trio {
 	t.Helper()
-	bin, err := programs()
+	bin, err := labtest.Programs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(bin, t.TempDir())
+	l, err := lab.New(bin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +65,7 @@ func newTrioOn(t *testing.T, n int, named string, prepare func(*Lab) error) *tri
 			t.Fatal(err)
 		}
 	}
-	var specs []NodeSpec
+	var specs []lab.NodeSpec
 	for i := range n {
 		specs = append(specs, c.spec(t, fmt.Sprintf("n%d", i+1)))
 	}
@@ -73,28 +76,28 @@ func newTrioOn(t *testing.T, n int, named string, prepare func(*Lab) error) *tri
 }
 
 // spec is a node that does not exist yet, on free ports.
-func (c *trio) spec(t *testing.T, id string) NodeSpec {
+func (c *trio) spec(t *testing.T, id string) lab.NodeSpec {
 	t.Helper()
-	return NodeSpec{ID: id, Listen: "127.0.0.1:" + freePort(t, c.ns, "udp"), Operator: "127.0.0.1:" + freePort(t, c.ns, "tcp"), NS: c.ns}
+	return lab.NodeSpec{ID: id, Listen: "127.0.0.1:" + labtest.FreePort(t, c.ns.Do, "udp"), Operator: "127.0.0.1:" + labtest.FreePort(t, c.ns.Do, "tcp"), NS: c.ns}
 }
 
-func (c *trio) node(id string) NodeSpec {
+func (c *trio) node(id string) lab.NodeSpec {
 	for _, n := range c.Nodes {
 		if n.ID == id {
 			return n
 		}
 	}
 	c.t.Fatalf("no node %q", id)
-	return NodeSpec{}
+	return lab.NodeSpec{}
 }
 
-func (c *trio) dir(id string) string { return c.lab.nodeDir(id) }
+func (c *trio) dir(id string) string { return c.lab.NodeDir(id) }
 
 func (c *trio) until(most time.Duration, what string, holds func(context.Context) (bool, error)) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeoutCause(c.t.Context(), most, fmt.Errorf("not within %s", most))
 	defer cancel()
-	if err := Until(ctx, 50*time.Millisecond, what, holds); err != nil {
+	if err := lab.Until(ctx, 50*time.Millisecond, what, holds); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -110,7 +113,7 @@ func (c *trio) start(id string) {
 // alive waits until every node is a member that answers.
 func (c *trio) alive() {
 	c.t.Helper()
-	if err := c.allAlive(c.t.Context()); err != nil {
+	if err := c.AllAlive(c.t.Context()); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -192,7 +195,7 @@ func (c *trio) contextOf(name, role string, nodes ...string) string {
 	for _, n := range nodes {
 		args = append(args, "--node", n)
 	}
-	c.must(c.vedette(c.founder(), args...))
+	c.must(c.vedette(c.Founder(), args...))
 	return path
 }
 
@@ -270,31 +273,6 @@ func (c *trio) coordinator(args ...string) ran {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
 	defer cancel()
 	return c.run(exec.CommandContext(ctx, filepath.Join(c.lab.Bin, "vedette-coordinator"), args...))
-}
-
-// figure prints one measured figure and appends it to the file VEDETTE_OUT.
-func figure(t testing.TB, name string, value float64, unit, target string, ok bool, note string) {
-	t.Helper()
-	t.Logf("%-36s %12.3f %-8s target %-10s ok=%v %s", name, value, unit, target, ok, note)
-	if !ok {
-		t.Errorf("%s = %g %s, target %s", name, value, unit, target)
-	}
-	path := os.Getenv("VEDETTE_OUT")
-	if path == "" {
-		return
-	}
-	row, err := json.Marshal(map[string]any{"name": name, "value": value, "unit": unit, "target": target, "ok": ok, "note": note})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		t.Fatalf("opening VEDETTE_OUT: %v", err)
-	}
-	defer f.Close()
-	if _, err := f.Write(append(row, '\n')); err != nil {
-		t.Fatalf("writing VEDETTE_OUT: %v", err)
-	}
 }
 
 // serves says whether the cluster answers and leads.

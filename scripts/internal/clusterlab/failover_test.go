@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"cmp"
@@ -13,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 // writer pushes summaries and notes when each was sent first and when it was acknowledged.
@@ -123,7 +126,7 @@ func (s *strange) run(t *testing.T) string {
 
 // found counts findings by image, among the strange programs.
 func (s *strange) found(ctx context.Context) (map[string]int, error) {
-	var all []seen
+	var all []told
 	err := s.c.JSON(ctx, &all, "finding", "list")
 	byImage, ids := map[string]int{}, map[string]bool{}
 	for _, f := range all {
@@ -141,7 +144,7 @@ func (s *strange) found(ctx context.Context) (map[string]int, error) {
 // Ensure that a leader's crash stops nothing for long and loses nothing, with
 // real programs: a sensor that finds, many that summarise, kill after kill.
 func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
-	needRoot(t)
+	labtest.NeedRoot(t)
 	kills := 20
 	if testing.Short() {
 		kills = 5
@@ -150,7 +153,7 @@ func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
 		kills = more
 	}
 	c := newTrio(t, 3, "vkill")
-	spec := SensorSpec{Name: "web1", Scope: "netns:" + c.ns.Path(), NS: c.ns,
+	spec := lab.SensorSpec{Name: "web1", Scope: "netns:" + c.ns.Path(), NS: c.ns,
 		SummaryInterval: time.Second, Window: time.Second, KnownWindows: 2, LearnFor: time.Hour}
 	sensor, err := c.StartSensor(t.Context(), spec)
 	if err != nil {
@@ -233,8 +236,8 @@ func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
 	}
 	seconds := func(name string, all []time.Duration, target string, ok bool) {
 		slices.Sort(all)
-		figure(t, name+" p50", all[len(all)/2].Seconds(), "s", "-", true, fmt.Sprintf("%d kills of real processes, 3 nodes", kills))
-		figure(t, name+" max", all[len(all)-1].Seconds(), "s", target, ok, "")
+		labtest.Figure(t, name+" p50", all[len(all)/2].Seconds(), "s", "-", true, fmt.Sprintf("%d kills of real processes, 3 nodes", kills))
+		labtest.Figure(t, name+" max", all[len(all)-1].Seconds(), "s", target, ok, "")
 	}
 	seconds("leader killed → writes resume", first, "≤ 5", slices.Max(first) <= 5*time.Second)
 	seconds("leader killed → every sensor acknowledged", last, "≤ 8", slices.Max(last) <= 8*time.Second)
@@ -256,8 +259,8 @@ func TestClusterLosesNothingWhenLeadersDie(t *testing.T) {
 			twice++
 		}
 	}
-	figure(t, "findings lost", float64(len(odd.runs)-len(byImage)), "", "0", len(odd.runs) == len(byImage), fmt.Sprintf("of %d strange programs", len(odd.runs)))
-	figure(t, "findings doubled", float64(twice), "", "0", twice == 0, "")
+	labtest.Figure(t, "findings lost", float64(len(odd.runs)-len(byImage)), "", "0", len(odd.runs) == len(byImage), fmt.Sprintf("of %d strange programs", len(odd.runs)))
+	labtest.Figure(t, "findings doubled", float64(twice), "", "0", twice == 0, "")
 }
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
@@ -290,8 +293,8 @@ func (c *trio) countedOnce(t *testing.T, all []*writer) {
 			doubled += got - min(got, w.seq)
 		}
 	}
-	figure(t, "acknowledged lost", float64(lost), "", "0", lost == 0, fmt.Sprintf("of %d, on every node", acked))
-	figure(t, "acknowledged doubled", float64(doubled), "", "0", doubled == 0, "")
+	labtest.Figure(t, "acknowledged lost", float64(lost), "", "0", lost == 0, fmt.Sprintf("of %d, on every node", acked))
+	labtest.Figure(t, "acknowledged doubled", float64(doubled), "", "0", doubled == 0, "")
 }
 
 // converged waits until every node has applied the same entry.

@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
 )
 
 // Ensure a cluster grows from one node to three, loses its founding leader to
@@ -45,7 +47,7 @@ func TestClusterMembersChange(t *testing.T) {
 		})
 	}
 	var rest []string
-	var at NodeSpec
+	var at lab.NodeSpec
 	for _, n := range c.Nodes {
 		if n.ID != leader {
 			rest, at = append(rest, n.ID), n

@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 // use is what a process holds.
@@ -22,7 +24,7 @@ type use struct {
 	rssKiB, fds int
 }
 
-func (p *Process) use(t *testing.T) use {
+func useOf(t *testing.T, p *lab.Process) use {
 	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
 	if err != nil {
@@ -46,13 +48,13 @@ func TestClusterHostileSensor(t *testing.T) {
 	node := c.Nodes[0]
 	writers, stop := c.write(t, 3, 100*time.Millisecond)
 	bad := c.enrolRaw(t, "bad")
-	before := c.Members["n1"].use(t)
+	before := useOf(t, c.Members["n1"])
 	served := func(t *testing.T, what func()) {
 		t.Helper()
 		from, began := written(writers), time.Now()
 		what()
 		c.until(10*time.Second, "the others to be served", func(context.Context) (bool, error) { return written(writers) >= from+15, nil })
-		t.Logf("took %s; others had %d acknowledged; node uses %+v", round(time.Since(began)), written(writers)-from, c.Members["n1"].use(t))
+		t.Logf("took %s; others had %d acknowledged; node uses %+v", round(time.Since(began)), written(writers)-from, useOf(t, c.Members["n1"]))
 	}
 	session := func(t *testing.T) {
 		t.Helper()
@@ -154,8 +156,8 @@ func TestClusterHostileSensor(t *testing.T) {
 	})
 	stop()
 	c.countedOnce(t, writers)
-	after := c.Members["n1"].use(t)
-	figure(t, "node RSS after a hostile sensor", float64(after.rssKiB)/1024, "MiB", "≤ 300", after.rssKiB < 300<<10, fmt.Sprintf("before: %d MiB", before.rssKiB>>10))
+	after := useOf(t, c.Members["n1"])
+	labtest.Figure(t, "node RSS after a hostile sensor", float64(after.rssKiB)/1024, "MiB", "≤ 300", after.rssKiB < 300<<10, fmt.Sprintf("before: %d MiB", before.rssKiB>>10))
 }
 
 // Ensure that sensors which connect and vanish, without a word or after one, leave nothing behind.
@@ -166,7 +168,7 @@ func TestClusterForgetsVanishedSensors(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.close()
-	before := c.Members["n1"].use(t)
+	before := useOf(t, c.Members["n1"])
 	const n = 500
 	began := time.Now()
 	conns := make([]*link.Conn, n)
@@ -190,7 +192,7 @@ func TestClusterForgetsVanishedSensors(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	open := c.Members["n1"].use(t)
+	open := useOf(t, c.Members["n1"])
 	t.Logf("%d handshakes in %s: %+v, before %+v", n, round(time.Since(began)), open, before)
 	for _, conn := range conns {
 		if conn != nil {
@@ -199,14 +201,14 @@ func TestClusterForgetsVanishedSensors(t *testing.T) {
 	}
 	var after use
 	c.until(30*time.Second, "file descriptors and goroutines to be given back", func(context.Context) (bool, error) {
-		after = c.Members["n1"].use(t)
+		after = useOf(t, c.Members["n1"])
 		return after.fds <= before.fds+2, fmt.Errorf("%+v, before %+v", after, before)
 	})
 	if err := r.push(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	figure(t, "node fds after 500 sensors vanished", float64(after.fds-before.fds), "more", "≤ 2", after.fds <= before.fds+2, "")
-	figure(t, "node RSS after 500 sensors vanished", float64(after.rssKiB)/1024, "MiB", "≤ 200", after.rssKiB < 200<<10, fmt.Sprintf("before: %d MiB", before.rssKiB>>10))
+	labtest.Figure(t, "node fds after 500 sensors vanished", float64(after.fds-before.fds), "more", "≤ 2", after.fds <= before.fds+2, "")
+	labtest.Figure(t, "node RSS after 500 sensors vanished", float64(after.rssKiB)/1024, "MiB", "≤ 200", after.rssKiB < 200<<10, fmt.Sprintf("before: %d MiB", before.rssKiB>>10))
 }
 
 // Ensure that a node under steady load does not grow. Two minutes with VEDETTE_LONG, else twenty seconds.
@@ -226,14 +228,14 @@ func TestClusterDoesNotGrow(t *testing.T) {
 	wait(settle)
 	uses := map[string]use{}
 	for id, p := range c.Members {
-		uses[id] = p.use(t)
+		uses[id] = useOf(t, p)
 	}
 	wait(most)
 	for id, p := range c.Members {
-		was, is := uses[id], p.use(t)
+		was, is := uses[id], useOf(t, p)
 		note := fmt.Sprintf("%d → %d MiB in %s under 300 batches/s", was.rssKiB>>10, is.rssKiB>>10, most)
-		figure(t, "node RSS growth "+id, float64(is.rssKiB-was.rssKiB)/1024, "MiB", "≤ 32", is.rssKiB-was.rssKiB < 32<<10, note)
-		figure(t, "node fd growth "+id, float64(is.fds-was.fds), "", "≤ 4", is.fds-was.fds <= 4, "")
+		labtest.Figure(t, "node RSS growth "+id, float64(is.rssKiB-was.rssKiB)/1024, "MiB", "≤ 32", is.rssKiB-was.rssKiB < 32<<10, note)
+		labtest.Figure(t, "node fd growth "+id, float64(is.fds-was.fds), "", "≤ 4", is.fds-was.fds <= 4, "")
 	}
 	stop()
 }

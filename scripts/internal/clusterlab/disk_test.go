@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -11,19 +11,22 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 // Ensure a node whose disk is full acknowledges nothing that it has not written,
 // that the others go on, that the operator is told, and that room is enough to
 // bring it back.
 func TestClusterFullDisk(t *testing.T) {
-	needRoot(t)
+	labtest.NeedRoot(t)
 	for _, leads := range []bool{false, true} {
 		t.Run(map[bool]string{false: "of a follower", true: "of the leader"}[leads], func(t *testing.T) {
-			c := newTrioOn(t, 3, "", func(l *Lab) error {
+			c := newTrioOn(t, 3, "", func(l *lab.Lab) error {
 				var all error
 				for _, id := range []string{"n1", "n2", "n3"} {
-					dir := l.nodeDir(id)
+					dir := l.NodeDir(id)
 					err := errors.Join(os.Mkdir(dir, 0o700), syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256m,mode=0700"))
 					if err == nil {
 						l.OnClose(func() error { return syscall.Unmount(dir, syscall.MNT_DETACH) })

@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -10,13 +10,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
+	"github.com/vedette-edr/vedette/scripts/internal/lab/labtest"
 )
 
 // watched is a cluster of three nodes with one real sensor.
 type watched struct {
 	*trio
-	spec   SensorSpec
-	sensor *Process
+	spec   lab.SensorSpec
+	sensor *lab.Process
 }
 
 // told is a finding as the list shows it.
@@ -26,13 +29,17 @@ type told struct {
 	Kind   string `json:"kind"`
 	Title  string `json:"title"`
 	Reason string `json:"reason"`
+
+	Process struct {
+		Image string `json:"image"`
+	} `json:"process"`
 }
 
 func newWatched(t *testing.T) *watched {
 	t.Helper()
-	needRoot(t)
+	labtest.NeedRoot(t)
 	w := &watched{trio: newTrio(t, 3, "vsil")}
-	w.spec = SensorSpec{
+	w.spec = lab.SensorSpec{
 		Name: "web1", Scope: "netns:" + w.ns.Path(), NS: w.ns,
 		SummaryInterval: time.Second, Window: time.Second, KnownWindows: 2, LearnFor: time.Hour,
 	}
@@ -95,7 +102,7 @@ func (w *watched) silent(n int, what string, began time.Time, most time.Duration
 		return len(some) >= n, err
 	})
 	took := time.Since(began).Seconds()
-	figure(w.t, "silence."+strings.ReplaceAll(what, " ", "_"), took, "s", "<= 15", took <= 15 || most > 15*time.Second, got[0].Title)
+	labtest.Figure(w.t, "silence."+strings.ReplaceAll(what, " ", "_"), took, "s", "<= 15", took <= 15 || most > 15*time.Second, got[0].Title)
 	if len(got) != n {
 		w.t.Errorf("%s: %d silences are told, want %d: %+v", what, len(got), n, got)
 	}
@@ -175,7 +182,7 @@ func TestSilence(t *testing.T) {
 		t.Skip("SKIP: needs nft (nftables)")
 	}
 	w := newWatched(t)
-	dir, _ := cgroup(t)
+	dir, _ := labtest.Cgroup(t)
 	freeze := filepath.Join(dir, "cgroup.freeze")
 	write := func(path, text string) {
 		t.Helper()

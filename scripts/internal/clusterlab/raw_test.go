@@ -1,4 +1,4 @@
-package lab
+package clusterlab
 
 import (
 	"context"
@@ -17,12 +17,13 @@ import (
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/scripts/internal/lab"
 )
 
 // raw is a sensor without a sensor: an enrolled identity and the protocol, so
 // that a test decides every message.
 type raw struct {
-	ns    *Namespace
+	ns    *lab.Namespace
 	nodes []string
 	id    string
 	link.Credentials
