@@ -135,6 +135,7 @@ func (o *options) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	go keepHeapSmall(cmd.Context())
 	return node.Run(cmd.Context())
 }
 
