@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,8 @@ type config struct {
 	packages []string
 	timeout  time.Duration
 	parallel int
+	run      string // as go test takes it; empty is all
+	count    int    // how often; 0 is once
 }
 
 // counts is the closing line.
@@ -33,12 +36,13 @@ func (c counts) String() string {
 // a test or a step found is in the counts.
 func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 	var total counts
-	var skips, failed []string
+	var skips, shaky, failed []string
 	for _, group := range cfg.steps {
 		for _, s := range runGroup(ctx, strings.Split(group, ","), out) {
 			switch s.verdict {
 			case "pass":
 				total.passed++
+				shaky = append(shaky, s.unsteady...)
 			case "skip":
 				total.skipped++
 				skips = append(skips, fmt.Sprintf("SKIP %s: %s", s.name, s.why))
@@ -52,19 +56,34 @@ func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 		fmt.Fprintln(out, "not root: the tests that need the kernel or namespaces will say SKIP")
 	}
 	tally, err := runTests(ctx, cfg, out)
-	tested := tally.counts
+	tested, blamed := tally.counts, tally.failed
+	var unsteady []failure
+	if err == nil {
+		unsteady = again(ctx, cfg, blamed, out)
+	}
 	for _, line := range skips { // last, where they are read
 		fmt.Fprintln(out, line)
 	}
-	total.passed += tested.passed
-	total.failed += tested.failed
+	total.passed += tested.passed + len(unsteady)
+	total.failed += tested.failed - len(unsteady)
 	total.skipped += tested.skipped
 	if slowest := tally.slowest(slowestShown); slowest != "" {
 		fmt.Fprintln(out, "slowest:", slowest)
 	}
 	// The names again, last: who reads the end of a log sees what to look for in it.
-	for _, name := range append(failed, tally.failed...) {
+	for _, line := range shaky {
+		fmt.Fprintln(out, line)
+	}
+	for _, f := range unsteady {
+		fmt.Fprintf(out, "UNSTEADY %s: failed beside other tests, passed alone; it needs mending\n", f)
+	}
+	for _, name := range failed {
 		fmt.Fprintln(out, "FAILED", name)
+	}
+	for _, f := range blamed {
+		if !slices.Contains(unsteady, f) {
+			fmt.Fprintln(out, "FAILED", f)
+		}
 	}
 	return total, err
 }
@@ -75,22 +94,30 @@ const slowestShown = 12
 // failuresIn are the names of what failed within a step that says so itself.
 func failuresIn(report string) (names []string) {
 	_, output, _ := strings.Cut(report, "\n")
-	for line := range strings.Lines(output) {
-		if name, ok := strings.CutPrefix(line, "FAIL "); ok && len(names) < maxFailures {
-			names = append(names, strings.TrimSpace(name))
-		}
+	for _, line := range linesOf(output, "FAIL ") {
+		names = append(names, strings.TrimPrefix(line, "FAIL "))
 	}
 	return names
 }
 
-// maxFailures bounds the names of one step.
-const maxFailures = 50
+func linesOf(output, word string) (lines []string) {
+	for line := range strings.Lines(output) {
+		if strings.HasPrefix(line, word) && len(lines) < maxLines {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+// maxLines bounds what is repeated of one step.
+const maxLines = 50
 
 // step is a make target that was run.
 type step struct {
 	name         string
 	verdict, why string
 	report       string
+	unsteady     []string // lines of a step that says so of its own tests
 }
 
 // runGroup runs make targets side by side, and shows what each came to in their order.
@@ -120,7 +147,7 @@ func runStep(ctx context.Context, name string) step {
 	if why, ok := skipped(output); ok {
 		return step{name: name, verdict: "skip", why: why, report: fmt.Sprintf("skip %s %.1fs\n", name, took)}
 	}
-	return step{name: name, verdict: "pass", report: fmt.Sprintf("ok   %s %.1fs\n", name, took)}
+	return step{name: name, verdict: "pass", report: fmt.Sprintf("ok   %s %.1fs\n", name, took), unsteady: linesOf(string(output), "UNSTEADY ")}
 }
 
 // skipped looks at the last line alone: a step may print the skips of tests.
@@ -133,10 +160,13 @@ func skipped(output []byte) (why string, ok bool) {
 func runTests(ctx context.Context, cfg config, out io.Writer) (*tally, error) {
 	tally := newTally(out)
 	args := append([]string{
-		"test", "-json", "-count=1", "-buildvcs=false",
+		"test", "-json", "-count=" + strconv.Itoa(max(1, cfg.count)), "-buildvcs=false",
 		"-timeout=" + cfg.timeout.String(),
 		"-p=" + strconv.Itoa(cfg.parallel),
 	}, cfg.packages...)
+	if cfg.run != "" {
+		args = append(args, "-run", cfg.run)
+	}
 	cmd := command(ctx, "go", args...)
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints

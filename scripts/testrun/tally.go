@@ -33,7 +33,7 @@ type tally struct {
 	packages map[string]*packageRun
 	builds   map[string][]string // output of the compiler and of vet by import path
 	skips    []string
-	failed   []string // names alone, for the end
+	failed   []failure
 	slow     []slowTest
 }
 
@@ -140,7 +140,7 @@ func (t *tally) judge(p *packageRun, run *testRun, e event) {
 		}
 		if !run.subFailed {
 			p.counts.failed++
-			t.failed = append(t.failed, e.Package+" "+e.Test)
+			t.failed = append(t.failed, failure{e.Package, e.Test})
 		}
 		if !run.subFailed || len(spoken(run.output)) > 0 {
 			fmt.Fprintf(t.out, "FAIL %s %s\n%s", e.Package, e.Test, indent(run.output))
@@ -163,7 +163,7 @@ func (t *tally) endPackage(p *packageRun, e event) {
 	if e.Action == "fail" {
 		if p.counts.failed == 0 {
 			p.counts.failed++ // nothing else has taken the blame
-			t.failed = append(t.failed, e.Package)
+			t.failed = append(t.failed, failure{pkg: e.Package})
 		}
 		output := slices.Concat(t.builds[e.FailedBuild], p.output)
 		for _, name := range unfinished(p) {

@@ -36,7 +36,7 @@ func TestTranscripts(t *testing.T) {
 			}
 			out.WriteString(tally.close().String() + "\n")
 			for _, failed := range tally.failed {
-				out.WriteString("FAILED " + failed + "\n")
+				out.WriteString("FAILED " + failed.String() + "\n")
 			}
 			out.WriteString("slowest: " + tally.slowest(2) + "\n")
 
@@ -113,7 +113,7 @@ func TestGroup(t *testing.T) {
 	t.Chdir(t.TempDir())
 	// Each of the first two waits for the other, which one after the other would hang.
 	makefile := "first:\n\t@mkfifo pipe 2>/dev/null; echo > pipe; echo 'SKIP: no luck'\n" +
-		"second:\n\t@mkfifo pipe 2>/dev/null; cat pipe\nthird:\n\t@echo boom; false\n"
+		"second:\n\t@mkfifo pipe 2>/dev/null; cat pipe; echo 'UNSTEADY one of them'\nthird:\n\t@echo boom; false\n"
 	if err := os.WriteFile("Makefile", []byte(makefile), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -122,9 +122,9 @@ func TestGroup(t *testing.T) {
 	var out bytes.Buffer
 	var got []string
 	for _, s := range runGroup(ctx, []string{"first", "second", "third"}, &out) {
-		got = append(got, s.name+" "+s.verdict+" "+s.why)
+		got = append(got, s.name+" "+s.verdict+" "+s.why+strings.Join(s.unsteady, ""))
 	}
-	if want := []string{"first skip no luck", "second pass ", "third fail "}; !slices.Equal(got, want) {
+	if want := []string{"first skip no luck", "second pass UNSTEADY one of them", "third fail "}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	first, second, third := strings.Index(out.String(), "skip first"), strings.Index(out.String(), "ok   second"), strings.Index(out.String(), "FAIL third")

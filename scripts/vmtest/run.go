@@ -98,6 +98,9 @@ func run(ctx context.Context, cfg config) error {
 	begin := time.Now()
 	fmt.Printf("vmtest: Linux %s, emulated; some minutes, and a quarter of an hour for all …\n", k.release)
 	report, err := runGuest(ctx, cfg, k, archive)
+	if err == nil && cfg.quick {
+		err = again(ctx, cfg, k, dir, report)
+	}
 	rows := judge(s, report, cfg.run != "", time.Since(begin))
 	if err != nil {
 		rows = append(rows, figure.Missing("guest ended well", "", "= 1", errors.New("see below")))
