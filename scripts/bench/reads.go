@@ -43,7 +43,9 @@ func storedReads(ctx context.Context, b *bench) []figure.Row {
 // import that, and reads the last figure of each part of it by its name.
 func goBench(ctx context.Context, name, folder, times, setting string) (map[string]float64, error) {
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-run", "^$", "-bench", "^"+name+"$", "-benchtime", times, "-timeout", "10m", folder)
-	cmd.Env = append(os.Environ(), setting)
+	if setting != "" {
+		cmd.Env = append(os.Environ(), setting)
+	}
 	printed, err := cmd.CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("running %s: %w: %s", name, err, bytes.TrimSpace(printed))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,5 +29,24 @@ func scaleTable(ctx context.Context, b *bench) []figure.Row {
 	if err != nil {
 		rows = append(rows, figure.Missing(name, "", "is measured", err))
 	}
-	return rows
+	return append(rows, edges(ctx)...)
+}
+
+// edgeGrows is how much more an edge may cost when ten times as many are known: a leader that
+// looks at all of them for each would be ten times as slow.
+const edgeGrows = 2
+
+func edges(ctx context.Context) []figure.Row {
+	const name = "an edge of a campaign, 3,000 known ÷ 300 known"
+	cost, err := goBench(ctx, "BenchmarkEdge", "./coordinator/internal/engine/correlate", "300x", "")
+	if err == nil && (cost["300"] <= 0 || cost["3000"] <= 0) {
+		err = errors.New("BenchmarkEdge printed no figure")
+	}
+	if err != nil {
+		return []figure.Row{figure.Missing(name, "×", fmt.Sprintf("≤ %d", edgeGrows), err)}
+	}
+	return []figure.Row{
+		figure.Info("leader's CPU for an edge of a campaign", cost["3000"], "µs", "taken in, joined and described; its entry in the log comes on top"),
+		figure.AtMost(name, cost["3000"]/cost["300"], edgeGrows, "×", fmt.Sprintf("%.0f and %.0f µs, in one run", cost["3000"], cost["300"])),
+	}
 }

@@ -95,6 +95,14 @@ func (db *DB) FindingsSince(ctx context.Context, index uint64, limit uint32) ([]
 	return out, next, err
 }
 
+// IndexBefore is an index up to which everything was stored before a time (Unix ns): whoever
+// wants what came since begins behind it. Entries are about in the order of their times.
+func (db *DB) IndexBefore(ctx context.Context, at int64) (index uint64, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&index) },
+		"SELECT idx FROM findings WHERE stored_at < ? ORDER BY stored_at DESC LIMIT 1", at)
+	return index, err
+}
+
 // FlowRow is one end of a flow of a storyline.
 type FlowRow struct {
 	Host  string

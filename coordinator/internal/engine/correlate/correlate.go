@@ -15,12 +15,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // Log is the replicated log as the engine uses it.
@@ -60,9 +63,14 @@ type Engine struct {
 	wake   chan struct{}
 	reload chan struct{}
 
-	// The window and how far of the store it has taken in; only Run's goroutine has it.
+	// The window, how far of the store it has taken in, and the open incidents; only Run's
+	// goroutine has them.
 	window         *window
 	findings, flow uint64
+	ledger         *ledger
+
+	mu    sync.Mutex
+	hosts map[string]bool // guarded by mu: of which an order or its answer came since the last plan
 }
 
 // New makes an Engine.
@@ -88,7 +96,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Engine{cfg: cfg, wake: make(chan struct{}, 1), reload: make(chan struct{}, 1)}, nil
+	return &Engine{cfg: cfg, wake: make(chan struct{}, 1), reload: make(chan struct{}, 1), hosts: make(map[string]bool)}, nil
 }
 
 // Run plans incidents whenever this node leads, until ctx ends.
@@ -162,11 +170,52 @@ func (e *Engine) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		signal(e.wake)
 	case *raftv1.Command_Ingest:
 		if interesting(cmd.GetIngest()) {
+			e.touch(isolating(cmd.GetIngest()))
 			signal(e.wake)
 		}
-	case *raftv1.Command_RequestResponse, *raftv1.Command_RaiseSilence:
+	case *raftv1.Command_RequestResponse:
+		e.touch(cmd.GetRequestResponse().GetHosts())
+		signal(e.wake)
+	case *raftv1.Command_RaiseSilence:
 		signal(e.wake)
 	}
+}
+
+// maxTouched bounds the hosts that wait for a plan; beyond it all is planned anew.
+const maxTouched = 50_000
+
+func (e *Engine) touch(hosts []string) {
+	if len(hosts) == 0 || !e.cfg.Log.IsLeader() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.hosts)+len(hosts) > maxTouched {
+		clear(e.hosts)
+		signal(e.reload)
+		return
+	}
+	for _, host := range hosts {
+		e.hosts[host] = true
+	}
+}
+
+func (e *Engine) takeTouched() map[string]bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	hosts := e.hosts
+	e.hosts = make(map[string]bool)
+	return hosts
+}
+
+// isolating are the hosts that say what became of an order.
+func isolating(in *raftv1.Ingest) (hosts []string) {
+	for _, b := range in.GetBatches() {
+		if slices.ContainsFunc(b.GetBatch().GetRecords(), func(r *sensorv1.Record) bool { return r.GetIsolation() != nil }) {
+			hosts = append(hosts, b.GetHost())
+		}
+	}
+	return hosts
 }
 
 // interesting: most batches are summaries, which change no incident.
@@ -190,42 +239,78 @@ func signal(c chan struct{}) {
 
 // step takes in what is new and proposes what the incidents lack.
 func (e *Engine) step(ctx context.Context) error {
+	touched := e.takeTouched()
 	if e.window == nil {
-		// A new leader must not plan from less than what was committed before it.
-		if err := e.cfg.Log.ReadBarrier(ctx); err != nil {
-			return fmt.Errorf("catching up: %w", err)
+		if err := e.begin(ctx); err != nil {
+			return err
 		}
-		e.window, e.findings, e.flow = newWindow(), 0, 0
 	}
 	if err := e.take(ctx); err != nil {
 		return err
 	}
 	e.window.forget(e.cfg.Now().Add(-e.cfg.Horizon))
+	e.window.touchHosts(touched)
+	components := e.window.components(e.ledger, e.cfg.Threshold)
+	known, err := e.facts(ctx, components)
+	if err != nil {
+		return err
+	}
+	for _, put := range plan(components, e.ledger, known) {
+		if err := e.propose(ctx, put); err != nil {
+			return err
+		}
+	}
+	clear(e.window.changed)
+	return nil
+}
+
+// begin reads what a new leader needs. It must not plan from less than what was committed
+// before it.
+func (e *Engine) begin(ctx context.Context) error {
+	if err := e.cfg.Log.ReadBarrier(ctx); err != nil {
+		return fmt.Errorf("catching up: %w", err)
+	}
+	from, err := e.cfg.DB.IndexBefore(ctx, e.cfg.Now().Add(-e.cfg.Horizon-maxClocks).UnixNano())
+	if err != nil {
+		return fmt.Errorf("finding where the window begins: %w", err)
+	}
 	open, err := e.open(ctx)
 	if err != nil {
 		return err
 	}
-	known, err := e.facts(ctx)
+	e.window, e.ledger, e.findings, e.flow = newWindow(), newLedger(open), from, from
+	return nil
+}
+
+// maxClocks is how far the clocks of leaders are taken to differ, which give entries their times.
+const maxClocks = time.Hour
+
+// propose writes an incident and reads back what the log made of it.
+func (e *Engine) propose(ctx context.Context, put *raftv1.PutIncident) error {
+	id := put.GetIncident().GetId()
+	res, err := e.cfg.Log.Propose(ctx, &raftv1.Command{Time: e.cfg.Now().UnixNano(), Actor: "engine:correlate",
+		Body: &raftv1.Command_PutIncident{PutIncident: put}})
+	switch {
+	case err != nil:
+		return fmt.Errorf("proposing incident %s: %w", id, err)
+	case res.GetRejected() == state.RejectIncidentClosed:
+		// An operator closed it meanwhile: read again which findings are left.
+		signal(e.reload)
+		signal(e.wake)
+		return nil
+	case res.GetRejected() != "":
+		return fmt.Errorf("proposing incident %s: %s: %s", id, res.GetRejected(), res.GetMessage())
+	}
+	e.cfg.Logger.Info("incident written", "incident", id, "title", put.GetIncident().GetTitle(),
+		"findings", len(put.GetIncident().GetFindings()), "merged", len(put.GetMerged()))
+	for _, merged := range put.GetMerged() {
+		e.ledger.remove(merged)
+	}
+	written, err := e.cfg.DB.Incident(ctx, id)
 	if err != nil {
-		return err
+		return fmt.Errorf("reading incident %s: %w", id, err)
 	}
-	for _, put := range plan(e.window, open, e.cfg.Threshold, known) {
-		res, err := e.cfg.Log.Propose(ctx, &raftv1.Command{Time: e.cfg.Now().UnixNano(), Actor: "engine:correlate",
-			Body: &raftv1.Command_PutIncident{PutIncident: put}})
-		switch {
-		case err != nil:
-			return fmt.Errorf("proposing incident %s: %w", put.GetIncident().GetId(), err)
-		case res.GetRejected() == state.RejectIncidentClosed:
-			// An operator closed it meanwhile: read again which findings are left.
-			signal(e.reload)
-			signal(e.wake)
-		case res.GetRejected() != "":
-			return fmt.Errorf("proposing incident %s: %s: %s", put.GetIncident().GetId(), res.GetRejected(), res.GetMessage())
-		default:
-			e.cfg.Logger.Info("incident written", "incident", put.GetIncident().GetId(), "title", put.GetIncident().GetTitle(),
-				"findings", len(put.GetIncident().GetFindings()), "merged", len(put.GetMerged()))
-		}
-	}
+	e.ledger.put(written)
 	return nil
 }
 
@@ -285,9 +370,9 @@ func (e *Engine) open(ctx context.Context) ([]*raftv1.Incident, error) {
 }
 
 // facts reads what the account says of the hosts beside their findings.
-func (e *Engine) facts(ctx context.Context) (facts, error) {
+func (e *Engine) facts(ctx context.Context, components []component) (facts, error) {
 	known := facts{hosts: make(map[string]*operatorv1.Host), isolations: make(map[string][]*operatorv1.Isolation)}
-	for _, c := range e.window.components(e.cfg.Threshold) {
+	for _, c := range components {
 		for _, id := range c.hostIDs() {
 			if known.hosts[id] != nil {
 				continue

@@ -38,63 +38,58 @@ type component struct {
 	score    float64
 }
 
-// components joins the storylines that hops connect and keeps those that
-// deserve a person: a severity of high or above, or enough score in sum.
-// What a host reports while it learns adds no score, for there everything is new.
-func (w *window) components(threshold float64) []component {
-	parent := make(map[storyKey]storyKey, len(w.stories))
-	find := func(k storyKey) storyKey {
-		for parent[k] != k {
-			parent[k] = parent[parent[k]]
-			k = parent[k]
+// components joins what changed with the storylines that hops, or one open incident, connect
+// it to, and keeps what deserves a person: a severity of high or above, or enough score in sum.
+// What a host reports while it learns adds no score, for there everything is new. What is
+// connected to nothing that changed is not looked at: a plan costs what is new, not what is known.
+func (w *window) components(open *ledger, threshold float64) (kept []component) {
+	seen := make(map[storyKey]bool)
+	for key := range w.changed {
+		if s := w.stories[key]; s == nil || len(s.findings) == 0 || seen[key] {
+			continue
 		}
-		return k
-	}
-	for key, s := range w.stories {
-		if len(s.findings) > 0 {
-			parent[key] = key
-		}
-	}
-	hops := w.hops()
-	for _, h := range hops {
-		a, b := find(h.from), find(h.to)
-		if a != b {
-			parent[b] = a
-		}
-	}
-	groups := make(map[storyKey]*component)
-	for key := range parent {
-		root := find(key)
-		if groups[root] == nil {
-			groups[root] = &component{}
-		}
-		groups[root].stories = append(groups[root].stories, w.stories[key])
-	}
-	for _, h := range hops {
-		c := groups[find(h.from)]
-		c.hops = append(c.hops, h)
-	}
-	var kept []component
-	for _, c := range groups {
-		slices.SortFunc(c.stories, func(a, b *story) int {
-			return cmp.Or(compareRows(a.findings[0], b.findings[0]), strings.Compare(a.key.String(), b.key.String()))
-		})
-		for _, s := range c.stories {
-			c.findings = append(c.findings, s.findings...)
-		}
-		slices.SortFunc(c.findings, compareRows)
-		for _, row := range c.findings {
-			c.severity = max(c.severity, severityOf(row))
-			if !row.GetFinding().GetLearning() {
-				c.score += row.GetFinding().GetScore()
-			}
-		}
-		if c.severity >= high || c.score >= threshold {
-			kept = append(kept, *c)
+		if c := w.component(key, open, seen); c.severity >= high || c.score >= threshold {
+			kept = append(kept, c)
 		}
 	}
 	slices.SortFunc(kept, func(a, b component) int { return compareRows(a.findings[0], b.findings[0]) })
 	return kept
+}
+
+// component is all that is connected to a storyline; seen are those that are part of one.
+func (w *window) component(of storyKey, open *ledger, seen map[storyKey]bool) (c component) {
+	seen[of] = true
+	for next := []storyKey{of}; len(next) > 0; {
+		s := w.stories[next[0]]
+		next = next[1:]
+		c.stories = append(c.stories, s)
+		c.findings = append(c.findings, s.findings...)
+		reached := open.siblings(s.key)
+		for _, h := range w.joined(s) {
+			if h.from == s.key { // its other end finds it too
+				c.hops = append(c.hops, h)
+			}
+			reached = append(reached, h.from, h.to)
+		}
+		for _, key := range reached {
+			if other := w.stories[key]; other != nil && len(other.findings) > 0 && !seen[key] {
+				seen[key] = true
+				next = append(next, key)
+			}
+		}
+	}
+	slices.SortFunc(c.stories, func(a, b *story) int {
+		return cmp.Or(compareRows(a.findings[0], b.findings[0]), strings.Compare(a.key.String(), b.key.String()))
+	})
+	slices.SortFunc(c.hops, compareHops)
+	slices.SortFunc(c.findings, compareRows)
+	for _, row := range c.findings {
+		c.severity = max(c.severity, severityOf(row))
+		if !row.GetFinding().GetLearning() {
+			c.score += row.GetFinding().GetScore()
+		}
+	}
+	return c
 }
 
 // facts is what the account needs to know beside the findings.
@@ -103,12 +98,12 @@ type facts struct {
 	isolations map[string][]*operatorv1.Isolation // by host
 }
 
-// plan compares what the incidents should say with what they say and returns
-// the difference. Planning again after applying it returns nothing.
-func plan(w *window, open []*raftv1.Incident, threshold float64, known facts) []*raftv1.PutIncident {
+// plan compares what the incidents should say of these components with what they say and
+// returns the difference. Planning again after applying it returns nothing.
+func plan(components []component, open *ledger, known facts) []*raftv1.PutIncident {
 	var puts []*raftv1.PutIncident
 	taken := make(map[string]bool)
-	for _, c := range w.components(threshold) {
+	for _, c := range components {
 		mine := c.incidents(open, taken)
 		put := &raftv1.PutIncident{}
 		var before *raftv1.Incident
@@ -131,18 +126,8 @@ func plan(w *window, open []*raftv1.Incident, threshold float64, known facts) []
 }
 
 // incidents are the open ones about any of the component's storylines, oldest first.
-func (c *component) incidents(open []*raftv1.Incident, taken map[string]bool) []*raftv1.Incident {
-	var mine []*raftv1.Incident
-	for _, incident := range open {
-		if incident.GetStatus() != "open" || taken[incident.GetId()] {
-			continue
-		}
-		if slices.ContainsFunc(c.stories, func(s *story) bool {
-			return slices.Contains(incident.GetStorylines(), s.key.String())
-		}) {
-			mine = append(mine, incident)
-		}
-	}
+func (c *component) incidents(open *ledger, taken map[string]bool) []*raftv1.Incident {
+	mine := slices.DeleteFunc(open.about(c.stories), func(in *raftv1.Incident) bool { return taken[in.GetId()] })
 	slices.SortFunc(mine, func(a, b *raftv1.Incident) int {
 		return cmp.Or(cmp.Compare(a.GetFirstSeen(), b.GetFirstSeen()), strings.Compare(a.GetId(), b.GetId()))
 	})

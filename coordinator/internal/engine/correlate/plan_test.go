@@ -65,6 +65,15 @@ func apply(open []*raftv1.Incident, puts []*raftv1.PutIncident) []*raftv1.Incide
 	return open
 }
 
+// planned is a plan of all that the window has.
+func planned(w *window, open []*raftv1.Incident, known facts) []*raftv1.PutIncident {
+	for key := range w.stories {
+		w.changed[key] = true
+	}
+	l := newLedger(open)
+	return plan(w.components(l, 120), l, known)
+}
+
 func TestPlan(t *testing.T) {
 	out := tcp(false, "10.0.0.1", 4000, "10.0.0.2", 22, 1)
 	in := tcp(true, "10.0.0.2", 22, "10.0.0.1", 4000, 1)
@@ -109,7 +118,7 @@ func TestPlan(t *testing.T) {
 				w.addFinding(r)
 				w.addFinding(r)
 			}
-			puts := plan(w, nil, 120, facts{})
+			puts := planned(w, nil, facts{})
 			var got []string
 			edges := 0
 			for _, put := range puts {
@@ -120,7 +129,7 @@ func TestPlan(t *testing.T) {
 			if !slices.Equal(got, tt.want) || edges != tt.edges {
 				t.Errorf("got %q with %d edges, want %q with %d", got, edges, tt.want, tt.edges)
 			}
-			if again := plan(w, apply(nil, puts), 120, facts{}); len(again) != 0 {
+			if again := planned(w, apply(nil, puts), facts{}); len(again) != 0 {
 				t.Errorf("planning twice proposes again: %v", again)
 			}
 			// A new leader reads the same rows in another order.
@@ -128,7 +137,7 @@ func TestPlan(t *testing.T) {
 			for _, r := range slices.Backward(tt.rows) {
 				other.addFinding(r)
 			}
-			if again := plan(other, apply(nil, puts), 120, facts{}); len(again) != 0 {
+			if again := planned(other, apply(nil, puts), facts{}); len(again) != 0 {
 				t.Errorf("the next leader proposes again: %v", again)
 			}
 		})
@@ -139,15 +148,15 @@ func TestPlan(t *testing.T) {
 func TestMerge(t *testing.T) {
 	w := newWindow()
 	w.addFinding(row("b", "9", 2, severity("high"), cameBy(tcp(true, "10.0.0.2", 22, "10.0.0.1", 4000, 1))))
-	open := apply(nil, plan(w, nil, 120, facts{}))
+	open := apply(nil, planned(w, nil, facts{}))
 	w.addFinding(row("a", "1", 0, severity("critical")))
-	open = apply(open, plan(w, open, 120, facts{}))
+	open = apply(open, planned(w, open, facts{}))
 	if len(open) != 2 {
 		t.Fatalf("got %d incidents, want 2", len(open))
 	}
 	w.addNote("h-a", t0.Add(3*time.Minute).UnixNano(), &sensorv1.FlowNote{Storyline: "1", Process: &sensorv1.Process{Image: []byte("/usr/bin/ssh")},
 		Flow: tcp(false, "10.0.0.1", 4000, "10.0.0.2", 22, 1)})
-	puts := plan(w, open, 120, facts{})
+	puts := planned(w, open, facts{})
 	if len(puts) != 1 || len(puts[0].GetMerged()) != 1 {
 		t.Fatalf("got %v, want one that absorbs the other", puts)
 	}
@@ -161,7 +170,7 @@ func TestMerge(t *testing.T) {
 	if !slices.IsSortedFunc(merged.GetTimeline(), func(a, b *raftv1.TimelineEntry) int { return int(a.GetTime() - b.GetTime()) }) || len(merged.GetTimeline()) != 3 {
 		t.Errorf("timeline: %v", merged.GetTimeline())
 	}
-	if open = apply(open, puts); len(plan(w, open, 120, facts{})) != 0 {
+	if open = apply(open, puts); len(planned(w, open, facts{})) != 0 {
 		t.Error("planning again proposes again")
 	}
 }
@@ -177,7 +186,7 @@ func TestDescription(t *testing.T) {
 		w.addFinding(row(fmt.Sprintf("x%02d", i), "1", i+1, severity("low"), score(1), sends(tcp(false, "10.1.0.1", uint32(i+1), "10.0.0.1", 80, i))))
 	}
 	known := facts{hosts: map[string]*operatorv1.Host{"h-a": {Facts: &sensorv1.HostFacts{CoverageGaps: []string{"io_uring"}}}}}
-	in := plan(w, nil, 120, known)[0].GetIncident()
+	in := planned(w, nil, known)[0].GetIncident()
 	if lines := strings.Count(in.GetAccount(), "\n") + 1; lines > maxAccountLines || lines < 2 {
 		t.Errorf("account has %d lines:\n%s", lines, in.GetAccount())
 	}
@@ -196,7 +205,7 @@ func TestDescription(t *testing.T) {
 		t.Errorf("recommended: got %q, want %q", in.GetRecommended()[0], want)
 	}
 	known.hosts["h-a"].Isolation = "applied"
-	if again := plan(w, []*raftv1.Incident{in}, 120, known); len(again) != 1 || strings.Contains(strings.Join(again[0].GetIncident().GetRecommended(), ""), "isolate") {
+	if again := planned(w, []*raftv1.Incident{in}, known); len(again) != 1 || strings.Contains(strings.Join(again[0].GetIncident().GetRecommended(), ""), "isolate") {
 		t.Errorf("an isolated host is still to be isolated: %v", again)
 	}
 }

@@ -55,7 +55,10 @@ type window struct {
 	stories map[storyKey]*story
 	// byTuple finds the other end of a flow.
 	outbound, inbound map[tuple]map[storyKey]bool
-	dropped           int
+	ages              ages
+	// changed are the storylines of which something is new since the last plan.
+	changed map[storyKey]bool
+	dropped int
 }
 
 func newWindow() *window {
@@ -63,33 +66,29 @@ func newWindow() *window {
 		stories:  make(map[storyKey]*story),
 		outbound: make(map[tuple]map[storyKey]bool),
 		inbound:  make(map[tuple]map[storyKey]bool),
+		changed:  make(map[storyKey]bool),
 	}
 }
 
-func (w *window) story(key storyKey) *story {
+// story is the storyline, made when there is none; at is when it is touched.
+func (w *window) story(key storyKey, at int64) *story {
 	s := w.stories[key]
 	if s == nil {
 		if len(w.stories) >= maxStories {
-			w.evictOldest()
+			w.removeOldest()
+			w.dropped++
 		}
-		s = &story{key: key, ids: make(map[string]bool), out: make(map[tuple]endpoint), in: make(map[tuple]endpoint)}
+		s = &story{key: key, touched: at, ids: make(map[string]bool), out: make(map[tuple]endpoint), in: make(map[tuple]endpoint)}
 		w.stories[key] = s
+		w.ages.add(s)
 	}
+	s.touched = max(s.touched, at)
 	return s
 }
 
-func (w *window) evictOldest() {
-	var oldest *story
-	for _, s := range w.stories {
-		if oldest == nil || s.touched < oldest.touched || s.touched == oldest.touched && s.key.String() < oldest.key.String() {
-			oldest = s
-		}
-	}
-	w.remove(oldest)
-	w.dropped++
-}
-
-func (w *window) remove(s *story) {
+func (w *window) removeOldest() {
+	s := w.ages.oldest()
+	w.ages.dropOldest()
 	for t := range s.out {
 		unlink(w.outbound, t, s.key)
 	}
@@ -97,13 +96,24 @@ func (w *window) remove(s *story) {
 		unlink(w.inbound, t, s.key)
 	}
 	delete(w.stories, s.key)
+	delete(w.changed, s.key)
 }
 
 // forget drops the storylines in which nothing happened since the horizon.
 func (w *window) forget(horizon time.Time) {
-	for _, s := range w.stories {
-		if s.touched < horizon.UnixNano() {
-			w.remove(s)
+	for s := w.ages.oldest(); s != nil && s.touched < horizon.UnixNano(); s = w.ages.oldest() {
+		w.removeOldest()
+	}
+}
+
+// touchHosts has what is known of these hosts told anew.
+func (w *window) touchHosts(hosts map[string]bool) {
+	if len(hosts) == 0 {
+		return
+	}
+	for key := range w.stories {
+		if hosts[key.host] {
+			w.changed[key] = true
 		}
 	}
 }
@@ -114,9 +124,9 @@ func (w *window) addFinding(row *operatorv1.FindingRow) {
 	if row.GetHost() == "" || f.GetId() == "" || f.GetStoryline() == "" || row.GetDisposition() == "closed" {
 		return
 	}
-	s := w.story(storyKey{row.GetHost(), f.GetStoryline()})
+	s := w.story(storyKey{row.GetHost(), f.GetStoryline()}, max(f.GetTime(), row.GetStoredAt()))
 	s.hostName = cmp.Or(row.GetHostName(), s.hostName)
-	s.touched = max(s.touched, f.GetTime(), row.GetStoredAt())
+	w.changed[s.key] = true
 	if !s.ids[f.GetId()] {
 		s.ids[f.GetId()] = true
 		at, _ := slices.BinarySearchFunc(s.findings, row, compareRows)
@@ -142,8 +152,7 @@ func (w *window) addNote(host string, at int64, note *sensorv1.FlowNote) {
 	if host == "" || note.GetStoryline() == "" || note.GetFlow() == nil {
 		return
 	}
-	s := w.story(storyKey{host, note.GetStoryline()})
-	s.touched = max(s.touched, at)
+	s := w.story(storyKey{host, note.GetStoryline()}, at)
 	w.addFlow(s, note.GetFlow(), note.GetProcess())
 }
 
@@ -163,6 +172,7 @@ func (w *window) addFlow(s *story, flow *sensorv1.Flow, process *sensorv1.Proces
 		w.dropped++
 		return
 	}
+	w.changed[s.key] = true
 	mine[t] = endpoint{opened: flow.GetOpened(), process: process}
 	if all[t] == nil {
 		all[t] = make(map[storyKey]bool)
@@ -211,30 +221,40 @@ type hop struct {
 // it the same five numbers are a later flow from a reused port.
 const maxSkew = 10 * time.Minute
 
-// hops lists every pair of storylines with findings that one exact flow joins.
-func (w *window) hops() []hop {
-	var found []hop
-	for t, clients := range w.outbound {
-		for from := range clients {
-			for to := range w.inbound[t] {
-				a, b := w.stories[from], w.stories[to]
-				if from.host == to.host || len(a.findings) == 0 || len(b.findings) == 0 {
-					continue
-				}
-				out, in := a.out[t], b.in[t]
-				if apart := out.opened - in.opened; out.opened != 0 && in.opened != 0 &&
-					(apart > int64(maxSkew) || apart < -int64(maxSkew)) {
-					continue
-				}
-				found = append(found, hop{from: from, to: to, flow: t, time: cmp.Or(out.opened, in.opened), client: out.process, server: in.process})
+// joined are the hops between a storyline and others, both with findings.
+func (w *window) joined(s *story) (hops []hop) {
+	for t := range s.out {
+		for to := range w.inbound[t] {
+			if h, ok := hopOf(s, w.stories[to], t); ok {
+				hops = append(hops, h)
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b hop) int {
-		return cmp.Or(cmp.Compare(a.time, b.time), strings.Compare(a.from.String(), b.from.String()),
-			strings.Compare(a.to.String(), b.to.String()), strings.Compare(a.flow.String(), b.flow.String()))
-	})
-	return found
+	for t := range s.in {
+		for from := range w.outbound[t] {
+			if h, ok := hopOf(w.stories[from], s, t); ok {
+				hops = append(hops, h)
+			}
+		}
+	}
+	return hops
+}
+
+// hopOf is not ok when the flow does not join the two.
+func hopOf(a, b *story, t tuple) (hop, bool) {
+	if a.key.host == b.key.host || len(a.findings) == 0 || len(b.findings) == 0 {
+		return hop{}, false
+	}
+	out, in := a.out[t], b.in[t]
+	if apart := out.opened - in.opened; out.opened != 0 && in.opened != 0 && (apart > int64(maxSkew) || apart < -int64(maxSkew)) {
+		return hop{}, false
+	}
+	return hop{from: a.key, to: b.key, flow: t, time: cmp.Or(out.opened, in.opened), client: out.process, server: in.process}, true
+}
+
+func compareHops(a, b hop) int {
+	return cmp.Or(cmp.Compare(a.time, b.time), strings.Compare(a.from.String(), b.from.String()),
+		strings.Compare(a.to.String(), b.to.String()), strings.Compare(a.flow.String(), b.flow.String()))
 }
 
 func (t tuple) String() string {
