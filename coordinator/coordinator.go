@@ -219,7 +219,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	group.Go(func() error { return words.Run(ctx) })
 	if c.cfg.Notify.Program != "" {
 		notices, err := notify.New(notify.Config{Log: node, DB: node.DB(), Logger: logger, Program: c.cfg.Notify.Program, Events: c.cfg.Notify.Events,
-			Cluster: c.ClusterID(), Node: c.cfg.ID})
+			Cluster: c.ClusterID(), Node: c.cfg.ID, Members: node.Looked})
 		if err != nil {
 			return err
 		}

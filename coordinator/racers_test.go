@@ -77,7 +77,7 @@ func TestTokenRacers(t *testing.T) {
 	}
 	// The winner is the one host that the cluster knows, and the record says so once.
 	hosts := 0
-	for h, err := range c.api.Hosts(t.Context(), nil) {
+	for h, err := range c.api.Hosts(t.Context(), nil, 0) {
 		if hosts++; err != nil || h.GetId() != winners[0].id {
 			t.Errorf("a host %v, %v", h, err)
 		}

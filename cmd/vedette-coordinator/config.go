@@ -71,7 +71,7 @@ var documented = []struct{ key, text string }{
 	{"silent_after", "A host without a batch for so long is shown as silent: three of the sensors' summary intervals."},
 	{"stable_for", "How long a node that joins must have been well, with all of the log, before it votes."},
 	{"dead_after", "How long a node does not answer before the leader removes it, if three others stay and a majority of those answers. Negative: never."},
-	{"notify", "Program that the leader runs for each event, with a JSON object on stdin: {program: /path, events: [waiting, window, local, acted, incident]}. Nobody but root may be able to change it."},
+	{"notify", "Program that the leader runs for each event, with a JSON object on stdin: {program: /path, events: [waiting, window, local, acted, incident, differs, resynced]}. Nobody but root may be able to change it."},
 	{"retention", "How long the state keeps things: findings in no open incident, flows, closed incidents, ended operations, losses, behaviours not seen, counts of what hosts told by minutes, hours and days; above max_gib the oldest goes, and 'vedette status' says so. The leader's counts: write the same on every node."},
 }
 

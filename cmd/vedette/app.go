@@ -131,7 +131,7 @@ func (a *app) open() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt := client.Options{UserAgent: "vedette/" + version}
+	opt := client.Options{UserAgent: "vedette/" + version, PageTime: timeout}
 	if a.verbose {
 		opt.Logger = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -208,6 +208,11 @@ func (a *app) connected(body func(ctx context.Context, s *session, args []string
 		defer s.api.Close()
 		return body(ctx, s, args)
 	})
+}
+
+// listing is with for a list, which may be long: the time-out is for each page of it.
+func (a *app) listing(body func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
+	return a.connected(body)
 }
 
 // limit starts the time-out.

@@ -35,7 +35,7 @@ func (a *app) auditListCommand() *cobra.Command {
 		Example: `  vedette audit list --after 1200
   vedette audit list -o jsonl > audit.jsonl    an export that 'audit verify --file' checks`,
 		Args: none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			n, err := output.Print(s.Printer, auditTable(), head(s.api.Audit(ctx, after), limit))
 			if err == nil && n == 0 && s.Human() {
 				s.say("no entries")
@@ -44,7 +44,7 @@ func (a *app) auditListCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().Uint64Var(&after, "after", 0, "only entries after this index")
-	c.Flags().IntVar(&limit, "limit", 0, "at most so many, 0 for all")
+	limitFlag(c, &limit)
 	return c
 }
 
@@ -98,7 +98,7 @@ The exit code is 1 when the chain does not hold.`,
 				file = args[0]
 			}
 			if file == "" {
-				return a.with(func(ctx context.Context, s *session, _ []string) error {
+				return a.listing(func(ctx context.Context, s *session, _ []string) error {
 					return verify(s.app, s.Printer, s.api.Audit(ctx, 0), expect, receiptFile)
 				})(cmd, args)
 			}

@@ -123,7 +123,7 @@ func (a *app) auditExportCommand() *cobra.Command {
 computes the chain anew meanwhile: a record that does not hold is not exported.`,
 		Example: "  vedette audit export --out audit.jsonl\n  vedette audit verify audit.jsonl --checkpoint receipt.json",
 		Args:    none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			if out == "" {
 				return usage("--out FILE is needed")
 			}
@@ -168,7 +168,7 @@ entry later, or has another one there, was cut off or written anew: 'audit verif
 Between two receipts nothing proves the end of the record, so make one as often as that matters.`,
 		Example: "  vedette audit checkpoint --out receipt-2026-11.json",
 		Args:    none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			if out == "" {
 				return usage("--out FILE is needed")
 			}

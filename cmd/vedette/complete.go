@@ -40,7 +40,7 @@ func (a *app) completions(prefix string, rows func(context.Context, *session, fu
 
 func (a *app) completeHosts(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	return a.completions(prefix, func(ctx context.Context, s *session, add func(string)) {
-		for h, err := range s.api.Hosts(ctx, nil) {
+		for h, err := range s.api.Hosts(ctx, nil, 0) {
 			if err != nil {
 				return
 			}
@@ -84,6 +84,11 @@ func (a *app) instant(s string) (int64, error) {
 		return 0, usage("%q is neither a duration such as 90m nor a time such as 2026-01-31T09:00:00Z", s)
 	}
 	return at.UnixNano(), nil
+}
+
+// limitFlag is every list's: a list is whole unless somebody says otherwise.
+func limitFlag(c *cobra.Command, limit *int) {
+	c.Flags().IntVar(limit, "limit", 0, "at most so many, 0 for all")
 }
 
 // page is how many rows a list of at most limit should ask for at once; 0 lets the client choose.

@@ -298,9 +298,12 @@ func (f *fake) ListOperations(context.Context, *operatorv1.ListOperationsRequest
 	return out, nil
 }
 
-func (f *fake) ListFindings(_ context.Context, r *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error) {
+func (f *fake) ListFindings(ctx context.Context, r *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error) {
 	if f.is("empty") {
 		return &operatorv1.ListFindingsResponse{}, nil
+	}
+	if res, err := f.longList(ctx, r); res != nil || err != nil {
+		return res, err
 	}
 	rows := slices.DeleteFunc(fixedFindings(), func(row *operatorv1.FindingRow) bool {
 		return r.GetHost() != "" && row.GetHost() != r.GetHost() && row.GetHostName() != r.GetHost() || row.GetFinding().GetTime() < r.GetSince()

@@ -34,7 +34,7 @@ func (a *app) findingListCommand() *cobra.Command {
   vedette finding list --host web1 -o wide
   vedette finding list -o jsonl | jq -r 'select(.score > 80) | .title'`,
 		Args: none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			var err error
 			if req.Since, err = a.instant(since); err != nil {
 				return err
@@ -51,7 +51,7 @@ func (a *app) findingListCommand() *cobra.Command {
 	f.StringVar(&req.Host, "host", "", "only of this host, by id or name")
 	f.StringVar(&req.Storyline, "storyline", "", "only of this storyline")
 	f.StringVar(&since, "since", "", "only since: a duration such as 90m, or a time as 2026-01-31T09:00:00Z")
-	f.IntVar(&limit, "limit", 0, "at most so many, 0 for all")
+	limitFlag(c, &limit)
 	a.completeHostFlag(c)
 	return c
 }

@@ -19,11 +19,12 @@ import (
 
 func (a *app) hostCommand() *cobra.Command {
 	return noun("host", "the hosts that sensors watch", "  vedette host list -l role=web\n  vedette host show web1",
-		a.hostListCommand(), a.hostShowCommand(), a.hostRemoveCommand())
+		a.hostListCommand(), a.hostShowCommand(), a.hostHistoryCommand(), a.hostRemoveCommand())
 }
 
 func (a *app) hostListCommand() *cobra.Command {
 	var sel selection
+	var limit int
 	c := &cobra.Command{
 		Use:   "list [HOST...]",
 		Short: "list hosts, all of them when none is selected",
@@ -31,32 +32,35 @@ func (a *app) hostListCommand() *cobra.Command {
 -o wide says why, 'host show' what it means.`,
 		Example: `  vedette host list
   vedette host list -l role=web -o wide
+  vedette host list --limit 20
   vedette host list -o json | jq '.[] | select(.events_lost > 0)'
   vedette host list -l role=web -o name | vedette isolate - --reason "…"`,
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: a.completeHosts,
-		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, args []string) error {
 			selector, err := sel.resolve(s.stdin, args)
 			if err != nil {
 				return err
 			}
-			var seen []*operatorv1.Host
+			absent := make(map[string]bool)
+			for _, id := range selector.GetIds() {
+				absent[id] = true
+			}
 			rows := func(yield func(*operatorv1.Host, error) bool) {
-				for h, err := range s.api.Hosts(ctx, selector) {
-					if err == nil {
-						seen = append(seen, h)
-					}
+				for h, err := range s.api.Hosts(ctx, selector, page(limit)) {
+					delete(absent, h.GetId())
+					delete(absent, h.GetName())
 					if !yield(h, err) {
 						return
 					}
 				}
 			}
-			n, err := output.Print(s.Printer, a.hostTable(), rows)
+			n, err := output.Print(s.Printer, a.hostTable(), head(rows, limit))
 			if err != nil {
 				return err
 			}
-			if absent, _ := missing(selector.GetIds(), seen); len(absent) > 0 {
-				return exit(exitNotFound, "no such host: %s", strings.Join(absent, ", "))
+			if len(absent) > 0 && (limit <= 0 || n < limit) {
+				return exit(exitNotFound, "no such host: %s", strings.Join(slices.Sorted(maps.Keys(absent)), ", "))
 			}
 			if n == 0 && s.Human() {
 				s.say("no hosts: make a token with 'vedette token create' and run 'vedette-sensor enroll' on a host")
@@ -65,6 +69,7 @@ func (a *app) hostListCommand() *cobra.Command {
 		}),
 	}
 	sel.flags(c)
+	limitFlag(c, &limit)
 	return c
 }
 

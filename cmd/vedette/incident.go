@@ -31,7 +31,7 @@ func (a *app) incidentListCommand() *cobra.Command {
 		Short:   "list incidents, newest first",
 		Example: "  vedette incident list --status open\n  vedette incident list --since 24h -o json | jq -r '.[].account'",
 		Args:    none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			if req.Status != "" && req.Status != "open" && req.Status != "closed" {
 				return usage("--status %q: use open or closed", req.Status)
 			}
@@ -50,7 +50,7 @@ func (a *app) incidentListCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&req.Status, "status", "", "only open or closed ones")
 	f.StringVar(&since, "since", "", "only since: a duration such as 90m, or a time as 2026-01-31T09:00:00Z")
-	f.IntVar(&limit, "limit", 0, "at most so many, 0 for all")
+	limitFlag(c, &limit)
 	completeWords(c, "status", "open", "closed")
 	return c
 }
@@ -104,7 +104,7 @@ func (s *session) hostNames(ctx context.Context, ids []string) map[string]string
 	if len(ids) == 0 {
 		return names
 	}
-	for h, err := range s.api.Hosts(ctx, &operatorv1.Selector{Ids: ids}) {
+	for h, err := range s.api.Hosts(ctx, &operatorv1.Selector{Ids: ids}, 0) {
 		if err != nil {
 			break
 		}

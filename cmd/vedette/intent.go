@@ -162,7 +162,7 @@ func (a *app) intentHistoryCommand() *cobra.Command {
 the next one names; a history that does not hold together ends with an error.`,
 		Example: "  vedette intent history\n  vedette intent history -o json | jq '.[].reason'",
 		Args:    none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			if _, _, err := s.inForce(ctx); err != nil {
 				return err
 			}
@@ -173,7 +173,7 @@ the next one names; a history that does not hold together ends with an error.`,
 			return err
 		}),
 	}
-	c.Flags().IntVar(&limit, "limit", 0, "at most so many, 0 for all")
+	limitFlag(c, &limit)
 	return c
 }
 

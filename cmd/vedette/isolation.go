@@ -32,7 +32,7 @@ refused (the host did not accept the order), failed (tried, not proven, reverted
 expired (the lease ended).`,
 		Example: "  vedette isolation list --active\n  vedette isolation list --host web1 -o wide\n  vedette isolation list --operation op-abcdefghijkl -o json",
 		Args:    none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			req.PageSize = page(limit)
 			rows := s.api.Isolations(ctx, &req)
 			if operation != "" {
@@ -52,7 +52,7 @@ expired (the lease ended).`,
 	f.StringVar(&req.Host, "host", "", "only of this host, by id or name")
 	f.BoolVar(&req.Active, "active", false, "only what is pending or applied")
 	f.StringVar(&operation, "operation", "", "only of this operation")
-	f.IntVar(&limit, "limit", 0, "at most so many, 0 for all")
+	limitFlag(c, &limit)
 	a.completeHostFlag(c)
 	return c
 }

@@ -33,7 +33,7 @@ func (a *app) operationListCommand() *cobra.Command {
 vetoed, or expired (it waited for too long).`,
 		Example: "  vedette operation list --open\n  vedette operation list -o json | jq '.[0].approved_by'",
 		Args:    none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			n, err := output.Print(s.Printer, operationTable(), head(s.api.Operations(ctx, open, page(limit)), limit))
 			if err == nil && n == 0 && s.Human() {
 				s.say("no operations")
@@ -42,7 +42,7 @@ vetoed, or expired (it waited for too long).`,
 		}),
 	}
 	c.Flags().BoolVar(&open, "open", false, "only what waits for somebody")
-	c.Flags().IntVar(&limit, "limit", 0, "at most so many, 0 for all")
+	limitFlag(c, &limit)
 	return c
 }
 

@@ -47,7 +47,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.contextFile, "context-file", "", "file with the contexts (default ~/.config/vedette/config.yaml)")
 	f.StringVar(&a.contextName, "context", "", "context to use, instead of the current one")
 	f.StringVarP(&a.output, "output", "o", "", "output format: "+strings.Join(output.Formats(), "|")+" (default table)")
-	f.StringVar(&a.timeout, "timeout", "", "how long the command may take, 0 for ever (default 30s)")
+	f.StringVar(&a.timeout, "timeout", "", "how long the command may take, of a list each page of it; 0 for ever (default 30s)")
 	f.BoolVar(&a.noHeaders, "no-headers", false, "print tables without their head")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on stderr which nodes are tried")
 	completeWords(root, "output", output.Formats()...)

@@ -154,7 +154,7 @@ func (s *session) snapshot(ctx context.Context, host string) live.Snapshot {
 	if host != "" {
 		selector = &operatorv1.Selector{Ids: []string{host}}
 	}
-	snap.Hosts = collect(head(s.api.Hosts(ctx, selector), maxSelection))
+	snap.Hosts = collect(head(s.api.Hosts(ctx, selector, 0), maxSelection))
 	snap.Findings = collect(head(s.api.Findings(ctx, &operatorv1.ListFindingsRequest{Host: host, PageSize: watchRows}), watchRows))
 	snap.Incidents = collect(head(s.api.Incidents(ctx, &operatorv1.ListIncidentsRequest{Status: "open", PageSize: watchRows}), watchRows))
 	snap.Isolations = collect(head(s.api.Isolations(ctx, &operatorv1.ListIsolationsRequest{Host: host, Active: true, PageSize: watchRows}), watchRows))

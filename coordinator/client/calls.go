@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"iter"
+	"strconv"
 
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/operatorv1/operatorv1connect"
@@ -26,10 +27,11 @@ func (c *Client) Status(ctx context.Context) (*operatorv1.GetStatusResponse, err
 	return call(ctx, c, api.GetStatus, &operatorv1.GetStatusRequest{})
 }
 
-// Hosts yields the hosts of a selector; nil means every host.
-func (c *Client) Hosts(ctx context.Context, sel *operatorv1.Selector) iter.Seq2[*operatorv1.Host, error] {
-	return pages(func(token string) ([]*operatorv1.Host, string, error) {
-		res, err := call(ctx, c, api.ListHosts, &operatorv1.ListHostsRequest{Selector: sel, PageSize: pageSize, PageToken: token})
+// Hosts yields the hosts of a selector, in the order of their enrolment; nil means every
+// host. Limit says how many the caller expects to need, 0 for many.
+func (c *Client) Hosts(ctx context.Context, sel *operatorv1.Selector, limit uint32) iter.Seq2[*operatorv1.Host, error] {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*operatorv1.Host, string, error) {
+		res, err := call(ctx, c, api.ListHosts, &operatorv1.ListHostsRequest{Selector: sel, PageSize: size(limit), PageToken: token})
 		return res.GetHosts(), res.GetPageToken(), err
 	})
 }
@@ -47,7 +49,7 @@ func (c *Client) SelectHosts(ctx context.Context, sel *operatorv1.Selector) (*op
 // Findings yields findings, newest first. The request's page token
 // is ignored; its page size says how many the caller expects to need, 0 for many.
 func (c *Client) Findings(ctx context.Context, req *operatorv1.ListFindingsRequest) iter.Seq2[*operatorv1.FindingRow, error] {
-	return pages(func(token string) ([]*operatorv1.FindingRow, string, error) {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*operatorv1.FindingRow, string, error) {
 		res, err := call(ctx, c, api.ListFindings, &operatorv1.ListFindingsRequest{
 			Host: req.GetHost(), Since: req.GetSince(), Storyline: req.GetStoryline(), PageSize: size(req.GetPageSize()), PageToken: token,
 		})
@@ -64,7 +66,7 @@ func (c *Client) Finding(ctx context.Context, id string) (*operatorv1.FindingRow
 // Incidents yields incidents, newest first. The request's page token
 // is ignored; its page size says how many the caller expects to need, 0 for many.
 func (c *Client) Incidents(ctx context.Context, req *operatorv1.ListIncidentsRequest) iter.Seq2[*raftv1.Incident, error] {
-	return pages(func(token string) ([]*raftv1.Incident, string, error) {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*raftv1.Incident, string, error) {
 		res, err := call(ctx, c, api.ListIncidents, &operatorv1.ListIncidentsRequest{
 			Status: req.GetStatus(), Since: req.GetSince(), PageSize: size(req.GetPageSize()), PageToken: token,
 		})
@@ -92,7 +94,7 @@ func (c *Client) SubmitGrant(ctx context.Context, req *operatorv1.SubmitGrantReq
 // Isolations yields isolations and releases, newest first. The request's page token
 // is ignored; its page size says how many the caller expects to need, 0 for many.
 func (c *Client) Isolations(ctx context.Context, req *operatorv1.ListIsolationsRequest) iter.Seq2[*operatorv1.Isolation, error] {
-	return pages(func(token string) ([]*operatorv1.Isolation, string, error) {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*operatorv1.Isolation, string, error) {
 		res, err := call(ctx, c, api.ListIsolations, &operatorv1.ListIsolationsRequest{
 			Host: req.GetHost(), Active: req.GetActive(), PageSize: size(req.GetPageSize()), PageToken: token,
 		})
@@ -113,7 +115,7 @@ func (c *Client) PreviewOrder(ctx context.Context, req *operatorv1.PreviewOrderR
 // Operations yields operations as wholes, newest first; open ones alone are those
 // that wait for somebody.
 func (c *Client) Operations(ctx context.Context, open bool, limit uint32) iter.Seq2[*operatorv1.Operation, error] {
-	return pages(func(token string) ([]*operatorv1.Operation, string, error) {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*operatorv1.Operation, string, error) {
 		res, err := call(ctx, c, api.ListOperations, &operatorv1.ListOperationsRequest{Open: open, PageSize: size(limit), PageToken: token})
 		return res.GetOperations(), res.GetPageToken(), err
 	})
@@ -127,24 +129,15 @@ func (c *Client) Veto(ctx context.Context, operation, reason string) (*operatorv
 
 // Audit yields the audit's entries after an index, oldest first.
 func (c *Client) Audit(ctx context.Context, after uint64) iter.Seq2[*operatorv1.AuditEntry, error] {
-	return func(yield func(*operatorv1.AuditEntry, error) bool) {
-		for {
-			res, err := call(ctx, c, api.ListAudit, &operatorv1.ListAuditRequest{After: after, PageSize: pageSize})
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, e := range res.GetEntries() {
-				if !yield(e, nil) {
-					return
-				}
-				after = e.GetIndex()
-			}
-			if !res.GetMore() || len(res.GetEntries()) == 0 {
-				return
-			}
+	return pages(ctx, c, func(ctx context.Context, _ string) ([]*operatorv1.AuditEntry, string, error) {
+		res, err := call(ctx, c, api.ListAudit, &operatorv1.ListAuditRequest{After: after, PageSize: pageSize})
+		entries, next := res.GetEntries(), ""
+		if n := len(entries); n > 0 && res.GetMore() {
+			after = entries[n-1].GetIndex()
+			next = strconv.FormatUint(after, 10)
 		}
-	}
+		return entries, next, err
+	})
 }
 
 // CreateToken makes a join token. Should it be made twice because an answer was
@@ -161,6 +154,21 @@ func (c *Client) CreateToken(ctx context.Context, req *operatorv1.CreateTokenReq
 	return res, nil
 }
 
+// HostHistory yields what a host told, oldest first. Answered is called with each answer, before its rows.
+func (c *Client) HostHistory(ctx context.Context, req *operatorv1.GetHostHistoryRequest, answered func(*operatorv1.GetHostHistoryResponse)) iter.Seq2[*operatorv1.HistoryRow, error] {
+	asked := &operatorv1.GetHostHistoryRequest{Host: req.GetHost(), Since: req.GetSince(), Until: req.GetUntil(), Grain: req.GetGrain(), PageSize: size(req.GetPageSize())}
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*operatorv1.HistoryRow, string, error) {
+		asked.PageToken = token
+		res, err := call(ctx, c, api.GetHostHistory, asked)
+		if err == nil {
+			answered(res)
+			// What follows is of the same host, grain and time, however long it takes.
+			asked.Host, asked.Grain, asked.Since, asked.Until = res.GetHost(), res.GetGrain(), res.GetSince(), res.GetUntil()
+		}
+		return res.GetRows(), res.GetPageToken(), err
+	})
+}
+
 // Members lists the cluster's nodes.
 func (c *Client) Members(ctx context.Context) ([]*operatorv1.Member, error) {
 	res, err := call(ctx, c, api.ListMembers, &operatorv1.ListMembersRequest{})
@@ -171,32 +179,6 @@ func (c *Client) Members(ctx context.Context) ([]*operatorv1.Member, error) {
 func (c *Client) RemoveMember(ctx context.Context, id string) error {
 	_, err := call(ctx, c, api.RemoveMember, &operatorv1.RemoveMemberRequest{Id: id})
 	return err
-}
-
-// pages turns a paged call into an iterator that asks for the next page only when
-// the caller has used up the last one.
-func pages[T any](page func(token string) ([]T, string, error)) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		token := ""
-		for {
-			rows, next, err := page(token)
-			if err != nil {
-				var none T
-				yield(none, err)
-				return
-			}
-			for _, row := range rows {
-				if !yield(row, nil) {
-					return
-				}
-			}
-			// A token that does not move on would never end.
-			if next == "" || next == token {
-				return
-			}
-			token = next
-		}
-	}
 }
 
 // DebugInfo is what the node that answers knows of itself: a client of one node asks that one.

@@ -39,6 +39,9 @@ type Options struct {
 	// RetryUnreachable is the same for a cluster of which no node can be reached
 	// at all. Default 2 s: long enough for a restart of a single node.
 	RetryUnreachable time.Duration
+	// PageTime bounds the wait for each page of a list, as a list may be long. Default: only
+	// the caller's context does.
+	PageTime time.Duration
 	// Logger hears at debug level of every node that was given up. Default: nobody.
 	Logger *slog.Logger
 	// UserAgent names the program to the coordinator.

@@ -38,6 +38,7 @@ type node struct {
 	submit  func(*operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error)
 	watch   func(context.Context, *connect.ServerStream[operatorv1.WatchResponse]) error
 	op      func(call int64) (*operatorv1.GetOperationResponse, error)
+	list    func(*operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error)
 }
 
 func (n *node) GetStatus(ctx context.Context, _ *operatorv1.GetStatusRequest) (*operatorv1.GetStatusResponse, error) {

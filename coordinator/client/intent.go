@@ -159,7 +159,7 @@ func (c *Client) IntentVersion(ctx context.Context, version uint64) (*Intent, Sp
 // Intents yields all versions, newest first, each verified and each the one that the
 // newer one names.
 func (c *Client) Intents(ctx context.Context) iter.Seq2[*Intent, error] {
-	signed := pages(func(token string) ([]*sensorv1.SignedIntent, string, error) {
+	signed := pages(ctx, c, func(ctx context.Context, token string) ([]*sensorv1.SignedIntent, string, error) {
 		res, err := call(ctx, c, api.ListIntents, &operatorv1.ListIntentsRequest{PageSize: intentPage, PageToken: token})
 		return res.GetIntents(), res.GetPageToken(), err
 	})
@@ -246,7 +246,7 @@ func (c *Client) Scorecard(ctx context.Context, since int64) ([]*operatorv1.Scor
 // Behind are the hosts that are connected and whose sensors have not said that they
 // hold a version or a newer one, and how many are connected.
 func (c *Client) Behind(ctx context.Context, version uint64) (behind []*operatorv1.Host, online int, err error) {
-	for host, err := range c.Hosts(ctx, nil) {
+	for host, err := range c.Hosts(ctx, nil, 0) {
 		if err != nil {
 			return nil, 0, err
 		}

@@ -710,6 +710,344 @@ func (x *GetHostResponse) GetBehaviours() []*BehaviourRow {
 	return nil
 }
 
+type GetHostHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`    // id, or a name that one host has
+	Since         int64                  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"` // Unix ns; 0: as far as a screen of that grain reaches
+	Until         int64                  `protobuf:"varint,3,opt,name=until,proto3" json:"until,omitempty"` // Unix ns; 0: now
+	Grain         string                 `protobuf:"bytes,4,opt,name=grain,proto3" json:"grain,omitempty"`  // minute, hour or day; empty: the finest that is kept since then and is no longer than a screen
+	PageSize      uint32                 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHostHistoryRequest) Reset() {
+	*x = GetHostHistoryRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHostHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHostHistoryRequest) ProtoMessage() {}
+
+func (x *GetHostHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHostHistoryRequest.ProtoReflect.Descriptor instead.
+func (*GetHostHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetHostHistoryRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *GetHostHistoryRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *GetHostHistoryRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *GetHostHistoryRequest) GetGrain() string {
+	if x != nil {
+		return x.Grain
+	}
+	return ""
+}
+
+func (x *GetHostHistoryRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetHostHistoryRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type GetHostHistoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // its id
+	HostName      string                 `protobuf:"bytes,2,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	Grain         string                 `protobuf:"bytes,3,opt,name=grain,proto3" json:"grain,omitempty"`
+	Rows          []*HistoryRow          `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"` // oldest first; a time in which the host told nothing has none
+	PageToken     string                 `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Began         int64                  `protobuf:"varint,6,opt,name=began,proto3" json:"began,omitempty"` // when the cluster's history began (Unix ns); 0: it has none yet
+	Reaches       []*HistoryReach        `protobuf:"bytes,7,rep,name=reaches,proto3" json:"reaches,omitempty"`
+	Since         int64                  `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"` // what was answered, Unix ns
+	Until         int64                  `protobuf:"varint,9,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHostHistoryResponse) Reset() {
+	*x = GetHostHistoryResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHostHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHostHistoryResponse) ProtoMessage() {}
+
+func (x *GetHostHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHostHistoryResponse.ProtoReflect.Descriptor instead.
+func (*GetHostHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetHostHistoryResponse) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *GetHostHistoryResponse) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *GetHostHistoryResponse) GetGrain() string {
+	if x != nil {
+		return x.Grain
+	}
+	return ""
+}
+
+func (x *GetHostHistoryResponse) GetRows() []*HistoryRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *GetHostHistoryResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *GetHostHistoryResponse) GetBegan() int64 {
+	if x != nil {
+		return x.Began
+	}
+	return 0
+}
+
+func (x *GetHostHistoryResponse) GetReaches() []*HistoryReach {
+	if x != nil {
+		return x.Reaches
+	}
+	return nil
+}
+
+func (x *GetHostHistoryResponse) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *GetHostHistoryResponse) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+// What a host told in a minute, an hour or a day, by the time that it came in.
+type HistoryRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Time          int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"` // Unix ns of its begin
+	Summaries     uint64                 `protobuf:"varint,2,opt,name=summaries,proto3" json:"summaries,omitempty"`
+	Events        uint64                 `protobuf:"varint,3,opt,name=events,proto3" json:"events,omitempty"`
+	NewBehaviours uint64                 `protobuf:"varint,4,opt,name=new_behaviours,json=newBehaviours,proto3" json:"new_behaviours,omitempty"`
+	Losses        uint64                 `protobuf:"varint,5,opt,name=losses,proto3" json:"losses,omitempty"`
+	Findings      uint64                 `protobuf:"varint,6,opt,name=findings,proto3" json:"findings,omitempty"`
+	Flows         uint64                 `protobuf:"varint,7,opt,name=flows,proto3" json:"flows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRow) Reset() {
+	*x = HistoryRow{}
+	mi := &file_vedette_operator_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRow) ProtoMessage() {}
+
+func (x *HistoryRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRow.ProtoReflect.Descriptor instead.
+func (*HistoryRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HistoryRow) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *HistoryRow) GetSummaries() uint64 {
+	if x != nil {
+		return x.Summaries
+	}
+	return 0
+}
+
+func (x *HistoryRow) GetEvents() uint64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *HistoryRow) GetNewBehaviours() uint64 {
+	if x != nil {
+		return x.NewBehaviours
+	}
+	return 0
+}
+
+func (x *HistoryRow) GetLosses() uint64 {
+	if x != nil {
+		return x.Losses
+	}
+	return 0
+}
+
+func (x *HistoryRow) GetFindings() uint64 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
+}
+
+func (x *HistoryRow) GetFlows() uint64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+// How far back a grain goes.
+type HistoryReach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grain         string                 `protobuf:"bytes,1,opt,name=grain,proto3" json:"grain,omitempty"`
+	Oldest        int64                  `protobuf:"varint,2,opt,name=oldest,proto3" json:"oldest,omitempty"` // Unix ns; 0: there is nothing of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryReach) Reset() {
+	*x = HistoryReach{}
+	mi := &file_vedette_operator_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryReach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryReach) ProtoMessage() {}
+
+func (x *HistoryReach) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryReach.ProtoReflect.Descriptor instead.
+func (*HistoryReach) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HistoryReach) GetGrain() string {
+	if x != nil {
+		return x.Grain
+	}
+	return ""
+}
+
+func (x *HistoryReach) GetOldest() int64 {
+	if x != nil {
+		return x.Oldest
+	}
+	return 0
+}
+
 type BehaviourRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Behaviour     *sensorv1.Behaviour    `protobuf:"bytes,1,opt,name=behaviour,proto3" json:"behaviour,omitempty"`
@@ -724,7 +1062,7 @@ type BehaviourRow struct {
 
 func (x *BehaviourRow) Reset() {
 	*x = BehaviourRow{}
-	mi := &file_vedette_operator_proto_msgTypes[8]
+	mi := &file_vedette_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +1074,7 @@ func (x *BehaviourRow) String() string {
 func (*BehaviourRow) ProtoMessage() {}
 
 func (x *BehaviourRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[8]
+	mi := &file_vedette_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +1087,7 @@ func (x *BehaviourRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BehaviourRow.ProtoReflect.Descriptor instead.
 func (*BehaviourRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{8}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BehaviourRow) GetBehaviour() *sensorv1.Behaviour {
@@ -808,7 +1146,7 @@ type FindingRow struct {
 
 func (x *FindingRow) Reset() {
 	*x = FindingRow{}
-	mi := &file_vedette_operator_proto_msgTypes[9]
+	mi := &file_vedette_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +1158,7 @@ func (x *FindingRow) String() string {
 func (*FindingRow) ProtoMessage() {}
 
 func (x *FindingRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[9]
+	mi := &file_vedette_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +1171,7 @@ func (x *FindingRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindingRow.ProtoReflect.Descriptor instead.
 func (*FindingRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{9}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FindingRow) GetHost() string {
@@ -891,7 +1229,7 @@ type ListFindingsRequest struct {
 
 func (x *ListFindingsRequest) Reset() {
 	*x = ListFindingsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[10]
+	mi := &file_vedette_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1241,7 @@ func (x *ListFindingsRequest) String() string {
 func (*ListFindingsRequest) ProtoMessage() {}
 
 func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[10]
+	mi := &file_vedette_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1254,7 @@ func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListFindingsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{10}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListFindingsRequest) GetHost() string {
@@ -964,7 +1302,7 @@ type ListFindingsResponse struct {
 
 func (x *ListFindingsResponse) Reset() {
 	*x = ListFindingsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[11]
+	mi := &file_vedette_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1314,7 @@ func (x *ListFindingsResponse) String() string {
 func (*ListFindingsResponse) ProtoMessage() {}
 
 func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[11]
+	mi := &file_vedette_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1327,7 @@ func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListFindingsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{11}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListFindingsResponse) GetFindings() []*FindingRow {
@@ -1015,7 +1353,7 @@ type GetFindingRequest struct {
 
 func (x *GetFindingRequest) Reset() {
 	*x = GetFindingRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[12]
+	mi := &file_vedette_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1365,7 @@ func (x *GetFindingRequest) String() string {
 func (*GetFindingRequest) ProtoMessage() {}
 
 func (x *GetFindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[12]
+	mi := &file_vedette_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1378,7 @@ func (x *GetFindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFindingRequest.ProtoReflect.Descriptor instead.
 func (*GetFindingRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{12}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetFindingRequest) GetId() string {
@@ -1059,7 +1397,7 @@ type GetFindingResponse struct {
 
 func (x *GetFindingResponse) Reset() {
 	*x = GetFindingResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[13]
+	mi := &file_vedette_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1409,7 @@ func (x *GetFindingResponse) String() string {
 func (*GetFindingResponse) ProtoMessage() {}
 
 func (x *GetFindingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[13]
+	mi := &file_vedette_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1422,7 @@ func (x *GetFindingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFindingResponse.ProtoReflect.Descriptor instead.
 func (*GetFindingResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{13}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetFindingResponse) GetFinding() *FindingRow {
@@ -1106,7 +1444,7 @@ type ListIncidentsRequest struct {
 
 func (x *ListIncidentsRequest) Reset() {
 	*x = ListIncidentsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[14]
+	mi := &file_vedette_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1456,7 @@ func (x *ListIncidentsRequest) String() string {
 func (*ListIncidentsRequest) ProtoMessage() {}
 
 func (x *ListIncidentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[14]
+	mi := &file_vedette_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1469,7 @@ func (x *ListIncidentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIncidentsRequest.ProtoReflect.Descriptor instead.
 func (*ListIncidentsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{14}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListIncidentsRequest) GetStatus() string {
@@ -1172,7 +1510,7 @@ type ListIncidentsResponse struct {
 
 func (x *ListIncidentsResponse) Reset() {
 	*x = ListIncidentsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[15]
+	mi := &file_vedette_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1522,7 @@ func (x *ListIncidentsResponse) String() string {
 func (*ListIncidentsResponse) ProtoMessage() {}
 
 func (x *ListIncidentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[15]
+	mi := &file_vedette_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1535,7 @@ func (x *ListIncidentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIncidentsResponse.ProtoReflect.Descriptor instead.
 func (*ListIncidentsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{15}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListIncidentsResponse) GetIncidents() []*raftv1.Incident {
@@ -1223,7 +1561,7 @@ type GetIncidentRequest struct {
 
 func (x *GetIncidentRequest) Reset() {
 	*x = GetIncidentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[16]
+	mi := &file_vedette_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1573,7 @@ func (x *GetIncidentRequest) String() string {
 func (*GetIncidentRequest) ProtoMessage() {}
 
 func (x *GetIncidentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[16]
+	mi := &file_vedette_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1586,7 @@ func (x *GetIncidentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIncidentRequest.ProtoReflect.Descriptor instead.
 func (*GetIncidentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{16}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetIncidentRequest) GetId() string {
@@ -1268,7 +1606,7 @@ type GetIncidentResponse struct {
 
 func (x *GetIncidentResponse) Reset() {
 	*x = GetIncidentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[17]
+	mi := &file_vedette_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1618,7 @@ func (x *GetIncidentResponse) String() string {
 func (*GetIncidentResponse) ProtoMessage() {}
 
 func (x *GetIncidentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[17]
+	mi := &file_vedette_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1631,7 @@ func (x *GetIncidentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIncidentResponse.ProtoReflect.Descriptor instead.
 func (*GetIncidentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{17}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetIncidentResponse) GetIncident() *raftv1.Incident {
@@ -1322,7 +1660,7 @@ type CloseIncidentRequest struct {
 
 func (x *CloseIncidentRequest) Reset() {
 	*x = CloseIncidentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[18]
+	mi := &file_vedette_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1672,7 @@ func (x *CloseIncidentRequest) String() string {
 func (*CloseIncidentRequest) ProtoMessage() {}
 
 func (x *CloseIncidentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[18]
+	mi := &file_vedette_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1685,7 @@ func (x *CloseIncidentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncidentRequest.ProtoReflect.Descriptor instead.
 func (*CloseIncidentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{18}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CloseIncidentRequest) GetId() string {
@@ -1387,7 +1725,7 @@ type CloseIncidentResponse struct {
 
 func (x *CloseIncidentResponse) Reset() {
 	*x = CloseIncidentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[19]
+	mi := &file_vedette_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1737,7 @@ func (x *CloseIncidentResponse) String() string {
 func (*CloseIncidentResponse) ProtoMessage() {}
 
 func (x *CloseIncidentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[19]
+	mi := &file_vedette_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1750,7 @@ func (x *CloseIncidentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncidentResponse.ProtoReflect.Descriptor instead.
 func (*CloseIncidentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{19}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CloseIncidentResponse) GetIncident() *raftv1.Incident {
@@ -1431,7 +1769,7 @@ type SelectHostsRequest struct {
 
 func (x *SelectHostsRequest) Reset() {
 	*x = SelectHostsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[20]
+	mi := &file_vedette_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1781,7 @@ func (x *SelectHostsRequest) String() string {
 func (*SelectHostsRequest) ProtoMessage() {}
 
 func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[20]
+	mi := &file_vedette_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1794,7 @@ func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsRequest.ProtoReflect.Descriptor instead.
 func (*SelectHostsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{20}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SelectHostsRequest) GetSelector() *Selector {
@@ -1476,7 +1814,7 @@ type SelectHostsResponse struct {
 
 func (x *SelectHostsResponse) Reset() {
 	*x = SelectHostsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[21]
+	mi := &file_vedette_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1826,7 @@ func (x *SelectHostsResponse) String() string {
 func (*SelectHostsResponse) ProtoMessage() {}
 
 func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[21]
+	mi := &file_vedette_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1839,7 @@ func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsResponse.ProtoReflect.Descriptor instead.
 func (*SelectHostsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{21}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SelectHostsResponse) GetHosts() []*Host {
@@ -1530,7 +1868,7 @@ type PreviewOrderRequest struct {
 
 func (x *PreviewOrderRequest) Reset() {
 	*x = PreviewOrderRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[22]
+	mi := &file_vedette_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1880,7 @@ func (x *PreviewOrderRequest) String() string {
 func (*PreviewOrderRequest) ProtoMessage() {}
 
 func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[22]
+	mi := &file_vedette_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1893,7 @@ func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderRequest.ProtoReflect.Descriptor instead.
 func (*PreviewOrderRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{22}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PreviewOrderRequest) GetSelector() *Selector {
@@ -1605,7 +1943,7 @@ type PreviewOrderResponse struct {
 
 func (x *PreviewOrderResponse) Reset() {
 	*x = PreviewOrderResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[23]
+	mi := &file_vedette_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1955,7 @@ func (x *PreviewOrderResponse) String() string {
 func (*PreviewOrderResponse) ProtoMessage() {}
 
 func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[23]
+	mi := &file_vedette_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1968,7 @@ func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderResponse.ProtoReflect.Descriptor instead.
 func (*PreviewOrderResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{23}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PreviewOrderResponse) GetHosts() []*Host {
@@ -1711,7 +2049,7 @@ type Dependent struct {
 
 func (x *Dependent) Reset() {
 	*x = Dependent{}
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +2061,7 @@ func (x *Dependent) String() string {
 func (*Dependent) ProtoMessage() {}
 
 func (x *Dependent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +2074,7 @@ func (x *Dependent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
 func (*Dependent) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Dependent) GetHost() string {
@@ -1799,7 +2137,7 @@ type SubmitGrantRequest struct {
 
 func (x *SubmitGrantRequest) Reset() {
 	*x = SubmitGrantRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +2149,7 @@ func (x *SubmitGrantRequest) String() string {
 func (*SubmitGrantRequest) ProtoMessage() {}
 
 func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2162,7 @@ func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantRequest.ProtoReflect.Descriptor instead.
 func (*SubmitGrantRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SubmitGrantRequest) GetGrant() *sensorv1.SignedGrant {
@@ -1859,7 +2197,7 @@ type SubmitGrantResponse struct {
 
 func (x *SubmitGrantResponse) Reset() {
 	*x = SubmitGrantResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2209,7 @@ func (x *SubmitGrantResponse) String() string {
 func (*SubmitGrantResponse) ProtoMessage() {}
 
 func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2222,7 @@ func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantResponse.ProtoReflect.Descriptor instead.
 func (*SubmitGrantResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SubmitGrantResponse) GetOperation() string {
@@ -1934,7 +2272,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2284,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2297,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Operation) GetId() string {
@@ -2092,7 +2430,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2442,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2455,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListOperationsRequest) GetOpen() bool {
@@ -2151,7 +2489,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2163,7 +2501,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2176,7 +2514,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -2205,7 +2543,7 @@ type ApproveOperationRequest struct {
 
 func (x *ApproveOperationRequest) Reset() {
 	*x = ApproveOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2555,7 @@ func (x *ApproveOperationRequest) String() string {
 func (*ApproveOperationRequest) ProtoMessage() {}
 
 func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2568,7 @@ func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationRequest.ProtoReflect.Descriptor instead.
 func (*ApproveOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ApproveOperationRequest) GetOperation() string {
@@ -2270,7 +2608,7 @@ type ApproveOperationResponse struct {
 
 func (x *ApproveOperationResponse) Reset() {
 	*x = ApproveOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2620,7 @@ func (x *ApproveOperationResponse) String() string {
 func (*ApproveOperationResponse) ProtoMessage() {}
 
 func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2633,7 @@ func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationResponse.ProtoReflect.Descriptor instead.
 func (*ApproveOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApproveOperationResponse) GetOperation() *Operation {
@@ -2316,7 +2654,7 @@ type VetoOperationRequest struct {
 
 func (x *VetoOperationRequest) Reset() {
 	*x = VetoOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2666,7 @@ func (x *VetoOperationRequest) String() string {
 func (*VetoOperationRequest) ProtoMessage() {}
 
 func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2679,7 @@ func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationRequest.ProtoReflect.Descriptor instead.
 func (*VetoOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *VetoOperationRequest) GetOperation() string {
@@ -2374,7 +2712,7 @@ type VetoOperationResponse struct {
 
 func (x *VetoOperationResponse) Reset() {
 	*x = VetoOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2724,7 @@ func (x *VetoOperationResponse) String() string {
 func (*VetoOperationResponse) ProtoMessage() {}
 
 func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2737,7 @@ func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationResponse.ProtoReflect.Descriptor instead.
 func (*VetoOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *VetoOperationResponse) GetOperation() *Operation {
@@ -2419,7 +2757,7 @@ type ApplyIntentRequest struct {
 
 func (x *ApplyIntentRequest) Reset() {
 	*x = ApplyIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2769,7 @@ func (x *ApplyIntentRequest) String() string {
 func (*ApplyIntentRequest) ProtoMessage() {}
 
 func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2782,7 @@ func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentRequest.ProtoReflect.Descriptor instead.
 func (*ApplyIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ApplyIntentRequest) GetIntent() *sensorv1.SignedIntent {
@@ -2470,7 +2808,7 @@ type ApplyIntentResponse struct {
 
 func (x *ApplyIntentResponse) Reset() {
 	*x = ApplyIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2820,7 @@ func (x *ApplyIntentResponse) String() string {
 func (*ApplyIntentResponse) ProtoMessage() {}
 
 func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2833,7 @@ func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentResponse.ProtoReflect.Descriptor instead.
 func (*ApplyIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ApplyIntentResponse) GetVersion() uint64 {
@@ -2514,7 +2852,7 @@ type GetIntentRequest struct {
 
 func (x *GetIntentRequest) Reset() {
 	*x = GetIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2864,7 @@ func (x *GetIntentRequest) String() string {
 func (*GetIntentRequest) ProtoMessage() {}
 
 func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2877,7 @@ func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentRequest.ProtoReflect.Descriptor instead.
 func (*GetIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetIntentRequest) GetVersion() uint64 {
@@ -2561,7 +2899,7 @@ type GetIntentResponse struct {
 
 func (x *GetIntentResponse) Reset() {
 	*x = GetIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2911,7 @@ func (x *GetIntentResponse) String() string {
 func (*GetIntentResponse) ProtoMessage() {}
 
 func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2924,7 @@ func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentResponse.ProtoReflect.Descriptor instead.
 func (*GetIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetIntentResponse) GetIntent() *sensorv1.SignedIntent {
@@ -2627,7 +2965,7 @@ type ListIntentsRequest struct {
 
 func (x *ListIntentsRequest) Reset() {
 	*x = ListIntentsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2977,7 @@ func (x *ListIntentsRequest) String() string {
 func (*ListIntentsRequest) ProtoMessage() {}
 
 func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2990,7 @@ func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntentsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListIntentsRequest) GetPageSize() uint32 {
@@ -2679,7 +3017,7 @@ type ListIntentsResponse struct {
 
 func (x *ListIntentsResponse) Reset() {
 	*x = ListIntentsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +3029,7 @@ func (x *ListIntentsResponse) String() string {
 func (*ListIntentsResponse) ProtoMessage() {}
 
 func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +3042,7 @@ func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntentsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListIntentsResponse) GetIntents() []*sensorv1.SignedIntent {
@@ -2732,7 +3070,7 @@ type TestIntentRequest struct {
 
 func (x *TestIntentRequest) Reset() {
 	*x = TestIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3082,7 @@ func (x *TestIntentRequest) String() string {
 func (*TestIntentRequest) ProtoMessage() {}
 
 func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +3095,7 @@ func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentRequest.ProtoReflect.Descriptor instead.
 func (*TestIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TestIntentRequest) GetIntent() *sensorv1.Intent {
@@ -2792,7 +3130,7 @@ type TestIntentResponse struct {
 
 func (x *TestIntentResponse) Reset() {
 	*x = TestIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +3142,7 @@ func (x *TestIntentResponse) String() string {
 func (*TestIntentResponse) ProtoMessage() {}
 
 func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +3155,7 @@ func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentResponse.ProtoReflect.Descriptor instead.
 func (*TestIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TestIntentResponse) GetVerdicts() []*Verdict {
@@ -2861,7 +3199,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +3211,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +3224,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Verdict) GetFinding() string {
@@ -2975,7 +3313,7 @@ type GetScorecardRequest struct {
 
 func (x *GetScorecardRequest) Reset() {
 	*x = GetScorecardRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3325,7 @@ func (x *GetScorecardRequest) String() string {
 func (*GetScorecardRequest) ProtoMessage() {}
 
 func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3338,7 @@ func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardRequest.ProtoReflect.Descriptor instead.
 func (*GetScorecardRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetScorecardRequest) GetSince() int64 {
@@ -3019,7 +3357,7 @@ type GetScorecardResponse struct {
 
 func (x *GetScorecardResponse) Reset() {
 	*x = GetScorecardResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3031,7 +3369,7 @@ func (x *GetScorecardResponse) String() string {
 func (*GetScorecardResponse) ProtoMessage() {}
 
 func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3044,7 +3382,7 @@ func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardResponse.ProtoReflect.Descriptor instead.
 func (*GetScorecardResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetScorecardResponse) GetScores() []*Score {
@@ -3078,7 +3416,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3090,7 +3428,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3103,7 +3441,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Score) GetAction() string {
@@ -3230,7 +3568,7 @@ type Isolation struct {
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3580,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3593,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Isolation) GetId() string {
@@ -3396,7 +3734,7 @@ type ListIsolationsRequest struct {
 
 func (x *ListIsolationsRequest) Reset() {
 	*x = ListIsolationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3408,7 +3746,7 @@ func (x *ListIsolationsRequest) String() string {
 func (*ListIsolationsRequest) ProtoMessage() {}
 
 func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3421,7 +3759,7 @@ func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIsolationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListIsolationsRequest) GetHost() string {
@@ -3462,7 +3800,7 @@ type ListIsolationsResponse struct {
 
 func (x *ListIsolationsResponse) Reset() {
 	*x = ListIsolationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +3812,7 @@ func (x *ListIsolationsResponse) String() string {
 func (*ListIsolationsResponse) ProtoMessage() {}
 
 func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +3825,7 @@ func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIsolationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListIsolationsResponse) GetIsolations() []*Isolation {
@@ -3513,7 +3851,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3863,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3876,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetOperationRequest) GetOperation() string {
@@ -3559,7 +3897,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3909,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +3922,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetOperationResponse) GetOperation() string {
@@ -3624,7 +3962,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +3974,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +3987,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -3718,7 +4056,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +4068,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +4081,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListAuditRequest) GetAfter() uint64 {
@@ -3770,7 +4108,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4120,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4133,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3823,7 +4161,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3835,7 +4173,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3848,7 +4186,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -3882,7 +4220,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +4232,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4245,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -3942,13 +4280,15 @@ type Member struct {
 	CertificateEnds int64    `protobuf:"varint,12,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
 	NotReady        []string `protobuf:"bytes,13,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"` // why it should not be relied on, and what to do
 	Alarms          []string `protobuf:"bytes,20,rep,name=alarms,proto3" json:"alarms,omitempty"`                     // what is wrong although it is ready
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The first log index of a window in which it holds something else than others; 0: none.
+	Differs       uint64 `protobuf:"varint,35,opt,name=differs,proto3" json:"differs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3960,7 +4300,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4313,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Member) GetId() string {
@@ -4074,6 +4414,13 @@ func (x *Member) GetAlarms() []string {
 	return nil
 }
 
+func (x *Member) GetDiffers() uint64 {
+	if x != nil {
+		return x.Differs
+	}
+	return 0
+}
+
 type ListMembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4082,7 +4429,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4094,7 +4441,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4107,7 +4454,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
 }
 
 type ListMembersResponse struct {
@@ -4121,7 +4468,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4133,7 +4480,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4146,7 +4493,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -4179,7 +4526,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4191,7 +4538,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4204,7 +4551,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -4222,7 +4569,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4234,7 +4581,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4247,7 +4594,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
 }
 
 type PutSignedNodesRequest struct {
@@ -4259,7 +4606,7 @@ type PutSignedNodesRequest struct {
 
 func (x *PutSignedNodesRequest) Reset() {
 	*x = PutSignedNodesRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4271,7 +4618,7 @@ func (x *PutSignedNodesRequest) String() string {
 func (*PutSignedNodesRequest) ProtoMessage() {}
 
 func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4284,7 +4631,7 @@ func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesRequest.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PutSignedNodesRequest) GetSigned() *sensorv1.SignedNodes {
@@ -4303,7 +4650,7 @@ type PutSignedNodesResponse struct {
 
 func (x *PutSignedNodesResponse) Reset() {
 	*x = PutSignedNodesResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4315,7 +4662,7 @@ func (x *PutSignedNodesResponse) String() string {
 func (*PutSignedNodesResponse) ProtoMessage() {}
 
 func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4328,7 +4675,7 @@ func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesResponse.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PutSignedNodesResponse) GetSerial() uint64 {
@@ -4346,7 +4693,7 @@ type DebugInfoRequest struct {
 
 func (x *DebugInfoRequest) Reset() {
 	*x = DebugInfoRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4358,7 +4705,7 @@ func (x *DebugInfoRequest) String() string {
 func (*DebugInfoRequest) ProtoMessage() {}
 
 func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4371,7 +4718,7 @@ func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoRequest.ProtoReflect.Descriptor instead.
 func (*DebugInfoRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
 }
 
 // Texts for people and for tools that know their formats. No key, token or secret is in any.
@@ -4395,7 +4742,7 @@ type DebugInfoResponse struct {
 
 func (x *DebugInfoResponse) Reset() {
 	*x = DebugInfoResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4407,7 +4754,7 @@ func (x *DebugInfoResponse) String() string {
 func (*DebugInfoResponse) ProtoMessage() {}
 
 func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4420,7 +4767,7 @@ func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoResponse.ProtoReflect.Descriptor instead.
 func (*DebugInfoResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DebugInfoResponse) GetNodeId() string {
@@ -4518,7 +4865,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4530,7 +4877,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4543,7 +4890,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LogLine) GetTime() int64 {
@@ -4576,7 +4923,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4935,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4948,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -4630,7 +4977,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4642,7 +4989,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4655,7 +5002,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -4775,7 +5122,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4787,7 +5134,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4800,7 +5147,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *HostChange) GetChange() string {
@@ -4828,7 +5175,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4840,7 +5187,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4853,7 +5200,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *BackupRequest) GetIdentity() bool {
@@ -4872,7 +5219,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4884,7 +5231,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4897,7 +5244,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -4918,7 +5265,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4930,7 +5277,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4943,7 +5290,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -4976,7 +5323,7 @@ type RemoveHostResponse struct {
 
 func (x *RemoveHostResponse) Reset() {
 	*x = RemoveHostResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4988,7 +5335,7 @@ func (x *RemoveHostResponse) String() string {
 func (*RemoveHostResponse) ProtoMessage() {}
 
 func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5001,7 +5348,7 @@ func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
 func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RemoveHostResponse) GetHost() *Host {
@@ -5028,7 +5375,7 @@ type OperatorRow struct {
 
 func (x *OperatorRow) Reset() {
 	*x = OperatorRow{}
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5040,7 +5387,7 @@ func (x *OperatorRow) String() string {
 func (*OperatorRow) ProtoMessage() {}
 
 func (x *OperatorRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5053,7 +5400,7 @@ func (x *OperatorRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorRow.ProtoReflect.Descriptor instead.
 func (*OperatorRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *OperatorRow) GetName() string {
@@ -5120,7 +5467,7 @@ type ListOperatorsRequest struct {
 
 func (x *ListOperatorsRequest) Reset() {
 	*x = ListOperatorsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5132,7 +5479,7 @@ func (x *ListOperatorsRequest) String() string {
 func (*ListOperatorsRequest) ProtoMessage() {}
 
 func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5145,7 +5492,7 @@ func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
 }
 
 type ListOperatorsResponse struct {
@@ -5158,7 +5505,7 @@ type ListOperatorsResponse struct {
 
 func (x *ListOperatorsResponse) Reset() {
 	*x = ListOperatorsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5170,7 +5517,7 @@ func (x *ListOperatorsResponse) String() string {
 func (*ListOperatorsResponse) ProtoMessage() {}
 
 func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5183,7 +5530,7 @@ func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListOperatorsResponse) GetOperators() []*OperatorRow {
@@ -5210,7 +5557,7 @@ type PutRevocationsRequest struct {
 
 func (x *PutRevocationsRequest) Reset() {
 	*x = PutRevocationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5222,7 +5569,7 @@ func (x *PutRevocationsRequest) String() string {
 func (*PutRevocationsRequest) ProtoMessage() {}
 
 func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5235,7 +5582,7 @@ func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*PutRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PutRevocationsRequest) GetSigned() *sensorv1.SignedRevocations {
@@ -5261,7 +5608,7 @@ type PutRevocationsResponse struct {
 
 func (x *PutRevocationsResponse) Reset() {
 	*x = PutRevocationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5273,7 +5620,7 @@ func (x *PutRevocationsResponse) String() string {
 func (*PutRevocationsResponse) ProtoMessage() {}
 
 func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5286,7 +5633,7 @@ func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*PutRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PutRevocationsResponse) GetSerial() uint64 {
@@ -5305,7 +5652,7 @@ type ListCheckpointsRequest struct {
 
 func (x *ListCheckpointsRequest) Reset() {
 	*x = ListCheckpointsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5317,7 +5664,7 @@ func (x *ListCheckpointsRequest) String() string {
 func (*ListCheckpointsRequest) ProtoMessage() {}
 
 func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5330,7 +5677,7 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ListCheckpointsRequest) GetPageSize() uint32 {
@@ -5350,7 +5697,7 @@ type ListCheckpointsResponse struct {
 
 func (x *ListCheckpointsResponse) Reset() {
 	*x = ListCheckpointsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5362,7 +5709,7 @@ func (x *ListCheckpointsResponse) String() string {
 func (*ListCheckpointsResponse) ProtoMessage() {}
 
 func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5375,7 +5722,7 @@ func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListCheckpointsResponse) GetCheckpoints() []*raftv1.Checkpoint {
@@ -5470,7 +5817,38 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\v2\x19.vedette.operator.v1.HostR\x04host\x12A\n" +
 	"\n" +
 	"behaviours\x18\x02 \x03(\v2!.vedette.operator.v1.BehaviourRowR\n" +
-	"behaviours\"\xbd\x01\n" +
+	"behaviours\"\xa9\x01\n" +
+	"\x15GetHostHistoryRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18\x03 \x01(\x03R\x05until\x12\x14\n" +
+	"\x05grain\x18\x04 \x01(\tR\x05grain\x12\x1b\n" +
+	"\tpage_size\x18\x05 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tR\tpageToken\"\xb2\x02\n" +
+	"\x16GetHostHistoryResponse\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
+	"\thost_name\x18\x02 \x01(\tR\bhostName\x12\x14\n" +
+	"\x05grain\x18\x03 \x01(\tR\x05grain\x123\n" +
+	"\x04rows\x18\x04 \x03(\v2\x1f.vedette.operator.v1.HistoryRowR\x04rows\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05began\x18\x06 \x01(\x03R\x05began\x12;\n" +
+	"\areaches\x18\a \x03(\v2!.vedette.operator.v1.HistoryReachR\areaches\x12\x14\n" +
+	"\x05since\x18\b \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18\t \x01(\x03R\x05until\"\xc7\x01\n" +
+	"\n" +
+	"HistoryRow\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x1c\n" +
+	"\tsummaries\x18\x02 \x01(\x04R\tsummaries\x12\x16\n" +
+	"\x06events\x18\x03 \x01(\x04R\x06events\x12%\n" +
+	"\x0enew_behaviours\x18\x04 \x01(\x04R\rnewBehaviours\x12\x16\n" +
+	"\x06losses\x18\x05 \x01(\x04R\x06losses\x12\x1a\n" +
+	"\bfindings\x18\x06 \x01(\x04R\bfindings\x12\x14\n" +
+	"\x05flows\x18\a \x01(\x04R\x05flows\"<\n" +
+	"\fHistoryReach\x12\x14\n" +
+	"\x05grain\x18\x01 \x01(\tR\x05grain\x12\x16\n" +
+	"\x06oldest\x18\x02 \x01(\x03R\x06oldest\"\xbd\x01\n" +
 	"\fBehaviourRow\x12:\n" +
 	"\tbehaviour\x18\x01 \x01(\v2\x1c.vedette.sensor.v1.BehaviourR\tbehaviour\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x1b\n" +
@@ -5738,7 +6116,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x18\n" +
-	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\xa8\x03\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\xc2\x03\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -5755,7 +6133,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"disk_total\x18\v \x01(\x04R\tdiskTotal\x12)\n" +
 	"\x10certificate_ends\x18\f \x01(\x03R\x0fcertificateEnds\x12\x1b\n" +
 	"\tnot_ready\x18\r \x03(\tR\bnotReady\x12\x16\n" +
-	"\x06alarms\x18\x14 \x03(\tR\x06alarms\"\x14\n" +
+	"\x06alarms\x18\x14 \x03(\tR\x06alarms\x12\x18\n" +
+	"\adiffers\x18# \x01(\x04R\adiffers\"\x14\n" +
 	"\x12ListMembersRequest\"\xab\x01\n" +
 	"\x13ListMembersResponse\x125\n" +
 	"\amembers\x18\x01 \x03(\v2\x1b.vedette.operator.v1.MemberR\amembers\x12A\n" +
@@ -5842,11 +6221,12 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\"v\n" +
 	"\x17ListCheckpointsResponse\x12=\n" +
 	"\vcheckpoints\x18\x01 \x03(\v2\x1b.vedette.raft.v1.CheckpointR\vcheckpoints\x12\x1c\n" +
-	"\tauthority\x18\x02 \x03(\fR\tauthority2\xc9\x19\n" +
+	"\tauthority\x18\x02 \x03(\fR\tauthority2\xb4\x1a\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
-	"\aGetHost\x12#.vedette.operator.v1.GetHostRequest\x1a$.vedette.operator.v1.GetHostResponse\x12c\n" +
+	"\aGetHost\x12#.vedette.operator.v1.GetHostRequest\x1a$.vedette.operator.v1.GetHostResponse\x12i\n" +
+	"\x0eGetHostHistory\x12*.vedette.operator.v1.GetHostHistoryRequest\x1a+.vedette.operator.v1.GetHostHistoryResponse\x12c\n" +
 	"\fListFindings\x12(.vedette.operator.v1.ListFindingsRequest\x1a).vedette.operator.v1.ListFindingsResponse\x12]\n" +
 	"\n" +
 	"GetFinding\x12&.vedette.operator.v1.GetFindingRequest\x1a'.vedette.operator.v1.GetFindingResponse\x12f\n" +
@@ -5893,7 +6273,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -5903,234 +6283,242 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*ListHostsResponse)(nil),          // 5: vedette.operator.v1.ListHostsResponse
 	(*GetHostRequest)(nil),             // 6: vedette.operator.v1.GetHostRequest
 	(*GetHostResponse)(nil),            // 7: vedette.operator.v1.GetHostResponse
-	(*BehaviourRow)(nil),               // 8: vedette.operator.v1.BehaviourRow
-	(*FindingRow)(nil),                 // 9: vedette.operator.v1.FindingRow
-	(*ListFindingsRequest)(nil),        // 10: vedette.operator.v1.ListFindingsRequest
-	(*ListFindingsResponse)(nil),       // 11: vedette.operator.v1.ListFindingsResponse
-	(*GetFindingRequest)(nil),          // 12: vedette.operator.v1.GetFindingRequest
-	(*GetFindingResponse)(nil),         // 13: vedette.operator.v1.GetFindingResponse
-	(*ListIncidentsRequest)(nil),       // 14: vedette.operator.v1.ListIncidentsRequest
-	(*ListIncidentsResponse)(nil),      // 15: vedette.operator.v1.ListIncidentsResponse
-	(*GetIncidentRequest)(nil),         // 16: vedette.operator.v1.GetIncidentRequest
-	(*GetIncidentResponse)(nil),        // 17: vedette.operator.v1.GetIncidentResponse
-	(*CloseIncidentRequest)(nil),       // 18: vedette.operator.v1.CloseIncidentRequest
-	(*CloseIncidentResponse)(nil),      // 19: vedette.operator.v1.CloseIncidentResponse
-	(*SelectHostsRequest)(nil),         // 20: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),        // 21: vedette.operator.v1.SelectHostsResponse
-	(*PreviewOrderRequest)(nil),        // 22: vedette.operator.v1.PreviewOrderRequest
-	(*PreviewOrderResponse)(nil),       // 23: vedette.operator.v1.PreviewOrderResponse
-	(*Dependent)(nil),                  // 24: vedette.operator.v1.Dependent
-	(*SubmitGrantRequest)(nil),         // 25: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),        // 26: vedette.operator.v1.SubmitGrantResponse
-	(*Operation)(nil),                  // 27: vedette.operator.v1.Operation
-	(*ListOperationsRequest)(nil),      // 28: vedette.operator.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),     // 29: vedette.operator.v1.ListOperationsResponse
-	(*ApproveOperationRequest)(nil),    // 30: vedette.operator.v1.ApproveOperationRequest
-	(*ApproveOperationResponse)(nil),   // 31: vedette.operator.v1.ApproveOperationResponse
-	(*VetoOperationRequest)(nil),       // 32: vedette.operator.v1.VetoOperationRequest
-	(*VetoOperationResponse)(nil),      // 33: vedette.operator.v1.VetoOperationResponse
-	(*ApplyIntentRequest)(nil),         // 34: vedette.operator.v1.ApplyIntentRequest
-	(*ApplyIntentResponse)(nil),        // 35: vedette.operator.v1.ApplyIntentResponse
-	(*GetIntentRequest)(nil),           // 36: vedette.operator.v1.GetIntentRequest
-	(*GetIntentResponse)(nil),          // 37: vedette.operator.v1.GetIntentResponse
-	(*ListIntentsRequest)(nil),         // 38: vedette.operator.v1.ListIntentsRequest
-	(*ListIntentsResponse)(nil),        // 39: vedette.operator.v1.ListIntentsResponse
-	(*TestIntentRequest)(nil),          // 40: vedette.operator.v1.TestIntentRequest
-	(*TestIntentResponse)(nil),         // 41: vedette.operator.v1.TestIntentResponse
-	(*Verdict)(nil),                    // 42: vedette.operator.v1.Verdict
-	(*GetScorecardRequest)(nil),        // 43: vedette.operator.v1.GetScorecardRequest
-	(*GetScorecardResponse)(nil),       // 44: vedette.operator.v1.GetScorecardResponse
-	(*Score)(nil),                      // 45: vedette.operator.v1.Score
-	(*Isolation)(nil),                  // 46: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),      // 47: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil),     // 48: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),        // 49: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),       // 50: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),                 // 51: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),           // 52: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),          // 53: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),         // 54: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 55: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                     // 56: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),         // 57: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),        // 58: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),        // 59: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 60: vedette.operator.v1.RemoveMemberResponse
-	(*PutSignedNodesRequest)(nil),      // 61: vedette.operator.v1.PutSignedNodesRequest
-	(*PutSignedNodesResponse)(nil),     // 62: vedette.operator.v1.PutSignedNodesResponse
-	(*DebugInfoRequest)(nil),           // 63: vedette.operator.v1.DebugInfoRequest
-	(*DebugInfoResponse)(nil),          // 64: vedette.operator.v1.DebugInfoResponse
-	(*LogLine)(nil),                    // 65: vedette.operator.v1.LogLine
-	(*WatchRequest)(nil),               // 66: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),              // 67: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),                 // 68: vedette.operator.v1.HostChange
-	(*BackupRequest)(nil),              // 69: vedette.operator.v1.BackupRequest
-	(*BackupResponse)(nil),             // 70: vedette.operator.v1.BackupResponse
-	(*RemoveHostRequest)(nil),          // 71: vedette.operator.v1.RemoveHostRequest
-	(*RemoveHostResponse)(nil),         // 72: vedette.operator.v1.RemoveHostResponse
-	(*OperatorRow)(nil),                // 73: vedette.operator.v1.OperatorRow
-	(*ListOperatorsRequest)(nil),       // 74: vedette.operator.v1.ListOperatorsRequest
-	(*ListOperatorsResponse)(nil),      // 75: vedette.operator.v1.ListOperatorsResponse
-	(*PutRevocationsRequest)(nil),      // 76: vedette.operator.v1.PutRevocationsRequest
-	(*PutRevocationsResponse)(nil),     // 77: vedette.operator.v1.PutRevocationsResponse
-	(*ListCheckpointsRequest)(nil),     // 78: vedette.operator.v1.ListCheckpointsRequest
-	(*ListCheckpointsResponse)(nil),    // 79: vedette.operator.v1.ListCheckpointsResponse
-	nil,                                // 80: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 81: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 82: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 83: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 84: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 85: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 86: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 87: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 88: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 89: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),           // 90: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 91: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 92: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 93: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 94: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 95: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 96: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 97: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 98: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 99: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 100: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 101: vedette.raft.v1.Checkpoint
+	(*GetHostHistoryRequest)(nil),      // 8: vedette.operator.v1.GetHostHistoryRequest
+	(*GetHostHistoryResponse)(nil),     // 9: vedette.operator.v1.GetHostHistoryResponse
+	(*HistoryRow)(nil),                 // 10: vedette.operator.v1.HistoryRow
+	(*HistoryReach)(nil),               // 11: vedette.operator.v1.HistoryReach
+	(*BehaviourRow)(nil),               // 12: vedette.operator.v1.BehaviourRow
+	(*FindingRow)(nil),                 // 13: vedette.operator.v1.FindingRow
+	(*ListFindingsRequest)(nil),        // 14: vedette.operator.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),       // 15: vedette.operator.v1.ListFindingsResponse
+	(*GetFindingRequest)(nil),          // 16: vedette.operator.v1.GetFindingRequest
+	(*GetFindingResponse)(nil),         // 17: vedette.operator.v1.GetFindingResponse
+	(*ListIncidentsRequest)(nil),       // 18: vedette.operator.v1.ListIncidentsRequest
+	(*ListIncidentsResponse)(nil),      // 19: vedette.operator.v1.ListIncidentsResponse
+	(*GetIncidentRequest)(nil),         // 20: vedette.operator.v1.GetIncidentRequest
+	(*GetIncidentResponse)(nil),        // 21: vedette.operator.v1.GetIncidentResponse
+	(*CloseIncidentRequest)(nil),       // 22: vedette.operator.v1.CloseIncidentRequest
+	(*CloseIncidentResponse)(nil),      // 23: vedette.operator.v1.CloseIncidentResponse
+	(*SelectHostsRequest)(nil),         // 24: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),        // 25: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),        // 26: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),       // 27: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                  // 28: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),         // 29: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),        // 30: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                  // 31: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),      // 32: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),     // 33: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),    // 34: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil),   // 35: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),       // 36: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),      // 37: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),         // 38: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),        // 39: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),           // 40: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),          // 41: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),         // 42: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),        // 43: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),          // 44: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),         // 45: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                    // 46: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),        // 47: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),       // 48: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                      // 49: vedette.operator.v1.Score
+	(*Isolation)(nil),                  // 50: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),      // 51: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),     // 52: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),        // 53: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 54: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),                 // 55: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),           // 56: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),          // 57: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),         // 58: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 59: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                     // 60: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),         // 61: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 62: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),        // 63: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 64: vedette.operator.v1.RemoveMemberResponse
+	(*PutSignedNodesRequest)(nil),      // 65: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),     // 66: vedette.operator.v1.PutSignedNodesResponse
+	(*DebugInfoRequest)(nil),           // 67: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),          // 68: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                    // 69: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),               // 70: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),              // 71: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),                 // 72: vedette.operator.v1.HostChange
+	(*BackupRequest)(nil),              // 73: vedette.operator.v1.BackupRequest
+	(*BackupResponse)(nil),             // 74: vedette.operator.v1.BackupResponse
+	(*RemoveHostRequest)(nil),          // 75: vedette.operator.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),         // 76: vedette.operator.v1.RemoveHostResponse
+	(*OperatorRow)(nil),                // 77: vedette.operator.v1.OperatorRow
+	(*ListOperatorsRequest)(nil),       // 78: vedette.operator.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),      // 79: vedette.operator.v1.ListOperatorsResponse
+	(*PutRevocationsRequest)(nil),      // 80: vedette.operator.v1.PutRevocationsRequest
+	(*PutRevocationsResponse)(nil),     // 81: vedette.operator.v1.PutRevocationsResponse
+	(*ListCheckpointsRequest)(nil),     // 82: vedette.operator.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),    // 83: vedette.operator.v1.ListCheckpointsResponse
+	nil,                                // 84: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 85: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 86: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 87: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 88: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 89: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 90: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 91: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 92: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 93: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 94: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 95: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 96: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 97: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 98: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 99: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 100: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 101: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 102: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 103: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 104: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 105: vedette.raft.v1.Checkpoint
 }
 var file_vedette_operator_proto_depIdxs = []int32{
-	56,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	84,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	80,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	85,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	86,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	87,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	88,  // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	81,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	60,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
+	88,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	84,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	89,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	90,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	91,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	92,  // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	85,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
-	8,   // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	89,  // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	90,  // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
-	9,   // 14: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	9,   // 15: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	91,  // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	91,  // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	9,   // 18: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	91,  // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	3,   // 20: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 21: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,   // 22: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	92,  // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	93,  // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	94,  // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,   // 26: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	24,  // 27: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	82,  // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	95,  // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	95,  // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	27,  // 31: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	96,  // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	27,  // 33: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	27,  // 34: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	97,  // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	97,  // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	97,  // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	98,  // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	42,  // 39: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	45,  // 40: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	94,  // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	46,  // 42: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	46,  // 43: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	27,  // 44: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	51,  // 45: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	83,  // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	56,  // 47: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	84,  // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	84,  // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	65,  // 50: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	99,  // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	9,   // 52: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	91,  // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	46,  // 54: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	68,  // 55: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	2,   // 56: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
-	73,  // 57: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	100, // 58: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	100, // 59: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	101, // 60: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	0,   // 61: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 62: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 63: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	10,  // 64: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	12,  // 65: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	14,  // 66: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	16,  // 67: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	18,  // 68: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	20,  // 69: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	22,  // 70: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	25,  // 71: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	28,  // 72: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	30,  // 73: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	32,  // 74: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	34,  // 75: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	36,  // 76: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	38,  // 77: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	40,  // 78: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	43,  // 79: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	47,  // 80: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	49,  // 81: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	52,  // 82: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	54,  // 83: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	57,  // 84: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	59,  // 85: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	61,  // 86: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	63,  // 87: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	69,  // 88: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	71,  // 89: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	74,  // 90: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	76,  // 91: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	78,  // 92: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	66,  // 93: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 94: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 95: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 96: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	11,  // 97: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	13,  // 98: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	15,  // 99: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	17,  // 100: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	19,  // 101: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	21,  // 102: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	23,  // 103: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	26,  // 104: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	29,  // 105: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	31,  // 106: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	33,  // 107: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	35,  // 108: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	37,  // 109: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	39,  // 110: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	41,  // 111: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	44,  // 112: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	48,  // 113: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	50,  // 114: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	53,  // 115: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	55,  // 116: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	58,  // 117: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	60,  // 118: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	62,  // 119: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	64,  // 120: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	70,  // 121: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	72,  // 122: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	75,  // 123: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	77,  // 124: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	79,  // 125: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	67,  // 126: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	94,  // [94:127] is the sub-list for method output_type
-	61,  // [61:94] is the sub-list for method input_type
-	61,  // [61:61] is the sub-list for extension type_name
-	61,  // [61:61] is the sub-list for extension extendee
-	0,   // [0:61] is the sub-list for field type_name
+	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
+	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
+	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
+	93,  // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	94,  // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	13,  // 16: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	13,  // 17: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	95,  // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	95,  // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	13,  // 20: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	95,  // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	3,   // 22: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 23: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 24: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	96,  // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	97,  // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	98,  // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 28: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	28,  // 29: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	86,  // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	99,  // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	99,  // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	31,  // 33: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	100, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	31,  // 35: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	31,  // 36: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	101, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	101, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	101, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	102, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	46,  // 41: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	49,  // 42: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	98,  // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	50,  // 44: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	50,  // 45: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	31,  // 46: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	55,  // 47: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	87,  // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	60,  // 49: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	88,  // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	88,  // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	69,  // 52: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	103, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	13,  // 54: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	95,  // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	50,  // 56: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	72,  // 57: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 58: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	77,  // 59: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	104, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	104, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	105, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	0,   // 63: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 64: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 65: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 66: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	14,  // 67: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	16,  // 68: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	18,  // 69: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	20,  // 70: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	22,  // 71: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	24,  // 72: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	26,  // 73: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	29,  // 74: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	32,  // 75: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	34,  // 76: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	36,  // 77: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	38,  // 78: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	40,  // 79: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	42,  // 80: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	44,  // 81: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	47,  // 82: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	51,  // 83: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	53,  // 84: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	56,  // 85: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	58,  // 86: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	61,  // 87: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	63,  // 88: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	65,  // 89: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	67,  // 90: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	73,  // 91: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	75,  // 92: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	78,  // 93: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	80,  // 94: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	82,  // 95: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	70,  // 96: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,   // 97: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 98: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 99: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 100: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	15,  // 101: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	17,  // 102: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	19,  // 103: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	21,  // 104: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	23,  // 105: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	25,  // 106: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	27,  // 107: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	30,  // 108: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	33,  // 109: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	35,  // 110: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	37,  // 111: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	39,  // 112: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	41,  // 113: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	43,  // 114: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	45,  // 115: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	48,  // 116: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	52,  // 117: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	54,  // 118: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	57,  // 119: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	59,  // 120: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	62,  // 121: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	64,  // 122: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	66,  // 123: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	68,  // 124: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	74,  // 125: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	76,  // 126: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	79,  // 127: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	81,  // 128: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	83,  // 129: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	71,  // 130: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	97,  // [97:131] is the sub-list for method output_type
+	63,  // [63:97] is the sub-list for method input_type
+	63,  // [63:63] is the sub-list for extension type_name
+	63,  // [63:63] is the sub-list for extension extendee
+	0,   // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -6138,7 +6526,7 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
-	file_vedette_operator_proto_msgTypes[67].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[71].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
@@ -6151,7 +6539,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   84,
+			NumMessages:   88,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -64,6 +64,7 @@ type Command struct {
 	//	*Command_PutCheckpoint
 	//	*Command_Retain
 	//	*Command_Forget
+	//	*Command_RetireHost
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -397,6 +398,15 @@ func (x *Command) GetForget() *Forget {
 	return nil
 }
 
+func (x *Command) GetRetireHost() *RetireHost {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RetireHost); ok {
+			return x.RetireHost
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -521,6 +531,10 @@ type Command_Forget struct {
 	Forget *Forget `protobuf:"bytes,31,opt,name=forget,proto3,oneof"`
 }
 
+type Command_RetireHost struct {
+	RetireHost *RetireHost `protobuf:"bytes,57,opt,name=retire_host,json=retireHost,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -580,6 +594,8 @@ func (*Command_PutCheckpoint) isCommand_Body() {}
 func (*Command_Retain) isCommand_Body() {}
 
 func (*Command_Forget) isCommand_Body() {}
+
+func (*Command_RetireHost) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2602,7 +2618,9 @@ type NodeStatus struct {
 	LastTerm    uint64 `protobuf:"varint,25,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
 	LastContact int64  `protobuf:"varint,26,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"` // ns
 	// The highest number of a Command's body that it knows; 0: a release that does not say.
-	Speaks        uint32 `protobuf:"varint,27,opt,name=speaks,proto3" json:"speaks,omitempty"`
+	Speaks uint32 `protobuf:"varint,27,opt,name=speaks,proto3" json:"speaks,omitempty"`
+	// The first log index of a window in which it holds something else than others; 0: none.
+	Differs       uint64 `protobuf:"varint,35,opt,name=differs,proto3" json:"differs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2717,6 +2735,13 @@ func (x *NodeStatus) GetLastContact() int64 {
 func (x *NodeStatus) GetSpeaks() uint32 {
 	if x != nil {
 		return x.Speaks
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetDiffers() uint64 {
+	if x != nil {
+		return x.Differs
 	}
 	return 0
 }
@@ -3158,6 +3183,59 @@ func (x *RemoveHost) GetReason() string {
 	return ""
 }
 
+// A host's identity counts no more, and the orders that wait for it are over.
+type RetireHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireHost) Reset() {
+	*x = RetireHost{}
+	mi := &file_vedette_raft_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireHost) ProtoMessage() {}
+
+func (x *RetireHost) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireHost.ProtoReflect.Descriptor instead.
+func (*RetireHost) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RetireHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RetireHost) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Whose signatures count no more, as an admin signed it. The proposer has verified it.
 type PutRevocations struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
@@ -3169,7 +3247,7 @@ type PutRevocations struct {
 
 func (x *PutRevocations) Reset() {
 	*x = PutRevocations{}
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3259,7 @@ func (x *PutRevocations) String() string {
 func (*PutRevocations) ProtoMessage() {}
 
 func (x *PutRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3272,7 @@ func (x *PutRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocations.ProtoReflect.Descriptor instead.
 func (*PutRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PutRevocations) GetSigned() *sensorv1.SignedRevocations {
@@ -3221,7 +3299,7 @@ type PutCheckpoint struct {
 
 func (x *PutCheckpoint) Reset() {
 	*x = PutCheckpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3311,7 @@ func (x *PutCheckpoint) String() string {
 func (*PutCheckpoint) ProtoMessage() {}
 
 func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3324,7 @@ func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCheckpoint.ProtoReflect.Descriptor instead.
 func (*PutCheckpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PutCheckpoint) GetCheckpoint() *Checkpoint {
@@ -3272,7 +3350,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3284,7 +3362,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3297,7 +3375,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Checkpoint) GetClusterId() string {
@@ -3371,7 +3449,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3383,7 +3461,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3396,7 +3474,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Retain) GetRows() uint32 {
@@ -3488,7 +3566,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3578,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3591,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Forget) GetSightings() uint32 {
@@ -3541,7 +3619,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xf8\x10\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xb8\x11\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -3581,7 +3659,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x0fput_revocations\x18) \x01(\v2\x1f.vedette.raft.v1.PutRevocationsH\x00R\x0eputRevocations\x12G\n" +
 	"\x0eput_checkpoint\x18* \x01(\v2\x1e.vedette.raft.v1.PutCheckpointH\x00R\rputCheckpoint\x121\n" +
 	"\x06retain\x18\x1e \x01(\v2\x17.vedette.raft.v1.RetainH\x00R\x06retain\x121\n" +
-	"\x06forget\x18\x1f \x01(\v2\x17.vedette.raft.v1.ForgetH\x00R\x06forgetB\x06\n" +
+	"\x06forget\x18\x1f \x01(\v2\x17.vedette.raft.v1.ForgetH\x00R\x06forget\x12>\n" +
+	"\vretire_host\x189 \x01(\v2\x1b.vedette.raft.v1.RetireHostH\x00R\n" +
+	"retireHostB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -3750,7 +3830,7 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x123\n" +
-	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x82\x03\n" +
+	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x9c\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -3766,7 +3846,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"last_index\x18\x18 \x01(\x04R\tlastIndex\x12\x1b\n" +
 	"\tlast_term\x18\x19 \x01(\x04R\blastTerm\x12!\n" +
 	"\flast_contact\x18\x1a \x01(\x03R\vlastContact\x12\x16\n" +
-	"\x06speaks\x18\x1b \x01(\rR\x06speaks\"|\n" +
+	"\x06speaks\x18\x1b \x01(\rR\x06speaks\x12\x18\n" +
+	"\adiffers\x18# \x01(\x04R\adiffers\"|\n" +
 	"\x10ReportDivergence\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x16\n" +
@@ -3799,6 +3880,10 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\bidentity\x18\x01 \x01(\bR\bidentity\"8\n" +
 	"\n" +
 	"RemoveHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"8\n" +
+	"\n" +
+	"RetireHost\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"f\n" +
 	"\x0ePutRevocations\x12<\n" +
@@ -3850,7 +3935,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
@@ -3890,24 +3975,25 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*RecoverCluster)(nil),             // 35: vedette.raft.v1.RecoverCluster
 	(*NoteBackup)(nil),                 // 36: vedette.raft.v1.NoteBackup
 	(*RemoveHost)(nil),                 // 37: vedette.raft.v1.RemoveHost
-	(*PutRevocations)(nil),             // 38: vedette.raft.v1.PutRevocations
-	(*PutCheckpoint)(nil),              // 39: vedette.raft.v1.PutCheckpoint
-	(*Checkpoint)(nil),                 // 40: vedette.raft.v1.Checkpoint
-	(*Retain)(nil),                     // 41: vedette.raft.v1.Retain
-	(*Forget)(nil),                     // 42: vedette.raft.v1.Forget
-	nil,                                // 43: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 44: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 45: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 46: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 47: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 48: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 49: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 50: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 51: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 52: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 53: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 54: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 55: vedette.sensor.v1.SignedRevocations
+	(*RetireHost)(nil),                 // 38: vedette.raft.v1.RetireHost
+	(*PutRevocations)(nil),             // 39: vedette.raft.v1.PutRevocations
+	(*PutCheckpoint)(nil),              // 40: vedette.raft.v1.PutCheckpoint
+	(*Checkpoint)(nil),                 // 41: vedette.raft.v1.Checkpoint
+	(*Retain)(nil),                     // 42: vedette.raft.v1.Retain
+	(*Forget)(nil),                     // 43: vedette.raft.v1.Forget
+	nil,                                // 44: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 45: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 46: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 47: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 48: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 49: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 50: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 51: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 52: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 53: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 54: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 55: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 56: vedette.sensor.v1.SignedRevocations
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -3936,46 +4022,47 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	35, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
 	36, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
 	37, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
-	38, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
-	39, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
-	41, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
-	42, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
-	3,  // 30: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	44, // 31: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	45, // 32: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	46, // 33: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	43, // 34: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	46, // 35: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	45, // 36: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	47, // 37: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	48, // 38: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	49, // 39: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	50, // 40: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	51, // 41: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	52, // 42: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	49, // 43: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 44: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 45: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 46: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	47, // 47: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	53, // 48: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	45, // 49: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 50: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	54, // 51: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 52: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 53: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 54: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 55: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 56: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	47, // 57: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	47, // 58: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	55, // 59: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	40, // 60: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	39, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	40, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	42, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
+	43, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
+	38, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
+	3,  // 31: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	45, // 32: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	46, // 33: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	47, // 34: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	44, // 35: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	47, // 36: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	46, // 37: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	48, // 38: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	49, // 39: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	50, // 40: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	51, // 41: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	52, // 42: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	53, // 43: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	50, // 44: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 45: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 46: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 47: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	48, // 48: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	54, // 49: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	46, // 50: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 51: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	55, // 52: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 53: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 54: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 55: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 56: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 57: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	48, // 58: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	48, // 59: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	56, // 60: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	41, // 61: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4014,6 +4101,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutCheckpoint)(nil),
 		(*Command_Retain)(nil),
 		(*Command_Forget)(nil),
+		(*Command_RetireHost)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4021,7 +4109,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,6 +25,9 @@ type difference struct {
 	certain bool
 }
 
+// from is the first index of its window, and never 0.
+func (d *difference) from() uint64 { return max(d.window*store.CheckEvery, 1) }
+
 // kinds of what is compared.
 var compared = []struct {
 	what string
@@ -117,6 +120,7 @@ func (n *Node) compareStates() {
 		alarm := fmt.Sprintf("holds another state than %s (entries %d to %d, %s), and no majority says which is right, so nothing is changed: "+
 			"take a backup of each, remove the nodes that you trust less and let them join again, empty; then restart this one",
 			strings.Join(d.others, " and "), d.window*store.CheckEvery, (d.window+1)*store.CheckEvery-1, d.what)
+		n.differsAt.Store(d.from())
 		n.disputed.Store(&alarm)
 		n.cfg.Meter.Divergences.Of("undecided").Inc()
 		n.cfg.Logger.Error("this node holds another state than others, and no majority says which is right: nothing is changed",

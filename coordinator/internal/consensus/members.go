@@ -48,6 +48,15 @@ func (n *Node) Members(ctx context.Context) ([]*operatorv1.Member, error) {
 	return members, nil
 }
 
+// Looked is what Members said when this node looked around last, a few seconds ago; who asks
+// waits for nobody.
+func (n *Node) Looked() []*operatorv1.Member {
+	if members := n.looked.Load(); members != nil {
+		return *members
+	}
+	return nil
+}
+
 func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 	if m.GetId() == n.cfg.ID {
 		m.State, m.AppliedIndex, m.LastContact = "alive", n.AppliedIndex(), time.Now().UnixNano()
@@ -80,7 +89,7 @@ func (n *Node) status(ctx context.Context, m *operatorv1.Member) {
 // told copies what a node says of itself.
 func told(m *operatorv1.Member, s *raftv1.NodeStatus) {
 	m.Version, m.DiskFree, m.DiskTotal, m.CertificateEnds, m.NotReady = s.GetVersion(), s.GetDiskFree(), s.GetDiskTotal(), s.GetCertificateEnds(), s.GetNotReady()
-	m.Alarms = s.GetAlarms()
+	m.Alarms, m.Differs = s.GetAlarms(), s.GetDiffers()
 }
 
 // Removed says whether the cluster goes on without this node: it is without a

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 )
 
 const (
@@ -55,7 +56,11 @@ type Node struct {
 	differing        atomic.Pointer[difference]
 	resyncs          []time.Time
 	disputed, unread atomic.Pointer[string]
-	handing          atomic.Bool
+	// differsAt is the first index of a window in which this node holds something else; 0: none.
+	differsAt atomic.Uint64
+	// looked is what the members said when this node looked around last.
+	looked  atomic.Pointer[[]*operatorv1.Member]
+	handing atomic.Bool
 	// told has what each member said of its checks last, by id.
 	told sync.Map
 	// contacts remembers each member's last answer, by id.
@@ -163,6 +168,7 @@ func (n *Node) open(dir string) (err error) {
 	n.start(n.lookAround)
 	if _, err := os.Stat(n.marker()); err == nil {
 		d := &difference{what: "restart", certain: true}
+		n.differsAt.Store(d.from())
 		n.differing.Store(d)
 		n.cfg.Logger.Error("this node's state differed when it was stopped: it does not serve until it has taken over another's")
 		n.start(func() { n.resync(d) })

@@ -42,6 +42,7 @@ func (n *Node) differs(d *difference) {
 	if err := os.WriteFile(n.marker(), []byte(d.what+"\n"), 0o600); err != nil {
 		n.cfg.Logger.Error("noting that the state differs", "error", err)
 	}
+	n.differsAt.Store(d.from())
 	n.differing.Store(d)
 	n.cfg.Meter.Divergences.Of(d.what).Inc()
 	n.cfg.Logger.Error("this node holds another state than the majority: it stops serving and takes the state over from one of them; look after its disk and memory",
@@ -69,6 +70,7 @@ func (n *Node) resync(d *difference) {
 	n.disputed.Store(nil)
 	n.told.Clear()
 	n.differing.Store(nil)
+	n.differsAt.Store(0)
 	n.cfg.Meter.Resyncs.Inc()
 	n.cfg.Logger.Warn("the state is the other nodes' again: this node serves", "from", from, "index", index)
 	n.start(func() { n.reportDivergence(d, from, index) })

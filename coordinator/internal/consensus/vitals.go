@@ -95,7 +95,7 @@ func (n *Node) statusOf() *raftv1.NodeStatus {
 	v := n.Vitals()
 	s := &raftv1.NodeStatus{Version: n.cfg.Version, Time: time.Now().UnixNano(), DiskFree: v.DiskFree, DiskTotal: v.DiskTotal, NotReady: v.Unready(),
 		Checks: checksToWire(n.db.Checks()), Alarms: n.alarms()}
-	s.Speaks = n.cfg.Speaks
+	s.Speaks, s.Differs = n.cfg.Speaks, n.differsAt.Load()
 	n.fitness(s)
 	if n.cfg.CertificateEnds != nil {
 		s.CertificateEnds = n.cfg.CertificateEnds().UnixNano()
@@ -138,7 +138,9 @@ func (n *Node) lookAround() {
 				n.cfg.Meter.LeaderChanges.Inc()
 			}
 		case <-ticker.C:
-			_, _ = n.Members(n.closing)
+			if members, err := n.Members(n.closing); err == nil {
+				n.looked.Store(&members)
+			}
 			n.compareStates()
 		}
 	}

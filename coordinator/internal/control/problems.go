@@ -31,6 +31,8 @@ const (
 	rootEndsSoon = 180 * 24 * time.Hour
 	// shownCut is how long a status tells that the state was too large.
 	shownCut = 7 * 24 * time.Hour
+	// shownDiffered is how long a status tells that a node held another state.
+	shownDiffered = 7 * 24 * time.Hour
 	// namedOrders is how many orders that wait are named: all of it must fit on a screen.
 	namedOrders = 3
 )
@@ -51,6 +53,8 @@ type view struct {
 	// roots are the ends of the authorities' certificates, by what they are called.
 	roots   map[string]time.Time
 	dropped uint64
+	// differed are the audit's entries about nodes that took the others' state over, oldest first.
+	differed []*operatorv1.AuditEntry
 }
 
 // problems are what is wrong and what to do, gravest first, a sentence or two each; no
@@ -101,6 +105,9 @@ func (v *view) ofNodes() []string {
 		}
 	}
 	if said := v.versions(); said != "" {
+		say("%s", said)
+	}
+	for _, said := range v.mended() {
 		say("%s", said)
 	}
 	if total == 2 {
@@ -165,6 +172,25 @@ func (v *view) ailing(m *operatorv1.Member, newest uint64) (out []string) {
 	}
 	if end := m.GetCertificateEnds(); end > 0 && time.Unix(0, end).Sub(v.now) < endsSoon {
 		say("has a certificate that %s, and has not renewed it: run 'systemctl restart vedette-coordinator' there; its log says what fails.", v.ends(time.Unix(0, end)))
+	}
+	return out
+}
+
+// mended says which nodes held another state lately. They are well again, and what made them wrong
+// may not be.
+func (v *view) mended() (out []string) {
+	times, last := make(map[string]int), make(map[string]int64)
+	for _, e := range v.differed {
+		times[e.GetSubject()]++
+		last[e.GetSubject()] = e.GetTime()
+	}
+	for _, id := range slices.Sorted(maps.Keys(times)) {
+		often := ""
+		if times[id] > 1 {
+			often = fmt.Sprintf(", the last of %d times in %s", times[id], long(shownDiffered))
+		}
+		out = append(out, fmt.Sprintf("Node %s held another state than the others and took theirs over at %s%s: look after its disk and memory ('journalctl -k' there), and replace it if that comes again.",
+			id, clock(last[id]), often))
 	}
 	return out
 }

@@ -87,6 +87,12 @@ func TestProblems(t *testing.T) {
 				m.Alarms = []string{"holds another state than n1 and n2 (entries 4000 to 4999, slice), and no majority says which is right, so nothing is changed: take a backup of each, remove the nodes that you trust less and let them join again, empty; then restart this one"}
 			})
 		}},
+		{"a node differed", func(v *view) {
+			v.differed = []*operatorv1.AuditEntry{{Subject: "n3", Time: at(-time.Hour)}}
+		}},
+		{"nodes differed again and again", func(v *view) {
+			v.differed = []*operatorv1.AuditEntry{{Subject: "n3", Time: at(-50 * time.Hour)}, {Subject: "n1", Time: at(-5 * time.Hour)}, {Subject: "n3", Time: at(-time.Hour)}}
+		}},
 		{"a disk is nearly full", func(v *view) { v.members = three(func(m *operatorv1.Member) { m.DiskFree = 300 << 20 }) }},
 		{"a large disk is nearly full", func(v *view) { v.members = three(func(m *operatorv1.Member) { m.DiskFree = 4 << 30 }) }},
 		{"a clock is ahead", func(v *view) {

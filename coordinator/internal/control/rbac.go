@@ -23,6 +23,7 @@ var least = map[string]string{
 	rpc.OperatorServiceGetStatusProcedure:      operators.RoleViewer,
 	rpc.OperatorServiceListHostsProcedure:      operators.RoleViewer,
 	rpc.OperatorServiceGetHostProcedure:        operators.RoleViewer,
+	rpc.OperatorServiceGetHostHistoryProcedure: operators.RoleViewer,
 	rpc.OperatorServiceListFindingsProcedure:   operators.RoleViewer,
 	rpc.OperatorServiceGetFindingProcedure:     operators.RoleViewer,
 	rpc.OperatorServiceListIncidentsProcedure:  operators.RoleViewer,

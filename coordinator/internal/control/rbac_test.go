@@ -24,7 +24,7 @@ import (
 
 // wanted is who may call what: viewer, hunter, responder, admin.
 var wanted = map[string]string{
-	"GetStatus": "yyyy", "ListHosts": "yyyy", "GetHost": "yyyy", "ListFindings": "yyyy", "GetFinding": "yyyy",
+	"GetStatus": "yyyy", "ListHosts": "yyyy", "GetHost": "yyyy", "GetHostHistory": "yyyy", "ListFindings": "yyyy", "GetFinding": "yyyy",
 	"ListIncidents": "yyyy", "GetIncident": "yyyy", "SelectHosts": "yyyy", "ListIsolations": "yyyy", "GetOperation": "yyyy",
 	"ListAudit": "yyyy", "ListMembers": "yyyy", "Watch": "yyyy",
 	"CloseIncident": "nyyy",

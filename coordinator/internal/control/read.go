@@ -34,11 +34,19 @@ func (s *Server) ListHosts(ctx context.Context, r *operatorv1.ListHostsRequest) 
 			return &operatorv1.ListHostsResponse{}, nil
 		}
 	}
-	hosts, token, err := s.cfg.DB.Hosts(ctx, filter, store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	page, err := s.asked(ctx, r.GetPageSize(), r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	hosts, row, err := s.cfg.DB.Hosts(ctx, filter, page)
 	if err != nil {
 		return nil, readError(err)
 	}
 	s.judgeSilence(hosts...)
+	token, err := s.follows(ctx, row)
+	if err != nil {
+		return nil, err
+	}
 	return &operatorv1.ListHostsResponse{Hosts: hosts, PageToken: token}, nil
 }
 
@@ -69,11 +77,17 @@ func (s *Server) GetHost(ctx context.Context, r *operatorv1.GetHostRequest) (*op
 
 // ListFindings implements the service.
 func (s *Server) ListFindings(ctx context.Context, r *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error) {
-	findings, token, err := s.cfg.DB.Findings(ctx,
-		store.FindingFilter{Host: r.GetHost(), Since: r.GetSince(), Storyline: r.GetStoryline()},
-		store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	page, err := s.asked(ctx, r.GetPageSize(), r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	findings, row, err := s.cfg.DB.Findings(ctx, store.FindingFilter{Host: r.GetHost(), Since: r.GetSince(), Storyline: r.GetStoryline()}, page)
 	if err != nil {
 		return nil, readError(err)
+	}
+	token, err := s.follows(ctx, row)
+	if err != nil {
+		return nil, err
 	}
 	return &operatorv1.ListFindingsResponse{Findings: findings, PageToken: token}, nil
 }
@@ -94,10 +108,17 @@ func (s *Server) ListIncidents(ctx context.Context, r *operatorv1.ListIncidentsR
 	default:
 		return nil, invalid("status %q is neither open nor closed", r.GetStatus())
 	}
-	incidents, token, err := s.cfg.DB.Incidents(ctx, store.IncidentFilter{Status: r.GetStatus(), Since: r.GetSince()},
-		store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
+	page, err := s.asked(ctx, r.GetPageSize(), r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	incidents, row, err := s.cfg.DB.Incidents(ctx, store.IncidentFilter{Status: r.GetStatus(), Since: r.GetSince()}, page)
 	if err != nil {
 		return nil, readError(err)
+	}
+	token, err := s.follows(ctx, row)
+	if err != nil {
+		return nil, err
 	}
 	return &operatorv1.ListIncidentsResponse{Incidents: incidents, PageToken: token}, nil
 }

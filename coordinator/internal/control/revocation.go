@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/proto/link"
 	operators "github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
@@ -40,8 +42,15 @@ func (s *Server) RemoveHost(ctx context.Context, r *operatorv1.RemoveHostRequest
 	if err != nil {
 		return nil, readError(err)
 	}
-	if _, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_RemoveHost{
-		RemoveHost: &raftv1.RemoveHost{Host: host.GetId(), Reason: r.GetReason()}}}); err != nil {
+	_, err = s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_RetireHost{
+		RetireHost: &raftv1.RetireHost{Host: host.GetId(), Reason: r.GetReason()}}})
+	if errors.Is(err, consensus.ErrRefused) {
+		// A node of an older release is there. A stolen host is not to wait for its upgrade; the
+		// orders that wait for it then go on waiting.
+		_, err = s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_RemoveHost{
+			RemoveHost: &raftv1.RemoveHost{Host: host.GetId(), Reason: r.GetReason()}}})
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.cfg.Logger.Warn("host removed", "host", host.GetId(), "name", host.GetName(), "operator", operator(ctx).ID)

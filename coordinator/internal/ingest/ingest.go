@@ -306,6 +306,8 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.closing.Go(func() { s.sendOrder(cmd.GetProposeResponse().GetGrant().GetOperation()) })
 	case cmd.GetRemoveHost() != nil:
 		s.hostRemoved(cmd.GetRemoveHost().GetHost())
+	case cmd.GetRetireHost() != nil:
+		s.hostRemoved(cmd.GetRetireHost().GetHost())
 	case cmd.GetPutIntent() != nil:
 		s.pushIntent(cmd.GetPutIntent().GetSigned())
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:

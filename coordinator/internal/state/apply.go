@@ -183,7 +183,9 @@ func (a *applier) apply() (*raftv1.Result, error) {
 	case *raftv1.Command_NoteBackup:
 		return a.noteBackup(body.NoteBackup)
 	case *raftv1.Command_RemoveHost:
-		return a.removeHost(body.RemoveHost)
+		return a.removeHost(body.RemoveHost.GetHost(), body.RemoveHost.GetReason(), false)
+	case *raftv1.Command_RetireHost:
+		return a.removeHost(body.RetireHost.GetHost(), body.RetireHost.GetReason(), true)
 	case *raftv1.Command_PutCheckpoint:
 		return a.putCheckpoint(body.PutCheckpoint)
 	case *raftv1.Command_PutRevocations:

@@ -136,22 +136,68 @@ func (a *applier) putRevocations(in *raftv1.PutRevocations) (*raftv1.Result, err
 	return accept(fmt.Sprint(next.GetSerial())), nil
 }
 
-// removeHost ends a host's identity. What it has told stays.
-func (a *applier) removeHost(in *raftv1.RemoveHost) (*raftv1.Result, error) {
-	if len(in.GetReason()) > maxReason {
+// removeHost ends a host's identity. What it has told stays. Nobody will answer the orders
+// that wait for it: they end here, where an older release's command left them as they were.
+func (a *applier) removeHost(id, reason string, endOrders bool) (*raftv1.Result, error) {
+	if len(reason) > maxReason {
 		return reject(RejectInvalid, "the reason is longer than %d bytes", maxReason), nil
 	}
-	host, ok, err := a.tx.HostNumber(in.GetHost())
+	host, ok, err := a.tx.HostNumber(id)
 	if err != nil {
 		return nil, fmt.Errorf("reading host: %w", err)
 	}
 	if !ok {
-		return reject(RejectUnknownHost, "host %q is not, or no longer, in this cluster: see `vedette host list`", in.GetHost()), nil
+		return reject(RejectUnknownHost, "host %q is not, or no longer, in this cluster: see `vedette host list`", id), nil
 	}
-	if err := a.tx.RemoveHost(in.GetHost(), host, a.cmd.GetTime()); err != nil {
+	var ended []string
+	if endOrders {
+		if ended, err = a.endOrders(host); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.tx.RemoveHost(id, host, a.cmd.GetTime()); err != nil {
 		return nil, fmt.Errorf("removing host: %w", err)
 	}
-	return accept(in.GetHost()), a.audit("host-remove", in.GetHost(), "reason %q", in.GetReason())
+	if err := a.audit("host-remove", id, "reason %q", reason); err != nil {
+		return nil, err
+	}
+	for _, operation := range ended {
+		if err := a.audit("isolation-failed", id, "operation %s, %s", operation, hostRemoved); err != nil {
+			return nil, err
+		}
+	}
+	return accept(id), nil
+}
+
+// hostRemoved is why an order ended that nobody will answer.
+const hostRemoved = "host removed"
+
+// endOrders ends what waits for a host, and says which operations that were, oldest first.
+func (a *applier) endOrders(host int64) (ended []string, err error) {
+	rows, err := a.tx.HostRows(host)
+	if err != nil {
+		return nil, fmt.Errorf("reading isolations: %w", err)
+	}
+	for i, row := range rows {
+		if row.State != pending {
+			continue
+		}
+		if err := a.tx.SetRowState(row, failed, hostRemoved); err != nil {
+			return nil, fmt.Errorf("ending an order: %w", err)
+		}
+		if err := a.tx.Uncount(row.N); err != nil {
+			return nil, fmt.Errorf("uncounting isolation: %w", err)
+		}
+		rows[i].State = failed
+		ended = append(ended, row.Operation)
+	}
+	if len(ended) == 0 {
+		return nil, nil
+	}
+	if err := a.tx.SetHostIsolation(host, summary(rows)); err != nil {
+		return nil, fmt.Errorf("storing host isolation: %w", err)
+	}
+	return ended, nil
 }
 
 // keyRefused says why a key enrols no host, nil when it may.

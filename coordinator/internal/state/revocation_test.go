@@ -3,6 +3,7 @@ package state_test
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"slices"
 	"strings"
 	"testing"
 
@@ -202,5 +203,46 @@ func TestRemoveHost(t *testing.T) {
 	}
 	if !found {
 		t.Error("the record does not say so")
+	}
+}
+
+// Ensure that what waits for a host ends in the entry that removes it, is in the record, and
+// counts for the governor no more; that what it has applied, and what waits for others, stays; and
+// that the command of an older release means what it meant.
+func TestRetireHost(t *testing.T) {
+	l := fleet(t, 100)
+	applies := hostName(1)
+	l.order(0, 1, "", "op-1", applies, hostName(2))
+	l.want("", command(&raftv1.Ingest{Batches: []*raftv1.HostBatch{{Host: applies, Batch: &sensorv1.Batch{Boot: hash(applies)[:16],
+		Records: []*sensorv1.Record{{Sequence: 1, Body: &sensorv1.Record_Isolation{
+			Isolation: &sensorv1.IsolationStatus{Operation: "op-1", State: sensorv1.IsolationState_ISOLATION_STATE_APPLIED, AppliedAt: now}}}}}}}}))
+	l.order(1, 1, "", "op-2", applies, hostName(3))
+	l.want("", command(&raftv1.RetireHost{Host: applies, Reason: "stolen"}))
+	l.want("", command(&raftv1.RemoveHost{Host: hostName(2), Reason: "old"}))
+	for op, want := range map[string][]string{"op-1": {"applied ", "pending "}, "op-2": {"failed host removed", "pending "}} {
+		rows, err := l.db.Operation(t.Context(), op)
+		if err != nil || len(rows) != 2 {
+			t.Fatalf("%s: %v, %v", op, rows, err)
+		}
+		for i, r := range rows {
+			if got := r.GetState() + " " + r.GetDetail(); got != want[i] {
+				t.Errorf("%s at %s is %q, want %q", op, r.GetHost(), got, want[i])
+			}
+		}
+	}
+	if _, grants, err := l.db.PendingGrants(t.Context(), applies); err != nil || len(grants) != 0 {
+		t.Errorf("%d orders still wait for the host, %v", len(grants), err)
+	}
+	if h, err := l.db.Host(t.Context(), applies); err != nil || h.GetIsolation() != "applied" {
+		t.Errorf("isolation of the removed host: %q, %v", h.GetIsolation(), err)
+	}
+	var told []string
+	for _, e := range auditOf(t, l) {
+		if e.GetSubject() == applies && (e.GetAction() == "host-remove" || e.GetAction() == "isolation-failed") {
+			told = append(told, e.GetAction()+": "+e.GetDetail())
+		}
+	}
+	if want := []string{`host-remove: reason "stolen"`, "isolation-failed: operation op-2, host removed"}; !slices.Equal(told, want) {
+		t.Errorf("the record says %q, want %q", told, want)
 	}
 }

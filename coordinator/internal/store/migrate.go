@@ -41,9 +41,8 @@ func migrate(c *sqlite3.SQLiteConn) error {
 		if err != nil {
 			return err
 		}
-		script := fmt.Sprintf("BEGIN IMMEDIATE;\n%s\nPRAGMA user_version = %d;\nCOMMIT;", text, i+1)
 		failpoint.Hit("migrate.before")
-		if _, err := c.Exec(script, nil); err != nil {
+		if err := apply(c, name, string(text), i+1); err != nil {
 			if !c.AutoCommit() {
 				_, _ = c.Exec("ROLLBACK", nil)
 			}
@@ -52,6 +51,20 @@ func migrate(c *sqlite3.SQLiteConn) error {
 		failpoint.Hit("migrate.after")
 	}
 	return nil
+}
+
+// apply does one migration, in a transaction of its own.
+func apply(c *sqlite3.SQLiteConn, name, text string, version int) error {
+	if _, err := c.Exec("BEGIN IMMEDIATE;\n"+text, nil); err != nil {
+		return err
+	}
+	if fill := fills[name]; fill != nil {
+		if err := fill(c); err != nil {
+			return err
+		}
+	}
+	_, err := c.Exec(fmt.Sprintf("PRAGMA user_version = %d;\nCOMMIT;", version), nil)
+	return err
 }
 
 // checkSchema refuses a state that a later release has made.

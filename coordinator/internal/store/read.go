@@ -48,6 +48,12 @@ func (p Page) before() (int64, error) {
 
 func pageToken(n int64) string { return strconv.FormatInt(n, 36) }
 
+// CommittedIndex is the applied index as a reader sees it: what was read before is in it.
+func (db *DB) CommittedIndex(ctx context.Context) (index uint64, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&index) }, "SELECT idx FROM applied")
+	return index, err
+}
+
 // scanner is a row of database/sql.
 type scanner interface{ Scan(...any) error }
 

@@ -5,8 +5,10 @@ import (
 	"context"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,6 +26,10 @@ type FindingFilter struct {
 	Incident  string
 }
 
+// sinceMargin is how far the clocks of hosts and leaders may be off when findings since a
+// time are looked for, in ns.
+const sinceMargin = int64(2 * time.Hour)
+
 const findingColumns = "f.n, h.id, h.name, f.disposition, f.incident, f.stored_at, f.body FROM findings f JOIN hosts h ON h.n = f.host"
 
 func scanFinding(s scanner, n *int64) (*operatorv1.FindingRow, error) {
@@ -39,14 +45,17 @@ func (db *DB) Findings(ctx context.Context, f FindingFilter, p Page) ([]*operato
 	}
 	q, args := "SELECT "+findingColumns+" WHERE f.n < ?", []any{before}
 	if f.Host != "" {
-		q += " AND f.host IN (SELECT n FROM hosts WHERE id = ? OR name = ?)"
-		args = append(args, f.Host, f.Host)
+		where, of, err := db.ofHost(ctx, "f.host", f.Host)
+		if err != nil {
+			return nil, "", err
+		}
+		q, args = q+where, append(args, of)
 	}
 	if f.Since != 0 {
-		// The list ends where the oldest of them is, and is not read to its end for more. Of
-		// a min(n) SQLite walks along n, not along the times.
-		q += " AND f.time >= ? AND f.n >= (SELECT coalesce(min(+n), 9223372036854775807) FROM findings WHERE time >= ?)"
-		args = append(args, f.Since, f.Since)
+		// Numbers have the order of storing. Where that time was is one look at an index; whose
+		// clock was further ahead than the margin when it was stored is no news of now.
+		q += ` AND f.time >= ? AND f.n >= coalesce((SELECT n FROM findings WHERE stored_at >= ? ORDER BY stored_at, n LIMIT 1), 9223372036854775807)`
+		args = append(args, f.Since, f.Since-sinceMargin)
 	}
 	if f.Storyline != "" {
 		q += " AND f.storyline = ?"
@@ -57,6 +66,26 @@ func (db *DB) Findings(ctx context.Context, f FindingFilter, p Page) ([]*operato
 		args = append(args, f.Incident)
 	}
 	return paged(ctx, db, p, scanFinding, q+" ORDER BY f.n DESC LIMIT ?", args...)
+}
+
+// ofHost is the condition that a column names a host, by its id or name. Of one host, which
+// it nearly always is, an index has the rows in their order; those of several are sorted.
+func (db *DB) ofHost(ctx context.Context, column, idOrName string) (where string, arg any, err error) {
+	numbers := []int64{}
+	err = db.each(ctx, func(s scanner) error {
+		var n int64
+		err := s.Scan(&n)
+		numbers = append(numbers, n)
+		return err
+	}, "SELECT n FROM hosts WHERE id = ?1 OR name = ?1", idOrName)
+	if err != nil {
+		return "", nil, err
+	}
+	if len(numbers) == 1 {
+		return " AND " + column + " = ?", numbers[0], nil
+	}
+	list, err := json.Marshal(numbers)
+	return " AND " + column + " IN (SELECT value FROM json_each(?))", string(list), err
 }
 
 // Finding reads one finding.
@@ -265,8 +294,11 @@ func (db *DB) Isolations(ctx context.Context, f IsolationFilter, p Page) ([]*ope
 	}
 	q, args := "SELECT "+isolationColumns+" WHERE i.n < ?", []any{before}
 	if f.Host != "" {
-		q += " AND i.host IN (SELECT n FROM hosts WHERE id = ? OR name = ?)"
-		args = append(args, f.Host, f.Host)
+		where, of, err := db.ofHost(ctx, "i.host", f.Host)
+		if err != nil {
+			return nil, "", err
+		}
+		q, args = q+where, append(args, of)
 	}
 	if f.Active {
 		q += " AND i.state IN (1, 2)"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -16,8 +17,26 @@ type Rollup struct {
 	Tally
 }
 
+// HostHistory is at most so many rows of History, of a host by its id.
+func (db *DB) HostHistory(ctx context.Context, id, grain string, since, until int64, limit int) ([]Rollup, error) {
+	host := int64(-1)
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&host) }, "SELECT n FROM hosts WHERE id = ?", id); err != nil {
+		return nil, err
+	}
+	if host < 0 {
+		return nil, fmt.Errorf("host %q: %w", id, ErrNotFound)
+	}
+	rows, err := db.history(ctx, host, grain, since, until, limit)
+	return rows[:min(len(rows), limit)], err
+}
+
 // History is what a host told since a time and before another (Unix ns), oldest first; grain is minutes, hours or days.
-func (db *DB) History(ctx context.Context, host int64, name string, since, until int64) (out []Rollup, err error) {
+func (db *DB) History(ctx context.Context, host int64, name string, since, until int64) ([]Rollup, error) {
+	return db.history(ctx, host, name, since, until, math.MaxInt)
+}
+
+// history looks into no further partition when it has so many rows.
+func (db *DB) history(ctx context.Context, host int64, name string, since, until int64, enough int) (out []Rollup, err error) {
 	at := slices.IndexFunc(grains, func(g *grain) bool { return g.name == name })
 	if at < 0 {
 		return nil, fmt.Errorf("%q is no grain of history: use minutes, hours or days", name)
@@ -38,12 +57,12 @@ func (db *DB) History(ctx context.Context, host int64, name string, since, until
 	from, _ := g.place(since)
 	to, _ := g.place(until)
 	for _, table := range tables {
-		if table < from || table > to {
+		if table < from || table > to || len(out) >= enough {
 			continue
 		}
-		var partition int64
-		if _, err := fmt.Sscanf(strings.TrimPrefix(table, "rollup_"+g.name+"_"), "%d", &partition); err != nil {
-			return nil, fmt.Errorf("reading the name of partition %s: %w", table, err)
+		partition, err := g.partition(table)
+		if err != nil {
+			return nil, err
 		}
 		if err := db.each(ctx, func(s scanner) error {
 			var r Rollup
@@ -58,6 +77,14 @@ func (db *DB) History(ctx context.Context, host int64, name string, since, until
 		}
 	}
 	return out, nil
+}
+
+// partition is the number in a partition's name.
+func (g *grain) partition(table string) (n int64, err error) {
+	if _, err := fmt.Sscanf(strings.TrimPrefix(table, "rollup_"+g.name+"_"), "%d", &n); err != nil {
+		return 0, fmt.Errorf("reading the name of partition %s: %w", table, err)
+	}
+	return n, nil
 }
 
 func (db *DB) partitionsOf(ctx context.Context, g *grain) (tables []string, err error) {
@@ -170,4 +197,32 @@ func holdsOld(body []byte, before int64) (bool, error) {
 		body = rest
 	}
 	return false, nil
+}
+
+// Grains are the grains of history, finest first, and how long a row of each is about, in ns.
+func Grains() (names []string, units []int64) {
+	for _, g := range grains {
+		names, units = append(names, g.name), append(units, g.unit)
+	}
+	return names, units
+}
+
+// Reach is when the oldest partition of each grain begins (Unix ns), finest first; 0: there is none.
+func (db *DB) Reach(ctx context.Context) (oldest []int64, err error) {
+	for _, g := range grains {
+		tables, err := db.partitionsOf(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		begin := int64(0)
+		if len(tables) > 0 {
+			partition, err := g.partition(tables[0])
+			if err != nil {
+				return nil, err
+			}
+			begin = partition * g.span()
+		}
+		oldest = append(oldest, begin)
+	}
+	return oldest, nil
 }

@@ -2,9 +2,10 @@ package store
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -60,21 +61,38 @@ func mergeLabels(own, operators map[string]string) map[string]string {
 	return labels
 }
 
-func (f HostFilter) match(h *operatorv1.Host) bool {
-	for k, v := range f.Labels {
-		if got, ok := h.GetLabels()[k]; !ok || got != v {
-			return false
+// query is the filter's, from behind a row number on, without its end; everything in it begins at an index.
+func (f HostFilter) query(after int64) (q string, args []any, err error) {
+	q = "SELECT " + hostColumns + " FROM hosts WHERE removed = 0"
+	keys := slices.Sorted(maps.Keys(f.Labels))
+	switch {
+	case len(keys) > 0:
+		q = "SELECT " + hostColumns + " FROM host_labels l CROSS JOIN hosts ON n = l.host WHERE l.key = ? AND l.value = ? AND l.host > ? AND removed = 0"
+		args = append(args, keys[0], f.Labels[keys[0]], after)
+		for _, key := range keys[1:] {
+			q += " AND EXISTS (SELECT 1 FROM host_labels o WHERE o.host = l.host AND o.key = ? AND o.value = ?)"
+			args = append(args, key, f.Labels[key])
 		}
+	case len(f.IDs) > 0:
+		q += " AND +n > ?"
+		args = append(args, after)
+	default:
+		q += " AND n > ?"
+		args = append(args, after)
 	}
-	if len(f.IDs) == 0 {
-		return true
-	}
-	for _, id := range f.IDs {
-		if id == h.GetId() || id == h.GetName() {
-			return true
+	if len(f.IDs) > 0 {
+		list, err := json.Marshal(f.IDs)
+		if err != nil {
+			return "", nil, err
 		}
+		q += ` AND n IN (SELECT h.n FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value
+			UNION SELECT h.n FROM json_each(?) j CROSS JOIN hosts h ON h.name = j.value)`
+		args = append(args, string(list), string(list))
 	}
-	return false
+	if len(keys) > 0 {
+		return q + " ORDER BY l.host", args, nil
+	}
+	return q + " ORDER BY n", args, nil
 }
 
 // Hosts lists hosts in the order of their enrolment, with their loss totals.
@@ -87,63 +105,50 @@ func (db *DB) Hosts(ctx context.Context, f HostFilter, p Page) ([]*operatorv1.Ho
 		}
 		after = n
 	}
-	var hosts []*operatorv1.Host
+	q, args, err := f.query(after)
+	if err != nil {
+		return nil, "", err
+	}
 	var numbers []int64
-	more := false
-	// Labels live in two places (token and facts), so the filter runs here; a
-	// fleet of 10,000 is a few milliseconds.
-	enough := errors.New("page is full")
-	err := db.each(ctx, func(s scanner) error {
-		var n int64
-		h, err := scanHost(s, &n)
-		if err != nil || !f.match(h) {
-			return err
-		}
-		if len(hosts) == p.limit() {
-			more = true
-			return enough // the rest of the fleet is not read for a page of it
-		}
-		hosts, numbers = append(hosts, h), append(numbers, n)
-		return nil
-	}, "SELECT "+hostColumns+" FROM hosts WHERE n > ? AND removed = 0 ORDER BY n", after)
-	if err != nil && !errors.Is(err, enough) {
+	hosts, next, err := paged(ctx, db, p, func(s scanner, n *int64) (*operatorv1.Host, error) {
+		h, err := scanHost(s, n)
+		numbers = append(numbers, *n)
+		return h, err
+	}, q+" LIMIT ?", args...)
+	if err != nil {
 		return nil, "", err
 	}
-	if err := db.addLosses(ctx, f, hosts, numbers); err != nil {
-		return nil, "", err
-	}
-	if more {
-		return hosts, pageToken(numbers[len(numbers)-1]), nil
-	}
-	return hosts, "", nil
+	return hosts, next, db.addLosses(ctx, f, hosts, numbers)
 }
 
-// addLosses reads the losses of listed hosts: with one look when the list is of all
-// hosts between its first and last, as an order for a whole fleet waits for it.
-func (db *DB) addLosses(ctx context.Context, f HostFilter, hosts []*operatorv1.Host, numbers []int64) (err error) {
-	if len(hosts) > 1 && len(f.IDs) == 0 && len(f.Labels) == 0 {
-		i := 0
-		return db.each(ctx, func(s scanner) error {
-			var host int64
-			l := &sensorv1.Loss{}
-			if err := s.Scan(&host, &l.Where, &l.Cause, &l.Count); err != nil {
-				return err
-			}
-			for i < len(numbers) && numbers[i] < host {
-				i++
-			}
-			if i < len(numbers) && numbers[i] == host {
-				hosts[i].Losses = append(hosts[i].Losses, l)
-			}
-			return nil
-		}, "SELECT host, place, cause, count FROM losses WHERE host BETWEEN ? AND ? ORDER BY host, place, cause", numbers[0], numbers[len(numbers)-1])
+// addLosses reads the losses of listed hosts, with one look: an order for a whole fleet waits for it.
+func (db *DB) addLosses(ctx context.Context, f HostFilter, hosts []*operatorv1.Host, numbers []int64) error {
+	if len(hosts) == 0 {
+		return nil
 	}
-	for i, h := range hosts {
-		if h.Losses, err = db.losses(ctx, numbers[i]); err != nil {
+	q, args := "host BETWEEN ? AND ?", []any{numbers[0], numbers[len(numbers)-1]}
+	if len(f.IDs)+len(f.Labels) > 0 { // there may be many between them
+		list, err := json.Marshal(numbers)
+		if err != nil {
 			return err
 		}
+		q, args = "host IN (SELECT value FROM json_each(?))", []any{string(list)}
 	}
-	return nil
+	i := 0
+	return db.each(ctx, func(s scanner) error {
+		var host int64
+		l := &sensorv1.Loss{}
+		if err := s.Scan(&host, &l.Where, &l.Cause, &l.Count); err != nil {
+			return err
+		}
+		for i < len(numbers) && numbers[i] < host {
+			i++
+		}
+		if i < len(numbers) && numbers[i] == host {
+			hosts[i].Losses = append(hosts[i].Losses, l)
+		}
+		return nil
+	}, "SELECT host, place, cause, count FROM losses WHERE "+q+" ORDER BY host, place, cause", args...)
 }
 
 func (db *DB) losses(ctx context.Context, host int64) (out []*sensorv1.Loss, err error) {

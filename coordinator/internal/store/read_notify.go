@@ -12,9 +12,9 @@ import (
 const recentRows = 1000
 
 // Marks are places in the order of storing, which all nodes have alike.
-type Marks struct{ Operations, Incidents int64 }
+type Marks struct{ Operations, Incidents, Differences int64 }
 
-// RecentMarks are the places before the first operation and the first incident that were
+// RecentMarks are the places before the first operation, incident and node that differed that were
 // stored since a time (Unix ns), or the last ones. An incident carries the times of what
 // was found, which may be old; when it opened is in the audit.
 func (db *DB) RecentMarks(ctx context.Context, since int64) (m Marks, err error) {
@@ -26,6 +26,8 @@ func (db *DB) RecentMarks(ctx context.Context, since int64) (m Marks, err error)
 			(SELECT max(n) FROM operations), 0)`},
 		{&m.Incidents, `SELECT coalesce((SELECT min(i.n) - 1 FROM (SELECT subject, action, time FROM audit ORDER BY idx DESC LIMIT ?2) a
 			JOIN incidents i ON i.id = a.subject WHERE a.action = 'incident-open' AND a.time >= ?1), (SELECT max(n) FROM incidents), 0)`},
+		{&m.Differences, `SELECT coalesce((SELECT min(idx) - 1 FROM (SELECT idx, time FROM audit WHERE action = 'node-differed' ORDER BY idx DESC LIMIT ?2) WHERE time >= ?1),
+			(SELECT max(idx) FROM audit), 0)`},
 	} {
 		if err := db.each(ctx, func(s scanner) error { return s.Scan(table.mark) }, table.query, since, recentRows); err != nil {
 			return m, err

@@ -34,6 +34,9 @@ func (tx *Tx) RemoveHost(id string, host, now int64) error {
 		return err
 	}
 	delete(tx.db.hot.hosts, id)
+	if err := tx.dropLabels(host); err != nil {
+		return err
+	}
 	_, err := tx.exec(`UPDATE hosts SET removed = ?1, connected = 0, ended = 'removed', ended_detail = '', ended_at = ?1, silence = '', blind = '' WHERE n = ?2`, now, host)
 	return err
 }

@@ -28,7 +28,14 @@ func (tx *Tx) AddHost(id string, facts *sensorv1.HostFacts, labels map[string]st
 	}
 	_, err = tx.exec(`INSERT INTO hosts (id, name, address, node, session, connected, last_seen, enrolled_at, version, isolation, labels, facts, health, grp)
 		VALUES (?, ?, '', '', 0, 0, 0, ?, '', 'none', ?, ?, x'', ?)`, id, facts.GetName(), now, text, body, group)
-	return err
+	if err != nil {
+		return err
+	}
+	host, _, err := tx.HostNumber(id)
+	if err != nil {
+		return err
+	}
+	return tx.setLabels(host, facts.GetLabels(), labels)
 }
 
 func encodeLabels(labels map[string]string) ([]byte, error) {
@@ -52,8 +59,10 @@ func (tx *Tx) SetFacts(host int64, facts *sensorv1.HostFacts) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec("UPDATE hosts SET name = ?, facts = ?, grp = ? WHERE n = ?", facts.GetName(), body, group, host)
-	return err
+	if _, err = tx.exec("UPDATE hosts SET name = ?, facts = ?, grp = ? WHERE n = ?", facts.GetName(), body, group, host); err != nil {
+		return err
+	}
+	return tx.setLabels(host, facts.GetLabels(), labels)
 }
 
 // SetSession notes a session's begin or end, unless a newer one is known (false).

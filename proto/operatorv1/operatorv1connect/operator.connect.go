@@ -45,6 +45,9 @@ const (
 	OperatorServiceListHostsProcedure = "/vedette.operator.v1.OperatorService/ListHosts"
 	// OperatorServiceGetHostProcedure is the fully-qualified name of the OperatorService's GetHost RPC.
 	OperatorServiceGetHostProcedure = "/vedette.operator.v1.OperatorService/GetHost"
+	// OperatorServiceGetHostHistoryProcedure is the fully-qualified name of the OperatorService's
+	// GetHostHistory RPC.
+	OperatorServiceGetHostHistoryProcedure = "/vedette.operator.v1.OperatorService/GetHostHistory"
 	// OperatorServiceListFindingsProcedure is the fully-qualified name of the OperatorService's
 	// ListFindings RPC.
 	OperatorServiceListFindingsProcedure = "/vedette.operator.v1.OperatorService/ListFindings"
@@ -140,6 +143,8 @@ type OperatorServiceClient interface {
 	GetStatus(context.Context, *operatorv1.GetStatusRequest) (*operatorv1.GetStatusResponse, error)
 	ListHosts(context.Context, *operatorv1.ListHostsRequest) (*operatorv1.ListHostsResponse, error)
 	GetHost(context.Context, *operatorv1.GetHostRequest) (*operatorv1.GetHostResponse, error)
+	// What a host told, by the minute, the hour or the day.
+	GetHostHistory(context.Context, *operatorv1.GetHostHistoryRequest) (*operatorv1.GetHostHistoryResponse, error)
 	ListFindings(context.Context, *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error)
 	GetFinding(context.Context, *operatorv1.GetFindingRequest) (*operatorv1.GetFindingResponse, error)
 	ListIncidents(context.Context, *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error)
@@ -211,6 +216,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceGetHostProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetHost")),
+			connect.WithClientOptions(opts...),
+		),
+		getHostHistory: connect.NewClient[operatorv1.GetHostHistoryRequest, operatorv1.GetHostHistoryResponse](
+			httpClient,
+			baseURL+OperatorServiceGetHostHistoryProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetHostHistory")),
 			connect.WithClientOptions(opts...),
 		),
 		listFindings: connect.NewClient[operatorv1.ListFindingsRequest, operatorv1.ListFindingsResponse](
@@ -401,6 +412,7 @@ type operatorServiceClient struct {
 	getStatus        *connect.Client[operatorv1.GetStatusRequest, operatorv1.GetStatusResponse]
 	listHosts        *connect.Client[operatorv1.ListHostsRequest, operatorv1.ListHostsResponse]
 	getHost          *connect.Client[operatorv1.GetHostRequest, operatorv1.GetHostResponse]
+	getHostHistory   *connect.Client[operatorv1.GetHostHistoryRequest, operatorv1.GetHostHistoryResponse]
 	listFindings     *connect.Client[operatorv1.ListFindingsRequest, operatorv1.ListFindingsResponse]
 	getFinding       *connect.Client[operatorv1.GetFindingRequest, operatorv1.GetFindingResponse]
 	listIncidents    *connect.Client[operatorv1.ListIncidentsRequest, operatorv1.ListIncidentsResponse]
@@ -454,6 +466,15 @@ func (c *operatorServiceClient) ListHosts(ctx context.Context, req *operatorv1.L
 // GetHost calls vedette.operator.v1.OperatorService.GetHost.
 func (c *operatorServiceClient) GetHost(ctx context.Context, req *operatorv1.GetHostRequest) (*operatorv1.GetHostResponse, error) {
 	response, err := c.getHost.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetHostHistory calls vedette.operator.v1.OperatorService.GetHostHistory.
+func (c *operatorServiceClient) GetHostHistory(ctx context.Context, req *operatorv1.GetHostHistoryRequest) (*operatorv1.GetHostHistoryResponse, error) {
+	response, err := c.getHostHistory.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -727,6 +748,8 @@ type OperatorServiceHandler interface {
 	GetStatus(context.Context, *operatorv1.GetStatusRequest) (*operatorv1.GetStatusResponse, error)
 	ListHosts(context.Context, *operatorv1.ListHostsRequest) (*operatorv1.ListHostsResponse, error)
 	GetHost(context.Context, *operatorv1.GetHostRequest) (*operatorv1.GetHostResponse, error)
+	// What a host told, by the minute, the hour or the day.
+	GetHostHistory(context.Context, *operatorv1.GetHostHistoryRequest) (*operatorv1.GetHostHistoryResponse, error)
 	ListFindings(context.Context, *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error)
 	GetFinding(context.Context, *operatorv1.GetFindingRequest) (*operatorv1.GetFindingResponse, error)
 	ListIncidents(context.Context, *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error)
@@ -794,6 +817,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceGetHostProcedure,
 		svc.GetHost,
 		connect.WithSchema(operatorServiceMethods.ByName("GetHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetHostHistoryHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetHostHistoryProcedure,
+		svc.GetHostHistory,
+		connect.WithSchema(operatorServiceMethods.ByName("GetHostHistory")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListFindingsHandler := connect.NewUnaryHandlerSimple(
@@ -984,6 +1013,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListHostsHandler.ServeHTTP(w, r)
 		case OperatorServiceGetHostProcedure:
 			operatorServiceGetHostHandler.ServeHTTP(w, r)
+		case OperatorServiceGetHostHistoryProcedure:
+			operatorServiceGetHostHistoryHandler.ServeHTTP(w, r)
 		case OperatorServiceListFindingsProcedure:
 			operatorServiceListFindingsHandler.ServeHTTP(w, r)
 		case OperatorServiceGetFindingProcedure:
@@ -1063,6 +1094,10 @@ func (UnimplementedOperatorServiceHandler) ListHosts(context.Context, *operatorv
 
 func (UnimplementedOperatorServiceHandler) GetHost(context.Context, *operatorv1.GetHostRequest) (*operatorv1.GetHostResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetHost is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetHostHistory(context.Context, *operatorv1.GetHostHistoryRequest) (*operatorv1.GetHostHistoryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetHostHistory is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListFindings(context.Context, *operatorv1.ListFindingsRequest) (*operatorv1.ListFindingsResponse, error) {

@@ -14,11 +14,14 @@ import (
 // encode is JSON that is also safe to print: encoding/json escapes the C0 controls
 // only, a terminal obeys others too. They can stand in strings only, so \uNNNN is
 // the same document.
-func encode(v any, indent string) ([]byte, error) {
+func encode(v any, indent string) ([]byte, error) { return encodeIn(v, "", indent) }
+
+// encodeIn is encode of a part of a document: all lines but the first begin with prefix.
+func encodeIn(v any, prefix, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	e.SetIndent("", indent)
+	e.SetIndent(prefix, indent)
 	if err := e.Encode(v); err != nil {
 		return nil, fmt.Errorf("encoding output: %w", err)
 	}

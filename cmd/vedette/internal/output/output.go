@@ -104,57 +104,6 @@ type Column[T any] struct {
 	Paint func(T) Colour
 }
 
-// Print prints rows as they come where the format allows it (jsonl, name), and at
-// the end where it does not. It returns how many there were. An error of the rows
-// ends the list; what came before it is printed.
-func Print[T any](p *Printer, l List[T], rows iter.Seq2[T, error]) (int, error) {
-	n := 0
-	var all []T
-	var failed error
-	for row, err := range rows {
-		if err != nil {
-			failed = err
-			break
-		}
-		n++
-		var werr error
-		switch p.Format {
-		case JSONL:
-			werr = p.jsonLine(l.Value(row))
-		case Name:
-			_, werr = fmt.Fprintln(p.Out, Safe(l.Name(row)))
-		default:
-			all = append(all, row)
-		}
-		if werr != nil {
-			return n, werr
-		}
-	}
-	// A cut list must not look like a whole one to a program: no closed array after an error.
-	if failed != nil && (p.Format == JSON || p.Format == YAML) {
-		return n, failed
-	}
-	var err error
-	switch p.Format {
-	case JSON, YAML:
-		values := make([]any, 0, len(all))
-		for _, row := range all {
-			values = append(values, l.Value(row))
-		}
-		if p.Format == JSON {
-			err = p.json(values)
-		} else {
-			err = p.yaml(values)
-		}
-	case Table, Wide:
-		err = table(p, l.Columns, all)
-	}
-	if failed != nil {
-		return n, failed
-	}
-	return n, err
-}
-
 // Rows makes an iterator of a slice.
 func Rows[T any](rows []T) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"iter"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"unicode"
@@ -164,6 +166,70 @@ func TestPrintCutList(t *testing.T) {
 	}
 	if json.Valid(b.Bytes()) {
 		t.Errorf("a cut list is valid JSON: %s", b.String())
+	}
+}
+
+// Ensure a YAML list that breaks off does not read as a whole one either.
+func TestPrintCutYAML(t *testing.T) {
+	rows := iter.Seq2[string, error](func(yield func(string, error) bool) {
+		_ = yield("fig", nil) && yield("kiwi", nil) && yield("", errors.New("connection lost"))
+	})
+	var b bytes.Buffer
+	if _, err := Print(&Printer{Out: &b, Format: YAML}, fruit(), rows); err == nil {
+		t.Error("a cut list is no error")
+	}
+	var got any
+	if err := yaml.Unmarshal(b.Bytes(), &got); err == nil {
+		t.Errorf("a cut list is valid YAML: %v, of:\n%s", got, b.String())
+	}
+}
+
+// Ensure that a table of more than a block has one head, and columns that only become wider.
+func TestPrintBlocks(t *testing.T) {
+	rows := func(yield func(string, error) bool) {
+		for range block {
+			if !yield("fig", nil) {
+				return
+			}
+		}
+		_ = yield("kiwi", nil) && yield("x", nil)
+	}
+	var b bytes.Buffer
+	if n, err := Print(&Printer{Out: &b, Format: Wide}, fruit(), rows); err != nil || n != block+2 {
+		t.Fatalf("%d rows, %v", n, err)
+	}
+	lines := strings.Split(b.String(), "\n")
+	got := append(lines[:2:2], lines[block:]...)
+	want := []string{"NAME   LEN", "fig    iii", "fig    iii", "kiwi   iiii", "x         i", ""}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+}
+
+// Ensure no format holds the list that it prints: it may be a million findings.
+func TestPrintHoldsNoList(t *testing.T) {
+	const rows, size, most = 2000, 3000, 4 << 20 // of 6 MB
+	for _, format := range Formats() {
+		var used runtime.MemStats
+		list := func(yield func(string, error) bool) {
+			for i := range rows {
+				if !yield(strings.Repeat("x", size), nil) {
+					return
+				}
+				if i == rows-1 {
+					runtime.GC()
+					runtime.ReadMemStats(&used)
+				}
+			}
+		}
+		columns := fruit()
+		columns.Columns = columns.Columns[:1]
+		if n, err := Print(&Printer{Out: io.Discard, Format: Format(format)}, columns, list); err != nil || n != rows {
+			t.Fatalf("%s: %d rows, %v", format, n, err)
+		}
+		if used.HeapAlloc > most {
+			t.Errorf("%s holds %d MiB at the end of a list of %d MB", format, used.HeapAlloc>>20, rows*size/1_000_000)
+		}
 	}
 }
 

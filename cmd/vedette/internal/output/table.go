@@ -29,9 +29,26 @@ func (p *Printer) Paint(c Colour, s string) string {
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
 }
 
-func table[T any](p *Printer, columns []Column[T], rows []T) error {
-	if len(rows) == 0 {
-		return nil // nothing to head; the command says on stderr that there is nothing
+// grid is a table that is printed block by block.
+type grid[T any] struct {
+	p       *Printer
+	columns []Column[T]
+	rows    []T
+	widths  []int // of the shown columns in what was printed; nil: nothing was
+}
+
+func (g *grid[T]) add(row T) error {
+	if g.rows = append(g.rows, row); len(g.rows) < block {
+		return nil
+	}
+	return g.flush()
+}
+
+// flush prints the rows that wait. A table without rows has no head: the command says
+// on stderr that there is nothing.
+func (g *grid[T]) flush() error {
+	if len(g.rows) == 0 {
+		return nil
 	}
 	t := pretty.NewWriter()
 	style := pretty.StyleDefault
@@ -42,32 +59,39 @@ func table[T any](p *Printer, columns []Column[T], rows []T) error {
 	t.SuppressTrailingSpaces()
 
 	var shown []Column[T]
-	for _, c := range columns {
-		if !c.Wide || p.Format == Wide {
+	for _, c := range g.columns {
+		if !c.Wide || g.p.Format == Wide {
 			shown = append(shown, c)
 		}
 	}
 	head := make(pretty.Row, len(shown))
 	configs := make([]pretty.ColumnConfig, len(shown))
+	widths := make([]int, len(shown))
+	copy(widths, g.widths)
 	for i, c := range shown {
 		head[i] = c.Head
-		configs[i] = pretty.ColumnConfig{Number: i + 1}
+		configs[i] = pretty.ColumnConfig{Number: i + 1, WidthMin: widths[i]}
 		if c.Right {
 			configs[i].Align, configs[i].AlignHeader = text.AlignRight, text.AlignRight
 		}
+		if !g.p.NoHeaders {
+			widths[i] = max(widths[i], text.StringWidthWithoutEscSequences(c.Head))
+		}
 	}
 	t.SetColumnConfigs(configs)
-	if !p.NoHeaders {
+	if !g.p.NoHeaders && g.widths == nil {
 		t.AppendHeader(head)
 	}
-	for _, row := range rows {
+	for _, row := range g.rows {
 		cells := make(pretty.Row, len(shown))
 		for i, c := range shown {
-			cells[i] = p.cell(c.Max, c.Cell(row), paint(c.Paint, row))
+			cell := g.p.cell(c.Max, c.Cell(row), paint(c.Paint, row))
+			cells[i], widths[i] = cell, max(widths[i], text.StringWidthWithoutEscSequences(cell))
 		}
 		t.AppendRow(cells)
 	}
-	_, err := fmt.Fprintln(p.Out, t.Render())
+	g.rows, g.widths = g.rows[:0], widths
+	_, err := fmt.Fprintln(g.p.Out, t.Render())
 	return err
 }
 

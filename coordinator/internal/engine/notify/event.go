@@ -48,6 +48,7 @@ type Event struct {
 	Incident  string     `json:"incident"`
 	Severity  string     `json:"severity"`
 	Title     string     `json:"title"`
+	Member    string     `json:"member"` // the node that it is about
 }
 
 // Host of an event.
@@ -135,6 +136,24 @@ func (e *Engine) incident(ctx context.Context, in *raftv1.Incident) Event {
 	event.Incident, event.State, event.Severity, event.Title = in.GetId(), in.GetStatus(), line(in.GetSeverity()), line(in.GetTitle())
 	event = e.withHosts(ctx, event, in.GetHosts())
 	event.Text = line(fmt.Sprintf("Incident of severity %s on %s: %s. See: vedette incident show %s", in.GetSeverity(), hostsText(event), event.Title, in.GetId()))
+	return event
+}
+
+// differs is about a node that holds another state than others. It lasts until it is mended, so
+// that its time is when it was seen.
+func (e *Engine) differs(m *operatorv1.Member, now time.Time) Event {
+	event := e.event(Differs, fmt.Sprintf("%s/%d", m.GetId(), m.GetDiffers()), now.UnixNano())
+	event.Member = line(m.GetId())
+	event.Text = line(fmt.Sprintf("Node %s holds another state than other nodes, from entry %d on: %s. See: vedette status",
+		m.GetId(), m.GetDiffers(), strings.Join(append(m.GetNotReady(), m.GetAlarms()...), "; ")))
+	return event
+}
+
+// resynced is about one that has taken the state of the majority over.
+func (e *Engine) resynced(entry *operatorv1.AuditEntry) Event {
+	event := e.event(Resynced, fmt.Sprint(entry.GetIndex()), entry.GetTime())
+	event.Member = line(entry.GetSubject())
+	event.Text = line(fmt.Sprintf("Node %s serves again: %s. Look after its disk and memory, and replace it when it comes again", entry.GetSubject(), entry.GetDetail()))
 	return event
 }
 

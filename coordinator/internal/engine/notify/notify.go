@@ -1,5 +1,5 @@
 // Package notify runs a program when something waits for a person, when automation has
-// acted, and when an incident opens.
+// acted, when an incident opens, and when a node holds another state than the others.
 //
 // Its one idea: what is to be told is a question to the store, asked by the leader, so
 // that nothing waits for a program: not the log, and not a sensor. Invariant: an event is
@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 )
 
 // Log is the replicated log as the engine uses it.
@@ -33,10 +34,12 @@ const (
 	Local    = "local"    // a host has acted by itself, at level 4
 	Acted    = "acted"    // the coordinators' automation has acted, at level 4
 	Incident = "incident" // an incident has opened
+	Differs  = "differs"  // a node holds another state than others
+	Resynced = "resynced" // and has taken theirs over
 )
 
 // Kinds are all of them.
-func Kinds() []string { return []string{Waiting, Window, Local, Acted, Incident} }
+func Kinds() []string { return []string{Waiting, Window, Local, Acted, Incident, Differs, Resynced} }
 
 const (
 	// catchUp is how far back a new leader looks: longer than an election takes.
@@ -51,6 +54,8 @@ type Config struct {
 	// Log and DB are this node's part of the cluster.
 	Log Log
 	DB  *store.DB
+	// Members are the nodes as this one saw them last, without waiting for any; nil: nobody looks.
+	Members func() []*operatorv1.Member
 	// Program is run for each event: an absolute path, see CheckProgram.
 	Program string
 	// Events are the kinds to tell; empty: all.
@@ -229,8 +234,36 @@ func (e *Engine) step(ctx context.Context) error {
 			break
 		}
 	}
+	if err := e.nodes(ctx, now, open); err != nil {
+		return err
+	}
 	e.forget(now, open)
 	e.sayDropped()
+	return nil
+}
+
+// nodes tells which of them hold another state than others, and which took theirs over.
+func (e *Engine) nodes(ctx context.Context, now time.Time, open map[string]bool) error {
+	if e.cfg.Members != nil && e.wants(Differs) {
+		for _, m := range e.cfg.Members() {
+			if m.GetDiffers() == 0 {
+				continue
+			}
+			event := e.differs(m, now)
+			open[event.ID] = true // it is asked for again while it lasts
+			e.tell(event, now)
+		}
+	}
+	entries, err := e.cfg.DB.Differences(ctx, uint64(max(e.marks.Differences, 0)), 0)
+	if err != nil {
+		return fmt.Errorf("reading which nodes differed: %w", err)
+	}
+	for _, entry := range entries {
+		if e.wants(Resynced) && !e.tell(e.resynced(entry), now) {
+			e.dropped++
+		}
+		e.marks.Differences = int64(entry.GetIndex()) //nolint:gosec // the number of a row
+	}
 	return nil
 }
 

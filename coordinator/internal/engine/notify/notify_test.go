@@ -19,6 +19,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/intent"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -355,4 +356,43 @@ func TestRun(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("Run does not end")
 	}
+}
+
+// Ensure that a node which holds another state than others is told of once while it lasts and again when it
+// comes again, and that it took theirs over once, also by a new leader.
+func TestNodesThatDiffer(t *testing.T) {
+	l := newLog(t)
+	members := []*operatorv1.Member{{Id: "n1"}, {Id: "n2", Differs: 4000, NotReady: []string{"its state\x1b differs"}}, {Id: "n3", Differs: 1, Alarms: []string{"holds another state"}}}
+	e := newEngine(t, l, func(c *Config) { c.Members = func() []*operatorv1.Member { return members } })
+	lead(t, e)
+	want := func(name string, e *Engine, wanted ...string) []Event {
+		t.Helper()
+		all := events(t, e)
+		if got := ids(all); !slices.Equal(got, wanted) {
+			t.Errorf("%s: told %v, want %v", name, got, wanted)
+		}
+		return all
+	}
+	told := want("two differ", e, "differs/n2/4000", "differs/n3/1")
+	if told[0].Member != "n2" || !strings.Contains(told[0].Text, "from entry 4000 on: its state? differs") || told[0].Time == nil {
+		t.Errorf("event %+v", told[0])
+	}
+	l.now = l.now.Add(3 * time.Hour)
+	want("they still do", e)
+	members[1].Differs, members[1].NotReady = 0, nil
+	l.put(&raftv1.Command{Actor: "node:n2", Body: &raftv1.Command_ReportDivergence{ReportDivergence: &raftv1.ReportDivergence{Node: "n2", What: "chain", Window: 4, From: "n1", Index: 4711}}})
+	id := fmt.Sprintf("resynced/%d", e.marks.Differences+1)
+	if told = want("one is mended", e, id); len(told) == 1 && (told[0].Member != "n2" || !strings.Contains(told[0].Text, "it took the state of n1 at entry 4711")) {
+		t.Errorf("event %+v", told[0])
+	}
+	want("and is told of once", e)
+	l.now = l.now.Add(3 * time.Hour)
+	want("a while later", e)
+	members[1].Differs = 4000
+	want("it comes again", e, "differs/n2/4000")
+
+	l.now = l.now.Add(-2*time.Hour - 55*time.Minute) // five minutes after it was mended
+	next := newEngine(t, l, nil)
+	lead(t, next)
+	want("a new leader", next, id)
 }
