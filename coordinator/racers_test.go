@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -39,6 +41,7 @@ func TestTokenRacers(t *testing.T) {
 		_, key, request := enrolRequest(t, text)
 		running.Go(func() {
 			<-start
+			owed := false // it was not answered for certain: it asks on, whoever is before it
 			for deadline := time.Now().Add(3 * patience); ; {
 				reply, err := ask(t, c.nodes[i%3].cfg.Advertise, token.CA, request)
 				code := reply.GetRefusal().GetCode()
@@ -53,7 +56,8 @@ func TestTokenRacers(t *testing.T) {
 					outcomes[code]++
 				}
 				mu.Unlock()
-				if err == nil && code != "busy" && code != "no-leader" || time.Now().After(deadline) {
+				owed = owed || err != nil || code == "no-leader"
+				if err == nil && code != "busy" && code != "no-leader" && (code != "rate-limited" || !owed) || time.Now().After(deadline) {
 					return
 				}
 			}
@@ -106,4 +110,51 @@ func TestTokenRacers(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Ensure an enrolment whose answer was lost is answered again, to the same key with the same
+// token alone, at every node, and makes no second host.
+func TestEnrolAgain(t *testing.T) {
+	c := startCluster(t, 3)
+	text := c.token("sensor")
+	token, _, request := enrolRequest(t, text)
+	_, _, other := enrolRequest(t, text)
+	var first *sensorv1.Enrolled
+	for i := range 6 {
+		reply, err := ask(t, c.nodes[i%3].cfg.Advertise, token.CA, request)
+		if err != nil || reply.GetEnrolled() == nil {
+			t.Fatalf("time %d: %v, %v", i+1, reply.GetRefusal(), err)
+		}
+		if first == nil {
+			first = reply.GetEnrolled()
+		}
+		if got := reply.GetEnrolled().GetId(); got != first.GetId() {
+			t.Errorf("time %d: host %s, want %s", i+1, got, first.GetId())
+		}
+		// Another key with the token, and the key without it.
+		if reply, err = ask(t, c.nodes[i%3].cfg.Advertise, token.CA, other); err != nil || reply.GetRefusal().GetCode() != "token-used" {
+			t.Errorf("another key with the token: %v, %v", reply, err)
+		}
+	}
+	guess := proto.Clone(request).(*sensorv1.EnrollRequest)
+	guess.TokenSecret[0] ^= 1
+	if reply, err := ask(t, c.nodes[0].cfg.Advertise, token.CA, guess); err != nil || reply.GetRefusal().GetCode() != "bad-token" {
+		t.Errorf("the key without the secret: %v, %v", reply, err)
+	}
+	hosts := 0
+	for h, err := range c.api.Hosts(t.Context(), nil, 0) {
+		if hosts++; err != nil || h.GetId() != first.GetId() {
+			t.Errorf("a host %v, %v", h, err)
+		}
+	}
+	if hosts != 1 {
+		t.Errorf("%d hosts, want 1", hosts)
+	}
+	// Once it was removed its key is nobody's.
+	if _, err := c.api.RemoveHost(t.Context(), first.GetId(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := ask(t, c.nodes[1].cfg.Advertise, token.CA, request); err != nil || reply.GetRefusal().GetCode() != "token-used" {
+		t.Errorf("after its removal: %v, %v", reply, err)
+	}
 }

@@ -188,6 +188,7 @@ step "building the coordinator (SQLite takes the time)" make bin/vedette-coordin
 step "building vedette-$mode" make "bin/vedette-$mode"
 if [ "$mode" = torture ]; then
 	step "building a coordinator that can be told where to die" make bin/failpoint/vedette-coordinator
+	step "building one whose clock can be moved (Go's library again, once)" make bin/skewed/vedette-coordinator
 fi
 vedette_give_back
 echo "  ready after $((SECONDS - started)) s" >&2

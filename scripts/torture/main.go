@@ -20,13 +20,15 @@ import (
 )
 
 func main() {
-	var cfg config
+	cfg := config{coordinator: "failpoint"}
 	nightly := flag.Bool("nightly", false, fmt.Sprintf("a night's work: %d kills, %d operations", nightlyKills, nightlyOps))
 	flag.StringVar(&cfg.bin, "bin", "bin", "folder of the built programs; failpoint/ in it has the coordinator that can be told where to die")
 	flag.Uint64Var(&cfg.seed, "seed", 0, "decides the plan; 0 draws one, which is printed")
 	flag.IntVar(&cfg.kills, "kills", 120, "how many nodes are killed: of each six the leader five times, and a node at a named place")
 	flag.IntVar(&cfg.ops, "ops", 5000, "how many operations are held to a single machine's answers")
-	flag.Float64Var(&cfg.minutes, "minutes", 10, "stop after so many, in good order; what was not done is a row that is missing")
+	flag.Float64Var(&cfg.minutes, "minutes", 15, "stop after so many, in good order; what was not done is a row that is missing")
+	flag.IntVar(&cfg.mutations, "mutations", 10_000, "how often files are damaged and opened in a process")
+	flag.IntVar(&cfg.damaged, "damaged", 14, "how often a file of a running cluster's node is damaged")
 	flag.StringVar(&cfg.only, "only", "", "these parts alone, by comma: "+strings.Join(partNames(), " "))
 	flag.BoolVar(&cfg.plan, "plan", false, "print the seed's plan and do nothing")
 	flag.StringVar(&cfg.defect, "defect", "", "a defect to be found: read-barrier (reads without one), log.sync (a log that is not synced)")
@@ -35,6 +37,7 @@ func main() {
 	flag.Parse()
 	if *nightly {
 		cfg.kills, cfg.ops, cfg.minutes = nightlyKills, nightlyOps, nightlyMinutes
+		cfg.mutations, cfg.damaged = nightlyMutations, nightlyDamaged
 	}
 	if cfg.seed == 0 {
 		cfg.seed = uint64(time.Now().UnixNano()) % 1_000_000 //nolint:gosec // not negative

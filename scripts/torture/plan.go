@@ -107,5 +107,8 @@ func printPlan(w io.Writer, cfg config) error {
 	for i, c := range planCuts(cfg.seed, planned, nodes) {
 		fmt.Fprintf(w, "power %d: %s\n", i+1, c)
 	}
+	for i, m := range planMutations(cfg.seed, max(cfg.damaged, planned), nodes) {
+		fmt.Fprintf(w, "damage %d: %s\n", i+1, m)
+	}
 	return nil
 }

@@ -47,7 +47,7 @@ func id(node int) string { return fmt.Sprintf("n%d", node+1) }
 // newRig starts the cluster in dir; prepare makes the folders of its nodes, when they are
 // to be on disks of their own.
 func newRig(ctx context.Context, cfg config, dir, more string, prepare func(*lab.Lab) error) (*rig, error) {
-	bin, err := programs(cfg.bin, dir)
+	bin, err := programs(cfg.bin, cfg.coordinator, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -77,17 +77,17 @@ func nothingFirst(*lab.Lab) error { return nil }
 
 func (r *rig) spec(node int, more string) lab.NodeSpec {
 	return lab.NodeSpec{ID: id(node), Listen: address(node) + ":" + sensorPort, Operator: address(node) + ":" + operatorPort,
-		Env: []string{"VEDETTE_FAILPOINT=" + r.base + more}}
+		Env: []string{"VEDETTE_FAILPOINT=" + r.base + more, "VEDETTE_CLOCK=" + r.clock(node)}}
 }
 
 // programs is a folder with the programs, among them the coordinator that can be told
 // where to die.
-func programs(bin, dir string) (string, error) {
+func programs(bin, coordinator, dir string) (string, error) {
 	folder := filepath.Join(dir, "bin")
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return "", fmt.Errorf("making a folder for the programs: %w", err)
 	}
-	for _, name := range []string{"vedette", "vedette-sensor", "failpoint/vedette-coordinator"} {
+	for _, name := range []string{"vedette", "vedette-sensor", coordinator + "/vedette-coordinator"} {
 		path, err := filepath.Abs(filepath.Join(bin, name))
 		if err == nil {
 			err = os.Symlink(path, filepath.Join(folder, filepath.Base(name)))

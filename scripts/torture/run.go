@@ -25,7 +25,8 @@ var parts = []struct {
 	{"answers", 4, answers},
 	{"checker", 1, checker},
 	{"power", 2, power},
-	{"corruptions", 2, corruptions},
+	{"clocks", 2, clocks},
+	{"corruptions", 8, corruptions},
 }
 
 func partNames() []string {

@@ -109,7 +109,11 @@ func (r *rig) token(ctx context.Context) (link.Token, error) {
 	if err != nil {
 		return link.Token{}, err
 	}
-	made, err := r.at[leader].CreateToken(ctx, &operatorv1.CreateTokenRequest{Kind: "sensor", TtlSeconds: 3000})
+	return r.tokenAt(ctx, leader)
+}
+
+func (r *rig) tokenAt(ctx context.Context, node int) (link.Token, error) {
+	made, err := r.at[node].CreateToken(ctx, &operatorv1.CreateTokenRequest{Kind: "sensor", TtlSeconds: 3000})
 	if err != nil {
 		return link.Token{}, err
 	}
@@ -174,6 +178,18 @@ func (s *sensor) resumed(at time.Time) time.Duration {
 		}
 	}
 	return 0
+}
+
+// longestSince is the longest that a record waited that was made after at.
+func (s *sensor) longestSince(at time.Time) (longest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, span := range s.spans {
+		if span.began.After(at) {
+			longest = max(longest, span.ended.Sub(span.began))
+		}
+	}
+	return longest
 }
 
 // position is what was sent and what of it was acknowledged.

@@ -17,16 +17,24 @@ import (
 
 // config says how much is done.
 type config struct {
-	bin     string
-	seed    uint64
-	kills   int
-	ops     int
+	bin   string
+	seed  uint64
+	kills int
+	ops   int
+	// mutations are made of files in a process, damaged of files of a cluster's nodes.
+	mutations, damaged int
+	// size, away and rate are the snapshot part's.
+	size    string
+	away    time.Duration
+	rate    int
 	minutes float64
 	only    string
 	plan    bool
 	defect  string
-	keep    bool
-	brief   bool
+	// coordinator is the folder of the one that is run: it can be told where to die.
+	coordinator string
+	keep        bool
+	brief       bool
 }
 
 const (
@@ -34,6 +42,7 @@ const (
 	inside = "VEDETTE_TORTURE_INSIDE"
 	// A night's work.
 	nightlyKills, nightlyOps, nightlyMinutes = 1000, 1_000_000, 480
+	nightlyMutations, nightlyDamaged         = 100_000, 500
 )
 
 func start(cfg config) error {

@@ -25,8 +25,29 @@ type difference struct {
 	certain bool
 }
 
-// from is the first index of its window, and never 0.
-func (d *difference) from() uint64 { return max(d.window*store.CheckEvery, 1) }
+// from is the first index of which it tells, and never 0.
+func (d *difference) from() uint64 {
+	if index, whole := (store.Check{Window: d.window}).Whole(); whole {
+		return max(index, 1)
+	}
+	return max(d.window*store.CheckEvery, 1)
+}
+
+// entries says of which entries it tells.
+func (d *difference) entries() string {
+	if index, whole := (store.Check{Window: d.window}).Whole(); whole {
+		return fmt.Sprintf("all rows at entry %d", index)
+	}
+	return fmt.Sprintf("entries %d to %d", d.window*store.CheckEvery, (d.window+1)*store.CheckEvery-1)
+}
+
+// about is the window that the audit names.
+func (d *difference) about() uint64 {
+	if index, whole := (store.Check{Window: d.window}).Whole(); whole {
+		return index / store.CheckEvery
+	}
+	return d.window
+}
 
 // kinds of what is compared.
 var compared = []struct {
@@ -111,20 +132,47 @@ func (n *Node) compareStates() {
 		n.unread.Store(nil)
 	}
 	d := compare(own, others, len(servers))
+	if err := n.db.Broken(); err != nil && len(servers) > 1 {
+		d = &difference{what: "damaged: " + err.Error(), certain: true}
+	}
+	n.confirmed(own, others, len(servers))
 	switch {
 	case d == nil, n.differing.Load() != nil:
 	case d.certain:
 		n.differs(d)
 	case settled(d, own, others, len(servers)):
 	case n.disputed.Load() == nil:
-		alarm := fmt.Sprintf("holds another state than %s (entries %d to %d, %s), and no majority says which is right, so nothing is changed: "+
+		alarm := fmt.Sprintf("holds another state than %s (%s, %s), and no majority says which is right, so nothing is changed: "+
 			"take a backup of each, remove the nodes that you trust less and let them join again, empty; then restart this one",
-			strings.Join(d.others, " and "), d.window*store.CheckEvery, (d.window+1)*store.CheckEvery-1, d.what)
+			strings.Join(d.others, " and "), d.entries(), d.what)
 		n.differsAt.Store(d.from())
 		n.disputed.Store(&alarm)
 		n.cfg.Meter.Divergences.Of("undecided").Inc()
 		n.cfg.Logger.Error("this node holds another state than others, and no majority says which is right: nothing is changed",
-			"others", d.others, "window", d.window, "what", d.what)
+			"others", d.others, "of", d.entries(), "what", d.what)
+	}
+}
+
+// confirmed says once, of the whole state as it was read last, that a majority holds the same.
+func (n *Node) confirmed(own []store.Check, others map[string][]store.Check, members int) {
+	for _, mine := range slices.Backward(own) {
+		index, whole := mine.Whole()
+		if !whole || len(mine.Slice) == 0 || index <= n.confirmedAt {
+			continue
+		}
+		with := 1
+		for _, theirs := range others {
+			if slices.ContainsFunc(theirs, func(c store.Check) bool {
+				return c.Window == mine.Window && c.Tag == mine.Tag && bytes.Equal(c.Slice, mine.Slice)
+			}) {
+				with++
+			}
+		}
+		if 2*with > members {
+			n.confirmedAt = index
+			n.cfg.Logger.Info("the whole state is that of a majority", "index", index, "nodes", with)
+			return
+		}
 	}
 }
 

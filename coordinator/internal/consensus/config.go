@@ -121,7 +121,7 @@ func (c *Config) populate() error {
 	}
 	for value, fallback := range map[*time.Duration]time.Duration{
 		&c.HeartbeatTimeout: 700 * time.Millisecond, &c.ProposeTimeout: 10 * time.Second, &c.SnapshotInterval: time.Duration(failpoint.Number("snapshot-interval-ms", 30_000)) * time.Millisecond,
-		&c.LookPeriod: 5 * time.Second,
+		&c.LookPeriod: time.Duration(failpoint.Number("look-ms", 5000)) * time.Millisecond,
 		&c.StableFor:  10 * time.Second, &c.DeadAfter: time.Hour, &c.SteerPeriod: 250 * time.Millisecond,
 	} {
 		if *value == 0 {

@@ -127,11 +127,16 @@ func noRoom(err error) bool {
 
 // StoreLog implements raft.LogStore.
 func (w *watchedLog) StoreLog(log *raft.Log) error {
-	return w.write(func() error { return w.WAL.StoreLog(log) })
+	return w.StoreLogs([]*raft.Log{log})
 }
 
 // StoreLogs implements raft.LogStore.
 func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
+	for _, log := range logs {
+		if err := sealEntry(log); err != nil {
+			return err // what came is wrong, not this disk
+		}
+	}
 	return w.write(func() error { return w.WAL.StoreLogs(logs) })
 }
 

@@ -5,7 +5,6 @@ package consensus
 import (
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 )
@@ -18,5 +17,5 @@ func segmentSize() int { return wal.DefaultSegmentSize }
 
 // logFiles are what the log is written through: the library's own.
 func logFiles(dir string) (types.SegmentFiler, types.MetaStore) {
-	return segment.NewFiler(dir, fs.New()), &metadb.BoltMetaDB{}
+	return segment.NewFiler(dir, fs.New()), &fileIndex{}
 }

@@ -8,7 +8,6 @@ import (
 
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 
@@ -37,7 +36,7 @@ func segmentSize() int {
 // logFiles are the library's own, with a place to die on both sides of each system call
 // that changes what is on disk.
 func logFiles(dir string) (types.SegmentFiler, types.MetaStore) {
-	return segment.NewFiler(dir, logFS{fs.New()}), logIndex{&metadb.BoltMetaDB{}}
+	return segment.NewFiler(dir, logFS{fs.New()}), logIndex{&fileIndex{}}
 }
 
 type logFS struct{ types.VFS }

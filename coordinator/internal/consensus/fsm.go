@@ -59,6 +59,11 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 			n.cfg.Meter.ApplySeconds.Observe(time.Since(began).Seconds())
 			n.cfg.Meter.Applied.Of(kindOf(cmd)).Inc()
 			n.tellDigest(index)
+			if starts(cmd) {
+				if err := n.db.CheckWhole(); err != nil {
+					n.cfg.Logger.Warn("the whole state is not compared", "error", err)
+				}
+			}
 			n.subs.publish(index, cmd, result)
 			return result
 		case errors.Is(err, store.ErrApplied):
@@ -71,6 +76,7 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 				return nil
 			}
 		default:
+			n.failedAt(index)
 			panic(fmt.Sprintf("raft entry %d cannot be applied: %v", index, err))
 		}
 	}
@@ -93,6 +99,12 @@ func forSensors(cmd *raftv1.Command) bool {
 		return true
 	}
 	return false
+}
+
+// starts says whether a command is what a node tells the log when it starts. Then all nodes
+// read what they hold at this entry, and compare it: see compareStates.
+func starts(cmd *raftv1.Command) bool {
+	return cmd.GetSessionsEnded().GetAll()
 }
 
 // pauseFull gives leadership away, as a leader that cannot apply acknowledges

@@ -1,11 +1,13 @@
 package consensus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +63,8 @@ type Node struct {
 	// looked is what the members said when this node looked around last.
 	looked  atomic.Pointer[[]*operatorv1.Member]
 	handing atomic.Bool
+	// confirmedAt is the newest index at which the whole state was found right; lookAround's.
+	confirmedAt uint64
 	// told has what each member said of its checks last, by id.
 	told sync.Map
 	// contacts remembers each member's last answer, by id.
@@ -120,9 +124,12 @@ func (n *Node) open(dir string) (err error) {
 	if n.log, err = openLog(filepath.Join(dir, "wal"), logger.Named("wal"), n.cfg.Meter); err != nil {
 		return fmt.Errorf("%w: %s: %w; %s", ErrLog, dir, err, n.startOver())
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, logger.Named("snapshot"))
+	if err := readThrough(n.log); err != nil {
+		return fmt.Errorf("%w: %s: %w; %s", ErrLog, filepath.Join(dir, "wal"), err, n.startOver())
+	}
+	snapshots, err := openSnapshots(dir, logger.Named("snapshot"))
 	if err != nil {
-		return fmt.Errorf("opening raft snapshots: %w", err)
+		return err
 	}
 	n.snapshots = snapshots
 	conf := raft.DefaultConfig()
@@ -185,8 +192,9 @@ func (n *Node) openState(path string) (err error) {
 			err = n.db.Tag(n.cfg.Version, n.cfg.CheckEvery, n.cfg.SliceRows)
 		}
 	}()
-	n.db, err = store.Open(n.closing, path, n.cfg.Logger)
-	if !errors.Is(err, store.ErrDamaged) {
+	if n.madeAnew() {
+		err = fmt.Errorf("%w: an entry could not be applied to it", store.ErrDamaged)
+	} else if n.db, err = store.Open(n.closing, path, n.cfg.Logger); !errors.Is(err, store.ErrDamaged) {
 		return err
 	}
 	kept, aside := store.SetAside(path)
@@ -198,18 +206,43 @@ func (n *Node) openState(path string) (err error) {
 	return err
 }
 
+// A state that an entry cannot be applied to is wrong, or the entry is. The node ends, as it
+// must not skip one; when it starts again the state is made anew, once for an entry.
+const failedFile, anewFile = "state.failed", "state.anew"
+
+// failedAt notes the entry before the node ends.
+func (n *Node) failedAt(index uint64) {
+	name := fmt.Appendf(nil, "%d\n", index)
+	if before, err := os.ReadFile(filepath.Join(n.cfg.DataDir, anewFile)); err == nil && bytes.Equal(before, name) {
+		return
+	}
+	if err := os.WriteFile(filepath.Join(n.cfg.DataDir, failedFile), name, 0o600); err != nil {
+		n.cfg.Logger.Error("noting that an entry could not be applied", "error", err)
+	}
+}
+
+// madeAnew says whether the state is to be made anew because of that.
+func (n *Node) madeAnew() bool {
+	return os.Rename(filepath.Join(n.cfg.DataDir, failedFile), filepath.Join(n.cfg.DataDir, anewFile)) == nil
+}
+
 // openLog opens raft's log; of an index that is not one the library makes a panic.
-func openLog(dir string, logger hclog.Logger, figures *meter.Meter) (log *wal.WAL, err error) {
+func openLog(dir string, logger hclog.Logger, figures *meter.Meter) (*wal.WAL, error) {
+	return openLogOf(dir, logger, figures, segmentSize())
+}
+
+func openLogOf(dir string, logger hclog.Logger, figures *meter.Meter, segment int) (log *wal.WAL, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // an earlier release's index is mapped into memory
 	defer func() {
 		if recover() != nil {
-			err = errors.New("its index, wal-meta.db, is empty or damaged")
+			err = errors.New("its index, wal-meta.db, or one of its files is empty or damaged")
 		}
 	}()
 	if err := firm(dir); err != nil {
 		return nil, err
 	}
 	files, index := logFiles(dir)
-	return wal.Open(dir, wal.WithSegmentFiler(files), wal.WithMetaStore(index), wal.WithSegmentSize(segmentSize()),
+	return wal.Open(dir, wal.WithSegmentFiler(files), wal.WithMetaStore(index), wal.WithSegmentSize(segment),
 		wal.WithLogger(logger), wal.WithMetricsCollector(walmetrics.NewGoMetricsCollector(nil, nil, figures.WAL())))
 }
 
@@ -245,8 +278,9 @@ func (n *Node) stateCoversSnapshot(snapshots raft.SnapshotStore) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("reading raft log: %w", err)
 	}
-	if first > max(applied, newest)+1 {
-		return false, fmt.Errorf("%w: it begins at entry %d, and state and snapshots end at %d; %s", ErrLog, first, max(applied, newest), n.startOver())
+	// Raft reads the log from its snapshot on, for the members, whatever the state holds.
+	if first > newest+1 {
+		return false, fmt.Errorf("%w: it begins at entry %d, and no snapshot that can be read reaches there (the newest ends at %d, the state at %d); %s", ErrLog, first, newest, applied, n.startOver())
 	}
 	return newest > 0 && applied >= newest, nil
 }

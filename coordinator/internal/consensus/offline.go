@@ -74,8 +74,11 @@ func openOffline(ctx context.Context, dir, id string, logger *slog.Logger) (o *o
 	if o.log, err = openLog(filepath.Join(raftDir, "wal"), named, meter.New(Kinds()...)); err != nil {
 		return o, fmt.Errorf("%w: %s: %w", ErrLog, raftDir, err)
 	}
-	if o.snapshots, err = raft.NewFileSnapshotStoreWithLogger(raftDir, keepSnapshots, hclog.NewNullLogger()); err != nil {
-		return o, fmt.Errorf("opening raft snapshots: %w", err)
+	if err = readThrough(o.log); err != nil {
+		return o, fmt.Errorf("%w: %s: %w", ErrLog, raftDir, err)
+	}
+	if o.snapshots, err = openSnapshots(raftDir, hclog.NewNullLogger()); err != nil {
+		return o, err
 	}
 	path := filepath.Join(dir, "state.db")
 	o.db, err = store.Open(ctx, path, logger)

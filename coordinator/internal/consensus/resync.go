@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -44,9 +45,10 @@ func (n *Node) differs(d *difference) {
 	}
 	n.differsAt.Store(d.from())
 	n.differing.Store(d)
-	n.cfg.Meter.Divergences.Of(d.what).Inc()
+	what, _, _ := strings.Cut(d.what, ":")
+	n.cfg.Meter.Divergences.Of(what).Inc()
 	n.cfg.Logger.Error("this node holds another state than the majority: it stops serving and takes the state over from one of them; look after its disk and memory",
-		"window", d.window, "first_index", d.window*store.CheckEvery, "what", d.what, "majority", d.others)
+		"of", d.entries(), "what", d.what, "majority", d.others)
 	if n.IsLeader() {
 		n.start(func() { _ = n.raft.LeadershipTransfer().Error() })
 	}
@@ -192,7 +194,7 @@ func (n *Node) takeState(addr string) (uint64, error) {
 // again applies an entry of the log that raft has handed over before.
 func (n *Node) again(index uint64) error {
 	var log raft.Log
-	if err := n.log.GetLog(index, &log); err != nil {
+	if err := getEntry(n.log, index, &log); err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
 	if log.Type != raft.LogCommand {
@@ -260,7 +262,7 @@ var _ io.ReadWriter = (*idle)(nil)
 func (n *Node) reportDivergence(d *difference, from string, index uint64) {
 	now := time.Now().UnixNano()
 	cmd := &raftv1.Command{Time: now, Actor: "node:" + n.cfg.ID, IdempotencyKey: fmt.Sprintf("differs-%s-%d", n.cfg.ID, now),
-		Body: &raftv1.Command_ReportDivergence{ReportDivergence: &raftv1.ReportDivergence{Node: n.cfg.ID, What: d.what, Window: d.window, From: from, Index: index}}}
+		Body: &raftv1.Command_ReportDivergence{ReportDivergence: &raftv1.ReportDivergence{Node: n.cfg.ID, What: d.what, Window: d.about(), From: from, Index: index}}}
 	tries := 0
 	n.until("telling the audit that the state was taken over", func() error {
 		err := n.report(cmd)

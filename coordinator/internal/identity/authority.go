@@ -63,6 +63,9 @@ func newAuthority(cluster string, der []byte, key crypto.Signer) (*Authority, er
 	if !certificate.IsCA {
 		return nil, fmt.Errorf("%w: the authority's certificate is no authority", ErrMismatch)
 	}
+	if err := certificate.CheckSignatureFrom(certificate); err != nil {
+		return nil, fmt.Errorf("%w: the authority's certificate is not as it was signed: %w", ErrMismatch, err)
+	}
 	if !slices.Contains(certificate.Subject.Organization, cluster) {
 		return nil, fmt.Errorf("%w: the authority is of cluster %v, not %s", ErrMismatch, certificate.Subject.Organization, cluster)
 	}

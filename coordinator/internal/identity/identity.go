@@ -33,8 +33,9 @@ const (
 	AuthorityLifetime = 10 * 365 * 24 * time.Hour
 	// TokenLifetime is the longest that a join token may be good for.
 	TokenLifetime = time.Hour
-	// backdate lets a peer whose clock is behind ours use its certificate at once.
-	backdate = 5 * time.Minute
+	// backdate lets a certificate be used at once although the clock of who signed it is ahead, or
+	// that of who looks at it behind, by an hour each.
+	backdate = 2 * time.Hour
 )
 
 // Kinds of identity, as they stand in a certificate's URI.

@@ -3,6 +3,7 @@ package identity
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -48,6 +49,18 @@ type Membership struct {
 	OperatorAddress string `json:"operator_address"`
 	// Peers are the nodes known when this one joined, to find the cluster by.
 	Peers []Peer `json:"peers,omitempty"`
+	// Sum is the SHA-256 of the rest, in hex; an earlier release wrote none.
+	Sum string `json:"sha256,omitempty"`
+}
+
+// sum is what Sum should be.
+func (m Membership) sum() (string, error) {
+	m.Sum = ""
+	text, err := json.Marshal(m)
+	if err != nil {
+		return "", fmt.Errorf("encoding %s: %w", fileCluster, err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(text)), nil
 }
 
 // Peer is another node of the cluster.
@@ -89,6 +102,9 @@ func Create(dir string, m Membership, authority *Authority, operators *x509.Cert
 	if err != nil {
 		return nil, fmt.Errorf("encoding the node's key: %w", err)
 	}
+	if m.Sum, err = m.sum(); err != nil {
+		return nil, err
+	}
 	description, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encoding %s: %w", fileCluster, err)
@@ -125,6 +141,9 @@ func Load(dir string) (*Node, error) {
 	n := &Node{dir: dir, now: time.Now}
 	if err := json.Unmarshal(raw, &n.membership); err != nil {
 		return nil, fmt.Errorf("reading %s: %w: %w", filepath.Join(dir, fileCluster), err, ErrDamaged)
+	}
+	if want, err := n.membership.sum(); err != nil || n.membership.Sum != "" && n.membership.Sum != want {
+		return nil, errors.Join(err, fmt.Errorf("reading %s: its checksum is not that of its content: %w", filepath.Join(dir, fileCluster), ErrDamaged))
 	}
 	root, err := readPEM(filepath.Join(dir, fileAuthority), "CERTIFICATE")
 	if err != nil {
@@ -193,6 +212,9 @@ func (n *Node) adopt(chain [][]byte) error {
 	}
 	if err := leaf.CheckSignatureFrom(n.authority.certificate); err != nil {
 		return fmt.Errorf("%w: the node's certificate is not signed by the cluster's authority", ErrMismatch)
+	}
+	if len(chain) > 1 && !bytes.Equal(chain[1], n.authority.certificate.Raw) {
+		return fmt.Errorf("%w: what follows the node's certificate is not the cluster's authority", ErrMismatch)
 	}
 	public, ok := n.key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(leaf.PublicKey) {

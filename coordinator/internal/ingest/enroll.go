@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -50,7 +51,8 @@ func (s *Server) ServeEnroll(ctx context.Context, conn *link.Conn) {
 	}
 	_ = stream.SetDeadline(time.Now().Add(s.cfg.HelloTimeout))
 	if err := frame.Write(stream, reply); err != nil {
-		logger.Warn("enrolment answer not delivered; the token is spent, create another one", "error", err)
+		s.owed.add(&request)
+		logger.Warn("enrolment answer not delivered; the same key gets it again with the same token until that expires, another key needs another token", "error", err)
 	}
 }
 
@@ -63,7 +65,9 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 			"the request is of protocol version %d, this coordinator speaks version %d: install the same release on both sides (this coordinator is %s)",
 			request.GetProtocol(), frame.ProtocolVersion, s.cfg.Version)}
 	}
-	if wait := s.limiter.wait(from); wait > 0 {
+	// Who asks again because no answer came is no guesser: others behind the same address may be.
+	again := s.owed.has(request)
+	if wait := s.limiter.wait(from); wait > 0 && !again {
 		seconds := uint32(wait/time.Second) + 1
 		return nil, &refusal{code: "rate-limited", retry: seconds,
 			message: fmt.Sprintf("too many failed enrolments from this address: wait %d s and use a fresh token", seconds)}
@@ -105,7 +109,20 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 	if err != nil {
 		return nil, &refusal{code: "internal", message: "this node cannot read what it signed: try another one", retry: 5}
 	}
-	if refused := s.spend(ctx, from, request, enrolled.GetId(), keySum(leaf)); refused != nil {
+	refused := s.spend(ctx, from, request, enrolled.GetId(), keySum(leaf))
+	if refused != nil && refused.code == state.RejectTokenUsed && request.GetKind() == sensorv1.EnrollKind_ENROLL_KIND_SENSOR {
+		if id := s.enrolledBefore(ctx, request.GetTokenId(), keySum(leaf)); id != "" {
+			enrolled.Id, refused = id, nil
+			if enrolled.Chain, err = s.cfg.Authority.SignHost(request.GetCsr(), id); err != nil {
+				return nil, &refusal{code: "bad-request", message: err.Error()}
+			}
+			s.cfg.Logger.Info("the same key has asked again with its token: it gets its identity again", "id", id)
+		}
+	}
+	if refused != nil {
+		if refused.code == state.RejectTokenUsed {
+			s.limiter.failed(from)
+		}
 		return nil, refused
 	}
 	if enrolled.Nodes, err = s.cfg.Members.Nodes(ctx); err != nil {
@@ -131,10 +148,13 @@ func (s *Server) spend(ctx context.Context, from net.Addr, request *sensorv1.Enr
 			Kind: request.GetKind(), Id: id, Facts: facts, Node: request.GetNode(), KeySha256: key}},
 	})
 	if err != nil {
+		s.owed.add(request) // the log may have taken it all the same
 		return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node, or again in a few seconds", retry: 2}
 	}
 	if res.GetRejected() != "" {
-		s.limiter.failed(from)
+		if res.GetRejected() != state.RejectTokenUsed { // which may be the same request again: see enroll
+			s.limiter.failed(from)
+		}
 		message := res.GetMessage()
 		if message == "" {
 			message = "the join token was refused: make a new one with 'vedette token create'"

@@ -73,6 +73,13 @@ type Members interface {
 	Revocations(ctx context.Context) (*sensorv1.SignedRevocations, error)
 }
 
+// Tokens is what ingest reads of join tokens.
+type Tokens interface {
+	// Enrolled is the host that a sensor's token was spent on, with the hash of its newest key and
+	// the token's end (Unix ns); "" when it was spent on none that counts.
+	Enrolled(ctx context.Context, token string) (host string, key []byte, expires int64, err error)
+}
+
 // Config of a Server.
 type Config struct {
 	// NodeID is this node's id: it stands in Welcome and in what this node proposes.
@@ -83,11 +90,12 @@ type Config struct {
 	Authority *identity.Authority
 	// Operators is the certificate of the operators' authority, given to what enrols.
 	Operators *x509.Certificate
-	// Log, Store, Orders and Members are the replicated log and the state that it makes.
+	// Log, Store, Orders, Members and Tokens are the replicated log and the state that it makes.
 	Log     Log
 	Store   Store
 	Orders  Orders
 	Members Members
+	Tokens  Tokens
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
 	// Meter counts what happens; nil makes one that nobody reads.
@@ -119,8 +127,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil {
-		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders and Members must be set"))
+	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil || c.Tokens == nil {
+		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders, Members and Tokens must be set"))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))
@@ -183,6 +191,7 @@ type Server struct {
 	stop    context.CancelFunc
 	// enrolling bounds the enrolments at once.
 	enrolling chan struct{}
+	owed      owed
 }
 
 // counters are since the start of the node.

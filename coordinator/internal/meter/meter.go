@@ -81,7 +81,7 @@ func New(commands ...string) *Meter {
 	m.ProposedBytes = m.histogram("vedette_proposal_bytes", "Sizes of the commands that this node proposed.", prometheus.ExponentialBuckets(256, 4, 8))
 	m.ApplySeconds = m.histogram("vedette_apply_seconds", "Time of the transaction that applies one log entry.", seconds)
 	m.LeaderChanges = m.counter("vedette_leader_changes_total", "How often this node learnt of another leader.")
-	m.Divergences = m.Choice("vedette_state_differences_total", "Times that this node's state differed from that of others at the same log index, by what was compared; undecided: no majority says which is right.", "what", "chain", "slice", "undecided")
+	m.Divergences = m.Choice("vedette_state_differences_total", "Times that this node's state differed from that of others at the same log index, by what was compared; damaged: its own check says so; undecided: no majority says which is right.", "what", "chain", "slice", "damaged", "undecided")
 	m.Resyncs = m.counter("vedette_state_resyncs_total", "Times that this node took another node's state over because its own differed.")
 	m.Applied = m.Choice("vedette_entries_applied_total", "Log entries that this node applied.", "command", append(commands, Other)...)
 	m.sinks()

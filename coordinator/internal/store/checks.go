@@ -3,10 +3,12 @@ package store
 import (
 	"crypto/sha256"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"hash"
 	"strings"
 	"sync"
+	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
 )
@@ -29,7 +31,7 @@ const (
 
 // Check is what a node holds at the end of a window.
 type Check struct {
-	Window uint64 // the indexes from Window*CheckEvery up to the next one's
+	Window uint64 // the indexes from Window*CheckEvery up to the next one's; or see Whole
 	// Tag is the program that wrote: checks of different ones cannot be compared.
 	Tag string
 	// Chain is empty when the window was not written by this program alone; Slice while the
@@ -48,7 +50,11 @@ type checks struct {
 	done    []*Check   // oldest first
 	reading bool
 	failed  error
-	wg      sync.WaitGroup
+	// wholeReading and wholeAgain are CheckWhole's; broken is what it, or a slice, found.
+	wholeReading bool
+	wholeAgain   time.Time
+	broken       error
+	wg           sync.WaitGroup
 }
 
 // Tag says which program this is: nodes with the same one store the same bytes for the
@@ -70,7 +76,7 @@ func (db *DB) Tag(tag string, every uint64, rows int64) error {
 func (k *checks) read(c *sqlite3.SQLiteConn) error {
 	k.chain = nil
 	k.mu.Lock()
-	k.done = nil
+	k.done, k.broken = nil, nil
 	k.mu.Unlock()
 	return query(c, "SELECT idx, chain, tag FROM applied", func(v []driver.Value) error {
 		switch {
@@ -211,6 +217,9 @@ func (c *closing) start() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.reading, k.failed = false, damaged(err)
+		if errors.Is(k.failed, ErrDamaged) {
+			k.broken = k.failed
+		}
 		if err == nil {
 			c.check.Slice = sum
 		}

@@ -101,22 +101,30 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*DB, error) {
 		return nil, damaged(err)
 	}
 	if info, err := os.Stat(path); err == nil && info.Size() <= maxChecked {
-		if err := db.check(ctx); err != nil {
+		pragma := "PRAGMA quick_check(1)"
+		if info.Size() <= maxSounded {
+			pragma = "PRAGMA integrity_check(1)"
+		}
+		if err := db.check(ctx, pragma); err != nil {
 			return nil, errors.Join(damaged(err), db.Close())
 		}
 	}
 	return db, nil
 }
 
-// maxChecked bounds what Open reads to see whether a state is whole: above, a
-// start would take seconds, and damage shows when it is met.
-const maxChecked = 1 << 30
+// maxChecked bounds what Open reads to see whether a state is whole, maxSounded whether its
+// indexes say what its rows do, which takes ten times as long: above, a start would take seconds,
+// and damage shows when the whole state is compared (CheckWhole).
+const (
+	maxChecked = 1 << 30
+	maxSounded = 64 << 20
+)
 
 // check finds pages that are not what they should be. What a page says cannot be
 // checked: SQLite keeps no checksums.
-func (db *DB) check(ctx context.Context) error {
+func (db *DB) check(ctx context.Context, pragma string) error {
 	var found string
-	if err := db.each(ctx, func(s scanner) error { return s.Scan(&found) }, "PRAGMA quick_check(1)"); err != nil {
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&found) }, pragma); err != nil {
 		return fmt.Errorf("checking state %s: %w", db.path, err)
 	}
 	if found != "ok" {

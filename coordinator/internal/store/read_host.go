@@ -253,6 +253,15 @@ func (db *DB) Tokens(ctx context.Context) (out []*Token, err error) {
 	return out, err
 }
 
+// Enrolled is the host that a sensor's token was spent on, with the hash of its newest key
+// and the token's end; "" when the token was spent on none, or the host was removed.
+func (db *DB) Enrolled(ctx context.Context, token string) (host string, key []byte, expires int64, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&host, &key, &expires) },
+		"SELECT h.id, h.key_sha256, t.expires FROM tokens t JOIN hosts h ON h.id = t.used_by AND h.removed = 0 WHERE t.id = ? AND t.used_at > 0 AND t.kind = ?",
+		token, int64(sensorv1.EnrollKind_ENROLL_KIND_SENSOR))
+	return host, key, expires, err
+}
+
 // Counts are the figures of a status page.
 type Counts struct {
 	Hosts, HostsSilent, FindingsSince, IncidentsOpen, Isolated uint64

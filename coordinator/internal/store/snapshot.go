@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"database/sql/driver"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -332,15 +331,8 @@ func verify(path string, index uint64) (err error) {
 		return fmt.Errorf("%w: opening: %w", ErrSnapshot, err)
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	verdict := ""
-	if err := query(conn, "PRAGMA integrity_check(1)", func(v []driver.Value) error {
-		verdict = asText(v[0])
-		return nil
-	}); err != nil {
-		return fmt.Errorf("%w: checking integrity: %w", ErrSnapshot, err)
-	}
-	if verdict != "ok" {
-		return fmt.Errorf("%w: SQLite says %s", ErrSnapshot, verdict)
+	if err := sound(conn); err != nil {
+		return fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
 	// Before it takes the state's place: a newer one could not be opened there.
 	if err := checkSchema(conn); err != nil {

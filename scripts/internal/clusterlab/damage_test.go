@@ -34,10 +34,10 @@ var damages = []struct {
 		return each(d, "raft/wal/*.wal", func(p string) error { return scribble(p, 200) })
 	}, "join again", false, false},
 	{"log's index overwritten", func(d string) error {
-		return each(d, "raft/wal/wal-meta.db", func(p string) error { return errors.Join(scribble(p, 0), scribble(p, 4096), scribble(p, 8192)) })
+		return each(d, "raft/wal/wal-index.json", func(p string) error { return scribble(p, 0) })
 	}, "join again", false, false},
 	{"log's index emptied", func(d string) error {
-		return each(d, "raft/wal/wal-meta.db", func(p string) error { return os.Truncate(p, 0) })
+		return each(d, "raft/wal/wal-index.json", func(p string) error { return os.Truncate(p, 0) })
 	}, "join again", false, false},
 	{"certificate cut", func(d string) error { return cut(d + "/node.crt") }, "node.crt", false, false},
 	{"key emptied", func(d string) error { return os.Truncate(d+"/node.key", 0) }, "node.key", false, false},
