@@ -15,8 +15,10 @@ import (
 const (
 	heapEvery = 5 * time.Second
 	// heapMost and heapLeast bound the garbage, in percent of what lives: the runtime's own
-	// choice, and where less saves little for much.
-	heapMost, heapLeast = 100, 20
+	// choice, and where less saves little for much. Thousands of sessions that come at once
+	// lie among the garbage of their handshakes, and leave holes as large as that when it
+	// goes: so it begins low.
+	heapMost, heapFirst, heapLeast = 100, 40, 20
 	// Collecting may take this part of the processors; below the lesser it may take more.
 	collectMost, collectLeast = 0.04, 0.015
 )
@@ -39,7 +41,8 @@ func keepHeapSmall(ctx context.Context) {
 	}
 	ticks := time.NewTicker(heapEvery)
 	defer ticks.Stop()
-	last, percent := collected(), heapMost
+	last, percent := collected(), heapFirst
+	debug.SetGCPercent(percent)
 	for {
 		select {
 		case <-ctx.Done():
