@@ -105,6 +105,7 @@ func replicatedRows(ctx context.Context, b *bench) []figure.Row {
 		figure.Info("raft-wal alone, one", log["alone"], "rows/s", ""),
 		figure.Info("CPU of the three nodes for each delta", micros(best.nodes), "µs", "receiving, committing and applying three times"),
 		figure.Info("CPU of the sensors for each delta", micros(best.sensors), "µs", "on the same processors here; summaries are encoded before"),
+		figure.Info("disk of one node for each behaviour that a host has", float64(run.disk)/(rowHosts*rowBehaviours), "bytes", "its count and times; what it is stands once for the fleet"),
 		figure.Info("sessions that ended while they sent", float64(reopened), "sessions", "a node that cannot commit within 4 s sends its sensor elsewhere"),
 		figure.Exactly("behaviours whose count is not what was acknowledged", float64(run.wrong), 0, "behaviours",
 			fmt.Sprintf("of %d that each of three nodes was asked for", run.asked)),
@@ -132,6 +133,7 @@ type rowsRun struct {
 	closing   sync.Once
 
 	wrong, asked int
+	disk         int64 // bytes of a node's state when all behaviours are stored
 }
 
 func newRowsRun(ctx context.Context, b *bench) (r *rowsRun, err error) {
@@ -260,6 +262,11 @@ func (r *rowsRun) measure(ctx context.Context, span time.Duration) ([]rowsRound,
 			ms(round.nodes), ms(round.sensors), ms(round.took), round.entries, round.perEntry(), round.entryBytes()/1024, round.load)
 		rounds = append(rounds, round)
 	}
+	state, err := os.Stat(filepath.Join(r.lab.NodeDir(r.cluster.Nodes[0].ID), "state.db"))
+	if err != nil {
+		return nil, fmt.Errorf("asking how large the state is: %w", err)
+	}
+	r.disk = state.Size()
 	return rounds, r.check(ctx)
 }
 
