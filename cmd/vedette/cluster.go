@@ -62,7 +62,7 @@ func (a *app) memberTable(list *sensorv1.NodeAddresses) output.List[*operatorv1.
 		Value: func(m row) any { return shape.FromMember(m, list) },
 		Columns: []output.Column[row]{
 			{Head: "ID", Cell: row.GetId},
-			{Head: "ROLE", Cell: row.GetRole},
+			{Head: "ROLE", Cell: roleWord},
 			{Head: "STATE", Cell: row.GetState, Paint: func(m row) output.Colour { return stateColour(m.GetState()) }},
 			{Head: "READY", Cell: readyWord, Paint: readyColour},
 			{Head: "INDEX", Right: true, Cell: func(m row) string { return number(m.GetAppliedIndex()) }},
@@ -76,6 +76,14 @@ func (a *app) memberTable(list *sensorv1.NodeAddresses) output.List[*operatorv1.
 			{Head: "OPERATOR ADDRESS", Wide: true, Cell: row.GetOperatorAddress},
 		},
 	}
+}
+
+// roleWord is a node's role; of one that does not answer, which may have led a moment ago, nothing is known.
+func roleWord(m *operatorv1.Member) string {
+	if m.GetState() == "unreachable" {
+		return ""
+	}
+	return m.GetRole()
 }
 
 // readyWord says whether a node may be relied on, as far as it says that itself.

@@ -97,10 +97,14 @@ func nodesSigned(list *sensorv1.NodeAddresses, broken error) string {
 }
 
 func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string) {
-	if len(st.GetProblems()) == 0 && st.GetLeaderId() != "" {
+	// The first words are whether anything can be done at all.
+	switch n := len(st.GetProblems()); {
+	case st.GetLeaderId() == "":
+		g.Title(output.Red, fmt.Sprintf("The cluster can decide nothing now (no leader); %s:", plural(n, "problem")))
+	case n == 0:
 		g.Title(output.Green, "All is well.")
-	} else {
-		g.Title(output.Yellow, plural(len(st.GetProblems()), "problem")+":")
+	default:
+		g.Title(output.Yellow, fmt.Sprintf("The cluster works; %s:", plural(n, "problem")))
 	}
 	for _, problem := range st.GetProblems() {
 		g.Item(problem)
@@ -117,7 +121,7 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string)
 		case len(m.GetNotReady()) > 0:
 			state += ", not ready"
 		}
-		g.Painted(stateColour(m.GetState()), "node "+m.GetId(), fmt.Sprintf("%s, %s, %s", m.GetRole(), state, m.GetAddress()))
+		g.Painted(stateColour(m.GetState()), "node "+m.GetId(), strings.Join(fields(roleWord(m), state, m.GetAddress()), ", "))
 	}
 	g.Field("node list", signed)
 	g.Section("Fleet")

@@ -16,7 +16,8 @@ import (
 )
 
 // storedReads takes the time of what the CLI asks a node's state for, without the way to the
-// node and back: each read many times, on a state with a million findings.
+// node and back: each read many times, on a state with a million findings. Then that of the CLI
+// itself, at a real node with such a state.
 func storedReads(ctx context.Context, b *bench) []figure.Row {
 	const unit, hosts, rounds = "ms", 10_000, 300
 	findings := 1_000_000
@@ -36,8 +37,15 @@ func storedReads(ctx context.Context, b *bench) []figure.Row {
 		rows = append(rows, figure.AtMost("read of the state: "+strings.ReplaceAll(name, "_", " ")+", p99", took[name], 200, unit,
 			fmt.Sprintf("%d hosts, %d findings; a page of 100; load %s", hosts, findings, loadNow())))
 	}
-	return rows
+	cli, err := cliReads(ctx, b, hosts, findings, b.times(cliRounds))
+	if err != nil {
+		cli = append(cli, figure.Missing("a list by the CLI, p99", unit, "≤ 200", err))
+	}
+	return append(rows, cli...)
 }
+
+// cliRounds is how often each command is run.
+const cliRounds = 50
 
 // goBench runs a benchmark that stands beside what it measures, because nothing else may
 // import that, and reads the last figure of each part of it by its name.

@@ -270,11 +270,11 @@ type Counts struct {
 // Counts reads the figures; findings are those stored since the given time.
 func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
 	err = db.each(ctx, func(s scanner) error {
-		return s.Scan(&c.Hosts, &c.HostsSilent, &c.FindingsSince, &c.IncidentsOpen, &c.Isolated)
-	}, `SELECT (SELECT count(*) FROM hosts WHERE removed = 0),
-		(SELECT count(*) FROM hosts WHERE connected = 0 AND last_seen > 0 AND ended NOT IN ('stopped', 'removed')),
+		return s.Scan(&c.Hosts, &c.HostsSilent, &c.Isolated, &c.FindingsSince, &c.IncidentsOpen)
+	}, `SELECT count(*) FILTER (WHERE removed = 0),
+		count(*) FILTER (WHERE connected = 0 AND last_seen > 0 AND ended NOT IN ('stopped', 'removed')),
+		count(*) FILTER (WHERE isolation = 'applied' AND removed = 0),
 		(SELECT count(*) FROM findings WHERE stored_at >= ?),
-		(SELECT count(*) FROM incidents WHERE status = 'open'),
-		(SELECT count(*) FROM hosts WHERE isolation = 'applied' AND removed = 0)`, since)
+		(SELECT count(*) FROM incidents WHERE status = 'open') FROM hosts`, since)
 	return c, err
 }

@@ -25,33 +25,36 @@ const quietNames = 3
 // given time (Unix ns) or whose session has ended, and those that said since
 // lossySince that they had lost something.
 func (db *DB) Quiet(ctx context.Context, before, lossySince int64) (q Quiet, err error) {
-	const silent = " FROM hosts WHERE last_seen > 0 AND (connected = 0 OR last_seen < ?) AND ended NOT IN ('stopped', 'removed')"
-	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Silent) }, "SELECT count(*)"+silent, before); err != nil {
+	const (
+		silent  = "last_seen > 0 AND (connected = 0 OR last_seen < ?1) AND ended NOT IN ('stopped', 'removed')"
+		blind   = "connected = 1 AND last_seen >= ?1 AND blind <> ''"
+		stopped = "connected = 0 AND ended = 'stopped'"
+		named   = "CASE name WHEN '' THEN id ELSE name END"
+	)
+	// Hosts are rows of a thousand bytes and more: all is counted in one walk over them.
+	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Silent, &q.Stopped, &q.Blind) },
+		"SELECT count(*) FILTER (WHERE "+silent+"), count(*) FILTER (WHERE "+stopped+"), count(*) FILTER (WHERE "+blind+") FROM hosts", before); err != nil {
 		return q, err
 	}
-	if err := db.each(ctx, func(s scanner) error {
-		var name string
-		err := s.Scan(&name)
-		q.Names = append(q.Names, name)
-		return err
-	}, "SELECT CASE name WHEN '' THEN id ELSE name END"+silent+" ORDER BY last_seen, n LIMIT ?", before, quietNames); err != nil {
-		return q, err
+	if q.Silent > 0 {
+		if err := db.each(ctx, func(s scanner) error {
+			var name string
+			err := s.Scan(&name)
+			q.Names = append(q.Names, name)
+			return err
+		}, "SELECT "+named+" FROM hosts WHERE "+silent+" ORDER BY last_seen, n LIMIT ?2", before, quietNames); err != nil {
+			return q, err
+		}
 	}
-	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Stopped) },
-		"SELECT count(*) FROM hosts WHERE connected = 0 AND ended = 'stopped'"); err != nil {
-		return q, err
-	}
-	const blind = " FROM hosts WHERE connected = 1 AND last_seen >= ? AND blind <> ''"
-	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Blind) }, "SELECT count(*)"+blind, before); err != nil {
-		return q, err
-	}
-	if err := db.each(ctx, func(s scanner) error {
-		var name, why string
-		err := s.Scan(&name, &why)
-		q.BlindNames = append(q.BlindNames, name+": "+why)
-		return err
-	}, "SELECT CASE name WHEN '' THEN id ELSE name END, blind"+blind+" ORDER BY n LIMIT ?", before, quietNames); err != nil {
-		return q, err
+	if q.Blind > 0 {
+		if err := db.each(ctx, func(s scanner) error {
+			var name, why string
+			err := s.Scan(&name, &why)
+			q.BlindNames = append(q.BlindNames, name+": "+why)
+			return err
+		}, "SELECT "+named+", blind FROM hosts WHERE "+blind+" ORDER BY n LIMIT ?2", before, quietNames); err != nil {
+			return q, err
+		}
 	}
 	if err := db.each(ctx, func(s scanner) error { return s.Scan(&q.Cut, &q.CutAt) }, "SELECT cut, cut_at FROM history"); err != nil {
 		return q, err
