@@ -44,7 +44,7 @@ const (
 	RootLifetime = 10 * 365 * 24 * time.Hour
 	minLifetime  = time.Minute
 	// backdate lets a host or node whose clock is behind accept a certificate at once.
-	backdate = 5 * time.Minute
+	backdate = 2 * time.Hour // see coordinator/internal/identity
 )
 
 var (

@@ -81,7 +81,8 @@ func clocks(ctx context.Context, cfg config, dir string) []figure.Row {
 		figure.Exactly(name, float64(out.steps), 4, "", "ahead and behind, of the leader and of a follower"),
 		figure.Exactly("leaders made by that", float64(out.leaders), 0, "", ""),
 		figure.Exactly("of these, told by another node's status, and no more afterwards", float64(out.told), float64(out.steps), "", ""),
-		figure.Exactly("sensors that enrolled at the node meanwhile, and were served by all", float64(out.enrolled), float64(out.steps), "", "with a token of the node's own"),
+		figure.Exactly("sensors that enrolled at the node meanwhile, and were served by all", float64(out.enrolled), 4, "", "with a token of the node's own"),
+		figure.Info("isolations that were ordered meanwhile, of two at each step", float64(out.ordered), "", "at the node, and at another"),
 		figure.Info("longest that a sensor waited for its answer meanwhile", out.longest.Seconds(), "s", ""),
 		figure.Info("of all orders and tokens across the hour, refused by the log", float64(len(out.refusals)), "", strings.Join(out.refusals, "; ")),
 		figure.Exactly("acknowledged lost by moved clocks", float64(total.lost), 0, "", fmt.Sprintf("of %d", total.acknowledged)),
@@ -141,10 +142,14 @@ func (r *rig) skew(ctx context.Context, s skew, p *pushers, out *skewed) error {
 	}
 	for _, at := range []int{node, other} {
 		if err := r.isolateAt(ctx, at, enrolled.id); err != nil {
-			if !strings.Contains(err.Error(), "(") {
+			// The operator's own program looks at the clock before it signs, the log when it takes an order.
+			code := "refused by the operator's program, which names the clocks"
+			if _, said, ok := strings.Cut(err.Error(), "("); ok {
+				code, _, _ = strings.Cut(said, ")")
+			} else if !strings.Contains(err.Error(), "clock") {
 				return fmt.Errorf("an order at %s: %w", id(at), err)
 			}
-			out.refusals = append(out.refusals, fmt.Sprintf("%s, an order at %s: %s", s, whose(at, node), err))
+			out.refusals = append(out.refusals, fmt.Sprintf("%s, an order at %s: %s", s, whose(at, node), code))
 		} else {
 			out.ordered++
 		}

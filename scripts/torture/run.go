@@ -26,6 +26,7 @@ var parts = []struct {
 	{"checker", 1, checker},
 	{"power", 2, power},
 	{"clocks", 2, clocks},
+	{"catch-up", 3, catchUp},
 	{"corruptions", 8, corruptions},
 }
 
