@@ -5341,9 +5341,11 @@ func (x *ListCheckpointsRequest) GetPageSize() uint32 {
 }
 
 type ListCheckpointsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoints   []*raftv1.Checkpoint   `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
-	Authority     [][]byte               `protobuf:"bytes,2,rep,name=authority,proto3" json:"authority,omitempty"` // the cluster's certificates, DER
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoints []*raftv1.Checkpoint   `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Authority   [][]byte               `protobuf:"bytes,2,rep,name=authority,proto3" json:"authority,omitempty"` // the cluster's certificates, DER
+	// All lists of trusted authorities that there were: by which of them a node signed.
+	Trusts        []*sensorv1.SignedTrust `protobuf:"bytes,3,rep,name=trusts,proto3" json:"trusts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5390,6 +5392,487 @@ func (x *ListCheckpointsResponse) GetAuthority() [][]byte {
 		return x.Authority
 	}
 	return nil
+}
+
+func (x *ListCheckpointsResponse) GetTrusts() []*sensorv1.SignedTrust {
+	if x != nil {
+		return x.Trusts
+	}
+	return nil
+}
+
+type GetTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SeenSince     int64                  `protobuf:"varint,1,opt,name=seen_since,json=seenSince,proto3" json:"seen_since,omitempty"` // of hosts: only those count that were seen since (Unix ns)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTrustRequest) Reset() {
+	*x = GetTrustRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTrustRequest) ProtoMessage() {}
+
+func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTrustRequest.ProtoReflect.Descriptor instead.
+func (*GetTrustRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *GetTrustRequest) GetSeenSince() int64 {
+	if x != nil {
+		return x.SeenSince
+	}
+	return 0
+}
+
+type GetTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Trust         *sensorv1.SignedTrust  `protobuf:"bytes,1,opt,name=trust,proto3" json:"trust,omitempty"` // absent: none was ever signed
+	Roots         [][]byte               `protobuf:"bytes,2,rep,name=roots,proto3" json:"roots,omitempty"` // what this node trusts, DER, in the order of Trust.roots
+	Issuer        uint32                 `protobuf:"varint,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Operators     []byte                 `protobuf:"bytes,4,opt,name=operators,proto3" json:"operators,omitempty"` // DER
+	Hosts         uint64                 `protobuf:"varint,5,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	Counts        []*TrustCount          `protobuf:"bytes,6,rep,name=counts,proto3" json:"counts,omitempty"`   // of those hosts
+	Unready       []string               `protobuf:"bytes,7,rep,name=unready,proto3" json:"unready,omitempty"` // some that would be cut off if all but the issuer went
+	UnreadyCount  uint64                 `protobuf:"varint,8,opt,name=unready_count,json=unreadyCount,proto3" json:"unready_count,omitempty"`
+	Nodes         []*TrustHolder         `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Holders       []*TrustHolder         `protobuf:"bytes,10,rep,name=holders,proto3" json:"holders,omitempty"` // operators
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTrustResponse) Reset() {
+	*x = GetTrustResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTrustResponse) ProtoMessage() {}
+
+func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTrustResponse.ProtoReflect.Descriptor instead.
+func (*GetTrustResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *GetTrustResponse) GetTrust() *sensorv1.SignedTrust {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetIssuer() uint32 {
+	if x != nil {
+		return x.Issuer
+	}
+	return 0
+}
+
+func (x *GetTrustResponse) GetOperators() []byte {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *GetTrustResponse) GetCounts() []*TrustCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetUnready() []string {
+	if x != nil {
+		return x.Unready
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetUnreadyCount() uint64 {
+	if x != nil {
+		return x.UnreadyCount
+	}
+	return 0
+}
+
+func (x *GetTrustResponse) GetNodes() []*TrustHolder {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetHolders() []*TrustHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// So many hosts hold a Trust and have a certificate by an authority.
+type TrustCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Root          []byte                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"` // SHA-256 of its key; empty: they have not said
+	Hosts         uint64                 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustCount) Reset() {
+	*x = TrustCount{}
+	mi := &file_vedette_operator_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustCount) ProtoMessage() {}
+
+func (x *TrustCount) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustCount.ProtoReflect.Descriptor instead.
+func (*TrustCount) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *TrustCount) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *TrustCount) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *TrustCount) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+type TrustHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustHolder) Reset() {
+	*x = TrustHolder{}
+	mi := &file_vedette_operator_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustHolder) ProtoMessage() {}
+
+func (x *TrustHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustHolder.ProtoReflect.Descriptor instead.
+func (*TrustHolder) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *TrustHolder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TrustHolder) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type PrepareRootRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same key with a later end, by the SHA-256 of that key; empty: a new key.
+	Renew         []byte `protobuf:"bytes,1,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareRootRequest) Reset() {
+	*x = PrepareRootRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareRootRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareRootRequest) ProtoMessage() {}
+
+func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareRootRequest.ProtoReflect.Descriptor instead.
+func (*PrepareRootRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *PrepareRootRequest) GetRenew() []byte {
+	if x != nil {
+		return x.Renew
+	}
+	return nil
+}
+
+type PrepareRootResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Root          []byte                 `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"` // DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareRootResponse) Reset() {
+	*x = PrepareRootResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareRootResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareRootResponse) ProtoMessage() {}
+
+func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareRootResponse.ProtoReflect.Descriptor instead.
+func (*PrepareRootResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *PrepareRootResponse) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+type PutTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        *sensorv1.SignedTrust  `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	SeenSince     int64                  `protobuf:"varint,3,opt,name=seen_since,json=seenSince,proto3" json:"seen_since,omitempty"`
+	Force         bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTrustRequest) Reset() {
+	*x = PutTrustRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTrustRequest) ProtoMessage() {}
+
+func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTrustRequest.ProtoReflect.Descriptor instead.
+func (*PutTrustRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *PutTrustRequest) GetSigned() *sensorv1.SignedTrust {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutTrustRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PutTrustRequest) GetSeenSince() int64 {
+	if x != nil {
+		return x.SeenSince
+	}
+	return 0
+}
+
+func (x *PutTrustRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type PutTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTrustResponse) Reset() {
+	*x = PutTrustResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTrustResponse) ProtoMessage() {}
+
+func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTrustResponse.ProtoReflect.Descriptor instead.
+func (*PutTrustResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *PutTrustResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 var File_vedette_operator_proto protoreflect.FileDescriptor
@@ -5839,10 +6322,46 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x16PutRevocationsResponse\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\x04R\x06serial\"5\n" +
 	"\x16ListCheckpointsRequest\x12\x1b\n" +
-	"\tpage_size\x18\x01 \x01(\rR\bpageSize\"v\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\"\xae\x01\n" +
 	"\x17ListCheckpointsResponse\x12=\n" +
 	"\vcheckpoints\x18\x01 \x03(\v2\x1b.vedette.raft.v1.CheckpointR\vcheckpoints\x12\x1c\n" +
-	"\tauthority\x18\x02 \x03(\fR\tauthority2\xc9\x19\n" +
+	"\tauthority\x18\x02 \x03(\fR\tauthority\x126\n" +
+	"\x06trusts\x18\x03 \x03(\v2\x1e.vedette.sensor.v1.SignedTrustR\x06trusts\"0\n" +
+	"\x0fGetTrustRequest\x12\x1d\n" +
+	"\n" +
+	"seen_since\x18\x01 \x01(\x03R\tseenSince\"\x96\x03\n" +
+	"\x10GetTrustResponse\x124\n" +
+	"\x05trust\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\x12\x14\n" +
+	"\x05roots\x18\x02 \x03(\fR\x05roots\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\rR\x06issuer\x12\x1c\n" +
+	"\toperators\x18\x04 \x01(\fR\toperators\x12\x14\n" +
+	"\x05hosts\x18\x05 \x01(\x04R\x05hosts\x127\n" +
+	"\x06counts\x18\x06 \x03(\v2\x1f.vedette.operator.v1.TrustCountR\x06counts\x12\x18\n" +
+	"\aunready\x18\a \x03(\tR\aunready\x12#\n" +
+	"\runready_count\x18\b \x01(\x04R\funreadyCount\x126\n" +
+	"\x05nodes\x18\t \x03(\v2 .vedette.operator.v1.TrustHolderR\x05nodes\x12:\n" +
+	"\aholders\x18\n" +
+	" \x03(\v2 .vedette.operator.v1.TrustHolderR\aholders\"L\n" +
+	"\n" +
+	"TrustCount\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\x04R\x05hosts\"7\n" +
+	"\vTrustHolder\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"*\n" +
+	"\x12PrepareRootRequest\x12\x14\n" +
+	"\x05renew\x18\x01 \x01(\fR\x05renew\")\n" +
+	"\x13PrepareRootResponse\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\"\x96\x01\n" +
+	"\x0fPutTrustRequest\x126\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x06signed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
+	"\x10PutTrustResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xdd\x1b\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -5877,7 +6396,10 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"RemoveHost\x12&.vedette.operator.v1.RemoveHostRequest\x1a'.vedette.operator.v1.RemoveHostResponse\x12f\n" +
 	"\rListOperators\x12).vedette.operator.v1.ListOperatorsRequest\x1a*.vedette.operator.v1.ListOperatorsResponse\x12i\n" +
-	"\x0ePutRevocations\x12*.vedette.operator.v1.PutRevocationsRequest\x1a+.vedette.operator.v1.PutRevocationsResponse\x12l\n" +
+	"\x0ePutRevocations\x12*.vedette.operator.v1.PutRevocationsRequest\x1a+.vedette.operator.v1.PutRevocationsResponse\x12W\n" +
+	"\bGetTrust\x12$.vedette.operator.v1.GetTrustRequest\x1a%.vedette.operator.v1.GetTrustResponse\x12`\n" +
+	"\vPrepareRoot\x12'.vedette.operator.v1.PrepareRootRequest\x1a(.vedette.operator.v1.PrepareRootResponse\x12W\n" +
+	"\bPutTrust\x12$.vedette.operator.v1.PutTrustRequest\x1a%.vedette.operator.v1.PutTrustResponse\x12l\n" +
 	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
@@ -5893,7 +6415,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -5975,162 +6497,183 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*PutRevocationsResponse)(nil),     // 77: vedette.operator.v1.PutRevocationsResponse
 	(*ListCheckpointsRequest)(nil),     // 78: vedette.operator.v1.ListCheckpointsRequest
 	(*ListCheckpointsResponse)(nil),    // 79: vedette.operator.v1.ListCheckpointsResponse
-	nil,                                // 80: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 81: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 82: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 83: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 84: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 85: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 86: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 87: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 88: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 89: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),           // 90: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 91: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 92: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 93: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 94: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 95: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 96: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 97: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 98: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 99: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 100: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 101: vedette.raft.v1.Checkpoint
+	(*GetTrustRequest)(nil),            // 80: vedette.operator.v1.GetTrustRequest
+	(*GetTrustResponse)(nil),           // 81: vedette.operator.v1.GetTrustResponse
+	(*TrustCount)(nil),                 // 82: vedette.operator.v1.TrustCount
+	(*TrustHolder)(nil),                // 83: vedette.operator.v1.TrustHolder
+	(*PrepareRootRequest)(nil),         // 84: vedette.operator.v1.PrepareRootRequest
+	(*PrepareRootResponse)(nil),        // 85: vedette.operator.v1.PrepareRootResponse
+	(*PutTrustRequest)(nil),            // 86: vedette.operator.v1.PutTrustRequest
+	(*PutTrustResponse)(nil),           // 87: vedette.operator.v1.PutTrustResponse
+	nil,                                // 88: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 89: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 90: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 91: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 92: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 93: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 94: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 95: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 96: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 97: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 98: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 99: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 100: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 101: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 102: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 103: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 104: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 105: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 106: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 107: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 108: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 109: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 110: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	56,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	84,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	80,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	85,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	86,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	87,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	88,  // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	81,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	92,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	88,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	93,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	94,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	95,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	96,  // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	89,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	8,   // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	89,  // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	90,  // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	97,  // 12: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	98,  // 13: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	9,   // 14: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	9,   // 15: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	91,  // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	91,  // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	99,  // 16: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	99,  // 17: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	9,   // 18: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	91,  // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	99,  // 19: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	3,   // 20: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 21: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	3,   // 22: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	92,  // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	93,  // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	94,  // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	100, // 23: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	101, // 24: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	102, // 25: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
 	2,   // 26: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
 	24,  // 27: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	82,  // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	95,  // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	95,  // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	90,  // 28: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	103, // 29: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	103, // 30: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
 	27,  // 31: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	96,  // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	104, // 32: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
 	27,  // 33: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
 	27,  // 34: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	97,  // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	97,  // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	97,  // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	98,  // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	105, // 35: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	105, // 36: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	105, // 37: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	106, // 38: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
 	42,  // 39: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
 	45,  // 40: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	94,  // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	102, // 41: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
 	46,  // 42: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
 	46,  // 43: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
 	27,  // 44: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
 	51,  // 45: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	83,  // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	91,  // 46: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
 	56,  // 47: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	84,  // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	84,  // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	92,  // 48: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	92,  // 49: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
 	65,  // 50: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	99,  // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	107, // 51: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
 	9,   // 52: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	91,  // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	99,  // 53: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
 	46,  // 54: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
 	68,  // 55: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
 	2,   // 56: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
 	73,  // 57: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	100, // 58: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	100, // 59: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	101, // 60: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	0,   // 61: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 62: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 63: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	10,  // 64: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	12,  // 65: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	14,  // 66: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	16,  // 67: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	18,  // 68: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	20,  // 69: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	22,  // 70: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	25,  // 71: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	28,  // 72: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	30,  // 73: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	32,  // 74: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	34,  // 75: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	36,  // 76: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	38,  // 77: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	40,  // 78: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	43,  // 79: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	47,  // 80: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	49,  // 81: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	52,  // 82: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	54,  // 83: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	57,  // 84: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	59,  // 85: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	61,  // 86: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	63,  // 87: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	69,  // 88: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	71,  // 89: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	74,  // 90: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	76,  // 91: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	78,  // 92: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	66,  // 93: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 94: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 95: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 96: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	11,  // 97: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	13,  // 98: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	15,  // 99: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	17,  // 100: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	19,  // 101: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	21,  // 102: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	23,  // 103: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	26,  // 104: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	29,  // 105: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	31,  // 106: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	33,  // 107: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	35,  // 108: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	37,  // 109: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	39,  // 110: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	41,  // 111: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	44,  // 112: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	48,  // 113: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	50,  // 114: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	53,  // 115: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	55,  // 116: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	58,  // 117: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	60,  // 118: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	62,  // 119: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	64,  // 120: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	70,  // 121: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	72,  // 122: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	75,  // 123: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	77,  // 124: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	79,  // 125: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	67,  // 126: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	94,  // [94:127] is the sub-list for method output_type
-	61,  // [61:94] is the sub-list for method input_type
-	61,  // [61:61] is the sub-list for extension type_name
-	61,  // [61:61] is the sub-list for extension extendee
-	0,   // [0:61] is the sub-list for field type_name
+	108, // 58: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	108, // 59: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	109, // 60: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	110, // 61: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	110, // 62: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	82,  // 63: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	83,  // 64: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	83,  // 65: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	110, // 66: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	0,   // 67: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 68: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 69: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	10,  // 70: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	12,  // 71: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	14,  // 72: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	16,  // 73: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	18,  // 74: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	20,  // 75: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	22,  // 76: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	25,  // 77: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	28,  // 78: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	30,  // 79: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	32,  // 80: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	34,  // 81: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	36,  // 82: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	38,  // 83: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	40,  // 84: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	43,  // 85: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	47,  // 86: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	49,  // 87: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	52,  // 88: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	54,  // 89: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	57,  // 90: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	59,  // 91: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	61,  // 92: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	63,  // 93: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	69,  // 94: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	71,  // 95: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	74,  // 96: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	76,  // 97: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	80,  // 98: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	84,  // 99: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	86,  // 100: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	78,  // 101: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	66,  // 102: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,   // 103: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 104: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 105: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	11,  // 106: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	13,  // 107: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	15,  // 108: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	17,  // 109: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	19,  // 110: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	21,  // 111: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	23,  // 112: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	26,  // 113: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	29,  // 114: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	31,  // 115: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	33,  // 116: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	35,  // 117: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	37,  // 118: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	39,  // 119: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	41,  // 120: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	44,  // 121: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	48,  // 122: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	50,  // 123: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	53,  // 124: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	55,  // 125: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	58,  // 126: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	60,  // 127: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	62,  // 128: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	64,  // 129: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	70,  // 130: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	72,  // 131: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	75,  // 132: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	77,  // 133: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	81,  // 134: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	85,  // 135: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	87,  // 136: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	79,  // 137: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	67,  // 138: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	103, // [103:139] is the sub-list for method output_type
+	67,  // [67:103] is the sub-list for method input_type
+	67,  // [67:67] is the sub-list for extension type_name
+	67,  // [67:67] is the sub-list for extension extendee
+	0,   // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -6151,7 +6694,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   84,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
