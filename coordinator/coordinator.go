@@ -164,7 +164,7 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 
 	node, err := consensus.Open(consensus.Config{ID: c.cfg.ID, Address: c.cfg.Advertise, DataDir: c.cfg.Data, Listener: listener,
 		Bootstrap: c.identity.Membership().Founder, Logger: logger, Meter: parts.meter, Version: c.cfg.Version, CertificateEnds: c.certificateEnds,
-		StableFor: c.cfg.StableFor, DeadAfter: c.cfg.DeadAfter})
+		StableFor: c.cfg.StableFor, DeadAfter: c.cfg.DeadAfter, AuthorityKey: c.identity.AuthorityKey})
 	if err != nil {
 		return fmt.Errorf("opening the log and state in %s: %w", c.cfg.Data, err)
 	}
@@ -185,13 +185,13 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	logger, listener, operators, node := p.logger, p.listener, p.operators, p.node
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
-		Operators: c.identity.Operators(), Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(), Tokens: node.DB(),
-		Logger: logger, Meter: p.meter})
+		Operators: c.identity.Operators, TrustEpoch: c.identity.TrustEpoch, Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(),
+		Tokens: node.DB(), Trust: node.DB(), Logger: logger, Meter: p.meter})
 	if err != nil {
 		return err
 	}
 	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
-		Operators: c.identity.Operators(), Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter,
+		Operators: c.identity.Operators, PrepareRoot: c.identity.Prepare, Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter,
 		Meter: p.meter, Journal: p.journal, Configuration: c.cfg.text()})
 	if err != nil {
 		return err
@@ -244,6 +244,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	group.Go(func() error { return responses.Run(ctx) })
 	group.Go(func() error { return c.takePart(ctx, logger, node) })
 	group.Go(func() error { return c.watchdog(ctx, node) })
+	group.Go(func() error { return c.keepTrust(ctx, logger, node, listener) })
 	group.Go(func() error {
 		select {
 		case <-node.Failed():

@@ -158,8 +158,11 @@ func Join(ctx context.Context, cfg Config, coordinator, tokenText string) error 
 			membership.Peers = append(membership.Peers, peer)
 		}
 	}
-	_, err = identity.Create(cfg.Data, membership, authority, operators, key, enrolled.GetChain())
-	return err
+	node, err := identity.Create(cfg.Data, membership, authority, operators, key, enrolled.GetChain())
+	if err != nil {
+		return err
+	}
+	return trustFromJoin(node, enrolled.GetTrust())
 }
 
 func enroll(ctx context.Context, addr string, token link.Token, request *sensorv1.EnrollRequest) (*sensorv1.Enrolled, error) {

@@ -43,6 +43,7 @@ func (s *Sensor) openResponder() (err error) {
 		OnIntent:      s.intent.take,
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
 		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },
+		Revoked:       func(chain [][]byte) error { return s.responder.Revoked(chain) },
 		Pinned:        func() []netip.AddrPort { return s.responder.Pinned() },
 	}, s.spool)
 	if err != nil {

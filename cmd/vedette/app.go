@@ -206,7 +206,11 @@ func (a *app) connected(body func(ctx context.Context, s *session, args []string
 			return err
 		}
 		defer s.api.Close()
-		return body(ctx, s, args)
+		err = body(ctx, s, args)
+		if s.api.TrustBehind() {
+			s.followTrust(ctx)
+		}
+		return err
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 
 func (a *app) clusterCommand() *cobra.Command {
 	return noun("cluster", "the coordinator's nodes", "  vedette cluster members\n  vedette cluster remove node-3\n  vedette cluster sign-nodes",
-		a.clusterMembersCommand(), a.clusterRemoveCommand(), a.clusterSignNodesCommand(), a.clusterBackupCommand(), a.clusterInspectCommand())
+		a.clusterMembersCommand(), a.clusterRemoveCommand(), a.clusterSignNodesCommand(), a.clusterBackupCommand(), a.clusterInspectCommand(), a.clusterRootCommand())
 }
 
 func (a *app) clusterMembersCommand() *cobra.Command {

@@ -176,7 +176,7 @@ func (f *fake) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		case "broken":
 			return nil, connect.NewError(connect.CodeInternal, errors.New("the disk of \x1b[31mn1 is full"))
 		case "viewer":
-			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes", "DebugInfo", "PutRevocations", "RemoveHost"}, method) {
+			if slices.Contains([]string{"SubmitGrant", "CreateToken", "RemoveMember", "CloseIncident", "ApplyIntent", "PutSignedNodes", "DebugInfo", "PutRevocations", "RemoveHost", "PrepareRoot", "PutTrust"}, method) {
 				return nil, connect.NewError(connect.CodePermissionDenied, errors.New("role viewer may not do this: it needs responder"))
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/proto/trust"
 )
 
 // ErrAuditBroken is what VerifyAudit wraps when the chain does not hold.
@@ -62,8 +64,21 @@ func (c *Client) Checkpoints(ctx context.Context) ([]*raftv1.Checkpoint, error) 
 	if err != nil {
 		return nil, err
 	}
+	roots := trust.Pool(&sensorv1.Trust{Roots: c.id.roots})
+	for _, signed := range res.GetTrusts() {
+		// What an authority signed while it was trusted stays signed.
+		t, _, err := trust.Verify(signed, c.id.operators, c.id.cluster, 0, time.Now())
+		if err != nil {
+			return nil, fmt.Errorf("%w: node %s tells a list of trusted authorities that cannot be verified: %w", ErrUntrusted, c.Node(), err)
+		}
+		for _, der := range t.GetRoots() {
+			if root, err := trust.Root(der, c.id.cluster); err == nil {
+				roots.AddCert(root)
+			}
+		}
+	}
 	for _, checkpoint := range res.GetCheckpoints() {
-		peer, err := audit.VerifyCheckpoint(checkpoint, poolOf(c.id.ca))
+		peer, err := audit.VerifyCheckpoint(checkpoint, roots)
 		if err == nil && (peer.Kind != link.KindNode || peer.Cluster != c.id.cluster) {
 			err = fmt.Errorf("%s:%s of %s signed it", peer.Kind, peer.ID, peer.Cluster)
 		}

@@ -57,7 +57,8 @@ type Client struct {
 	opt       Options
 
 	mu     sync.Mutex
-	prefer int // index of the node that answered last
+	prefer int    // index of the node that answered last
+	newest uint64 // epoch of the list of trusted authorities that a node told of
 }
 
 type node struct {
@@ -92,8 +93,8 @@ func New(c *Context, opt Options) (*Client, error) {
 		IdleConnTimeout:     time.Minute,
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
-	httpClient := &http.Client{Transport: transport}
 	cl := &Client{id: id, operator: c.Subject(), transport: transport, opt: opt}
+	httpClient := &http.Client{Transport: &following{cl}}
 	for _, address := range c.Nodes {
 		address = strings.TrimPrefix(address, "https://")
 		api := operatorv1connect.NewOperatorServiceClient(httpClient, "https://"+address,

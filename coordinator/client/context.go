@@ -36,6 +36,9 @@ type Context struct {
 	Nodes []string `yaml:"nodes"`
 	// CA is the cluster's certificate authority, PEM: who is a node. Nothing else is trusted.
 	CA string `yaml:"ca"`
+	// Trust is the newest list of trusted authorities (package trust; base64), which CA is
+	// no more when there is one.
+	Trust string `yaml:"trust,omitempty"`
 	// Operators is the certificate of the operators' authority, PEM: whose grants hosts
 	// honour. Every join token must name the two.
 	Operators string `yaml:"operators"`

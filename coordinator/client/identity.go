@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/proto/trust"
 )
 
 // nodeServerName is the DNS name that every node's certificate carries, so that
@@ -20,7 +22,8 @@ const nodeServerName = "node.vedette"
 // identity is a context's key material, parsed.
 type identity struct {
 	cluster   string
-	ca        *x509.Certificate // who is a node
+	roots     [][]byte          // who is a node, DER
+	epoch     uint64            // of the list that says so; 0: the context's ca does
 	operators *x509.Certificate // who may order
 	cert      tls.Certificate
 	signer    crypto.Signer
@@ -50,7 +53,8 @@ func newIdentity(c *Context, now time.Time) (*identity, error) {
 		return nil, fmt.Errorf("%w: its certificate expired on %s: ask an admin of the cluster for a new context file",
 			ErrDenied, cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
-	return &identity{cluster: c.ClusterID, ca: ca, operators: operators, cert: cert, signer: signer}, nil
+	id := &identity{cluster: c.ClusterID, roots: [][]byte{ca.Raw}, operators: operators, cert: cert, signer: signer}
+	return id, id.follow(c.Trust)
 }
 
 func parseCertificate(field, text string) (*x509.Certificate, error) {
@@ -81,7 +85,7 @@ func (id *identity) checkToken(text string) error {
 	for _, authority := range []struct {
 		whose     string
 		got, want [32]byte
-	}{{"cluster's", token.CA, link.Pin(id.ca)}, {"operators'", token.Operators, link.Pin(id.operators)}} {
+	}{{"cluster's", token.CA, [32]byte(trust.Key(id.roots[0]))}, {"operators'", token.Operators, link.Pin(id.operators)}} {
 		if authority.got != authority.want {
 			return fmt.Errorf("%w: the token that it made names another %s authority than this context: what enrols with it would obey strangers; that node may be stolen: take it off the network and remove it from the cluster, and do not use the token",
 				ErrUntrusted, authority.whose)
@@ -96,7 +100,7 @@ func (id *identity) tls() *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		ServerName:   nodeServerName,
-		RootCAs:      poolOf(id.ca),
+		RootCAs:      trust.Pool(&sensorv1.Trust{Roots: id.roots}),
 		Certificates: []tls.Certificate{id.cert},
 		NextProtos:   []string{"h2"},
 		VerifyConnection: func(cs tls.ConnectionState) error {

@@ -106,7 +106,7 @@ func (c *Context) issue(authority *operator.Authority, o NewOperator) (*Context,
 		return nil, err
 	}
 	made := &Context{
-		Name: c.ClusterID + "-" + o.Name, Nodes: o.Nodes, CA: c.CA, Operators: c.Operators, ClusterID: c.ClusterID, Operator: o.Name, Role: o.Role,
+		Name: c.ClusterID + "-" + o.Name, Nodes: o.Nodes, CA: c.CA, Trust: c.Trust, Operators: c.Operators, ClusterID: c.ClusterID, Operator: o.Name, Role: o.Role,
 	}
 	if len(made.Nodes) == 0 {
 		made.Nodes = c.Nodes

@@ -67,7 +67,7 @@ func TestVerify(t *testing.T) {
 		{"with another author", sign(t, issue(ca, link.KindOperator, "bob", "admin"), first(now)), intent.ErrForbidden},
 		{"for another cluster", sign(t, alice, with(func(in *sensorv1.Intent) { in.ClusterId = "c-other" })), intent.ErrForeign},
 		{"from the future", sign(t, alice, first(now.Add(6*time.Minute))), intent.ErrTime},
-		{"from before the certificate", sign(t, alice, first(now.Add(-2*time.Hour))), intent.ErrUntrusted},
+		{"from before the certificate", sign(t, alice, first(now.Add(-3*time.Hour))), intent.ErrUntrusted},
 		{"altered", altered, intent.ErrSignature},
 		{"signed as a grant", asGrant, intent.ErrSignature},
 		{"with an unknown field", appended, intent.ErrMalformed},

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -157,3 +158,21 @@ func (s *stream) Close() error {
 }
 
 func (s *stream) SetDeadline(t time.Time) error { return s.Stream.SetDeadline(t) }
+
+// trusted says whether the peer's chain still leads to one of the roots. Its validity is
+// another question.
+func (c *Conn) trusted(roots *x509.CertPool, now time.Time) bool {
+	shown := c.quic.ConnectionState().TLS.PeerCertificates
+	if len(shown) == 0 {
+		return true
+	}
+	if end := shown[0].NotAfter; now.After(end) {
+		now = end
+	}
+	intermediates := x509.NewCertPool()
+	for _, cert := range shown[1:] {
+		intermediates.AddCert(cert)
+	}
+	_, err := shown[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
+}

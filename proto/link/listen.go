@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -96,6 +97,7 @@ type Listener struct {
 	mu      sync.Mutex
 	conns   map[*Conn]struct{}
 	configs map[string]*tls.Config // the newest, by ALPN
+	swept   *x509.CertPool         // the roots of the last sweep
 
 	strangers  *places // who show no certificate
 	handshakes *places // under way
@@ -109,7 +111,7 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	cert, self, err := cfg.own(time.Now())
+	cert, self, err := cfg.own("", time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("listening on UDP %s: %w", addr, err)
 	}
@@ -124,7 +126,7 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), configs: make(map[string]*tls.Config),
+	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), swept: cfg.Roots(), configs: make(map[string]*tls.Config),
 		strangers: newPlaces(cfg.MaxStrangers, max(1, cfg.MaxStrangers/4)), handshakes: newPlaces(cfg.MaxHandshakes, max(1, cfg.MaxHandshakes/2)), closed: make(chan struct{})}
 	l.transport = &quic.Transport{
 		Conn:                socket,
@@ -356,7 +358,7 @@ func (l *Listener) admit(qc *quic.Conn, handlers map[string]func(context.Context
 	if err != nil {
 		return nil, CodeWrongKind, "bad-identity", err.Error()
 	}
-	_, self, err := l.cfg.own(time.Now())
+	_, self, err := l.cfg.own(alpn, time.Now())
 	if err != nil {
 		l.cfg.Logger.Error("admitting a connection", "error", err)
 		return nil, CodeInternal, "own-certificate", "this node's own certificate is not usable; its log says why"
@@ -428,12 +430,21 @@ func (l *Listener) sweep(ctx context.Context) {
 	}
 }
 
-// Sweep closes the connections whose peer's certificate is revoked or, at now,
-// expired. It runs by itself every 20 s; call it to make a revocation immediate.
+// Sweep closes the connections whose peer's certificate is revoked, by a CA that is trusted
+// no more or, at now, expired. It runs by itself every 20 s; call it to make a revocation
+// immediate.
 func (l *Listener) Sweep(now time.Time) {
+	roots := l.cfg.Roots()
+	l.mu.Lock()
+	same := l.swept == roots
+	l.swept = roots
+	l.mu.Unlock()
 	for _, c := range l.tracked() {
 		cert := c.peer.Certificate
 		switch {
+		case cert != nil && !same && !c.trusted(roots, now):
+			l.counters.refuse("untrusted")
+			_ = c.CloseWithReason(CodeExpired, "the authority of the certificate is trusted no more; connect again with a renewed one")
 		case cert == nil:
 		case l.cfg.revoked(cert):
 			l.counters.refuse("revoked")

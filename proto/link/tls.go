@@ -15,6 +15,9 @@ type Credentials struct {
 	// Certificate is one's own: leaf first. A node's chain ends with the CA's own
 	// certificate: one who enrols knows only that CA's pin and has to see it.
 	Certificate func() (*tls.Certificate, error)
+	// ToNodes, when not nil, is what a node shows other nodes in Certificate's place: by
+	// another CA than the one that sensors are shown, while one CA follows another.
+	ToNodes func() (*tls.Certificate, error)
 	// Roots are the CAs that a peer's certificate must chain to.
 	Roots func() *x509.CertPool
 	// Revoked says whether the certificate with this serial (see Serial) was
@@ -28,11 +31,15 @@ func (c Credentials) revoked(cert *x509.Certificate) bool {
 }
 
 // own returns the certificate to present and who it says we are.
-func (c Credentials) own(now time.Time) (*tls.Certificate, Peer, error) {
-	if c.Certificate == nil {
+func (c Credentials) own(alpn string, now time.Time) (*tls.Certificate, Peer, error) {
+	load := c.Certificate
+	if alpn == ALPNRaft && c.ToNodes != nil {
+		load = c.ToNodes
+	}
+	if load == nil {
 		return nil, Peer{}, errors.New("loading own certificate: none is configured")
 	}
-	cert, err := c.Certificate()
+	cert, err := load()
 	if err != nil {
 		return nil, Peer{}, fmt.Errorf("loading own certificate: %w", err)
 	}
@@ -60,7 +67,7 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // serverConfig is for one handshake whose ALPN is settled.
 func (c Credentials) serverConfig(alpn string) (*tls.Config, error) {
-	cert, _, err := c.own(time.Now())
+	cert, _, err := c.own(alpn, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +96,7 @@ func (c Credentials) clientConfig(alpn string, pin [32]byte) (*tls.Config, error
 	}
 	cluster := ""
 	if alpn != ALPNEnroll {
-		cert, self, err := c.own(time.Now())
+		cert, self, err := c.own(alpn, time.Now())
 		if err != nil {
 			return nil, err
 		}

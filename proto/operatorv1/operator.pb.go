@@ -5688,9 +5688,11 @@ func (x *ListCheckpointsRequest) GetPageSize() uint32 {
 }
 
 type ListCheckpointsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoints   []*raftv1.Checkpoint   `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
-	Authority     [][]byte               `protobuf:"bytes,2,rep,name=authority,proto3" json:"authority,omitempty"` // the cluster's certificates, DER
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoints []*raftv1.Checkpoint   `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Authority   [][]byte               `protobuf:"bytes,2,rep,name=authority,proto3" json:"authority,omitempty"` // the cluster's certificates, DER
+	// All lists of trusted authorities that there were: by which of them a node signed.
+	Trusts        []*sensorv1.SignedTrust `protobuf:"bytes,3,rep,name=trusts,proto3" json:"trusts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5737,6 +5739,487 @@ func (x *ListCheckpointsResponse) GetAuthority() [][]byte {
 		return x.Authority
 	}
 	return nil
+}
+
+func (x *ListCheckpointsResponse) GetTrusts() []*sensorv1.SignedTrust {
+	if x != nil {
+		return x.Trusts
+	}
+	return nil
+}
+
+type GetTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SeenSince     int64                  `protobuf:"varint,1,opt,name=seen_since,json=seenSince,proto3" json:"seen_since,omitempty"` // of hosts: only those count that were seen since (Unix ns)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTrustRequest) Reset() {
+	*x = GetTrustRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTrustRequest) ProtoMessage() {}
+
+func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTrustRequest.ProtoReflect.Descriptor instead.
+func (*GetTrustRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *GetTrustRequest) GetSeenSince() int64 {
+	if x != nil {
+		return x.SeenSince
+	}
+	return 0
+}
+
+type GetTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Trust         *sensorv1.SignedTrust  `protobuf:"bytes,1,opt,name=trust,proto3" json:"trust,omitempty"` // absent: none was ever signed
+	Roots         [][]byte               `protobuf:"bytes,2,rep,name=roots,proto3" json:"roots,omitempty"` // what this node trusts, DER, in the order of Trust.roots
+	Issuer        uint32                 `protobuf:"varint,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Operators     []byte                 `protobuf:"bytes,4,opt,name=operators,proto3" json:"operators,omitempty"` // DER
+	Hosts         uint64                 `protobuf:"varint,5,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	Counts        []*TrustCount          `protobuf:"bytes,6,rep,name=counts,proto3" json:"counts,omitempty"`   // of those hosts
+	Unready       []string               `protobuf:"bytes,7,rep,name=unready,proto3" json:"unready,omitempty"` // some that would be cut off if all but the issuer went
+	UnreadyCount  uint64                 `protobuf:"varint,8,opt,name=unready_count,json=unreadyCount,proto3" json:"unready_count,omitempty"`
+	Nodes         []*TrustHolder         `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Holders       []*TrustHolder         `protobuf:"bytes,10,rep,name=holders,proto3" json:"holders,omitempty"` // operators
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTrustResponse) Reset() {
+	*x = GetTrustResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTrustResponse) ProtoMessage() {}
+
+func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTrustResponse.ProtoReflect.Descriptor instead.
+func (*GetTrustResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *GetTrustResponse) GetTrust() *sensorv1.SignedTrust {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetIssuer() uint32 {
+	if x != nil {
+		return x.Issuer
+	}
+	return 0
+}
+
+func (x *GetTrustResponse) GetOperators() []byte {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *GetTrustResponse) GetCounts() []*TrustCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetUnready() []string {
+	if x != nil {
+		return x.Unready
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetUnreadyCount() uint64 {
+	if x != nil {
+		return x.UnreadyCount
+	}
+	return 0
+}
+
+func (x *GetTrustResponse) GetNodes() []*TrustHolder {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GetTrustResponse) GetHolders() []*TrustHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// So many hosts hold a Trust and have a certificate by an authority.
+type TrustCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Root          []byte                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"` // SHA-256 of its key; empty: they have not said
+	Hosts         uint64                 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustCount) Reset() {
+	*x = TrustCount{}
+	mi := &file_vedette_operator_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustCount) ProtoMessage() {}
+
+func (x *TrustCount) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustCount.ProtoReflect.Descriptor instead.
+func (*TrustCount) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *TrustCount) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *TrustCount) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *TrustCount) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+type TrustHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustHolder) Reset() {
+	*x = TrustHolder{}
+	mi := &file_vedette_operator_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustHolder) ProtoMessage() {}
+
+func (x *TrustHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustHolder.ProtoReflect.Descriptor instead.
+func (*TrustHolder) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *TrustHolder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TrustHolder) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type PrepareRootRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same key with a later end, by the SHA-256 of that key; empty: a new key.
+	Renew         []byte `protobuf:"bytes,1,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareRootRequest) Reset() {
+	*x = PrepareRootRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareRootRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareRootRequest) ProtoMessage() {}
+
+func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareRootRequest.ProtoReflect.Descriptor instead.
+func (*PrepareRootRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *PrepareRootRequest) GetRenew() []byte {
+	if x != nil {
+		return x.Renew
+	}
+	return nil
+}
+
+type PrepareRootResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Root          []byte                 `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"` // DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareRootResponse) Reset() {
+	*x = PrepareRootResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareRootResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareRootResponse) ProtoMessage() {}
+
+func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareRootResponse.ProtoReflect.Descriptor instead.
+func (*PrepareRootResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *PrepareRootResponse) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+type PutTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        *sensorv1.SignedTrust  `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	SeenSince     int64                  `protobuf:"varint,3,opt,name=seen_since,json=seenSince,proto3" json:"seen_since,omitempty"`
+	Force         bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTrustRequest) Reset() {
+	*x = PutTrustRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTrustRequest) ProtoMessage() {}
+
+func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTrustRequest.ProtoReflect.Descriptor instead.
+func (*PutTrustRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *PutTrustRequest) GetSigned() *sensorv1.SignedTrust {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutTrustRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PutTrustRequest) GetSeenSince() int64 {
+	if x != nil {
+		return x.SeenSince
+	}
+	return 0
+}
+
+func (x *PutTrustRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type PutTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTrustResponse) Reset() {
+	*x = PutTrustResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTrustResponse) ProtoMessage() {}
+
+func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTrustResponse.ProtoReflect.Descriptor instead.
+func (*PutTrustResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *PutTrustResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 var File_vedette_operator_proto protoreflect.FileDescriptor
@@ -6218,10 +6701,46 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x16PutRevocationsResponse\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\x04R\x06serial\"5\n" +
 	"\x16ListCheckpointsRequest\x12\x1b\n" +
-	"\tpage_size\x18\x01 \x01(\rR\bpageSize\"v\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\"\xae\x01\n" +
 	"\x17ListCheckpointsResponse\x12=\n" +
 	"\vcheckpoints\x18\x01 \x03(\v2\x1b.vedette.raft.v1.CheckpointR\vcheckpoints\x12\x1c\n" +
-	"\tauthority\x18\x02 \x03(\fR\tauthority2\xb4\x1a\n" +
+	"\tauthority\x18\x02 \x03(\fR\tauthority\x126\n" +
+	"\x06trusts\x18\x03 \x03(\v2\x1e.vedette.sensor.v1.SignedTrustR\x06trusts\"0\n" +
+	"\x0fGetTrustRequest\x12\x1d\n" +
+	"\n" +
+	"seen_since\x18\x01 \x01(\x03R\tseenSince\"\x96\x03\n" +
+	"\x10GetTrustResponse\x124\n" +
+	"\x05trust\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\x12\x14\n" +
+	"\x05roots\x18\x02 \x03(\fR\x05roots\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\rR\x06issuer\x12\x1c\n" +
+	"\toperators\x18\x04 \x01(\fR\toperators\x12\x14\n" +
+	"\x05hosts\x18\x05 \x01(\x04R\x05hosts\x127\n" +
+	"\x06counts\x18\x06 \x03(\v2\x1f.vedette.operator.v1.TrustCountR\x06counts\x12\x18\n" +
+	"\aunready\x18\a \x03(\tR\aunready\x12#\n" +
+	"\runready_count\x18\b \x01(\x04R\funreadyCount\x126\n" +
+	"\x05nodes\x18\t \x03(\v2 .vedette.operator.v1.TrustHolderR\x05nodes\x12:\n" +
+	"\aholders\x18\n" +
+	" \x03(\v2 .vedette.operator.v1.TrustHolderR\aholders\"L\n" +
+	"\n" +
+	"TrustCount\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\x04R\x05hosts\"7\n" +
+	"\vTrustHolder\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"*\n" +
+	"\x12PrepareRootRequest\x12\x14\n" +
+	"\x05renew\x18\x01 \x01(\fR\x05renew\")\n" +
+	"\x13PrepareRootResponse\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\"\x96\x01\n" +
+	"\x0fPutTrustRequest\x126\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x06signed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
+	"\x10PutTrustResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xc8\x1c\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -6257,7 +6776,10 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"RemoveHost\x12&.vedette.operator.v1.RemoveHostRequest\x1a'.vedette.operator.v1.RemoveHostResponse\x12f\n" +
 	"\rListOperators\x12).vedette.operator.v1.ListOperatorsRequest\x1a*.vedette.operator.v1.ListOperatorsResponse\x12i\n" +
-	"\x0ePutRevocations\x12*.vedette.operator.v1.PutRevocationsRequest\x1a+.vedette.operator.v1.PutRevocationsResponse\x12l\n" +
+	"\x0ePutRevocations\x12*.vedette.operator.v1.PutRevocationsRequest\x1a+.vedette.operator.v1.PutRevocationsResponse\x12W\n" +
+	"\bGetTrust\x12$.vedette.operator.v1.GetTrustRequest\x1a%.vedette.operator.v1.GetTrustResponse\x12`\n" +
+	"\vPrepareRoot\x12'.vedette.operator.v1.PrepareRootRequest\x1a(.vedette.operator.v1.PrepareRootResponse\x12W\n" +
+	"\bPutTrust\x12$.vedette.operator.v1.PutTrustRequest\x1a%.vedette.operator.v1.PutTrustResponse\x12l\n" +
 	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
@@ -6273,7 +6795,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -6359,166 +6881,187 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*PutRevocationsResponse)(nil),     // 81: vedette.operator.v1.PutRevocationsResponse
 	(*ListCheckpointsRequest)(nil),     // 82: vedette.operator.v1.ListCheckpointsRequest
 	(*ListCheckpointsResponse)(nil),    // 83: vedette.operator.v1.ListCheckpointsResponse
-	nil,                                // 84: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 85: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 86: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 87: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 88: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 89: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 90: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 91: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 92: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 93: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),           // 94: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 95: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 96: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 97: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 98: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 99: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 100: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 101: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 102: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 103: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 104: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 105: vedette.raft.v1.Checkpoint
+	(*GetTrustRequest)(nil),            // 84: vedette.operator.v1.GetTrustRequest
+	(*GetTrustResponse)(nil),           // 85: vedette.operator.v1.GetTrustResponse
+	(*TrustCount)(nil),                 // 86: vedette.operator.v1.TrustCount
+	(*TrustHolder)(nil),                // 87: vedette.operator.v1.TrustHolder
+	(*PrepareRootRequest)(nil),         // 88: vedette.operator.v1.PrepareRootRequest
+	(*PrepareRootResponse)(nil),        // 89: vedette.operator.v1.PrepareRootResponse
+	(*PutTrustRequest)(nil),            // 90: vedette.operator.v1.PutTrustRequest
+	(*PutTrustResponse)(nil),           // 91: vedette.operator.v1.PutTrustResponse
+	nil,                                // 92: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 93: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 94: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 95: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 96: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 97: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 98: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 99: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 100: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 101: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 102: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 103: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 104: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 105: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 106: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 107: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 108: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 109: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 110: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 111: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 112: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 113: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 114: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	60,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	88,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	84,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	89,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	90,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	91,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	92,  // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	85,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	96,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	92,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	97,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	98,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	99,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	100, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	93,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
 	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	93,  // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	94,  // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	101, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	102, // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	13,  // 16: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	13,  // 17: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	95,  // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	95,  // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	103, // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	103, // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	13,  // 20: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	95,  // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	103, // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	3,   // 22: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 23: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	3,   // 24: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	96,  // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	97,  // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	98,  // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	104, // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	105, // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	106, // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
 	2,   // 28: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
 	28,  // 29: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	86,  // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	99,  // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	99,  // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	94,  // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	107, // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	107, // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
 	31,  // 33: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	100, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	108, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
 	31,  // 35: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
 	31,  // 36: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	101, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	101, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	101, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	102, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	109, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	109, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	109, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	110, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
 	46,  // 41: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
 	49,  // 42: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	98,  // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	106, // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
 	50,  // 44: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
 	50,  // 45: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
 	31,  // 46: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
 	55,  // 47: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	87,  // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	95,  // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
 	60,  // 49: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	88,  // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	88,  // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	96,  // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	96,  // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
 	69,  // 52: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	103, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	111, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
 	13,  // 54: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	95,  // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	103, // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
 	50,  // 56: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
 	72,  // 57: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
 	2,   // 58: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
 	77,  // 59: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	104, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	104, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	105, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	0,   // 63: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 64: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 65: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 66: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	14,  // 67: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	16,  // 68: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	18,  // 69: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	20,  // 70: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	22,  // 71: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	24,  // 72: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	26,  // 73: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	29,  // 74: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	32,  // 75: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	34,  // 76: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	36,  // 77: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	38,  // 78: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	40,  // 79: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	42,  // 80: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	44,  // 81: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	47,  // 82: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	51,  // 83: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	53,  // 84: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	56,  // 85: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	58,  // 86: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	61,  // 87: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	63,  // 88: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	65,  // 89: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	67,  // 90: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	73,  // 91: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	75,  // 92: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	78,  // 93: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	80,  // 94: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	82,  // 95: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	70,  // 96: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 97: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 98: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 99: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 100: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	15,  // 101: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	17,  // 102: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	19,  // 103: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	21,  // 104: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	23,  // 105: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	25,  // 106: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	27,  // 107: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	30,  // 108: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	33,  // 109: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	35,  // 110: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	37,  // 111: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	39,  // 112: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	41,  // 113: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	43,  // 114: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	45,  // 115: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	48,  // 116: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	52,  // 117: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	54,  // 118: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	57,  // 119: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	59,  // 120: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	62,  // 121: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	64,  // 122: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	66,  // 123: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	68,  // 124: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	74,  // 125: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	76,  // 126: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	79,  // 127: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	81,  // 128: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	83,  // 129: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	71,  // 130: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	97,  // [97:131] is the sub-list for method output_type
-	63,  // [63:97] is the sub-list for method input_type
-	63,  // [63:63] is the sub-list for extension type_name
-	63,  // [63:63] is the sub-list for extension extendee
-	0,   // [0:63] is the sub-list for field type_name
+	112, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	112, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	113, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	114, // 63: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	114, // 64: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	86,  // 65: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	87,  // 66: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	87,  // 67: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	114, // 68: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	0,   // 69: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 70: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 71: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 72: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	14,  // 73: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	16,  // 74: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	18,  // 75: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	20,  // 76: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	22,  // 77: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	24,  // 78: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	26,  // 79: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	29,  // 80: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	32,  // 81: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	34,  // 82: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	36,  // 83: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	38,  // 84: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	40,  // 85: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	42,  // 86: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	44,  // 87: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	47,  // 88: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	51,  // 89: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	53,  // 90: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	56,  // 91: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	58,  // 92: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	61,  // 93: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	63,  // 94: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	65,  // 95: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	67,  // 96: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	73,  // 97: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	75,  // 98: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	78,  // 99: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	80,  // 100: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	84,  // 101: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	88,  // 102: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	90,  // 103: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	82,  // 104: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	70,  // 105: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,   // 106: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 107: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 108: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 109: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	15,  // 110: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	17,  // 111: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	19,  // 112: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	21,  // 113: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	23,  // 114: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	25,  // 115: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	27,  // 116: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	30,  // 117: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	33,  // 118: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	35,  // 119: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	37,  // 120: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	39,  // 121: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	41,  // 122: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	43,  // 123: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	45,  // 124: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	48,  // 125: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	52,  // 126: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	54,  // 127: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	57,  // 128: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	59,  // 129: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	62,  // 130: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	64,  // 131: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	66,  // 132: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	68,  // 133: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	74,  // 134: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	76,  // 135: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	79,  // 136: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	81,  // 137: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	85,  // 138: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	89,  // 139: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	91,  // 140: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	83,  // 141: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	71,  // 142: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	106, // [106:143] is the sub-list for method output_type
+	69,  // [69:106] is the sub-list for method input_type
+	69,  // [69:69] is the sub-list for extension type_name
+	69,  // [69:69] is the sub-list for extension extendee
+	0,   // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -6539,7 +7082,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   88,
+			NumMessages:   96,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

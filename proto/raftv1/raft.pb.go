@@ -65,6 +65,8 @@ type Command struct {
 	//	*Command_Retain
 	//	*Command_Forget
 	//	*Command_RetireHost
+	//	*Command_PutTrust
+	//	*Command_NoteTrust
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -407,6 +409,24 @@ func (x *Command) GetRetireHost() *RetireHost {
 	return nil
 }
 
+func (x *Command) GetPutTrust() *PutTrust {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutTrust); ok {
+			return x.PutTrust
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNoteTrust() *NoteTrust {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteTrust); ok {
+			return x.NoteTrust
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -535,6 +555,14 @@ type Command_RetireHost struct {
 	RetireHost *RetireHost `protobuf:"bytes,57,opt,name=retire_host,json=retireHost,proto3,oneof"`
 }
 
+type Command_PutTrust struct {
+	PutTrust *PutTrust `protobuf:"bytes,52,opt,name=put_trust,json=putTrust,proto3,oneof"`
+}
+
+type Command_NoteTrust struct {
+	NoteTrust *NoteTrust `protobuf:"bytes,53,opt,name=note_trust,json=noteTrust,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -596,6 +624,10 @@ func (*Command_Retain) isCommand_Body() {}
 func (*Command_Forget) isCommand_Body() {}
 
 func (*Command_RetireHost) isCommand_Body() {}
+
+func (*Command_PutTrust) isCommand_Body() {}
+
+func (*Command_NoteTrust) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2537,7 +2569,8 @@ type ForwardReply struct {
 	Result        *Result                `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
 	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	NotLeader     bool                   `protobuf:"varint,3,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
-	Status        *NodeStatus            `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"` // the answer to a question for it, besides result
+	Status        *NodeStatus            `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`                                 // the answer to a question for it, besides result
+	AuthorityKey  []byte                 `protobuf:"bytes,5,opt,name=authority_key,json=authorityKey,proto3" json:"authority_key,omitempty"` // PKCS#8, DER: the answer to a member that lacks it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2596,6 +2629,13 @@ func (x *ForwardReply) GetNotLeader() bool {
 func (x *ForwardReply) GetStatus() *NodeStatus {
 	if x != nil {
 		return x.Status
+	}
+	return nil
+}
+
+func (x *ForwardReply) GetAuthorityKey() []byte {
+	if x != nil {
+		return x.AuthorityKey
 	}
 	return nil
 }
@@ -3615,11 +3655,254 @@ func (x *Forget) GetHosts() []string {
 	return nil
 }
 
+// Which authorities are trusted, as an admin signed it. The proposer has verified it.
+type PutTrust struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Signed *sensorv1.SignedTrust  `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Hosts that were seen since (Unix ns) must be ready for an authority to go, unless forced.
+	SeenSince     int64 `protobuf:"varint,3,opt,name=seen_since,json=seenSince,proto3" json:"seen_since,omitempty"`
+	Force         bool  `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTrust) Reset() {
+	*x = PutTrust{}
+	mi := &file_vedette_raft_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTrust) ProtoMessage() {}
+
+func (x *PutTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTrust.ProtoReflect.Descriptor instead.
+func (*PutTrust) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *PutTrust) GetSigned() *sensorv1.SignedTrust {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PutTrust) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PutTrust) GetSeenSince() int64 {
+	if x != nil {
+		return x.SeenSince
+	}
+	return 0
+}
+
+func (x *PutTrust) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// Who has on disk which Trust, many in one entry.
+type NoteTrust struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hosts         []*HostTrust           `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Nodes         []*HolderTrust         `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`         // a node has the keys of its authorities too
+	Operators     []*HolderTrust         `protobuf:"bytes,3,rep,name=operators,proto3" json:"operators,omitempty"` // an operator's context has it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteTrust) Reset() {
+	*x = NoteTrust{}
+	mi := &file_vedette_raft_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteTrust) ProtoMessage() {}
+
+func (x *NoteTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteTrust.ProtoReflect.Descriptor instead.
+func (*NoteTrust) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *NoteTrust) GetHosts() []*HostTrust {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *NoteTrust) GetNodes() []*HolderTrust {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *NoteTrust) GetOperators() []*HolderTrust {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+type HostTrust struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Root          []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostTrust) Reset() {
+	*x = HostTrust{}
+	mi := &file_vedette_raft_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostTrust) ProtoMessage() {}
+
+func (x *HostTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostTrust.ProtoReflect.Descriptor instead.
+func (*HostTrust) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *HostTrust) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HostTrust) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *HostTrust) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+type HolderTrust struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HolderTrust) Reset() {
+	*x = HolderTrust{}
+	mi := &file_vedette_raft_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HolderTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HolderTrust) ProtoMessage() {}
+
+func (x *HolderTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HolderTrust.ProtoReflect.Descriptor instead.
+func (*HolderTrust) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *HolderTrust) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HolderTrust) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xb8\x11\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xaf\x12\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -3661,7 +3944,10 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x06retain\x18\x1e \x01(\v2\x17.vedette.raft.v1.RetainH\x00R\x06retain\x121\n" +
 	"\x06forget\x18\x1f \x01(\v2\x17.vedette.raft.v1.ForgetH\x00R\x06forget\x12>\n" +
 	"\vretire_host\x189 \x01(\v2\x1b.vedette.raft.v1.RetireHostH\x00R\n" +
-	"retireHostB\x06\n" +
+	"retireHost\x128\n" +
+	"\tput_trust\x184 \x01(\v2\x19.vedette.raft.v1.PutTrustH\x00R\bputTrust\x12;\n" +
+	"\n" +
+	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrustB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -3824,13 +4110,14 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\fR\x04boot\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x10\n" +
-	"\x03gap\x18\x04 \x01(\bR\x03gap\"\xa9\x01\n" +
+	"\x03gap\x18\x04 \x01(\bR\x03gap\"\xce\x01\n" +
 	"\fForwardReply\x12/\n" +
 	"\x06result\x18\x01 \x01(\v2\x17.vedette.raft.v1.ResultR\x06result\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x123\n" +
-	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\"\x9c\x03\n" +
+	"\x06status\x18\x04 \x01(\v2\x1b.vedette.raft.v1.NodeStatusR\x06status\x12#\n" +
+	"\rauthority_key\x18\x05 \x01(\fR\fauthorityKey\"\x9c\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -3921,7 +4208,24 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x06Forget\x12\x1c\n" +
 	"\tsightings\x18\x01 \x01(\rR\tsightings\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\x03R\x06before\x12\x14\n" +
-	"\x05hosts\x18\x03 \x03(\tR\x05hostsB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\x05hosts\x18\x03 \x03(\tR\x05hosts\"\x8f\x01\n" +
+	"\bPutTrust\x126\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x06signed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"\xad\x01\n" +
+	"\tNoteTrust\x120\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x1a.vedette.raft.v1.HostTrustR\x05hosts\x122\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x1c.vedette.raft.v1.HolderTrustR\x05nodes\x12:\n" +
+	"\toperators\x18\x03 \x03(\v2\x1c.vedette.raft.v1.HolderTrustR\toperators\"I\n" +
+	"\tHostTrust\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\"7\n" +
+	"\vHolderTrust\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epochB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -3935,7 +4239,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
@@ -3981,19 +4285,24 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*Checkpoint)(nil),                 // 41: vedette.raft.v1.Checkpoint
 	(*Retain)(nil),                     // 42: vedette.raft.v1.Retain
 	(*Forget)(nil),                     // 43: vedette.raft.v1.Forget
-	nil,                                // 44: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 45: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 46: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 47: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 48: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 49: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 50: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 51: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 52: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 53: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 54: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 55: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 56: vedette.sensor.v1.SignedRevocations
+	(*PutTrust)(nil),                   // 44: vedette.raft.v1.PutTrust
+	(*NoteTrust)(nil),                  // 45: vedette.raft.v1.NoteTrust
+	(*HostTrust)(nil),                  // 46: vedette.raft.v1.HostTrust
+	(*HolderTrust)(nil),                // 47: vedette.raft.v1.HolderTrust
+	nil,                                // 48: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 49: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 50: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 51: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 52: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 53: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 54: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 55: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 56: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 57: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 58: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 59: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 60: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 61: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -4027,42 +4336,48 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	42, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
 	43, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
 	38, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
-	3,  // 31: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	45, // 32: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	46, // 33: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	47, // 34: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	44, // 35: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	47, // 36: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	46, // 37: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	48, // 38: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	49, // 39: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	50, // 40: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	51, // 41: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	52, // 42: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	53, // 43: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	50, // 44: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 45: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 46: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 47: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	48, // 48: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	54, // 49: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	46, // 50: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 51: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	55, // 52: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 53: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 54: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 55: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 56: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 57: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	48, // 58: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	48, // 59: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	56, // 60: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	41, // 61: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	44, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
+	45, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
+	3,  // 33: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	49, // 34: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	50, // 35: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	51, // 36: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	48, // 37: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	51, // 38: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	50, // 39: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	52, // 40: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	53, // 41: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	54, // 42: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	55, // 43: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	56, // 44: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	57, // 45: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	54, // 46: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 47: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 48: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 49: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	52, // 50: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	58, // 51: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	50, // 52: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 53: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	59, // 54: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 55: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 56: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 57: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 58: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 59: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	52, // 60: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	52, // 61: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	60, // 62: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	41, // 63: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	61, // 64: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	46, // 65: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	47, // 66: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	47, // 67: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4102,6 +4417,8 @@ func file_vedette_raft_proto_init() {
 		(*Command_Retain)(nil),
 		(*Command_Forget)(nil),
 		(*Command_RetireHost)(nil),
+		(*Command_PutTrust)(nil),
+		(*Command_NoteTrust)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4109,7 +4426,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

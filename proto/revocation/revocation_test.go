@@ -81,7 +81,7 @@ func TestVerify(t *testing.T) {
 		{"another cluster", ann, &sensorv1.Revocations{ClusterId: "c-other", Serial: uint64(now.UnixNano()), Operator: "ann", //nolint:gosec // after 1970
 			Operators: []*sensorv1.RevokedOperator{{Name: "bob", At: 1}}}, nil, revocation.ErrForeign},
 		{"the future", ann, list("ann", now.Add(time.Hour), "bob"), nil, revocation.ErrTime},
-		{"before the certificate", ann, list("ann", now.Add(-time.Hour), "bob"), nil, grant.ErrUntrusted},
+		{"before the certificate", ann, list("ann", now.Add(-3*time.Hour), "bob"), nil, grant.ErrUntrusted},
 		{"a changed byte", ann, list("ann", now, "bob"), func(s *sensorv1.SignedRevocations) { s.Signature.Signature[3] ^= 1 }, grant.ErrSignature},
 		{"a name added", ann, list("ann", now, "bob"), func(s *sensorv1.SignedRevocations) {
 			l, _ := revocation.Decode(s.GetPayload())

@@ -513,6 +513,8 @@ type Enrolled struct {
 	CaKey []byte `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
 	// The operators' authority (DER): whose signatures the host will honour. Its pin is in the token.
 	OperatorRoots [][]byte `protobuf:"bytes,7,rep,name=operator_roots,json=operatorRoots,proto3" json:"operator_roots,omitempty"`
+	// Which of the cluster's authorities are trusted; absent where none was ever rotated.
+	Trust         *SignedTrust `protobuf:"bytes,8,opt,name=trust,proto3" json:"trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -596,6 +598,13 @@ func (x *Enrolled) GetOperatorRoots() [][]byte {
 	return nil
 }
 
+func (x *Enrolled) GetTrust() *SignedTrust {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
 type SensorMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -605,6 +614,7 @@ type SensorMessage struct {
 	//	*SensorMessage_Renew
 	//	*SensorMessage_GrantResult
 	//	*SensorMessage_Goodbye
+	//	*SensorMessage_Trusted
 	Body          isSensorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -692,6 +702,15 @@ func (x *SensorMessage) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *SensorMessage) GetTrusted() *Trusted {
+	if x != nil {
+		if x, ok := x.Body.(*SensorMessage_Trusted); ok {
+			return x.Trusted
+		}
+	}
+	return nil
+}
+
 type isSensorMessage_Body interface {
 	isSensorMessage_Body()
 }
@@ -718,6 +737,11 @@ type SensorMessage_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,5,opt,name=goodbye,proto3,oneof"`
 }
 
+type SensorMessage_Trusted struct {
+	// A newer Trust, or a certificate by another authority, is on the host's disk.
+	Trusted *Trusted `protobuf:"bytes,6,opt,name=trusted,proto3,oneof"`
+}
+
 func (*SensorMessage_Hello) isSensorMessage_Body() {}
 
 func (*SensorMessage_Batch) isSensorMessage_Body() {}
@@ -727,6 +751,8 @@ func (*SensorMessage_Renew) isSensorMessage_Body() {}
 func (*SensorMessage_GrantResult) isSensorMessage_Body() {}
 
 func (*SensorMessage_Goodbye) isSensorMessage_Body() {}
+
+func (*SensorMessage_Trusted) isSensorMessage_Body() {}
 
 // A sensor that ends says so and waits shortly until the node hangs up, which it
 // does when the log has it. Whoever falls silent without a goodbye is a finding.
@@ -967,7 +993,8 @@ type Hello struct {
 	KernelBoot []byte `protobuf:"bytes,5,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
 	Instance   []byte `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
 	// How long the sensor lets a session be quiet before it pings. 0: 10 s.
-	KeepAliveMs   uint32 `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
+	KeepAliveMs   uint32   `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
+	Trusted       *Trusted `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1049,6 +1076,13 @@ func (x *Hello) GetKeepAliveMs() uint32 {
 		return x.KeepAliveMs
 	}
 	return 0
+}
+
+func (x *Hello) GetTrusted() *Trusted {
+	if x != nil {
+		return x.Trusted
+	}
+	return nil
 }
 
 type Welcome struct {
@@ -1336,7 +1370,9 @@ type NodeList struct {
 	// The newest list that an operator signed: what a host that is isolated may follow.
 	Signed *SignedNodes `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
 	// Who is no operator any more. It travels here, so that older sensors read on.
-	Revocations   *SignedRevocations `protobuf:"bytes,3,opt,name=revocations,proto3" json:"revocations,omitempty"`
+	Revocations *SignedRevocations `protobuf:"bytes,3,opt,name=revocations,proto3" json:"revocations,omitempty"`
+	// Which of the cluster's authorities are trusted; absent where none was ever rotated.
+	Trust         *SignedTrust `protobuf:"bytes,4,opt,name=trust,proto3" json:"trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1388,6 +1424,13 @@ func (x *NodeList) GetSigned() *SignedNodes {
 func (x *NodeList) GetRevocations() *SignedRevocations {
 	if x != nil {
 		return x.Revocations
+	}
+	return nil
+}
+
+func (x *NodeList) GetTrust() *SignedTrust {
+	if x != nil {
+		return x.Trust
 	}
 	return nil
 }
@@ -4420,6 +4463,209 @@ func (x *SignedRevocations) GetSignature() *Signature {
 	return nil
 }
 
+// Which authorities say who is a node and who is a host, as an admin signed it.
+// SignedTrust.payload is the exact bytes of this message. See package trust.
+type Trust struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// One above that of the one before: who holds one takes none that is not above it.
+	Epoch    uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	SignedAt int64  `protobuf:"varint,3,opt,name=signed_at,json=signedAt,proto3" json:"signed_at,omitempty"` // Unix ns
+	Operator string `protobuf:"bytes,4,opt,name=operator,proto3" json:"operator,omitempty"`                  // who signed it
+	// Certificates, DER. Nodes show sensors and operators one by the first.
+	Roots [][]byte `protobuf:"bytes,5,rep,name=roots,proto3" json:"roots,omitempty"`
+	// The index of the one that signs hosts which hold this, and what nodes show each other.
+	Issuer uint32 `protobuf:"varint,6,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The operators' authority, DER, with the key that it always had; empty: as it was.
+	Operators     []byte `protobuf:"bytes,7,opt,name=operators,proto3" json:"operators,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trust) Reset() {
+	*x = Trust{}
+	mi := &file_vedette_sensor_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trust) ProtoMessage() {}
+
+func (x *Trust) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trust.ProtoReflect.Descriptor instead.
+func (*Trust) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *Trust) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Trust) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Trust) GetSignedAt() int64 {
+	if x != nil {
+		return x.SignedAt
+	}
+	return 0
+}
+
+func (x *Trust) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *Trust) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Trust) GetIssuer() uint32 {
+	if x != nil {
+		return x.Issuer
+	}
+	return 0
+}
+
+func (x *Trust) GetOperators() []byte {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+type SignedTrust struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedTrust) Reset() {
+	*x = SignedTrust{}
+	mi := &file_vedette_sensor_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedTrust) ProtoMessage() {}
+
+func (x *SignedTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedTrust.ProtoReflect.Descriptor instead.
+func (*SignedTrust) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SignedTrust) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedTrust) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// What a host has on its disk.
+type Trusted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // of its Trust; 0: it has none
+	Root          []byte                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`    // SHA-256 of the key of the authority that its certificate is by
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trusted) Reset() {
+	*x = Trusted{}
+	mi := &file_vedette_sensor_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trusted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trusted) ProtoMessage() {}
+
+func (x *Trusted) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
+func (*Trusted) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *Trusted) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Trusted) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
 var File_vedette_sensor_proto protoreflect.FileDescriptor
 
 const file_vedette_sensor_proto_rawDesc = "" +
@@ -4436,7 +4682,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\vEnrollReply\x129\n" +
 	"\benrolled\x18\x01 \x01(\v2\x1b.vedette.sensor.v1.EnrolledH\x00R\benrolled\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusalB\t\n" +
-	"\aoutcome\"\xd2\x01\n" +
+	"\aoutcome\"\x88\x02\n" +
 	"\bEnrolled\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x14\n" +
@@ -4445,13 +4691,15 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
 	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\x12%\n" +
-	"\x0eoperator_roots\x18\a \x03(\fR\roperatorRoots\"\xaa\x02\n" +
+	"\x0eoperator_roots\x18\a \x03(\fR\roperatorRoots\x124\n" +
+	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\xe2\x02\n" +
 	"\rSensorMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.vedette.sensor.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.vedette.sensor.v1.BatchH\x00R\x05batch\x120\n" +
 	"\x05renew\x18\x03 \x01(\v2\x18.vedette.sensor.v1.RenewH\x00R\x05renew\x12C\n" +
 	"\fgrant_result\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.GrantResultH\x00R\vgrantResult\x126\n" +
-	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbyeB\x06\n" +
+	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbye\x126\n" +
+	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrustedB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
 	"\afailure\x18\x01 \x01(\tR\afailure\"\xd9\x03\n" +
@@ -4464,7 +4712,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\vcertificate\x18\x06 \x01(\v2\x1e.vedette.sensor.v1.CertificateH\x00R\vcertificate\x123\n" +
 	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodes\x129\n" +
 	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intentB\x06\n" +
-	"\x04body\"\xf3\x01\n" +
+	"\x04body\"\xa9\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -4473,7 +4721,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\vkernel_boot\x18\x05 \x01(\fR\n" +
 	"kernelBoot\x12\x1a\n" +
 	"\binstance\x18\x06 \x01(\fR\binstance\x12\"\n" +
-	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\"\x99\x03\n" +
+	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\x124\n" +
+	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -4503,11 +4752,12 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
-	"\x10operator_address\x18\x03 \x01(\tR\x0foperatorAddress\"\xb9\x01\n" +
+	"\x10operator_address\x18\x03 \x01(\tR\x0foperatorAddress\"\xef\x01\n" +
 	"\bNodeList\x12-\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x17.vedette.sensor.v1.NodeR\x05nodes\x126\n" +
 	"\x06signed\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\x06signed\x12F\n" +
-	"\vrevocations\x18\x03 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\vrevocations\"\xb5\x01\n" +
+	"\vrevocations\x18\x03 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\vrevocations\x124\n" +
+	"\x05trust\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\xb5\x01\n" +
 	"\rNodeAddresses\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -4783,7 +5033,22 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\"i\n" +
 	"\x11SignedRevocations\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
-	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature*W\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"\xc1\x01\n" +
+	"\x05Trust\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1b\n" +
+	"\tsigned_at\x18\x03 \x01(\x03R\bsignedAt\x12\x1a\n" +
+	"\boperator\x18\x04 \x01(\tR\boperator\x12\x14\n" +
+	"\x05roots\x18\x05 \x03(\fR\x05roots\x12\x16\n" +
+	"\x06issuer\x18\x06 \x01(\rR\x06issuer\x12\x1c\n" +
+	"\toperators\x18\a \x01(\fR\toperators\"c\n" +
+	"\vSignedTrust\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"3\n" +
+	"\aTrusted\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root*W\n" +
 	"\n" +
 	"EnrollKind\x12\x1b\n" +
 	"\x17ENROLL_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -4837,7 +5102,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -4891,9 +5156,12 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Revocations)(nil),        // 49: vedette.sensor.v1.Revocations
 	(*RevokedOperator)(nil),    // 50: vedette.sensor.v1.RevokedOperator
 	(*SignedRevocations)(nil),  // 51: vedette.sensor.v1.SignedRevocations
-	nil,                        // 52: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 53: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 54: vedette.sensor.v1.Group.LabelsEntry
+	(*Trust)(nil),              // 52: vedette.sensor.v1.Trust
+	(*SignedTrust)(nil),        // 53: vedette.sensor.v1.SignedTrust
+	(*Trusted)(nil),            // 54: vedette.sensor.v1.Trusted
+	nil,                        // 55: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 56: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 57: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
@@ -4902,71 +5170,76 @@ var file_vedette_sensor_proto_depIdxs = []int32{
 	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
 	48, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
 	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	11, // 6: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
-	19, // 7: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	46, // 8: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	39, // 9: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
-	9,  // 10: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	12, // 11: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	48, // 12: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	20, // 13: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	21, // 14: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	36, // 15: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	47, // 16: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	15, // 17: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 18: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
-	13, // 19: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	15, // 20: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 21: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	52, // 22: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	53, // 23: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 24: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 25: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	51, // 26: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	17, // 27: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	37, // 28: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 29: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 30: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	31, // 31: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	40, // 32: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	32, // 33: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 34: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 35: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 36: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	28, // 37: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 38: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 39: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 40: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	29, // 41: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	30, // 42: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	30, // 43: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	28, // 44: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	29, // 45: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	30, // 46: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	34, // 47: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 48: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 49: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	33, // 50: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	37, // 51: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	38, // 52: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	40, // 53: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 54: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 55: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	33, // 56: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 57: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	43, // 58: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	44, // 59: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	45, // 60: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	37, // 61: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	54, // 62: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	43, // 63: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	50, // 64: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	37, // 65: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	66, // [66:66] is the sub-list for method output_type
-	66, // [66:66] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	53, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
+	11, // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
+	19, // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
+	46, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	39, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
+	54, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
+	12, // 13: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	48, // 14: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	20, // 15: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	21, // 16: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	36, // 17: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	47, // 18: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	15, // 19: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	42, // 20: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	13, // 21: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	54, // 22: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	15, // 23: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	42, // 24: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	55, // 25: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	56, // 26: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 27: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 28: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	51, // 29: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	53, // 30: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17, // 31: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	37, // 32: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 33: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 34: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	31, // 35: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	40, // 36: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	32, // 37: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 38: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 39: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 40: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	28, // 41: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 42: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 43: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 44: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	29, // 45: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	30, // 46: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	30, // 47: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	28, // 48: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	29, // 49: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	30, // 50: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	34, // 51: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 52: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 53: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	33, // 54: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	37, // 55: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	38, // 56: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	40, // 57: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 58: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 59: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	33, // 60: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 61: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	43, // 62: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	44, // 63: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	45, // 64: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	37, // 65: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	57, // 66: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	43, // 67: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	50, // 68: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	37, // 69: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	37, // 70: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	71, // [71:71] is the sub-list for method output_type
+	71, // [71:71] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -4984,6 +5257,7 @@ func file_vedette_sensor_proto_init() {
 		(*SensorMessage_Renew)(nil),
 		(*SensorMessage_GrantResult)(nil),
 		(*SensorMessage_Goodbye)(nil),
+		(*SensorMessage_Trusted)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[5].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
@@ -5007,7 +5281,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   50,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

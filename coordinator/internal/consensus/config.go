@@ -58,6 +58,8 @@ type Config struct {
 	// be empty.
 	Version         string
 	CertificateEnds func() time.Time
+	// AuthorityKey is the key of an authority, by its name, for members that lack it. It may be nil.
+	AuthorityKey func(name []byte) ([]byte, error)
 
 	// HeartbeatTimeout is how long a follower waits for its leader before it
 	// asks for an election (raft draws 1 to 2 times it), and as long again for

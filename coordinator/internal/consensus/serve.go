@@ -84,6 +84,9 @@ func (n *Node) answer(ctx context.Context, peer link.Peer, tag byte, cmd *raftv1
 		// A node that joins asks whichever it knows; its certificate says who it is.
 		return reply(&raftv1.Result{Id: peer.ID}, n.admit(ctx, cmd.GetPutNode().GetNode()))
 	}
+	if tag == tagKey {
+		return n.handKey(ctx, peer, cmd)
+	}
 	if !n.IsLeader() || n.Fit() != nil {
 		return &raftv1.ForwardReply{NotLeader: true}
 	}

@@ -19,6 +19,7 @@ const (
 	tagMembership = 'M' // a Command PutNode or RemoveNode; answered by a ForwardReply
 	tagBarrier    = 'B' // answered by a ForwardReply with the index to wait for
 	tagStatus     = 'S' // answered by a ForwardReply with the node's id and applied index
+	tagKey        = 'K' // a Command whose actor names an authority's key (hex); answered by a ForwardReply with it, to members
 	tagState      = 'X' // a Command; answered by a ForwardReply and a snapshot of the state
 )
 

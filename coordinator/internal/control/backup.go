@@ -41,7 +41,7 @@ func (s *Server) Backup(ctx context.Context, r *operatorv1.BackupRequest, stream
 		// Each lies on this node's disk as a whole until it is sent.
 		return connect.NewError(connect.CodeResourceExhausted, errors.New("this node makes a backup already: wait until it is done, or ask another node"))
 	}
-	identities, err := identity.Export(s.cfg.Authority, s.cfg.Operators, r.GetIdentity())
+	identities, err := identity.Export(s.cfg.Authority, s.cfg.Operators(), r.GetIdentity())
 	if err != nil {
 		return connect.NewError(connect.CodeInternal, err)
 	}

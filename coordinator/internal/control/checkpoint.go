@@ -15,5 +15,7 @@ func (s *Server) ListCheckpoints(ctx context.Context, r *operatorv1.ListCheckpoi
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &operatorv1.ListCheckpointsResponse{Checkpoints: checkpoints, Authority: [][]byte{s.cfg.Authority.Certificate().Raw}}, nil
+	roots, _ := s.cfg.Authority.Certificates()
+	trusts, err := s.cfg.DB.Trusts(ctx)
+	return &operatorv1.ListCheckpointsResponse{Checkpoints: checkpoints, Authority: roots, Trusts: trusts}, readError(err)
 }

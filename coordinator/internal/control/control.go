@@ -72,9 +72,11 @@ type Config struct {
 	// Operators is the certificate of the operators' authority: whom it has signed is
 	// served, and grants that they signed are taken. Authority is the cluster's, whose
 	// word makes nobody an operator; Certificate is the node's own.
-	Operators   *x509.Certificate
+	Operators   func() *x509.Certificate
 	Authority   *identity.Authority
 	Certificate func() (*tls.Certificate, error)
+	// PrepareRoot makes an authority's certificate: identity.Node.Prepare.
+	PrepareRoot func(renew []byte) ([]byte, error)
 	// Log, Cluster and DB are this node's part of the cluster.
 	Log     Log
 	Cluster Cluster
@@ -148,6 +150,9 @@ type Server struct {
 	noted  map[string]bool // certificates of operators that were told to the log, by serial
 	// unnoted are to be told.
 	unnoted chan *raftv1.PutOperator
+	// contexts are the epochs that operators' contexts were seen with; unheld are to be told.
+	contexts map[string]uint64
+	unheld   chan *raftv1.HolderTrust
 }
 
 var _ operatorv1connect.OperatorServiceHandler = (*Server)(nil)
@@ -157,7 +162,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, denied: make(map[string]uint64), noted: make(map[string]bool), unnoted: make(chan *raftv1.PutOperator, maxUnnoted), replays: make(chan struct{}, replaysAtOnce), backups: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, denied: make(map[string]uint64), noted: make(map[string]bool), unnoted: make(chan *raftv1.PutOperator, maxUnnoted), contexts: make(map[string]uint64), unheld: make(chan *raftv1.HolderTrust, maxUnnoted), replays: make(chan struct{}, replaysAtOnce), backups: make(chan struct{}, 1)}
 	s.figures()
 	return s, nil
 }
@@ -192,13 +197,13 @@ func fastGzip() connect.Compressor {
 // operatorRoots is what an operator's certificate must chain to.
 func (s *Server) operatorRoots() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(s.cfg.Operators)
+	pool.AddCert(s.cfg.Operators())
 	return pool
 }
 
 // TLS is the configuration of the operators' listener.
 func (s *Server) TLS() *tls.Config {
-	return &tls.Config{
+	config := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ClientAuth:             tls.RequireAndVerifyClientCert,
 		ClientCAs:              s.operatorRoots(),
@@ -206,6 +211,12 @@ func (s *Server) TLS() *tls.Config {
 		SessionTicketsDisabled: true, // a resumed session would outlive its certificate
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cfg.Certificate() },
 	}
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		now := config.Clone()
+		now.GetConfigForClient, now.ClientCAs = nil, s.operatorRoots() // the authority may have been renewed
+		return now, nil
+	}
+	return config
 }
 
 // Run serves operators on listener until ctx ends.
@@ -224,5 +235,6 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	noting.Go(func() { s.noteOperators(ctx) })
+	noting.Go(func() { s.noteContexts(ctx) })
 	return s.run(ctx, "operators", server, func(server *http.Server) error { return server.ServeTLS(listener, "", "") })
 }

@@ -53,7 +53,7 @@ func (s *Server) readOwn(ctx context.Context, set meter.Set) {
 		set("vedette_certificate_expiry_seconds", "node", left(certificate.Leaf.NotAfter))
 	}
 	set("vedette_certificate_expiry_seconds", "cluster", left(s.cfg.Authority.Certificate().NotAfter))
-	set("vedette_certificate_expiry_seconds", "operators", left(s.cfg.Operators.NotAfter))
+	set("vedette_certificate_expiry_seconds", "operators", left(s.cfg.Operators().NotAfter))
 	if signed, err := s.cfg.DB.SignedNodes(ctx); err == nil && signed != nil {
 		if list, err := nodelist.Decode(signed.GetPayload()); err == nil {
 			set("vedette_certificate_expiry_seconds", "node-list", left(time.Unix(0, list.GetNotAfter())))

@@ -79,7 +79,7 @@ func newDesk(t *testing.T) *desk {
 	}
 	d.key = private
 	d.ctx = context.WithValue(t.Context(), operatorKey{}, link.Peer{Cluster: "c-test", Kind: link.KindOperator, ID: "ann", Role: operators.RoleAdmin})
-	cfg := Config{NodeID: "n1", Authority: authority, Operators: people.Root(), DB: db, Log: d.log, Now: time.Now}
+	cfg := Config{NodeID: "n1", Authority: authority, Operators: people.Root, DB: db, Log: d.log, Now: time.Now}
 	d.Server = &Server{cfg: cfg, denied: map[string]uint64{}, replays: make(chan struct{}, replaysAtOnce)}
 	d.cfg.Logger = slog.New(slog.DiscardHandler)
 	d.put(&raftv1.Command{Body: &raftv1.Command_InitCluster{InitCluster: &raftv1.InitCluster{ClusterId: "c-test"}}})

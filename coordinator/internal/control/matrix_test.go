@@ -88,7 +88,7 @@ func TestEveryProcedureByEverybody(t *testing.T) {
 	if err := db.Update(1, func(tx *store.Tx) error { return tx.PutRevocations(&sensorv1.SignedRevocations{}, revoked, "left") }); err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{cfg: Config{Log: &oneLog{}, Operators: people.Root(), Authority: authority, Certificate: func() (*tls.Certificate, error) { return &node, nil },
+	s := &Server{cfg: Config{Log: &oneLog{}, Operators: people.Root, Authority: authority, Certificate: func() (*tls.Certificate, error) { return &node, nil },
 		DB: db, Logger: slog.New(slog.DiscardHandler), Now: time.Now}, denied: map[string]uint64{}}
 	server := httptest.NewUnstartedServer(s.authorise(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") })))
 	server.TLS = s.TLS()

@@ -59,6 +59,10 @@ var least = map[string]string{
 	rpc.OperatorServicePutRevocationsProcedure:  operators.RoleAdmin,
 	rpc.OperatorServiceRemoveHostProcedure:      operators.RoleAdmin,
 	rpc.OperatorServiceListCheckpointsProcedure: operators.RoleViewer,
+	// Every operator's context follows it.
+	rpc.OperatorServiceGetTrustProcedure:    operators.RoleViewer,
+	rpc.OperatorServicePrepareRootProcedure: operators.RoleAdmin,
+	rpc.OperatorServicePutTrustProcedure:    operators.RoleAdmin,
 }
 
 // pageRole is the same for what is no procedure.
@@ -113,6 +117,7 @@ func (s *Server) authorise(next http.Handler) http.Handler {
 				return
 			case ok:
 				s.noteOperator(peer, named)
+				s.tellTrust(w, r, peer)
 				next.ServeHTTP(w, r.WithContext(context.WithValue(context.WithValue(r.Context(), operatorKey{}, peer), namedKey{}, named)))
 				return
 			case needed == "":

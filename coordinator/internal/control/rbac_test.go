@@ -33,6 +33,7 @@ var wanted = map[string]string{
 	"GetIntent": "yyyy", "ListIntents": "yyyy", "TestIntent": "yyyy", "GetScorecard": "yyyy", "ApplyIntent": "nnny",
 	"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
 	"ListOperators": "yyyy", "ListCheckpoints": "yyyy", "PutRevocations": "nnny", "RemoveHost": "nnny",
+	"GetTrust": "yyyy", "PrepareRoot": "nnny", "PutTrust": "nnny",
 }
 
 // Ensure every procedure of the service has exactly the roles written here, and
@@ -111,7 +112,7 @@ func TestAuthorise(t *testing.T) {
 	nodeCert := tls.Certificate{Certificate: nodeChain, PrivateKey: nodeKey}
 	now := time.Now
 	log := &oneLog{}
-	s := &Server{cfg: Config{Log: log, Operators: people.Root(), Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), DB: emptyStore(t), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
+	s := &Server{cfg: Config{Log: log, Operators: people.Root, Authority: authority, Certificate: func() (*tls.Certificate, error) { return &nodeCert, nil }, Logger: slog.New(slog.DiscardHandler), DB: emptyStore(t), Now: func() time.Time { return now() }}, denied: map[string]uint64{}}
 	server := httptest.NewUnstartedServer(s.authorise(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "served to "+actor(r.Context()))
 	})))

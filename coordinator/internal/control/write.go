@@ -71,7 +71,7 @@ func (s *Server) CreateToken(ctx context.Context, r *operatorv1.CreateTokenReque
 	if err := checkLabels(r.GetLabels()); err != nil {
 		return nil, err
 	}
-	token := link.NewToken(s.cfg.Authority.Pin(), link.Pin(s.cfg.Operators))
+	token := link.NewToken(s.cfg.Authority.Pin(), link.Pin(s.cfg.Operators()))
 	hash := identity.HashSecret(token.Secret[:])
 	expires := s.cfg.Now().Add(ttl).UnixNano()
 	if _, err := s.propose(ctx, &raftv1.Command{

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -15,6 +16,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/link"
@@ -23,12 +25,16 @@ import (
 // NodeServerName is the DNS name in every node's certificate: what dialers verify.
 const NodeServerName = "node.vedette"
 
-// Authority is the cluster's root, which every node holds. It is immutable and safe for concurrent use.
+// Authority is the cluster's, which every node holds: one, and while that is being followed
+// by another (package trust) both. It is safe for concurrent use.
 type Authority struct {
-	cluster     string
-	certificate *x509.Certificate
-	key         crypto.Signer
-	now         func() time.Time
+	cluster string
+	now     func() time.Time
+
+	mu     sync.Mutex // guards what follows
+	all    []one      // what is trusted; the first is what nodes show sensors and operators
+	issuer int        // which of them signs hosts that know it, and what nodes show each other
+	pool   *x509.CertPool
 }
 
 // NewAuthority makes the root of a new cluster.
@@ -38,7 +44,15 @@ func NewAuthority(cluster string) (*Authority, error) {
 		return nil, fmt.Errorf("making the authority's key: %w", err)
 	}
 	now := time.Now()
-	template := &x509.Certificate{
+	der, err := selfSigned(cluster, key, nil, now)
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(cluster, der, key)
+}
+
+func authorityTemplate(cluster string, now time.Time) *x509.Certificate {
+	return &x509.Certificate{
 		SerialNumber:          newSerial(),
 		Subject:               pkix.Name{CommonName: "Vedette cluster " + cluster, Organization: []string{cluster}},
 		NotBefore:             now.Add(-backdate),
@@ -48,11 +62,6 @@ func NewAuthority(cluster string) (*Authority, error) {
 		MaxPathLenZero:        true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("signing the authority's certificate: %w", err)
-	}
-	return newAuthority(cluster, der, key)
 }
 
 func newAuthority(cluster string, der []byte, key crypto.Signer) (*Authority, error) {
@@ -69,28 +78,81 @@ func newAuthority(cluster string, der []byte, key crypto.Signer) (*Authority, er
 	if !slices.Contains(certificate.Subject.Organization, cluster) {
 		return nil, fmt.Errorf("%w: the authority is of cluster %v, not %s", ErrMismatch, certificate.Subject.Organization, cluster)
 	}
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(certificate.PublicKey) {
+	if !sameKey(key, certificate) {
 		return nil, fmt.Errorf("%w: the authority's key is not its certificate's", ErrMismatch)
 	}
-	return &Authority{cluster: cluster, certificate: certificate, key: key, now: time.Now}, nil
+	a := &Authority{cluster: cluster, now: time.Now}
+	a.set([]one{{certificate, key}}, 0)
+	return a, nil
+}
+
+func (a *Authority) set(all []one, issuer int) {
+	pool := x509.NewCertPool()
+	for _, o := range all {
+		pool.AddCert(o.certificate)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all, a.issuer, a.pool = all, issuer, pool
+}
+
+func (a *Authority) held() []one {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all
+}
+
+// first is what nodes show sensors and operators, issuing what signs hosts that know it.
+func (a *Authority) first() one { return a.held()[0] }
+
+func (a *Authority) issuing() one {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all[a.issuer]
+}
+
+// lacking are the names of the authorities whose keys are not there.
+func (a *Authority) lacking() (names [][]byte) {
+	for _, o := range a.held() {
+		if name := link.Pin(o.certificate); o.key == nil {
+			names = append(names, name[:])
+		}
+	}
+	return names
+}
+
+func (a *Authority) hasKey(name []byte, key crypto.Signer) bool {
+	return slices.ContainsFunc(a.held(), func(o one) bool {
+		pin := link.Pin(o.certificate)
+		return bytes.Equal(pin[:], name) && sameKey(key, o.certificate)
+	})
 }
 
 // Cluster is the id of the cluster that this is the root of.
 func (a *Authority) Cluster() string { return a.cluster }
 
-// Certificate is the root certificate.
-func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
+// Certificate is the authority that nodes show sensors and operators.
+func (a *Authority) Certificate() *x509.Certificate { return a.first().certificate }
 
-// Roots is a new pool with the root alone.
-func (a *Authority) Roots() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.certificate)
-	return pool
+// Certificates are all that are trusted, DER, and which of them signs.
+func (a *Authority) Certificates() (ders [][]byte, issuer int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, o := range a.all {
+		ders = append(ders, o.certificate.Raw)
+	}
+	return ders, a.issuer
 }
 
-// Pin is the SHA-256 of the root's public key: what a join token carries.
-func (a *Authority) Pin() [32]byte { return sha256.Sum256(a.certificate.RawSubjectPublicKeyInfo) }
+// Roots is what a peer's certificate must chain to. Nobody may change it.
+func (a *Authority) Roots() *x509.CertPool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pool
+}
+
+// Pin is the SHA-256 of the public key of what nodes show: what a join token carries.
+func (a *Authority) Pin() [32]byte { return link.Pin(a.first().certificate) }
 
 // NodesSecret is the same at all nodes, and known to nobody else: what one of them gave a
 // sensor to prove its address with, the others believe.
@@ -105,15 +167,33 @@ func (a *Authority) NodesSecret() ([]byte, error) {
 
 // KeyDER is the private key in PKCS #8: given to joining nodes only.
 func (a *Authority) KeyDER() ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(a.key)
+	first := a.first()
+	if first.key == nil {
+		return nil, ErrNoKey
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(first.key)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the authority's key: %w", err)
 	}
 	return der, nil
 }
 
-// SignHost answers a sensor's certificate request with a chain, leaf first, root last.
+// SignHost answers a sensor's certificate request with a chain, leaf first, root last. By
+// the authority that signs only when the host knows it (see RenewHost).
 func (a *Authority) SignHost(csr []byte, id string) ([][]byte, error) {
+	return a.signHost(a.first(), csr, id)
+}
+
+// RenewHost is SignHost for a host that trusts all that are trusted.
+func (a *Authority) RenewHost(csr []byte, id string) ([][]byte, error) {
+	by := a.issuing()
+	if by.key == nil {
+		by = a.first()
+	}
+	return a.signHost(by, csr, id)
+}
+
+func (a *Authority) signHost(by one, csr []byte, id string) ([][]byte, error) {
 	public, err := requestedKey(csr)
 	if err != nil {
 		return nil, err
@@ -121,7 +201,7 @@ func (a *Authority) SignHost(csr []byte, id string) ([][]byte, error) {
 	if !IsHostID(id) {
 		return nil, fmt.Errorf("%w: host id %q", ErrBadName, id)
 	}
-	return a.sign(subject{kind: KindHost, id: id, lifetime: HostLifetime, usage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, public)
+	return a.sign(by, subject{kind: KindHost, id: id, lifetime: HostLifetime, usage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, public)
 }
 
 // SignNodeRequest answers a joining node's certificate request.
@@ -137,10 +217,14 @@ func (a *Authority) SignNodeRequest(csr []byte, id string, names []string) ([][]
 // names, the hosts at which operators reach the node, so that an ordinary
 // HTTPS client can verify it.
 func (a *Authority) SignNode(public crypto.PublicKey, id string, names []string) ([][]byte, error) {
+	return a.signNode(a.first(), public, id, names)
+}
+
+func (a *Authority) signNode(by one, public crypto.PublicKey, id string, names []string) ([][]byte, error) {
 	if err := CheckName("node id", id); err != nil {
 		return nil, err
 	}
-	return a.sign(subject{kind: KindNode, id: id, lifetime: NodeLifetime, names: names,
+	return a.sign(by, subject{kind: KindNode, id: id, lifetime: NodeLifetime, names: names,
 		usage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}, public)
 }
 
@@ -151,7 +235,10 @@ type subject struct {
 	usage    []x509.ExtKeyUsage
 }
 
-func (a *Authority) sign(s subject, public crypto.PublicKey) ([][]byte, error) {
+func (a *Authority) sign(by one, s subject, public crypto.PublicKey) ([][]byte, error) {
+	if by.key == nil {
+		return nil, fmt.Errorf("signing the certificate of %s %s: %w", s.kind, s.id, ErrNoKey)
+	}
 	now := a.now()
 	template := &x509.Certificate{
 		SerialNumber:          newSerial(),
@@ -163,8 +250,8 @@ func (a *Authority) sign(s subject, public crypto.PublicKey) ([][]byte, error) {
 		BasicConstraintsValid: true,
 		URIs:                  []*url.URL{link.PeerURI(a.cluster, s.kind, s.id)},
 	}
-	if template.NotAfter.After(a.certificate.NotAfter) {
-		template.NotAfter = a.certificate.NotAfter
+	if template.NotAfter.After(by.certificate.NotAfter) {
+		template.NotAfter = by.certificate.NotAfter
 	}
 	if s.kind == KindNode {
 		template.DNSNames = []string{NodeServerName}
@@ -176,11 +263,11 @@ func (a *Authority) sign(s subject, public crypto.PublicKey) ([][]byte, error) {
 			}
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, public, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.certificate, public, by.key)
 	if err != nil {
 		return nil, fmt.Errorf("signing the certificate of %s %s: %w", s.kind, s.id, err)
 	}
-	return [][]byte{der, a.certificate.Raw}, nil
+	return [][]byte{der, by.certificate.Raw}, nil
 }
 
 // requestedKey takes the public key out of a certificate request and nothing

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/vedette-edr/vedette/proto/operator"
+	"github.com/vedette-edr/vedette/proto/trust"
 )
 
 // NameFile is the file of a data directory that makes it a node's.
@@ -24,13 +26,22 @@ type Exported struct {
 
 // Export gives it out; the key only when it is asked for. Node keys stay where they are.
 func Export(a *Authority, operators *x509.Certificate, withKey bool) (Exported, error) {
-	e := Exported{Authority: string(encodePEM("CERTIFICATE", a.certificate.Raw)), Operators: string(encodePEM("CERTIFICATE", operators.Raw))}
-	if withKey {
-		der, err := a.KeyDER()
-		if err != nil {
-			return Exported{}, err
+	e := Exported{Authority: string(encodePEM("CERTIFICATE", a.Certificate().Raw)), Operators: string(encodePEM("CERTIFICATE", operators.Raw))}
+	if !withKey {
+		return e, nil
+	}
+	// Of two that are trusted while one follows the other, both.
+	e.Authority = ""
+	for _, o := range a.held() {
+		if o.key == nil {
+			continue
 		}
-		e.Key = string(encodePEM("PRIVATE KEY", der))
+		der, err := x509.MarshalPKCS8PrivateKey(o.key)
+		if err != nil {
+			return Exported{}, fmt.Errorf("encoding the authority's key: %w", err)
+		}
+		e.Authority += string(encodePEM("CERTIFICATE", o.certificate.Raw))
+		e.Key += string(encodePEM("PRIVATE KEY", der))
 	}
 	return e, nil
 }
@@ -52,24 +63,40 @@ func Import(cluster string, e Exported) (*Authority, *x509.Certificate, error) {
 	if e.Key == "" {
 		return nil, operators, nil
 	}
-	root, err := parsePEM(e.Authority, "CERTIFICATE")
-	if err != nil {
-		return nil, nil, fmt.Errorf("the cluster's authority: %w", err)
+	certificates, keys := e.Authority, e.Key
+	var authority *Authority
+	var all []one
+	for range trust.MaxRoots {
+		var root, key []byte
+		if root, certificates, err = nextPEM(certificates, "CERTIFICATE"); err != nil {
+			return nil, nil, fmt.Errorf("the cluster's authority: %w", err)
+		}
+		if key, keys, err = nextPEM(keys, "PRIVATE KEY"); err != nil {
+			return nil, nil, fmt.Errorf("the key of the cluster's authority: %w", err)
+		}
+		if authority, err = AuthorityFromEnrolment(cluster, root, key); err != nil {
+			return nil, nil, err
+		}
+		all = append(all, authority.first())
+		if strings.TrimSpace(certificates) == "" {
+			break
+		}
 	}
-	key, err := parsePEM(e.Key, "PRIVATE KEY")
-	if err != nil {
-		return nil, nil, fmt.Errorf("the key of the cluster's authority: %w", err)
-	}
-	authority, err := AuthorityFromEnrolment(cluster, root, key)
-	return authority, operators, err
+	authority.set(all, 0)
+	return authority, operators, nil
 }
 
 func parsePEM(text, kind string) ([]byte, error) {
-	block, _ := pem.Decode([]byte(text))
+	der, _, err := nextPEM(text, kind)
+	return der, err
+}
+
+func nextPEM(text, kind string) (der []byte, rest string, err error) {
+	block, after := pem.Decode([]byte(text))
 	if block == nil || block.Type != kind {
-		return nil, fmt.Errorf("it holds no PEM block of type %s", kind)
+		return nil, "", fmt.Errorf("it holds no PEM block of type %s", kind)
 	}
-	return block.Bytes, nil
+	return block.Bytes, string(after), nil
 }
 
 // ForgetPeers makes a data directory name no other node: they are lost, and a node that

@@ -76,13 +76,15 @@ type Node struct {
 	dir        string
 	membership Membership
 	authority  *Authority
-	operators  *x509.Certificate
 	key        crypto.Signer
 	now        func() time.Time
 
-	mu          sync.Mutex // guards certificate and names
-	certificate *tls.Certificate
+	mu          sync.Mutex // guards what follows
+	operators   *x509.Certificate
+	certificate *tls.Certificate // by the authority that nodes show sensors
+	toNodes     *tls.Certificate // by the one that signs; nil where that is the same
 	names       []string
+	signed      *sensorv1.SignedTrust // nil: none was ever signed
 }
 
 // Create writes the identity of a node into dir, which must hold none. Of the
@@ -109,13 +111,21 @@ func Create(dir string, m Membership, authority *Authority, operators *x509.Cert
 	if err != nil {
 		return nil, fmt.Errorf("encoding %s: %w", fileCluster, err)
 	}
+	// A backup that was made while one authority followed another has both.
+	for _, other := range authority.held()[1:] {
+		if name := link.Pin(other.certificate); other.key != nil {
+			if err := (&Node{dir: dir}).keepKey(name[:], other.key); err != nil {
+				return nil, err
+			}
+		}
+	}
 	// cluster.json last: its presence says that the rest is complete.
 	for _, f := range []struct {
 		name string
 		data []byte
 		mode fs.FileMode
 	}{
-		{fileAuthority, encodePEM("CERTIFICATE", authority.certificate.Raw), 0o644},
+		{fileAuthority, encodePEM("CERTIFICATE", authority.Certificate().Raw), 0o644},
 		{fileAuthorityKey, encodePEM("PRIVATE KEY", authorityKey), 0o600},
 		{fileOperators, encodePEM("CERTIFICATE", operators.Raw), 0o644},
 		{fileNode, encodePEM("CERTIFICATE", chain...), 0o644},
@@ -156,18 +166,24 @@ func Load(dir string) (*Node, error) {
 	if n.authority, err = newAuthority(n.membership.ClusterID, root[0], rootKey); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	if n.operators, err = n.loadOperators(); err != nil {
+	if n.operators, err = n.loadOperators(); err != nil { // nobody else has n yet
 		return nil, err
 	}
 	if n.key, err = readKey(filepath.Join(dir, fileNodeKey)); err != nil {
 		return nil, err
 	}
+	if err := n.loadTrust(); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
 	chain, err := readPEM(filepath.Join(dir, fileNode), "CERTIFICATE")
 	if err != nil {
 		return nil, err
 	}
-	if err := n.adopt(chain); err != nil {
+	if err := n.adopt(chain); err != nil && n.signed == nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
+	} else if err != nil {
+		// It may be by an authority that went while this node was about to renew it.
+		return n, n.renew(nil)
 	}
 	return n, nil
 }
@@ -210,10 +226,10 @@ func (n *Node) adopt(chain [][]byte) error {
 		return fmt.Errorf("%w: certificate of %s %s in cluster %s, expected node %s in cluster %s",
 			ErrMismatch, peer.Kind, peer.ID, peer.Cluster, n.membership.NodeID, n.membership.ClusterID)
 	}
-	if err := leaf.CheckSignatureFrom(n.authority.certificate); err != nil {
+	if !signedBy(leaf, n.authority.Certificate()) {
 		return fmt.Errorf("%w: the node's certificate is not signed by the cluster's authority", ErrMismatch)
 	}
-	if len(chain) > 1 && !bytes.Equal(chain[1], n.authority.certificate.Raw) {
+	if len(chain) > 1 && !bytes.Equal(chain[1], n.authority.Certificate().Raw) {
 		return fmt.Errorf("%w: what follows the node's certificate is not the cluster's authority", ErrMismatch)
 	}
 	public, ok := n.key.Public().(interface{ Equal(crypto.PublicKey) bool })
@@ -233,7 +249,11 @@ func (n *Node) Membership() Membership { return n.membership }
 func (n *Node) Authority() *Authority { return n.authority }
 
 // Operators is the certificate of the operators' authority.
-func (n *Node) Operators() *x509.Certificate { return n.operators }
+func (n *Node) Operators() *x509.Certificate {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.operators
+}
 
 // Dir is the data directory.
 func (n *Node) Dir() string { return n.dir }
@@ -258,24 +278,58 @@ func (n *Node) Certificate() (*tls.Certificate, error) {
 	leaf := current.Leaf
 	now := n.now()
 	half := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
-	if now.Before(half) && carries(leaf, names) {
+	// A renewed authority has the same key; its new certificate is what a chain must end with.
+	shown := current.Certificate[len(current.Certificate)-1]
+	if now.Before(half) && carries(leaf, names) && bytes.Equal(shown, n.authority.Certificate().Raw) {
 		return current, nil
 	}
+	if err := n.renew(names); err != nil {
+		if now.After(leaf.NotAfter) {
+			return nil, err
+		}
+		return current, nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.certificate, nil
+}
+
+func (n *Node) renew(names []string) error {
 	chain, err := n.authority.SignNode(n.key.Public(), n.membership.NodeID, names)
 	if err == nil {
 		err = n.adopt(chain)
 	}
-	if err == nil {
-		// The new certificate serves even when it cannot be kept: the next start renews again.
-		_ = writeFile(filepath.Join(n.dir, fileNode), encodePEM("CERTIFICATE", chain...), 0o644)
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		return n.certificate, nil
+	if err != nil {
+		return fmt.Errorf("renewing the node's certificate: %w", err)
 	}
-	if now.After(leaf.NotAfter) {
-		return nil, fmt.Errorf("renewing the node's certificate: %w", err)
+	// The new certificate serves even when it cannot be kept: the next start renews again.
+	_ = writeFile(filepath.Join(n.dir, fileNode), encodePEM("CERTIFICATE", chain...), 0o644)
+	return nil
+}
+
+// toPeers is what this node shows other nodes: by the authority that signs, which every
+// node knows. So one that was away when another authority went is among friends again.
+func (n *Node) toPeers() (*tls.Certificate, error) {
+	by := n.authority.issuing()
+	if by.key == nil || by.certificate.Equal(n.authority.Certificate()) {
+		return n.Certificate()
 	}
-	return current, nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := n.now()
+	if c := n.toNodes; c != nil && bytes.Equal(c.Certificate[1], by.certificate.Raw) && now.Before(c.Leaf.NotBefore.Add(c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)/2)) {
+		return c, nil
+	}
+	chain, err := n.authority.signNode(by, n.key.Public(), n.membership.NodeID, n.names)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return nil, fmt.Errorf("parsing the node's certificate: %w", err)
+	}
+	n.toNodes = &tls.Certificate{Certificate: chain, PrivateKey: n.key, Leaf: leaf}
+	return n.toNodes, nil
 }
 
 func carries(leaf *x509.Certificate, names []string) bool {
@@ -296,7 +350,7 @@ func carries(leaf *x509.Certificate, names []string) bool {
 
 // Credentials are what the link presents and verifies with.
 func (n *Node) Credentials(revoked func(serial string) bool) link.Credentials {
-	return link.Credentials{Certificate: n.Certificate, Roots: n.authority.Roots, Revoked: revoked}
+	return link.Credentials{Certificate: n.Certificate, ToNodes: n.toPeers, Roots: n.authority.Roots, Revoked: revoked}
 }
 
 // PeersOf turns a node list into what cluster.json keeps.

@@ -82,9 +82,12 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 		return nil, &refusal{code: "bad-request", message: fmt.Sprintf("the host's facts have %d bytes, the limit is %d", size, maxFacts)}
 	}
 	enrolled := &sensorv1.Enrolled{ClusterId: s.cfg.Authority.Cluster(), Roots: [][]byte{s.cfg.Authority.Certificate().Raw},
-		OperatorRoots: [][]byte{s.cfg.Operators.Raw}}
-	// Sign first: a token must not be spent on a request that cannot be answered.
+		OperatorRoots: [][]byte{s.cfg.Operators().Raw}}
 	var err error
+	if enrolled.Trust, err = s.cfg.Trust.Trust(ctx); err != nil {
+		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another one", retry: 5}
+	}
+	// Sign first: a token must not be spent on a request that cannot be answered.
 	switch request.GetKind() {
 	case sensorv1.EnrollKind_ENROLL_KIND_SENSOR:
 		enrolled.Id = identity.NewHostID()

@@ -80,6 +80,11 @@ type Tokens interface {
 	Enrolled(ctx context.Context, token string) (host string, key []byte, expires int64, err error)
 }
 
+// Trust is which authorities are trusted, as an admin signed it; nil where none was ever.
+type Trust interface {
+	Trust(ctx context.Context) (*sensorv1.SignedTrust, error)
+}
+
 // Config of a Server.
 type Config struct {
 	// NodeID is this node's id: it stands in Welcome and in what this node proposes.
@@ -89,13 +94,16 @@ type Config struct {
 	// Authority signs what enrols and renews.
 	Authority *identity.Authority
 	// Operators is the certificate of the operators' authority, given to what enrols.
-	Operators *x509.Certificate
-	// Log, Store, Orders, Members and Tokens are the replicated log and the state that it makes.
+	Operators func() *x509.Certificate
+	// TrustEpoch is the epoch of the list of trusted authorities that this node goes by; nil: 0.
+	TrustEpoch func() uint64
+	// Log, Store, Orders, Members, Tokens and Trust are the replicated log and the state that it makes.
 	Log     Log
 	Store   Store
 	Orders  Orders
 	Members Members
 	Tokens  Tokens
+	Trust   Trust
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
 	// Meter counts what happens; nil makes one that nobody reads.
@@ -127,8 +135,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil || c.Tokens == nil {
-		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders, Members and Tokens must be set"))
+	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil || c.Tokens == nil || c.Trust == nil {
+		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders, Members, Tokens and Trust must be set"))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))
@@ -163,6 +171,9 @@ func (c *Config) populate() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.TrustEpoch == nil {
+		c.TrustEpoch = func() uint64 { return 0 }
+	}
 	return nil
 }
 
@@ -184,6 +195,7 @@ type Server struct {
 	ends     *ends
 	begun    chan struct{}
 	suspects *suspects
+	trusted  *trusted
 
 	// closing waits for the goroutines that push to sessions, and running ends with Run.
 	closing sync.WaitGroup
@@ -236,6 +248,7 @@ func New(cfg Config) (*Server, error) {
 		ends:      &ends{wake: make(chan struct{}, 1)},
 		begun:     make(chan struct{}),
 		suspects:  newSuspects(cfg.Now),
+		trusted:   &trusted{wake: make(chan struct{}, 1)},
 	}
 	s.figures()
 	return s, nil
@@ -249,6 +262,7 @@ func (s *Server) Run(ctx context.Context) error {
 	tending.Go(func() { s.sweep(ctx) })
 	tending.Go(func() { s.tellSuspects(ctx) })
 	tending.Go(func() { s.tendRevoked(ctx) })
+	tending.Go(func() { s.noteTrusted(ctx) })
 	tending.Go(func() {
 		// Whatever the log supposes: a node that starts has no session.
 		if s.note(ctx, &raftv1.SessionsEnded{Node: s.cfg.NodeID, All: true}) {
@@ -321,7 +335,7 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.pushIntent(cmd.GetPutIntent().GetSigned())
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:
 		s.lostByOthers()
-	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil, cmd.GetPutRevocations() != nil:
+	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil, cmd.GetPutRevocations() != nil, cmd.GetPutTrust() != nil:
 		s.closing.Go(s.pushNodes)
 	}
 }
@@ -391,7 +405,11 @@ func (s *Server) nodeList(ctx context.Context) (*sensorv1.NodeList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sensorv1.NodeList{Nodes: nodes, Signed: signed, Revocations: revocations}, nil
+	trusted, err := s.cfg.Trust.Trust(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &sensorv1.NodeList{Nodes: nodes, Signed: signed, Revocations: revocations, Trust: trusted}, nil
 }
 
 func (s *Server) pushNodes() {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -45,6 +46,7 @@ type session struct {
 
 	keepAlive time.Duration // its pings are so far apart
 	renewed   time.Time     // its certificate; the reader's
+	trust     atomic.Uint64 // epoch of the list of trusted authorities that it holds
 	conduct   conduct
 
 	writer  sync.WaitGroup      // the goroutine that writes what is queued, while there is any
@@ -150,6 +152,7 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 		return n, stream, err
 	}
 	n.welcomed(stream)
+	s.holds(n, hello.GetTrusted())
 	s.resendGrants(ctx, n)
 	return n, stream, nil
 }
@@ -343,6 +346,8 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 			return s.goodbye(n, body.Goodbye)
 		case *sensorv1.SensorMessage_GrantResult:
 			s.answered(n, body.GrantResult)
+		case *sensorv1.SensorMessage_Trusted:
+			s.holds(n, body.Trusted)
 		default:
 			return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
 		}
@@ -359,13 +364,17 @@ func (s *Server) renew(ctx context.Context, n *session, request *sensorv1.Renew)
 		s.hostRemoved(n.host)
 		return fmt.Errorf("renewing a certificate: %w", errRemoved)
 	}
-	chain, err := s.cfg.Authority.SignHost(request.GetCsr(), n.host)
+	sign := s.cfg.Authority.SignHost
+	if n.trust.Load() >= s.cfg.TrustEpoch() {
+		sign = s.cfg.Authority.RenewHost
+	}
+	chain, err := sign(request.GetCsr(), n.host)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	s.counts.renewals.Add(1)
 	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{
-		Chain: chain, Roots: [][]byte{s.cfg.Authority.Certificate().Raw}}}})
+		Chain: chain, Roots: chain[len(chain)-1:]}}})
 	return nil
 }
 

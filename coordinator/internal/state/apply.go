@@ -190,6 +190,10 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.putCheckpoint(body.PutCheckpoint)
 	case *raftv1.Command_PutRevocations:
 		return a.putRevocations(body.PutRevocations)
+	case *raftv1.Command_PutTrust:
+		return a.putTrust(body.PutTrust)
+	case *raftv1.Command_NoteTrust:
+		return a.noteTrust(body.NoteTrust)
 	case *raftv1.Command_Retain:
 		return a.retain(body.Retain)
 	case *raftv1.Command_Forget:

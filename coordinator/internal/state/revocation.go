@@ -65,6 +65,8 @@ func (a *applier) signatures() ([]*sensorv1.Signature, error) {
 		return []*sensorv1.Signature{body.PutIntent.GetSigned().GetSignature()}, nil
 	case *raftv1.Command_PutSignedNodes:
 		return []*sensorv1.Signature{body.PutSignedNodes.GetSigned().GetSignature()}, nil
+	case *raftv1.Command_PutTrust:
+		return []*sensorv1.Signature{body.PutTrust.GetSigned().GetSignature()}, nil
 	case *raftv1.Command_PutRevocations:
 		return []*sensorv1.Signature{body.PutRevocations.GetSigned().GetSignature()}, nil
 	case *raftv1.Command_ApproveOperation:

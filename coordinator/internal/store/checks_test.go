@@ -165,7 +165,7 @@ func TestSlicesGoRound(t *testing.T) {
 	for table, change := range map[string]string{
 		"hosts": "UPDATE hosts SET name = 'x' WHERE n = 17", "findings": "DELETE FROM findings WHERE n = 29",
 		"sightings": "UPDATE sightings SET body = CAST(substr(body, 1, length(body) - 9) || x'77' || substr(body, length(body) - 7) AS BLOB) WHERE n = (SELECT max(n) FROM sightings)",
-		"cluster":   "UPDATE cluster SET id = 'd'", "nodes": "INSERT INTO nodes VALUES ('n', 'a', 'b')",
+		"cluster":   "UPDATE cluster SET id = 'd'", "nodes": "INSERT INTO nodes (id, address, operator_address) VALUES ('n', 'a', 'b')",
 	} {
 		bad := tagged(t, "1")
 		var snapshot bytes.Buffer

@@ -131,6 +131,15 @@ const (
 	// OperatorServicePutRevocationsProcedure is the fully-qualified name of the OperatorService's
 	// PutRevocations RPC.
 	OperatorServicePutRevocationsProcedure = "/vedette.operator.v1.OperatorService/PutRevocations"
+	// OperatorServiceGetTrustProcedure is the fully-qualified name of the OperatorService's GetTrust
+	// RPC.
+	OperatorServiceGetTrustProcedure = "/vedette.operator.v1.OperatorService/GetTrust"
+	// OperatorServicePrepareRootProcedure is the fully-qualified name of the OperatorService's
+	// PrepareRoot RPC.
+	OperatorServicePrepareRootProcedure = "/vedette.operator.v1.OperatorService/PrepareRoot"
+	// OperatorServicePutTrustProcedure is the fully-qualified name of the OperatorService's PutTrust
+	// RPC.
+	OperatorServicePutTrustProcedure = "/vedette.operator.v1.OperatorService/PutTrust"
 	// OperatorServiceListCheckpointsProcedure is the fully-qualified name of the OperatorService's
 	// ListCheckpoints RPC.
 	OperatorServiceListCheckpointsProcedure = "/vedette.operator.v1.OperatorService/ListCheckpoints"
@@ -183,6 +192,12 @@ type OperatorServiceClient interface {
 	ListOperators(context.Context, *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error)
 	// Commits who is no operator any more, as an admin signed it.
 	PutRevocations(context.Context, *operatorv1.PutRevocationsRequest) (*operatorv1.PutRevocationsResponse, error)
+	// Which authorities are trusted, and who has heard of it.
+	GetTrust(context.Context, *operatorv1.GetTrustRequest) (*operatorv1.GetTrustResponse, error)
+	// Has the node make an authority's certificate, which nothing trusts yet.
+	PrepareRoot(context.Context, *operatorv1.PrepareRootRequest) (*operatorv1.PrepareRootResponse, error)
+	// Commits which authorities are trusted, as an admin signed it.
+	PutTrust(context.Context, *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error)
 	// The nodes' signed words for the audit, newest first.
 	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
 	// What happens from now on, until the caller ends it.
@@ -392,6 +407,24 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("PutRevocations")),
 			connect.WithClientOptions(opts...),
 		),
+		getTrust: connect.NewClient[operatorv1.GetTrustRequest, operatorv1.GetTrustResponse](
+			httpClient,
+			baseURL+OperatorServiceGetTrustProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetTrust")),
+			connect.WithClientOptions(opts...),
+		),
+		prepareRoot: connect.NewClient[operatorv1.PrepareRootRequest, operatorv1.PrepareRootResponse](
+			httpClient,
+			baseURL+OperatorServicePrepareRootProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PrepareRoot")),
+			connect.WithClientOptions(opts...),
+		),
+		putTrust: connect.NewClient[operatorv1.PutTrustRequest, operatorv1.PutTrustResponse](
+			httpClient,
+			baseURL+OperatorServicePutTrustProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutTrust")),
+			connect.WithClientOptions(opts...),
+		),
 		listCheckpoints: connect.NewClient[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse](
 			httpClient,
 			baseURL+OperatorServiceListCheckpointsProcedure,
@@ -441,6 +474,9 @@ type operatorServiceClient struct {
 	removeHost       *connect.Client[operatorv1.RemoveHostRequest, operatorv1.RemoveHostResponse]
 	listOperators    *connect.Client[operatorv1.ListOperatorsRequest, operatorv1.ListOperatorsResponse]
 	putRevocations   *connect.Client[operatorv1.PutRevocationsRequest, operatorv1.PutRevocationsResponse]
+	getTrust         *connect.Client[operatorv1.GetTrustRequest, operatorv1.GetTrustResponse]
+	prepareRoot      *connect.Client[operatorv1.PrepareRootRequest, operatorv1.PrepareRootResponse]
+	putTrust         *connect.Client[operatorv1.PutTrustRequest, operatorv1.PutTrustResponse]
 	listCheckpoints  *connect.Client[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
@@ -729,6 +765,33 @@ func (c *operatorServiceClient) PutRevocations(ctx context.Context, req *operato
 	return nil, err
 }
 
+// GetTrust calls vedette.operator.v1.OperatorService.GetTrust.
+func (c *operatorServiceClient) GetTrust(ctx context.Context, req *operatorv1.GetTrustRequest) (*operatorv1.GetTrustResponse, error) {
+	response, err := c.getTrust.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PrepareRoot calls vedette.operator.v1.OperatorService.PrepareRoot.
+func (c *operatorServiceClient) PrepareRoot(ctx context.Context, req *operatorv1.PrepareRootRequest) (*operatorv1.PrepareRootResponse, error) {
+	response, err := c.prepareRoot.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PutTrust calls vedette.operator.v1.OperatorService.PutTrust.
+func (c *operatorServiceClient) PutTrust(ctx context.Context, req *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error) {
+	response, err := c.putTrust.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ListCheckpoints calls vedette.operator.v1.OperatorService.ListCheckpoints.
 func (c *operatorServiceClient) ListCheckpoints(ctx context.Context, req *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error) {
 	response, err := c.listCheckpoints.CallUnary(ctx, connect.NewRequest(req))
@@ -788,6 +851,12 @@ type OperatorServiceHandler interface {
 	ListOperators(context.Context, *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error)
 	// Commits who is no operator any more, as an admin signed it.
 	PutRevocations(context.Context, *operatorv1.PutRevocationsRequest) (*operatorv1.PutRevocationsResponse, error)
+	// Which authorities are trusted, and who has heard of it.
+	GetTrust(context.Context, *operatorv1.GetTrustRequest) (*operatorv1.GetTrustResponse, error)
+	// Has the node make an authority's certificate, which nothing trusts yet.
+	PrepareRoot(context.Context, *operatorv1.PrepareRootRequest) (*operatorv1.PrepareRootResponse, error)
+	// Commits which authorities are trusted, as an admin signed it.
+	PutTrust(context.Context, *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error)
 	// The nodes' signed words for the audit, newest first.
 	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
 	// What happens from now on, until the caller ends it.
@@ -993,6 +1062,24 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("PutRevocations")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceGetTrustHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetTrustProcedure,
+		svc.GetTrust,
+		connect.WithSchema(operatorServiceMethods.ByName("GetTrust")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServicePrepareRootHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePrepareRootProcedure,
+		svc.PrepareRoot,
+		connect.WithSchema(operatorServiceMethods.ByName("PrepareRoot")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServicePutTrustHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePutTrustProcedure,
+		svc.PutTrust,
+		connect.WithSchema(operatorServiceMethods.ByName("PutTrust")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceListCheckpointsHandler := connect.NewUnaryHandlerSimple(
 		OperatorServiceListCheckpointsProcedure,
 		svc.ListCheckpoints,
@@ -1071,6 +1158,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListOperatorsHandler.ServeHTTP(w, r)
 		case OperatorServicePutRevocationsProcedure:
 			operatorServicePutRevocationsHandler.ServeHTTP(w, r)
+		case OperatorServiceGetTrustProcedure:
+			operatorServiceGetTrustHandler.ServeHTTP(w, r)
+		case OperatorServicePrepareRootProcedure:
+			operatorServicePrepareRootHandler.ServeHTTP(w, r)
+		case OperatorServicePutTrustProcedure:
+			operatorServicePutTrustHandler.ServeHTTP(w, r)
 		case OperatorServiceListCheckpointsProcedure:
 			operatorServiceListCheckpointsHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
@@ -1210,6 +1303,18 @@ func (UnimplementedOperatorServiceHandler) ListOperators(context.Context, *opera
 
 func (UnimplementedOperatorServiceHandler) PutRevocations(context.Context, *operatorv1.PutRevocationsRequest) (*operatorv1.PutRevocationsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutRevocations is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetTrust(context.Context, *operatorv1.GetTrustRequest) (*operatorv1.GetTrustResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetTrust is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PrepareRoot(context.Context, *operatorv1.PrepareRootRequest) (*operatorv1.PrepareRootResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PrepareRoot is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutTrust(context.Context, *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutTrust is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error) {

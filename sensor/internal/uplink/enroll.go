@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -120,6 +122,15 @@ func saveEnrolment(dir string, asked []string, token link.Token, r *renewal, enr
 	}
 	if len(id.state.Nodes) == 0 {
 		id.state.Nodes = asked
+	}
+	id.enrolledRoots = [][]byte{root.Raw}
+	if signed := enrolled.GetTrust(); signed != nil {
+		if err := id.goBy(signed, 0, time.Now()); err != nil {
+			return nil, fmt.Errorf("enrolling: %w", err)
+		}
+		if id.state.Trust, err = proto.Marshal(signed); err != nil {
+			return nil, fmt.Errorf("enrolling: %w", err)
+		}
 	}
 	if id.cert, err = id.verifyChain(r.key, enrolled.GetChain(), time.Now()); err != nil {
 		return nil, fmt.Errorf("enrolling: the certificate that came back: %w", err)

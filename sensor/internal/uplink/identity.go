@@ -18,6 +18,7 @@ import (
 
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/operator"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // Files of an identity directory, all 0600.
@@ -44,14 +45,16 @@ type Identity struct {
 	HostID  string
 	Cluster string
 
-	dir       string
-	roots     *x509.CertPool
-	operators *x509.CertPool
+	dir string
 
 	// mu is taken with the folder locked or without, never the other way round.
-	mu    sync.Mutex
-	cert  *tls.Certificate
-	state identityState
+	mu            sync.Mutex
+	roots         *x509.CertPool
+	operators     *x509.CertPool
+	trusted       *sensorv1.Trust // nil: the authorities are those of the enrolment,
+	enrolledRoots [][]byte        // which are these, DER
+	cert          *tls.Certificate
+	state         identityState
 }
 
 // identityState is identity.json.
@@ -66,6 +69,8 @@ type identityState struct {
 	// Resolved are the last working addresses of nodes that are named: an
 	// isolated host cannot ask a name server.
 	Resolved map[string]string `json:"resolved,omitempty"`
+	// Trust is the newest list of trusted authorities, a sensorv1.SignedTrust.
+	Trust []byte `json:"trust,omitempty"`
 }
 
 // LoadIdentity reads the directory that Enroll wrote. With ErrExpired the
@@ -108,6 +113,9 @@ func (id *Identity) load() error {
 	id.roots = x509.NewCertPool()
 	if !id.roots.AppendCertsFromPEM(rootsPEM) {
 		return damaged(id.dir, rootsFile, errors.New("it holds no certificate"))
+	}
+	if err := id.loadTrust(rootsPEM); err != nil {
+		return damaged(id.dir, identityFile, err)
 	}
 	return id.loadPair()
 }
@@ -187,12 +195,21 @@ func (id *Identity) Certificate() (*tls.Certificate, error) {
 	return id.cert, nil
 }
 
-// Roots are the cluster's CA: who is a node.
-func (id *Identity) Roots() *x509.CertPool { return id.roots }
+// Roots are the cluster's authorities: who is a node.
+func (id *Identity) Roots() *x509.CertPool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.roots
+}
 
 // OperatorRoots are the operators' authority: whose grants are honoured. It came with
-// the enrolment, by the pin in the join token, and nothing changes it but another one.
-func (id *Identity) OperatorRoots() *x509.CertPool { return id.operators }
+// the enrolment, by the pin in the join token; its certificate may be renewed (package
+// trust), and nothing changes its key but another enrolment.
+func (id *Identity) OperatorRoots() *x509.CertPool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.operators
+}
 
 // Credentials are for dialling nodes.
 func (id *Identity) Credentials() link.Credentials {
@@ -269,7 +286,7 @@ type renewal struct {
 
 // install takes the answer to a renewal: on disk first, then in use. Only a
 // certificate for this very host, by a CA that is trusted already, is taken; roots
-// never come from the wire, neither the nodes' nor the operators'.
+// never come with it (see takeTrust).
 func (id *Identity) install(r *renewal, chain [][]byte, now time.Time) error {
 	cert, err := id.verifyChain(r.key, chain, now)
 	if err != nil {
@@ -301,7 +318,7 @@ func (id *Identity) verifyChain(key ed25519.PrivateKey, chain [][]byte, now time
 		intermediates.AddCert(ca)
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots: id.roots, Intermediates: intermediates, CurrentTime: now,
+		Roots: id.Roots(), Intermediates: intermediates, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {
 		return nil, err

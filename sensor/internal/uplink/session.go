@@ -48,6 +48,7 @@ type session struct {
 	draining bool          // after a Resume, until the batches on the way are answered
 	position batchEnd      // what that Resume said
 	room     chan struct{} // the window may have opened
+	retrust  chan struct{} // another list of trusted authorities came
 	renewal  *renewal
 }
 
@@ -73,7 +74,7 @@ func (u *Uplink) session(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	s := &session{u: u, conn: conn, room: make(chan struct{}, 1)}
+	s := &session{u: u, conn: conn, room: make(chan struct{}, 1), retrust: make(chan struct{}, 1)}
 	err = s.run(ctx, node)
 	code, reason := link.CodeOK, ""
 	switch {
@@ -192,6 +193,7 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
 		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
+		Trusted: s.u.id.holds(),
 	}}}); err != nil {
 		return nil, err
 	}
@@ -397,6 +399,7 @@ func (s *session) nodes(list *sensorv1.NodeList) {
 	if revoked := list.GetRevocations(); revoked != nil && s.u.cfg.OnRevocations != nil {
 		s.u.cfg.OnRevocations(revoked)
 	}
+	s.trust(list.GetTrust())
 	changed, err := s.u.id.setNodes(addresses(list.GetNodes()))
 	if err != nil {
 		s.u.cfg.Logger.Warn("remembering the node list", "err", err)
@@ -439,62 +442,4 @@ func (s *session) watch(ctx context.Context) error {
 		}
 	}
 	return context.Cause(ctx)
-}
-
-// renew asks for a new certificate from its half-life on.
-func (s *session) renew(ctx context.Context) error {
-	for {
-		cert, err := s.u.id.Certificate()
-		if err != nil {
-			return err
-		}
-		half := cert.Leaf.NotBefore.Add(cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore) / 2)
-		wait := time.Until(half)
-		s.mu.Lock()
-		asked := s.renewal != nil
-		s.mu.Unlock()
-		if asked {
-			wait = max(wait, renewRetry)
-		}
-		if wait > 0 {
-			timer := time.NewTimer(wait)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return context.Cause(ctx)
-			case <-timer.C:
-			}
-			if asked {
-				s.mu.Lock()
-				s.renewal = nil
-				s.mu.Unlock()
-				continue
-			}
-		}
-		r, err := newRenewal()
-		if err != nil {
-			return err
-		}
-		s.mu.Lock()
-		s.renewal = r
-		s.mu.Unlock()
-		if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Renew{Renew: &sensorv1.Renew{Csr: r.csr}}}); err != nil {
-			return err
-		}
-	}
-}
-
-func (s *session) certificate(c *sensorv1.Certificate) {
-	s.mu.Lock()
-	r := s.renewal
-	s.mu.Unlock()
-	if r == nil {
-		return
-	}
-	if err := s.u.id.install(r, c.GetChain(), time.Now()); err != nil {
-		s.u.cfg.Logger.Error("certificate not renewed; it is asked for again", "err", err)
-		return
-	}
-	cert, _ := s.u.id.Certificate()
-	s.u.cfg.Logger.Info("certificate renewed", "not_after", cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
 }

@@ -71,6 +71,11 @@ type Config struct {
 	// OnRevocations takes the list of who is no operator any more in the same way, before
 	// anything else that a node brings. It may be nil.
 	OnRevocations func(*sensorv1.SignedRevocations)
+	// Revoked says why what somebody with this chain signed counts no more. It may be nil.
+	Revoked func(chain [][]byte) error
+	// RenewSpread is over how long sensors spread their renewals when another authority
+	// signs, so that they do not come all at once. Default 10 min.
+	RenewSpread time.Duration
 	// Pinned are the only addresses worth dialling while this host is isolated, none
 	// while it is not. It may be nil.
 	Pinned func() []netip.AddrPort
@@ -104,6 +109,7 @@ func (c *Config) populate() error {
 	for value, fallback := range map[*time.Duration]time.Duration{
 		&c.KeepAlive: link.DefaultKeepAlive, &c.MaxIdle: link.DefaultMaxIdle,
 		&c.Silence: 3 * time.Second, &c.DialTimeout: 3 * time.Second, &c.MaxBackoff: maxBackoff,
+		&c.RenewSpread: 10 * time.Minute,
 	} {
 		if *value <= 0 {
 			*value = fallback
