@@ -105,3 +105,16 @@ func TestTrustOfTheAway(t *testing.T) {
 	alone.GetPutTrust().SeenSince = now + 1
 	l.want("", alone)
 }
+
+// Ensure an authority whose key was lost before any node had it is dropped again: no node
+// is ever ready for its list, and no host has heard of it.
+func TestTrustUndone(t *testing.T) {
+	l := fleet(t, 1)
+	l.want("", command(&raftv1.PutNode{Node: &sensorv1.Node{Id: "n9", Address: "10.0.0.9:1", OperatorAddress: "10.0.0.9:2"}}))
+	l.want("", command(&raftv1.HostSession{Host: "h-0000", Node: "n9", Connected: true, Session: 1}))
+	a, b := linktest.NewCAFor(t, "c-1").Certificate.Raw, linktest.NewCAFor(t, "c-1").Certificate.Raw
+	l.want("", trusts(t, 1, 0, a, b))
+	l.want(state.RejectNodesNotReady, trusts(t, 2, 1, a, b))
+	l.want("", trusts(t, 2, 0, a))
+	l.want(state.RejectNodesNotReady, trusts(t, 3, 0, a, b))
+}
