@@ -361,6 +361,11 @@ func (s *testSession) wantAck(sequence uint64) {
 // eventually polls until check succeeds.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
+	eventuallyFor(t, patience, what, check)
+}
+
+func eventuallyFor(t *testing.T, patience time.Duration, what string, check func() error) {
+	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	err := errors.New("not tried")

@@ -23,6 +23,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/proto/trust"
 )
@@ -309,12 +310,13 @@ func (c *testCluster) rotors(ctx context.Context, n int) (all []*rotor, fleet *r
 func TestRotate(t *testing.T) {
 	n := rotateSensors(t)
 	c := startCluster(t, 3)
+	wait := patience + time.Duration(n)*300*time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	all, fleet := c.rotors(ctx, n)
 	await := func(what string, of func(*rotor) bool) {
 		t.Helper()
-		eventually(t, what, func() error {
+		eventuallyFor(t, wait, what, func() error {
 			lacking := 0
 			for _, r := range all {
 				if !of(r) {
@@ -336,13 +338,17 @@ func TestRotate(t *testing.T) {
 	all[1].hangUp()
 
 	began := time.Now()
-	res, before, err := c.api.Trust(ctx, within)
-	if err != nil || before != nil || len(res.GetRoots()) != 1 {
-		t.Fatalf("before: %v, %v", res, err)
-	}
-	added, err := c.api.PrepareRoot(ctx, nil)
-	if err != nil {
-		t.Fatal(err)
+	var before *sensorv1.Trust
+	var res *operatorv1.GetTrustResponse
+	var added []byte
+	eventuallyFor(t, wait, "an authority", func() (err error) {
+		if res, _, err = c.api.Trust(ctx, within); err == nil {
+			added, err = c.api.PrepareRoot(ctx, nil)
+		}
+		return err
+	})
+	if len(res.GetRoots()) != 1 || res.GetTrust() != nil {
+		t.Fatalf("before: %v", res)
 	}
 	put := func(roots [][]byte, issuer int, force bool) error {
 		t.Helper()
@@ -350,11 +356,16 @@ func TestRotate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.api.PutTrust(ctx, next, "yearly", within, force); err != nil {
-			return err
+		for tries := 0; ; tries++ {
+			err := c.api.PutTrust(ctx, next, "yearly", within, force)
+			switch {
+			case err == nil, tries > 0 && rejectedAs(err, "stale-trust"): // the answer was lost
+				before = next
+				return nil
+			case tries > 10 || !errors.Is(err, client.ErrNoLeader) && !errors.Is(err, client.ErrUnreachable):
+				return err
+			}
 		}
-		before = next
-		return nil
 	}
 	both := [][]byte{res.GetRoots()[0], added}
 	if err := put(both, 1, false); !rejectedAs(err, "trust-step") {
@@ -365,7 +376,7 @@ func TestRotate(t *testing.T) {
 	}
 	nodesReady := func() {
 		t.Helper()
-		eventually(t, "all nodes have the list and its keys", func() error {
+		eventuallyFor(t, wait, "all nodes have the list and its keys", func() error {
 			res, _, err := c.api.Trust(ctx, within)
 			for _, node := range res.GetNodes() {
 				if node.GetEpoch() != before.GetEpoch() {
@@ -388,7 +399,7 @@ func TestRotate(t *testing.T) {
 		t.Errorf("retiring what nodes show: %v", err)
 	}
 	all[1].held.Store(false)
-	eventually(t, "all hosts ready", func() error {
+	eventuallyFor(t, wait, "all hosts ready", func() error {
 		res, _, err := c.api.Trust(ctx, within)
 		if err == nil && (res.GetUnreadyCount() > 0 || res.GetHosts() != uint64(n)) { //nolint:gosec // a few
 			err = fmt.Errorf("%d of %d are not, as %v", res.GetUnreadyCount(), res.GetHosts(), res.GetUnready()[:min(3, len(res.GetUnready()))])
@@ -410,15 +421,20 @@ func TestRotate(t *testing.T) {
 		t.Errorf("before all nodes have the list: %v", err)
 	}
 	nodesReady()
+	count := make(map[*rotor]uint64, n)
+	for _, r := range all {
+		count[r] = r.welcome.Load()
+	}
 	if err := put([][]byte{added}, 0, false); err != nil {
 		t.Fatal(err)
 	}
 	// An operator's context that did not follow knows the nodes no more, and finds back.
 	stale := *c.admin
-	res, _, err = c.api.Trust(ctx, within)
-	if err != nil {
-		t.Fatal(err)
-	}
+	eventuallyFor(t, wait, "the list", func() error {
+		var err error
+		res, _, err = c.api.Trust(ctx, within)
+		return err
+	})
 	if news, err := c.admin.Follow(res.GetTrust()); err != nil || !news {
 		t.Fatalf("following: %v, %v", news, err)
 	}
@@ -432,16 +448,10 @@ func TestRotate(t *testing.T) {
 	if _, err := outdated.Status(ctx); !errors.Is(err, client.ErrUntrusted) {
 		t.Errorf("a context that did not follow: %v", err)
 	}
-	// Everybody comes again, under the new authority alone.
-	count := make(map[*rotor]uint64, n)
-	for _, r := range all {
-		count[r] = r.welcome.Load()
-	}
-	for _, r := range all {
-		r.hangUp()
-	}
+	// Sessions that were opened by old certificates end by themselves, and everybody comes
+	// again under the new authority alone.
 	await("online again", func(r *rotor) bool { return r.welcome.Load() > count[r] })
-	eventually(t, "old certificates refused at every node", func() error {
+	eventuallyFor(t, wait, "old certificates refused at every node", func() error {
 		for _, node := range c.nodes {
 			for what, roots := range map[string][][]byte{"trusting both": both, "trusting the old one": oldRoots} {
 				if err := tryOld(t, node.cfg.Advertise, old, roots); err == nil {
@@ -454,9 +464,10 @@ func TestRotate(t *testing.T) {
 	if s := c.enrol(0); s.id == "" {
 		t.Error("enrolling under the new authority")
 	}
-	if _, err := c.api.Checkpoints(ctx); err != nil {
-		t.Errorf("what nodes signed under both: %v", err)
-	}
+	eventually(t, "what nodes signed under both to hold", func() error {
+		_, err := c.api.Checkpoints(ctx)
+		return err
+	})
 	cancel()
 	// What the log has is what a new session is told.
 	lost, enrolled := uint64(0), fleet.refused.Load()

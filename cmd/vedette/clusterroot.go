@@ -3,15 +3,12 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"encoding/base64"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
@@ -26,13 +23,12 @@ const (
 	seenWithin = 7 * 24 * time.Hour
 	// followTime bounds what a command spends on its context's list of authorities.
 	followTime = 5 * time.Second
-	maxTrust   = 64 << 10
 )
 
 func (a *app) clusterRootCommand() *cobra.Command {
 	return noun("root", "the authorities that say who is a node and who is a host",
 		"  vedette cluster root list\n  vedette cluster root rotate --reason \"yearly\"\n  vedette cluster root status\n  vedette cluster root retire 1f0c --reason \"yearly\"",
-		a.rootListCommand(), a.rootStatusCommand(), a.rootRotateCommand(), a.rootRetireCommand(), a.rootExportCommand(), a.rootImportCommand())
+		a.rootListCommand(), a.rootStatusCommand(), a.rootRotateCommand(), a.rootRetireCommand(), a.rootRenewOperatorsCommand(), a.rootExportCommand(), a.rootImportCommand())
 }
 
 // followTrust brings the context's list of trusted authorities up to the cluster's. What fails
@@ -432,69 +428,4 @@ those hosts, which the audit record counts, have to enrol again.`,
 	c.Flags().DurationVar(&r.waits, "wait", time.Minute, "how long to wait for all nodes in between")
 	c.Flags().BoolVar(&r.force, "force", false, "cut off hosts that are not ready")
 	return c
-}
-
-func (a *app) rootExportCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "export",
-		Short:   "print the signed list of trusted authorities, for a context that was away",
-		Long:    "Prints the newest list of trusted authorities, as an admin signed it, as one line. It is no secret.",
-		Example: "  vedette cluster root export > trust.txt",
-		Args:    none,
-		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
-			res, t, err := s.api.Trust(ctx, seenWithin)
-			if err != nil {
-				return err
-			}
-			if t == nil {
-				return exit(exitNotFound, "nobody has signed one: every context trusts what it was made with")
-			}
-			raw, err := proto.Marshal(res.GetTrust())
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(s.stdout, base64.StdEncoding.EncodeToString(raw))
-			return err
-		}),
-	}
-}
-
-func (a *app) rootImportCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "import FILE",
-		Short:   "put such a list into the context in use",
-		Long:    "Puts what 'vedette cluster root export' printed into the context in use, if an admin of its cluster\nsigned it and it is newer. It needs no cluster: it is for a context that does not know the nodes any more.",
-		Example: "  vedette cluster root import trust.txt",
-		Args:    exactly("FILE"),
-		RunE: bare(func(_ context.Context, args []string) error {
-			c, err := a.context()
-			if err != nil {
-				return err
-			}
-			info, err := os.Stat(args[0])
-			if err != nil {
-				return usage("opening the list: %w", err)
-			}
-			if info.Size() > maxTrust {
-				return usage("%s is no list of trusted authorities: it has %d bytes", args[0], info.Size())
-			}
-			text, err := os.ReadFile(args[0])
-			if err != nil {
-				return usage("opening the list: %w", err)
-			}
-			raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
-			signed := &sensorv1.SignedTrust{}
-			if err == nil {
-				err = proto.Unmarshal(raw, signed)
-			}
-			if err != nil {
-				return usage("%s is no list of trusted authorities: %w", args[0], err)
-			}
-			if err := a.keepTrust(c.Name, signed); err != nil {
-				return exit(exitError, "the list is not taken: %w", err)
-			}
-			a.say("context %s has it", c.Name)
-			return nil
-		}),
-	}
 }

@@ -158,8 +158,41 @@ func (c *Context) Follow(signed *sensorv1.SignedTrust) (bool, error) {
 		return false, fmt.Errorf("encoding the list of trusted authorities: %w", err)
 	}
 	c.Trust = base64.StdEncoding.EncodeToString(raw)
+	if der := t.GetOperators(); len(der) > 0 {
+		renewed, err := x509.ParseCertificate(der)
+		if err != nil {
+			return false, fmt.Errorf("reading the operators' authority: %w", err)
+		}
+		// The first admin's authority is the operators' itself.
+		if own, err := parseCertificate("authority", c.Authority); err == nil && own.Equal(operators) {
+			c.Authority = certificatePEM(renewed)
+		}
+		c.Operators = certificatePEM(renewed)
+	}
 	if first, err := x509.ParseCertificate(t.GetRoots()[0]); err == nil {
 		c.CA = certificatePEM(first)
 	}
 	return true, nil
+}
+
+// RenewOperators is the list after before (nil for the first), with the operators'
+// authority renewed: the same key, a later end. It takes the first admin's context.
+func (c *Client) RenewOperators(of *Context, before *sensorv1.Trust, roots [][]byte, issuer int) (*sensorv1.Trust, error) {
+	authority, err := of.authority()
+	if err != nil {
+		return nil, err
+	}
+	root, err := authority.Renew()
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.NewTrust(before, roots, issuer)
+	if err != nil {
+		return nil, err
+	}
+	t.Operators = root.Raw
+	if _, err := trust.Encode(t); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return t, nil
 }

@@ -130,6 +130,26 @@ func (a *Authority) Root() *x509.Certificate { return a.root }
 // Certificate is the authority's own: the root's, or one that it signed.
 func (a *Authority) Certificate() *x509.Certificate { return a.own }
 
+// Renew makes the root's certificate anew, with the same key and a later end: what it
+// signed before is good under either. Only the root can; another one is ErrBadAuthority.
+func (a *Authority) Renew() (*x509.Certificate, error) {
+	if !a.isRoot() {
+		return nil, fmt.Errorf("%w: %q was made by the root, which alone can be renewed", ErrBadAuthority, a.own.Subject.CommonName)
+	}
+	template := &x509.Certificate{
+		RawSubject: a.root.RawSubject, SubjectKeyId: a.root.SubjectKeyId,
+		NotBefore: a.root.NotBefore, // what was signed before can be verified by it
+		NotAfter:  time.Now().Add(RootLifetime),
+		IsCA:      true, BasicConstraintsValid: true, MaxPathLen: 1,
+		KeyUsage: x509.KeyUsageCertSign,
+	}
+	root, err := sign(template, template, a.key.Public(), a.key)
+	if err != nil {
+		return nil, fmt.Errorf("renewing the operators' authority: %w", err)
+	}
+	return root, nil
+}
+
 // Key signs for the authority; it belongs into an admin's context file and nowhere else.
 func (a *Authority) Key() crypto.Signer { return a.key }
 

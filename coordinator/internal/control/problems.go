@@ -115,11 +115,16 @@ func (v *view) ofNodes() []string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.roots)) {
 		if end := v.roots[name]; end.Sub(v.now) < rootEndsSoon {
-			say("The certificate of %s %s, and all that it signed with it; nothing renews it: make a new cluster before, and enrol the hosts there.", name, v.ends(end))
+			say("The certificate of %s %s, and all that it signed with it: an admin runs '%s' before.", name, v.ends(end), renewal[name])
 		}
 	}
 	return out
 }
+
+// renewal is what to type when an authority ends.
+var renewal = map[string]string{clusterAuthority: "vedette cluster root rotate", operatorsAuthority: "vedette cluster root renew-operators"}
+
+const clusterAuthority, operatorsAuthority = "the cluster's authority", "the operators' authority"
 
 // down says since when a node does not answer, and what its absence means.
 func (v *view) down(m *operatorv1.Member, alive int) string {

@@ -62,7 +62,7 @@ func (s *Server) look(ctx context.Context, now time.Time) (*view, error) {
 		return nil, readError(err)
 	}
 	v := &view{now: now, started: s.cfg.Meter.Started(), self: s.cfg.NodeID, signed: signed,
-		roots: map[string]time.Time{"the cluster's authority": s.cfg.Authority.Certificate().NotAfter, "the operators' authority": s.cfg.Operators().NotAfter}}
+		roots: map[string]time.Time{clusterAuthority: s.cfg.Authority.Certificate().NotAfter, operatorsAuthority: s.cfg.Operators().NotAfter}}
 	v.leader, _, _ = s.cfg.Cluster.Leader()
 	if v.differed, err = s.cfg.DB.Differences(ctx, 0, now.Add(-shownDiffered).UnixNano()); err != nil {
 		return nil, readError(err)

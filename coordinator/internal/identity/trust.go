@@ -41,7 +41,7 @@ func selfSigned(cluster string, key crypto.Signer, subject *x509.Certificate, no
 	template := authorityTemplate(cluster, now)
 	if subject != nil {
 		// What it signed before names its subject and its key: both stay.
-		template.RawSubject, template.SubjectKeyId = subject.RawSubject, subject.SubjectKeyId
+		template.RawSubject, template.SubjectKeyId, template.NotBefore = subject.RawSubject, subject.SubjectKeyId, subject.NotBefore
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

@@ -69,7 +69,7 @@ func (a *applier) putTrust(in *raftv1.PutTrust) (*raftv1.Result, error) {
 	case len(lists) >= maxTrusts:
 		return reject(RejectInvalid, "there were %d lists of trusted authorities already", len(lists)), nil
 	}
-	if refused, err := a.trustStep(before, next); refused != nil || err != nil {
+	if refused, err := a.trustStep(lists, next); refused != nil || err != nil {
 		return refused, err
 	}
 	forced := ""
@@ -92,7 +92,11 @@ func (a *applier) putTrust(in *raftv1.PutTrust) (*raftv1.Result, error) {
 
 // trustStep says what of next a node with the list before would not survive. The first list
 // has none before it: the proposer looks whether it begins with what there is.
-func (a *applier) trustStep(before, next *sensorv1.Trust) (*raftv1.Result, error) {
+func (a *applier) trustStep(lists []*sensorv1.Trust, next *sensorv1.Trust) (*raftv1.Result, error) {
+	var before *sensorv1.Trust
+	if len(lists) > 0 {
+		before = lists[0]
+	}
 	if before == nil {
 		if next.GetIssuer() != 0 {
 			return reject(RejectTrustStep, "a new authority signs only when every node knows it"), nil
@@ -113,14 +117,29 @@ func (a *applier) trustStep(before, next *sensorv1.Trust) (*raftv1.Result, error
 	case !bytes.Equal(next.GetRoots()[0], before.GetRoots()[0]) && !bytes.Equal(next.GetRoots()[0], issuer):
 		return reject(RejectTrustStep, "nodes show sensors authority %s: only the one that signs, %s, may follow", trust.Short(before.GetRoots()[0]), trust.Short(issuer)), nil
 	}
-	behind, err := a.tx.NodesBelow(before.GetEpoch())
+	needed := before.GetEpoch()
+	if undoes(lists, next) {
+		// The key of what was added may be lost: then no node ever has all of that list.
+		needed--
+	}
+	behind, err := a.tx.NodesBelow(needed)
 	if err != nil {
 		return nil, fmt.Errorf("reading nodes: %w", err)
 	}
 	if len(behind) > 0 {
-		return reject(RejectNodesNotReady, "%s: not yet with epoch %d and all its keys; wait, start them, or remove them (`vedette cluster remove`)", strings.Join(behind, ", "), before.GetEpoch()), nil
+		return reject(RejectNodesNotReady, "%s: not yet with epoch %d and all its keys; wait, start them, or remove them (`vedette cluster remove`)", strings.Join(behind, ", "), needed), nil
 	}
 	return nil, nil
+}
+
+// undoes says whether next is as the list before the one in force: who has either of the
+// two has what it says.
+func undoes(lists []*sensorv1.Trust, next *sensorv1.Trust) bool {
+	earlier := &sensorv1.Trust{Roots: lists[0].GetRoots()[:1]} // what there was before the first list
+	if len(lists) > 1 {
+		earlier = lists[1]
+	}
+	return slices.EqualFunc(earlier.GetRoots(), next.GetRoots(), bytes.Equal) && earlier.GetIssuer() == next.GetIssuer()
 }
 
 // hostsReady says which hosts would be cut off. A host that holds a list since which all
@@ -137,7 +156,9 @@ func (a *applier) hostsReady(lists []*sensorv1.Trust, next *sensorv1.Trust, sinc
 	for i, root := range next.GetRoots() {
 		keys[i] = trust.Key(root)
 	}
-	n, one, err := a.tx.HostsUnready(enough, keys, since)
+	// A host that never had a list has what it enrolled with.
+	first := bytes.Equal(next.GetRoots()[0], lists[len(lists)-1].GetRoots()[0])
+	n, one, err := a.tx.HostsUnready(enough, keys, since, first)
 	if err != nil {
 		return nil, fmt.Errorf("reading hosts: %w", err)
 	}

@@ -55,11 +55,14 @@ func fourKeys(keys [][]byte) (four [4][]byte) {
 }
 
 // HostsUnready counts the hosts seen since then that do not hold a list of this epoch, or
-// whose certificate is by none of the authorities.
-func (tx *Tx) HostsUnready(epoch uint64, keys [][]byte, since int64) (n int64, one string, err error) {
-	k := fourKeys(keys)
-	_, err = tx.one("SELECT count(*), coalesce(min(id), '') FROM hosts WHERE removed = 0 AND last_seen >= ?6 AND NOT ("+readyHost+")",
-		func(v []val) { n, one = asInt(v[0]), asText(v[1]) }, clamp(epoch), k[0], k[1], k[2], k[3], since)
+// whose certificate is by none of the authorities. First spares those that never held one.
+func (tx *Tx) HostsUnready(epoch uint64, keys [][]byte, since int64, first bool) (n int64, one string, err error) {
+	k, least := fourKeys(keys), int64(0)
+	if first {
+		least = 1
+	}
+	_, err = tx.one("SELECT count(*), coalesce(min(id), '') FROM hosts WHERE removed = 0 AND last_seen >= ?6 AND trust_epoch >= ?7 AND NOT ("+readyHost+")",
+		func(v []val) { n, one = asInt(v[0]), asText(v[1]) }, clamp(epoch), k[0], k[1], k[2], k[3], since, least)
 	return n, one, err
 }
 

@@ -64,6 +64,7 @@ type node struct {
 	operators [][]byte
 	results   chan *sensorv1.GrantResult
 	hellos    chan *sensorv1.Hello
+	trusted   chan *sensorv1.Trusted
 	sessions  map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
 	tokens    map[string][]byte
 	goodbyes  []string
@@ -84,7 +85,7 @@ func startNode(t *testing.T, ca *linktest.CA, id, addr string, st *store) *node 
 	}
 	n := &node{
 		id: id, ca: ca, listener: l, store: st, validity: 24 * time.Hour,
-		results: make(chan *sensorv1.GrantResult, 8), hellos: make(chan *sensorv1.Hello, 64),
+		results: make(chan *sensorv1.GrantResult, 8), hellos: make(chan *sensorv1.Hello, 64), trusted: make(chan *sensorv1.Trusted, 8),
 		sessions: make(map[*link.Conn]func(*sensorv1.CoordinatorMessage) error), tokens: make(map[string][]byte),
 		roots: [][]byte{ca.Certificate.Raw}, operators: [][]byte{ca.Certificate.Raw},
 	}
@@ -170,8 +171,14 @@ func (n *node) answer(c *link.Conn, m *sensorv1.SensorMessage, send func(*sensor
 		}
 	case *sensorv1.SensorMessage_Renew:
 		now := time.Now()
-		chain := n.ca.SignCSR(body.Renew.GetCsr(), link.KindHost, c.Peer().ID, now.Add(-time.Minute), now.Add(n.validity))
-		return send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{Chain: chain, Roots: [][]byte{n.ca.Certificate.Raw}}}})
+		n.mu.Lock()
+		ca := n.ca
+		n.mu.Unlock()
+		chain := ca.SignCSR(body.Renew.GetCsr(), link.KindHost, c.Peer().ID, now.Add(-time.Minute), now.Add(n.validity))
+		return send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Certificate{Certificate: &sensorv1.Certificate{Chain: chain, Roots: [][]byte{ca.Certificate.Raw}}}})
+	case *sensorv1.SensorMessage_Trusted:
+		n.trusted <- body.Trusted
+		return nil
 	case *sensorv1.SensorMessage_Goodbye:
 		n.set(func(n *node) { n.goodbyes = append(n.goodbyes, body.Goodbye.GetFailure()) })
 		return c.CloseWithReason(link.CodeOK, "noted")
