@@ -234,3 +234,31 @@ func TestDifferingNodeServesNobody(t *testing.T) {
 	}
 	c.Converged()
 }
+
+// Ensure a node whose rows were changed while it stood finds it out when it has started, however
+// few entries come, and has the others' state.
+func TestStartComparesTheWholeState(t *testing.T) {
+	t.Parallel()
+	c := New(t, 3, func(cfg *consensus.Config) { cfg.LookPeriod, cfg.Version = 200*time.Millisecond, "1.2.3" })
+	var written atomic.Int64
+	operators(t, c, &written, 12)
+	c.Converged()
+	bad := c.Members[0]
+	if bad == c.Leader() {
+		bad = c.Members[1]
+	}
+	c.Stop(bad)
+	behind(t, bad, "UPDATE operators SET role = 'admin' WHERE name = 'op-7'")
+	c.Start(bad)
+	// What a node tells the log when it starts.
+	cmd := &raftv1.Command{Time: 1, Actor: "node:" + bad.ID, Body: &raftv1.Command_SessionsEnded{SessionsEnded: &raftv1.SessionsEnded{Node: bad.ID, All: true}}}
+	c.Eventually(20*time.Second, "the log to take it", func() bool {
+		_, err := bad.Node().Propose(t.Context(), cmd)
+		return err == nil
+	})
+	c.Eventually(30*time.Second, "the node to take the state over", func() bool { return resyncs(bad) > 0 })
+	c.Converged()
+	if got := viewers(t, bad); got != int(written.Load()) {
+		t.Errorf("it has %d of %d rows", got, written.Load())
+	}
+}
