@@ -64,6 +64,7 @@ type Command struct {
 	//	*Command_PutCheckpoint
 	//	*Command_Retain
 	//	*Command_Forget
+	//	*Command_ExportMark
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -397,6 +398,15 @@ func (x *Command) GetForget() *Forget {
 	return nil
 }
 
+func (x *Command) GetExportMark() *ExportMark {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ExportMark); ok {
+			return x.ExportMark
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -521,6 +531,10 @@ type Command_Forget struct {
 	Forget *Forget `protobuf:"bytes,31,opt,name=forget,proto3,oneof"`
 }
 
+type Command_ExportMark struct {
+	ExportMark *ExportMark `protobuf:"bytes,50,opt,name=export_mark,json=exportMark,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -580,6 +594,8 @@ func (*Command_PutCheckpoint) isCommand_Body() {}
 func (*Command_Retain) isCommand_Body() {}
 
 func (*Command_Forget) isCommand_Body() {}
+
+func (*Command_ExportMark) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3537,11 +3553,157 @@ func (x *Forget) GetHosts() []string {
 	return nil
 }
 
+// How far a place outside the cluster has what it is to have. Without 'from' it begins there.
+type ExportMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sink          string                 `protobuf:"bytes,1,opt,name=sink,proto3" json:"sink,omitempty"`
+	From          *ExportPlace           `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"` // where it was: another leader may have moved it
+	To            *ExportPlace           `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Lost          uint64                 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"` // of what lies between, what was removed before it was handed out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportMark) Reset() {
+	*x = ExportMark{}
+	mi := &file_vedette_raft_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportMark) ProtoMessage() {}
+
+func (x *ExportMark) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportMark.ProtoReflect.Descriptor instead.
+func (*ExportMark) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ExportMark) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
+func (x *ExportMark) GetFrom() *ExportPlace {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ExportMark) GetTo() *ExportPlace {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ExportMark) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+// A place in what is handed out, by the numbers that all nodes' rows have alike.
+type ExportPlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Findings      int64                  `protobuf:"varint,1,opt,name=findings,proto3" json:"findings,omitempty"`                                // the last row's number
+	IncidentIndex int64                  `protobuf:"varint,2,opt,name=incident_index,json=incidentIndex,proto3" json:"incident_index,omitempty"` // the entry that changed the last incident, and its row; -1: none yet
+	IncidentRow   int64                  `protobuf:"varint,3,opt,name=incident_row,json=incidentRow,proto3" json:"incident_row,omitempty"`
+	Audit         int64                  `protobuf:"varint,4,opt,name=audit,proto3" json:"audit,omitempty"` // the last entry's index
+	Flows         int64                  `protobuf:"varint,5,opt,name=flows,proto3" json:"flows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportPlace) Reset() {
+	*x = ExportPlace{}
+	mi := &file_vedette_raft_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportPlace) ProtoMessage() {}
+
+func (x *ExportPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportPlace.ProtoReflect.Descriptor instead.
+func (*ExportPlace) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ExportPlace) GetFindings() int64 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetIncidentIndex() int64 {
+	if x != nil {
+		return x.IncidentIndex
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetIncidentRow() int64 {
+	if x != nil {
+		return x.IncidentRow
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetAudit() int64 {
+	if x != nil {
+		return x.Audit
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetFlows() int64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xf8\x10\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xb8\x11\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -3581,7 +3743,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x0fput_revocations\x18) \x01(\v2\x1f.vedette.raft.v1.PutRevocationsH\x00R\x0eputRevocations\x12G\n" +
 	"\x0eput_checkpoint\x18* \x01(\v2\x1e.vedette.raft.v1.PutCheckpointH\x00R\rputCheckpoint\x121\n" +
 	"\x06retain\x18\x1e \x01(\v2\x17.vedette.raft.v1.RetainH\x00R\x06retain\x121\n" +
-	"\x06forget\x18\x1f \x01(\v2\x17.vedette.raft.v1.ForgetH\x00R\x06forgetB\x06\n" +
+	"\x06forget\x18\x1f \x01(\v2\x17.vedette.raft.v1.ForgetH\x00R\x06forget\x12>\n" +
+	"\vexport_mark\x182 \x01(\v2\x1b.vedette.raft.v1.ExportMarkH\x00R\n" +
+	"exportMarkB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -3836,7 +4000,19 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x06Forget\x12\x1c\n" +
 	"\tsightings\x18\x01 \x01(\rR\tsightings\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\x03R\x06before\x12\x14\n" +
-	"\x05hosts\x18\x03 \x03(\tR\x05hostsB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\x05hosts\x18\x03 \x03(\tR\x05hosts\"\x94\x01\n" +
+	"\n" +
+	"ExportMark\x12\x12\n" +
+	"\x04sink\x18\x01 \x01(\tR\x04sink\x120\n" +
+	"\x04from\x18\x02 \x01(\v2\x1c.vedette.raft.v1.ExportPlaceR\x04from\x12,\n" +
+	"\x02to\x18\x03 \x01(\v2\x1c.vedette.raft.v1.ExportPlaceR\x02to\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\x04R\x04lost\"\x9f\x01\n" +
+	"\vExportPlace\x12\x1a\n" +
+	"\bfindings\x18\x01 \x01(\x03R\bfindings\x12%\n" +
+	"\x0eincident_index\x18\x02 \x01(\x03R\rincidentIndex\x12!\n" +
+	"\fincident_row\x18\x03 \x01(\x03R\vincidentRow\x12\x14\n" +
+	"\x05audit\x18\x04 \x01(\x03R\x05audit\x12\x14\n" +
+	"\x05flows\x18\x05 \x01(\x03R\x05flowsB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -3850,7 +4026,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
@@ -3895,19 +4071,21 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*Checkpoint)(nil),                 // 40: vedette.raft.v1.Checkpoint
 	(*Retain)(nil),                     // 41: vedette.raft.v1.Retain
 	(*Forget)(nil),                     // 42: vedette.raft.v1.Forget
-	nil,                                // 43: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 44: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 45: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 46: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 47: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 48: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 49: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 50: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 51: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 52: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 53: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 54: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 55: vedette.sensor.v1.SignedRevocations
+	(*ExportMark)(nil),                 // 43: vedette.raft.v1.ExportMark
+	(*ExportPlace)(nil),                // 44: vedette.raft.v1.ExportPlace
+	nil,                                // 45: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 46: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 47: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 48: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 49: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 50: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 51: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 52: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 53: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 54: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 55: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 56: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 57: vedette.sensor.v1.SignedRevocations
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -3940,42 +4118,45 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	39, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
 	41, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
 	42, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
-	3,  // 30: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	44, // 31: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	45, // 32: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	46, // 33: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	43, // 34: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	46, // 35: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	45, // 36: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	47, // 37: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	48, // 38: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	49, // 39: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	50, // 40: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	51, // 41: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	52, // 42: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	49, // 43: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 44: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 45: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 46: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	47, // 47: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	53, // 48: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	45, // 49: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 50: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	54, // 51: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 52: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 53: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 54: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 55: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 56: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	47, // 57: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	47, // 58: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	55, // 59: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	40, // 60: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	43, // 30: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
+	3,  // 31: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	46, // 32: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	47, // 33: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	48, // 34: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	45, // 35: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	48, // 36: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	47, // 37: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	49, // 38: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	50, // 39: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	51, // 40: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	52, // 41: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	53, // 42: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	54, // 43: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	51, // 44: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 45: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 46: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 47: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	49, // 48: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	55, // 49: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	47, // 50: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 51: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	56, // 52: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 53: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 54: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 55: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 56: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 57: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	49, // 58: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	49, // 59: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	57, // 60: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	40, // 61: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	44, // 62: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	44, // 63: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4014,6 +4195,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutCheckpoint)(nil),
 		(*Command_Retain)(nil),
 		(*Command_Forget)(nil),
+		(*Command_ExportMark)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4021,7 +4203,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

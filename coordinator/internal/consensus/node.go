@@ -55,6 +55,7 @@ type Node struct {
 	differing        atomic.Pointer[difference]
 	resyncs          []time.Time
 	disputed, unread atomic.Pointer[string]
+	also             atomic.Pointer[func() []string] // more alarms, of other parts
 	handing          atomic.Bool
 	// told has what each member said of its checks last, by id.
 	told sync.Map
