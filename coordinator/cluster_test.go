@@ -31,6 +31,7 @@ const patience = 20 * time.Second
 type testNode struct {
 	t      *testing.T
 	cfg    coordinator.Config
+	leads  func() (id string, ok bool)
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
@@ -78,7 +79,7 @@ func start(t *testing.T, cfg coordinator.Config) *testNode {
 		t.Fatalf("making node: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &testNode{t: t, cfg: c.Config(), cancel: cancel, done: make(chan struct{})}
+	n := &testNode{t: t, cfg: c.Config(), leads: c.Leader, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(n.done)
 		n.err = c.Run(ctx)

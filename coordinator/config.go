@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/export"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
@@ -64,6 +65,9 @@ type Config struct {
 	Notify NotifyConfig `yaml:"notify"`
 	// Retention is how long the state keeps things; the leader's counts, so write the same on every node.
 	Retention retention.Keep `yaml:"retention"`
+	// Export are the places outside that get findings, incidents and the audit; the leader
+	// exports, so write the same on every node.
+	Export export.Sinks `yaml:"export"`
 
 	// Where is the place of a key in the file that this was read from, to begin a problem
 	// with; empty for a key that the file does not have. May be nil.
@@ -194,6 +198,7 @@ func (c *Config) validate() error {
 	if err := errors.Join(c.Notify.validate(), c.Retention.Validate()); err != nil {
 		problems = append(problems, err)
 	}
+	problems = append(problems, c.Export.Problems()...)
 	if len(problems) > 0 {
 		return fmt.Errorf("configuration: %w", errors.Join(c.placed(problems)...))
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/control"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/export"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
@@ -216,6 +217,11 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
+	exports, err := export.New(export.Config{Log: node, DB: node.DB(), Sinks: c.cfg.Export, Cluster: c.ClusterID(), Meter: p.meter, Logger: logger})
+	if err != nil {
+		return err
+	}
+	node.AlarmsOf(exports.Alarms)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return words.Run(ctx) })
 	if c.cfg.Notify.Program != "" {
@@ -241,6 +247,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
 	group.Go(func() error { return history.Run(ctx) })
+	group.Go(func() error { return exports.Run(ctx) })
 	group.Go(func() error { return responses.Run(ctx) })
 	group.Go(func() error { return c.takePart(ctx, logger, node) })
 	group.Go(func() error { return c.watchdog(ctx, node) })

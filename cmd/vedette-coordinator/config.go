@@ -39,22 +39,26 @@ func readConfig(path string, cfg *coordinator.Config) error {
 		return nil
 	case errors.As(err, &unknown) && unknown.Token != nil:
 		at, key := unknown.Token.Position, unknown.Token.Value
+		if at.Column > 1 { // below another one: the keys that could be suggested are not of there
+			return fmt.Errorf("%s:%d:%d: unknown key %q", path, at.Line, at.Column, key)
+		}
 		return fmt.Errorf("%s:%d:%d: unknown key %q%s", path, at.Line, at.Column, key, suggestion(key))
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-// where is the place of a key's value; empty when the file does not have the key.
+// where is the place of a key's value, or of what it is missing in; empty when the file
+// has neither.
 func where(path string, raw []byte, key string) string {
-	at, err := yaml.PathString("$." + key)
-	if err != nil {
-		return ""
+	for key != "" {
+		if at, err := yaml.PathString("$." + key); err == nil {
+			if node, err := at.ReadNode(bytes.NewReader(raw)); err == nil && node.GetToken() != nil {
+				return fmt.Sprintf("%s:%d: ", path, node.GetToken().Position.Line)
+			}
+		}
+		key = key[:max(strings.LastIndexAny(key, ".["), 0)]
 	}
-	node, err := at.ReadNode(bytes.NewReader(raw))
-	if err != nil || node.GetToken() == nil {
-		return ""
-	}
-	return fmt.Sprintf("%s:%d: ", path, node.GetToken().Position.Line)
+	return ""
 }
 
 // documented are the keys of the file, in its order, with what they mean.
@@ -73,6 +77,7 @@ var documented = []struct{ key, text string }{
 	{"dead_after", "How long a node does not answer before the leader removes it, if three others stay and a majority of those answers. Negative: never."},
 	{"notify", "Program that the leader runs for each event, with a JSON object on stdin: {program: /path, events: [waiting, window, local, acted, incident, differs, resynced]}. Nobody but root may be able to change it."},
 	{"retention", "How long the state keeps things: findings in no open incident, flows, closed incidents, ended operations, losses, behaviours not seen, counts of what hosts told by minutes, hours and days; above max_gib the oldest goes, and 'vedette status' says so. The leader's counts: write the same on every node."},
+	{"export", "Places outside that get findings, incidents and the audit (flows on request): [{name: lake, kafka: {brokers: [HOST:PORT]}}, {name: tables, clickhouse: {url: 'https://HOST:8443'}}]; see docs/export.md for all keys. The leader exports: write the same on every node. Passwords and keys are in files that only the coordinator's user can read."},
 }
 
 // printConfig writes cfg as a file that readConfig takes.

@@ -60,6 +60,10 @@ func TestPrintConfig(t *testing.T) {
 	want := coordinator.DefaultConfig()
 	want.ID, want.Listen, want.Version = "n1", "10.0.0.1:7443", ""
 	want.Notify = coordinator.NotifyConfig{Program: `/usr/local/sbin/tell "us"`, Events: []string{"window", "incident"}}
+	if err := readConfig(write(t, "export:\n  - name: lake\n    records: [findings, audit]\n    kafka: {brokers: ['k1:9093'], tls: {}}\n"), &want); err != nil {
+		t.Fatal(err)
+	}
+	want.Where = nil
 	var out bytes.Buffer
 	if err := printConfig(&out, want); err != nil {
 		t.Fatal(err)
@@ -127,6 +131,27 @@ func TestCommands(t *testing.T) {
 				t.Errorf("got %s, want it to say %s", out, tt.says)
 			}
 		})
+	}
+}
+
+// Ensure what is wrong deep in the file is told with its line, and what is missing with the
+// line of what it is missing in.
+func TestProblemsNameDeepLines(t *testing.T) {
+	o := options{file: write(t, "id: n1\nexport:\n  - name: lake\n    kafka:\n      brokers: [k1]\n      mechanism: plain\n      user: ann\n  - name: t\n    clickhouse:\n      url: http://ch.example.org:8123\n      user: ann\n      password_file: /nonexistent\n")}
+	cfg, err := o.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Data = t.TempDir()
+	_, err = coordinator.Init(cfg)
+	for _, want := range []string{".yaml:5: export[0].kafka.brokers: \"k1\" is not HOST:PORT", ".yaml:5: export[0].kafka.password_file: ", ".yaml:10: export[1].clickhouse.url: http sends the password", ".yaml:12: export[1].clickhouse.password_file: opening a secret"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+	o.file = write(t, "export:\n  - name: lake\n    kafka:\n      brokrs: [k1:9]\n")
+	if _, err := o.load(); err == nil || !strings.Contains(err.Error(), ".yaml:4:7: unknown key \"brokrs\"") {
+		t.Errorf("an unknown key: %v", err)
 	}
 }
 

@@ -67,6 +67,7 @@ type Command struct {
 	//	*Command_RetireHost
 	//	*Command_PutTrust
 	//	*Command_NoteTrust
+	//	*Command_ExportMark
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -427,6 +428,15 @@ func (x *Command) GetNoteTrust() *NoteTrust {
 	return nil
 }
 
+func (x *Command) GetExportMark() *ExportMark {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ExportMark); ok {
+			return x.ExportMark
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -563,6 +573,10 @@ type Command_NoteTrust struct {
 	NoteTrust *NoteTrust `protobuf:"bytes,53,opt,name=note_trust,json=noteTrust,proto3,oneof"`
 }
 
+type Command_ExportMark struct {
+	ExportMark *ExportMark `protobuf:"bytes,50,opt,name=export_mark,json=exportMark,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -628,6 +642,8 @@ func (*Command_RetireHost) isCommand_Body() {}
 func (*Command_PutTrust) isCommand_Body() {}
 
 func (*Command_NoteTrust) isCommand_Body() {}
+
+func (*Command_ExportMark) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3898,11 +3914,157 @@ func (x *HolderTrust) GetEpoch() uint64 {
 	return 0
 }
 
+// How far a place outside the cluster has what it is to have. Without 'from' it begins there.
+type ExportMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sink          string                 `protobuf:"bytes,1,opt,name=sink,proto3" json:"sink,omitempty"`
+	From          *ExportPlace           `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"` // where it was: another leader may have moved it
+	To            *ExportPlace           `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Lost          uint64                 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"` // of what lies between, what was removed before it was handed out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportMark) Reset() {
+	*x = ExportMark{}
+	mi := &file_vedette_raft_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportMark) ProtoMessage() {}
+
+func (x *ExportMark) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportMark.ProtoReflect.Descriptor instead.
+func (*ExportMark) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ExportMark) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
+func (x *ExportMark) GetFrom() *ExportPlace {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ExportMark) GetTo() *ExportPlace {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ExportMark) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+// A place in what is handed out, by the numbers that all nodes' rows have alike.
+type ExportPlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Findings      int64                  `protobuf:"varint,1,opt,name=findings,proto3" json:"findings,omitempty"`                                // the last row's number
+	IncidentIndex int64                  `protobuf:"varint,2,opt,name=incident_index,json=incidentIndex,proto3" json:"incident_index,omitempty"` // the entry that changed the last incident, and its row; -1: none yet
+	IncidentRow   int64                  `protobuf:"varint,3,opt,name=incident_row,json=incidentRow,proto3" json:"incident_row,omitempty"`
+	Audit         int64                  `protobuf:"varint,4,opt,name=audit,proto3" json:"audit,omitempty"` // the last entry's index
+	Flows         int64                  `protobuf:"varint,5,opt,name=flows,proto3" json:"flows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportPlace) Reset() {
+	*x = ExportPlace{}
+	mi := &file_vedette_raft_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportPlace) ProtoMessage() {}
+
+func (x *ExportPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportPlace.ProtoReflect.Descriptor instead.
+func (*ExportPlace) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ExportPlace) GetFindings() int64 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetIncidentIndex() int64 {
+	if x != nil {
+		return x.IncidentIndex
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetIncidentRow() int64 {
+	if x != nil {
+		return x.IncidentRow
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetAudit() int64 {
+	if x != nil {
+		return x.Audit
+	}
+	return 0
+}
+
+func (x *ExportPlace) GetFlows() int64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xaf\x12\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xef\x12\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -3947,7 +4109,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"retireHost\x128\n" +
 	"\tput_trust\x184 \x01(\v2\x19.vedette.raft.v1.PutTrustH\x00R\bputTrust\x12;\n" +
 	"\n" +
-	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrustB\x06\n" +
+	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrust\x12>\n" +
+	"\vexport_mark\x182 \x01(\v2\x1b.vedette.raft.v1.ExportMarkH\x00R\n" +
+	"exportMarkB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -4225,7 +4389,19 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04root\x18\x03 \x01(\fR\x04root\"7\n" +
 	"\vHolderTrust\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epochB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x94\x01\n" +
+	"\n" +
+	"ExportMark\x12\x12\n" +
+	"\x04sink\x18\x01 \x01(\tR\x04sink\x120\n" +
+	"\x04from\x18\x02 \x01(\v2\x1c.vedette.raft.v1.ExportPlaceR\x04from\x12,\n" +
+	"\x02to\x18\x03 \x01(\v2\x1c.vedette.raft.v1.ExportPlaceR\x02to\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\x04R\x04lost\"\x9f\x01\n" +
+	"\vExportPlace\x12\x1a\n" +
+	"\bfindings\x18\x01 \x01(\x03R\bfindings\x12%\n" +
+	"\x0eincident_index\x18\x02 \x01(\x03R\rincidentIndex\x12!\n" +
+	"\fincident_row\x18\x03 \x01(\x03R\vincidentRow\x12\x14\n" +
+	"\x05audit\x18\x04 \x01(\x03R\x05audit\x12\x14\n" +
+	"\x05flows\x18\x05 \x01(\x03R\x05flowsB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -4239,7 +4415,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
@@ -4289,20 +4465,22 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*NoteTrust)(nil),                  // 45: vedette.raft.v1.NoteTrust
 	(*HostTrust)(nil),                  // 46: vedette.raft.v1.HostTrust
 	(*HolderTrust)(nil),                // 47: vedette.raft.v1.HolderTrust
-	nil,                                // 48: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 49: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 50: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 51: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 52: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 53: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 54: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 55: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 56: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 57: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 58: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 59: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 60: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 61: vedette.sensor.v1.SignedTrust
+	(*ExportMark)(nil),                 // 48: vedette.raft.v1.ExportMark
+	(*ExportPlace)(nil),                // 49: vedette.raft.v1.ExportPlace
+	nil,                                // 50: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 51: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 52: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 53: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 54: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 55: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 56: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 57: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 58: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 59: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 60: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 61: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 62: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 63: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -4338,46 +4516,49 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	38, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
 	44, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
 	45, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
-	3,  // 33: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	49, // 34: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	50, // 35: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	51, // 36: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	48, // 37: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	51, // 38: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	50, // 39: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	52, // 40: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	53, // 41: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	54, // 42: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	55, // 43: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	56, // 44: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	57, // 45: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	54, // 46: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 47: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 48: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 49: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	52, // 50: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	58, // 51: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	50, // 52: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 53: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	59, // 54: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 55: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 56: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 57: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 58: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 59: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	52, // 60: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	52, // 61: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	60, // 62: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	41, // 63: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	61, // 64: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	46, // 65: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	47, // 66: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	47, // 67: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	68, // [68:68] is the sub-list for method output_type
-	68, // [68:68] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	48, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
+	3,  // 34: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	51, // 35: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	52, // 36: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	53, // 37: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	50, // 38: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	53, // 39: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	52, // 40: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	54, // 41: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	55, // 42: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	56, // 43: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	57, // 44: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	58, // 45: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	59, // 46: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	56, // 47: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 48: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 49: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 50: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	54, // 51: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	60, // 52: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	52, // 53: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 54: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	61, // 55: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 56: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 57: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 58: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 59: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 60: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	54, // 61: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	54, // 62: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	62, // 63: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	41, // 64: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	63, // 65: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	46, // 66: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	47, // 67: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	47, // 68: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	49, // 69: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	49, // 70: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	71, // [71:71] is the sub-list for method output_type
+	71, // [71:71] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4419,6 +4600,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_RetireHost)(nil),
 		(*Command_PutTrust)(nil),
 		(*Command_NoteTrust)(nil),
+		(*Command_ExportMark)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4426,7 +4608,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -134,6 +134,11 @@ var importRules = []importRule{
 		from: everywhere, except: []string{"proto/intent/..."}, deny: []string{"github.com/cedar-policy/cedar-go/..."}, inTests: true,
 	},
 	{
+		name: "franz-go has one owner",
+		why:  "what leaves the cluster, as whom and with which secrets, is decided in one place",
+		from: everywhere, except: []string{"coordinator/internal/engine/export/..."}, deny: []string{"github.com/twmb/franz-go/..."}, inTests: true,
+	},
+	{
 		name: "age has one owner",
 		why:  "what may be in an encrypted backup, and what opens one, is decided beside its format",
 		from: everywhere, except: []string{"proto/backup/..."}, deny: []string{"filippo.io/age/..."},

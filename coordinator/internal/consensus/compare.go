@@ -183,8 +183,15 @@ func (n *Node) alarms() (out []string) {
 			out = append(out, *alarm)
 		}
 	}
+	if also := n.also.Load(); also != nil {
+		out = append(out, (*also)()...)
+	}
 	return out
 }
+
+// AlarmsOf has this node say of itself what fn says too, after its id and in the words of a
+// status. fn must not wait.
+func (n *Node) AlarmsOf(fn func() []string) { n.also.Store(&fn) }
 
 func checksToWire(in []store.Check) (out []*raftv1.StateCheck) {
 	for _, c := range in {

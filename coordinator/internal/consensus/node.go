@@ -65,6 +65,7 @@ type Node struct {
 	handing atomic.Bool
 	// confirmedAt is the newest index at which the whole state was found right; lookAround's.
 	confirmedAt uint64
+	also        atomic.Pointer[func() []string] // more alarms, of other parts
 	// told has what each member said of its checks last, by id.
 	told sync.Map
 	// contacts remembers each member's last answer, by id.

@@ -56,6 +56,8 @@ const (
 	RejectStaleNodes = "stale-nodes"
 	// RejectNodesExpired: a list of nodes that has ended.
 	RejectNodesExpired = "nodes-expired"
+	// RejectExportMoved: another leader has moved the sink's place since.
+	RejectExportMoved = "export-moved"
 )
 
 // ErrNewerCommand is returned for a command of a later version: the node must
@@ -198,6 +200,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.retain(body.Retain)
 	case *raftv1.Command_Forget:
 		return a.forget(body.Forget)
+	case *raftv1.Command_ExportMark:
+		return a.exportMark(body.ExportMark)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

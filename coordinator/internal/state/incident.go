@@ -22,7 +22,7 @@ func (a *applier) putIncident(in *raftv1.PutIncident) (*raftv1.Result, error) {
 		return reject(RejectIncidentClosed, "incident %s is closed: open a new one", incident.GetId()), nil
 	}
 	incident.Status = "open"
-	if err := a.tx.PutIncident(incident); err != nil {
+	if err := a.tx.PutIncident(a.index, incident); err != nil {
 		return nil, fmt.Errorf("storing incident: %w", err)
 	}
 	for _, id := range in.GetMerged() {
@@ -51,7 +51,7 @@ func (a *applier) merge(id, into string) error {
 	}
 	absorbed.Status, absorbed.Disposition = "closed", "merged"
 	absorbed.ClosedBy, absorbed.CloseReason = a.cmd.GetActor(), "merged into "+into
-	if err := a.tx.PutIncident(absorbed); err != nil {
+	if err := a.tx.PutIncident(a.index, absorbed); err != nil {
 		return fmt.Errorf("storing incident: %w", err)
 	}
 	if err := a.tx.SetIncidentFindings(id, into, "in-incident"); err != nil {
@@ -78,7 +78,7 @@ func (a *applier) closeIncident(in *raftv1.CloseIncident) (*raftv1.Result, error
 	}
 	incident.Status, incident.Disposition = "closed", in.GetDisposition()
 	incident.ClosedBy, incident.CloseReason = a.cmd.GetActor(), in.GetReason()
-	if err := a.tx.PutIncident(incident); err != nil {
+	if err := a.tx.PutIncident(a.index, incident); err != nil {
 		return nil, fmt.Errorf("storing incident: %w", err)
 	}
 	if err := a.tx.SetIncidentFindings(in.GetId(), in.GetId(), "closed"); err != nil {

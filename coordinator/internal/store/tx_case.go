@@ -21,8 +21,8 @@ func (tx *Tx) Incident(id string) (in *raftv1.Incident, err error) {
 	return in, err
 }
 
-// PutIncident stores an incident whole.
-func (tx *Tx) PutIncident(in *raftv1.Incident) error {
+// PutIncident stores an incident whole, by the entry of index.
+func (tx *Tx) PutIncident(index uint64, in *raftv1.Incident) error {
 	body, err := encode(in)
 	if err != nil {
 		return fmt.Errorf("encoding incident: %w", err)
@@ -33,8 +33,15 @@ func (tx *Tx) PutIncident(in *raftv1.Incident) error {
 			return err
 		}
 	}
-	_, err = tx.exec(`INSERT INTO incidents (id, status, last_seen, body, closed_at) VALUES (?1, ?2, ?3, ?4, ?5)
-		ON CONFLICT (id) DO UPDATE SET status = ?2, last_seen = ?3, body = ?4, closed_at = ?5`, in.GetId(), in.GetStatus(), in.GetLastSeen(), body, closed)
+	changed, at := int64(0), int64(0)
+	if some, err := tx.exported(); err != nil {
+		return err
+	} else if some {
+		changed, at = int64(index), tx.Time //nolint:gosec // an index of the log
+	}
+	_, err = tx.exec(`INSERT INTO incidents (id, status, last_seen, body, closed_at, changed, changed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+		ON CONFLICT (id) DO UPDATE SET status = ?2, last_seen = ?3, body = ?4, closed_at = ?5, changed = ?6, changed_at = ?7`,
+		in.GetId(), in.GetStatus(), in.GetLastSeen(), body, closed, changed, at)
 	return err
 }
 

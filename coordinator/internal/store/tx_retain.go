@@ -56,6 +56,11 @@ func (tx *Tx) Retain(c *raftv1.Retain) (gone int64, err error) {
 	if err := took(tx.pruneOf("flows", freeFlows, "", began, c.GetFlowsBefore(), left)); err != nil {
 		return gone, err
 	}
+	if left > 0 {
+		if err := tx.loseIncidents(freeIncidents, began, c.GetIncidentsBefore(), left); err != nil {
+			return gone, err
+		}
+	}
 	for _, d := range []struct {
 		q    string
 		args []val
