@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"os"
 	"strconv"
@@ -86,9 +87,14 @@ func (r *rotor) credentials() link.Credentials {
 }
 
 func (r *rotor) run(ctx context.Context, n int) {
+	backoff := 250 * time.Millisecond // as a real sensor's
 	for at := n; ctx.Err() == nil; at++ {
 		if !r.held.Load() {
+			before := r.welcome.Load()
 			err := r.session(ctx, r.fleet.nodes[at%len(r.fleet.nodes)], n)
+			if backoff = min(2*backoff, 10*time.Second); r.welcome.Load() > before {
+				backoff = 250 * time.Millisecond
+			}
 			if errors.Is(err, link.ErrForeignCA) || errors.Is(err, link.ErrCertificateRefused) || errors.Is(err, link.ErrExpired) {
 				r.fleet.refused.Add(1)
 				r.fleet.why.Store(err.Error(), r.id)
@@ -96,7 +102,7 @@ func (r *rotor) run(ctx context.Context, n int) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(mathrand.N(backoff)):
 		}
 	}
 }
@@ -299,7 +305,13 @@ func (c *testCluster) rotors(ctx context.Context, n int) (all []*rotor, fleet *r
 	var running sync.WaitGroup
 	c.t.Cleanup(running.Wait)
 	for i, r := range all {
-		running.Go(func() { r.run(ctx, i) })
+		running.Go(func() {
+			select { // they do not all come in the same moment
+			case <-ctx.Done():
+			case <-time.After(time.Duration(i) * 10 * time.Millisecond):
+				r.run(ctx, i)
+			}
+		})
 	}
 	return all, fleet
 }
