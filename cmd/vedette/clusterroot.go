@@ -23,6 +23,8 @@ const (
 	seenWithin = 7 * 24 * time.Hour
 	// followTime bounds what a command spends on its context's list of authorities.
 	followTime = 5 * time.Second
+	// settleTime is what nodes are given to have taken the list before.
+	settleTime = 10 * time.Second
 )
 
 func (a *app) clusterRootCommand() *cobra.Command {
@@ -232,6 +234,8 @@ func (s *session) put(ctx context.Context, r *rootChange, t *sensorv1.Trust, wha
 			return err
 		}
 	}
+	// Who typed the step before has just seen it signed. Whether it may go on the cluster says.
+	_ = s.awaitNodes(ctx, settleTime, t.GetEpoch()-1)
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	if err := s.api.PutTrust(ctx, t, r.reason, r.within, r.force); err != nil {

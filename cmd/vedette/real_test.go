@@ -108,6 +108,7 @@ func TestRealCluster(t *testing.T) {
 	}
 
 	c.bundle("all", 0, 3)
+	c.rotate(t)
 
 	// The node of the first address is killed, whatever its role.
 	c.kill("n1")
