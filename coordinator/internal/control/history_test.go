@@ -81,6 +81,11 @@ func TestHostHistory(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
 		}
 	}
+	// Minutes that began after that time are all that there ever were.
+	early, err := s.GetHostHistory(t.Context(), &operatorv1.GetHostHistoryRequest{Host: "h-1", Since: began.Add(-time.Hour).UnixNano(), Until: began.Add(time.Hour).UnixNano()})
+	if err != nil || early.GetGrain() != "minute" || len(early.GetRows()) != 6 {
+		t.Errorf("since before there was history: %d rows by the %s, %v", len(early.GetRows()), early.GetGrain(), err)
+	}
 	for name, tt := range map[string]struct {
 		r    *operatorv1.GetHostHistoryRequest
 		code connect.Code

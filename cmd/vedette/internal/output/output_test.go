@@ -8,6 +8,7 @@ import (
 	"iter"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -199,7 +200,7 @@ func TestPrintBlocks(t *testing.T) {
 		t.Fatalf("%d rows, %v", n, err)
 	}
 	lines := strings.Split(b.String(), "\n")
-	got := append(lines[:2:2], lines[block:]...)
+	got := slices.Concat(lines[:2], lines[block:])
 	want := []string{"NAME   LEN", "fig    iii", "fig    iii", "kiwi   iiii", "x         i", ""}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
