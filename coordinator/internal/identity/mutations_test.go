@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/mutation"
+	"github.com/vedette-edr/vedette/proto/link"
 )
 
 // Ensure a node's keys, certificates and its description are read as they were written, or
@@ -55,6 +56,10 @@ func facts(t *testing.T, n *Node) []any {
 	}
 	m := n.Membership()
 	m.Sum = "" // without it the rest is what it was
-	// The chain's end is the authority's certificate, which whoever verifies has.
-	return []any{m, key, n.Authority().Certificate().Raw, n.Operators().Raw, cert.Leaf.Raw, cert.PrivateKey}
+	// A node whose chain lacks its end makes itself another certificate, for the same key.
+	peer, err := link.PeerOf(cert.Leaf)
+	if err != nil || !signedBy(cert.Leaf, n.Authority().Certificate()) {
+		t.Fatalf("the node's certificate: %v, or not by its authority", err)
+	}
+	return []any{m, key, n.Authority().Certificate().Raw, n.Operators().Raw, peer.Cluster, peer.Kind, peer.ID, cert.Leaf.PublicKey, cert.PrivateKey}
 }
