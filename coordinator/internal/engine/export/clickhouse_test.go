@@ -68,7 +68,7 @@ func TestInsert(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := got.URL.Query()
-	if got.Method != "POST" || q.Get("query") != "INSERT INTO vedette.r2 FORMAT JSONEachRow" || q.Get("wait_end_of_query") != "1" {
+	if got.Method != http.MethodPost || q.Get("query") != "INSERT INTO vedette.r2 FORMAT JSONEachRow" || q.Get("wait_end_of_query") != "1" {
 		t.Errorf("%s %s", got.Method, got.URL)
 	}
 	if got.Header.Get("X-ClickHouse-User") != "vedette" || got.Header.Get("X-ClickHouse-Key") != "s3cret" || strings.Contains(got.URL.String(), "s3cret") {
@@ -114,16 +114,16 @@ func TestInsertFails(t *testing.T) {
 		says   []string
 	}{
 		"500": {func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(500)
+			w.WriteHeader(http.StatusInternalServerError)
 			fmt.Fprintf(w, "Code: 241. DB::Exception: Memory limit\x1b[2J%s", strings.Repeat("x", 1<<20))
 		}, []string{"500", "Code: 241", "look at its log, memory"}},
 		"no table": {func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(404)
+			w.WriteHeader(http.StatusNotFound)
 			fmt.Fprint(w, "Code: 60. DB::Exception: Table does not exist")
 		}, []string{"make vedette.records as docs/export.md says"}},
 		"auth": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-ClickHouse-Exception-Code", "516")
-			w.WriteHeader(403)
+			w.WriteHeader(http.StatusForbidden)
 		}, []string{"compare user and password_file"}},
 		"redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
@@ -238,7 +238,7 @@ func TestClickHouse(t *testing.T) {
 		}
 		defer answer.Body.Close()
 		said := string(must(io.ReadAll(answer.Body)))
-		if answer.StatusCode != 200 {
+		if answer.StatusCode != http.StatusOK {
 			t.Fatalf("%s: %s", query, said)
 		}
 		return strings.TrimSpace(said)
