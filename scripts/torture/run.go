@@ -26,7 +26,7 @@ var parts = []struct {
 	{"checker", 1, checker},
 	{"power", 2, power},
 	{"clocks", 2, clocks},
-	{"catch-up", 3, catchUp},
+	{"catch-up", 4, catchUp},
 	{"corruptions", 8, corruptions},
 }
 
