@@ -53,7 +53,7 @@ func catchUp(ctx context.Context, cfg config, dir string) []figure.Row {
 	// As in life, when it is away for as long as there.
 	more := ",digest-every:0,segment-size:67108864,snapshot-threshold:4096,trailing-logs:4096,snapshot-interval-ms:30000"
 	if cfg.away < 2*time.Minute {
-		more = ",digest-every:0,segment-size:4194304,snapshot-threshold:120,trailing-logs:30,snapshot-interval-ms:4000"
+		more = ",digest-every:0,segment-size:4194304,snapshot-threshold:40,trailing-logs:10,snapshot-interval-ms:2000"
 	}
 	r, err := newRig(ctx, cfg, dir, more, nothingFirst)
 	if err != nil {
