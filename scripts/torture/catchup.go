@@ -79,7 +79,7 @@ func (r *rig) catchUp(ctx context.Context, cfg config, size int) ([]figure.Row, 
 	l := &loads{each: max(1, cfg.rate*int(loadRhythm/time.Millisecond)/1000/loadSensors)}
 	l.start(context.WithoutCancel(ctx), load)
 	defer func() { _ = l.stop() }() // its error was asked for before, or another is told
-	rest(ctx, 5*time.Second) // until the filling's snapshots are written
+	rest(ctx, 5*time.Second)        // until the filling's snapshots are written
 	l.take()
 	rest(ctx, max(cfg.away/2, 5*time.Second))
 	before, sent, during := l.take()
