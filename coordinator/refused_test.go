@@ -24,11 +24,13 @@ func TestEnrolmentRefused(t *testing.T) {
 	if reply, err := ask(t, addr, used.CA, request); err != nil || reply.GetEnrolled() == nil {
 		t.Fatalf("first use: %v, %v", reply, err)
 	}
+	_, _, another := enrolRequest(t, c.token("sensor"))
 	for _, tt := range []struct {
 		name, code, says string
 		change           func(*sensorv1.EnrollRequest)
 	}{
-		{"used", "token-used", "create another", func(*sensorv1.EnrollRequest) {}},
+		// The same key would get its identity again (TestEnrolAgain).
+		{"used", "token-used", "create another", func(r *sensorv1.EnrollRequest) { r.Csr = another.GetCsr() }},
 		{"wrong secret", "bad-token", "token create", func(r *sensorv1.EnrollRequest) { r.TokenSecret = []byte("0123456789abcdef") }},
 		{"wrong id", "bad-token", "token create", func(r *sensorv1.EnrollRequest) { r.TokenId = "aaaaaaaaaaaa" }},
 		{"no token", "bad-token", "token create", func(r *sensorv1.EnrollRequest) { r.TokenId, r.TokenSecret = "", nil }},

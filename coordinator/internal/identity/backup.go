@@ -2,11 +2,8 @@ package identity
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -103,18 +100,14 @@ func nextPEM(text, kind string) (der []byte, rest string, err error) {
 // looked for them would wait for ever.
 func ForgetPeers(dir string) error {
 	path := filepath.Join(dir, fileCluster)
-	raw, err := os.ReadFile(path)
+	m, err := decodeMembership(path)
 	if err != nil {
-		return fmt.Errorf("reading the node's identity: %w", err)
-	}
-	var m Membership
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return fmt.Errorf("reading %s: %w: %w", path, err, ErrDamaged)
+		return err
 	}
 	m.Peers = nil
-	text, err := json.MarshalIndent(m, "", "  ")
+	text, err := m.encode()
 	if err != nil {
-		return errors.Join(fmt.Errorf("encoding %s", fileCluster), err)
+		return err
 	}
-	return writeFile(path, append(text, '\n'), 0o644)
+	return writeFile(path, text, 0o644)
 }

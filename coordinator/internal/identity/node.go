@@ -63,6 +63,32 @@ func (m Membership) sum() (string, error) {
 	return fmt.Sprintf("%x", sha256.Sum256(text)), nil
 }
 
+// encode is what cluster.json holds, with the sum of the rest.
+func (m Membership) encode() (text []byte, err error) {
+	if m.Sum, err = m.sum(); err != nil {
+		return nil, err
+	}
+	if text, err = json.MarshalIndent(m, "", "  "); err != nil {
+		return nil, fmt.Errorf("encoding %s: %w", fileCluster, err)
+	}
+	return append(text, '\n'), nil
+}
+
+// decodeMembership reads what encode made, or an earlier release.
+func decodeMembership(path string) (m Membership, err error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return m, fmt.Errorf("reading the node's identity: %w", err)
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return m, fmt.Errorf("reading %s: %w: %w", path, err, ErrDamaged)
+	}
+	if want, err := m.sum(); err != nil || m.Sum != "" && m.Sum != want {
+		return m, errors.Join(err, fmt.Errorf("reading %s: its checksum is not that of its content: %w", path, ErrDamaged))
+	}
+	return m, nil
+}
+
 // Peer is another node of the cluster.
 type Peer struct {
 	ID              string `json:"id"`
@@ -104,12 +130,9 @@ func Create(dir string, m Membership, authority *Authority, operators *x509.Cert
 	if err != nil {
 		return nil, fmt.Errorf("encoding the node's key: %w", err)
 	}
-	if m.Sum, err = m.sum(); err != nil {
-		return nil, err
-	}
-	description, err := json.MarshalIndent(m, "", "  ")
+	description, err := m.encode()
 	if err != nil {
-		return nil, fmt.Errorf("encoding %s: %w", fileCluster, err)
+		return nil, err
 	}
 	// A backup that was made while one authority followed another has both.
 	for _, other := range authority.held()[1:] {
@@ -130,7 +153,7 @@ func Create(dir string, m Membership, authority *Authority, operators *x509.Cert
 		{fileOperators, encodePEM("CERTIFICATE", operators.Raw), 0o644},
 		{fileNode, encodePEM("CERTIFICATE", chain...), 0o644},
 		{fileNodeKey, encodePEM("PRIVATE KEY", nodeKey), 0o600},
-		{fileCluster, append(description, '\n'), 0o644},
+		{fileCluster, description, 0o644},
 	} {
 		if err := writeFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
 			return nil, err
@@ -141,20 +164,14 @@ func Create(dir string, m Membership, authority *Authority, operators *x509.Cert
 
 // Load reads a data directory's identity and checks that its parts belong together.
 func Load(dir string) (*Node, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, fileCluster))
+	m, err := decodeMembership(filepath.Join(dir, fileCluster))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotInitialised)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the node's identity: %w", err)
+		return nil, err
 	}
-	n := &Node{dir: dir, now: time.Now}
-	if err := json.Unmarshal(raw, &n.membership); err != nil {
-		return nil, fmt.Errorf("reading %s: %w: %w", filepath.Join(dir, fileCluster), err, ErrDamaged)
-	}
-	if want, err := n.membership.sum(); err != nil || n.membership.Sum != "" && n.membership.Sum != want {
-		return nil, errors.Join(err, fmt.Errorf("reading %s: its checksum is not that of its content: %w", filepath.Join(dir, fileCluster), ErrDamaged))
-	}
+	n := &Node{dir: dir, now: time.Now, membership: m}
 	root, err := readPEM(filepath.Join(dir, fileAuthority), "CERTIFICATE")
 	if err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/proto/raftv1"
-	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // errStopping: the node stops before the batch was proposed.
@@ -24,6 +23,8 @@ const (
 	maxProposals = 1
 	// grownBy times CoalesceBytes is how large an entry becomes that waits.
 	grownBy = 8
+	// routineBytes is how large a batch may be and still wait for company.
+	routineBytes = 16 << 10
 )
 
 // maxEntry is the largest sum of batches in one log entry, with room for what
@@ -151,7 +152,7 @@ func (b *batcher) add(it item) {
 		return
 	}
 	delay := b.cfg.CoalesceDelay
-	if routine(it.batch.GetBatch()) {
+	if routine(it) {
 		delay = b.cfg.RoutineDelay
 	}
 	at := time.Now().Add(delay)
@@ -166,11 +167,11 @@ func (b *batcher) add(it item) {
 	b.dueAt = at
 }
 
-// routine says that nobody acts on what a batch says: one summary. Several are a spool
-// that empties, whose sensor waits for each answer.
-func routine(batch *sensorv1.Batch) bool {
-	records := batch.GetRecords()
-	return len(records) == 1 && records[0].GetSummary() != nil
+// routine says that nobody acts on what a batch says: one summary, that leaves room for
+// many. Several are a spool that empties, whose sensor waits for each answer.
+func routine(it item) bool {
+	records := it.batch.GetBatch().GetRecords()
+	return it.size <= routineBytes && len(records) == 1 && records[0].GetSummary() != nil
 }
 
 // waited makes what is there due: the first of it has waited for long enough, or

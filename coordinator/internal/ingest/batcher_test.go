@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -119,6 +120,7 @@ func TestCoalesce(t *testing.T) {
 func TestRoutineWaits(t *testing.T) {
 	summary := &sensorv1.Record{Sequence: 1, Body: &sensorv1.Record_Summary{Summary: &sensorv1.Summary{}}}
 	finding := &sensorv1.Record{Sequence: 1, Body: &sensorv1.Record_Finding{Finding: &sensorv1.Finding{}}}
+	large := &sensorv1.Record{Sequence: 1, Body: &sensorv1.Record_Summary{Summary: &sensorv1.Summary{Losses: []*sensorv1.Loss{{Cause: strings.Repeat("x", routineBytes)}}}}}
 	for _, tt := range []struct {
 		name    string
 		records [][]*sensorv1.Record // a batch each, 30 ms apart
@@ -127,6 +129,7 @@ func TestRoutineWaits(t *testing.T) {
 		{"summaries", [][]*sensorv1.Record{{summary}, {summary}, {summary}}, []time.Duration{200, 200, 200}},
 		{"a finding among them", [][]*sensorv1.Record{{summary}, {finding}, {summary}}, []time.Duration{50, 50, 260}},
 		{"a finding first", [][]*sensorv1.Record{{finding}, {summary}}, []time.Duration{20, 230}},
+		{"a large summary", [][]*sensorv1.Record{{large}, {summary}}, []time.Duration{20, 230}},
 		{"a spool that empties", [][]*sensorv1.Record{{summary, summary}, {summary}}, []time.Duration{20, 230}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
