@@ -53,14 +53,14 @@ func slopes(ctx context.Context, cfg Config) []figure.Row {
 func (s *stage) points(ctx context.Context, windows int) (points []point, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, enrolLimit, fmt.Errorf("not within %s", enrolLimit))
 	defer cancel()
-	if err := s.fleet.Enrol(ctx, s.cfg.Size); err != nil {
-		return nil, err
-	}
 	window := 0
 	for _, part := range slopeSteps {
 		size := s.cfg.Size / part
-		if err := s.fleet.Grow(ctx, size); err != nil {
+		if err := s.fleet.Grow(ctx, size); err != nil { // whoever is enrolled would report
 			return nil, err
+		}
+		if open := s.fleet.Tally().Open; open != int64(size) {
+			return nil, fmt.Errorf("%d sessions are open, want %d", open, size)
 		}
 		// The first report of a host brings its behaviours, and is no part of the slope.
 		if err := s.fleet.Pace(ctx, window, 1, s.cfg.Every); err != nil {
