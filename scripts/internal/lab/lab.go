@@ -123,7 +123,8 @@ func (p *Process) Tail() string {
 	return string(raw)
 }
 
-// Stop asks the child and its children to end and insists after a grace of ten seconds.
+// Stop asks the child and its children to end and insists after a grace of ten
+// seconds: first by SIGQUIT, by which a Go program says in its log where it hung.
 func (p *Process) Stop() error {
 	select {
 	case <-p.exited:
@@ -134,6 +135,11 @@ func (p *Process) Stop() error {
 	select {
 	case <-p.exited:
 	case <-time.After(10 * time.Second):
+		_ = syscall.Kill(-p.PID(), syscall.SIGQUIT)
+		select {
+		case <-p.exited:
+		case <-time.After(2 * time.Second):
+		}
 		_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
 		<-p.exited
 		return errors.Join(fmt.Errorf("%s did not end within 10 s of SIGTERM and was killed; see %s", p.Name, p.LogPath), p.closeLog())
