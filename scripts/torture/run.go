@@ -21,13 +21,13 @@ var parts = []struct {
 	share int
 	run   func(context.Context, config, string) []figure.Row
 }{
-	{"kills", 13, kills},
+	{"kills", 18, kills},
 	{"answers", 4, answers},
 	{"checker", 1, checker},
 	{"power", 2, power},
 	{"clocks", 2, clocks},
 	{"catch-up", 4, catchUp},
-	{"corruptions", 8, corruptions},
+	{"corruptions", 6, corruptions},
 }
 
 func partNames() []string {

@@ -243,6 +243,9 @@ func openLogOf(dir string, logger hclog.Logger, figures *meter.Meter, segment in
 		return nil, err
 	}
 	files, index := logFiles(dir)
+	if err := finishRotation(dir, files, index, segment); err != nil {
+		return nil, err
+	}
 	return wal.Open(dir, wal.WithSegmentFiler(files), wal.WithMetaStore(index), wal.WithSegmentSize(segment),
 		wal.WithLogger(logger), wal.WithMetricsCollector(walmetrics.NewGoMetricsCollector(nil, nil, figures.WAL())))
 }
