@@ -88,8 +88,8 @@ bin/failpoint/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -tags failpoint -o $@ ./cmd/vedette-coordinator
 # Its clock can be moved: see scripts/skewed-clock.sh. All of Go's library is built again, once.
 bin/skewed/vedette-coordinator: FORCE
-	@scripts/skewed-clock.sh bin/skewed/clock
-	@CGO_ENABLED=1 $(GOBUILD) -overlay bin/skewed/clock/overlay.json -tags failpoint,skew -o $@ ./cmd/vedette-coordinator
+	@scripts/skewed-clock.sh bin/skewed/_clock # an underscore: no package of this module
+	@CGO_ENABLED=1 $(GOBUILD) -overlay bin/skewed/_clock/overlay.json -tags failpoint,skew -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
 bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture: FORCE
