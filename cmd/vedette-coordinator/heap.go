@@ -8,19 +8,29 @@ import (
 	"time"
 )
 
-// A session is some 70 KiB that live for days, and the runtime would let garbage grow to as
+// A session is some 45 KiB that live for days, and the runtime would let garbage grow to as
 // much again before it collects. Collecting sooner costs processor, which a node has while
 // sessions are merely held, and has not while thousands of them come back at once. So how
 // soon is steered by what collecting costs.
 const (
 	heapEvery = 5 * time.Second
-	// heapMost and heapLeast bound the garbage, in percent of what lives: the runtime's own
-	// choice, and where less saves little for much. Thousands of sessions that come at once
-	// lie among the garbage of their handshakes, and leave holes as large as that when it
-	// goes: so it begins low.
-	heapMost, heapFirst, heapLeast = 100, 40, 20
+	// liveEvery is how often the percent follows what lives: a thousand sessions may have come.
+	liveEvery = time.Second
+	// heapMost and heapLeast bound the garbage, in percent of what lives: what a herd may
+	// take, and where less saves little for much. Thousands of sessions that come at once lie
+	// among the garbage of their handshakes, and leave holes in proportion to it when it goes
+	// (a fifth of a session at 100, a tenth at 20): so it begins low.
+	heapMost, heapFirst, heapLeast = 60, 20, 10
+	// garbageLeast may be there whatever the percent: a node without many sessions would else
+	// collect a few MiB again and again while it takes in what a few hosts send.
+	garbageLeast = 16 << 20
 	// Collecting may take this part of the processors; below the lesser it may take more.
-	collectMost, collectLeast = 0.04, 0.015
+	collectMost, collectLeast = 0.10, 0.02
+	// What is free is given back when it is more than this part of what is used (a 25th), not
+	// more often than freeEvery: the runtime keeps it for long, a tenth for ever, and giving
+	// it back is a whole collection.
+	freeMost  = 25
+	freeEvery = time.Minute
 )
 
 // heapPercent is the next bound of garbage when collecting took this part of the processors.
@@ -34,20 +44,32 @@ func heapPercent(percent int, share float64) int {
 	return percent
 }
 
+// allowed is the percent that is set: never less garbage than garbageLeast.
+func allowed(percent int, live uint64) int {
+	return max(percent, int(100*garbageLeast/max(live, garbageLeast/4))) //nolint:gosec // at most 400
+}
+
 // keepHeapSmall runs until ctx ends. Who set GOGC keeps what was set.
 func keepHeapSmall(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	ticks := time.NewTicker(heapEvery)
+	ticks := time.NewTicker(liveEvery)
 	defer ticks.Stop()
-	last, percent := collected(), heapFirst
-	debug.SetGCPercent(percent)
-	for {
+	last, percent, set, freed := collected(), heapFirst, 0, time.Now()
+	for tick := 1; ; tick++ {
+		heap := heapNow()
+		if next := allowed(percent, heap.live); next != set {
+			set = next
+			debug.SetGCPercent(set)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticks.C:
+		}
+		if tick%int(heapEvery/liveEvery) != 0 {
+			continue
 		}
 		now := collected()
 		share := 0.0
@@ -55,11 +77,31 @@ func keepHeapSmall(ctx context.Context) {
 			share = (now.collecting - last.collecting) / all
 		}
 		last = now
-		if next := heapPercent(percent, share); next != percent {
-			percent = next
-			debug.SetGCPercent(percent)
+		percent = heapPercent(percent, share)
+		if share < collectLeast && heap.free > heap.used/freeMost && time.Since(freed) >= freeEvery {
+			debug.FreeOSMemory()
+			freed = time.Now()
 		}
 	}
+}
+
+// heap is what the runtime knows of it, in bytes: what lived at the last collection, what
+// is in use, garbage and holes with it, and what is free and not given back.
+type heap struct{ live, used, free uint64 }
+
+func heapNow() heap {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(samples)
+	value := func(i int) uint64 {
+		if samples[i].Value.Kind() != metrics.KindUint64 {
+			return 0
+		}
+		return samples[i].Value.Uint64()
+	}
+	return heap{live: value(0), used: value(1) + value(2), free: value(3)}
 }
 
 // processors is what the runtime knows of the processors' time, in seconds.

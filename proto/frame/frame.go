@@ -60,14 +60,37 @@ func Write(w io.Writer, m proto.Message) error {
 // Read fills m with the next frame. It returns io.EOF, unwrapped, when the
 // stream ended between two frames; a connection's own error is wrapped.
 func Read(r io.Reader, m proto.Message) error {
-	var header [headerSize]byte
-	if n, err := io.ReadFull(r, header[:]); err != nil {
-		if n == 0 && errors.Is(err, io.EOF) {
-			return io.EOF
-		}
-		return readError(err, n, headerSize)
+	size, err := Await(r)
+	if err != nil {
+		return err
 	}
-	size := binary.BigEndian.Uint32(header[:])
+	return ReadBody(r, size, m)
+}
+
+// Await is the first half of Read: it returns the size of the next frame's body, which is
+// for ReadBody to judge. What lies on the stack while it waits is little: a node has ten
+// thousand goroutines that wait, and need a large stack only for what comes then.
+func Await(r io.Reader) (size uint32, err error) {
+	header := make([]byte, headerSize)
+	for got := 0; got < headerSize; {
+		n, err := r.Read(header[got:])
+		if got += n; got < headerSize && err != nil {
+			return 0, headerError(err, got)
+		}
+	}
+	return binary.BigEndian.Uint32(header), nil
+}
+
+//go:noinline
+func headerError(err error, got int) error {
+	if got == 0 && errors.Is(err, io.EOF) {
+		return io.EOF
+	}
+	return readError(err, got, headerSize)
+}
+
+// ReadBody is the second half of Read.
+func ReadBody(r io.Reader, size uint32, m proto.Message) error {
 	if size > MaxFrame {
 		return fmt.Errorf("%w: %d bytes announced, at most %d are allowed", ErrTooLarge, size, MaxFrame)
 	}

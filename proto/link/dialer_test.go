@@ -51,3 +51,27 @@ func TestSharedSocket(t *testing.T) {
 		}
 	}
 }
+
+// Ensure a node shows its authority to those only who need to see it: who enrols knows a
+// pin, and everybody else has the authority, and would keep another copy of it for as long
+// as the connection lasts, at both ends.
+func TestRootShownToStrangersOnly(t *testing.T) {
+	ca := linktest.NewCA(t)
+	node := serve(t, link.ListenConfig{Credentials: ca.Issue(link.KindNode, "n1", "")}, handlers{link.ALPNSensor: echo, link.ALPNEnroll: echo})
+	for _, tt := range []struct {
+		alpn string
+		cfg  link.DialConfig
+		want int
+	}{
+		{link.ALPNSensor, link.DialConfig{Credentials: ca.Issue(link.KindHost, "h-1", "")}, 1},
+		{link.ALPNEnroll, link.DialConfig{PinnedCA: ca.Pin()}, 2},
+	} {
+		c, err := dial(t, node.Addr(), tt.alpn, tt.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Shown(); got != tt.want {
+			t.Errorf("%s is shown %d certificates, want %d", tt.alpn, got, tt.want)
+		}
+	}
+}

@@ -11,3 +11,6 @@ func Writing(c net.Conn) bool {
 	}
 	return true
 }
+
+// Shown is how many certificates the peer has shown.
+func (c *Conn) Shown() int { return len(c.quic.ConnectionState().TLS.PeerCertificates) }

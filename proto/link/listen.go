@@ -291,12 +291,22 @@ func (l *Listener) serve(serving context.Context, qc *quic.Conn, handlers map[st
 	if conn == nil {
 		return
 	}
-	defer l.untrack(conn)
-	ctx, cancel := context.WithCancel(serving)
-	defer cancel()
-	defer context.AfterFunc(conn.Context(), cancel)()
+	ctx, end := during(serving, conn)
+	defer l.end(conn, end)
 	handlers[conn.alpn](ctx, conn)
 	leave(serving, ctx, conn)
+}
+
+// during is a context that ends with both.
+func during(serving context.Context, conn *Conn) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(serving)
+	stop := context.AfterFunc(conn.Context(), cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+func (l *Listener) end(conn *Conn, ends func()) {
+	ends()
+	l.untrack(conn)
 }
 
 // begin is the connection, counted among the open ones; nil when it was refused.

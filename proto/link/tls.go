@@ -79,6 +79,7 @@ func (c Credentials) serverConfig(alpn string) (*tls.Config, error) {
 		SessionTicketsDisabled: true,
 	}
 	if alpn != ALPNEnroll {
+		cfg.Certificates = []tls.Certificate{*withoutRoot(cert)}
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
 		cfg.ClientCAs = c.Roots()
 	}

@@ -181,6 +181,7 @@ func (c *Config) populate() error {
 type Server struct {
 	cfg     Config
 	batcher *batcher
+	workers *workers
 	limiter *limiter
 	counts  counters
 
@@ -241,6 +242,7 @@ func New(cfg Config) (*Server, error) {
 		enrolling: make(chan struct{}, maxEnrolling),
 		cfg:       cfg,
 		batcher:   newBatcher(cfg),
+		workers:   newWorkers(running.Done()),
 		limiter:   newLimiter(cfg.Now),
 		counts:    counters{refused: make(map[string]uint64)},
 		sessions:  make(map[string]*session),

@@ -72,9 +72,22 @@ type outgoing struct {
 // codeStaleSession is the log's answer to a session number that is not the highest.
 const codeStaleSession = state.RejectStaleSession
 
-// ServeSensor is the handler of vedette-sensor/1.
+// ServeSensor is the handler of vedette-sensor/1. A node holds ten thousand of its
+// goroutines, nearly all of them waiting in read: what opening and ending need is in
+// functions of its own and leaves them their small stacks, see workers.
 func (s *Server) ServeSensor(ctx context.Context, conn *link.Conn) {
-	err := s.serveSensor(ctx, conn)
+	n, stream, err := s.accept(ctx, conn)
+	if err == nil {
+		err = s.read(ctx, n, stream)
+	}
+	s.finish(ctx, n, conn, stream, err)
+}
+
+//go:noinline
+func (s *Server) finish(ctx context.Context, n *session, conn *link.Conn, stream net.Conn, err error) {
+	if stream != nil {
+		s.close(n, conn, stream, err)
+	}
 	if ctx.Err() == nil && !errors.Is(err, io.EOF) && !errors.Is(err, errGoodbye) && !errors.Is(err, errRefused) {
 		s.cfg.Logger.Debug("session ended", "host", conn.Peer().ID, "address", conn.RemoteAddr().String(), "error", err)
 	}
@@ -92,21 +105,6 @@ var errRemoved = errors.New("the host is not, or no longer, in this cluster")
 // malformed says whether what ended a session is what the sensor sent.
 func malformed(err error) bool {
 	return errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrTruncated) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, errProtocol)
-}
-
-// serveSensor opens a session and reads what the sensor sends. A node holds ten thousand
-// of its goroutines, nearly all of them waiting in read: what opening needs has returned by
-// then and leaves them their small stacks.
-func (s *Server) serveSensor(ctx context.Context, conn *link.Conn) error {
-	n, stream, err := s.accept(ctx, conn)
-	if stream == nil {
-		return err
-	}
-	if err == nil {
-		err = s.read(ctx, n, stream)
-	}
-	s.close(n, conn, stream, err)
-	return err
 }
 
 // accept makes a session of a connection. What it has begun is for close, whatever the error.
@@ -324,33 +322,46 @@ func (s *Server) resendGrants(ctx context.Context, n *session) {
 	}
 }
 
-// read takes the sensor's messages one after another until the session ends.
+// read takes the sensor's messages one after another until the session ends. What one
+// needs is done by a worker, see there.
 func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 	for {
-		var m sensorv1.SensorMessage
-		if err := frame.Read(stream, &m); err != nil {
+		size, err := frame.Await(stream)
+		if err != nil {
 			return err
 		}
-		switch body := m.GetBody().(type) {
-		case *sensorv1.SensorMessage_Batch:
-			size := proto.Size(body.Batch)
-			if err := s.batch(ctx, n, stream, body.Batch, size); err != nil {
-				return err
-			}
-			s.conducted(ctx, n, body.Batch, size)
-		case *sensorv1.SensorMessage_Renew:
-			if err := s.renew(ctx, n, body.Renew); err != nil {
-				return err
-			}
-		case *sensorv1.SensorMessage_Goodbye:
-			return s.goodbye(n, body.Goodbye)
-		case *sensorv1.SensorMessage_GrantResult:
-			s.answered(n, body.GrantResult)
-		case *sensorv1.SensorMessage_Trusted:
-			s.holds(n, body.Trusted)
-		default:
-			return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
+		if err := s.workers.wait(func() error { return s.take(ctx, n, stream, size) }); err != nil {
+			return err
 		}
+	}
+}
+
+// take reads a message of so many bytes and does what it asks.
+func (s *Server) take(ctx context.Context, n *session, stream net.Conn, size uint32) error {
+	var m sensorv1.SensorMessage
+	if err := frame.ReadBody(stream, size, &m); err != nil {
+		return err
+	}
+	switch body := m.GetBody().(type) {
+	case *sensorv1.SensorMessage_Batch:
+		size := proto.Size(body.Batch)
+		if err := s.batch(ctx, n, stream, body.Batch, size); err != nil {
+			return err
+		}
+		s.conducted(ctx, n, body.Batch, size)
+		return nil
+	case *sensorv1.SensorMessage_Renew:
+		return s.renew(ctx, n, body.Renew)
+	case *sensorv1.SensorMessage_Goodbye:
+		return s.goodbye(n, body.Goodbye)
+	case *sensorv1.SensorMessage_GrantResult:
+		s.answered(n, body.GrantResult)
+		return nil
+	case *sensorv1.SensorMessage_Trusted:
+		s.holds(n, body.Trusted)
+		return nil
+	default:
+		return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
 	}
 }
 
