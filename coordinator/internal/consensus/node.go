@@ -297,6 +297,9 @@ func (n *Node) Close() error {
 		n.cancel()
 		n.starting.Unlock()
 		n.settle()
+		if n.db != nil {
+			n.db.Interrupt() // raft waits for a snapshot that is being written or installed
+		}
 		var errs []error
 		var stopped raft.Future
 		if n.raft != nil {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"database/sql/driver"
 	"errors"
@@ -54,7 +55,19 @@ type checks struct {
 	wholeReading bool
 	wholeAgain   time.Time
 	broken       error
-	wg           sync.WaitGroup
+
+	// reading goes on in wg until ctx ends.
+	wg   sync.WaitGroup
+	ctx  context.Context
+	stop context.CancelFunc
+}
+
+func (k *checks) begin(ctx context.Context) { k.ctx, k.stop = context.WithCancel(ctx) }
+
+// end returns when nothing is being read any more: what was is not compared.
+func (k *checks) end() {
+	k.stop()
+	k.wg.Wait()
 }
 
 // Tag says which program this is: nodes with the same one store the same bytes for the
@@ -119,12 +132,6 @@ func (db *DB) CheckError() error {
 	db.checks.mu.Lock()
 	defer db.checks.mu.Unlock()
 	return db.checks.failed
-}
-
-// wait returns when no slice is being read.
-func (k *checks) wait() error {
-	k.wg.Wait()
-	return nil
 }
 
 // closing is a window that the entry being applied closes; nil when it closes none.
@@ -212,11 +219,14 @@ func (c *closing) start() {
 	}
 	k.reading = true
 	k.wg.Go(func() {
-		sum, err := readSlice(c.frozen.conn, c.from, c.to)
+		sum, err := readSlice(k.ctx, c.frozen.conn, c.from, c.to)
 		_ = c.frozen.Close()
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.reading, k.failed = false, damaged(err)
+		if k.reading = false; k.ctx.Err() != nil {
+			return
+		}
+		k.failed = damaged(err)
 		if errors.Is(k.failed, ErrDamaged) {
 			k.broken = k.failed
 		}
@@ -318,7 +328,7 @@ func sliceEnd(c *sqlite3.SQLiteConn, from place, rows int64) (place, error) {
 }
 
 // readSlice is the digest of the rows behind one place and up to another.
-func readSlice(c *sqlite3.SQLiteConn, from, to place) ([]byte, error) {
+func readSlice(ctx context.Context, c *sqlite3.SQLiteConn, from, to place) ([]byte, error) {
 	names, keys, err := tables(c)
 	if err != nil {
 		return nil, err
@@ -339,7 +349,7 @@ func readSlice(c *sqlite3.SQLiteConn, from, to place) ([]byte, error) {
 				buf = appendValue(buf, part)
 			}
 			buf = drain(sum, buf)
-			return nil
+			return ctx.Err()
 		}); err != nil {
 			return nil, err
 		}

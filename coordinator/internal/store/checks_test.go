@@ -47,7 +47,7 @@ func sights(t testing.TB, db *DB, from, until uint64) {
 
 // closed are the windows of a store whose slices are read.
 func closed(db *DB) []Check {
-	_ = db.checks.wait()
+	db.checks.wg.Wait()
 	return db.Checks()
 }
 
@@ -66,7 +66,7 @@ func window(t testing.TB, dbs ...*DB) {
 	for _, db := range dbs {
 		from := db.AppliedIndex() + 1
 		sights(t, db, from, from+testEvery)
-		_ = db.checks.wait()
+		db.checks.wg.Wait()
 	}
 }
 
@@ -268,7 +268,7 @@ func BenchmarkSlice(b *testing.B) {
 	}
 	b.Run("rows", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := readSlice(db.writer, place{}, end); err != nil {
+			if _, err := readSlice(b.Context(), db.writer, place{}, end); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -70,6 +70,10 @@ type DB struct {
 	// partitions are the statements that add to history, by table.
 	partitions map[string]*bulk
 
+	// ending ends, by Interrupt, what reads or writes a whole state.
+	ending context.Context
+	end    context.CancelFunc
+
 	applied atomic.Uint64
 	// reached is closed and replaced whenever applied grows.
 	waiting sync.Mutex
@@ -97,7 +101,9 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*DB, error) {
 		}
 	}
 	db := &DB{path: path, logger: logger, reached: make(chan struct{})}
+	db.ending, db.end = context.WithCancel(context.Background())
 	if err := db.connect(ctx); err != nil {
+		db.end()
 		return nil, damaged(err)
 	}
 	if info, err := os.Stat(path); err == nil && info.Size() <= maxChecked {
@@ -216,6 +222,7 @@ func (db *DB) connect(ctx context.Context) error {
 	db.stmts, db.bulks, db.hot = make(map[string]statement), make(map[bulkKey]*sqlite3.SQLiteStmt), newHot()
 	db.partitions = make(map[string]*bulk)
 	db.setApplied(applied)
+	db.checks.begin(db.ending)
 	return db.checks.read(writer)
 }
 
@@ -327,14 +334,21 @@ func full(err error) error {
 
 // Close ends every use. It is idempotent.
 func (db *DB) Close() error {
+	db.Interrupt()
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.closed {
 		return nil
 	}
 	db.closed = true
-	return errors.Join(db.checks.wait(), db.disconnect())
+	db.checks.end()
+	return db.disconnect()
 }
+
+// Interrupt ends what takes long for a large state, a snapshot written or staged and the
+// rows being compared, and lets none begin: a node that stops has some seconds. What is
+// short goes on until Close.
+func (db *DB) Interrupt() { db.end() }
 
 // Tx is one log entry's transaction. It is used by one goroutine, inside Update.
 type Tx struct {

@@ -122,7 +122,7 @@ func (f *Frozen) Write(w io.Writer) error {
 	if _, err := out.Write(header); err != nil {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
-	if _, err := io.CopyN(out, file, info.Size()); err != nil {
+	if _, err := io.CopyN(out, interruptible{f.db.ending, file}, info.Size()); err != nil {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
 	failpoint.Hit("snapshot.written")
@@ -133,6 +133,19 @@ func (f *Frozen) Write(w io.Writer) error {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
 	return nil
+}
+
+// interruptible is a reader that ends with ctx.
+type interruptible struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r interruptible) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, fmt.Errorf("the node is stopping: %w", err)
+	}
+	return r.Reader.Read(p)
 }
 
 // copyTo copies the pinned pages. The backup runs in one step inside the pinned
@@ -197,8 +210,8 @@ func (db *DB) Stage(r io.Reader) (*Staged, error) {
 		return nil, err
 	}
 	s := &Staged{path: tmp}
-	if s.index, err = receive(r, tmp); err == nil {
-		err = verify(tmp, s.index)
+	if s.index, err = receive(interruptible{db.ending, r}, tmp); err == nil {
+		err = verify(db.ending, tmp, s.index)
 	}
 	if err != nil {
 		s.Drop()
@@ -215,7 +228,7 @@ func (db *DB) Adopt(s *Staged) error {
 	if db.closed {
 		return ErrClosed
 	}
-	_ = db.checks.wait()
+	db.checks.end()
 	if err := db.disconnect(); err != nil {
 		db.closed = true
 		return fmt.Errorf("closing state for restore: %w", err)
@@ -325,13 +338,13 @@ func receive(r io.Reader, path string) (index uint64, err error) {
 }
 
 // verify opens the received database by itself and asks SQLite whether it is whole.
-func verify(path string, index uint64) (err error) {
+func verify(ctx context.Context, path string, index uint64) (err error) {
 	conn, err := openConn(path, "_journal_mode=DELETE&_synchronous=FULL")
 	if err != nil {
 		return fmt.Errorf("%w: opening: %w", ErrSnapshot, err)
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := sound(conn); err != nil {
+	if err := sound(ctx, conn); err != nil {
 		return fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
 	// Before it takes the state's place: a newer one could not be opened there.

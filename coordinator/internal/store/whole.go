@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -47,11 +48,14 @@ func (db *DB) CheckWhole() error {
 	k.wholeReading = true
 	k.wg.Go(func() {
 		began := time.Now()
-		sum, err := frozen.whole()
+		sum, err := frozen.whole(k.ctx)
 		_ = frozen.Close()
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.wholeReading, k.wholeAgain = false, time.Now().Add(time.Since(began))
+		if k.wholeReading = false; k.ctx.Err() != nil {
+			return
+		}
+		k.wholeAgain = time.Now().Add(time.Since(began))
 		if err = damaged(err); errors.Is(err, ErrDamaged) {
 			k.broken = err
 		} else if err == nil {
@@ -62,20 +66,26 @@ func (db *DB) CheckWhole() error {
 }
 
 // whole is the digest of all rows, of a state whose structure and indexes are right.
-func (f *Frozen) whole() ([]byte, error) {
-	if err := sound(f.conn); err != nil {
+func (f *Frozen) whole(ctx context.Context) ([]byte, error) {
+	if err := sound(ctx, f.conn); err != nil {
 		return nil, err
 	}
-	return readSlice(f.conn, place{}, place{})
+	return readSlice(ctx, f.conn, place{}, place{})
 }
 
 // sound asks SQLite whether all pages, rows and indexes fit together.
-func sound(c *sqlite3.SQLiteConn) error {
+// It takes a minute for some GiB, and ends with ctx.
+func sound(ctx context.Context, c *sqlite3.SQLiteConn) error {
+	rows, err := c.QueryContext(ctx, "PRAGMA integrity_check(1)", nil)
+	if err != nil {
+		return fmt.Errorf("checking integrity: %w", err)
+	}
 	verdict := ""
-	if err := query(c, "PRAGMA integrity_check(1)", func(v []driver.Value) error {
+	err = eachRow(rows, func(v []driver.Value) error {
 		verdict = asText(v[0])
 		return nil
-	}); err != nil {
+	})
+	if err = errors.Join(err, rows.Close(), ctx.Err()); err != nil {
 		return fmt.Errorf("checking integrity: %w", err)
 	}
 	if verdict != "ok" {
