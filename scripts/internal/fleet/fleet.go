@@ -50,10 +50,13 @@ type Config struct {
 	// World is what the sensors report; nil: nothing. Its hosts that come later are
 	// enrolled by Pace, when they do.
 	World *world.World
-	// Rush bounds the handshakes that this process has under way at once when sensors
-	// come back; 0: none waits. In life each host has a processor of its own for it.
+	// Rush bounds the handshakes that this process has under way at once; default 256, and
+	// below 0 none waits. In life each host has a processor of its own for it. Here, ten
+	// thousand that begin at once all run into their time, and so they do again and again.
 	Rush int
 }
+
+const defaultRush = 256
 
 // Fleet is the sensors. Grow, Pace and Close are called by one goroutine.
 type Fleet struct {
@@ -89,6 +92,9 @@ func New(cfg Config) *Fleet {
 	f := &Fleet{cfg: cfg, verifying: make(chan struct{}, max(1, runtime.NumCPU()-1)), coming: make(chan struct{}, enrolling)}
 	if cfg.Progress == nil {
 		f.cfg.Progress = func(string) {}
+	}
+	if cfg.Rush == 0 {
+		cfg.Rush = defaultRush
 	}
 	if cfg.Rush > 0 {
 		f.rush = make(chan struct{}, cfg.Rush)

@@ -84,8 +84,11 @@ func (s *stage) stampede(ctx context.Context, name string, window int) ([]figure
 }
 
 func rushText(rush int) string {
-	if rush == 0 {
+	switch {
+	case rush < 0:
 		return "as many as come"
+	case rush == 0:
+		return "256"
 	}
 	return fmt.Sprint(rush)
 }

@@ -57,7 +57,7 @@ type Config struct {
 	Speed       int
 	// Herd says what is killed: "leader", "all" or "none".
 	Herd string
-	// Rush bounds the handshakes of this process at once; 0: none waits.
+	// Rush bounds the handshakes of this process at once; 0: 256, below: none waits.
 	Rush int
 	// Only are the parts to take, all when empty.
 	Only []string
@@ -151,6 +151,7 @@ type stage struct {
 	client  *client.Client
 	world   *world.World
 	fleet   *fleet.Fleet
+	idle    sums // before anybody came
 }
 
 // newStage starts the nodes and enrols nobody yet.

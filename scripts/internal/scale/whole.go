@@ -69,6 +69,7 @@ func (s *stage) grow(ctx context.Context) ([]figure.Row, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.idle = idle
 	began := time.Now()
 	if err := s.fleet.Enrol(ctx, s.cfg.Size); err != nil {
 		return nil, err
@@ -94,25 +95,34 @@ func (s *stage) grow(ctx context.Context) ([]figure.Row, error) {
 		return nil, err
 	}
 	s.fleet.TakeTimes()
-	var each []string
-	var worst float64
-	for i := range s.cluster.Nodes {
-		sessions := len(s.fleet.At(i))
-		if sessions == 0 {
-			continue
-		}
-		per := float64(full.rss[i]-idle.rss[i]) / float64(sessions)
-		worst = max(worst, per)
-		each = append(each, fmt.Sprintf("%.1f (%d sessions)", per, sessions))
-	}
 	return []figure.Row{
-		figure.AtMost(fmt.Sprintf("memory of a node for each of its sessions, %d in all", s.cfg.Size), worst, sessionMost, "KiB", fmt.Sprintf(
-			"growth of VmRSS from the idle node, of the node with the most: %s; %.1f when all were enrolled and none connected", strings.Join(each, ", "),
-			float64(total(enrolled.rss)-total(idle.rss))/float64(s.cfg.Size))),
+		s.perSession(fmt.Sprintf("memory of a node for each of its sessions, %d in all", s.cfg.Size), []sums{full}, fmt.Sprintf(
+			"just come; %.1f when all were enrolled and none connected", float64(total(enrolled.rss)-total(idle.rss))/float64(s.cfg.Size))),
 		figure.Info(fmt.Sprintf("memory of this process for each of %d sensors", s.cfg.Size), float64(full.ownRSS-idle.ownRSS)/float64(s.cfg.Size), "KiB", fmt.Sprintf("VmRSS %d MiB", full.ownRSS>>10)),
 		figure.Info(fmt.Sprintf("%d sensors enrolled and connected", s.cfg.Size), float64(s.cfg.Size)/came.Seconds(), "sensors/s",
 			fmt.Sprintf("each with a token, a key, a certificate and a session of its own; %.0f s; CPU of nodes %.0f s, of sensors %.0f s", came.Seconds(), (full.nodes-idle.nodes).Seconds(), (full.own-idle.own).Seconds())),
 	}, nil
+}
+
+// perSession is what a session costs the node that has the most for each of its own.
+func (s *stage) perSession(name string, of []sums, note string) figure.Row {
+	var each []string
+	var worst float64
+	for i := range s.cluster.Nodes {
+		sessions := len(s.fleet.At(i))
+		if sessions == 0 || len(of) == 0 {
+			continue
+		}
+		mean := 0.0
+		for _, one := range of {
+			mean += float64(one.rss[i]) / float64(len(of))
+		}
+		per := (mean - float64(s.idle.rss[i])) / float64(sessions)
+		worst = max(worst, per)
+		each = append(each, fmt.Sprintf("%.1f (%d sessions)", per, sessions))
+	}
+	return figure.AtMost(name, worst, sessionMost, "KiB", fmt.Sprintf("growth of VmRSS from the idle node (%d MiB), of the node with the most: %s; %s",
+		total(s.idle.rss)/max(1, len(s.idle.rss))>>10, strings.Join(each, ", "), note))
 }
 
 // steady holds the fleet under its reports.
@@ -161,6 +171,7 @@ func (s *stage) steady(ctx context.Context, windows int) ([]figure.Row, error) {
 			millis(fleet.Quantile(times, 0.5)), millis(fleet.Quantile(times, 0.999)), millis(fleet.Quantile(times, 1)), len(times), load)),
 		figure.Exactly(fmt.Sprintf("records of %d sessions not acknowledged", s.cfg.Size), float64(now.Made-now.Acknowledged), 0, "records", note),
 		figure.Exactly(fmt.Sprintf("sessions of %d lost while they report", s.cfg.Size), float64(fleet.Sum(now.Lost)-fleet.Sum(tally.Lost)), 0, "sessions", fleet.Causes(now.Lost, tally.Lost)),
+		s.perSession(fmt.Sprintf("the same while they report, %d in all", s.cfg.Size), samples[len(samples)*3/4:], "the mean of the last quarter of that time"),
 		s.growth(samples),
 		figure.Info(fmt.Sprintf("CPU of the three nodes under %d sessions", s.cfg.Size), share(after.nodes-before.nodes, span), "% of a core",
 			fmt.Sprintf("%.0f µs for each report, keep-alives and all else in it", float64((after.nodes-before.nodes).Microseconds())/float64(max(1, reports)))),
