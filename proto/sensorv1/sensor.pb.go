@@ -334,7 +334,10 @@ type EnrollRequest struct {
 	Csr   []byte     `protobuf:"bytes,5,opt,name=csr,proto3" json:"csr,omitempty"`
 	Facts *HostFacts `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
 	// Kind NODE only: the node id it wants and the addresses it will serve at.
-	Node          *Node `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
+	Node *Node `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
+	// Kind SENSOR only, in a token's place: the host's own certificate (DER), which has expired while
+	// the host was off. The CSR is by its key.
+	Expired       []byte `protobuf:"bytes,8,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +417,13 @@ func (x *EnrollRequest) GetFacts() *HostFacts {
 func (x *EnrollRequest) GetNode() *Node {
 	if x != nil {
 		return x.Node
+	}
+	return nil
+}
+
+func (x *EnrollRequest) GetExpired() []byte {
+	if x != nil {
+		return x.Expired
 	}
 	return nil
 }
@@ -4670,7 +4680,7 @@ var File_vedette_sensor_proto protoreflect.FileDescriptor
 
 const file_vedette_sensor_proto_rawDesc = "" +
 	"\n" +
-	"\x14vedette/sensor.proto\x12\x11vedette.sensor.v1\"\x8f\x02\n" +
+	"\x14vedette/sensor.proto\x12\x11vedette.sensor.v1\"\xa9\x02\n" +
 	"\rEnrollRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.vedette.sensor.v1.EnrollKindR\x04kind\x12\x19\n" +
@@ -4678,7 +4688,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\ftoken_secret\x18\x04 \x01(\fR\vtokenSecret\x12\x10\n" +
 	"\x03csr\x18\x05 \x01(\fR\x03csr\x122\n" +
 	"\x05facts\x18\x06 \x01(\v2\x1c.vedette.sensor.v1.HostFactsR\x05facts\x12+\n" +
-	"\x04node\x18\a \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\"\x8b\x01\n" +
+	"\x04node\x18\a \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x18\n" +
+	"\aexpired\x18\b \x01(\fR\aexpired\"\x8b\x01\n" +
 	"\vEnrollReply\x129\n" +
 	"\benrolled\x18\x01 \x01(\v2\x1b.vedette.sensor.v1.EnrolledH\x00R\benrolled\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusalB\t\n" +

@@ -270,6 +270,26 @@ func (a *Authority) sign(by one, s subject, public crypto.PublicKey) ([][]byte, 
 	return [][]byte{der, by.certificate.Raw}, nil
 }
 
+// HasSigned says whether one of the authorities that are trusted has signed a certificate,
+// whenever that was good.
+func (a *Authority) HasSigned(leaf *x509.Certificate) bool {
+	return slices.ContainsFunc(a.held(), func(o one) bool { return signedBy(leaf, o.certificate) })
+}
+
+// RequestedKey is the key (SubjectPublicKeyInfo, DER) that a request is for, and that its
+// sender has proved to hold.
+func RequestedKey(csr []byte) ([]byte, error) {
+	key, err := requestedKey(csr)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return der, nil
+}
+
 // requestedKey takes the public key out of a certificate request and nothing
 // else, after checking that the requester holds the private one.
 func requestedKey(der []byte) (crypto.PublicKey, error) {

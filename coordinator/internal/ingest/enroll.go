@@ -81,6 +81,9 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 	if size := proto.Size(request.GetFacts()); size > maxFacts {
 		return nil, &refusal{code: "bad-request", message: fmt.Sprintf("the host's facts have %d bytes, the limit is %d", size, maxFacts)}
 	}
+	if len(request.GetExpired()) > 0 {
+		return s.comeBack(ctx, from, request)
+	}
 	enrolled := &sensorv1.Enrolled{ClusterId: s.cfg.Authority.Cluster(), Roots: [][]byte{s.cfg.Authority.Certificate().Raw},
 		OperatorRoots: [][]byte{s.cfg.Operators().Raw}}
 	var err error

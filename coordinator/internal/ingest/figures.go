@@ -12,7 +12,7 @@ import (
 // refusals are the codes that a session or an enrolment is refused with; any other one,
 // which the log may give, is counted with those that are not foreseen.
 var refusals = []string{
-	"bad-certificate", "bad-hello", "bad-request", "busy", "hello-expected", "internal", "no-leader", "node-exists", "rate-limited",
+	"bad-certificate", "bad-hello", "bad-request", "busy", "clock", "hello-expected", "internal", "no-leader", "node-exists", "rate-limited",
 	"unknown-host", "unknown-protocol",
 	state.RejectBadToken, state.RejectTokenExpired, state.RejectTokenUsed, state.RejectTokenKind, state.RejectStaleSession, meter.Other,
 }

@@ -80,6 +80,11 @@ func requestEnrolment(ctx context.Context, node string, token link.Token, reques
 	if err != nil {
 		return nil, err
 	}
+	return askEnrolment(ctx, conn, request)
+}
+
+// askEnrolment asks, and ends the connection. Ctx has a deadline.
+func askEnrolment(ctx context.Context, conn *link.Conn, request *sensorv1.EnrollRequest) (*sensorv1.Enrolled, error) {
 	defer func() { _ = conn.CloseWithReason(link.CodeOK, "") }()
 	stream, err := conn.OpenStream(ctx)
 	if err != nil {

@@ -60,6 +60,9 @@ type node struct {
 	nodes     *sensorv1.NodeList
 	ahead     time.Duration // its clock
 	validity  time.Duration
+	// takesBack: hosts with expired certificates; asked counts them.
+	takesBack bool
+	asked     int
 	roots     [][]byte // that enrolment gives
 	operators [][]byte
 	results   chan *sensorv1.GrantResult
@@ -204,6 +207,10 @@ func (n *node) enroll(ctx context.Context, c *link.Conn) {
 	secret, ok := n.tokens[request.GetTokenId()]
 	delete(n.tokens, request.GetTokenId())
 	roots, operators := n.roots, n.operators
+	if len(request.GetExpired()) > 0 {
+		n.asked++
+		ok = n.takesBack
+	}
 	n.mu.Unlock()
 	if !ok || string(secret) != string(request.GetTokenSecret()) {
 		_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: &sensorv1.Refusal{Code: "bad-token", Message: "make a new one"}}})

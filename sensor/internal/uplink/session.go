@@ -67,8 +67,10 @@ var (
 
 // session runs until it fails, which is always: the error says why it ended.
 func (u *Uplink) session(ctx context.Context, node string) error {
-	if err := u.id.expired(time.Now()); err != nil {
-		return err
+	if u.id.expired(time.Now()) != nil {
+		if err := u.comeBack(ctx, node); err != nil {
+			return err
+		}
 	}
 	conn, err := u.dial(ctx, node)
 	if err != nil {

@@ -140,6 +140,8 @@ type Uplink struct {
 	// instance names this process: a node tells by it a sensor that was frozen from a new one.
 	instance []byte
 	tokens   *link.Tokens
+	// askAgain is when a host that may not come back asks again; Run's.
+	askAgain time.Time
 
 	mu      sync.Mutex
 	current *session
@@ -403,9 +405,13 @@ func (u *Uplink) Reachable(ctx context.Context, at []netip.AddrPort) error {
 
 // dial falls back on the address that a name had when it last worked.
 func (u *Uplink) dial(ctx context.Context, node string) (*link.Conn, error) {
+	return u.reach(ctx, node, link.ALPNSensor, link.DialConfig{Credentials: u.id.Credentials(), KeepAlive: u.cfg.KeepAlive, MaxIdle: u.cfg.MaxIdle, Tokens: u.tokens})
+}
+
+// reach dials a node by its name, or by the last address that the name had.
+func (u *Uplink) reach(ctx context.Context, node, alpn string, cfg link.DialConfig) (*link.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.cfg.DialTimeout)
 	defer cancel()
-	cfg := link.DialConfig{Credentials: u.id.Credentials(), KeepAlive: u.cfg.KeepAlive, MaxIdle: u.cfg.MaxIdle, Tokens: u.tokens}
 	remembered := u.id.Resolved(node)
 	attempt := ctx
 	if remembered != "" {
@@ -413,9 +419,9 @@ func (u *Uplink) dial(ctx context.Context, node string) (*link.Conn, error) {
 		attempt, stop = context.WithTimeout(ctx, u.cfg.DialTimeout/2)
 		defer stop()
 	}
-	conn, err := link.Dial(attempt, node, link.ALPNSensor, cfg)
+	conn, err := link.Dial(attempt, node, alpn, cfg)
 	if err != nil && remembered != "" && errors.Is(err, link.ErrUnreachable) {
-		conn, err = link.Dial(ctx, remembered, link.ALPNSensor, cfg)
+		conn, err = link.Dial(ctx, remembered, alpn, cfg)
 	}
 	if err != nil {
 		return nil, err
