@@ -179,11 +179,16 @@ func (s *session) newPassphrase(ctx context.Context, o *backupOptions) (string, 
 	case !o.passphrase:
 		return "", nil
 	}
-	phrase, err := s.askSecret(ctx, "Passphrase of the backup: ")
+	return s.askNewSecret(ctx, "Passphrase of the backup: ")
+}
+
+// askNewSecret asks twice.
+func (a *app) askNewSecret(ctx context.Context, question string) (string, error) {
+	phrase, err := a.askSecret(ctx, question)
 	if err != nil {
 		return "", err
 	}
-	again, err := s.askSecret(ctx, "Once more: ")
+	again, err := a.askSecret(ctx, "Once more: ")
 	if err != nil {
 		return "", err
 	}

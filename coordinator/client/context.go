@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/vedette-edr/vedette/proto/operator"
 )
 
 // maxContextFile bounds a context file: certificates and keys of a few hundred
@@ -58,6 +61,9 @@ type Context struct {
 	// Output and Timeout are this context's defaults for the flags of those names.
 	Output  string `yaml:"output,omitempty"`
 	Timeout string `yaml:"timeout,omitempty"`
+
+	// root is the root itself, when UseRoot brought it: in memory alone.
+	root *operator.Authority
 }
 
 // Config is ~/.config/vedette/config.yaml: several contexts and which one is used.
@@ -166,8 +172,29 @@ func (c *Config) Merge(in *Context) (replaced bool) {
 	return i >= 0
 }
 
-// Save writes the file with mode 0600, whole or not at all.
+// Update changes a file of contexts, which no other command changes meanwhile: what one
+// takes out of it, another must not write back.
+func Update(path string, change func(*Config) error) error {
+	// Where the file system has no locks it goes without.
+	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+		defer func() { _ = dir.Close() }() // and unlocks
+		_ = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
+	}
+	config, err := LoadConfig(path)
+	if err != nil {
+		return err
+	}
+	if err := change(config); err != nil {
+		return err
+	}
+	return config.Save(path)
+}
+
+// Save writes the file with mode 0600, whole or not at all, where a link leads to.
 func (c *Config) Save(path string) error {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // else what the link names would keep the former keys
+	}
 	var document any = c
 	if c.single && len(c.Contexts) == 1 {
 		document = c.Contexts[0]
@@ -189,6 +216,9 @@ func (c *Config) Save(path string) error {
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
+	}
+	if err == nil {
+		err = syncDir(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
