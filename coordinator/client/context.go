@@ -22,6 +22,12 @@ import (
 // contexts fit, a wrong path such as a disk image does not exhaust memory.
 const maxContextFile = 4 << 20
 
+const (
+	// maxLock is how long one command waits for another to have changed a context file.
+	maxLock   = 10 * time.Second
+	lockPause = 20 * time.Millisecond
+)
+
 // Errors of context files.
 var (
 	// ErrNoContext: there is no context to use.
@@ -175,11 +181,11 @@ func (c *Config) Merge(in *Context) (replaced bool) {
 // Update changes a file of contexts, which no other command changes meanwhile: what one
 // takes out of it, another must not write back.
 func Update(path string, change func(*Config) error) error {
-	// Where the file system has no locks it goes without.
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
-		defer func() { _ = dir.Close() }() // and unlocks
-		_ = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
+	unlock, err := lock(path)
+	if err != nil {
+		return err
 	}
+	defer unlock()
 	config, err := LoadConfig(path)
 	if err != nil {
 		return err
@@ -188,6 +194,33 @@ func Update(path string, change func(*Config) error) error {
 		return err
 	}
 	return config.Save(path)
+}
+
+// lock takes a file for one who changes it. It is the file that is locked, not its
+// directory, which may be a node's; so whoever got it looks whether it is that file still.
+func lock(path string) (unlock func(), err error) {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return func() {}, nil //nolint:nilerr // whoever reads it says so
+	}
+	for until := time.Now().Add(maxLock); ; time.Sleep(lockPause) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("opening context file: %w", err)
+		}
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		held, is := f.Stat()
+		now, isStill := os.Stat(path)
+		switch {
+		case err != nil && !errors.Is(err, syscall.EWOULDBLOCK):
+			return func() { _ = f.Close() }, nil // the file system has no locks: it goes without
+		case err == nil && errors.Join(is, isStill) == nil && os.SameFile(held, now):
+			return func() { _ = f.Close() }, nil
+		}
+		_ = f.Close()
+		if time.Now().After(until) {
+			return nil, fmt.Errorf("changing %s: another command has been at it for %s", path, maxLock)
+		}
+	}
 }
 
 // Save writes the file with mode 0600, whole or not at all, where a link leads to.

@@ -321,6 +321,51 @@ func TestTakeOfflineInterrupted(t *testing.T) {
 	}
 }
 
+// Ensure commands that change a file at the same time lose nothing of each other, and that
+// every context with the root's key loses it.
+func TestUpdateIsOne(t *testing.T) {
+	_, path := firstAdmin(t, "c-test")
+	var wait sync.WaitGroup
+	for i := range 8 {
+		wait.Go(func() {
+			if err := client.Update(path, func(c *client.Config) error {
+				c.Contexts[0].Nodes = append(c.Contexts[0].Nodes, string(rune('a'+i)))
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	if c := load(t, path); len(c.Nodes) != 9 {
+		t.Errorf("of 8 changes there is %v", c.Nodes)
+	}
+
+	config, err := client.LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, third := *config.Contexts[0], *config.Contexts[0]
+	_, other := firstAdmin(t, "c-other")
+	second.Name, third = "second", *load(t, other)
+	config = &client.Config{Current: config.Current, Contexts: []*client.Context{config.Contexts[0], &second, &third}}
+	if err := config.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	from, err := offline(t, path).Run()
+	if err != nil || !slices.Equal(from, []string{"c-test-admin", "second"}) {
+		t.Fatalf("from %v, %v", from, err)
+	}
+	if config, err = client.LoadConfig(path); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{false, false, true} {
+		if config.Contexts[i].HoldsRoot() != want {
+			t.Errorf("context %s holds its root: want %v", config.Contexts[i].Name, want)
+		}
+	}
+}
+
 // Ensure the key of another root is used for nothing, be it of another cluster or of one
 // that calls itself the same.
 func TestOtherRoot(t *testing.T) {
