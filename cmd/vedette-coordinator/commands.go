@@ -167,7 +167,7 @@ func initCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			say(cmd.ErrOrStderr(), "Made a cluster. The first admin's context file:\n  %s\nIt holds the one key that makes operators. Move it to the admin's machine, so that no node has it,\n"+
+			say(cmd.ErrOrStderr(), "Made a cluster. The first admin's context file:\n  %s\nIt holds the root's key, which makes operators. Move it to the admin's machine, so that no node has it,\n"+
 				"and there take that key offline, into an encrypted file: 'vedette cluster root take-offline'. Without it there\n"+
 				"will be no new operators. Next:\n"+
 				"  vedette-coordinator --data %s\n  VEDETTE_CONTEXT_FILE=%s vedette status\n", absolute(path), cfg.Data, absolute(path))

@@ -25,7 +25,9 @@ func (c *cluster) offline(t *testing.T) {
 	}
 	admin := os.Getenv("VEDETTE_CONTEXT_FILE")
 	context := func(name string) string { return filepath.Join(c.dir, name+".yaml") }
-	as := func(name string, args ...string) []string { return append([]string{"--context-file", context(name)}, args...) }
+	as := func(name string, args ...string) []string {
+		return append([]string{"--context-file", context(name)}, args...)
+	}
 	run(0, "cluster", "root", "take-offline", "--out", file, "--age-identity", key, "--yes",
 		"--age-recipient", "age1ly299h3r9t64gc4mve3vyzg5fyzw2dnda3m8vr82vlfnpnkkzywq6vqz0k")
 	opens := []string{"--root", file, "--age-identity", key}

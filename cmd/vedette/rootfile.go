@@ -135,7 +135,7 @@ type rootInspected struct {
 	Root      string     `json:"root"`
 	Expires   shape.Time `json:"expires"`
 	Made      shape.Time `json:"made"`
-	MadeBy    string     `json:"made_by"`
+	MadeBy    *string    `json:"made_by"`
 	OpenedBy  string     `json:"opened_by"`
 	Opened    bool       `json:"opened"`
 	// Context names the context in use, whose root this is; empty: there is none.
@@ -146,7 +146,7 @@ func rootInspectedOf(path string, file *rootkey.File, k *rootkey.Content, name s
 	shown := rootInspected{File: path, ClusterID: file.ClusterID, Root: file.Root, Expires: stamp(file.Ends.UnixNano()),
 		Made: stamp(file.Made.UnixNano()), OpenedBy: file.OpenedBy, Opened: k != nil, Context: name}
 	if k != nil {
-		shown.MadeBy = k.By
+		shown.MadeBy = &k.By
 	}
 	return shown
 }
@@ -162,8 +162,12 @@ func (a *app) showRoot(p *output.Printer, r rootInspected) error {
 		if int64(r.Expires) < a.now().UnixNano() {
 			ends += ", over"
 		}
+		made := clock(int64(r.Made))
+		if r.MadeBy != nil {
+			made += " by " + *r.MadeBy
+		}
 		for _, line := range [][2]string{
-			{"cluster", r.ClusterID}, {"root", r.Root}, {"ends", ends}, {"made", clock(int64(r.Made)) + map[bool]string{true: " by " + r.MadeBy}[r.MadeBy != ""]},
+			{"cluster", r.ClusterID}, {"root", r.Root}, {"ends", ends}, {"made", made},
 			{"opened by", r.OpenedBy}, {"key", key}, {"root of context", first(r.Context, "none is here to compare")},
 		} {
 			g.Field(line[0], line[1])

@@ -142,7 +142,11 @@ func (a *app) agreeOffline(ctx context.Context, o *takeOffline, c *client.Contex
 		return usage("nobody can be asked here (no terminal): repeat with --yes to take the root's key out of context %s into %s", c.Name, o.out)
 	}
 	defer func() { _ = tty.Close() }()
-	return ask(ctx, tty, "About to take the root's key out of context "+c.Name+" into "+o.out+". Type yes to go on: ", "yes")
+	tried := ""
+	if len(o.recipients) > 0 && o.opens.identities == "" {
+		tried = ", which cannot be opened here to try it (no --age-identity)"
+	}
+	return ask(ctx, tty, "About to take the root's key out of context "+c.Name+" into "+o.out+tried+". Type yes to go on: ", "yes")
 }
 
 // sealingKeys are what opens the file that is about to be made, as far as it is here.
@@ -158,7 +162,7 @@ func (a *app) sealingKeys(ctx context.Context, o *takeOffline) (keys seal.Keys, 
 func (a *app) sayOffline(o *takeOffline, path string, from []string, opened bool) {
 	a.say("the root's key is in %s now, and no more in %s (%s), which makes operators by an authority of your own", o.out, path, strings.Join(from, ", "))
 	if !opened {
-		a.say("it could not be opened here: try 'vedette cluster root inspect %s --age-identity KEY' where its key is, and until then keep a copy of the former context file there", filepath.Base(o.out))
+		a.say("it could not be opened here: before other copies of the key are removed, try 'vedette cluster root inspect %s --age-identity KEY' where its key is", filepath.Base(o.out))
 	}
 	a.say("other copies of the key are not looked for: admin.context.yaml in the data directory of the node that made the cluster, the file that was imported, backups and snapshots of %s. Remove them, or the root is still there", filepath.Dir(path))
 	if info, err := os.Stat(path); err == nil {

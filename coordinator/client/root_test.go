@@ -328,27 +328,29 @@ func TestUpdateIsOne(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range 8 {
 		wait.Go(func() {
-			if err := client.Update(path, func(c *client.Config) error {
-				c.Contexts[0].Nodes = append(c.Contexts[0].Nodes, string(rune('a'+i)))
-				return nil
-			}); err != nil {
-				t.Error(err)
+			for range 20 {
+				if err := client.Update(path, func(c *client.Config) error {
+					c.Contexts[0].Nodes = append(c.Contexts[0].Nodes, string(rune('a'+i)))
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
 	wait.Wait()
-	if c := load(t, path); len(c.Nodes) != 9 {
-		t.Errorf("of 8 changes there is %v", c.Nodes)
+	if c := load(t, path); len(c.Nodes) != 161 {
+		t.Errorf("of 160 changes there are %d", len(c.Nodes)-1)
 	}
 
 	config, err := client.LoadConfig(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, third := *config.Contexts[0], *config.Contexts[0]
+	second := *config.Contexts[0]
+	second.Name = "second"
 	_, other := firstAdmin(t, "c-other")
-	second.Name, third = "second", *load(t, other)
-	config = &client.Config{Current: config.Current, Contexts: []*client.Context{config.Contexts[0], &second, &third}}
+	config = &client.Config{Current: config.Current, Contexts: []*client.Context{config.Contexts[0], &second, load(t, other)}}
 	if err := config.Save(path); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"flag"
+	"io"
+	"maps"
 	"os"
 	"reflect"
 	"strings"
@@ -243,6 +245,54 @@ func TestRenewedRoot(t *testing.T) {
 	if got, err := c.Authority(content(t).Certificate); err != nil || got.Root() != c.Certificate {
 		t.Errorf("another's: %v", err)
 	}
+}
+
+// What is encrypted may be anybody's: everybody knows a recipient. It must be refused, or
+// be a root that the head names.
+func FuzzOpen(f *testing.F) {
+	raw := sealed(f, content(f))
+	block, _ := pem.Decode(raw)
+	id, err := age.ParseX25519Identity(identity)
+	if err != nil {
+		f.Fatal(err)
+	}
+	plain, err := age.Decrypt(bytes.NewReader(block.Bytes), id)
+	if err != nil {
+		f.Fatal(err)
+	}
+	text, err := io.ReadAll(plain)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"format":2}`))
+	f.Add([]byte(`{"format":1,"certificate":"AA==","key":"AA=="}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var out bytes.Buffer
+		w, err := seal.Encrypt(&out, []string{id.Recipient().String()}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(text); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		whole := &pem.Block{Type: block.Type, Headers: maps.Clone(block.Headers), Bytes: out.Bytes()}
+		file, err := rootkey.Parse(summed(whole))
+		if err != nil {
+			if len(text) > rootkey.MaxFile/2 {
+				return
+			}
+			t.Fatal(err)
+		}
+		if c, err := file.Open(seal.Keys{Identities: identity}); err == nil && (c.ClusterID != file.ClusterID || rootkey.Name(c.Certificate) != file.Root) {
+			t.Errorf("opened %+v of %+v", c, file)
+		} else if err != nil && !errors.Is(err, rootkey.ErrChanged) && !errors.Is(err, rootkey.ErrNewer) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 // A file from anywhere must be refused or be exactly what this program writes.
