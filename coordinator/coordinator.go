@@ -22,6 +22,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/vedette-edr/vedette/coordinator/client"
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/control"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
@@ -273,9 +274,14 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 // warnOfContext: the first admin's context is made on a node and must not stay on it.
 func (c *Coordinator) warnOfContext(logger *slog.Logger) {
 	path := filepath.Join(c.cfg.Data, AdminContext)
-	if _, err := os.Stat(path); err == nil {
-		logger.Warn("the first admin's context lies on this node, and in it the key that makes operators: whoever takes the node commands every host; move it to the admin's machine", "file", path)
+	if _, err := os.Stat(path); err != nil {
+		return
 	}
+	if admin, err := client.LoadContext(path, ""); err == nil && !admin.HoldsRoot() {
+		logger.Warn("the first admin's context lies on this node, and in it an authority that makes operators: whoever takes the node commands every host until it is revoked; move it to the admin's machine", "file", path)
+		return
+	}
+	logger.Warn("the first admin's context lies on this node, and in it the root's key, which makes operators: whoever takes the node commands every host for good; move it to the admin's machine, and there take the key offline with 'vedette cluster root take-offline'", "file", path)
 }
 
 // takePart makes this node known to its cluster under its present addresses: a

@@ -18,6 +18,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/proto/backup"
 	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/seal"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -42,7 +43,7 @@ var (
 type RestoreFrom struct {
 	// File is the backup and Keys open it when it is encrypted.
 	File string
-	Keys backup.Keys
+	Keys seal.Keys
 	// IdentityFrom is the data directory of a node of the former cluster, to take the
 	// authority's key from when the backup has none. NewAuthority makes a new one instead:
 	// then every host must enrol again, and every operator needs the new ca.crt.

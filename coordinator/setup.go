@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/operator"
+	"github.com/vedette-edr/vedette/proto/rootkey"
+	"github.com/vedette-edr/vedette/proto/seal"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -62,10 +65,26 @@ func (c *Config) prepare() error {
 	return nil
 }
 
+// RootFile says where a new cluster's root goes, the key of the operators' authority, and
+// who can open it.
+type RootFile struct {
+	// Path must not exist.
+	Path string
+	// Recipients are age's, or it is a Passphrase that opens it.
+	Recipients []string
+	Passphrase string
+}
+
 // Init makes a new cluster of one node: its authority, the operators' authority,
 // the node's identity and the first admin's context file, whose path it returns. The
 // operators' key is in that file and nowhere else: it belongs on the admin's machine.
-func Init(cfg Config) (string, error) {
+func Init(cfg Config) (string, error) { return initialise(cfg, nil) }
+
+// InitOffline is Init with the operators' key in an encrypted file and nowhere else: the
+// admin's context has an authority of its own.
+func InitOffline(cfg Config, root RootFile) (string, error) { return initialise(cfg, &root) }
+
+func initialise(cfg Config, root *RootFile) (string, error) {
 	if err := cfg.prepare(); err != nil {
 		return "", err
 	}
@@ -92,18 +111,59 @@ func Init(cfg Config) (string, error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return "", fmt.Errorf("making the data directory: %w", err)
 	}
-	// The context first: the operators' key is nowhere else, and a cluster that lost it
-	// could never have an operator.
+	// The operators' key first: a cluster that lost it could never have an operator.
+	undo := func() error { return nil }
+	if root != nil {
+		if err := root.take(admin); err != nil {
+			return "", err
+		}
+		undo = func() error { return os.Remove(root.Path) }
+	}
 	path := filepath.Join(cfg.Data, AdminContext)
 	if err := admin.WriteNew(path); errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("%w: it is of a cluster whose making was interrupted, or of another one; move it away", err)
+		return "", errors.Join(fmt.Errorf("%w: it is of a cluster whose making was interrupted, or of another one; move it away", err), undo())
 	} else if err != nil {
-		return "", err
+		return "", errors.Join(err, undo())
 	}
 	if _, err := identity.Create(cfg.Data, cfg.membership(authority.Cluster(), true), authority, operators.Root(), key, chain); err != nil {
-		return "", errors.Join(err, os.Remove(path))
+		return "", errors.Join(err, os.Remove(path), undo())
 	}
 	return path, nil
+}
+
+// take writes the root's key to its file and has the admin's context, which no disk has
+// seen, go on without it.
+func (r *RootFile) take(admin *client.Context) error {
+	k, err := admin.Root(time.Now())
+	if err != nil {
+		return err
+	}
+	sealed, err := rootkey.Seal(k, r.Recipients, r.Passphrase)
+	if err != nil {
+		return err
+	}
+	if err := admin.Offline(k, 0); err != nil {
+		return err
+	}
+	if err := client.WriteRoot(r.Path, sealed); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: it may be another root's only copy; choose another file", err)
+	} else if err != nil {
+		return err
+	}
+	written, err := os.ReadFile(r.Path)
+	if err == nil && !bytes.Equal(written, sealed) {
+		err = errors.New("it does not hold what was written to it")
+	}
+	if err == nil && r.Passphrase != "" {
+		var file *rootkey.File
+		if file, err = rootkey.Parse(written); err == nil {
+			_, err = file.Open(seal.Keys{Passphrase: r.Passphrase})
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s back: %w", r.Path, errors.Join(err, os.Remove(r.Path)))
+	}
+	return nil
 }
 
 // Join makes the data directory a node of the cluster that the token is of. The

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vedette-edr/vedette/coordinator"
+	"github.com/vedette-edr/vedette/proto/seal"
 )
 
 // devData is where --dev keeps its node, below the working directory.
@@ -141,28 +142,69 @@ func (o *options) run(cmd *cobra.Command) error {
 
 func initCommand() *cobra.Command {
 	o := &options{}
+	var root coordinator.RootFile
+	var passphraseFile string
 	c := &cobra.Command{
 		Use:   "init --data DIR --id NAME",
 		Short: "Make a new cluster, this node being its first",
-		Args:  cobra.NoArgs,
+		Long: "Make a new cluster, this node being its first, and the context file of its first admin.\n\n" +
+			"The root of it all is the key of the operators' authority. It is in that file, unless --root-out names\n" +
+			"another one: then it is there alone, encrypted (--root-recipient, --root-passphrase-file), and never on a disk\n" +
+			"in the clear. The admin has an authority of their own, for a year. 'vedette cluster root' has what is done with it.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := o.load()
 			if err != nil {
 				return err
 			}
+			if root.Path == "" && (len(root.Recipients) > 0 || passphraseFile != "") {
+				return errors.New("--root-out says where the root's key goes")
+			}
+			if root.Path != "" {
+				return initOffline(cmd, cfg, root, passphraseFile)
+			}
 			path, err := coordinator.Init(cfg)
 			if err != nil {
 				return err
 			}
-			say(cmd.ErrOrStderr(), "Made a cluster. The first admin's context file:\n  %s\nIt holds the one key that makes operators. Move it to the admin's machine, so that no node has it,\n"+
-				"and keep a copy as you keep a root password: without it there will be no new operators. Next:\n"+
+			say(cmd.ErrOrStderr(), "Made a cluster. The first admin's context file:\n  %s\nIt holds the root's key, which makes operators. Move it to the admin's machine, so that no node has it,\n"+
+				"and there take that key offline, into an encrypted file: 'vedette cluster root take-offline'. Without it there\n"+
+				"will be no new operators. Next:\n"+
 				"  vedette-coordinator --data %s\n  VEDETTE_CONTEXT_FILE=%s vedette status\n", absolute(path), cfg.Data, absolute(path))
 			return nil
 		},
 	}
 	o.flags(c)
-	c.Flags().StringVarP(&o.file, "config", "c", "", "read the configuration from this YAML `file`; flags win over it")
+	f := c.Flags()
+	f.StringVarP(&o.file, "config", "c", "", "read the configuration from this YAML `file`; flags win over it")
+	f.StringVar(&root.Path, "root-out", "", "write the root's key to this `file`, encrypted, instead of into the context")
+	f.StringSliceVar(&root.Recipients, "root-recipient", nil, "encrypt it for this age `recipient` (age1...); repeatable")
+	f.StringVar(&passphraseFile, "root-passphrase-file", "", "encrypt it by the passphrase in `file`, - for standard input")
+	c.MarkFlagsMutuallyExclusive("root-recipient", "root-passphrase-file")
 	return c
+}
+
+// initOffline makes a cluster whose root's key is in a file of its own.
+func initOffline(cmd *cobra.Command, cfg coordinator.Config, root coordinator.RootFile, passphraseFile string) (err error) {
+	switch {
+	case passphraseFile != "":
+		if root.Passphrase, err = seal.ReadSecret(passphraseFile, cmd.InOrStdin()); err != nil {
+			return fmt.Errorf("reading the passphrase: %w", err)
+		}
+	case len(root.Recipients) == 0:
+		return errors.New("--root-out is encrypted: give --root-recipient or --root-passphrase-file")
+	}
+	path, err := coordinator.InitOffline(cfg, root)
+	if err != nil {
+		return err
+	}
+	say(cmd.ErrOrStderr(), "Made a cluster. Its root's key, encrypted:\n  %s\nTake it off this machine, in two copies to two places, and what opens it to a third: nothing replaces that key.\n", absolute(root.Path))
+	if len(root.Recipients) > 0 {
+		say(cmd.ErrOrStderr(), "It could not be opened here: try that before hosts enrol, with 'vedette cluster root inspect FILE --age-identity KEY'.\n")
+	}
+	say(cmd.ErrOrStderr(), "The first admin's context file, with an authority that makes operators for a year:\n  %s\nMove it to the admin's machine, so that no node has it. Next:\n"+
+		"  vedette-coordinator --data %s\n  VEDETTE_CONTEXT_FILE=%s vedette status\n", absolute(path), cfg.Data, absolute(path))
+	return nil
 }
 
 func joinCommand() *cobra.Command {

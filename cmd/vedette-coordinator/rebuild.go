@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vedette-edr/vedette/coordinator"
-	"github.com/vedette-edr/vedette/proto/backup"
+	"github.com/vedette-edr/vedette/proto/seal"
 )
 
 func restoreCommand() *cobra.Command {
@@ -33,18 +33,18 @@ func restoreCommand() *cobra.Command {
 				return err
 			}
 			if identities != "" {
-				if from.Keys.Identities, err = backup.ReadSecret(identities, cmd.InOrStdin()); err != nil {
+				if from.Keys.Identities, err = seal.ReadSecret(identities, cmd.InOrStdin()); err != nil {
 					return fmt.Errorf("reading the age identities: %w", err)
 				}
 			}
 			if passphraseFile != "" {
-				if from.Keys.Passphrase, err = backup.ReadSecret(passphraseFile, cmd.InOrStdin()); err != nil {
+				if from.Keys.Passphrase, err = seal.ReadSecret(passphraseFile, cmd.InOrStdin()); err != nil {
 					return fmt.Errorf("reading the passphrase: %w", err)
 				}
 			}
 			began := time.Now()
 			m, err := coordinator.Restore(cmd.Context(), cfg, from)
-			if errors.Is(err, backup.ErrEncrypted) {
+			if errors.Is(err, seal.ErrEncrypted) {
 				return fmt.Errorf("%w: give --age-identity FILE or --passphrase-file FILE (- for standard input)", err)
 			}
 			if err != nil {

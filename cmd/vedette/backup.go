@@ -19,6 +19,7 @@ import (
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
 	"github.com/vedette-edr/vedette/proto/backup"
+	"github.com/vedette-edr/vedette/proto/seal"
 )
 
 // inspected is `cluster inspect`, and what `cluster backup` says of what it wrote.
@@ -102,7 +103,7 @@ func (s *session) backup(ctx context.Context, o *backupOptions) (err error) {
 	ends := func() error { return nil }
 	encrypted := phrase != "" || len(o.recipients) > 0
 	if encrypted {
-		w, err := backup.Encrypt(buffered, o.recipients, phrase)
+		w, err := seal.Encrypt(buffered, o.recipients, phrase)
 		if err != nil {
 			return usage("%v", err)
 		}
@@ -178,11 +179,16 @@ func (s *session) newPassphrase(ctx context.Context, o *backupOptions) (string, 
 	case !o.passphrase:
 		return "", nil
 	}
-	phrase, err := s.askSecret(ctx, "Passphrase of the backup: ")
+	return s.askNewSecret(ctx, "Passphrase of the backup: ")
+}
+
+// askNewSecret asks twice.
+func (a *app) askNewSecret(ctx context.Context, question string) (string, error) {
+	phrase, err := a.askSecret(ctx, question)
 	if err != nil {
 		return "", err
 	}
-	again, err := s.askSecret(ctx, "Once more: ")
+	again, err := a.askSecret(ctx, "Once more: ")
 	if err != nil {
 		return "", err
 	}
@@ -193,7 +199,7 @@ func (s *session) newPassphrase(ctx context.Context, o *backupOptions) (string, 
 }
 
 func (a *app) secret(path string) (string, error) {
-	text, err := backup.ReadSecret(path, a.stdin)
+	text, err := seal.ReadSecret(path, a.stdin)
 	if err != nil {
 		return "", usage("reading the passphrase or keys: %v", err)
 	}
@@ -237,7 +243,7 @@ neither file is given. A file that is torn or changed is an error.`,
 				return fmt.Errorf("reading the backup: %w", err)
 			}
 			defer file.Close()
-			var keys backup.Keys
+			var keys seal.Keys
 			if identities != "" {
 				if keys.Identities, err = s.secret(identities); err != nil {
 					return err
@@ -249,7 +255,7 @@ neither file is given. A file that is torn or changed is an error.`,
 				}
 			}
 			r, encrypted, err := backup.Open(file, keys)
-			if errors.Is(err, backup.ErrEncrypted) {
+			if errors.Is(err, seal.ErrEncrypted) {
 				if keys.Passphrase, err = s.askSecret(ctx, "Passphrase of the backup: "); err != nil {
 					return usage("%s is encrypted: give --age-identity or --passphrase-file", args[0])
 				}

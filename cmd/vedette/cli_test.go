@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/vedette-edr/vedette/coordinator/client"
 )
 
 // TestMain lets the scripts run the real program: its streams, its signals, its exit code.
@@ -99,6 +101,20 @@ func TestScripts(t *testing.T) {
 						ts.Fatalf("no order %d within 10 s", want)
 					}
 					<-time.After(10 * time.Millisecond)
+				}
+			},
+			// nokey CONTEXT FILE...: none of the files has the authority's key of that context.
+			"nokey": func(ts *testscript.TestScript, _ bool, args []string) {
+				from, err := client.LoadContext(ts.MkAbs(args[0]), "")
+				ts.Check(err)
+				key := strings.Split(from.AuthorityKey, "\n")[1]
+				if len(key) < 40 {
+					ts.Fatalf("%s has no key", args[0])
+				}
+				for _, name := range args[1:] {
+					if strings.Contains(ts.ReadFile(name), key) {
+						ts.Fatalf("%s has the key of %s", name, args[0])
+					}
 				}
 			},
 			// testscript writes its files for everybody to read.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,9 +29,10 @@ const (
 )
 
 func (a *app) clusterRootCommand() *cobra.Command {
-	return noun("root", "the authorities that say who is a node and who is a host",
+	return noun("root", "the authorities: who says who is a node and a host, and the root that vouches for them",
 		"  vedette cluster root list\n  vedette cluster root rotate --reason \"yearly\"\n  vedette cluster root status\n  vedette cluster root retire 1f0c --reason \"yearly\"",
-		a.rootListCommand(), a.rootStatusCommand(), a.rootRotateCommand(), a.rootRetireCommand(), a.rootRenewOperatorsCommand(), a.rootExportCommand(), a.rootImportCommand())
+		a.rootListCommand(), a.rootStatusCommand(), a.rootRotateCommand(), a.rootRetireCommand(), a.rootRenewOperatorsCommand(), a.rootExportCommand(), a.rootImportCommand(),
+		a.rootTakeOfflineCommand(), a.rootInspectCommand(), a.rootRenewMineCommand())
 }
 
 // followTrust brings the context's list of trusted authorities up to the cluster's. What fails
@@ -57,19 +59,22 @@ func (a *app) keepTrust(name string, signed *sensorv1.SignedTrust) error {
 	if err != nil {
 		return err
 	}
-	config, err := client.LoadConfig(path)
-	if err != nil {
+	known := errors.New("it is there already")
+	err = client.Update(path, func(config *client.Config) error {
+		c := config.Context(name)
+		if c == nil {
+			return fmt.Errorf("%s holds no context named %q", path, name)
+		}
+		news, err := c.Follow(signed)
+		if err == nil && !news {
+			err = known
+		}
 		return err
+	})
+	if errors.Is(err, known) {
+		return nil
 	}
-	c := config.Context(name)
-	if c == nil {
-		return fmt.Errorf("%s holds no context named %q", path, name)
-	}
-	news, err := c.Follow(signed)
-	if err != nil || !news {
-		return err
-	}
-	return config.Save(path)
+	return err
 }
 
 // rootRow is `cluster root list`.

@@ -18,17 +18,25 @@ const maxTrust = 64 << 10
 
 func (a *app) rootRenewOperatorsCommand() *cobra.Command {
 	r := &rootChange{within: seenWithin}
+	root := &rootFile{}
 	c := &cobra.Command{
 		Use:   "renew-operators",
 		Short: "give the operators' authority a later end",
 		Long: `Signs the operators' authority anew, with the key that it always had and a later end, and has
-every node, sensor and context go by it. All certificates and grants stay good. It takes the first
-admin's context, which alone has that key.`,
-		Example: "  vedette cluster root renew-operators --reason \"ends in March\"",
+every node, sensor and context go by it. All certificates and grants stay good. It takes the root's
+key: the file with it (--root), or the first admin's context as long as it was not taken offline. The
+file stays as it is: it holds the key, and which end its certificate has there matters to nobody.`,
+		Example: "  vedette cluster root renew-operators --reason \"ends in March\" --root prod.root",
 		Args:    none,
 		RunE: a.connected(func(ctx context.Context, s *session, _ []string) error {
 			if strings.TrimSpace(r.reason) == "" {
 				return usage("--reason is needed: the next person will ask why")
+			}
+			if root.path == "" && !s.context.HoldsRoot() {
+				return exit(exitDenied, "only the root renews itself: give the file with its key by --root FILE")
+			}
+			if err := s.useRoot(ctx, root, s.context); err != nil {
+				return err
 			}
 			looking, looked := s.limit(ctx)
 			res, before, err := s.api.Trust(looking, r.within)
@@ -44,6 +52,7 @@ admin's context, which alone has that key.`,
 		}),
 	}
 	r.flags(c)
+	root.flags(c)
 	return c
 }
 

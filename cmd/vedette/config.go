@@ -100,15 +100,18 @@ func (a *app) configUseCommand() *cobra.Command {
 			return config.Names(), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: bare(func(_ context.Context, args []string) error {
-			path, config, err := a.load()
+			path, err := a.path()
 			if err != nil {
 				return err
 			}
-			if config.Context(args[0]) == nil {
-				return exit(exitNotFound, "no context named %q in %s, only: %s", args[0], path, strings.Join(config.Names(), ", "))
-			}
-			config.Current = args[0]
-			if err := config.Save(path); err != nil {
+			err = client.Update(path, func(config *client.Config) error {
+				if config.Context(args[0]) == nil {
+					return exit(exitNotFound, "no context named %q in %s, only: %s", args[0], path, strings.Join(config.Names(), ", "))
+				}
+				config.Current = args[0]
+				return nil
+			})
+			if err != nil {
 				return err
 			}
 			a.say("the current context is %s now", args[0])
@@ -190,12 +193,19 @@ prove that it is one.`,
 			if len(nodes) == 0 {
 				return exit(exitNotFound, "the cluster names no operator address; the context stays as it is")
 			}
-			path, config, err := a.load()
+			path, err := a.path()
 			if err != nil {
 				return err
 			}
-			config.Context(s.context.Name).Nodes = nodes
-			if err := config.Save(path); err != nil {
+			err = client.Update(path, func(config *client.Config) error {
+				c := config.Context(s.context.Name)
+				if c == nil {
+					return fmt.Errorf("%s holds no context named %q any more", path, s.context.Name)
+				}
+				c.Nodes = nodes
+				return nil
+			})
+			if err != nil {
 				return err
 			}
 			s.say("context %s knows %s now: %s", s.context.Name, plural(len(nodes), "node"), strings.Join(nodes, ", "))
@@ -205,6 +215,9 @@ prove that it is one.`,
 }
 
 func (a *app) merge(config, in *client.Config, path string, use bool) error {
+	if names := losesRoot(config, in); len(names) > 0 {
+		return usage("context %s here holds the root's key, and the one in the file does not: it would be lost; run 'vedette cluster root take-offline' first, or import this one with --name OTHER", strings.Join(names, ", "))
+	}
 	var lines []string
 	for _, c := range in.Contexts {
 		if err := c.Validate(a.now()); err != nil {

@@ -33,6 +33,7 @@ func (a *app) operatorCreateCommand() *cobra.Command {
 	var ttl time.Duration
 	var nodes []string
 	var without bool
+	root := &rootFile{}
 	c := &cobra.Command{
 		Use:   "create NAME",
 		Short: "make a person's context file, with the authority in this one",
@@ -42,21 +43,24 @@ hosts know an operator by the operators' authority, whose key is in admins' cont
 on no node. Give the file to that person by a way that nobody else can read.
 
 Roles: viewer reads; hunter also closes incidents; responder also isolates and releases;
-admin also makes tokens and removes nodes. An admin whom the first admin makes gets an
-authority of their own, so that they can make operators too, but no admin who can; every
-certificate's chain shows who made its holder.
+admin also makes tokens and removes nodes. An admin whom the root makes gets an authority of
+their own, so that they can make operators too, but no admin who can; every certificate's
+chain shows who made its holder. The root's key is in the first admin's context, or in the file
+that it was taken offline to: --root FILE signs with it, in memory only, and works without any
+context too.
 
 An operator is taken back with 'vedette operator revoke'. A host that no node reaches cannot
 hear of that, and honours what a person carries to it: --ttl says until when at most.`,
 		Example: `  vedette operator create bob --role responder
   vedette operator create ann --role admin --ttl 2160h --out /media/stick/ann.context.yaml
+  vedette operator create ann --role admin --root /media/stick/prod.root
   vedette operator create vic --node node1:7444 --node node2:7444`,
 		Args: exactly("NAME"),
-		RunE: bare(func(_ context.Context, args []string) error {
+		RunE: bare(func(ctx context.Context, args []string) error {
 			if out == "" {
 				out = args[0] + ".context.yaml"
 			}
-			return a.createOperator(client.NewOperator{
+			return a.createOperator(ctx, root, client.NewOperator{
 				Name: args[0], Role: role, Lifetime: ttl, Nodes: nodes, Authority: role == operator.RoleAdmin && !without,
 			}, out)
 		}),
@@ -67,12 +71,18 @@ hear of that, and honours what a person carries to it: --ttl says until when at 
 	f.DurationVar(&ttl, "ttl", operator.Lifetime, "how long the person is an operator, at most 8760h")
 	f.StringSliceVar(&nodes, "node", nil, "operator `addresses` of nodes for the new context (default: those known here)")
 	f.BoolVar(&without, "without-authority", false, "an admin who makes no operators")
+	root.flags(c)
 	completeWords(c, "role", operator.RoleViewer, operator.RoleHunter, operator.RoleResponder, operator.RoleAdmin)
 	return c
 }
 
-func (a *app) createOperator(o client.NewOperator, out string) error {
+func (a *app) createOperator(ctx context.Context, root *rootFile, o client.NewOperator, out string) error {
 	mine, err := a.context()
+	if errors.Is(err, client.ErrNoContext) && root.path != "" && !a.named() {
+		mine, err = a.contextOfRoot(ctx, root)
+	} else if err == nil {
+		err = a.useRoot(ctx, root, mine)
+	}
 	if err != nil {
 		return err
 	}
@@ -86,7 +96,7 @@ func (a *app) createOperator(o client.NewOperator, out string) error {
 	case errors.Is(err, client.ErrNoAuthority):
 		return exit(exitDenied, "%w", err)
 	case errors.Is(err, operator.ErrMayNotDelegate):
-		return exit(exitDenied, "%w; make %s an admin who makes no operators with --without-authority, or ask the first admin", err, o.Name)
+		return exit(exitDenied, "%w: give the file with its key by --root FILE, or make %s an admin who makes no operators by --without-authority", err, o.Name)
 	case err != nil:
 		return usage("%w", err)
 	}
@@ -110,6 +120,26 @@ func (a *app) createOperator(o client.NewOperator, out string) error {
 		}
 		a.say("made %s %s, until %s%s", made.Role, made.Operator, clock(expires.UnixNano()), what)
 		a.say("the file is their key: hand it over unseen, and delete it here; they run 'vedette config import FILE'")
+		if ends, soon := ownAuthorityEnds(mine, a.now()); soon && root.path == "" {
+			a.say("%s", ends)
+		}
 	}
 	return err
+}
+
+// contextOfRoot is what a root's file says of its cluster, when there is no context.
+func (a *app) contextOfRoot(ctx context.Context, root *rootFile) (*client.Context, error) {
+	file, err := root.parse()
+	if err != nil {
+		return nil, err
+	}
+	k, err := a.openRoot(ctx, root, file)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.ContextOf(k)
+	if err == nil {
+		a.say("there is no context here: going by what the file says, cluster %s with root %s; compare the name with the one that was noted", k.ClusterID, file.Root)
+	}
+	return c, err
 }

@@ -109,6 +109,7 @@ func TestRealCluster(t *testing.T) {
 
 	c.bundle("all", 0, 3)
 	c.rotate(t)
+	c.offline(t)
 
 	// The node of the first address is killed, whatever its role.
 	c.kill("n1")

@@ -27,6 +27,8 @@ type operatorRow struct {
 	RevokedAt shape.Time `json:"revoked_at"`
 	RevokedBy string     `json:"revoked_by"`
 	Reason    string     `json:"reason"`
+	// MakerRevoked: that certificate counts for nothing, since who signed it is revoked.
+	MakerRevoked bool `json:"made_by_revoked"`
 }
 
 func (a *app) operatorListCommand() *cobra.Command {
@@ -34,7 +36,8 @@ func (a *app) operatorListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "list the operators that the cluster has seen, and those who were revoked",
 		Long: `Lists operators. Making one asks no cluster, so one who never came is not here, and can be
-revoked all the same. MADE BY is whose authority signed them; empty: the first admin's.`,
+revoked all the same. MADE BY is whose authority signed them; empty: the root. Whom a
+revoked admin made is refused too.`,
 		Example: "  vedette operator list\n  vedette operator list -o json | jq '.[] | select(.state == \"revoked\")'",
 		Args:    none,
 		RunE: a.connected(func(ctx context.Context, s *session, _ []string) error {
@@ -45,15 +48,21 @@ revoked all the same. MADE BY is whose authority signed them; empty: the first a
 				return err
 			}
 			type row = *operatorv1.OperatorRow
+			gone := revokedOf(rows)
 			_, err = output.Print(s.Printer, output.List[row]{
 				Name:  row.GetName,
-				Value: func(o row) any { return fromOperator(o) },
+				Value: func(o row) any { return fromOperator(o, gone) },
 				Columns: []output.Column[row]{
 					{Head: "OPERATOR", Cell: row.GetName},
 					{Head: "ROLE", Cell: row.GetRole},
 					{Head: "STATE", Cell: operatorState},
 					{Head: "EXPIRES", Cell: func(o row) string { return clock(o.GetNotAfter()) }},
-					{Head: "MADE BY", Cell: row.GetMadeBy},
+					{Head: "MADE BY", Cell: func(o row) string {
+						if gone[o.GetMadeBy()] {
+							return o.GetMadeBy() + ", revoked"
+						}
+						return o.GetMadeBy()
+					}},
 					{Head: "REVOKED BY", Cell: row.GetRevokedBy},
 					{Head: "REASON", Wide: true, Cell: row.GetReason},
 				},
@@ -73,8 +82,31 @@ func operatorState(o *operatorv1.OperatorRow) string {
 	return "active"
 }
 
-func fromOperator(o *operatorv1.OperatorRow) operatorRow {
-	return operatorRow{o.GetName(), o.GetRole(), operatorState(o), stamp(o.GetNotAfter()), o.GetMadeBy(), stamp(o.GetFirstSeen()), stamp(o.GetRevokedAt()), o.GetRevokedBy(), o.GetReason()}
+// revokedOf are the names of those who are revoked.
+func revokedOf(rows []*operatorv1.OperatorRow) map[string]bool {
+	gone := map[string]bool{}
+	for _, o := range rows {
+		if o.GetRevokedAt() != 0 {
+			gone[o.GetName()] = true
+		}
+	}
+	return gone
+}
+
+// madeBy are those of rows who are refused because one of names made them: their newest
+// certificate is by one of those, and they are not revoked themselves.
+func madeBy(rows []*operatorv1.OperatorRow, names []string) (made []string) {
+	for _, o := range rows {
+		if slices.Contains(names, o.GetMadeBy()) && !slices.Contains(names, o.GetName()) && o.GetRevokedAt() == 0 {
+			made = append(made, o.GetName())
+		}
+	}
+	slices.Sort(made)
+	return made
+}
+
+func fromOperator(o *operatorv1.OperatorRow, gone map[string]bool) operatorRow {
+	return operatorRow{o.GetName(), o.GetRole(), operatorState(o), stamp(o.GetNotAfter()), o.GetMadeBy(), stamp(o.GetFirstSeen()), stamp(o.GetRevokedAt()), o.GetRevokedBy(), o.GetReason(), gone[o.GetMadeBy()]}
 }
 
 func (a *app) operatorRevokeCommand() *cobra.Command {
@@ -92,8 +124,11 @@ everybody whom they made an operator. What they ordered before goes on to the en
 
 A name is revoked for good, with every certificate that it has: a person who is to go on
 gets a context with another name. A name that the cluster has never seen can be revoked.
-Nobody revokes themselves, so that an admin is always left. Whoever has the first admin's
-context can make operators of any name: no list ends that.`,
+Those whom a revoked admin made keep their names: another admin makes them anew.
+
+Nobody revokes themselves, so that an admin is always left: with the root's file another one is
+made ('vedette operator create NAME --role admin --root FILE') to revoke the last. Whoever has the
+root's key can make operators of any name: no list ends that, so take it offline.`,
 		Example: "  vedette operator revoke bob --reason \"left the company\"\n  vedette operator revoke bob --reason \"laptop stolen\" --yes",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
@@ -150,6 +185,9 @@ context can make operators of any name: no list ends that.`,
 				return err
 			}
 			s.say("revoked %s; connected hosts have the list in a moment, others with their next session", strings.Join(args, ", "))
+			if made := madeBy(rows, args); len(made) > 0 {
+				s.say("refused with them, since they made them: %s; who is to go on is made anew by another admin, under the same name ('vedette operator create')", strings.Join(made, ", "))
+			}
 			return s.saySigned(ctx, args)
 		}),
 	}

@@ -69,7 +69,14 @@ func (s *session) own(nodeTime int64) (said []string) {
 	}
 	from, until := s.api.Certificate()
 	if left := until.Sub(s.now()); left < endsSoon && left < until.Sub(from)/3 {
-		said = append(said, fmt.Sprintf("your certificate ends at %s: ask an admin for another one, by 'vedette operator create %s --role %s'", clock(until.UnixNano()), s.api.Operator(), s.context.Role))
+		how := fmt.Sprintf("ask an admin for another one, by 'vedette operator create %s --role %s'", s.api.Operator(), s.context.Role)
+		if s.context.HoldsRoot() {
+			how = "run 'vedette cluster root renew-mine'"
+		}
+		said = append(said, fmt.Sprintf("your certificate ends at %s: %s", clock(until.UnixNano()), how))
+	}
+	if ends, soon := ownAuthorityEnds(s.context, s.now()); soon {
+		said = append(said, ends)
 	}
 	return said
 }

@@ -10,14 +10,23 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/vedette-edr/vedette/proto/operator"
 )
 
 // maxContextFile bounds a context file: certificates and keys of a few hundred
 // contexts fit, a wrong path such as a disk image does not exhaust memory.
 const maxContextFile = 4 << 20
+
+const (
+	// maxLock is how long one command waits for another to have changed a context file.
+	maxLock   = 10 * time.Second
+	lockPause = 20 * time.Millisecond
+)
 
 // Errors of context files.
 var (
@@ -58,6 +67,9 @@ type Context struct {
 	// Output and Timeout are this context's defaults for the flags of those names.
 	Output  string `yaml:"output,omitempty"`
 	Timeout string `yaml:"timeout,omitempty"`
+
+	// root is the root itself, when UseRoot brought it: in memory alone.
+	root *operator.Authority
 }
 
 // Config is ~/.config/vedette/config.yaml: several contexts and which one is used.
@@ -166,8 +178,56 @@ func (c *Config) Merge(in *Context) (replaced bool) {
 	return i >= 0
 }
 
-// Save writes the file with mode 0600, whole or not at all.
+// Update changes a file of contexts, which no other command changes meanwhile: what one
+// takes out of it, another must not write back.
+func Update(path string, change func(*Config) error) error {
+	unlock, err := lock(path)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	config, err := LoadConfig(path)
+	if err != nil {
+		return err
+	}
+	if err := change(config); err != nil {
+		return err
+	}
+	return config.Save(path)
+}
+
+// lock takes a file for one who changes it. It is the file that is locked, not its
+// directory, which may be a node's; so whoever got it looks whether it is that file still.
+func lock(path string) (unlock func(), err error) {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return func() {}, nil //nolint:nilerr // whoever reads it says so
+	}
+	for until := time.Now().Add(maxLock); ; time.Sleep(lockPause) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("opening context file: %w", err)
+		}
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		held, is := f.Stat()
+		now, isStill := os.Stat(path)
+		switch {
+		case err != nil && !errors.Is(err, syscall.EWOULDBLOCK):
+			return func() { _ = f.Close() }, nil // the file system has no locks: it goes without
+		case err == nil && errors.Join(is, isStill) == nil && os.SameFile(held, now):
+			return func() { _ = f.Close() }, nil
+		}
+		_ = f.Close()
+		if time.Now().After(until) {
+			return nil, fmt.Errorf("changing %s: another command has been at it for %s", path, maxLock)
+		}
+	}
+}
+
+// Save writes the file with mode 0600, whole or not at all, where a link leads to.
 func (c *Config) Save(path string) error {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // else what the link names would keep the former keys
+	}
 	var document any = c
 	if c.single && len(c.Contexts) == 1 {
 		document = c.Contexts[0]
@@ -189,6 +249,9 @@ func (c *Config) Save(path string) error {
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
+	}
+	if err == nil {
+		err = syncDir(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)

@@ -27,12 +27,12 @@ type NewOperator struct {
 	// Nodes are the addresses in their context; empty: those of the maker's.
 	Nodes []string
 	// Authority gives an admin an authority of their own: to make operators, though
-	// no admin who makes operators. Only the first admin's context can give it.
+	// no admin who makes operators. Only the root can give it.
 	Authority bool
 }
 
 // FirstContext is that of a new cluster's first admin, who alone gets the
-// operators' authority itself.
+// operators' authority itself, the root.
 func FirstContext(authority *operator.Authority, ca *x509.Certificate, cluster, name string, nodes []string) (*Context, error) {
 	c := &Context{CA: certificatePEM(ca), Operators: certificatePEM(authority.Root()), ClusterID: cluster}
 	made, err := c.issue(authority, NewOperator{Name: name, Role: operator.RoleAdmin, Nodes: nodes})
@@ -66,8 +66,11 @@ func (c *Context) NewOperator(o NewOperator) (*Context, error) {
 
 // authority is what the context can sign operators with.
 func (c *Context) authority() (*operator.Authority, error) {
+	if c.root != nil {
+		return c.root, nil
+	}
 	if c.Authority == "" || c.AuthorityKey == "" {
-		return nil, fmt.Errorf("%w: %q is one of role %s; ask an admin whose context has it (the first has: 'vedette-coordinator init' wrote it)", ErrNoAuthority, c.Name, c.Role)
+		return nil, fmt.Errorf("%w: %q is one of role %s; ask an admin whose context has it, or give the root's key with --root FILE", ErrNoAuthority, c.Name, c.Role)
 	}
 	root, err := parseCertificate("operators", c.Operators)
 	if err != nil {

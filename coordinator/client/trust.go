@@ -163,7 +163,7 @@ func (c *Context) Follow(signed *sensorv1.SignedTrust) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("reading the operators' authority: %w", err)
 		}
-		// The first admin's authority is the operators' itself.
+		// An authority that is the root itself is renewed with it.
 		if own, err := parseCertificate("authority", c.Authority); err == nil && own.Equal(operators) {
 			c.Authority = certificatePEM(renewed)
 		}
@@ -176,7 +176,7 @@ func (c *Context) Follow(signed *sensorv1.SignedTrust) (bool, error) {
 }
 
 // RenewOperators is the list after before (nil for the first), with the operators'
-// authority renewed: the same key, a later end. It takes the first admin's context.
+// authority renewed: the same key, a later end. It takes the root's key.
 func (c *Client) RenewOperators(of *Context, before *sensorv1.Trust, roots [][]byte, issuer int) (*sensorv1.Trust, error) {
 	authority, err := of.authority()
 	if err != nil {

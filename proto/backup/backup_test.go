@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/vedette-edr/vedette/proto/backup"
+	"github.com/vedette-edr/vedette/proto/seal"
 )
 
 var manifest = backup.Manifest{Format: 1, ClusterID: "c-test", Node: "n1", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Version: "v1", Index: 42, Term: 3,
@@ -47,7 +48,7 @@ func noise(n int) []byte {
 func sealed(t testing.TB, plain []byte, recipients []string, passphrase string) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	w, err := backup.Encrypt(&out, recipients, passphrase)
+	w, err := seal.Encrypt(&out, recipients, passphrase)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func sealed(t testing.TB, plain []byte, recipients []string, passphrase string) 
 }
 
 // read opens and reads all of it.
-func read(file []byte, keys backup.Keys) (backup.Manifest, []byte, error) {
+func read(file []byte, keys seal.Keys) (backup.Manifest, []byte, error) {
 	r, _, err := backup.Open(bytes.NewReader(file), keys)
 	if err != nil {
 		return backup.Manifest{}, nil, err
@@ -76,7 +77,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := backup.Keys{Identities: "# created by a tool\n" + key.String() + "\n"}
+	keys := seal.Keys{Identities: "# created by a tool\n" + key.String() + "\n"}
 	for _, size := range []int{0, 1, 1 << 20, 3<<20 + 17} {
 		content := noise(size)
 		plain := made(t, content)
@@ -88,29 +89,29 @@ func TestRoundTrip(t *testing.T) {
 		}
 	}
 	file := sealed(t, made(t, noise(100)), nil, "correct horse")
-	if _, _, err := read(file, backup.Keys{Passphrase: "correct horse"}); err != nil {
+	if _, _, err := read(file, seal.Keys{Passphrase: "correct horse"}); err != nil {
 		t.Errorf("passphrase: %v", err)
 	}
 	for name, tt := range map[string]struct {
-		keys backup.Keys
+		keys seal.Keys
 		want error
 	}{
-		"wrong passphrase": {backup.Keys{Passphrase: "wrong horse"}, backup.ErrKey},
-		"nothing":          {backup.Keys{}, backup.ErrEncrypted},
-		"key for a phrase": {keys, backup.ErrKey},
+		"wrong passphrase": {seal.Keys{Passphrase: "wrong horse"}, seal.ErrKey},
+		"nothing":          {seal.Keys{}, seal.ErrEncrypted},
+		"key for a phrase": {keys, seal.ErrKey},
 	} {
 		if _, _, err := read(file, tt.keys); !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, want %v", name, err, tt.want)
 		}
 	}
-	if _, _, err := read(file, backup.Keys{Identities: "AGE-SECRET-KEY-1SECRETS"}); err == nil || strings.Contains(err.Error(), "SECRETS") {
+	if _, _, err := read(file, seal.Keys{Identities: "AGE-SECRET-KEY-1SECRETS"}); err == nil || strings.Contains(err.Error(), "SECRETS") {
 		t.Errorf("a broken key: got %v, want an error that does not show it", err)
 	}
 	for _, bad := range []struct {
 		to     []string
 		phrase string
 	}{{}, {to: []string{"age1nonsense"}}, {to: []string{key.Recipient().String()}, phrase: "x"}} {
-		if _, err := backup.Encrypt(io.Discard, bad.to, bad.phrase); err == nil {
+		if _, err := seal.Encrypt(io.Discard, bad.to, bad.phrase); err == nil {
 			t.Errorf("%v was accepted", bad)
 		}
 	}
@@ -122,7 +123,7 @@ func TestDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := backup.Keys{Identities: key.String()}
+	keys := seal.Keys{Identities: key.String()}
 	plain := made(t, noise(200))
 	for name, file := range map[string][]byte{"plain": plain, "encrypted": sealed(t, plain, []string{key.Recipient().String()}, "")} {
 		for at := range file {
@@ -157,7 +158,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("VDTBKUP1\x00\x00\x00\x02{}"))
 	f.Add([]byte("age-encryption.org/v1\n-> scrypt AAAA 18\n"))
 	f.Fuzz(func(t *testing.T, file []byte) {
-		m, content, err := read(file, backup.Keys{})
+		m, content, err := read(file, seal.Keys{})
 		if err == nil && (len(content) > len(file) || m.Format != 1) {
 			t.Errorf("%d bytes of %d, %+v", len(content), len(file), m)
 		}

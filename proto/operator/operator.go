@@ -3,9 +3,10 @@
 // hosts.
 //
 // Invariant: an operator is only who this authority has signed, and no node holds
-// its key. It is made with the cluster and given to the first admin, in a file;
-// what the cluster's own authority signs, whose key every node has, is never an
-// operator. So a stolen node can show and hide, but order nothing.
+// its key. It is made with the cluster and given to the first admin, in a file, who can
+// take it offline (package rootkey); what the cluster's own authority signs, whose key
+// every node has, is never an operator. So a stolen node can show and hide, but order
+// nothing.
 //
 // The root signs operators, and admins as authorities of their own that may sign
 // operators and no further authority. A certificate's chain therefore shows who
@@ -180,7 +181,7 @@ func (a *Authority) Sign(public ed25519.PublicKey, name, role string, lifetime t
 // own. Only the root can; its certificate names nobody as an operator.
 func (a *Authority) Delegate(name string, lifetime time.Duration) (*Authority, error) {
 	if !a.isRoot() {
-		return nil, fmt.Errorf("%w: it was given to %q by the first admin, who alone can", ErrMayNotDelegate, a.own.Subject.CommonName)
+		return nil, fmt.Errorf("%w: it was given to %q by the root, which alone can", ErrMayNotDelegate, a.own.Subject.CommonName)
 	}
 	if err := link.CheckName("operator name", name); err != nil {
 		return nil, err

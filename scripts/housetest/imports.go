@@ -140,8 +140,8 @@ var importRules = []importRule{
 	},
 	{
 		name: "age has one owner",
-		why:  "what may be in an encrypted backup, and what opens one, is decided beside its format",
-		from: everywhere, except: []string{"proto/backup/..."}, deny: []string{"filippo.io/age/..."},
+		why:  "how files with keys are encrypted, at which cost, and what opens them is decided once",
+		from: everywhere, except: []string{"proto/seal/..."}, deny: []string{"filippo.io/age/..."},
 	},
 	{
 		name: "one logger",
