@@ -98,7 +98,8 @@ type Engine struct {
 	cfg      Config
 	rules    map[string][]*rule // by category
 	rejected []error
-	ids      ulids
+	ids      map[string]string // of rules, with the file
+	ulids    ulids
 
 	mu        sync.Mutex
 	stories   *lru[event.ProcessKey, *story]
@@ -153,7 +154,8 @@ func New(cfg Config) (*Engine, error) {
 		cfg:       cfg,
 		rules:     map[string][]*rule{},
 		premises:  map[premises][]*rule{},
-		ids:       ulids{entropy: cfg.Entropy},
+		ids:       map[string]string{},
+		ulids:     ulids{entropy: cfg.Entropy},
 		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
 		marked:    newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
 		told:      newLRU[tellKey, struct{}](cfg.MaxProcesses),
@@ -188,9 +190,7 @@ func (e *Engine) Stats() Stats {
 	s := e.stats
 	s.Rejected = len(e.rejected)
 	s.Storylines, s.Tainted = e.stories.len(), e.marked.len()
-	for _, rules := range e.rules {
-		s.Rules += len(rules)
-	}
+	s.Rules = len(e.ids)
 	return s
 }
 
@@ -266,7 +266,7 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 		f.Reason += fmt.Sprintf(" The same was seen %d more times in this storyline and is not told one by one.", r.held)
 		r.held = 0
 	}
-	f.ID = e.ids.make(e.cfg.Now())
+	f.ID = e.ulids.make(e.cfg.Now())
 	e.stats.Findings++
 	return f
 }

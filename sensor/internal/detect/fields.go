@@ -87,7 +87,22 @@ const (
 	fieldClaimed
 	fieldTargetImage
 	fieldTargetUser
-	fieldCount
+	// fieldStoryline: PID.START of its root, as findings name it.
+	fieldStoryline
+	// What follows is for auditd's rules, see audit.go.
+	fieldAuditType
+	fieldSyscall
+	fieldComm
+	fieldAuditName
+	fieldAuditNameType
+	fieldAuditKey
+	fieldAuditSuccess
+	fieldAuditUID
+	fieldAuditEUID
+	fieldAuditSession
+	fieldArgc
+	fieldA0
+	fieldCount = fieldA0 + maxAuditArgs
 )
 
 var processFields = map[string]int{
@@ -100,6 +115,7 @@ var processFields = map[string]int{
 	"vedette.Script": fieldScript, "vedette.Unit": fieldUnit, "vedette.Container": fieldContainer,
 	"vedette.InSession": fieldInSession, "vedette.Installs": fieldInstalls,
 	"vedette.ServesConnection": fieldServes, "vedette.OriginIp": fieldOriginIP, "vedette.Known": fieldKnown,
+	"vedette.Storyline": fieldStoryline,
 }
 
 func with(more map[string]int) map[string]int {
@@ -113,31 +129,37 @@ func with(more map[string]int) map[string]int {
 	return all
 }
 
+// source is one kind of record; bare words are looked for in text, which is what the
+// kernel's key of such an event holds.
+func source(category string, more map[string]int, text ...int) sigma.Source {
+	return sigma.Source{Of: category, Category: category, Fields: with(more), Text: text}
+}
+
 var schema = sigma.Schema{
-	"process_creation": with(map[string]int{"vedette.PreviousImage": fieldPreviousImage}),
-	"network_connection": with(map[string]int{
+	source("process_creation", map[string]int{"vedette.PreviousImage": fieldPreviousImage}, fieldCommandLine, fieldImage),
+	source("network_connection", map[string]int{
 		"Initiated": fieldInitiated, "Protocol": fieldProtocol,
 		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort,
 		"DestinationIp": fieldDestinationIP, "DestinationPort": fieldDestinationPort,
 		"DestinationHostname": fieldDestinationHostname,
 	}),
-	"dns_query": with(map[string]int{"QueryName": fieldQueryName}),
-	"network_socket": with(map[string]int{
+	source("dns_query", map[string]int{"QueryName": fieldQueryName}, fieldQueryName, fieldImage),
+	source("network_socket", map[string]int{
 		"Protocol": fieldProtocol, "vedette.SocketFamily": fieldSocketFamily,
 		"vedette.SocketType": fieldSocketType, "vedette.SocketResult": fieldSocketResult,
 	}),
-	"authentication": with(map[string]int{
+	source("authentication", map[string]int{
 		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort, "Terminal": fieldTerminal, "vedette.Via": fieldVia,
 	}),
-	"file_event": with(map[string]int{
+	source("file_event", map[string]int{
 		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
 		"vedette.NewName": fieldNewName, "vedette.SetId": fieldSetID,
-	}),
-	"file_delete": with(map[string]int{
+	}, fieldTargetFilename, fieldImage),
+	source("file_delete", map[string]int{
 		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
-	}),
-	"image_load": with(map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
-	"privilege":  with(privilegeFields),
+	}, fieldTargetFilename, fieldImage),
+	source("image_load", map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
+	source("privilege", privilegeFields),
 }
 
 // record gives an observation's fields, each made when a rule first asks. It is
@@ -249,7 +271,12 @@ func (r *record) values(n int, out []string) []string {
 		if d, ok := r.o.Event.(*event.DNS); ok {
 			return text(d.Name)
 		}
+	case fieldStoryline:
+		return append(out, storyline(p))
 	default:
+		if n >= fieldAuditType {
+			return auditValues(n, r.o, out)
+		}
 		if f, ok := r.o.Event.(*event.File); ok {
 			return fileValues(n, f, out)
 		}

@@ -34,8 +34,8 @@ func (e *Engine) loadBuiltin() error {
 		if err != nil {
 			return fmt.Errorf("reading built-in rule: %w", err)
 		}
-		if err := e.add("builtin/"+path, raw); err != nil {
-			return fmt.Errorf("loading built-in rule: %w", err)
+		if refused := e.add("builtin/"+path, raw); len(refused) > 0 {
+			return fmt.Errorf("loading built-in rule: %w", errors.Join(refused...))
 		}
 		return nil
 	})
@@ -57,21 +57,12 @@ func (e *Engine) loadDir() error {
 			return fmt.Errorf("more than %d rules", maxRules)
 		}
 		raw, err := readRule(path)
+		refused := []error{err}
 		if err == nil {
-			err = e.add(path, raw)
+			refused = e.add(path, raw)
 		}
-		if err != nil {
-			e.rejected = append(e.rejected, err)
-			var refused *sigma.Error
-			if !errors.As(err, &refused) || !refused.Unsupported {
-				e.cfg.Logger.Warn("rule is refused", "error", err)
-				return nil
-			}
-			level := slog.LevelWarn
-			if unsupported++; unsupported > maxNamed {
-				level = slog.LevelDebug
-			}
-			e.cfg.Logger.Log(context.Background(), level, "rule is not used", "error", err)
+		for _, err := range refused {
+			unsupported += e.reject(err, unsupported)
 		}
 		return nil
 	})
@@ -83,6 +74,22 @@ func (e *Engine) loadDir() error {
 	}
 	e.cfg.Logger.Info("rules loaded", "dir", e.cfg.RulesDir, "files", count, "not_used", len(e.rejected))
 	return nil
+}
+
+// reject keeps and logs why a rule is not used; 1 when this sensor lacks what it needs.
+func (e *Engine) reject(err error, unsupported int) int {
+	e.rejected = append(e.rejected, err)
+	var refused *sigma.Error
+	if !errors.As(err, &refused) || !refused.Unsupported {
+		e.cfg.Logger.Warn("rule is refused", "error", err)
+		return 0
+	}
+	level := slog.LevelWarn
+	if unsupported >= maxNamed {
+		level = slog.LevelDebug
+	}
+	e.cfg.Logger.Log(context.Background(), level, "rule is not used", "error", err)
+	return 1
 }
 
 func readRule(path string) ([]byte, error) {
@@ -98,28 +105,44 @@ func readRule(path string) ([]byte, error) {
 	return raw, nil
 }
 
-func (e *Engine) add(path string, raw []byte) error {
-	parsed, err := sigma.Parse(path, raw)
-	if err != nil {
-		return err
-	}
-	matcher, err := sigma.Compile(parsed, schema)
-	if err != nil {
-		return err
-	}
-	r := &rule{Matcher: matcher, id: parsed.ID, severity: event.Severity(parsed.Level), techniques: parsed.Techniques()}
-	if r.id == "" {
-		r.id = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-	}
-	for _, others := range e.rules {
-		for _, other := range others {
-			if other.id == r.id {
-				return &sigma.Error{Path: path, Msg: fmt.Sprintf("id %s is that of %s too", r.id, other.Rule.Path)}
-			}
+// add takes up the rules of a file; each that cannot be used is an error of its own.
+func (e *Engine) add(path string, raw []byte) []error {
+	file, refused := sigma.ParseFile(path, raw)
+	for _, parsed := range file.Rules {
+		if err := e.addRule(parsed); err != nil {
+			refused = append(refused, err)
 		}
 	}
-	e.rules[parsed.Category] = append(e.rules[parsed.Category], r)
+	return refused
+}
+
+func (e *Engine) addRule(parsed *sigma.Rule) error {
+	matchers, err := sigma.Compile(parsed, schema)
+	if err != nil {
+		return err
+	}
+	id := idOf(&parsed.Header)
+	if other, taken := e.ids[id]; taken {
+		return &sigma.Error{Path: parsed.Path, Line: parsed.Line, Msg: fmt.Sprintf("id %s is that of %s too", id, other)}
+	}
+	e.ids[id] = parsed.Path
+	for _, m := range matchers {
+		e.rules[m.Of] = append(e.rules[m.Of], &rule{
+			Matcher: m, id: id, severity: event.Severity(parsed.Level), techniques: parsed.Techniques(),
+		})
+	}
 	return nil
+}
+
+// idOf is a rule's id, or what stands for it.
+func idOf(h *sigma.Header) string {
+	if h.ID != "" {
+		return h.ID
+	}
+	if h.Name != "" {
+		return h.Name
+	}
+	return strings.TrimSuffix(filepath.Base(h.Path), filepath.Ext(h.Path))
 }
 
 func categoryOf(ev event.Event) string {
