@@ -96,7 +96,8 @@ type Stats struct {
 // Engine is the stage. Evaluate is for one goroutine; Stats may be called from any.
 type Engine struct {
 	cfg      Config
-	rules    map[string][]*rule // by category
+	rules    map[string][]*rule // by kind of record
+	sets     map[string]*ruleSet
 	rejected []error
 	ids      map[string]string // of rules, with the file
 	ulids    ulids
@@ -117,7 +118,6 @@ type Engine struct {
 	stats    Stats
 	severity map[event.Severity]int
 	record   record
-	premises map[premises][]*rule // the rules that can match at all, see rules.go
 }
 
 // rule is a matcher with what a finding needs of it.
@@ -153,7 +153,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg:       cfg,
 		rules:     map[string][]*rule{},
-		premises:  map[premises][]*rule{},
+		sets:      map[string]*ruleSet{},
 		ids:       map[string]string{},
 		ulids:     ulids{entropy: cfg.Entropy},
 		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
@@ -177,6 +177,7 @@ func New(cfg Config) (*Engine, error) {
 	if err := e.loadDir(); err != nil {
 		return nil, err
 	}
+	e.makeIndex()
 	return e, nil
 }
 

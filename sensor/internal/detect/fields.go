@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
@@ -163,18 +164,26 @@ var schema = sigma.Schema{
 }
 
 // record gives an observation's fields, each made when a rule first asks. It is
-// used again for the next observation.
+// used again for the next observation, and so is the memory of the texts that it had to
+// make: they hold until the next reset, and who keeps one copies it.
 type record struct {
 	o      *event.Observation
 	v      event.Verdict
 	raw    [fieldCount][]string
 	folded [fieldCount][]string
 	have   [fieldCount]uint8 // 1: raw, 2: folded
+	texts  []byte
 }
+
+// maxTexts bounds what is kept between observations; longer texts are of hostile events.
+const maxTexts = 64 << 10
 
 func (r *record) reset(o *event.Observation, v event.Verdict) {
 	r.o, r.v = o, v
 	r.have = [fieldCount]uint8{}
+	if r.texts = r.texts[:0]; cap(r.texts) > maxTexts {
+		r.texts = nil
+	}
 }
 
 // Field implements sigma.Record.
@@ -192,10 +201,37 @@ func (r *record) Folded(n int) []string {
 		r.have[n] |= 2
 		r.folded[n] = r.folded[n][:0]
 		for _, v := range r.Field(n) {
-			r.folded[n] = append(r.folded[n], sigma.Fold(v))
+			if sigma.IsFolded(v) {
+				r.folded[n] = append(r.folded[n], v)
+				continue
+			}
+			from := len(r.texts)
+			r.texts = sigma.AppendFold(r.texts, v)
+			r.folded[n] = append(r.folded[n], r.text(from))
 		}
 	}
 	return r.folded[n]
+}
+
+// text is what was appended to texts since from. Nothing writes there again before reset,
+// and what grew out of it stays as it was.
+func (r *record) text(from int) string {
+	made := r.texts[from:]
+	return unsafe.String(unsafe.SliceData(made), len(made))
+}
+
+func (r *record) joined(argv []string) string {
+	if len(argv) == 1 {
+		return argv[0]
+	}
+	from := len(r.texts)
+	for i, arg := range argv {
+		if i > 0 {
+			r.texts = append(r.texts, ' ')
+		}
+		r.texts = append(r.texts, arg...)
+	}
+	return r.text(from)
 }
 
 // values appends what the event has for a field. A fact that is not known gives
@@ -224,7 +260,7 @@ func (r *record) values(n int, out []string) []string {
 	case fieldImage:
 		return text(p.Image)
 	case fieldCommandLine:
-		return text(strings.Join(p.Argv, " "))
+		return text(r.joined(p.Argv))
 	case fieldUser:
 		return text(p.User)
 	case fieldCurrentDirectory:
@@ -300,7 +336,7 @@ func (r *record) parentValues(n int, out []string) []string {
 	case fieldParentImage:
 		s = p.Image
 	case fieldParentCommandLine:
-		s = strings.Join(p.Argv, " ")
+		s = r.joined(p.Argv)
 	case fieldParentUser:
 		s = p.User
 	case fieldParentProcessID:

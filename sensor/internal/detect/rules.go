@@ -175,71 +175,38 @@ func categoryOf(ev event.Event) string {
 	return ""
 }
 
-// premises are what most rules turn on and what a host repeats all day long. All
-// observations that have them in common have the same candidates.
-type premises struct {
-	category, image, parent, previous, traits string
+// ruleSet are the rules about one kind of record.
+type ruleSet struct {
+	rules   []*rule // those that are used, as the index numbers them
+	index   *sigma.Index
+	scratch sigma.Scratch
 }
 
-var premiseFields = sigma.FieldsOf(fieldImage, fieldParentImage, fieldPreviousImage, fieldTraits)
-
-// maxPremises bounds what is remembered; past it all is learnt anew. Premises with
-// longer texts than maxPremiseBytes, which a program may choose, are not remembered.
-const (
-	maxPremises     = 2048
-	maxPremiseBytes = 1024
-)
-
-func (p premises) size() int {
-	return len(p.image) + len(p.parent) + len(p.previous) + len(p.traits)
+// index makes the rules ready; none is added after.
+func (e *Engine) makeIndex() {
+	for of, rules := range e.rules {
+		set := &ruleSet{}
+		var matchers []*sigma.Matcher
+		for _, r := range rules {
+			if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] {
+				set.rules = append(set.rules, r)
+				matchers = append(matchers, r.Matcher)
+			}
+		}
+		set.index = sigma.NewIndex(matchers)
+		e.sets[of] = set
+	}
 }
 
-func premisesOf(category string, o *event.Observation) premises {
-	p := premises{category: category, image: o.Process.Image}
-	if o.Process.Parent != nil {
-		p.parent = o.Process.Parent.Image
-	}
-	if o.Before != nil {
-		p.previous = o.Before.Image
-	}
-	if len(o.Process.Traits) > 0 {
-		p.traits = strings.Join(o.Process.Traits, "\x00")
-	}
-	return p
-}
-
-// candidates are the rules that may match; e.record is set.
-func (e *Engine) candidates(category string, o *event.Observation) []*rule {
-	all := e.rules[category]
-	if len(all) == 0 {
+// matching are the rules that match, in the order in which they were loaded.
+func (e *Engine) matching(o *event.Observation, v event.Verdict) (found []*rule) {
+	set := e.sets[categoryOf(o.Event)]
+	if set == nil {
 		return nil
 	}
-	key := premisesOf(category, o)
-	some, known := e.premises[key]
-	if known {
-		return some
-	}
-	for _, r := range all {
-		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && !r.Excluded(&e.record, premiseFields) {
-			some = append(some, r)
-		}
-	}
-	if key.size() > maxPremiseBytes {
-		return some
-	}
-	if len(e.premises) >= maxPremises {
-		clear(e.premises)
-	}
-	e.premises[key] = some
-	return some
-}
-
-func (e *Engine) matching(o *event.Observation, v event.Verdict) (found []*rule) {
 	e.record.reset(o, v)
-	for _, r := range e.candidates(categoryOf(o.Event), o) {
-		if r.Match(&e.record) {
-			found = append(found, r)
-		}
+	for _, n := range set.index.Match(&e.record, &set.scratch) {
+		found = append(found, set.rules[n])
 	}
 	return found
 }

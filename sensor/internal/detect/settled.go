@@ -75,11 +75,10 @@ func (e *Engine) Settled(o *event.Observation, v event.Verdict) bool {
 	if !o.Process.Hashed {
 		fixed = fixed.Without(fieldHashes, fieldSHA256)
 	}
-	e.record.reset(o, v)
-	for _, r := range e.rules[categoryOf(o.Event)] {
-		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && !r.Excluded(&e.record, fixed) {
-			return false
-		}
+	set := e.sets[categoryOf(o.Event)]
+	if set == nil {
+		return true
 	}
-	return true
+	e.record.reset(o, v)
+	return !set.index.Possible(&e.record, fixed, &set.scratch)
 }

@@ -149,12 +149,20 @@ func parseGlob(s string) []part {
 // Fold lowers letters one by one, so that texts which differ in case alone become the
 // same. Bytes that are no UTF-8, as those of a command line may be, stay as they are.
 func Fold(s string) string {
+	if IsFolded(s) {
+		return s
+	}
+	return string(AppendFold(nil, s))
+}
+
+// IsFolded says that a text is as Fold would make it; it may say no where it is.
+func IsFolded(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c >= 'A' && c <= 'Z' || c >= utf8.RuneSelf {
-			return string(AppendFold(nil, s))
+			return false
 		}
 	}
-	return s
+	return true
 }
 
 // AppendFold appends Fold(s).
@@ -173,11 +181,24 @@ func AppendFold(dst []byte, s string) []byte {
 		if r == utf8.RuneError && size == 1 {
 			dst = append(dst, c)
 		} else {
-			dst = utf8.AppendRune(dst, unicode.ToLower(r))
+			dst = utf8.AppendRune(dst, canonical(r))
 		}
 		i += size
 	}
 	return dst
+}
+
+// canonical is the same for all letters that differ in case alone, as regular expressions
+// see it too; ASCII's is lower case.
+func canonical(r rune) rune {
+	least := r
+	for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+		least = min(least, other)
+	}
+	if least < utf8.RuneSelf {
+		return unicode.ToLower(least)
+	}
+	return least
 }
 
 func fold(s string) string { return Fold(s) }
