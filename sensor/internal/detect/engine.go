@@ -91,6 +91,8 @@ type Stats struct {
 	OverBudget          uint64 // those of them that no later finding's count may tell
 	NotesSuppressed     uint64
 	Storylines, Tainted int
+	// Correlations is what the rules about more than one event hold, and what they forgot.
+	Correlations sigma.CorrelatorStats
 }
 
 // Engine is the stage. Evaluate is for one goroutine; Stats may be called from any.
@@ -99,8 +101,12 @@ type Engine struct {
 	rules    map[string][]*rule // by kind of record
 	sets     map[string]*ruleSet
 	rejected []error
-	ids      map[string]string // of rules, with the file
-	ulids    ulids
+	// parsed are the correlations until all rules are loaded.
+	parsed       []*sigma.Correlation
+	correlator   *sigma.Correlator
+	correlations map[*sigma.Correlation]*correlation
+	ids          map[string]string // of rules, with the file
+	ulids        ulids
 
 	mu        sync.Mutex
 	stories   *lru[event.ProcessKey, *story]
@@ -126,6 +132,7 @@ type rule struct {
 	id         string
 	severity   event.Severity
 	techniques []string
+	silent     bool // it is told by the correlations that refer to it alone
 }
 
 // mark is why a process is watched.
@@ -151,19 +158,21 @@ type repeatKey struct {
 func New(cfg Config) (*Engine, error) {
 	cfg = cfg.withDefaults()
 	e := &Engine{
-		cfg:       cfg,
-		rules:     map[string][]*rule{},
-		sets:      map[string]*ruleSet{},
-		ids:       map[string]string{},
-		ulids:     ulids{entropy: cfg.Entropy},
-		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
-		marked:    newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
-		told:      newLRU[tellKey, struct{}](cfg.MaxProcesses),
-		accepting: newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
-		servers:   newLRU[string, struct{}](1024),
-		young:     newLRU[string, time.Time](1024),
-		strangers: newLRU[netip.AddrPort, struct{}](1024),
-		repeats:   newLRU[repeatKey, *repeat](cfg.MaxStorylines),
+		cfg:   cfg,
+		rules: map[string][]*rule{},
+		sets:  map[string]*ruleSet{},
+		ids:   map[string]string{},
+
+		correlations: map[*sigma.Correlation]*correlation{},
+		ulids:        ulids{entropy: cfg.Entropy},
+		stories:      newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
+		marked:       newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
+		told:         newLRU[tellKey, struct{}](cfg.MaxProcesses),
+		accepting:    newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
+		servers:      newLRU[string, struct{}](1024),
+		young:        newLRU[string, time.Time](1024),
+		strangers:    newLRU[netip.AddrPort, struct{}](1024),
+		repeats:      newLRU[repeatKey, *repeat](cfg.MaxStorylines),
 		severity: map[event.Severity]int{
 			event.Informational: 0, event.Low: 1, event.Medium: 2, event.High: 3, event.Critical: 4,
 		},
@@ -171,13 +180,9 @@ func New(cfg Config) (*Engine, error) {
 	if _, ok := e.severity[cfg.MinLevel]; !ok {
 		return nil, fmt.Errorf("choosing the lowest level: %q is none", cfg.MinLevel)
 	}
-	if err := e.loadBuiltin(); err != nil {
+	if err := e.load(); err != nil {
 		return nil, err
 	}
-	if err := e.loadDir(); err != nil {
-		return nil, err
-	}
-	e.makeIndex()
 	return e, nil
 }
 
@@ -192,6 +197,7 @@ func (e *Engine) Stats() Stats {
 	s.Rejected = len(e.rejected)
 	s.Storylines, s.Tainted = e.stories.len(), e.marked.len()
 	s.Rules = len(e.ids)
+	s.Correlations = e.correlator.Stats()
 	return s
 }
 
@@ -217,11 +223,18 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 		e.young.put(o.Process.Image, o.Time)
 	}
 
+	ended := e.correlated(e.correlator.Advance(o.Time), v) // of what came before
+	var hits []sigma.Hit
 	for _, r := range e.matching(o, v) {
+		hits = append(hits, e.correlator.Observe(o.Time, r.Matcher, &e.record, o)...)
+		if r.silent || !e.tells(r.severity) {
+			continue
+		}
 		if f := e.ruleFinding(o, v, story, r); f != nil {
 			findings = append(findings, f)
 		}
 	}
+	findings = append(findings, e.correlated(hits, v)...)
 	if len(findings) == 0 {
 		if f := e.anomaly(o, v, story); f != nil {
 			findings = append(findings, f)
@@ -235,7 +248,7 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 	if note := e.note(o, story); note != nil {
 		notes = append(notes, note)
 	}
-	return findings, notes
+	return append(findings, ended...), notes
 }
 
 // tell applies the limits; a finding that passes them is counted and marks its process.

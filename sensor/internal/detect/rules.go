@@ -25,6 +25,25 @@ const (
 	maxNamed = 20
 )
 
+// load takes up the built-in rules and the operator's.
+func (e *Engine) load() error {
+	if err := e.loadBuiltin(); err != nil {
+		return err
+	}
+	builtin := map[*sigma.Rule]bool{}
+	for _, rules := range e.rules {
+		for _, r := range rules {
+			builtin[r.Rule] = true
+		}
+	}
+	if err := e.loadDir(); err != nil {
+		return err
+	}
+	e.makeCorrelator(e.parsed, builtin)
+	e.makeIndex()
+	return nil
+}
+
 func (e *Engine) loadBuiltin() error {
 	return fs.WalkDir(rules.Files, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -113,7 +132,24 @@ func (e *Engine) add(path string, raw []byte) []error {
 			refused = append(refused, err)
 		}
 	}
+	for _, parsed := range file.Correlations {
+		if _, err := e.claim(&parsed.Header); err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		e.parsed = append(e.parsed, parsed)
+	}
 	return refused
+}
+
+// claim makes an id that of one rule.
+func (e *Engine) claim(h *sigma.Header) (string, error) {
+	id := idOf(h)
+	if other, taken := e.ids[id]; taken {
+		return "", &sigma.Error{Path: h.Path, Line: h.Line, Msg: fmt.Sprintf("id %s is that of %s too", id, other)}
+	}
+	e.ids[id] = h.Path
+	return id, nil
 }
 
 func (e *Engine) addRule(parsed *sigma.Rule) error {
@@ -121,11 +157,10 @@ func (e *Engine) addRule(parsed *sigma.Rule) error {
 	if err != nil {
 		return err
 	}
-	id := idOf(&parsed.Header)
-	if other, taken := e.ids[id]; taken {
-		return &sigma.Error{Path: parsed.Path, Line: parsed.Line, Msg: fmt.Sprintf("id %s is that of %s too", id, other)}
+	id, err := e.claim(&parsed.Header)
+	if err != nil {
+		return err
 	}
-	e.ids[id] = parsed.Path
 	for _, m := range matchers {
 		e.rules[m.Of] = append(e.rules[m.Of], &rule{
 			Matcher: m, id: id, severity: event.Severity(parsed.Level), techniques: parsed.Techniques(),
@@ -188,7 +223,7 @@ func (e *Engine) makeIndex() {
 		set := &ruleSet{}
 		var matchers []*sigma.Matcher
 		for _, r := range rules {
-			if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] {
+			if e.tells(r.severity) || e.correlator.Wants(r.Matcher) {
 				set.rules = append(set.rules, r)
 				matchers = append(matchers, r.Matcher)
 			}
