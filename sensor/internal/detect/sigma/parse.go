@@ -86,9 +86,11 @@ func (p *parse) documents(raw []byte) (docs []*ast.DocumentNode) {
 		p.fail(0, "nested deeper than %d", maxDepth)
 	}
 	tokens := lexer.Tokenize(string(raw))
-	open := 0
+	open, documents := 0, 1
 	for _, t := range tokens {
 		switch t.Type {
+		case token.DocumentHeaderType:
+			documents++ // each costs the library a look at all of the others
 		case token.SequenceStartType, token.MappingStartType:
 			open++
 		case token.SequenceEndType, token.MappingEndType:
@@ -97,16 +99,22 @@ func (p *parse) documents(raw []byte) (docs []*ast.DocumentNode) {
 		if open > maxDepth {
 			p.fail(t.Position.Line, "nested deeper than %d", maxDepth)
 		}
+		if documents > maxDocuments+1 {
+			p.fail(t.Position.Line, "holds more than %d documents", maxDocuments)
+		}
 	}
 	file, err := parser.Parse(tokens, 0)
 	if err != nil {
-		line := 0
+		// Its Error() draws the place, in time that is quadratic in the file.
 		var syntax yaml.Error
-		if errors.As(err, &syntax) && syntax.GetToken() != nil && syntax.GetToken().Position != nil {
-			line = syntax.GetToken().Position.Line
+		if !errors.As(err, &syntax) {
+			p.fail(0, "reading YAML: %v", err)
 		}
-		message, _, _ := strings.Cut(err.Error(), "\n")
-		p.fail(line, "%s", message)
+		line := 0
+		if t := syntax.GetToken(); t != nil && t.Position != nil {
+			line = t.Position.Line
+		}
+		p.fail(line, "YAML: %s", syntax.GetMessage())
 	}
 	for _, doc := range file.Docs {
 		if doc.Body != nil {

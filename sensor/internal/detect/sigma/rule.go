@@ -20,7 +20,7 @@ const (
 	maxValues    = 4096  // values in one rule
 	maxValue     = 4096  // bytes of one value
 	maxPattern   = 1024  // bytes of one regular expression
-	maxProgram   = 2048  // instructions that it compiles to: each is a step for each byte
+	maxProgram   = 1024  // instructions that it compiles to: each is a step for each byte
 	maxWildcards = 64    // * and ? in one value
 	maxVariants  = 256   // texts that one value stands for (windash, base64offset)
 	maxDepth     = 32    // nesting of YAML and of conditions
