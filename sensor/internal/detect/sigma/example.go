@@ -3,6 +3,7 @@ package sigma
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"regexp/syntax"
 	"slices"
 	"strconv"
@@ -33,17 +34,18 @@ const maxAttempts = 50000
 
 // Examples makes up a record that the rule must match and one that it must not, which
 // differs from the first in as little as the condition allows. A field that holds one value
-// in the real world has one here; only fields of a few words may have several.
-func (m *Matcher) Examples() (match, miss Example, err error) {
-	g := &generator{source: m.source, wishes: map[int][]wish{}}
+// in the real world has one here; only fields of a few words may have several. What is
+// given is so in every record of the kind.
+func (m *Matcher) Examples(given Example) (match, miss Example, err error) {
+	g := &generator{source: m.source, given: given, wishes: map[int][]wish{}}
 	found := g.fulfil(m.expr, true, func() bool {
-		match = maps.Clone(g.values())
+		match = g.values()
 		return m.expr.eval(match)
 	})
 	if !found {
 		return nil, nil, ErrNoExample
 	}
-	g = &generator{source: m.source, wishes: map[int][]wish{}, near: match}
+	g = &generator{source: m.source, given: given, wishes: map[int][]wish{}, near: match}
 	found = g.fulfil(m.expr, false, func() bool {
 		miss = maps.Clone(match)
 		maps.Copy(miss, g.values())
@@ -63,6 +65,7 @@ type wish struct {
 
 type generator struct {
 	source   *Source
+	given    Example
 	wishes   map[int][]wish
 	made     map[int][]string
 	near     Example
@@ -71,6 +74,7 @@ type generator struct {
 
 func (g *generator) values() Example {
 	out := Example{}
+	maps.Copy(out, g.given)
 	for field := range g.wishes {
 		if len(g.wishes[field]) > 0 {
 			out[field] = g.made[field]
@@ -141,6 +145,9 @@ func (g *generator) some(list []expression, n int, want bool, then func() bool) 
 }
 
 func (g *generator) wish(field int, w wish, then func() bool) bool {
+	if _, given := g.given[field]; given {
+		return w.test.eval(g.given) == w.want && then()
+	}
 	before, made := g.wishes[field], g.made
 	defer func() { g.wishes[field], g.made = before, made }()
 	g.wishes[field] = append(slices.Clip(before), w)
@@ -174,7 +181,16 @@ func (g *generator) candidates(field int) func(func([]string) bool) {
 			_ = yield(domain) && yield(nil)
 			return
 		}
+		wanted := slices.ContainsFunc(g.wishes[field], func(w wish) bool { return w.want })
+		if g.near == nil && !wanted && !yield(nil) {
+			return
+		}
 		old := g.near[field]
+		for _, like := range alike(old, g.wishes[field]) {
+			if !yield([]string{like}) {
+				return
+			}
+		}
 		for _, v := range old { // as it was, but for a little
 			for _, changed := range []string{v, v + "x", "x" + v, strings.TrimRight(v, "x") + ".x"} {
 				if !yield([]string{changed}) {
@@ -188,12 +204,32 @@ func (g *generator) candidates(field int) func(func([]string) bool) {
 			}
 		}
 		for _, text := range composed(g.wishes[field]) {
-			if !yield([]string{text}) {
+			if strings.TrimSpace(text) != "" && !yield([]string{text}) {
 				return
 			}
 		}
-		_ = yield([]string{"example"}) && yield([]string{"0"}) && yield(nil) && yield([]string{"192.0.2.1"})
+		_ = yield([]string{"example"}) && yield([]string{"0"}) && yield(nil) && yield([]string{""})
 	}
+}
+
+// alike are other addresses where there is one, and other numbers.
+func alike(old []string, wishes []wish) []string {
+	isNetwork := func(w wish) bool { _, ok := w.test.(inNetwork); return ok }
+	isNumber := func(w wish) bool { _, ok := w.test.(compares); return ok }
+	network, number := slices.ContainsFunc(wishes, isNetwork), slices.ContainsFunc(wishes, isNumber)
+	for _, v := range old {
+		_, err := netip.ParseAddr(v)
+		network = network || err == nil
+		_, err = strconv.Atoi(v)
+		number = number || err == nil
+	}
+	switch {
+	case network:
+		return []string{"198.51.100.7", "10.0.0.1", "127.0.0.1", "2001:db8::1", "fe80::1"}
+	case number:
+		return []string{"4321", "1", "0", "65000"}
+	}
+	return nil
 }
 
 // composed are texts that begin, end and go on as wished.

@@ -203,7 +203,7 @@ func tryExamples(t *testing.T, tree fs.FS) {
 	made := 0
 	var records []Example
 	for i, m := range matchers {
-		match, miss, err := m.Examples()
+		match, miss, err := m.Examples(nil)
 		if err != nil {
 			t.Errorf("%s: %v", m.Rule.Path, err)
 			continue
@@ -264,7 +264,7 @@ func TestHardExamples(t *testing.T) {
 		{"s: {Image: a}\n  condition: s or not s", false},
 	} {
 		m := compile(t, "  "+tt.detection)
-		match, miss, err := m.Examples()
+		match, miss, err := m.Examples(nil)
 		if (err == nil) != tt.possible {
 			t.Errorf("%s: %v", tt.detection, err)
 			continue
@@ -285,7 +285,7 @@ func FuzzExamples(f *testing.F) {
 				continue
 			}
 			for _, m := range all {
-				if match, miss, err := m.Examples(); err == nil && (!m.Match(match) || m.Match(miss)) {
+				if match, miss, err := m.Examples(nil); err == nil && (!m.Match(match) || m.Match(miss)) {
 					t.Error(fmt.Sprint(match, miss))
 				}
 			}
