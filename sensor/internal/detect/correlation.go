@@ -92,7 +92,7 @@ func (e *Engine) correlated(hits []sigma.Hit, v event.Verdict) (findings []*even
 // counted says what a correlation saw.
 func counted(hit sigma.Hit) string {
 	c := hit.Correlation
-	text := ""
+	var text string
 	switch c.Type {
 	case "event_count":
 		text = fmt.Sprintf("Of this, %d were seen", hit.Count)

@@ -40,7 +40,7 @@ func ordinaryWork(n int) (all []*event.Observation) {
 			child(bash, "/usr/bin/git", "git -c core.quotepath=false fetch --prune origin +refs/heads/*:refs/remotes/origin/*"),
 			child(shell, "/usr/bin/find", "find /var/tmp -xdev -mtime +30 -type f -name *.log"),
 			child(shell, "/usr/bin/logrotate", "/usr/sbin/logrotate /etc/logrotate.conf"),
-			child(bash, "/usr/bin/grep", "grep -rn "+pick("TODO", "func main", "password_hash")+" src"),
+			child(bash, "/usr/bin/grep", "grep -rn "+pick("import", "func main", "password_hash")+" src"),
 			child(bash, "/usr/bin/ls", "ls --color=auto -la "+pick("/etc", "/var/log", ".")),
 			child(bash, "/usr/bin/cat", "cat "+pick("/proc/meminfo", "README.md", "/etc/hosts")),
 			child(bash, "/usr/bin/curl", "curl -fsS https://"+pick("api.example.org/v1/health", "packages.example.org/key.gpg")+" -o /dev/null"),

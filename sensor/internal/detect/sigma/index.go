@@ -125,9 +125,7 @@ func packed(key string) (k uint32) {
 // with the same Scratch.
 func (x *Index) Match(r Record, s *Scratch) []int32 {
 	x.find(r, s, nil)
-	for _, n := range x.always {
-		s.found = append(s.found, n)
-	}
+	s.found = append(s.found, x.always...)
 	slices.Sort(s.found)
 	s.Looked += uint64(len(s.found))
 	kept := s.found[:0]
