@@ -92,10 +92,15 @@ func (m *lossMeter) all() []event.Loss {
 	return all
 }
 
+// correlationLosses is the place of what rules about more than one event forgot.
+const correlationLosses = "correlation"
+
 // unseen tells whether any of these were events that the baseline did not see: what
-// only the recorder lost was learnt from, and a full disk must not end learning.
+// only the recorder or a correlation lost was learnt from, and a full disk must not end learning.
 func unseen(losses []event.Loss) bool {
-	return slices.ContainsFunc(losses, func(l event.Loss) bool { return l.Where != recorder.LossPlace })
+	return slices.ContainsFunc(losses, func(l event.Loss) bool {
+		return l.Where != recorder.LossPlace && l.Where != correlationLosses
+	})
 }
 
 // total is all that was lost since the start.

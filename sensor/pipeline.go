@@ -142,8 +142,12 @@ func (s *Sensor) lossTotals(kernel []event.Loss) []event.Loss {
 	if evicted := s.enricher.Stats().EvictedLiving; evicted > 0 {
 		totals = append(totals, event.Loss{Where: "process-tree", Cause: "full", Count: evicted})
 	}
-	if over := s.detector.Stats().OverBudget; over > 0 {
-		totals = append(totals, event.Loss{Where: "findings", Cause: "over-budget", Count: over})
+	decided := s.detector.Stats()
+	if decided.OverBudget > 0 {
+		totals = append(totals, event.Loss{Where: "findings", Cause: "over-budget", Count: decided.OverBudget})
+	}
+	if c := decided.Correlations; c.EvictedEvents+c.Unfollowed > 0 {
+		totals = append(totals, event.Loss{Where: correlationLosses, Cause: "full", Count: c.EvictedEvents + c.Unfollowed})
 	}
 	return totals
 }

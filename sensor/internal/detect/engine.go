@@ -91,14 +91,22 @@ type Stats struct {
 	OverBudget          uint64 // those of them that no later finding's count may tell
 	NotesSuppressed     uint64
 	Storylines, Tainted int
+	// Correlations is what the rules about more than one event hold, and what they forgot.
+	Correlations sigma.CorrelatorStats
 }
 
 // Engine is the stage. Evaluate is for one goroutine; Stats may be called from any.
 type Engine struct {
 	cfg      Config
-	rules    map[string][]*rule // by category
+	rules    map[string][]*rule // by kind of record
+	sets     map[string]*ruleSet
 	rejected []error
-	ids      ulids
+	// parsed are the correlations until all rules are loaded.
+	parsed       []*sigma.Correlation
+	correlator   *sigma.Correlator
+	correlations map[*sigma.Correlation]*correlation
+	ids          map[string]string // of rules, with the file
+	ulids        ulids
 
 	mu        sync.Mutex
 	stories   *lru[event.ProcessKey, *story]
@@ -116,7 +124,6 @@ type Engine struct {
 	stats    Stats
 	severity map[event.Severity]int
 	record   record
-	premises map[premises][]*rule // the rules that can match at all, see rules.go
 }
 
 // rule is a matcher with what a finding needs of it.
@@ -125,6 +132,7 @@ type rule struct {
 	id         string
 	severity   event.Severity
 	techniques []string
+	silent     bool // it is told by the correlations that refer to it alone
 }
 
 // mark is why a process is watched.
@@ -150,18 +158,21 @@ type repeatKey struct {
 func New(cfg Config) (*Engine, error) {
 	cfg = cfg.withDefaults()
 	e := &Engine{
-		cfg:       cfg,
-		rules:     map[string][]*rule{},
-		premises:  map[premises][]*rule{},
-		ids:       ulids{entropy: cfg.Entropy},
-		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
-		marked:    newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
-		told:      newLRU[tellKey, struct{}](cfg.MaxProcesses),
-		accepting: newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
-		servers:   newLRU[string, struct{}](1024),
-		young:     newLRU[string, time.Time](1024),
-		strangers: newLRU[netip.AddrPort, struct{}](1024),
-		repeats:   newLRU[repeatKey, *repeat](cfg.MaxStorylines),
+		cfg:   cfg,
+		rules: map[string][]*rule{},
+		sets:  map[string]*ruleSet{},
+		ids:   map[string]string{},
+
+		correlations: map[*sigma.Correlation]*correlation{},
+		ulids:        ulids{entropy: cfg.Entropy},
+		stories:      newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
+		marked:       newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
+		told:         newLRU[tellKey, struct{}](cfg.MaxProcesses),
+		accepting:    newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
+		servers:      newLRU[string, struct{}](1024),
+		young:        newLRU[string, time.Time](1024),
+		strangers:    newLRU[netip.AddrPort, struct{}](1024),
+		repeats:      newLRU[repeatKey, *repeat](cfg.MaxStorylines),
 		severity: map[event.Severity]int{
 			event.Informational: 0, event.Low: 1, event.Medium: 2, event.High: 3, event.Critical: 4,
 		},
@@ -169,10 +180,7 @@ func New(cfg Config) (*Engine, error) {
 	if _, ok := e.severity[cfg.MinLevel]; !ok {
 		return nil, fmt.Errorf("choosing the lowest level: %q is none", cfg.MinLevel)
 	}
-	if err := e.loadBuiltin(); err != nil {
-		return nil, err
-	}
-	if err := e.loadDir(); err != nil {
+	if err := e.load(); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -188,9 +196,8 @@ func (e *Engine) Stats() Stats {
 	s := e.stats
 	s.Rejected = len(e.rejected)
 	s.Storylines, s.Tainted = e.stories.len(), e.marked.len()
-	for _, rules := range e.rules {
-		s.Rules += len(rules)
-	}
+	s.Rules = len(e.ids)
+	s.Correlations = e.correlator.Stats()
 	return s
 }
 
@@ -216,11 +223,18 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 		e.young.put(o.Process.Image, o.Time)
 	}
 
+	ended := e.correlated(e.correlator.Advance(o.Time), v) // of what came before
+	var hits []sigma.Hit
 	for _, r := range e.matching(o, v) {
+		hits = append(hits, e.correlator.Observe(o.Time, r.Matcher, &e.record, o)...)
+		if r.silent || !e.tells(r.severity) {
+			continue
+		}
 		if f := e.ruleFinding(o, v, story, r); f != nil {
 			findings = append(findings, f)
 		}
 	}
+	findings = append(findings, e.correlated(hits, v)...)
 	if len(findings) == 0 {
 		if f := e.anomaly(o, v, story); f != nil {
 			findings = append(findings, f)
@@ -234,7 +248,7 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 	if note := e.note(o, story); note != nil {
 		notes = append(notes, note)
 	}
-	return findings, notes
+	return append(findings, ended...), notes
 }
 
 // tell applies the limits; a finding that passes them is counted and marks its process.
@@ -266,7 +280,7 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 		f.Reason += fmt.Sprintf(" The same was seen %d more times in this storyline and is not told one by one.", r.held)
 		r.held = 0
 	}
-	f.ID = e.ids.make(e.cfg.Now())
+	f.ID = e.ulids.make(e.cfg.Now())
 	e.stats.Findings++
 	return f
 }

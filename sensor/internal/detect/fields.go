@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
@@ -87,7 +88,22 @@ const (
 	fieldClaimed
 	fieldTargetImage
 	fieldTargetUser
-	fieldCount
+	// fieldStoryline: PID.START of its root, as findings name it.
+	fieldStoryline
+	// What follows is for auditd's rules, see audit.go.
+	fieldAuditType
+	fieldSyscall
+	fieldComm
+	fieldAuditName
+	fieldAuditNameType
+	fieldAuditKey
+	fieldAuditSuccess
+	fieldAuditUID
+	fieldAuditEUID
+	fieldAuditSession
+	fieldArgc
+	fieldA0
+	fieldCount = fieldA0 + maxAuditArgs
 )
 
 var processFields = map[string]int{
@@ -100,6 +116,7 @@ var processFields = map[string]int{
 	"vedette.Script": fieldScript, "vedette.Unit": fieldUnit, "vedette.Container": fieldContainer,
 	"vedette.InSession": fieldInSession, "vedette.Installs": fieldInstalls,
 	"vedette.ServesConnection": fieldServes, "vedette.OriginIp": fieldOriginIP, "vedette.Known": fieldKnown,
+	"vedette.Storyline": fieldStoryline,
 }
 
 func with(more map[string]int) map[string]int {
@@ -113,46 +130,60 @@ func with(more map[string]int) map[string]int {
 	return all
 }
 
+// source is one kind of record; bare words are looked for in text, which is what the
+// kernel's key of such an event holds.
+func source(category string, more map[string]int, text ...int) sigma.Source {
+	return sigma.Source{Of: category, Category: category, Fields: with(more), Text: text}
+}
+
 var schema = sigma.Schema{
-	"process_creation": with(map[string]int{"vedette.PreviousImage": fieldPreviousImage}),
-	"network_connection": with(map[string]int{
+	source("process_creation", map[string]int{"vedette.PreviousImage": fieldPreviousImage}, fieldCommandLine, fieldImage),
+	source("network_connection", map[string]int{
 		"Initiated": fieldInitiated, "Protocol": fieldProtocol,
 		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort,
 		"DestinationIp": fieldDestinationIP, "DestinationPort": fieldDestinationPort,
 		"DestinationHostname": fieldDestinationHostname,
 	}),
-	"dns_query": with(map[string]int{"QueryName": fieldQueryName}),
-	"network_socket": with(map[string]int{
+	source("dns_query", map[string]int{"QueryName": fieldQueryName}, fieldQueryName, fieldImage),
+	source("network_socket", map[string]int{
 		"Protocol": fieldProtocol, "vedette.SocketFamily": fieldSocketFamily,
 		"vedette.SocketType": fieldSocketType, "vedette.SocketResult": fieldSocketResult,
 	}),
-	"authentication": with(map[string]int{
+	source("authentication", map[string]int{
 		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort, "Terminal": fieldTerminal, "vedette.Via": fieldVia,
 	}),
-	"file_event": with(map[string]int{
+	source("file_event", map[string]int{
 		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
 		"vedette.NewName": fieldNewName, "vedette.SetId": fieldSetID,
-	}),
-	"file_delete": with(map[string]int{
+	}, fieldTargetFilename, fieldImage),
+	source("file_delete", map[string]int{
 		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
-	}),
-	"image_load": with(map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
-	"privilege":  with(privilegeFields),
+	}, fieldTargetFilename, fieldImage),
+	source("image_load", map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
+	source("privilege", privilegeFields),
 }
 
 // record gives an observation's fields, each made when a rule first asks. It is
-// used again for the next observation.
+// used again for the next observation, and so is the memory of the texts that it had to
+// make: they hold until the next reset, and who keeps one copies it.
 type record struct {
 	o      *event.Observation
 	v      event.Verdict
 	raw    [fieldCount][]string
 	folded [fieldCount][]string
 	have   [fieldCount]uint8 // 1: raw, 2: folded
+	texts  []byte
 }
+
+// maxTexts bounds what is kept between observations; longer texts are of hostile events.
+const maxTexts = 64 << 10
 
 func (r *record) reset(o *event.Observation, v event.Verdict) {
 	r.o, r.v = o, v
 	r.have = [fieldCount]uint8{}
+	if r.texts = r.texts[:0]; cap(r.texts) > maxTexts {
+		r.texts = nil
+	}
 }
 
 // Field implements sigma.Record.
@@ -170,10 +201,37 @@ func (r *record) Folded(n int) []string {
 		r.have[n] |= 2
 		r.folded[n] = r.folded[n][:0]
 		for _, v := range r.Field(n) {
-			r.folded[n] = append(r.folded[n], sigma.Fold(v))
+			if sigma.IsFolded(v) {
+				r.folded[n] = append(r.folded[n], v)
+				continue
+			}
+			from := len(r.texts)
+			r.texts = sigma.AppendFold(r.texts, v)
+			r.folded[n] = append(r.folded[n], r.text(from))
 		}
 	}
 	return r.folded[n]
+}
+
+// text is what was appended to texts since from. Nothing writes there again before reset,
+// and what grew out of it stays as it was.
+func (r *record) text(from int) string {
+	made := r.texts[from:]
+	return unsafe.String(unsafe.SliceData(made), len(made))
+}
+
+func (r *record) joined(argv []string) string {
+	if len(argv) == 1 {
+		return argv[0]
+	}
+	from := len(r.texts)
+	for i, arg := range argv {
+		if i > 0 {
+			r.texts = append(r.texts, ' ')
+		}
+		r.texts = append(r.texts, arg...)
+	}
+	return r.text(from)
 }
 
 // values appends what the event has for a field. A fact that is not known gives
@@ -202,7 +260,7 @@ func (r *record) values(n int, out []string) []string {
 	case fieldImage:
 		return text(p.Image)
 	case fieldCommandLine:
-		return text(strings.Join(p.Argv, " "))
+		return text(r.joined(p.Argv))
 	case fieldUser:
 		return text(p.User)
 	case fieldCurrentDirectory:
@@ -249,7 +307,12 @@ func (r *record) values(n int, out []string) []string {
 		if d, ok := r.o.Event.(*event.DNS); ok {
 			return text(d.Name)
 		}
+	case fieldStoryline:
+		return append(out, storyline(p))
 	default:
+		if n >= fieldAuditType {
+			return auditValues(n, r.o, out)
+		}
 		if f, ok := r.o.Event.(*event.File); ok {
 			return fileValues(n, f, out)
 		}
@@ -273,7 +336,7 @@ func (r *record) parentValues(n int, out []string) []string {
 	case fieldParentImage:
 		s = p.Image
 	case fieldParentCommandLine:
-		s = strings.Join(p.Argv, " ")
+		s = r.joined(p.Argv)
 	case fieldParentUser:
 		s = p.User
 	case fieldParentProcessID:

@@ -25,6 +25,25 @@ const (
 	maxNamed = 20
 )
 
+// load takes up the built-in rules and the operator's.
+func (e *Engine) load() error {
+	if err := e.loadBuiltin(); err != nil {
+		return err
+	}
+	builtin := map[*sigma.Rule]bool{}
+	for _, rules := range e.rules {
+		for _, r := range rules {
+			builtin[r.Rule] = true
+		}
+	}
+	if err := e.loadDir(); err != nil {
+		return err
+	}
+	e.makeCorrelator(e.parsed, builtin)
+	e.makeIndex()
+	return nil
+}
+
 func (e *Engine) loadBuiltin() error {
 	return fs.WalkDir(rules.Files, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -34,8 +53,8 @@ func (e *Engine) loadBuiltin() error {
 		if err != nil {
 			return fmt.Errorf("reading built-in rule: %w", err)
 		}
-		if err := e.add("builtin/"+path, raw); err != nil {
-			return fmt.Errorf("loading built-in rule: %w", err)
+		if refused := e.add("builtin/"+path, raw); len(refused) > 0 {
+			return fmt.Errorf("loading built-in rule: %w", errors.Join(refused...))
 		}
 		return nil
 	})
@@ -57,21 +76,12 @@ func (e *Engine) loadDir() error {
 			return fmt.Errorf("more than %d rules", maxRules)
 		}
 		raw, err := readRule(path)
+		refused := []error{err}
 		if err == nil {
-			err = e.add(path, raw)
+			refused = e.add(path, raw)
 		}
-		if err != nil {
-			e.rejected = append(e.rejected, err)
-			var refused *sigma.Error
-			if !errors.As(err, &refused) || !refused.Unsupported {
-				e.cfg.Logger.Warn("rule is refused", "error", err)
-				return nil
-			}
-			level := slog.LevelWarn
-			if unsupported++; unsupported > maxNamed {
-				level = slog.LevelDebug
-			}
-			e.cfg.Logger.Log(context.Background(), level, "rule is not used", "error", err)
+		for _, err := range refused {
+			unsupported += e.reject(err, unsupported)
 		}
 		return nil
 	})
@@ -83,6 +93,22 @@ func (e *Engine) loadDir() error {
 	}
 	e.cfg.Logger.Info("rules loaded", "dir", e.cfg.RulesDir, "files", count, "not_used", len(e.rejected))
 	return nil
+}
+
+// reject keeps and logs why a rule is not used; 1 when this sensor lacks what it needs.
+func (e *Engine) reject(err error, unsupported int) int {
+	e.rejected = append(e.rejected, err)
+	var refused *sigma.Error
+	if !errors.As(err, &refused) || !refused.Unsupported {
+		e.cfg.Logger.Warn("rule is refused", "error", err)
+		return 0
+	}
+	level := slog.LevelWarn
+	if unsupported >= maxNamed {
+		level = slog.LevelDebug
+	}
+	e.cfg.Logger.Log(context.Background(), level, "rule is not used", "error", err)
+	return 1
 }
 
 func readRule(path string) ([]byte, error) {
@@ -98,28 +124,60 @@ func readRule(path string) ([]byte, error) {
 	return raw, nil
 }
 
-func (e *Engine) add(path string, raw []byte) error {
-	parsed, err := sigma.Parse(path, raw)
-	if err != nil {
-		return err
-	}
-	matcher, err := sigma.Compile(parsed, schema)
-	if err != nil {
-		return err
-	}
-	r := &rule{Matcher: matcher, id: parsed.ID, severity: event.Severity(parsed.Level), techniques: parsed.Techniques()}
-	if r.id == "" {
-		r.id = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-	}
-	for _, others := range e.rules {
-		for _, other := range others {
-			if other.id == r.id {
-				return &sigma.Error{Path: path, Msg: fmt.Sprintf("id %s is that of %s too", r.id, other.Rule.Path)}
-			}
+// add takes up the rules of a file; each that cannot be used is an error of its own.
+func (e *Engine) add(path string, raw []byte) []error {
+	file, refused := sigma.ParseFile(path, raw)
+	for _, parsed := range file.Rules {
+		if err := e.addRule(parsed); err != nil {
+			refused = append(refused, err)
 		}
 	}
-	e.rules[parsed.Category] = append(e.rules[parsed.Category], r)
+	for _, parsed := range file.Correlations {
+		if _, err := e.claim(&parsed.Header); err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		e.parsed = append(e.parsed, parsed)
+	}
+	return refused
+}
+
+// claim makes an id that of one rule.
+func (e *Engine) claim(h *sigma.Header) (string, error) {
+	id := idOf(h)
+	if other, taken := e.ids[id]; taken {
+		return "", &sigma.Error{Path: h.Path, Line: h.Line, Msg: fmt.Sprintf("id %s is that of %s too", id, other)}
+	}
+	e.ids[id] = h.Path
+	return id, nil
+}
+
+func (e *Engine) addRule(parsed *sigma.Rule) error {
+	matchers, err := sigma.Compile(parsed, schema)
+	if err != nil {
+		return err
+	}
+	id, err := e.claim(&parsed.Header)
+	if err != nil {
+		return err
+	}
+	for _, m := range matchers {
+		e.rules[m.Of] = append(e.rules[m.Of], &rule{
+			Matcher: m, id: id, severity: event.Severity(parsed.Level), techniques: parsed.Techniques(),
+		})
+	}
 	return nil
+}
+
+// idOf is a rule's id, or what stands for it.
+func idOf(h *sigma.Header) string {
+	if h.ID != "" {
+		return h.ID
+	}
+	if h.Name != "" {
+		return h.Name
+	}
+	return strings.TrimSuffix(filepath.Base(h.Path), filepath.Ext(h.Path))
 }
 
 func categoryOf(ev event.Event) string {
@@ -152,71 +210,38 @@ func categoryOf(ev event.Event) string {
 	return ""
 }
 
-// premises are what most rules turn on and what a host repeats all day long. All
-// observations that have them in common have the same candidates.
-type premises struct {
-	category, image, parent, previous, traits string
+// ruleSet are the rules about one kind of record.
+type ruleSet struct {
+	rules   []*rule // those that are used, as the index numbers them
+	index   *sigma.Index
+	scratch sigma.Scratch
 }
 
-var premiseFields = sigma.FieldsOf(fieldImage, fieldParentImage, fieldPreviousImage, fieldTraits)
-
-// maxPremises bounds what is remembered; past it all is learnt anew. Premises with
-// longer texts than maxPremiseBytes, which a program may choose, are not remembered.
-const (
-	maxPremises     = 2048
-	maxPremiseBytes = 1024
-)
-
-func (p premises) size() int {
-	return len(p.image) + len(p.parent) + len(p.previous) + len(p.traits)
+// index makes the rules ready; none is added after.
+func (e *Engine) makeIndex() {
+	for of, rules := range e.rules {
+		set := &ruleSet{}
+		var matchers []*sigma.Matcher
+		for _, r := range rules {
+			if e.tells(r.severity) || e.correlator.Wants(r.Matcher) {
+				set.rules = append(set.rules, r)
+				matchers = append(matchers, r.Matcher)
+			}
+		}
+		set.index = sigma.NewIndex(matchers)
+		e.sets[of] = set
+	}
 }
 
-func premisesOf(category string, o *event.Observation) premises {
-	p := premises{category: category, image: o.Process.Image}
-	if o.Process.Parent != nil {
-		p.parent = o.Process.Parent.Image
-	}
-	if o.Before != nil {
-		p.previous = o.Before.Image
-	}
-	if len(o.Process.Traits) > 0 {
-		p.traits = strings.Join(o.Process.Traits, "\x00")
-	}
-	return p
-}
-
-// candidates are the rules that may match; e.record is set.
-func (e *Engine) candidates(category string, o *event.Observation) []*rule {
-	all := e.rules[category]
-	if len(all) == 0 {
+// matching are the rules that match, in the order in which they were loaded.
+func (e *Engine) matching(o *event.Observation, v event.Verdict) (found []*rule) {
+	set := e.sets[categoryOf(o.Event)]
+	if set == nil {
 		return nil
 	}
-	key := premisesOf(category, o)
-	some, known := e.premises[key]
-	if known {
-		return some
-	}
-	for _, r := range all {
-		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && !r.Excluded(&e.record, premiseFields) {
-			some = append(some, r)
-		}
-	}
-	if key.size() > maxPremiseBytes {
-		return some
-	}
-	if len(e.premises) >= maxPremises {
-		clear(e.premises)
-	}
-	e.premises[key] = some
-	return some
-}
-
-func (e *Engine) matching(o *event.Observation, v event.Verdict) (found []*rule) {
 	e.record.reset(o, v)
-	for _, r := range e.candidates(categoryOf(o.Event), o) {
-		if r.Match(&e.record) {
-			found = append(found, r)
-		}
+	for _, n := range set.index.Match(&e.record, &set.scratch) {
+		found = append(found, set.rules[n])
 	}
 	return found
 }

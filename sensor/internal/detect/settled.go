@@ -11,18 +11,28 @@ import (
 var (
 	execFixed = sigma.FieldsOf(fieldImage, fieldCommandLine, fieldParentImage, fieldParentCommandLine, fieldUser, fieldParentUser,
 		fieldCurrentDirectory, fieldLogonID, fieldHashes, fieldSHA256, fieldTraits, fieldParentTraits, fieldPreviousImage,
-		fieldScript, fieldServes, fieldKnown)
+		fieldScript, fieldServes, fieldKnown, fieldAuditType, fieldSyscall, fieldComm, fieldAuditName, fieldAuditNameType,
+		fieldAuditKey, fieldAuditSuccess, fieldAuditEUID, fieldArgc).With(auditArgs()...)
 	outFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
-		fieldDestinationIP, fieldDestinationPort, fieldKnown)
+		fieldDestinationIP, fieldDestinationPort, fieldKnown, fieldAuditType, fieldSyscall, fieldComm)
 	inFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
-		fieldSourceIP, fieldDestinationPort, fieldKnown)
+		fieldSourceIP, fieldDestinationPort, fieldKnown, fieldAuditType, fieldSyscall, fieldComm)
 	lookupFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldQueryName, fieldKnown)
-	fileFixed   = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldFileClass, fieldKnown)
+	fileFixed   = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldFileClass, fieldKnown,
+		fieldAuditType, fieldSyscall, fieldComm, fieldAuditNameType, fieldAuditSuccess)
 	// A library's load is one behaviour of the host, whoever loads it.
 	loadFixed      = sigma.FieldsOf(fieldImageLoaded, fieldLoadedTraits, fieldKnown)
-	privilegeFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldCommand, fieldSucceeded, fieldError, fieldKnown)
-	otherFixed     = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
+	privilegeFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldCommand, fieldSucceeded, fieldError, fieldKnown,
+		fieldAuditType, fieldComm, fieldAuditSuccess)
+	otherFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
 )
+
+func auditArgs() (fields []int) {
+	for i := range maxAuditArgs {
+		fields = append(fields, fieldA0+i)
+	}
+	return fields
+}
 
 // Settled tells whether every observation with this one's kernel key is decided as this
 // one is, which is as nothing: no rule can match, whatever the fields hold that the key
@@ -57,19 +67,18 @@ func (e *Engine) Settled(o *event.Observation, v event.Verdict) bool {
 		case ev.Op == event.FileMapExec:
 			fixed = loadFixed
 		case !named(ev): // a rename's or a link's second name is not in its key
-			fixed |= sigma.FieldsOf(fieldTargetFilename)
+			fixed = fixed.With(fieldTargetFilename, fieldAuditName)
 		}
 	case *event.Privilege:
 		fixed = privilegeFixed
 	}
 	if !o.Process.Hashed {
-		fixed &^= sigma.FieldsOf(fieldHashes, fieldSHA256)
+		fixed = fixed.Without(fieldHashes, fieldSHA256)
+	}
+	set := e.sets[categoryOf(o.Event)]
+	if set == nil {
+		return true
 	}
 	e.record.reset(o, v)
-	for _, r := range e.rules[categoryOf(o.Event)] {
-		if e.severity[r.severity] >= e.severity[e.cfg.MinLevel] && !r.Excluded(&e.record, fixed) {
-			return false
-		}
-	}
-	return true
+	return !set.index.Possible(&e.record, fixed, &set.scratch)
 }

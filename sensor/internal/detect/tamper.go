@@ -35,7 +35,7 @@ func (e *Engine) tamper(o *event.Observation, t *event.Tamper) *event.Finding {
 		return nil
 	}
 	f := &event.Finding{
-		ID: e.ids.make(e.cfg.Now()), Time: o.Time, Kind: KindTamper, Title: how.title,
+		ID: e.ulids.make(e.cfg.Now()), Time: o.Time, Kind: KindTamper, Title: how.title,
 		Severity: how.severity, Techniques: how.techniques, Score: scoreOf[how.severity],
 		Storyline: storyline(o.Process), Process: o.Process, Reason: sentenceCase(t.Detail) + ".",
 	}

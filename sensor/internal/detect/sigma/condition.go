@@ -3,14 +3,16 @@ package sigma
 import (
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 )
 
 // condition is the tree of a condition before its searches are compiled.
 type condition struct {
-	op    byte // '&' '|' '!' or 0 for a search
-	left  *condition
-	right *condition
+	op   byte // '&' '|' '!', '#': least of kids, or 0 for a search
+	kids []*condition
+	// least is how many must hold.
+	least int
 	name  string
 }
 
@@ -24,11 +26,11 @@ type conditionParser struct {
 //
 //	or   = and { "or" and }
 //	and  = not { "and" not }
-//	not  = "not" not | "(" or ")" | ("1"|"any"|"all") "of" ("them"|NAME|GLOB) | NAME
+//	not  = "not" not | "(" or ")" | (NUMBER|"any"|"all") "of" ("them"|NAME|GLOB) | NAME
 func parseCondition(text string, rule *Rule) (*condition, error) {
 	tokens := strings.Fields(strings.NewReplacer("(", " ( ", ")", " ) ", "|", " | ").Replace(text))
 	if len(tokens) == 0 {
-		return nil, fmt.Errorf("is empty")
+		return nil, fmt.Errorf("is empty; name a search")
 	}
 	if len(tokens) > maxTokens {
 		return nil, fmt.Errorf("has more than %d words", maxTokens)
@@ -51,26 +53,28 @@ func (p *conditionParser) peek() string {
 	return ""
 }
 
-func (p *conditionParser) or(depth int) (*condition, error) {
-	left, err := p.and(depth)
-	for err == nil && p.peek() == "or" {
-		p.next++
-		var right *condition
-		right, err = p.and(depth)
-		left = &condition{op: '|', left: left, right: right}
-	}
-	return left, err
-}
+func (p *conditionParser) or(depth int) (*condition, error) { return p.list(depth, "or", '|', p.and) }
 
 func (p *conditionParser) and(depth int) (*condition, error) {
-	left, err := p.not(depth)
-	for err == nil && p.peek() == "and" {
-		p.next++
-		var right *condition
-		right, err = p.not(depth)
-		left = &condition{op: '&', left: left, right: right}
+	return p.list(depth, "and", '&', p.not)
+}
+
+// list reads one or more of next with word between them.
+func (p *conditionParser) list(depth int, word string, op byte, next func(int) (*condition, error)) (*condition, error) {
+	first, err := next(depth)
+	if err != nil || p.peek() != word {
+		return first, err
 	}
-	return left, err
+	all := &condition{op: op, kids: []*condition{first}}
+	for p.peek() == word {
+		p.next++
+		one, err := next(depth)
+		if err != nil {
+			return nil, err
+		}
+		all.kids = append(all.kids, one)
+	}
+	return all, nil
 }
 
 func (p *conditionParser) not(depth int) (*condition, error) {
@@ -85,7 +89,7 @@ func (p *conditionParser) not(depth int) (*condition, error) {
 	switch lower := strings.ToLower(word); lower {
 	case "not":
 		inner, err := p.not(depth + 1)
-		return &condition{op: '!', left: inner}, err
+		return &condition{op: '!', kids: []*condition{inner}}, err
 	case "(":
 		inner, err := p.or(depth + 1)
 		if err != nil {
@@ -98,11 +102,22 @@ func (p *conditionParser) not(depth int) (*condition, error) {
 		return inner, nil
 	case ")", "and", "or", "|":
 		return nil, fmt.Errorf("unexpected %q", word)
-	case "1", "any", "all":
-		if p.peek() == "of" {
-			p.next++
-			return p.of(lower == "all")
+	default:
+		if p.peek() != "of" {
+			break
 		}
+		if lower == "any" {
+			lower = "1"
+		}
+		n, err := strconv.Atoi(lower)
+		switch {
+		case lower == "all":
+			n = 0
+		case err != nil || n < 1:
+			return nil, fmt.Errorf("%q before \"of\": want a number from 1 on, any or all", word)
+		}
+		p.next++
+		return p.of(n)
 	}
 	if _, ok := p.rule.searches[word]; !ok {
 		return nil, fmt.Errorf("names %q, which detection does not have", word)
@@ -110,20 +125,17 @@ func (p *conditionParser) not(depth int) (*condition, error) {
 	return &condition{name: word}, nil
 }
 
-func (p *conditionParser) of(all bool) (*condition, error) {
+// of reads what stands after "of"; least 0: all.
+func (p *conditionParser) of(least int) (*condition, error) {
 	if p.next >= len(p.tokens) {
-		return nil, fmt.Errorf("ends after \"of\"")
+		return nil, fmt.Errorf("ends after \"of\"; name searches, or them")
 	}
 	pattern := p.tokens[p.next]
 	p.next++
 	if strings.ContainsAny(pattern, `[\`) {
 		return nil, fmt.Errorf("odd name %q", pattern)
 	}
-	op := byte('|')
-	if all {
-		op = '&'
-	}
-	var c *condition
+	c := &condition{op: '#', least: least}
 	for _, name := range p.rule.order {
 		match := name == pattern
 		if strings.EqualFold(pattern, "them") {
@@ -131,18 +143,32 @@ func (p *conditionParser) of(all bool) (*condition, error) {
 		} else if ok, err := path.Match(pattern, name); err == nil && ok {
 			match = true
 		}
-		if !match {
-			continue
-		}
-		one := &condition{name: name}
-		if c == nil {
-			c = one
-		} else {
-			c = &condition{op: op, left: c, right: one}
+		if match {
+			c.kids = append(c.kids, &condition{name: name})
 		}
 	}
-	if c == nil {
+	switch {
+	case len(c.kids) == 0:
 		return nil, fmt.Errorf("names %q, which detection does not have", pattern)
+	case least > len(c.kids):
+		return nil, fmt.Errorf("wants %d of %s, of which there are %d", least, pattern, len(c.kids))
+	case least == 0:
+		c.least = len(c.kids)
 	}
 	return c, nil
+}
+
+// aggregates says whether a condition is of the form that correlation rules replaced.
+func aggregates(text string) bool {
+	_, after, found := strings.Cut(text, "|")
+	if !found {
+		return false
+	}
+	word, _, _ := strings.Cut(strings.TrimSpace(after), " ")
+	word, _, _ = strings.Cut(strings.ToLower(word), "(")
+	switch word {
+	case "count", "min", "max", "avg", "sum", "near":
+		return true
+	}
+	return false
 }

@@ -18,28 +18,39 @@ func literalsOf(pattern string) []string {
 	if err != nil {
 		return nil // the caller has compiled it and told
 	}
-	return required(re.Simplify())
+	return required(re.Simplify(), false)
 }
 
-func required(re *syntax.Regexp) []string {
+// foldedLiteralsOf are the same for folded texts.
+func foldedLiteralsOf(pattern string) []string {
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return nil
+	}
+	return required(re.Simplify(), true)
+}
+
+func required(re *syntax.Regexp, folded bool) []string {
 	switch re.Op {
 	case syntax.OpLiteral:
-		// An invalid byte matches as U+FFFD without being its text; and letters fold to
-		// others outside of ASCII.
-		if re.Flags&syntax.FoldCase != 0 || slices.Contains(re.Rune, utf8.RuneError) {
+		// An invalid byte matches as U+FFFD without being its text.
+		if re.Flags&syntax.FoldCase != 0 && !folded || slices.Contains(re.Rune, utf8.RuneError) {
 			return nil
+		}
+		if folded {
+			return []string{fold(string(re.Rune))}
 		}
 		return []string{string(re.Rune)}
 	case syntax.OpCapture, syntax.OpPlus:
-		return required(re.Sub[0])
+		return required(re.Sub[0], folded)
 	case syntax.OpRepeat:
 		if re.Min > 0 {
-			return required(re.Sub[0])
+			return required(re.Sub[0], folded)
 		}
 	case syntax.OpConcat:
 		var best []string
 		for _, sub := range re.Sub {
-			if these := required(sub); shortest(these) > shortest(best) {
+			if these := required(sub, folded); shortest(these) > shortest(best) {
 				best = these
 			}
 		}
@@ -47,7 +58,7 @@ func required(re *syntax.Regexp) []string {
 	case syntax.OpAlternate:
 		var all []string
 		for _, sub := range re.Sub {
-			these := required(sub)
+			these := required(sub, folded)
 			if these == nil || len(all)+len(these) > maxLiterals {
 				return nil
 			}

@@ -3,7 +3,11 @@ package sigma
 import (
 	"net/netip"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 type existence struct {
@@ -13,29 +17,77 @@ type existence struct {
 
 func (e existence) eval(r Record) bool { return (len(r.Field(e.field)) > 0) == e.want }
 
-type nonEmpty struct{ field int }
-
-func (e nonEmpty) eval(r Record) bool {
-	for _, v := range r.Field(e.field) {
-		if v != "" {
-			return true
-		}
-	}
-	return false
-}
-
 type inNetwork struct {
 	field  int
 	prefix netip.Prefix
 }
 
-func (e inNetwork) eval(r Record) bool {
-	for _, v := range r.Field(e.field) {
-		if addr, err := netip.ParseAddr(v); err == nil && e.prefix.Contains(addr.Unmap().WithZone("")) {
-			return true
+func (e inNetwork) eval(r Record) bool { return some(r.Field(e.field), e.one) }
+
+func (e inNetwork) one(v string) bool {
+	addr, err := netip.ParseAddr(v)
+	return err == nil && e.prefix.Contains(addr.Unmap().WithZone(""))
+}
+
+func some(values []string, one func(string) bool) bool { return slices.ContainsFunc(values, one) }
+
+// compares a number; what is none is neither less nor more.
+type compares struct {
+	field int
+	op    string // lt lte gt gte
+	with  float64
+}
+
+func (e compares) eval(r Record) bool { return some(r.Field(e.field), e.one) }
+
+func (e compares) one(v string) bool {
+	n, err := strconv.ParseFloat(v, 64)
+	if err != nil {
+		return false
+	}
+	switch e.op {
+	case "lt":
+		return n < e.with
+	case "lte":
+		return n <= e.with
+	case "gt":
+		return n > e.with
+	}
+	return n >= e.with
+}
+
+// refers compares a field with another one of the same record.
+type refers struct {
+	field, other int
+	op           string // "", contains, startswith, endswith
+	cased        bool
+}
+
+func (e refers) eval(r Record) bool {
+	values := r.Folded
+	if e.cased {
+		values = r.Field
+	}
+	for _, v := range values(e.field) {
+		for _, w := range values(e.other) {
+			if e.holds(v, w) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+func (e refers) holds(v, w string) bool {
+	switch e.op {
+	case "contains":
+		return strings.Contains(v, w)
+	case "startswith":
+		return strings.HasPrefix(v, w)
+	case "endswith":
+		return strings.HasSuffix(v, w)
+	}
+	return v == w
 }
 
 type matches struct {
@@ -46,14 +98,17 @@ type matches struct {
 
 func (e matches) eval(r Record) bool {
 	for _, v := range r.Field(e.field) {
-		if e.mayMatch(v) && e.re.MatchString(v) {
+		if e.one(v) {
 			return true
 		}
 	}
 	return false
 }
 
-// part of a glob: a literal, one character (?) or any number of them (*).
+func (e matches) one(v string) bool { return e.mayMatch(v) && e.re.MatchString(v) }
+
+// part of a glob: a literal, one character (?; a byte where there is no UTF-8) or any
+// number of them (*).
 type part struct {
 	literal   string
 	one, many bool
@@ -91,25 +146,62 @@ func parseGlob(s string) []part {
 	return parts
 }
 
-// fold lowers ASCII letters only: the bytes of a command line need not be UTF-8,
-// and must not be changed by looking at them.
-func fold(s string) string {
-	for i := range len(s) {
-		if c := s[i]; c >= 'A' && c <= 'Z' {
-			b := []byte(s)
-			for j := i; j < len(b); j++ {
-				if b[j] >= 'A' && b[j] <= 'Z' {
-					b[j] += 'a' - 'A'
-				}
-			}
-			return string(b)
-		}
+// Fold lowers letters one by one, so that texts which differ in case alone become the
+// same. Bytes that are no UTF-8, as those of a command line may be, stay as they are.
+func Fold(s string) string {
+	if IsFolded(s) {
+		return s
 	}
-	return s
+	return string(AppendFold(nil, s))
 }
 
-// Fold is the folding that Record.Folded must do.
-func Fold(s string) string { return fold(s) }
+// IsFolded says that a text is as Fold would make it; it may say no where it is.
+func IsFolded(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c >= 'A' && c <= 'Z' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// AppendFold appends Fold(s).
+func AppendFold(dst []byte, s string) []byte {
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c >= 'A' && c <= 'Z' {
+				c += 'a' - 'A'
+			}
+			dst = append(dst, c)
+			i++
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 {
+			dst = append(dst, c)
+		} else {
+			dst = utf8.AppendRune(dst, canonical(r))
+		}
+		i += size
+	}
+	return dst
+}
+
+// canonical is the same for all letters that differ in case alone, as regular expressions
+// see it too; ASCII's is lower case.
+func canonical(r rune) rune {
+	least := r
+	for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+		least = min(least, other)
+	}
+	if least < utf8.RuneSelf {
+		return unicode.ToLower(least)
+	}
+	return least
+}
+
+func fold(s string) string { return Fold(s) }
 
 type shape uint8
 
@@ -210,7 +302,7 @@ func globMatch(glob []part, v string) bool {
 			continue
 		case i < len(glob) && glob[i].one && pos < len(v):
 			i++
-			pos++
+			pos += character(v[pos:])
 			continue
 		case i < len(glob) && !glob[i].one && strings.HasPrefix(v[pos:], glob[i].literal):
 			pos += len(glob[i].literal)
@@ -220,7 +312,7 @@ func globMatch(glob []part, v string) bool {
 		if starAt < 0 || starPos >= len(v) {
 			return false
 		}
-		starPos++
+		starPos += character(v[starPos:])
 		i, pos = starAt+1, starPos
 		// Jump to where the literal after the star can be at all.
 		if l := glob[i].literal; l != "" {
@@ -232,4 +324,13 @@ func globMatch(glob []part, v string) bool {
 			starPos = pos
 		}
 	}
+}
+
+// character is how long the first one of a text is.
+func character(v string) int {
+	if v[0] < utf8.RuneSelf {
+		return 1
+	}
+	_, size := utf8.DecodeRuneInString(v)
+	return size
 }

@@ -9,56 +9,129 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
 
 var levels = []string{"informational", "low", "medium", "high", "critical"}
 
-// Parse reads one rule. Every error is an *Error. Keys that the format does not
-// define are allowed beside the ones it does, as the format says.
-func Parse(path string, raw []byte) (rule *Rule, err error) {
-	p := &parse{path: path}
-	// The YAML library's faults on hostile input must not end the sensor.
-	defer func() {
-		if r := recover(); r != nil {
-			if e, ok := r.(*Error); ok {
-				rule, err = nil, e
+// File is what a file holds.
+type File struct {
+	Rules        []*Rule
+	Correlations []*Correlation
+}
+
+// ParseFile reads a file of one or more documents. Each error is an *Error and costs its
+// document alone; one of the YAML itself, the file. Keys that the format does not define
+// are allowed beside the ones it does, as the format says.
+func ParseFile(path string, raw []byte) (*File, []error) {
+	file := &File{}
+	var docs []*ast.DocumentNode
+	if err := guard(path, func(p *parse) { docs = p.documents(raw) }); err != nil {
+		return file, []error{err}
+	}
+	var refused []error
+	for _, doc := range docs {
+		err := guard(path, func(p *parse) {
+			pairs := p.mapping(doc.Body, "rule")
+			if i := slices.IndexFunc(pairs, func(f pair) bool { return f.key == "correlation" }); i >= 0 {
+				file.Correlations = append(file.Correlations, p.correlation(pairs, lineOf(doc.Body)))
 				return
 			}
-			rule, err = nil, &Error{Path: path, Msg: fmt.Sprintf("reading YAML: %v", r)}
+			file.Rules = append(file.Rules, p.rule(pairs, lineOf(doc.Body)))
+		})
+		if err != nil {
+			refused = append(refused, err)
+		}
+	}
+	return file, refused
+}
+
+// Parse reads a file that holds one rule about one record.
+func Parse(path string, raw []byte) (*Rule, error) {
+	file, refused := ParseFile(path, raw)
+	switch {
+	case len(refused) > 0:
+		return nil, refused[0]
+	case len(file.Rules) != 1 || len(file.Correlations) > 0:
+		return nil, &Error{Path: path, Msg: fmt.Sprintf("holds %d documents; want one rule", len(file.Rules)+len(file.Correlations))}
+	}
+	return file.Rules[0], nil
+}
+
+// guard runs a step of parsing, whose faults are told by panics with an *Error. Those of
+// the YAML library on hostile input must not end the sensor either.
+func guard(path string, step func(*parse)) (err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case *Error:
+			err = r
+		default:
+			err = &Error{Path: path, Msg: fmt.Sprintf("reading YAML: %v", r)}
 		}
 	}()
+	step(&parse{path: path})
+	return nil
+}
+
+func (p *parse) documents(raw []byte) (docs []*ast.DocumentNode) {
 	if len(raw) > maxFile {
 		p.fail(0, "larger than %d bytes", maxFile)
 	}
 	if deep(raw) {
 		p.fail(0, "nested deeper than %d", maxDepth)
 	}
-	file, parseErr := parser.ParseBytes(raw, 0)
-	if parseErr != nil {
-		line := 0
-		var syntax yaml.Error
-		if errors.As(parseErr, &syntax) && syntax.GetToken() != nil && syntax.GetToken().Position != nil {
-			line = syntax.GetToken().Position.Line
+	tokens := lexer.Tokenize(string(raw))
+	open, documents := 0, 1
+	for _, t := range tokens {
+		switch t.Type {
+		case token.DocumentHeaderType:
+			documents++ // each costs the library a look at all of the others
+		case token.SequenceStartType, token.MappingStartType:
+			open++
+		case token.SequenceEndType, token.MappingEndType:
+			open--
 		}
-		message, _, _ := strings.Cut(parseErr.Error(), "\n")
-		p.fail(line, "%s", message)
+		if open > maxDepth {
+			p.fail(t.Position.Line, "nested deeper than %d", maxDepth)
+		}
+		if documents > maxDocuments+1 {
+			p.fail(t.Position.Line, "holds more than %d documents", maxDocuments)
+		}
 	}
-	var docs []*ast.DocumentNode
+	file, err := parser.Parse(tokens, 0)
+	if err != nil {
+		// Its Error() draws the place, in time that is quadratic in the file.
+		var syntax yaml.Error
+		if !errors.As(err, &syntax) {
+			p.fail(0, "reading YAML: %v", err)
+		}
+		line := 0
+		if t := syntax.GetToken(); t != nil && t.Position != nil {
+			line = t.Position.Line
+		}
+		p.fail(line, "YAML: %s", syntax.GetMessage())
+	}
 	for _, doc := range file.Docs {
 		if doc.Body != nil {
 			docs = append(docs, doc)
 		}
 	}
-	if len(docs) != 1 {
-		p.fail(0, "holds %d documents; want one rule a file", len(docs))
+	switch {
+	case len(docs) == 0:
+		p.fail(0, "holds 0 documents; want a rule")
+	case len(docs) > maxDocuments:
+		p.fail(0, "holds %d documents; want %d at most", len(docs), maxDocuments)
 	}
-	return p.rule(docs[0].Body), nil
+	return docs
 }
 
-// deep bounds what the YAML parser recurses into: flow brackets and indentation.
+// deep bounds what the YAML library recurses into: flow brackets in a line, which its lexer
+// looks at too, and indentation.
 func deep(raw []byte) bool {
 	open, indent, start := 0, 0, true
 	for _, c := range raw {
@@ -73,8 +146,8 @@ func deep(raw []byte) bool {
 		if c == '[' || c == '{' {
 			open++
 		}
-		// Block text may be indented freely, but not by so much.
-		if open > maxDepth || indent > 16*maxDepth {
+		// A value may hold some brackets, and block text may be indented freely, but not so much.
+		if open > 16*maxDepth || indent > 16*maxDepth {
 			return true
 		}
 	}
@@ -139,7 +212,9 @@ func (p *parse) scalar(n ast.Node, what string) value {
 		v.text = n.Value
 	case *ast.LiteralNode:
 		v.text = n.Value.Value
-	case *ast.IntegerNode, *ast.FloatNode:
+	case *ast.IntegerNode:
+		v.kind, v.text = valueNumber, fmt.Sprint(n.Value)
+	case *ast.FloatNode:
 		v.kind, v.text = valueNumber, n.GetToken().Value
 	case *ast.BoolNode:
 		v.kind, v.text = valueBool, strings.ToLower(n.GetToken().Value)
@@ -147,6 +222,8 @@ func (p *parse) scalar(n ast.Node, what string) value {
 		v.kind = valueNull
 	case *ast.InfinityNode, *ast.NanNode, *ast.MergeKeyNode:
 		v.text = n.GetToken().Value
+	case *ast.AnchorNode, *ast.AliasNode:
+		p.fail(lineOf(n), "%s: anchors and aliases are not read; write the value out", what)
 	default:
 		p.fail(lineOf(n), "%s: want a plain value", what)
 	}
@@ -160,37 +237,52 @@ func (p *parse) text(n ast.Node, what string) string {
 	return strings.TrimSpace(p.scalar(n, what).text)
 }
 
-func (p *parse) rule(body ast.Node) *Rule {
-	r := &Rule{Path: p.path, Level: "medium", searches: map[string]search{}}
+// header reads the keys that rules of both kinds have, and says whether f is one.
+func (p *parse) header(r *Header, f pair) bool {
+	switch f.key {
+	case "title":
+		r.Title = p.text(f.node, f.key)
+	case "id":
+		r.ID = strings.ToLower(p.text(f.node, f.key))
+		if !uuid.MatchString(r.ID) {
+			p.fail(f.line, "id %q is not a UUID", r.ID)
+		}
+	case "name":
+		r.Name = p.text(f.node, f.key)
+	case "description":
+		r.Description = p.text(f.node, f.key)
+	case "status":
+		r.Status = p.text(f.node, f.key)
+	case "level":
+		r.Level = strings.ToLower(p.text(f.node, f.key))
+		if !slices.Contains(levels, r.Level) {
+			p.fail(f.line, "level %q: want one of %s", r.Level, strings.Join(levels, ", "))
+		}
+	case "tags":
+		for _, n := range p.sequence(f.node, f.key) {
+			r.Tags = append(r.Tags, p.text(n, f.key))
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *parse) rule(pairs []pair, line int) *Rule {
+	r := &Rule{Header: Header{Path: p.path, Line: line, Level: "medium"}, searches: map[string]search{}}
 	var logsource, detection ast.Node
-	for _, f := range p.mapping(body, "rule") {
+	for _, f := range pairs {
 		switch f.key {
-		case "title":
-			r.Title = p.text(f.node, f.key)
-		case "id":
-			r.ID = strings.ToLower(p.text(f.node, f.key))
-			if !uuid.MatchString(r.ID) {
-				p.fail(f.line, "id %q is not a UUID", r.ID)
-			}
-		case "description":
-			r.Description = p.text(f.node, f.key)
-		case "status":
-			r.Status = p.text(f.node, f.key)
-		case "level":
-			r.Level = strings.ToLower(p.text(f.node, f.key))
-			if !slices.Contains(levels, r.Level) {
-				p.fail(f.line, "level %q: want one of %s", r.Level, strings.Join(levels, ", "))
-			}
-		case "tags":
-			for _, n := range p.sequence(f.node, f.key) {
-				r.Tags = append(r.Tags, p.text(n, f.key))
-			}
 		case "logsource":
 			logsource = f.node
 		case "detection":
 			detection = f.node
-		case "correlation", "action":
-			panic(&Error{Path: p.path, Line: f.line, Msg: f.key + ": rules of more than one event are not evaluated here", Unsupported: true})
+		case "action":
+			p.unsupported(f.line, "action: collections are not read; write each rule out, with --- between them")
+		case "filter":
+			p.unsupported(f.line, "filter: filters for other rules are not applied; put the exception into the rule")
+		default:
+			p.header(&r.Header, f)
 		}
 	}
 	switch {
@@ -204,15 +296,19 @@ func (p *parse) rule(body ast.Node) *Rule {
 	for _, f := range p.mapping(logsource, "logsource") {
 		switch f.key {
 		case "category":
-			r.Category = p.text(f.node, f.key)
+			r.Category = strings.ToLower(p.text(f.node, f.key))
 		case "product":
-			r.Product = p.text(f.node, f.key)
+			r.Product = strings.ToLower(p.text(f.node, f.key))
 		case "service":
-			r.Service = p.text(f.node, f.key)
+			r.Service = strings.ToLower(p.text(f.node, f.key))
 		}
 	}
 	p.detection(r, detection)
 	return r
+}
+
+func (p *parse) unsupported(line int, msg string) {
+	panic(&Error{Path: p.path, Line: line, Msg: msg, Unsupported: true})
 }
 
 func (p *parse) sequence(n ast.Node, what string) []ast.Node {
@@ -238,7 +334,7 @@ func (p *parse) detection(r *Rule, n ast.Node) {
 				r.condition = append(r.condition, conditionText{p.text(c, f.key), max(lineOf(c), f.line)})
 			}
 		case "timeframe":
-			panic(&Error{Path: p.path, Line: f.line, Msg: "timeframe: rules of more than one event are not evaluated here", Unsupported: true})
+			p.unsupported(f.line, "timeframe: this form was replaced; write a correlation rule with a timespan")
 		default:
 			r.searches[f.key] = p.search(f)
 			r.order = append(r.order, f.key)
@@ -253,6 +349,9 @@ func (p *parse) detection(r *Rule, n ast.Node) {
 	// The condition must be well formed and name what is there, whatever else
 	// can be evaluated.
 	for _, c := range r.condition {
+		if aggregates(c.text) {
+			p.unsupported(c.line, "condition: aggregations were replaced; write a correlation rule of type event_count or value_count")
+		}
 		if _, err := parseCondition(c.text, r); err != nil {
 			p.fail(c.line, "condition: %v", err)
 		}
@@ -268,6 +367,7 @@ func (p *parse) search(f pair) search {
 			p.fail(f.line, "%s: is empty", f.key)
 		}
 	}
+	words := item{line: f.line}
 	for _, n := range nodes {
 		switch n.(type) {
 		case *ast.MappingNode, *ast.MappingValueNode:
@@ -279,16 +379,17 @@ func (p *parse) search(f pair) search {
 				p.fail(lineOf(n), "%s: is empty", f.key)
 			}
 			s.any = append(s.any, items)
+		case *ast.AnchorNode, *ast.AliasNode:
+			p.scalar(n, f.key)
 		default:
 			if !list {
 				p.fail(max(lineOf(n), f.line), "%s: want a map or a list", f.key)
 			}
-			p.scalar(n, f.key)
-			s.keywords = true
+			words.values = append(words.values, p.scalar(n, f.key))
 		}
 	}
-	if s.keywords && len(s.any) > 0 {
-		p.fail(f.line, "%s: words and maps in one list", f.key)
+	if len(words.values) > 0 {
+		s.any = append(s.any, []item{words})
 	}
 	return s
 }

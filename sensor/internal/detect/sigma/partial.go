@@ -9,18 +9,44 @@ const (
 	always
 )
 
-// Fields is a set of field numbers below 64.
-type Fields uint64
+// Fields is a set of field numbers below 128.
+type Fields [maxField / 64]uint64
 
 // FieldsOf makes a set.
 func FieldsOf(numbers ...int) (set Fields) {
 	for _, n := range numbers {
-		set |= 1 << n
+		set[n/64] |= 1 << (n % 64)
 	}
 	return set
 }
 
-func (f Fields) has(n int) bool { return n < 64 && f>>n&1 != 0 }
+// With adds fields.
+func (f Fields) With(numbers ...int) Fields { return f.and(FieldsOf(numbers...)) }
+
+// Without removes fields.
+func (f Fields) Without(numbers ...int) Fields {
+	other := FieldsOf(numbers...)
+	for i := range f {
+		f[i] &^= other[i]
+	}
+	return f
+}
+
+func (f Fields) and(other Fields) Fields {
+	for i := range f {
+		f[i] |= other[i]
+	}
+	return f
+}
+
+func (f Fields) covers(other Fields) bool {
+	for i := range f {
+		if other[i]&^f[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
 
 // Excluded says that a rule matches no record whose known fields are those of r,
 // whatever its other fields hold; r is asked for known fields only. So the answer
@@ -53,6 +79,23 @@ func decide(e expression, r Record, known Fields) certainty {
 			}
 		}
 		return some
+	case atLeast:
+		sure, possible := 0, 0
+		for _, x := range e.of {
+			switch decide(x, r, known) {
+			case always:
+				sure++
+			case open:
+				possible++
+			}
+		}
+		switch {
+		case sure >= e.least:
+			return always
+		case sure+possible < e.least:
+			return never
+		}
+		return open
 	case notOf:
 		switch decide(e.inner, r, known) {
 		case never:
@@ -62,7 +105,7 @@ func decide(e expression, r Record, known Fields) certainty {
 		}
 		return open
 	case test:
-		if !known.has(e.about()) {
+		if !known.covers(e.about()) {
 			return open
 		}
 		if e.eval(r) {
@@ -73,14 +116,15 @@ func decide(e expression, r Record, known Fields) certainty {
 	return open
 }
 
-// test is an expression about one field.
+// test is an expression about fields themselves.
 type test interface {
 	expression
-	about() int
+	about() Fields
 }
 
-func (e existence) about() int { return e.field }
-func (e nonEmpty) about() int  { return e.field }
-func (e inNetwork) about() int { return e.field }
-func (e matches) about() int   { return e.field }
-func (t text) about() int      { return t.field }
+func (e existence) about() Fields { return FieldsOf(e.field) }
+func (e inNetwork) about() Fields { return FieldsOf(e.field) }
+func (e matches) about() Fields   { return FieldsOf(e.field) }
+func (e compares) about() Fields  { return FieldsOf(e.field) }
+func (e refers) about() Fields    { return FieldsOf(e.field, e.other) }
+func (t text) about() Fields      { return FieldsOf(t.field) }

@@ -10,7 +10,14 @@ import (
 	"testing"
 )
 
-var testSchema = Schema{"process_creation": {"Image": 0, "CommandLine": 1, "User": 2, "Ip": 3}}
+var testSchema = Schema{
+	{
+		Of: "process_creation", Category: "process_creation",
+		Fields: map[string]int{"Image": 0, "CommandLine": 1, "User": 2, "Ip": 3, "Port": 4, "Kind": 5},
+		Values: map[int][]string{5: {"EXECVE", "PATH"}},
+	},
+	{Of: "line", Service: "syslog", Text: []int{0, 1}},
+}
 
 type fields [][]string
 
@@ -34,12 +41,12 @@ func compile(t *testing.T, detection string) *Matcher {
 	if err != nil {
 		t.Fatalf("compile: %v\n%s", err, detection)
 	}
-	return m
+	return m[0]
 }
 
 // Ensure values mean what the Sigma specification says.
 func TestMatch(t *testing.T) {
-	event := fields{{"/usr/bin/Bash"}, {`bash -c "cat C:\temp\a*b 100%"`}, {"root"}, {"10.1.2.3"}}
+	event := fields{{"/usr/bin/Bash"}, {`bash -c "cat C:\temp\a*b 100%"`}, {"root"}, {"10.1.2.3"}, {"22"}, {"EXECVE"}}
 	for _, tt := range []struct {
 		detection string
 		want      bool
@@ -81,7 +88,7 @@ func TestMatch(t *testing.T) {
 			t.Errorf("got %v, want %v for\n%s", got, tt.want, tt.detection)
 		}
 	}
-	absent := fields{nil, nil, nil, nil}
+	absent := fields{nil, nil, nil, nil, nil, nil}
 	for detection, want := range map[string]bool{
 		"  s:\n    User: null\n  condition: s":            true,
 		"  s:\n    User: '*'\n  condition: s":             false,
@@ -110,17 +117,43 @@ func TestRefused(t *testing.T) {
 		{"no condition", head + "detection:\n  s:\n    Image: x\n", 0, "condition is missing", false},
 		{"unknown search", head + "detection:\n  s:\n    Image: x\n  condition: t\n", 7, `names "t"`, false},
 		{"open parenthesis", head + "detection:\n  s:\n    Image: x\n  condition: (s\n", 7, "closing parenthesis", false},
-		{"aggregation", head + "detection:\n  s:\n    Image: x\n  condition: s | count() > 5\n", 7, `unexpected "|"`, false},
+		{"aggregation", head + "detection:\n  s:\n    Image: x\n  condition: s | count() > 5\n", 7, "correlation rule", true},
+		{"pipe", head + "detection:\n  s:\n    Image: x\n  condition: s | x\n", 7, `unexpected "|"`, false},
 		{"bad level", head + "level: awful\ndetection:\n  s:\n    Image: x\n  condition: s\n", 4, "level", false},
 		{"bad id", "id: 12\n" + head + "detection:\n  s:\n    Image: x\n  condition: s\n", 1, "not a UUID", false},
 		{"twice", head + "detection:\n  s:\n    Image: x\n    Image: y\n  condition: s\n", 7, "", false},
 		{"unknown field", head + "detection:\n  s:\n    Colour: x\n  condition: s\n", 6, `field "Colour"`, true},
-		{"unknown modifier", head + "detection:\n  s:\n    Image|base64: x\n  condition: s\n", 6, `modifier "base64"`, true},
+		{"unknown modifier", head + "detection:\n  s:\n    Image|containz: x\n  condition: s\n", 6, `modifier "containz"`, false},
+		{"placeholder", head + "detection:\n  s:\n    Image|expand: '%x%'\n  condition: s\n", 6, "placeholders", true},
+		{"date", head + "detection:\n  s:\n    Image|hour: 3\n  condition: s\n", 6, "date", true},
+		{"wide alone", head + "detection:\n  s:\n    Image|wide: x\n  condition: s\n", 6, "before base64", false},
+		{"encoded wildcard", head + "detection:\n  s:\n    Image|base64: 'x*'\n  condition: s\n", 6, "cannot be encoded", false},
+		{"both encodings", head + "detection:\n  s:\n    Image|base64|base64offset: 'x'\n  condition: s\n", 6, "exclude", false},
+		{"cidr and windash", head + "detection:\n  s:\n    Ip|cidr|windash: 10.0.0.0/8\n  condition: s\n", 6, "as they are", false},
+		{"many dashes", head + "detection:\n  s:\n    CommandLine|windash: '-a -b -c -d'\n  condition: s\n", 6, "fewer dashes", false},
+		{"not a number", head + "detection:\n  s:\n    Port|gt: x\n  condition: s\n", 6, "not a number", false},
+		{"nan", head + "detection:\n  s:\n    Port|gt: nan\n  condition: s\n", 6, "not a number", false},
+		{"reference", head + "detection:\n  s:\n    Image|fieldref: Colour\n  condition: s\n", 6, `field "Colour"`, true},
+		{"flags alone", head + "detection:\n  s:\n    Image|i: x\n  condition: s\n", 6, "belongs after re", false},
+		{"null search", head + "detection:\n  s:\n    Image|contains: null\n  condition: s\n", 6, "null", false},
+		{"exists what", head + "detection:\n  s:\n    Image|exists: x\n  condition: s\n", 6, "true or false", false},
+		{"large regexp", head + "detection:\n  s:\n    Image|re: '(a{900}|b{900}|c{900}).*x'\n  condition: s\n", 6, "fewer or smaller", false},
+		{"long regexp", head + "detection:\n  s:\n    Image|re: '" + strings.Repeat("a", maxPattern+1) + "'\n  condition: s\n", 6, "longer than", false},
+		{"wildcards", head + "detection:\n  s:\n    Image: '" + strings.Repeat("a*", maxWildcards+1) + "'\n  condition: s\n", 6, "wildcards", false},
+		{"never held", head + "detection:\n  s:\n    Kind: USER_TTY\n  condition: s\n", 6, "USER_TTY", true},
+		{"more than there is", head + "detection:\n  s:\n    Image: x\n  condition: 2 of s*\n", 7, "of which there are 1", false},
+		{"none of", head + "detection:\n  s:\n    Image: x\n  condition: 0 of s*\n", 7, "number from 1 on", false},
+		{"alias", head + "detection:\n  s:\n    Image: &a x\n    User: *a\n  condition: s\n", 6, "anchors and aliases", false},
+		{"filter", head + "filter: {rules: [a], selection: {Image: x}, condition: selection}\n", 4, "filters", true},
+		{"action", "action: global\n" + head, 1, "collections", true},
+		{"deep over lines", "a: " + strings.Repeat("[\n", 100), 33, "nested deeper", false},
+		{"references a lot", head + "detection:\n  s:\n    Image: [" + strings.Repeat("x,", 4000) + "x]\n  condition: s or s or s or s or s\n", 7, "comparisons", false},
 		{"two operators", head + "detection:\n  s:\n    Image|contains|endswith: x\n  condition: s\n", 6, "exclude", false},
 		{"bad regexp", head + "detection:\n  s:\n    Image|re: '(?=x)'\n  condition: s\n", 6, "re:", true},
 		{"bad network", head + "detection:\n  s:\n    Ip|cidr: ten\n  condition: s\n", 6, "not a network", false},
 		{"keywords", head + "detection:\n  s:\n    - x\n  condition: s\n", 5, "bare words", true},
-		{"two documents", head + "---\n" + head, 0, "2 documents", false},
+		{"keywords negated", "title: T\nlogsource:\n  service: syslog\ndetection:\n  s:\n    '|cidr':\n      - 10.0.0.0/8\n  condition: s\n", 6, "bare words take no", false},
+		{"two documents", head + "detection: {s: {Image: x}, condition: s}\n---\n" + head + "detection: {s: {Image: x}, condition: s}\n", 0, "2 documents", false},
 		{"deep", "a: " + strings.Repeat("[", 100), 0, "nested deeper", false},
 		{"large", strings.Repeat("#", maxFile+1), 0, "larger than", false},
 	} {
@@ -144,7 +177,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestTechniques(t *testing.T) {
-	r := Rule{Tags: []string{"attack.t1059.004", "attack.execution", "attack.T1190", "attack.s0508", "attack.t", "cve.2021-1"}}
+	r := Header{Tags: []string{"attack.t1059.004", "attack.execution", "attack.T1190", "attack.s0508", "attack.t", "cve.2021-1"}}
 	if got := strings.Join(r.Techniques(), " "); got != "T1059.004 T1190" {
 		t.Errorf("got %q", got)
 	}
@@ -159,7 +192,7 @@ func TestEcosystem(t *testing.T) {
 	if _, err := os.Stat(dir); err != nil {
 		t.Skipf("SKIP: needs the Sigma rules at %s (set VEDETTE_SIGMA_DIR)", dir)
 	}
-	files, parsed := 0, 0
+	files, parsed, compiled := 0, 0, 0
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".yml" {
 			return err
@@ -169,20 +202,41 @@ func TestEcosystem(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if _, err := Parse(path, raw); err != nil {
+		rule, err := Parse(path, raw)
+		if err != nil {
 			t.Error(err)
 			return nil
 		}
 		parsed++
+		if _, err := Compile(rule, Schema{everything(rule)}); err != nil {
+			t.Error(err)
+			return nil
+		}
+		compiled++
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d of %d rules parse", parsed, files)
-	if files == 0 {
-		t.Error("no rules there")
+	t.Logf("of %d rules %d parse and %d compile", files, parsed, compiled)
+	if files == 0 || compiled != files {
+		t.Error("not all of them compile")
 	}
+}
+
+// everything is a source that has whatever a rule asks for.
+func everything(r *Rule) Source {
+	s := Source{Of: "any", Category: r.Category, Service: r.Service, Fields: map[string]int{}, Text: []int{0}}
+	for _, name := range r.order {
+		for _, items := range r.searches[name].any {
+			for _, i := range items {
+				if _, known := s.Fields[i.field]; !known {
+					s.Fields[i.field] = len(s.Fields) + 1
+				}
+			}
+		}
+	}
+	return s
 }
 
 // Ensure a glob that shares nothing with the code under test agrees with it.
@@ -234,7 +288,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("title: &a T\nlogsource: *a\n"))
 	f.Add([]byte("a: {b: [c, {d: e}]}\n? x\n: y\n"))
 	f.Add([]byte("title: |\n  x\nlogsource: {}\ndetection: {condition: [s], s: [{Image: 1.5}, {Image: ~}]}\n"))
-	record := fields{{"/bin/sh"}, {"sh -c x"}, {"root"}, {"10.0.0.1"}}
+	record := fields{{"/bin/sh"}, {"sh -c x"}, {"root"}, {"10.0.0.1"}, {"22"}, {"PATH"}}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		rule, err := Parse("f.yml", raw)
 		if err != nil {
@@ -249,7 +303,9 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		m.Match(record)
+		for _, one := range m {
+			one.Match(record)
+		}
 	})
 }
 
@@ -257,7 +313,7 @@ func FuzzParse(f *testing.F) {
 // could make it match.
 func TestExcluded(t *testing.T) {
 	const image, line = 0, 1
-	schema := Schema{"process_creation": {"Image": image, "CommandLine": line}}
+	schema := Schema{{Of: "process_creation", Category: "process_creation", Fields: map[string]int{"Image": image, "CommandLine": line}}}
 	for _, c := range []struct {
 		name, detection string
 		image           string
@@ -282,7 +338,7 @@ func TestExcluded(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := m.Excluded(onlyKnown{t, image, c.image}, FieldsOf(image)); got != c.excluded {
+			if got := m[0].Excluded(onlyKnown{t, image, c.image}, FieldsOf(image)); got != c.excluded {
 				t.Errorf("excluded %v, want %v", got, c.excluded)
 			}
 		})
