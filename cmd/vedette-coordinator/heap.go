@@ -27,8 +27,8 @@ const (
 	// Collecting may take this part of the processors; below the lesser it may take more.
 	collectMost, collectLeast = 0.10, 0.02
 	// What is free is given back when it is more than this part of what is used (a 25th), not
-	// more often than freeEvery: the runtime keeps it for long, a tenth for ever, and giving
-	// it back is a whole collection.
+	// more often than freeEvery, and not in a herd: the runtime keeps it for long, a tenth for
+	// ever, and giving it back is a whole collection.
 	freeMost  = 25
 	freeEvery = time.Minute
 )
@@ -78,7 +78,7 @@ func keepHeapSmall(ctx context.Context) {
 		}
 		last = now
 		percent = heapPercent(percent, share)
-		if share < collectLeast && heap.free > heap.used/freeMost && time.Since(freed) >= freeEvery {
+		if share < collectMost/2 && heap.free > heap.used/freeMost && time.Since(freed) >= freeEvery {
 			debug.FreeOSMemory()
 			freed = time.Now()
 		}
