@@ -3,6 +3,7 @@ package clusterlab
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +118,13 @@ func (s *strange) run(t *testing.T) string {
 		err = os.WriteFile(path, raw, 0o700)
 	}
 	if err == nil {
+		_, err = s.c.lab.Run(s.c.ns, exec.CommandContext(t.Context(), path))
+	}
+	// Whoever forked while the file was being written has it open until its own exec.
+	for range 100 {
+		if !errors.Is(err, syscall.ETXTBSY) {
+			break
+		}
 		_, err = s.c.lab.Run(s.c.ns, exec.CommandContext(t.Context(), path))
 	}
 	if err != nil {

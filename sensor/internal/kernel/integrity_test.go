@@ -84,7 +84,7 @@ func TestStoppedIsTold(t *testing.T) {
 			if !open || !strings.Contains(line, what) {
 				t.Fatalf("got %q, want %s", line, what)
 			}
-		case <-time.After(patience):
+		case <-time.After(6 * patience): // a program of its own that loads all of ours
 			t.Fatalf("waited for %s", what)
 		}
 	}
