@@ -30,7 +30,7 @@ func main() {
 	flag.DurationVar(&cfg.Hold, "hold", 90*time.Second, "how long the fleet is held under its reports; from 10m on the growth of memory is judged")
 	flag.IntVar(&cfg.Speed, "speed", 1, "how many times faster than real the hosts' days are")
 	flag.StringVar(&cfg.Herd, "herd", "leader", "what is killed: leader, all or none")
-	flag.IntVar(&cfg.Rush, "rush", 256, "handshakes that the sensors have under way at once; -1: as many as come")
+	flag.IntVar(&cfg.Rush, "rush", 64, "handshakes that the sensors have under way at once; -1: as many as come")
 	only := flag.String("only", "", "take these parts alone, by comma: "+scale.Parts())
 	flag.Parse()
 	if *only != "" {

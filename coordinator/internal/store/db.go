@@ -181,7 +181,7 @@ func openConn(path, query string) (*sqlite3.SQLiteConn, error) {
 }
 
 // writerOptions: no lock of SQLite's own, as db.writing is one.
-const writerOptions = "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-12288&_mutex=no"
+const writerOptions = "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_cache_size=-8192&_mutex=no"
 
 // The WAL may grow to 4,096 pages (16 MiB) before a checkpoint: an fsync each 1,000 pages
 // is what would limit the writer.

@@ -50,13 +50,13 @@ type Config struct {
 	// World is what the sensors report; nil: nothing. Its hosts that come later are
 	// enrolled by Pace, when they do.
 	World *world.World
-	// Rush bounds the handshakes that this process has under way at once; default 256, and
+	// Rush bounds the handshakes that this process has under way at once; default 64, and
 	// below 0 none waits. In life each host has a processor of its own for it. Here, ten
 	// thousand that begin at once all run into their time, and so they do again and again.
 	Rush int
 }
 
-const defaultRush = 256
+const defaultRush = 64
 
 // Fleet is the sensors. Grow, Pace and Close are called by one goroutine.
 type Fleet struct {

@@ -88,7 +88,7 @@ func rushText(rush int) string {
 	case rush < 0:
 		return "as many as come"
 	case rush == 0:
-		return "256"
+		return "64"
 	}
 	return fmt.Sprint(rush)
 }

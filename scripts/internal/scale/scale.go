@@ -57,7 +57,7 @@ type Config struct {
 	Speed       int
 	// Herd says what is killed: "leader", "all" or "none".
 	Herd string
-	// Rush bounds the handshakes of this process at once; 0: 256, below: none waits.
+	// Rush bounds the handshakes of this process at once; 0: 64, below: none waits.
 	Rush int
 	// Only are the parts to take, all when empty.
 	Only []string
