@@ -126,8 +126,8 @@ func (c Credentials) clientConfig(alpn string, pin [32]byte) (*tls.Config, error
 	return cfg, nil
 }
 
-// withoutRoot is what a node needs to see of a chain: it has the root, and would keep
-// another copy of it for as long as the connection lasts.
+// withoutRoot is what a node and an enrolled host need to see of each other's chain: both
+// have the root, and would keep another copy of it for as long as the connection lasts.
 func withoutRoot(cert *tls.Certificate) *tls.Certificate {
 	last := len(cert.Certificate) - 1
 	if last < 1 {

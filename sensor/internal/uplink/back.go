@@ -18,12 +18,18 @@ import (
 // is a person's to answer, and a node counts those of an address against all behind it.
 const refusedPause = 10 * time.Minute
 
+// wrongClock is a node's answer to a host whose certificate is good by the cluster's clock.
+const wrongClock = "clock"
+
 // comeBack has the cluster certify this host's key once more: it was off when it should
 // have renewed. The node is verified as ever; what it answers is taken as a renewal is.
 func (u *Uplink) comeBack(ctx context.Context, node string) error {
 	expired := u.id.expired(time.Now())
-	if expired == nil || time.Now().Before(u.askAgain) {
-		return expired
+	if expired == nil {
+		return nil
+	}
+	if time.Now().Before(u.askAgain) {
+		return u.notBack
 	}
 	cert, err := u.id.Certificate()
 	if err != nil {
@@ -41,8 +47,11 @@ func (u *Uplink) comeBack(ctx context.Context, node string) error {
 		Kind: sensorv1.EnrollKind_ENROLL_KIND_SENSOR, Csr: csr, Facts: u.cfg.Facts(), Expired: cert.Leaf.Raw})
 	var refused *RefusedError
 	if errors.As(err, &refused) && refused.RetryAfter == 0 {
-		u.askAgain = time.Now().Add(refusedPause)
-		return fmt.Errorf("%w (%s)", expired, refused.Message)
+		u.askAgain, u.notBack = time.Now().Add(refusedPause), fmt.Errorf("%w (%s)", expired, refused.Message)
+		if refused.Code == wrongClock {
+			u.notBack = err // it is not expired: another enrolment would not help
+		}
+		return u.notBack
 	}
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/link/linktest"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
 
@@ -60,5 +61,22 @@ func TestComesBack(t *testing.T) {
 	}
 	if after, _ := loaded.Certificate(); !bytes.Equal(after.Leaf.Raw, before.Leaf.Raw) {
 		t.Error("the file has another certificate")
+	}
+}
+
+// Ensure a host whose clock is wrong is told of its clock, and not to enrol again.
+func TestComesBackInAnotherTime(t *testing.T) {
+	n := startNode(t, linktest.NewCA(t), "n1", "127.0.0.1:0", newStore())
+	n.validity = 1500 * time.Millisecond
+	id, dir := enrollAt(t, n)
+	until(t, "expiry", func() bool {
+		_, err := uplink.LoadIdentity(dir)
+		return errors.Is(err, uplink.ErrExpired)
+	})
+	n.set(func(n *node) { n.notBack = &sensorv1.Refusal{Code: "clock", Message: "set the host's clock"} })
+	h := startHost(t, id, dir, nil)
+	until(t, "the log", func() bool { return strings.Contains(h.log.String(), "set the host's clock") })
+	if strings.Contains(h.log.String(), "vedette-sensor enroll") {
+		t.Errorf("it is told to enrol:\n%s", h.log.String())
 	}
 }

@@ -62,6 +62,7 @@ type node struct {
 	validity  time.Duration
 	// takesBack: hosts with expired certificates; asked counts them.
 	takesBack bool
+	notBack   *sensorv1.Refusal
 	asked     int
 	roots     [][]byte // that enrolment gives
 	operators [][]byte
@@ -211,7 +212,12 @@ func (n *node) enroll(ctx context.Context, c *link.Conn) {
 		n.asked++
 		ok = n.takesBack
 	}
+	notBack := n.notBack
 	n.mu.Unlock()
+	if len(request.GetExpired()) > 0 && notBack != nil {
+		_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: notBack}})
+		return
+	}
 	if !ok || string(secret) != string(request.GetTokenSecret()) {
 		_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: &sensorv1.Refusal{Code: "bad-token", Message: "make a new one"}}})
 		return

@@ -140,8 +140,9 @@ type Uplink struct {
 	// instance names this process: a node tells by it a sensor that was frozen from a new one.
 	instance []byte
 	tokens   *link.Tokens
-	// askAgain is when a host that may not come back asks again; Run's.
+	// askAgain is when a host that may not come back, for notBack, asks again; Run's.
 	askAgain time.Time
+	notBack  error
 
 	mu      sync.Mutex
 	current *session
