@@ -4,7 +4,7 @@ import (
 	"path"
 	"strconv"
 
-	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/proto/sigma"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 

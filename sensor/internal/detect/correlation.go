@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/proto/sigma"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 

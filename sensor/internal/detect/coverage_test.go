@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/proto/sigma"
 )
 
 // ecosystem is where rules of the ecosystem lie, as data; "" and a skip when they do not.

@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/proto/sigma"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 

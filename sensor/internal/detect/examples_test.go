@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/proto/sigma"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/rules"
 )

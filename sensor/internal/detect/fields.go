@@ -7,7 +7,7 @@ import (
 	"strings"
 	"unsafe"
 
-	"github.com/vedette-edr/vedette/sensor/internal/detect/sigma"
+	"github.com/vedette-edr/vedette/proto/sigma"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 

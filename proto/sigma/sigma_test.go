@@ -187,7 +187,7 @@ func TestTechniques(t *testing.T) {
 func TestEcosystem(t *testing.T) {
 	dir := os.Getenv("VEDETTE_SIGMA_DIR")
 	if dir == "" {
-		dir = "../../../../../shared/eval/sigma"
+		dir = "../../../shared/eval/sigma"
 	}
 	if _, err := os.Stat(dir); err != nil {
 		t.Skipf("SKIP: needs the Sigma rules at %s (set VEDETTE_SIGMA_DIR)", dir)

@@ -147,11 +147,11 @@ func globPattern(glob string) string {
 // it does not, that an independent reading of the rule agrees, and that the index does for
 // each record and every rule.
 func TestExamples(t *testing.T) {
-	trees := map[string]fs.FS{"built in": os.DirFS("../../../rules")}
+	trees := map[string]fs.FS{"built in": os.DirFS("../../sensor/rules")}
 	if dir := os.Getenv("VEDETTE_SIGMA_DIR"); dir != "" {
 		trees["ecosystem"] = os.DirFS(dir)
-	} else if _, err := os.Stat("../../../../../shared/eval/sigma"); err == nil {
-		trees["ecosystem"] = os.DirFS("../../../../../shared/eval/sigma")
+	} else if _, err := os.Stat("../../../shared/eval/sigma"); err == nil {
+		trees["ecosystem"] = os.DirFS("../../../shared/eval/sigma")
 	}
 	for name, tree := range trees {
 		t.Run(name, func(t *testing.T) { tryExamples(t, tree) })
