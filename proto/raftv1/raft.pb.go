@@ -68,6 +68,7 @@ type Command struct {
 	//	*Command_PutTrust
 	//	*Command_NoteTrust
 	//	*Command_ExportMark
+	//	*Command_BeginSessions
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -437,6 +438,15 @@ func (x *Command) GetExportMark() *ExportMark {
 	return nil
 }
 
+func (x *Command) GetBeginSessions() *BeginSessions {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BeginSessions); ok {
+			return x.BeginSessions
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -577,6 +587,10 @@ type Command_ExportMark struct {
 	ExportMark *ExportMark `protobuf:"bytes,50,opt,name=export_mark,json=exportMark,proto3,oneof"`
 }
 
+type Command_BeginSessions struct {
+	BeginSessions *BeginSessions `protobuf:"bytes,59,opt,name=begin_sessions,json=beginSessions,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -644,6 +658,8 @@ func (*Command_PutTrust) isCommand_Body() {}
 func (*Command_NoteTrust) isCommand_Body() {}
 
 func (*Command_ExportMark) isCommand_Body() {}
+
+func (*Command_BeginSessions) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2111,6 +2127,52 @@ func (x *HostSession) GetKeySha256() []byte {
 	return nil
 }
 
+// Sessions that begin at a node, many in one entry: after a node's death thousands come at once.
+// Each is applied as one by itself would be; Result.sessions has the answers in this order.
+type BeginSessions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sessions      []*HostSession         `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"` // of distinct hosts, all connected
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginSessions) Reset() {
+	*x = BeginSessions{}
+	mi := &file_vedette_raft_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginSessions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginSessions) ProtoMessage() {}
+
+func (x *BeginSessions) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginSessions.ProtoReflect.Descriptor instead.
+func (*BeginSessions) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *BeginSessions) GetSessions() []*HostSession {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
 // Sessions that a node had, many in one entry.
 type SessionsEnded struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -2125,7 +2187,7 @@ type SessionsEnded struct {
 
 func (x *SessionsEnded) Reset() {
 	*x = SessionsEnded{}
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2199,7 @@ func (x *SessionsEnded) String() string {
 func (*SessionsEnded) ProtoMessage() {}
 
 func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2212,7 @@ func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsEnded.ProtoReflect.Descriptor instead.
 func (*SessionsEnded) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionsEnded) GetNode() string {
@@ -2189,7 +2251,7 @@ type SessionEnd struct {
 
 func (x *SessionEnd) Reset() {
 	*x = SessionEnd{}
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2263,7 @@ func (x *SessionEnd) String() string {
 func (*SessionEnd) ProtoMessage() {}
 
 func (x *SessionEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2276,7 @@ func (x *SessionEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEnd.ProtoReflect.Descriptor instead.
 func (*SessionEnd) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SessionEnd) GetHost() string {
@@ -2264,7 +2326,7 @@ type RaiseSilence struct {
 
 func (x *RaiseSilence) Reset() {
 	*x = RaiseSilence{}
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2338,7 @@ func (x *RaiseSilence) String() string {
 func (*RaiseSilence) ProtoMessage() {}
 
 func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2351,7 @@ func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseSilence.ProtoReflect.Descriptor instead.
 func (*RaiseSilence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RaiseSilence) GetFinding() *sensorv1.Finding {
@@ -2316,7 +2378,7 @@ type SilentHost struct {
 
 func (x *SilentHost) Reset() {
 	*x = SilentHost{}
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2390,7 @@ func (x *SilentHost) String() string {
 func (*SilentHost) ProtoMessage() {}
 
 func (x *SilentHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2403,7 @@ func (x *SilentHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilentHost.ProtoReflect.Descriptor instead.
 func (*SilentHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SilentHost) GetHost() string {
@@ -2371,7 +2433,7 @@ type PutOperator struct {
 
 func (x *PutOperator) Reset() {
 	*x = PutOperator{}
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2445,7 @@ func (x *PutOperator) String() string {
 func (*PutOperator) ProtoMessage() {}
 
 func (x *PutOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2458,7 @@ func (x *PutOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOperator.ProtoReflect.Descriptor instead.
 func (*PutOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutOperator) GetName() string {
@@ -2430,19 +2492,20 @@ func (x *PutOperator) GetMadeBy() string {
 type Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when accepted; otherwise a stable kebab-case code: a rejection is a value.
-	Rejected      string     `protobuf:"bytes,1,opt,name=rejected,proto3" json:"rejected,omitempty"`
-	Message       string     `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	Index         uint64     `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
-	Acks          []*HostAck `protobuf:"bytes,4,rep,name=acks,proto3" json:"acks,omitempty"`
-	Id            string     `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
-	Removed       uint64     `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"` // Retain, Forget: rows, partitions and sightings that went
+	Rejected      string          `protobuf:"bytes,1,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	Message       string          `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Index         uint64          `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Acks          []*HostAck      `protobuf:"bytes,4,rep,name=acks,proto3" json:"acks,omitempty"`
+	Id            string          `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	Removed       uint64          `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`  // Retain, Forget: rows, partitions and sightings that went
+	Sessions      []*SessionBegun `protobuf:"bytes,7,rep,name=sessions,proto3" json:"sessions,omitempty"` // BeginSessions
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2517,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2530,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Result) GetRejected() string {
@@ -2512,6 +2575,65 @@ func (x *Result) GetRemoved() uint64 {
 	return 0
 }
 
+func (x *Result) GetSessions() []*SessionBegun {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+type SessionBegun struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rejected      string                 `protobuf:"bytes,1,opt,name=rejected,proto3" json:"rejected,omitempty"` // as Result.rejected would be of the HostSession
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionBegun) Reset() {
+	*x = SessionBegun{}
+	mi := &file_vedette_raft_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionBegun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionBegun) ProtoMessage() {}
+
+func (x *SessionBegun) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionBegun.ProtoReflect.Descriptor instead.
+func (*SessionBegun) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SessionBegun) GetRejected() string {
+	if x != nil {
+		return x.Rejected
+	}
+	return ""
+}
+
+func (x *SessionBegun) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type HostAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -2524,7 +2646,7 @@ type HostAck struct {
 
 func (x *HostAck) Reset() {
 	*x = HostAck{}
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2658,7 @@ func (x *HostAck) String() string {
 func (*HostAck) ProtoMessage() {}
 
 func (x *HostAck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2671,7 @@ func (x *HostAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostAck.ProtoReflect.Descriptor instead.
 func (*HostAck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HostAck) GetHost() string {
@@ -2593,7 +2715,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_vedette_raft_proto_msgTypes[29]
+	mi := &file_vedette_raft_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +2727,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[29]
+	mi := &file_vedette_raft_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +2740,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{29}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ForwardReply) GetResult() *Result {
@@ -2683,7 +2805,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_vedette_raft_proto_msgTypes[30]
+	mi := &file_vedette_raft_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2817,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[30]
+	mi := &file_vedette_raft_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2830,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{30}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeStatus) GetVersion() string {
@@ -2816,7 +2938,7 @@ type ReportDivergence struct {
 
 func (x *ReportDivergence) Reset() {
 	*x = ReportDivergence{}
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +2950,7 @@ func (x *ReportDivergence) String() string {
 func (*ReportDivergence) ProtoMessage() {}
 
 func (x *ReportDivergence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +2963,7 @@ func (x *ReportDivergence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDivergence.ProtoReflect.Descriptor instead.
 func (*ReportDivergence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReportDivergence) GetNode() string {
@@ -2892,7 +3014,7 @@ type StateCheck struct {
 
 func (x *StateCheck) Reset() {
 	*x = StateCheck{}
-	mi := &file_vedette_raft_proto_msgTypes[32]
+	mi := &file_vedette_raft_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +3026,7 @@ func (x *StateCheck) String() string {
 func (*StateCheck) ProtoMessage() {}
 
 func (x *StateCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[32]
+	mi := &file_vedette_raft_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +3039,7 @@ func (x *StateCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCheck.ProtoReflect.Descriptor instead.
 func (*StateCheck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StateCheck) GetWindow() uint64 {
@@ -2960,7 +3082,7 @@ type SuspectSensor struct {
 
 func (x *SuspectSensor) Reset() {
 	*x = SuspectSensor{}
-	mi := &file_vedette_raft_proto_msgTypes[33]
+	mi := &file_vedette_raft_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3094,7 @@ func (x *SuspectSensor) String() string {
 func (*SuspectSensor) ProtoMessage() {}
 
 func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[33]
+	mi := &file_vedette_raft_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3107,7 @@ func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectSensor.ProtoReflect.Descriptor instead.
 func (*SuspectSensor) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SuspectSensor) GetHost() string {
@@ -3023,7 +3145,7 @@ type RestoreCluster struct {
 
 func (x *RestoreCluster) Reset() {
 	*x = RestoreCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[34]
+	mi := &file_vedette_raft_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3157,7 @@ func (x *RestoreCluster) String() string {
 func (*RestoreCluster) ProtoMessage() {}
 
 func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[34]
+	mi := &file_vedette_raft_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3170,7 @@ func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCluster.ProtoReflect.Descriptor instead.
 func (*RestoreCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RestoreCluster) GetNode() *sensorv1.Node {
@@ -3092,7 +3214,7 @@ type RecoverCluster struct {
 
 func (x *RecoverCluster) Reset() {
 	*x = RecoverCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[35]
+	mi := &file_vedette_raft_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3226,7 @@ func (x *RecoverCluster) String() string {
 func (*RecoverCluster) ProtoMessage() {}
 
 func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[35]
+	mi := &file_vedette_raft_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3239,7 @@ func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
 func (*RecoverCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{35}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RecoverCluster) GetNode() *sensorv1.Node {
@@ -3151,7 +3273,7 @@ type NoteBackup struct {
 
 func (x *NoteBackup) Reset() {
 	*x = NoteBackup{}
-	mi := &file_vedette_raft_proto_msgTypes[36]
+	mi := &file_vedette_raft_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3285,7 @@ func (x *NoteBackup) String() string {
 func (*NoteBackup) ProtoMessage() {}
 
 func (x *NoteBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[36]
+	mi := &file_vedette_raft_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3298,7 @@ func (x *NoteBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
 func (*NoteBackup) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{36}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NoteBackup) GetIdentity() bool {
@@ -3197,7 +3319,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_vedette_raft_proto_msgTypes[37]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3331,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[37]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3344,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{37}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveHost) GetHost() string {
@@ -3250,7 +3372,7 @@ type RetireHost struct {
 
 func (x *RetireHost) Reset() {
 	*x = RetireHost{}
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3384,7 @@ func (x *RetireHost) String() string {
 func (*RetireHost) ProtoMessage() {}
 
 func (x *RetireHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3397,7 @@ func (x *RetireHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireHost.ProtoReflect.Descriptor instead.
 func (*RetireHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RetireHost) GetHost() string {
@@ -3303,7 +3425,7 @@ type PutRevocations struct {
 
 func (x *PutRevocations) Reset() {
 	*x = PutRevocations{}
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3437,7 @@ func (x *PutRevocations) String() string {
 func (*PutRevocations) ProtoMessage() {}
 
 func (x *PutRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3450,7 @@ func (x *PutRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocations.ProtoReflect.Descriptor instead.
 func (*PutRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PutRevocations) GetSigned() *sensorv1.SignedRevocations {
@@ -3355,7 +3477,7 @@ type PutCheckpoint struct {
 
 func (x *PutCheckpoint) Reset() {
 	*x = PutCheckpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3489,7 @@ func (x *PutCheckpoint) String() string {
 func (*PutCheckpoint) ProtoMessage() {}
 
 func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3502,7 @@ func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCheckpoint.ProtoReflect.Descriptor instead.
 func (*PutCheckpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PutCheckpoint) GetCheckpoint() *Checkpoint {
@@ -3406,7 +3528,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3540,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3553,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Checkpoint) GetClusterId() string {
@@ -3505,7 +3627,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3517,7 +3639,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3530,7 +3652,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Retain) GetRows() uint32 {
@@ -3622,7 +3744,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_vedette_raft_proto_msgTypes[43]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3756,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[43]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3769,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Forget) GetSightings() uint32 {
@@ -3685,7 +3807,7 @@ type PutTrust struct {
 
 func (x *PutTrust) Reset() {
 	*x = PutTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +3819,7 @@ func (x *PutTrust) String() string {
 func (*PutTrust) ProtoMessage() {}
 
 func (x *PutTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +3832,7 @@ func (x *PutTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrust.ProtoReflect.Descriptor instead.
 func (*PutTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PutTrust) GetSigned() *sensorv1.SignedTrust {
@@ -3753,7 +3875,7 @@ type NoteTrust struct {
 
 func (x *NoteTrust) Reset() {
 	*x = NoteTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +3887,7 @@ func (x *NoteTrust) String() string {
 func (*NoteTrust) ProtoMessage() {}
 
 func (x *NoteTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +3900,7 @@ func (x *NoteTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteTrust.ProtoReflect.Descriptor instead.
 func (*NoteTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *NoteTrust) GetHosts() []*HostTrust {
@@ -3813,7 +3935,7 @@ type HostTrust struct {
 
 func (x *HostTrust) Reset() {
 	*x = HostTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3825,7 +3947,7 @@ func (x *HostTrust) String() string {
 func (*HostTrust) ProtoMessage() {}
 
 func (x *HostTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3838,7 +3960,7 @@ func (x *HostTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTrust.ProtoReflect.Descriptor instead.
 func (*HostTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *HostTrust) GetHost() string {
@@ -3872,7 +3994,7 @@ type HolderTrust struct {
 
 func (x *HolderTrust) Reset() {
 	*x = HolderTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +4006,7 @@ func (x *HolderTrust) String() string {
 func (*HolderTrust) ProtoMessage() {}
 
 func (x *HolderTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +4019,7 @@ func (x *HolderTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HolderTrust.ProtoReflect.Descriptor instead.
 func (*HolderTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *HolderTrust) GetName() string {
@@ -3927,7 +4049,7 @@ type ExportMark struct {
 
 func (x *ExportMark) Reset() {
 	*x = ExportMark{}
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +4061,7 @@ func (x *ExportMark) String() string {
 func (*ExportMark) ProtoMessage() {}
 
 func (x *ExportMark) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3952,7 +4074,7 @@ func (x *ExportMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportMark.ProtoReflect.Descriptor instead.
 func (*ExportMark) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ExportMark) GetSink() string {
@@ -3997,7 +4119,7 @@ type ExportPlace struct {
 
 func (x *ExportPlace) Reset() {
 	*x = ExportPlace{}
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4009,7 +4131,7 @@ func (x *ExportPlace) String() string {
 func (*ExportPlace) ProtoMessage() {}
 
 func (x *ExportPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4022,7 +4144,7 @@ func (x *ExportPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPlace.ProtoReflect.Descriptor instead.
 func (*ExportPlace) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExportPlace) GetFindings() int64 {
@@ -4064,7 +4186,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xef\x12\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xb8\x13\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -4111,7 +4233,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrust\x12>\n" +
 	"\vexport_mark\x182 \x01(\v2\x1b.vedette.raft.v1.ExportMarkH\x00R\n" +
-	"exportMarkB\x06\n" +
+	"exportMark\x12G\n" +
+	"\x0ebegin_sessions\x18; \x01(\v2\x1e.vedette.raft.v1.BeginSessionsH\x00R\rbeginSessionsB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -4239,7 +4362,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\binstance\x18\t \x01(\fR\binstance\x12\x1d\n" +
 	"\n" +
 	"key_sha256\x18\n" +
-	" \x01(\fR\tkeySha256\"n\n" +
+	" \x01(\fR\tkeySha256\"I\n" +
+	"\rBeginSessions\x128\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1c.vedette.raft.v1.HostSessionR\bsessions\"n\n" +
 	"\rSessionsEnded\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
 	"\bsessions\x18\x02 \x03(\v2\x1b.vedette.raft.v1.SessionEndR\bsessions\x12\x10\n" +
@@ -4262,14 +4387,18 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
 	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x17\n" +
-	"\amade_by\x18\x04 \x01(\tR\x06madeBy\"\xac\x01\n" +
+	"\amade_by\x18\x04 \x01(\tR\x06madeBy\"\xe7\x01\n" +
 	"\x06Result\x12\x1a\n" +
 	"\brejected\x18\x01 \x01(\tR\brejected\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12,\n" +
 	"\x04acks\x18\x04 \x03(\v2\x18.vedette.raft.v1.HostAckR\x04acks\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\tR\x02id\x12\x18\n" +
-	"\aremoved\x18\x06 \x01(\x04R\aremoved\"_\n" +
+	"\aremoved\x18\x06 \x01(\x04R\aremoved\x129\n" +
+	"\bsessions\x18\a \x03(\v2\x1d.vedette.raft.v1.SessionBegunR\bsessions\"D\n" +
+	"\fSessionBegun\x12\x1a\n" +
+	"\brejected\x18\x01 \x01(\tR\brejected\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"_\n" +
 	"\aHostAck\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\fR\x04boot\x12\x1a\n" +
@@ -4415,7 +4544,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
@@ -4439,48 +4568,50 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*RemoveNode)(nil),                 // 19: vedette.raft.v1.RemoveNode
 	(*PutSignedNodes)(nil),             // 20: vedette.raft.v1.PutSignedNodes
 	(*HostSession)(nil),                // 21: vedette.raft.v1.HostSession
-	(*SessionsEnded)(nil),              // 22: vedette.raft.v1.SessionsEnded
-	(*SessionEnd)(nil),                 // 23: vedette.raft.v1.SessionEnd
-	(*RaiseSilence)(nil),               // 24: vedette.raft.v1.RaiseSilence
-	(*SilentHost)(nil),                 // 25: vedette.raft.v1.SilentHost
-	(*PutOperator)(nil),                // 26: vedette.raft.v1.PutOperator
-	(*Result)(nil),                     // 27: vedette.raft.v1.Result
-	(*HostAck)(nil),                    // 28: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),               // 29: vedette.raft.v1.ForwardReply
-	(*NodeStatus)(nil),                 // 30: vedette.raft.v1.NodeStatus
-	(*ReportDivergence)(nil),           // 31: vedette.raft.v1.ReportDivergence
-	(*StateCheck)(nil),                 // 32: vedette.raft.v1.StateCheck
-	(*SuspectSensor)(nil),              // 33: vedette.raft.v1.SuspectSensor
-	(*RestoreCluster)(nil),             // 34: vedette.raft.v1.RestoreCluster
-	(*RecoverCluster)(nil),             // 35: vedette.raft.v1.RecoverCluster
-	(*NoteBackup)(nil),                 // 36: vedette.raft.v1.NoteBackup
-	(*RemoveHost)(nil),                 // 37: vedette.raft.v1.RemoveHost
-	(*RetireHost)(nil),                 // 38: vedette.raft.v1.RetireHost
-	(*PutRevocations)(nil),             // 39: vedette.raft.v1.PutRevocations
-	(*PutCheckpoint)(nil),              // 40: vedette.raft.v1.PutCheckpoint
-	(*Checkpoint)(nil),                 // 41: vedette.raft.v1.Checkpoint
-	(*Retain)(nil),                     // 42: vedette.raft.v1.Retain
-	(*Forget)(nil),                     // 43: vedette.raft.v1.Forget
-	(*PutTrust)(nil),                   // 44: vedette.raft.v1.PutTrust
-	(*NoteTrust)(nil),                  // 45: vedette.raft.v1.NoteTrust
-	(*HostTrust)(nil),                  // 46: vedette.raft.v1.HostTrust
-	(*HolderTrust)(nil),                // 47: vedette.raft.v1.HolderTrust
-	(*ExportMark)(nil),                 // 48: vedette.raft.v1.ExportMark
-	(*ExportPlace)(nil),                // 49: vedette.raft.v1.ExportPlace
-	nil,                                // 50: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 51: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 52: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 53: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 54: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 55: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 56: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 57: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 58: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 59: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 60: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 61: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 62: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 63: vedette.sensor.v1.SignedTrust
+	(*BeginSessions)(nil),              // 22: vedette.raft.v1.BeginSessions
+	(*SessionsEnded)(nil),              // 23: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),                 // 24: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),               // 25: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),                 // 26: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),                // 27: vedette.raft.v1.PutOperator
+	(*Result)(nil),                     // 28: vedette.raft.v1.Result
+	(*SessionBegun)(nil),               // 29: vedette.raft.v1.SessionBegun
+	(*HostAck)(nil),                    // 30: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),               // 31: vedette.raft.v1.ForwardReply
+	(*NodeStatus)(nil),                 // 32: vedette.raft.v1.NodeStatus
+	(*ReportDivergence)(nil),           // 33: vedette.raft.v1.ReportDivergence
+	(*StateCheck)(nil),                 // 34: vedette.raft.v1.StateCheck
+	(*SuspectSensor)(nil),              // 35: vedette.raft.v1.SuspectSensor
+	(*RestoreCluster)(nil),             // 36: vedette.raft.v1.RestoreCluster
+	(*RecoverCluster)(nil),             // 37: vedette.raft.v1.RecoverCluster
+	(*NoteBackup)(nil),                 // 38: vedette.raft.v1.NoteBackup
+	(*RemoveHost)(nil),                 // 39: vedette.raft.v1.RemoveHost
+	(*RetireHost)(nil),                 // 40: vedette.raft.v1.RetireHost
+	(*PutRevocations)(nil),             // 41: vedette.raft.v1.PutRevocations
+	(*PutCheckpoint)(nil),              // 42: vedette.raft.v1.PutCheckpoint
+	(*Checkpoint)(nil),                 // 43: vedette.raft.v1.Checkpoint
+	(*Retain)(nil),                     // 44: vedette.raft.v1.Retain
+	(*Forget)(nil),                     // 45: vedette.raft.v1.Forget
+	(*PutTrust)(nil),                   // 46: vedette.raft.v1.PutTrust
+	(*NoteTrust)(nil),                  // 47: vedette.raft.v1.NoteTrust
+	(*HostTrust)(nil),                  // 48: vedette.raft.v1.HostTrust
+	(*HolderTrust)(nil),                // 49: vedette.raft.v1.HolderTrust
+	(*ExportMark)(nil),                 // 50: vedette.raft.v1.ExportMark
+	(*ExportPlace)(nil),                // 51: vedette.raft.v1.ExportPlace
+	nil,                                // 52: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 53: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 54: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 55: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 56: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 57: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 58: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 59: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 60: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 61: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 62: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 63: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 64: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 65: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -4493,72 +4624,75 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	18, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
 	19, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
 	21, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
-	26, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
+	27, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
 	1,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
-	22, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
-	24, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
+	23, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
+	25, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
 	8,  // 14: vedette.raft.v1.Command.approve_operation:type_name -> vedette.raft.v1.ApproveOperation
 	9,  // 15: vedette.raft.v1.Command.veto_operation:type_name -> vedette.raft.v1.VetoOperation
 	10, // 16: vedette.raft.v1.Command.put_intent:type_name -> vedette.raft.v1.PutIntent
 	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
 	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
-	33, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
-	31, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
-	34, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
-	35, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
-	36, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
-	37, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
-	39, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
-	40, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
-	42, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
-	43, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
-	38, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
-	44, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
-	45, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
-	48, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
-	3,  // 34: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	51, // 35: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	52, // 36: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	53, // 37: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	50, // 38: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	53, // 39: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	52, // 40: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 41: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	55, // 42: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	56, // 43: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	57, // 44: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	58, // 45: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	59, // 46: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	56, // 47: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 48: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 49: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 50: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	54, // 51: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	60, // 52: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	52, // 53: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 54: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	61, // 55: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 56: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 57: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 58: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 59: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 60: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	54, // 61: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	54, // 62: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	62, // 63: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	41, // 64: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	63, // 65: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	46, // 66: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	47, // 67: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	47, // 68: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	49, // 69: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	49, // 70: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	35, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
+	33, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
+	36, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
+	37, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
+	38, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
+	39, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
+	41, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	42, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	44, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
+	45, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
+	40, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
+	46, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
+	47, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
+	50, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
+	22, // 34: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
+	3,  // 35: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	53, // 36: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	54, // 37: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	55, // 38: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	52, // 39: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	55, // 40: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	54, // 41: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	56, // 42: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	57, // 43: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	58, // 44: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	59, // 45: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	60, // 46: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	61, // 47: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	58, // 48: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 49: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 50: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 51: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	56, // 52: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	62, // 53: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	54, // 54: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	21, // 55: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
+	24, // 56: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	63, // 57: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	26, // 58: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	30, // 59: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	29, // 60: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
+	28, // 61: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	32, // 62: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	34, // 63: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	56, // 64: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	56, // 65: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	64, // 66: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	43, // 67: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	65, // 68: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	48, // 69: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	49, // 70: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	49, // 71: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	51, // 72: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	51, // 73: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	74, // [74:74] is the sub-list for method output_type
+	74, // [74:74] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4601,6 +4735,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutTrust)(nil),
 		(*Command_NoteTrust)(nil),
 		(*Command_ExportMark)(nil),
+		(*Command_BeginSessions)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4608,7 +4743,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

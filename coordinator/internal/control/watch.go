@@ -126,15 +126,17 @@ func (w *watcher) show(ctx context.Context, e entry, send sender) error {
 		w.names[body.ConsumeToken.GetId()] = body.ConsumeToken.GetFacts().GetName()
 		return w.change(ctx, e.cmd, body.ConsumeToken.GetId(), "enrolled", "token "+body.ConsumeToken.GetTokenId(), send)
 	case *raftv1.Command_HostSession:
-		session := body.HostSession
-		if !session.GetConnected() {
-			return w.change(ctx, e.cmd, session.GetHost(), "silent", "its session has ended", send)
+		return w.began(ctx, e.cmd, body.HostSession, send)
+	case *raftv1.Command_BeginSessions:
+		for i, session := range body.BeginSessions.GetSessions() {
+			if e.res.GetSessions()[i].GetRejected() != "" {
+				continue
+			}
+			if err := w.began(ctx, e.cmd, session, send); err != nil {
+				return err
+			}
 		}
-		if err := w.returned(ctx, e.cmd, session, send); err != nil {
-			return err
-		}
-		w.names[session.GetHost()] = session.GetFacts().GetName()
-		return w.change(ctx, e.cmd, session.GetHost(), "online", fmt.Sprintf("at node %s, sensor %s", session.GetNode(), session.GetSensorVersion()), send)
+		return nil
 	case *raftv1.Command_SessionsEnded:
 		return w.ended(ctx, e.cmd, body.SessionsEnded, send)
 	case *raftv1.Command_RaiseSilence:
@@ -204,6 +206,17 @@ func (w *watcher) ended(ctx context.Context, cmd *raftv1.Command, in *raftv1.Ses
 		}
 	}
 	return nil
+}
+
+func (w *watcher) began(ctx context.Context, cmd *raftv1.Command, session *raftv1.HostSession, send sender) error {
+	if !session.GetConnected() {
+		return w.change(ctx, cmd, session.GetHost(), "silent", "its session has ended", send)
+	}
+	if err := w.returned(ctx, cmd, session, send); err != nil {
+		return err
+	}
+	w.names[session.GetHost()] = session.GetFacts().GetName()
+	return w.change(ctx, cmd, session.GetHost(), "online", fmt.Sprintf("at node %s, sensor %s", session.GetNode(), session.GetSensorVersion()), send)
 }
 
 // returned shows the finding that a return made, if it made one.

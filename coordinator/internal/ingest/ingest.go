@@ -181,6 +181,7 @@ func (c *Config) populate() error {
 type Server struct {
 	cfg     Config
 	batcher *batcher
+	opener  *opener
 	workers *workers
 	limiter *limiter
 	counts  counters
@@ -242,6 +243,7 @@ func New(cfg Config) (*Server, error) {
 		enrolling: make(chan struct{}, maxEnrolling),
 		cfg:       cfg,
 		batcher:   newBatcher(cfg),
+		opener:    newOpener(cfg),
 		workers:   newWorkers(running.Done()),
 		limiter:   newLimiter(cfg.Now),
 		counts:    counters{refused: make(map[string]uint64)},
@@ -273,6 +275,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	})
 	err := s.batcher.run(ctx)
+	s.opener.stop()
 	tending.Wait()
 	cancel()
 	s.mu.Lock()

@@ -231,23 +231,23 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 			return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 		}
 		n.number = newest + 1
-		res, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
-			Body: &raftv1.Command_HostSession{HostSession: &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Connected: true,
-				Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
-				KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance(), KeySha256: keySum(n.conn.Peer().Certificate)}}})
+		b := s.opener.begin(ctx, &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Connected: true,
+			Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
+			KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance(), KeySha256: keySum(n.conn.Peer().Certificate)})
+		err = b.err
 		if err == nil {
 			// At this entry this node's store holds all that was acknowledged before the sensor
 			// came: that is what a barrier would answer too, for another entry of the log.
-			err = s.cfg.Store.WaitApplied(ctx, res.GetIndex())
+			err = s.cfg.Store.WaitApplied(ctx, b.index)
 		}
 		if err != nil {
 			return nil, &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
 		}
-		if res.GetRejected() == "" {
+		if b.rejected == "" {
 			break
 		}
-		if res.GetRejected() != codeStaleSession || ctx.Err() != nil {
-			return nil, &refusal{code: res.GetRejected(), message: res.GetMessage(), retry: 60}
+		if b.rejected != codeStaleSession || ctx.Err() != nil {
+			return nil, &refusal{code: b.rejected, message: b.message, retry: 60}
 		}
 	}
 	acked, err := s.cfg.Store.Position(ctx, n.host, hello.GetBoot())

@@ -154,6 +154,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.removeNode(body.RemoveNode)
 	case *raftv1.Command_HostSession:
 		return a.hostSession(body.HostSession)
+	case *raftv1.Command_BeginSessions:
+		return a.beginSessions(body.BeginSessions)
 	case *raftv1.Command_PutOperator:
 		return a.putOperator(body.PutOperator)
 	case *raftv1.Command_InitCluster:

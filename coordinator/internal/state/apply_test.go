@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -327,6 +328,42 @@ func TestAuditChain(t *testing.T) {
 }
 
 // Ensure a late "disconnected" does not undo a newer "connected".
+// Sessions that share an entry mean what they mean one by one, whatever becomes of the others.
+func TestSharedSessions(t *testing.T) {
+	one, many := newLog(t), newLog(t)
+	hosts := []string{"h-1", "h-2", "h-3"}
+	for _, host := range hosts {
+		one.host(host)
+		many.host(host)
+	}
+	sessions := []*raftv1.HostSession{
+		{Host: "h-1", Node: "n1", Connected: true, Session: 1, SensorVersion: "1", Facts: &sensorv1.HostFacts{Name: "web"}},
+		{Host: "h-9", Node: "n1", Connected: true, Session: 1},
+		{Host: "h-2", Node: "n1", Connected: true, Session: 5},
+		{Host: "h-2", Node: "n1", Connected: true, Session: 4},
+		{Host: "h-3", Node: "n2", Connected: true, Session: 1, KernelBoot: []byte("k"), Instance: []byte("i")},
+	}
+	var want []string
+	for _, s := range sessions {
+		want = append(want, one.apply(command(s)).GetRejected())
+	}
+	res := many.apply(command(&raftv1.BeginSessions{Sessions: sessions}))
+	var got []string
+	for _, s := range res.GetSessions() {
+		got = append(got, s.GetRejected())
+	}
+	if !slices.Equal(got, want) || res.GetRejected() != "" {
+		t.Errorf("answers %q, one by one %q", got, want)
+	}
+	for _, id := range hosts {
+		a, err1 := one.db.Host(t.Context(), id)
+		b, err2 := many.db.Host(t.Context(), id)
+		if err1 != nil || err2 != nil || !proto.Equal(a, b) {
+			t.Errorf("%s is %v (%v) in a shared entry and %v (%v) by itself", id, b, err2, a, err1)
+		}
+	}
+}
+
 func TestHostSession(t *testing.T) {
 	l := newLog(t)
 	l.host("h-1")

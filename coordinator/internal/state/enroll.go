@@ -197,6 +197,20 @@ func (a *applier) hostSession(in *raftv1.HostSession) (*raftv1.Result, error) {
 	return accept(in.GetHost()), nil
 }
 
+// beginSessions answers each session as hostSession would: one that is refused leaves the
+// others as they are.
+func (a *applier) beginSessions(in *raftv1.BeginSessions) (*raftv1.Result, error) {
+	all := &raftv1.Result{Sessions: make([]*raftv1.SessionBegun, len(in.GetSessions()))}
+	for i, session := range in.GetSessions() {
+		one, err := a.hostSession(session)
+		if err != nil {
+			return nil, err
+		}
+		all.Sessions[i] = &raftv1.SessionBegun{Rejected: one.GetRejected(), Message: one.GetMessage()}
+	}
+	return all, nil
+}
+
 func (a *applier) putNode(in *raftv1.PutNode) (*raftv1.Result, error) {
 	if rejected := checkNode(in.GetNode()); rejected != nil {
 		return rejected, nil

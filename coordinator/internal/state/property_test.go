@@ -46,7 +46,10 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	case 6:
 		body = &raftv1.CloseIncident{Id: name("inc"), Disposition: "benign"}
 	case 7:
-		body = &raftv1.HostSession{Host: name("h"), Node: "n1", Connected: rapid.Bool().Draw(t, "connected"), Session: rapid.Uint64Range(0, 3).Draw(t, "session"), Facts: facts}
+		session := &raftv1.HostSession{Host: name("h"), Node: "n1", Connected: rapid.Bool().Draw(t, "connected"), Session: rapid.Uint64Range(0, 3).Draw(t, "session"), Facts: facts}
+		if body = session; rapid.Bool().Draw(t, "shared") {
+			body = &raftv1.BeginSessions{Sessions: []*raftv1.HostSession{session, {Host: name("h"), Node: "n2", Connected: true, Session: rapid.Uint64Range(0, 3).Draw(t, "session")}}}
+		}
 	case 8:
 		body = &raftv1.PutNode{Node: &sensorv1.Node{Id: name("n"), Address: name("addr")}}
 	case 9:

@@ -105,7 +105,7 @@ func (a *applier) returned(host int64, before store.Presence, in *raftv1.HostSes
 		return nil
 	}
 	still, err := a.tx.Silent(before.Silence)
-	if err != nil || still > 0 {
+	if err != nil || still {
 		return err
 	}
 	about, told, err := a.tx.Finding(before.Silence)
