@@ -30,7 +30,7 @@ const (
 	// more often than freeEvery, and not in a herd: the runtime keeps it for long, a tenth for
 	// ever, and giving it back is a whole collection.
 	freeMost  = 25
-	freeEvery = time.Minute
+	freeEvery = 20 * time.Second
 )
 
 // heapPercent is the next bound of garbage when collecting took this part of the processors.
