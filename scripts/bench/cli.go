@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/vedette-edr/vedette/scripts/internal/figure"
@@ -90,18 +89,46 @@ func cliReads(ctx context.Context, b *bench, hosts, findings, rounds int) (rows 
 	return rows, nil
 }
 
-// timed runs the CLI with its output thrown away; most is its largest resident size, in KiB.
+// timed runs the CLI with its output thrown away; most is its largest resident size, in KiB,
+// by looks at it: the system's account of an ended process begins with the size of whoever
+// started it.
 func timed(ctx context.Context, c *lab.Cluster, line string) (wall, cpu time.Duration, most int64, err error) {
 	cmd := c.Command(ctx, append(strings.Fields(line), "--timeout", "5m")...)
 	var said strings.Builder
 	cmd.Stderr = &said
 	began := time.Now()
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Start(); err != nil {
+		return 0, 0, 0, fmt.Errorf("starting vedette %s: %w", line, err)
+	}
+	ended, looked := make(chan struct{}), make(chan int)
+	go func() { looked <- largest(cmd.Process.Pid, ended) }()
+	err = cmd.Wait()
+	wall = time.Since(began)
+	close(ended)
+	most = int64(<-looked)
+	if err != nil {
 		return 0, 0, 0, fmt.Errorf("running vedette %s: %w: %s", line, err, strings.TrimSpace(said.String()))
 	}
-	wall = time.Since(began)
-	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage) // what Linux has
-	return wall, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), usage.Maxrss, nil
+	return wall, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), most, nil
+}
+
+// lookEvery is how often a process is asked how large it has been: what it grew by after the
+// last look is not known.
+const lookEvery = 5 * time.Millisecond
+
+func largest(pid int, ended <-chan struct{}) (kib int) {
+	ticks := time.NewTicker(lookEvery)
+	defer ticks.Stop()
+	for {
+		if now, err := statusKiB(pid, "VmHWM:"); err == nil {
+			kib = max(kib, now)
+		}
+		select {
+		case <-ended:
+			return kib
+		case <-ticks.C:
+		}
+	}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()/100) / 10 }
