@@ -114,6 +114,11 @@ type Baseline struct {
 	touched map[*entry]event.ProcessKey
 	tainted map[event.ProcessKey]time.Time
 
+	pack     *packed // what peers do; nil: nobody said
+	excepted map[event.BehaviourKey]struct{}
+	families map[event.BehaviourKey]int // known ones, without versions
+	paused   time.Time                  // learns nothing before
+
 	kept    map[uint64]*entry   // what the kernel counts, by its own keys
 	changed map[*entry]struct{} // counts that no summary told
 	dirty   map[event.BehaviourKey]struct{}
@@ -169,6 +174,8 @@ func (b *Baseline) reset() {
 	b.subjects = map[subjectKey]*subject{}
 	b.objects = map[objectKey]int{}
 	b.images = map[string]*image{}
+	b.excepted = map[event.BehaviourKey]struct{}{}
+	b.families = map[event.BehaviourKey]int{}
 	b.touched = map[*entry]event.ProcessKey{}
 	b.tainted = map[event.ProcessKey]time.Time{}
 	b.kept = map[uint64]*entry{}
@@ -207,11 +214,16 @@ func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 	}
 	img := b.images[acting]
 	v.ImageNew = img == nil || img.clean == 0
+	b.byPack(&v, e, acting, o.Time)
+	fresh := e == nil
 	if e != nil {
 		v.Known, v.Seen = e.known, e.count
 	} else if e = b.admit(kind, key, subjectName, objectName, o.Time); e == nil {
 		b.losses["full"]++
 		return v
+	}
+	if fresh {
+		b.carry(e, &v, o.Process.Anchor)
 	}
 	e.count++
 	e.pending++
@@ -224,6 +236,9 @@ func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 
 // learn gives the current window to an entry, unless its storyline is marked.
 func (b *Baseline) learn(e *entry, anchor event.ProcessKey) {
+	if b.pausedAt(b.lastTick) {
+		return
+	}
 	if len(b.tainted) > 0 {
 		if _, bad := b.tainted[anchor]; bad {
 			return
@@ -286,7 +301,7 @@ func (b *Baseline) tick(now time.Time) {
 	}
 	if w := b.windowOf(now); w > b.window {
 		b.settle()
-		b.window, b.lossy = w, false
+		b.window, b.lossy = w, b.pausedAt(now)
 		for anchor, at := range b.tainted {
 			if now.Sub(at) > b.cfg.TaintFor {
 				delete(b.tainted, anchor)
@@ -313,8 +328,7 @@ func (b *Baseline) settle() {
 			img.windows++
 		}
 		if !e.known && e.windows >= uint32(b.cfg.KnownWindows) { //nolint:gosec // positive by withDefaults
-			e.known = true
-			b.known++
+			b.setKnown(e, true)
 			b.changed[e] = struct{}{} // the summary says that it is known now
 		}
 		b.dirty[e.key] = struct{}{}

@@ -108,6 +108,7 @@ func (b *Baseline) read(tx *bbolt.Tx) error {
 	if v := meta.Get(keyObserved); len(v) == 8 {
 		b.observed = time.Duration(binary.BigEndian.Uint64(v)) //nolint:gosec // written from a Duration
 	}
+	b.readLearning(meta)
 	behaviours, err := tx.CreateBucketIfNotExists(bucketBehaviours)
 	if err != nil {
 		return err
@@ -251,6 +252,7 @@ func (b *Baseline) flush() (err error) {
 	}
 	clear(b.dirty)
 	observed := b.observed
+	excepted, paused := b.learningFile()
 	b.mu.Unlock()
 
 	defer func() {
@@ -267,6 +269,9 @@ func (b *Baseline) flush() (err error) {
 		}
 	}()
 	err = b.db.Update(func(tx *bbolt.Tx) error {
+		if err := writeLearning(tx.Bucket(bucketMeta), excepted, paused); err != nil {
+			return err
+		}
 		behaviours := tx.Bucket(bucketBehaviours)
 		for _, c := range changes {
 			if c.value == nil {

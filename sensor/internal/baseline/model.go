@@ -129,6 +129,7 @@ func (b *Baseline) link(e *entry) {
 	}
 	if e.known {
 		b.known++
+		b.related(e, true)
 	}
 }
 
@@ -164,6 +165,7 @@ func (b *Baseline) unlink(e *entry) {
 	}
 	if e.known {
 		b.known--
+		b.related(e, false)
 	}
 }
 
