@@ -1593,7 +1593,6 @@ type RoleRow struct {
 	PackOperator  string                 `protobuf:"bytes,5,opt,name=pack_operator,json=packOperator,proto3" json:"pack_operator,omitempty"` // who signed the pack in force; empty: none did
 	PackMadeAt    int64                  `protobuf:"varint,6,opt,name=pack_made_at,json=packMadeAt,proto3" json:"pack_made_at,omitempty"`
 	PackNotAfter  int64                  `protobuf:"varint,7,opt,name=pack_not_after,json=packNotAfter,proto3" json:"pack_not_after,omitempty"`
-	Label         string                 `protobuf:"bytes,8,opt,name=label,proto3" json:"label,omitempty"` // what most of its hosts say that they are; proves nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1675,13 +1674,6 @@ func (x *RoleRow) GetPackNotAfter() int64 {
 		return x.PackNotAfter
 	}
 	return 0
-}
-
-func (x *RoleRow) GetLabel() string {
-	if x != nil {
-		return x.Label
-	}
-	return ""
 }
 
 type GetPackRequest struct {
@@ -7584,7 +7576,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x10ListRolesRequest\"a\n" +
 	"\x11ListRolesResponse\x122\n" +
 	"\x05roles\x18\x01 \x03(\v2\x1c.vedette.operator.v1.RoleRowR\x05roles\x12\x18\n" +
-	"\awithout\x18\x02 \x01(\x04R\awithout\"\xe5\x01\n" +
+	"\awithout\x18\x02 \x01(\x04R\awithout\"\xcf\x01\n" +
 	"\aRoleRow\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05basis\x18\x02 \x01(\tR\x05basis\x12\x14\n" +
@@ -7593,8 +7585,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\rpack_operator\x18\x05 \x01(\tR\fpackOperator\x12 \n" +
 	"\fpack_made_at\x18\x06 \x01(\x03R\n" +
 	"packMadeAt\x12$\n" +
-	"\x0epack_not_after\x18\a \x01(\x03R\fpackNotAfter\x12\x14\n" +
-	"\x05label\x18\b \x01(\tR\x05label\"<\n" +
+	"\x0epack_not_after\x18\a \x01(\x03R\fpackNotAfter\"<\n" +
 	"\x0eGetPackRequest\x12\x0e\n" +
 	"\x02of\x18\x01 \x01(\tR\x02of\x12\x1a\n" +
 	"\bpermille\x18\x02 \x01(\rR\bpermille\"Y\n" +

@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 )
 
 // The file: bucket "behaviours", key → value (see encode); bucket "meta",
-// "format" → one byte, "observed" → ns, 8 bytes big endian.
+// "format" → one byte, "observed" → ns, 8 bytes big endian. See modelfile.go for the rest.
 var (
 	bucketBehaviours = []byte("behaviours")
 	bucketMeta       = []byte("meta")
@@ -109,10 +110,15 @@ func (b *Baseline) read(tx *bbolt.Tx) error {
 		b.observed = time.Duration(binary.BigEndian.Uint64(v)) //nolint:gosec // written from a Duration
 	}
 	b.readLearning(meta)
+	if v := meta.Get(keyOdds); len(v) > 0 && len(v) <= maxOdds {
+		b.odds = bytes.Clone(v)
+	}
+	b.faded = b.observed
 	behaviours, err := tx.CreateBucketIfNotExists(bucketBehaviours)
 	if err != nil {
 		return err
 	}
+	model := tx.Bucket(bucketModel)
 	return behaviours.ForEach(func(k, v []byte) error {
 		e, err := decode(k, v)
 		if err != nil || len(b.entries) >= b.cfg.MaxBehaviours {
@@ -126,6 +132,7 @@ func (b *Baseline) read(tx *bbolt.Tx) error {
 			}
 			return nil
 		}
+		b.readModel(model, e)
 		b.link(e)
 		if e.pending > 0 || !e.told {
 			b.changed[e] = struct{}{}
@@ -240,18 +247,19 @@ func (b *Baseline) flush() (err error) {
 	type change struct {
 		key   event.BehaviourKey
 		value []byte // nil: removed
+		model []byte
 	}
 	b.mu.Lock()
 	changes := make([]change, 0, len(b.dirty))
 	for key := range b.dirty {
 		c := change{key: key}
 		if e := b.entries[key]; e != nil {
-			c.value = e.encode()
+			c.value, c.model = e.encode(), e.encodeModel()
 		}
 		changes = append(changes, c)
 	}
 	clear(b.dirty)
-	observed := b.observed
+	observed, odds := b.observed, b.odds
 	excepted, paused := b.learningFile()
 	b.mu.Unlock()
 
@@ -274,6 +282,9 @@ func (b *Baseline) flush() (err error) {
 		}
 		behaviours := tx.Bucket(bucketBehaviours)
 		for _, c := range changes {
+			if err := writeModel(tx, c.key, c.model); err != nil {
+				return err
+			}
 			if c.value == nil {
 				if err := behaviours.Delete(c.key[:]); err != nil {
 					return err
@@ -284,7 +295,13 @@ func (b *Baseline) flush() (err error) {
 				return err
 			}
 		}
-		return tx.Bucket(bucketMeta).Put(keyObserved, binary.BigEndian.AppendUint64(nil, uint64(observed))) //nolint:gosec // not negative
+		meta := tx.Bucket(bucketMeta)
+		if odds != nil {
+			if err := meta.Put(keyOdds, odds); err != nil {
+				return err
+			}
+		}
+		return meta.Put(keyObserved, binary.BigEndian.AppendUint64(nil, uint64(observed))) //nolint:gosec // not negative
 	})
 	if err != nil {
 		return fmt.Errorf("writing baseline %s: %w", b.path, err)

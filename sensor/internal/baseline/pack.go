@@ -55,7 +55,7 @@ type packed struct {
 func (b *Baseline) UsePack(p *Pack) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.pack = nil
+	b.pack, b.prior = nil, nil
 	if p == nil || len(p.Behaviours) == 0 || !p.Trusted && !b.learning() {
 		return
 	}
@@ -74,7 +74,7 @@ func (b *Baseline) UsePack(p *Pack) {
 	for key := range b.entries {
 		n.meet(key)
 	}
-	b.pack = n
+	b.pack, b.prior = n, n
 }
 
 // meet counts a behaviour that is new on this host.
@@ -86,15 +86,18 @@ func (p *packed) meet(key event.BehaviourKey) {
 	p.warm = p.warm || p.seen >= fitSeen && p.fits*100 >= p.seen*fitShare
 }
 
+// endPack drops a pack that counts no more. It is asked before anything is judged.
+func (b *Baseline) endPack(now time.Time) {
+	if p := b.pack; p != nil && (!p.until.IsZero() && !now.Before(p.until) || !p.trusted && !b.learning()) {
+		b.pack, b.prior = nil, nil
+	}
+}
+
 // byPack changes what a verdict says by what the host's peers do. It is asked before the entry is
 // admitted, when there is none.
-func (b *Baseline) byPack(v *event.Verdict, e *entry, image string, now time.Time) {
+func (b *Baseline) byPack(v *event.Verdict, e *entry, image string) {
 	p := b.pack
 	if p == nil {
-		return
-	}
-	if !p.until.IsZero() && !now.Before(p.until) || !p.trusted && !v.Learning {
-		b.pack = nil
 		return
 	}
 	if e == nil {
@@ -112,15 +115,17 @@ func (b *Baseline) byPack(v *event.Verdict, e *entry, image string, now time.Tim
 	}
 }
 
-// Peers says how many of how many hosts of the role have a behaviour, as far as somebody may
-// say so here: 0 of 0 when nobody may. It is asked with the lock held.
-func (b *Baseline) peers(key event.BehaviourKey) (have, of uint32) {
-	p := b.pack
-	if p == nil || !p.trusted && !b.learning() {
-		return 0, 0
+// Group implements Prior. Of what the pack does not have nobody can say how many have it: they are
+// fewer than its share.
+func (p *packed) Group(one event.Behaviour) event.Share {
+	if hosts := p.hosts[one.Key]; hosts > 0 {
+		return event.Share{Have: hosts, Of: p.of}
 	}
-	return p.hosts[key], p.of
+	return event.Share{}
 }
+
+// Fleet implements Prior: a pack says nothing of other roles.
+func (p *packed) Fleet(event.Behaviour) event.Share { return event.Share{} }
 
 // except takes behaviours out of every pack, this one and those to come: somebody said that they
 // were not normal. Beyond maxExcepted an arbitrary one is forgotten to be forgotten.

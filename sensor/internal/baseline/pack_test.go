@@ -39,20 +39,17 @@ func TestNodesPack(t *testing.T) {
 	if v := observe(tool(30)); !v.Learning || !v.New {
 		t.Errorf("what peers do: %+v", v)
 	}
-	if have, of := b.peers(KeyOf(event.BehaviourExec, "/usr/sbin/cron", tool(31))); have != 5 || of != 5 {
-		t.Errorf("%d of %d hosts have it", have, of)
+	if v := observe(tool(31)); v.Group != (event.Share{Have: 5, Of: 5}) || v.Surprise >= v.HostBits {
+		t.Errorf("its peers are not asked: %+v", v)
 	}
 	for range 30 { // learning ends
 		c.now = c.now.Add(30 * time.Second)
 		b.Harvest(c.now, event.Health{}, nil)
 	}
 	for _, image := range []string{tool(50), "/usr/bin/implant2"} {
-		if v := observe(image); v.Learning || !v.New || !v.ImageNew {
-			t.Errorf("%s after learning: %+v, want it judged and new", image, v)
+		if v := observe(image); v.Learning || !v.New || !v.ImageNew || v.Group.Of != 0 || v.Surprise != v.HostBits {
+			t.Errorf("%s after learning: %+v, want it judged and new, by this host alone", image, v)
 		}
-	}
-	if have, of := b.peers(KeyOf(event.BehaviourExec, "/usr/sbin/cron", tool(51))); have != 0 || of != 0 {
-		t.Errorf("after learning a node's word counts: %d of %d", have, of)
 	}
 	b.UsePack(&p)
 	if v := observe(tool(52)); v.Learning || !v.New {

@@ -62,11 +62,12 @@ func (b *Baseline) Unlearn(match func(event.Behaviour, time.Time) bool, keys ...
 // forget takes from an entry what it taught.
 func (b *Baseline) forget(e *entry) {
 	if s := b.subjects[subjectKey{e.kind, e.subject}]; s != nil {
-		s.windows -= min(s.windows, uint64(e.windows))
+		s.windows = max(s.windows-b.weightOf(e), 0)
 	}
 	b.setKnown(e, false)
 	b.setClean(e, false)
-	e.windows, e.lastWindow = 0, -1
+	e.windows, e.weight, e.lastWindow = 0, 0, -1
+	e.hours, e.days, e.lastHour = hours{}, 0, 0
 	delete(b.touched, e)
 	b.changed[e] = struct{}{} // the summary says that it is not known
 	b.dirty[e.key] = struct{}{}

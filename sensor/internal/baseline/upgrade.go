@@ -105,7 +105,8 @@ func (b *Baseline) carry(e *entry, v *event.Verdict, anchor event.ProcessKey) {
 	v.New, v.ImageNew = false, false
 	b.setClean(e, true)
 	e.windows = uint32(max(b.cfg.KnownWindows-1, 0)) //nolint:gosec // positive by withDefaults
+	e.weight, e.seen = float32(e.windows), b.observed
 	if s := b.subjects[subjectKey{e.kind, e.subject}]; s != nil {
-		s.windows += uint64(e.windows)
+		s.windows += float64(e.weight)
 	}
 }

@@ -43,7 +43,11 @@ func TestLearning(t *testing.T) {
 	}
 	n.push(t, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Learning{Learning: &sensorv1.Learning{
 		PauseUntil: time.Now().Add(time.Hour).UnixNano(), Unlearn: []*sensorv1.SignedUnlearn{{Payload: []byte("ul-1")}}}}})
-	until(t, "an answer", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.unlearnt) == 1 && n.unlearnt[0].GetId() == "ul-1" })
+	until(t, "an answer", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.unlearnt) == 1 && n.unlearnt[0].GetId() == "ul-1"
+	})
 	n.push(t, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Pack{Pack: parts[1]}})
 	<-n.hellos // it broke the protocol, and the host came again
 }
