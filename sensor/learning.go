@@ -53,6 +53,8 @@ type learningBook struct {
 	// baseline and unknow are set before the uplink runs.
 	baseline learner
 	unknow   func(keys ...uint64) error
+	// skew is how far the coordinators' clock is ahead of this one; nil: not at all.
+	skew func() time.Duration
 
 	mu     sync.Mutex
 	stored storedLearning
@@ -195,11 +197,13 @@ func packOf(p *sensorv1.Pack, trusted bool) *baseline.Pack {
 
 // takeLearning is told whether this host may learn, and what it is to forget.
 func (b *learningBook) takeLearning(l *sensorv1.Learning) (answers []*sensorv1.Unlearnt) {
-	if until := l.GetPauseUntil(); until != 0 {
-		b.baseline.Pause(time.Unix(0, until))
-	} else {
-		b.baseline.Pause(time.Time{})
+	until := time.Time{}
+	if l.GetPauseUntil() != 0 {
+		if until = time.Unix(0, l.GetPauseUntil()); b.skew != nil {
+			until = until.Add(-b.skew())
+		}
 	}
+	b.baseline.Pause(until)
 	for _, signed := range l.GetUnlearn() {
 		answers = append(answers, b.forget(signed))
 	}
@@ -221,7 +225,7 @@ func (b *learningBook) forget(signed *sensorv1.SignedUnlearn) *sensorv1.Unlearnt
 		if named, err := pack.DecodeUnlearn(signed.GetPayload()); err == nil {
 			id = named.GetId()
 		}
-		return &sensorv1.Unlearnt{Id: id, Failure: err.Error()}
+		return &sensorv1.Unlearnt{Id: id, Failure: bounded(err)}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -235,7 +239,7 @@ func (b *learningBook) forget(signed *sensorv1.SignedUnlearn) *sensorv1.Unlearnt
 	}
 	if err != nil {
 		b.log.Error("the kernel still keeps back what is to be forgotten", "error", err)
-		return &sensorv1.Unlearnt{Id: u.GetId(), Failure: "telling the kernel: " + err.Error()}
+		return &sensorv1.Unlearnt{Id: u.GetId(), Failure: bounded(fmt.Errorf("telling the kernel: %w", err))}
 	}
 	b.log.Info("forgotten by order", "order", u.GetId(), "operator", u.GetOperator(), "behaviours", n, "kernel_keys", len(kernel))
 	if b.stored.Answers = append(b.stored.Answers, storedAnswer{u.GetId(), uint32(n)}); len(b.stored.Answers) > maxAnswers { //nolint:gosec // bounded by the baseline
@@ -245,6 +249,12 @@ func (b *learningBook) forget(signed *sensorv1.SignedUnlearn) *sensorv1.Unlearnt
 		b.log.Error("the answer to an order to forget is not saved; after a restart it may be carried out again", "error", err)
 	}
 	return &sensorv1.Unlearnt{Id: u.GetId(), Behaviours: uint32(n)} //nolint:gosec // bounded by the baseline
+}
+
+// bounded is an error as a coordinator takes it.
+func bounded(err error) string {
+	text := err.Error()
+	return strings.ToValidUTF8(text[:min(len(text), 512)], "?")
 }
 
 // matching is what an order names, with the keys of those in the pack, which the host may not have.

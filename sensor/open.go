@@ -54,6 +54,7 @@ func (s *Sensor) openResponder() (err error) {
 	if err != nil {
 		return fmt.Errorf("preparing the uplink: %w", err)
 	}
+	s.learning.skew = s.uplink.Skew
 	s.nodes = newNodeBook(s.uplink.Known, s.identity.Resolved, s.log)
 	s.responder, err = respond.New(respond.Config{
 		StateDir:      s.cfg.StateDir,

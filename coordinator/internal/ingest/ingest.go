@@ -209,6 +209,7 @@ type Server struct {
 	enrolling chan struct{}
 	owed      owed
 	packs     madePacks
+	incidents suspectHosts
 }
 
 // counters are since the start of the node.

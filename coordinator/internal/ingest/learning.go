@@ -71,9 +71,42 @@ type madePack struct {
 	at     time.Time
 }
 
+// suspectHosts are those with open incidents, read once after each change of one: thousands of hosts
+// may come back at once.
+type suspectHosts struct {
+	mu    sync.Mutex
+	hosts map[string]bool
+	whole bool
+}
+
+func (l *suspectHosts) of(ctx context.Context, read func(context.Context) (map[string]bool, error)) (map[string]bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.whole {
+		return l.hosts, nil
+	}
+	hosts, err := read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading open incidents: %w", err)
+	}
+	l.hosts, l.whole = hosts, true
+	return hosts, nil
+}
+
+func (l *suspectHosts) changed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.whole = false
+}
+
 // tellLearning brings a host that connects up to date.
 func (s *Server) tellLearning(n *session) {
-	if s.cfg.Learning != nil && s.cfg.Packs != nil && n.learns.takes {
+	if s.cfg.Learning == nil || s.cfg.Packs == nil || !n.learns.takes {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed { // else nobody waits for it any more
 		s.closing.Go(func() { s.learningOf(n) })
 	}
 }
@@ -99,9 +132,9 @@ func (s *Server) rolesChanged(hosts []*raftv1.HostRole) {
 }
 
 func (s *Server) bringLearning(ctx context.Context, n *session) error {
-	suspects, err := s.cfg.Learning.Suspects(ctx)
+	suspects, err := s.incidents.of(ctx, s.cfg.Learning.Suspects)
 	if err != nil {
-		return fmt.Errorf("reading open incidents: %w", err)
+		return err
 	}
 	s.pauseLearning(n, suspects[n.host])
 	orders, err := s.cfg.Learning.PendingUnlearns(ctx, n.host, s.cfg.Now().UnixNano())
@@ -272,7 +305,8 @@ func (s *Server) incidentsChanged() {
 	if s.cfg.Learning == nil {
 		return
 	}
-	suspects, err := s.cfg.Learning.Suspects(s.running)
+	s.incidents.changed()
+	suspects, err := s.incidents.of(s.running, s.cfg.Learning.Suspects)
 	if err != nil {
 		if s.running.Err() == nil {
 			s.cfg.Logger.Warn("hosts with open incidents not told to learn nothing; trying again", "error", err)
@@ -300,6 +334,9 @@ func (s *Server) tendLearning(ctx context.Context) {
 
 // learningCommitted does what an entry asks for that is about learning.
 func (s *Server) learningCommitted(cmd *raftv1.Command) {
+	if cmd == nil || cmd.GetPutIncident() != nil || cmd.GetCloseIncident() != nil {
+		s.incidents.changed()
+	}
 	switch {
 	case cmd.GetLearningOrder().GetPack() != nil:
 		s.closing.Go(func() { s.pushPack(cmd.GetLearningOrder().GetPack()) })

@@ -116,6 +116,10 @@ type tally struct {
 	first        int64
 }
 
+// maxTallied bounds the different behaviours that are counted at once: some 60 MiB. Honest hosts of a
+// group have a tenth of it together; what comes beyond, of hosts that make behaviours up, is not counted.
+const maxTallied = 500_000
+
 // tallied counts the behaviours of some hosts, by key.
 func (db *DB) tallied(ctx context.Context, hosts []int64) (map[string]tally, error) {
 	counts := make(map[string]tally)
@@ -132,6 +136,9 @@ func (db *DB) tallied(ctx context.Context, hosts []int64) (map[string]tally, err
 				}
 				body = rest
 				t, had := counts[string(one.key())]
+				if !had && len(counts) >= maxTallied {
+					continue
+				}
 				t.hosts++
 				if one.known() {
 					t.known++
