@@ -30,6 +30,8 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/roles"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/rollout"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/witness"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
@@ -188,7 +190,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	logger, listener, operators, node := p.logger, p.listener, p.operators, p.node
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
 		Operators: c.identity.Operators, TrustEpoch: c.identity.TrustEpoch, Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(),
-		Tokens: node.DB(), Trust: node.DB(), Logger: logger, Meter: p.meter})
+		Tokens: node.DB(), Trust: node.DB(), Learning: node.DB(), Packs: node.DB(), Logger: logger, Meter: p.meter})
 	if err != nil {
 		return err
 	}
@@ -222,6 +224,14 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
+	groups, err := roles.New(roles.Config{Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
+	changes, err := rollout.New(rollout.Config{Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
 	node.AlarmsOf(exports.Alarms)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return words.Run(ctx) })
@@ -248,6 +258,8 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
 	group.Go(func() error { return history.Run(ctx) })
+	group.Go(func() error { return groups.Run(ctx) })
+	group.Go(func() error { return changes.Run(ctx) })
 	group.Go(func() error { return exports.Run(ctx) })
 	group.Go(func() error { return responses.Run(ctx) })
 	group.Go(func() error { return c.takePart(ctx, logger, node) })

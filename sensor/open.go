@@ -31,6 +31,8 @@ func (s *Sensor) openResponder() (err error) {
 	s.onClose(s.spool.Close)
 	s.intent = openIntent(s.path("intent.json"), s.identity.Cluster, s.identity.HostID, s.identity.OperatorRoots, s.cfg.Labels, s.log)
 	s.intent.revoked = func(chain [][]byte) error { return s.responder.Revoked(chain) }
+	s.learning = openLearning(s.path("learning.json"), s.identity.Cluster, s.identity.HostID, s.identity.OperatorRoots, s.log)
+	s.learning.revoked = s.intent.revoked
 	s.uplink, err = uplink.New(uplink.Config{
 		Identity: s.identity,
 		Nodes:    s.cfg.Coordinators,
@@ -41,6 +43,9 @@ func (s *Sensor) openResponder() (err error) {
 			return s.responder.Grant(ctx, g)
 		},
 		OnIntent:      s.intent.take,
+		OnPack:        s.learning.takePack,
+		OnLearning:    s.learning.takeLearning,
+		Pack:          s.learning.held,
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
 		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },
 		Revoked:       func(chain [][]byte) error { return s.responder.Revoked(chain) },
@@ -49,6 +54,7 @@ func (s *Sensor) openResponder() (err error) {
 	if err != nil {
 		return fmt.Errorf("preparing the uplink: %w", err)
 	}
+	s.learning.skew = s.uplink.Skew
 	s.nodes = newNodeBook(s.uplink.Known, s.identity.Resolved, s.log)
 	s.responder, err = respond.New(respond.Config{
 		StateDir:      s.cfg.StateDir,
@@ -131,6 +137,7 @@ func (s *Sensor) openStages() (err error) {
 		return fmt.Errorf("opening the baseline: %w", err)
 	}
 	s.onClose(s.baseline.Close)
+	s.learning.begin(s.baseline, s.source.Unknow)
 	if s.detector, err = detect.New(detect.Config{RulesDir: s.cfg.RulesDir, Logger: s.log}); err != nil {
 		return fmt.Errorf("loading rules: %w", err)
 	}

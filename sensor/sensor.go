@@ -53,6 +53,7 @@ type Sensor struct {
 	uplink    *uplink.Uplink
 	nodes     *nodeBook
 	intent    *intentBook
+	learning  *learningBook
 	evidence  *evidence
 	verdicts  chan respond.LocalOrder
 	cut       *kernel.Cut // nil when it could not be armed

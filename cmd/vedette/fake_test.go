@@ -57,6 +57,9 @@ type fake struct {
 	nodes *sensorv1.SignedNodes
 	// revocations is the list of who is no operator any more.
 	revocations *sensorv1.SignedRevocations
+	// the order to forget that was given last, and how often was asked what became of it
+	unlearn      *sensorv1.Unlearn
+	unlearnAsked int
 	// how often was asked for hosts and for the intent when the last was applied
 	quick, asked int
 }

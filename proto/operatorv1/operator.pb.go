@@ -1132,6 +1132,1206 @@ func (x *BehaviourRow) GetKnown() bool {
 	return false
 }
 
+type ListBehavioursRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`                                       // id, or a name that one host has
+	Kind          sensorv1.BehaviourKind `protobuf:"varint,2,opt,name=kind,proto3,enum=vedette.sensor.v1.BehaviourKind" json:"kind,omitempty"` // unspecified: all
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`                                 // a part of it; empty: all
+	NewOnly       bool                   `protobuf:"varint,4,opt,name=new_only,json=newOnly,proto3" json:"new_only,omitempty"`                 // not in enough windows yet
+	Since         int64                  `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`                                    // first seen at or after (Unix ns)
+	PageSize      uint32                 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBehavioursRequest) Reset() {
+	*x = ListBehavioursRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBehavioursRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBehavioursRequest) ProtoMessage() {}
+
+func (x *ListBehavioursRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBehavioursRequest.ProtoReflect.Descriptor instead.
+func (*ListBehavioursRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListBehavioursRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ListBehavioursRequest) GetKind() sensorv1.BehaviourKind {
+	if x != nil {
+		return x.Kind
+	}
+	return sensorv1.BehaviourKind(0)
+}
+
+func (x *ListBehavioursRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ListBehavioursRequest) GetNewOnly() bool {
+	if x != nil {
+		return x.NewOnly
+	}
+	return false
+}
+
+func (x *ListBehavioursRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *ListBehavioursRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListBehavioursRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListBehavioursResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Behaviours    []*BehaviourRow        `protobuf:"bytes,1,rep,name=behaviours,proto3" json:"behaviours,omitempty"` // by kind, subject, object
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBehavioursResponse) Reset() {
+	*x = ListBehavioursResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBehavioursResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBehavioursResponse) ProtoMessage() {}
+
+func (x *ListBehavioursResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBehavioursResponse.ProtoReflect.Descriptor instead.
+func (*ListBehavioursResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListBehavioursResponse) GetBehaviours() []*BehaviourRow {
+	if x != nil {
+		return x.Behaviours
+	}
+	return nil
+}
+
+func (x *ListBehavioursResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type DiffBaselinesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Against       string                 `protobuf:"bytes,2,opt,name=against,proto3" json:"against,omitempty"` // a host, or "group:NAME"
+	PageSize      uint32                 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffBaselinesRequest) Reset() {
+	*x = DiffBaselinesRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffBaselinesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffBaselinesRequest) ProtoMessage() {}
+
+func (x *DiffBaselinesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffBaselinesRequest.ProtoReflect.Descriptor instead.
+func (*DiffBaselinesRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DiffBaselinesRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DiffBaselinesRequest) GetAgainst() string {
+	if x != nil {
+		return x.Against
+	}
+	return ""
+}
+
+func (x *DiffBaselinesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *DiffBaselinesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type DiffBaselinesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*DifferenceRow       `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // by kind, subject, object
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Of            uint32                 `protobuf:"varint,3,opt,name=of,proto3" json:"of,omitempty"`         // hosts of the other side that were looked at
+	Common        uint64                 `protobuf:"varint,4,opt,name=common,proto3" json:"common,omitempty"` // behaviours of both
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffBaselinesResponse) Reset() {
+	*x = DiffBaselinesResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffBaselinesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffBaselinesResponse) ProtoMessage() {}
+
+func (x *DiffBaselinesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffBaselinesResponse.ProtoReflect.Descriptor instead.
+func (*DiffBaselinesResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DiffBaselinesResponse) GetRows() []*DifferenceRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *DiffBaselinesResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *DiffBaselinesResponse) GetOf() uint32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *DiffBaselinesResponse) GetCommon() uint64 {
+	if x != nil {
+		return x.Common
+	}
+	return 0
+}
+
+type DifferenceRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Behaviour     *sensorv1.Behaviour    `protobuf:"bytes,1,opt,name=behaviour,proto3" json:"behaviour,omitempty"`
+	Here          bool                   `protobuf:"varint,2,opt,name=here,proto3" json:"here,omitempty"`     // the host does it, the other side does not; else the other way round
+	Others        uint32                 `protobuf:"varint,3,opt,name=others,proto3" json:"others,omitempty"` // hosts of the other side that do it
+	Count         uint64                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`   // on the host
+	LastSeen      int64                  `protobuf:"varint,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	Hosts         uint64                 `protobuf:"varint,6,opt,name=hosts,proto3" json:"hosts,omitempty"` // prevalence in the fleet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DifferenceRow) Reset() {
+	*x = DifferenceRow{}
+	mi := &file_vedette_operator_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DifferenceRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DifferenceRow) ProtoMessage() {}
+
+func (x *DifferenceRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DifferenceRow.ProtoReflect.Descriptor instead.
+func (*DifferenceRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DifferenceRow) GetBehaviour() *sensorv1.Behaviour {
+	if x != nil {
+		return x.Behaviour
+	}
+	return nil
+}
+
+func (x *DifferenceRow) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+func (x *DifferenceRow) GetOthers() uint32 {
+	if x != nil {
+		return x.Others
+	}
+	return 0
+}
+
+func (x *DifferenceRow) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DifferenceRow) GetLastSeen() int64 {
+	if x != nil {
+		return x.LastSeen
+	}
+	return 0
+}
+
+func (x *DifferenceRow) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+type ListRolesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRolesRequest) Reset() {
+	*x = ListRolesRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRolesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRolesRequest) ProtoMessage() {}
+
+func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRolesRequest.ProtoReflect.Descriptor instead.
+func (*ListRolesRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{18}
+}
+
+type ListRolesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Roles         []*RoleRow             `protobuf:"bytes,1,rep,name=roles,proto3" json:"roles,omitempty"`      // by name
+	Without       uint64                 `protobuf:"varint,2,opt,name=without,proto3" json:"without,omitempty"` // hosts that have none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRolesResponse) Reset() {
+	*x = ListRolesResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRolesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRolesResponse) ProtoMessage() {}
+
+func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRolesResponse.ProtoReflect.Descriptor instead.
+func (*ListRolesResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListRolesResponse) GetRoles() []*RoleRow {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *ListRolesResponse) GetWithout() uint64 {
+	if x != nil {
+		return x.Without
+	}
+	return 0
+}
+
+type RoleRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Basis         string                 `protobuf:"bytes,2,opt,name=basis,proto3" json:"basis,omitempty"` // "label" or "similar"
+	Hosts         uint64                 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	MadeAt        int64                  `protobuf:"varint,4,opt,name=made_at,json=madeAt,proto3" json:"made_at,omitempty"`                  // when it was found first
+	PackOperator  string                 `protobuf:"bytes,5,opt,name=pack_operator,json=packOperator,proto3" json:"pack_operator,omitempty"` // who signed the pack in force; empty: none did
+	PackMadeAt    int64                  `protobuf:"varint,6,opt,name=pack_made_at,json=packMadeAt,proto3" json:"pack_made_at,omitempty"`
+	PackNotAfter  int64                  `protobuf:"varint,7,opt,name=pack_not_after,json=packNotAfter,proto3" json:"pack_not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleRow) Reset() {
+	*x = RoleRow{}
+	mi := &file_vedette_operator_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleRow) ProtoMessage() {}
+
+func (x *RoleRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleRow.ProtoReflect.Descriptor instead.
+func (*RoleRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RoleRow) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RoleRow) GetBasis() string {
+	if x != nil {
+		return x.Basis
+	}
+	return ""
+}
+
+func (x *RoleRow) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *RoleRow) GetMadeAt() int64 {
+	if x != nil {
+		return x.MadeAt
+	}
+	return 0
+}
+
+func (x *RoleRow) GetPackOperator() string {
+	if x != nil {
+		return x.PackOperator
+	}
+	return ""
+}
+
+func (x *RoleRow) GetPackMadeAt() int64 {
+	if x != nil {
+		return x.PackMadeAt
+	}
+	return 0
+}
+
+func (x *RoleRow) GetPackNotAfter() int64 {
+	if x != nil {
+		return x.PackNotAfter
+	}
+	return 0
+}
+
+type GetPackRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Of            string                 `protobuf:"bytes,1,opt,name=of,proto3" json:"of,omitempty"`              // a host's id or name, or "group:NAME"
+	Permille      uint32                 `protobuf:"varint,2,opt,name=permille,proto3" json:"permille,omitempty"` // 0: 500
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPackRequest) Reset() {
+	*x = GetPackRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPackRequest) ProtoMessage() {}
+
+func (x *GetPackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPackRequest.ProtoReflect.Descriptor instead.
+func (*GetPackRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetPackRequest) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *GetPackRequest) GetPermille() uint32 {
+	if x != nil {
+		return x.Permille
+	}
+	return 0
+}
+
+type GetPackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pack          *sensorv1.Pack         `protobuf:"bytes,1,opt,name=pack,proto3" json:"pack,omitempty"`
+	LeftOut       uint32                 `protobuf:"varint,2,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"` // behaviours beyond what a pack holds, the rarest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPackResponse) Reset() {
+	*x = GetPackResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPackResponse) ProtoMessage() {}
+
+func (x *GetPackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPackResponse.ProtoReflect.Descriptor instead.
+func (*GetPackResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetPackResponse) GetPack() *sensorv1.Pack {
+	if x != nil {
+		return x.Pack
+	}
+	return nil
+}
+
+func (x *GetPackResponse) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+type PutPackRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        *sensorv1.SignedPack   `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutPackRequest) Reset() {
+	*x = PutPackRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutPackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutPackRequest) ProtoMessage() {}
+
+func (x *PutPackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutPackRequest.ProtoReflect.Descriptor instead.
+func (*PutPackRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PutPackRequest) GetSigned() *sensorv1.SignedPack {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type PutPackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hosts         uint64                 `protobuf:"varint,1,opt,name=hosts,proto3" json:"hosts,omitempty"` // that have the pack's role now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutPackResponse) Reset() {
+	*x = PutPackResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutPackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutPackResponse) ProtoMessage() {}
+
+func (x *PutPackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutPackResponse.ProtoReflect.Descriptor instead.
+func (*PutPackResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PutPackResponse) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+type UnlearnRequest struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Signed        *sensorv1.SignedUnlearn `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlearnRequest) Reset() {
+	*x = UnlearnRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlearnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlearnRequest) ProtoMessage() {}
+
+func (x *UnlearnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlearnRequest.ProtoReflect.Descriptor instead.
+func (*UnlearnRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *UnlearnRequest) GetSigned() *sensorv1.SignedUnlearn {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type UnlearnResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlearnResponse) Reset() {
+	*x = UnlearnResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlearnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlearnResponse) ProtoMessage() {}
+
+func (x *UnlearnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlearnResponse.ProtoReflect.Descriptor instead.
+func (*UnlearnResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UnlearnResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ListUnlearnsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // empty: all
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnlearnsRequest) Reset() {
+	*x = ListUnlearnsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnlearnsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnlearnsRequest) ProtoMessage() {}
+
+func (x *ListUnlearnsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnlearnsRequest.ProtoReflect.Descriptor instead.
+func (*ListUnlearnsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListUnlearnsRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ListUnlearnsRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ListUnlearnsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*UnlearnRow          `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // newest first, at most a page
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnlearnsResponse) Reset() {
+	*x = ListUnlearnsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnlearnsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnlearnsResponse) ProtoMessage() {}
+
+func (x *ListUnlearnsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnlearnsResponse.ProtoReflect.Descriptor instead.
+func (*ListUnlearnsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListUnlearnsResponse) GetRows() []*UnlearnRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type UnlearnRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Operator      string                 `protobuf:"bytes,3,opt,name=operator,proto3" json:"operator,omitempty"`
+	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`
+	What          string                 `protobuf:"bytes,5,opt,name=what,proto3" json:"what,omitempty"` // in words
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"` // pending done failed expired
+	Behaviours    uint32                 `protobuf:"varint,8,opt,name=behaviours,proto3" json:"behaviours,omitempty"`
+	Failure       string                 `protobuf:"bytes,9,opt,name=failure,proto3" json:"failure,omitempty"`
+	AnsweredAt    int64                  `protobuf:"varint,10,opt,name=answered_at,json=answeredAt,proto3" json:"answered_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlearnRow) Reset() {
+	*x = UnlearnRow{}
+	mi := &file_vedette_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlearnRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlearnRow) ProtoMessage() {}
+
+func (x *UnlearnRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlearnRow.ProtoReflect.Descriptor instead.
+func (*UnlearnRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *UnlearnRow) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnlearnRow) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *UnlearnRow) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *UnlearnRow) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *UnlearnRow) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *UnlearnRow) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *UnlearnRow) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *UnlearnRow) GetBehaviours() uint32 {
+	if x != nil {
+		return x.Behaviours
+	}
+	return 0
+}
+
+func (x *UnlearnRow) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *UnlearnRow) GetAnsweredAt() int64 {
+	if x != nil {
+		return x.AnsweredAt
+	}
+	return 0
+}
+
+type ListRollOutsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRollOutsRequest) Reset() {
+	*x = ListRollOutsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRollOutsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRollOutsRequest) ProtoMessage() {}
+
+func (x *ListRollOutsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRollOutsRequest.ProtoReflect.Descriptor instead.
+func (*ListRollOutsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListRollOutsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRollOutsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListRollOutsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*RollOutRow          `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // newest first
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRollOutsResponse) Reset() {
+	*x = ListRollOutsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRollOutsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRollOutsResponse) ProtoMessage() {}
+
+func (x *ListRollOutsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRollOutsResponse.ProtoReflect.Descriptor instead.
+func (*ListRollOutsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListRollOutsResponse) GetRows() []*RollOutRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *ListRollOutsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type RollOutRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Behaviour     *sensorv1.Behaviour    `protobuf:"bytes,1,opt,name=behaviour,proto3" json:"behaviour,omitempty"`
+	RollOut       *raftv1.RollOut        `protobuf:"bytes,2,opt,name=roll_out,json=rollOut,proto3" json:"roll_out,omitempty"`
+	NotedAt       int64                  `protobuf:"varint,3,opt,name=noted_at,json=notedAt,proto3" json:"noted_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollOutRow) Reset() {
+	*x = RollOutRow{}
+	mi := &file_vedette_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollOutRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollOutRow) ProtoMessage() {}
+
+func (x *RollOutRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollOutRow.ProtoReflect.Descriptor instead.
+func (*RollOutRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RollOutRow) GetBehaviour() *sensorv1.Behaviour {
+	if x != nil {
+		return x.Behaviour
+	}
+	return nil
+}
+
+func (x *RollOutRow) GetRollOut() *raftv1.RollOut {
+	if x != nil {
+		return x.RollOut
+	}
+	return nil
+}
+
+func (x *RollOutRow) GetNotedAt() int64 {
+	if x != nil {
+		return x.NotedAt
+	}
+	return 0
+}
+
 type FindingRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1146,7 +2346,7 @@ type FindingRow struct {
 
 func (x *FindingRow) Reset() {
 	*x = FindingRow{}
-	mi := &file_vedette_operator_proto_msgTypes[13]
+	mi := &file_vedette_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +2358,7 @@ func (x *FindingRow) String() string {
 func (*FindingRow) ProtoMessage() {}
 
 func (x *FindingRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[13]
+	mi := &file_vedette_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +2371,7 @@ func (x *FindingRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindingRow.ProtoReflect.Descriptor instead.
 func (*FindingRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{13}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FindingRow) GetHost() string {
@@ -1229,7 +2429,7 @@ type ListFindingsRequest struct {
 
 func (x *ListFindingsRequest) Reset() {
 	*x = ListFindingsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[14]
+	mi := &file_vedette_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +2441,7 @@ func (x *ListFindingsRequest) String() string {
 func (*ListFindingsRequest) ProtoMessage() {}
 
 func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[14]
+	mi := &file_vedette_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +2454,7 @@ func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListFindingsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{14}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListFindingsRequest) GetHost() string {
@@ -1302,7 +2502,7 @@ type ListFindingsResponse struct {
 
 func (x *ListFindingsResponse) Reset() {
 	*x = ListFindingsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[15]
+	mi := &file_vedette_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +2514,7 @@ func (x *ListFindingsResponse) String() string {
 func (*ListFindingsResponse) ProtoMessage() {}
 
 func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[15]
+	mi := &file_vedette_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +2527,7 @@ func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListFindingsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{15}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListFindingsResponse) GetFindings() []*FindingRow {
@@ -1353,7 +2553,7 @@ type GetFindingRequest struct {
 
 func (x *GetFindingRequest) Reset() {
 	*x = GetFindingRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[16]
+	mi := &file_vedette_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +2565,7 @@ func (x *GetFindingRequest) String() string {
 func (*GetFindingRequest) ProtoMessage() {}
 
 func (x *GetFindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[16]
+	mi := &file_vedette_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +2578,7 @@ func (x *GetFindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFindingRequest.ProtoReflect.Descriptor instead.
 func (*GetFindingRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{16}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetFindingRequest) GetId() string {
@@ -1397,7 +2597,7 @@ type GetFindingResponse struct {
 
 func (x *GetFindingResponse) Reset() {
 	*x = GetFindingResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[17]
+	mi := &file_vedette_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +2609,7 @@ func (x *GetFindingResponse) String() string {
 func (*GetFindingResponse) ProtoMessage() {}
 
 func (x *GetFindingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[17]
+	mi := &file_vedette_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +2622,7 @@ func (x *GetFindingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFindingResponse.ProtoReflect.Descriptor instead.
 func (*GetFindingResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{17}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetFindingResponse) GetFinding() *FindingRow {
@@ -1444,7 +2644,7 @@ type ListIncidentsRequest struct {
 
 func (x *ListIncidentsRequest) Reset() {
 	*x = ListIncidentsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[18]
+	mi := &file_vedette_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +2656,7 @@ func (x *ListIncidentsRequest) String() string {
 func (*ListIncidentsRequest) ProtoMessage() {}
 
 func (x *ListIncidentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[18]
+	mi := &file_vedette_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +2669,7 @@ func (x *ListIncidentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIncidentsRequest.ProtoReflect.Descriptor instead.
 func (*ListIncidentsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{18}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListIncidentsRequest) GetStatus() string {
@@ -1510,7 +2710,7 @@ type ListIncidentsResponse struct {
 
 func (x *ListIncidentsResponse) Reset() {
 	*x = ListIncidentsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[19]
+	mi := &file_vedette_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +2722,7 @@ func (x *ListIncidentsResponse) String() string {
 func (*ListIncidentsResponse) ProtoMessage() {}
 
 func (x *ListIncidentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[19]
+	mi := &file_vedette_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +2735,7 @@ func (x *ListIncidentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIncidentsResponse.ProtoReflect.Descriptor instead.
 func (*ListIncidentsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{19}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListIncidentsResponse) GetIncidents() []*raftv1.Incident {
@@ -1561,7 +2761,7 @@ type GetIncidentRequest struct {
 
 func (x *GetIncidentRequest) Reset() {
 	*x = GetIncidentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[20]
+	mi := &file_vedette_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +2773,7 @@ func (x *GetIncidentRequest) String() string {
 func (*GetIncidentRequest) ProtoMessage() {}
 
 func (x *GetIncidentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[20]
+	mi := &file_vedette_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +2786,7 @@ func (x *GetIncidentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIncidentRequest.ProtoReflect.Descriptor instead.
 func (*GetIncidentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{20}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetIncidentRequest) GetId() string {
@@ -1606,7 +2806,7 @@ type GetIncidentResponse struct {
 
 func (x *GetIncidentResponse) Reset() {
 	*x = GetIncidentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[21]
+	mi := &file_vedette_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +2818,7 @@ func (x *GetIncidentResponse) String() string {
 func (*GetIncidentResponse) ProtoMessage() {}
 
 func (x *GetIncidentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[21]
+	mi := &file_vedette_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +2831,7 @@ func (x *GetIncidentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIncidentResponse.ProtoReflect.Descriptor instead.
 func (*GetIncidentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{21}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetIncidentResponse) GetIncident() *raftv1.Incident {
@@ -1660,7 +2860,7 @@ type CloseIncidentRequest struct {
 
 func (x *CloseIncidentRequest) Reset() {
 	*x = CloseIncidentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[22]
+	mi := &file_vedette_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +2872,7 @@ func (x *CloseIncidentRequest) String() string {
 func (*CloseIncidentRequest) ProtoMessage() {}
 
 func (x *CloseIncidentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[22]
+	mi := &file_vedette_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +2885,7 @@ func (x *CloseIncidentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncidentRequest.ProtoReflect.Descriptor instead.
 func (*CloseIncidentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{22}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CloseIncidentRequest) GetId() string {
@@ -1725,7 +2925,7 @@ type CloseIncidentResponse struct {
 
 func (x *CloseIncidentResponse) Reset() {
 	*x = CloseIncidentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[23]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +2937,7 @@ func (x *CloseIncidentResponse) String() string {
 func (*CloseIncidentResponse) ProtoMessage() {}
 
 func (x *CloseIncidentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[23]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +2950,7 @@ func (x *CloseIncidentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncidentResponse.ProtoReflect.Descriptor instead.
 func (*CloseIncidentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{23}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CloseIncidentResponse) GetIncident() *raftv1.Incident {
@@ -1769,7 +2969,7 @@ type SelectHostsRequest struct {
 
 func (x *SelectHostsRequest) Reset() {
 	*x = SelectHostsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2981,7 @@ func (x *SelectHostsRequest) String() string {
 func (*SelectHostsRequest) ProtoMessage() {}
 
 func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2994,7 @@ func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsRequest.ProtoReflect.Descriptor instead.
 func (*SelectHostsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SelectHostsRequest) GetSelector() *Selector {
@@ -1814,7 +3014,7 @@ type SelectHostsResponse struct {
 
 func (x *SelectHostsResponse) Reset() {
 	*x = SelectHostsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +3026,7 @@ func (x *SelectHostsResponse) String() string {
 func (*SelectHostsResponse) ProtoMessage() {}
 
 func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +3039,7 @@ func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsResponse.ProtoReflect.Descriptor instead.
 func (*SelectHostsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SelectHostsResponse) GetHosts() []*Host {
@@ -1868,7 +3068,7 @@ type PreviewOrderRequest struct {
 
 func (x *PreviewOrderRequest) Reset() {
 	*x = PreviewOrderRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +3080,7 @@ func (x *PreviewOrderRequest) String() string {
 func (*PreviewOrderRequest) ProtoMessage() {}
 
 func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +3093,7 @@ func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderRequest.ProtoReflect.Descriptor instead.
 func (*PreviewOrderRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PreviewOrderRequest) GetSelector() *Selector {
@@ -1943,7 +3143,7 @@ type PreviewOrderResponse struct {
 
 func (x *PreviewOrderResponse) Reset() {
 	*x = PreviewOrderResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +3155,7 @@ func (x *PreviewOrderResponse) String() string {
 func (*PreviewOrderResponse) ProtoMessage() {}
 
 func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +3168,7 @@ func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderResponse.ProtoReflect.Descriptor instead.
 func (*PreviewOrderResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PreviewOrderResponse) GetHosts() []*Host {
@@ -2049,7 +3249,7 @@ type Dependent struct {
 
 func (x *Dependent) Reset() {
 	*x = Dependent{}
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +3261,7 @@ func (x *Dependent) String() string {
 func (*Dependent) ProtoMessage() {}
 
 func (x *Dependent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +3274,7 @@ func (x *Dependent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
 func (*Dependent) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Dependent) GetHost() string {
@@ -2137,7 +3337,7 @@ type SubmitGrantRequest struct {
 
 func (x *SubmitGrantRequest) Reset() {
 	*x = SubmitGrantRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +3349,7 @@ func (x *SubmitGrantRequest) String() string {
 func (*SubmitGrantRequest) ProtoMessage() {}
 
 func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +3362,7 @@ func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantRequest.ProtoReflect.Descriptor instead.
 func (*SubmitGrantRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SubmitGrantRequest) GetGrant() *sensorv1.SignedGrant {
@@ -2197,7 +3397,7 @@ type SubmitGrantResponse struct {
 
 func (x *SubmitGrantResponse) Reset() {
 	*x = SubmitGrantResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +3409,7 @@ func (x *SubmitGrantResponse) String() string {
 func (*SubmitGrantResponse) ProtoMessage() {}
 
 func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +3422,7 @@ func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantResponse.ProtoReflect.Descriptor instead.
 func (*SubmitGrantResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SubmitGrantResponse) GetOperation() string {
@@ -2272,7 +3472,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +3484,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +3497,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Operation) GetId() string {
@@ -2430,7 +3630,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +3642,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +3655,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListOperationsRequest) GetOpen() bool {
@@ -2489,7 +3689,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +3701,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +3714,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -2543,7 +3743,7 @@ type ApproveOperationRequest struct {
 
 func (x *ApproveOperationRequest) Reset() {
 	*x = ApproveOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +3755,7 @@ func (x *ApproveOperationRequest) String() string {
 func (*ApproveOperationRequest) ProtoMessage() {}
 
 func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +3768,7 @@ func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationRequest.ProtoReflect.Descriptor instead.
 func (*ApproveOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ApproveOperationRequest) GetOperation() string {
@@ -2608,7 +3808,7 @@ type ApproveOperationResponse struct {
 
 func (x *ApproveOperationResponse) Reset() {
 	*x = ApproveOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +3820,7 @@ func (x *ApproveOperationResponse) String() string {
 func (*ApproveOperationResponse) ProtoMessage() {}
 
 func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +3833,7 @@ func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationResponse.ProtoReflect.Descriptor instead.
 func (*ApproveOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApproveOperationResponse) GetOperation() *Operation {
@@ -2654,7 +3854,7 @@ type VetoOperationRequest struct {
 
 func (x *VetoOperationRequest) Reset() {
 	*x = VetoOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +3866,7 @@ func (x *VetoOperationRequest) String() string {
 func (*VetoOperationRequest) ProtoMessage() {}
 
 func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +3879,7 @@ func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationRequest.ProtoReflect.Descriptor instead.
 func (*VetoOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *VetoOperationRequest) GetOperation() string {
@@ -2712,7 +3912,7 @@ type VetoOperationResponse struct {
 
 func (x *VetoOperationResponse) Reset() {
 	*x = VetoOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +3924,7 @@ func (x *VetoOperationResponse) String() string {
 func (*VetoOperationResponse) ProtoMessage() {}
 
 func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +3937,7 @@ func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationResponse.ProtoReflect.Descriptor instead.
 func (*VetoOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *VetoOperationResponse) GetOperation() *Operation {
@@ -2757,7 +3957,7 @@ type ApplyIntentRequest struct {
 
 func (x *ApplyIntentRequest) Reset() {
 	*x = ApplyIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +3969,7 @@ func (x *ApplyIntentRequest) String() string {
 func (*ApplyIntentRequest) ProtoMessage() {}
 
 func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +3982,7 @@ func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentRequest.ProtoReflect.Descriptor instead.
 func (*ApplyIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ApplyIntentRequest) GetIntent() *sensorv1.SignedIntent {
@@ -2808,7 +4008,7 @@ type ApplyIntentResponse struct {
 
 func (x *ApplyIntentResponse) Reset() {
 	*x = ApplyIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +4020,7 @@ func (x *ApplyIntentResponse) String() string {
 func (*ApplyIntentResponse) ProtoMessage() {}
 
 func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +4033,7 @@ func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentResponse.ProtoReflect.Descriptor instead.
 func (*ApplyIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ApplyIntentResponse) GetVersion() uint64 {
@@ -2852,7 +4052,7 @@ type GetIntentRequest struct {
 
 func (x *GetIntentRequest) Reset() {
 	*x = GetIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +4064,7 @@ func (x *GetIntentRequest) String() string {
 func (*GetIntentRequest) ProtoMessage() {}
 
 func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +4077,7 @@ func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentRequest.ProtoReflect.Descriptor instead.
 func (*GetIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetIntentRequest) GetVersion() uint64 {
@@ -2899,7 +4099,7 @@ type GetIntentResponse struct {
 
 func (x *GetIntentResponse) Reset() {
 	*x = GetIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2911,7 +4111,7 @@ func (x *GetIntentResponse) String() string {
 func (*GetIntentResponse) ProtoMessage() {}
 
 func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2924,7 +4124,7 @@ func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentResponse.ProtoReflect.Descriptor instead.
 func (*GetIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetIntentResponse) GetIntent() *sensorv1.SignedIntent {
@@ -2965,7 +4165,7 @@ type ListIntentsRequest struct {
 
 func (x *ListIntentsRequest) Reset() {
 	*x = ListIntentsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +4177,7 @@ func (x *ListIntentsRequest) String() string {
 func (*ListIntentsRequest) ProtoMessage() {}
 
 func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +4190,7 @@ func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntentsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListIntentsRequest) GetPageSize() uint32 {
@@ -3017,7 +4217,7 @@ type ListIntentsResponse struct {
 
 func (x *ListIntentsResponse) Reset() {
 	*x = ListIntentsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +4229,7 @@ func (x *ListIntentsResponse) String() string {
 func (*ListIntentsResponse) ProtoMessage() {}
 
 func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +4242,7 @@ func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntentsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListIntentsResponse) GetIntents() []*sensorv1.SignedIntent {
@@ -3070,7 +4270,7 @@ type TestIntentRequest struct {
 
 func (x *TestIntentRequest) Reset() {
 	*x = TestIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +4282,7 @@ func (x *TestIntentRequest) String() string {
 func (*TestIntentRequest) ProtoMessage() {}
 
 func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +4295,7 @@ func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentRequest.ProtoReflect.Descriptor instead.
 func (*TestIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *TestIntentRequest) GetIntent() *sensorv1.Intent {
@@ -3130,7 +4330,7 @@ type TestIntentResponse struct {
 
 func (x *TestIntentResponse) Reset() {
 	*x = TestIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +4342,7 @@ func (x *TestIntentResponse) String() string {
 func (*TestIntentResponse) ProtoMessage() {}
 
 func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +4355,7 @@ func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentResponse.ProtoReflect.Descriptor instead.
 func (*TestIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *TestIntentResponse) GetVerdicts() []*Verdict {
@@ -3199,7 +4399,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +4411,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +4424,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Verdict) GetFinding() string {
@@ -3313,7 +4513,7 @@ type GetScorecardRequest struct {
 
 func (x *GetScorecardRequest) Reset() {
 	*x = GetScorecardRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3325,7 +4525,7 @@ func (x *GetScorecardRequest) String() string {
 func (*GetScorecardRequest) ProtoMessage() {}
 
 func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3338,7 +4538,7 @@ func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardRequest.ProtoReflect.Descriptor instead.
 func (*GetScorecardRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetScorecardRequest) GetSince() int64 {
@@ -3357,7 +4557,7 @@ type GetScorecardResponse struct {
 
 func (x *GetScorecardResponse) Reset() {
 	*x = GetScorecardResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +4569,7 @@ func (x *GetScorecardResponse) String() string {
 func (*GetScorecardResponse) ProtoMessage() {}
 
 func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +4582,7 @@ func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardResponse.ProtoReflect.Descriptor instead.
 func (*GetScorecardResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GetScorecardResponse) GetScores() []*Score {
@@ -3416,7 +4616,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +4628,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +4641,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Score) GetAction() string {
@@ -3568,7 +4768,7 @@ type Isolation struct {
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +4780,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +4793,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Isolation) GetId() string {
@@ -3734,7 +4934,7 @@ type ListIsolationsRequest struct {
 
 func (x *ListIsolationsRequest) Reset() {
 	*x = ListIsolationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +4946,7 @@ func (x *ListIsolationsRequest) String() string {
 func (*ListIsolationsRequest) ProtoMessage() {}
 
 func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +4959,7 @@ func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIsolationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListIsolationsRequest) GetHost() string {
@@ -3800,7 +5000,7 @@ type ListIsolationsResponse struct {
 
 func (x *ListIsolationsResponse) Reset() {
 	*x = ListIsolationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +5012,7 @@ func (x *ListIsolationsResponse) String() string {
 func (*ListIsolationsResponse) ProtoMessage() {}
 
 func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +5025,7 @@ func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIsolationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListIsolationsResponse) GetIsolations() []*Isolation {
@@ -3851,7 +5051,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +5063,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +5076,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GetOperationRequest) GetOperation() string {
@@ -3897,7 +5097,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +5109,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +5122,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *GetOperationResponse) GetOperation() string {
@@ -3962,7 +5162,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3974,7 +5174,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3987,7 +5187,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -4056,7 +5256,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +5268,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +5281,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListAuditRequest) GetAfter() uint64 {
@@ -4108,7 +5308,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +5320,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +5333,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4161,7 +5361,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +5373,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +5386,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -4220,7 +5420,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4232,7 +5432,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4245,7 +5445,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -4288,7 +5488,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4300,7 +5500,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4313,7 +5513,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Member) GetId() string {
@@ -4429,7 +5629,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4441,7 +5641,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4454,7 +5654,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
 }
 
 type ListMembersResponse struct {
@@ -4468,7 +5668,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4480,7 +5680,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4493,7 +5693,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -4526,7 +5726,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4538,7 +5738,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4551,7 +5751,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -4569,7 +5769,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +5781,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +5794,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
 }
 
 type PutSignedNodesRequest struct {
@@ -4606,7 +5806,7 @@ type PutSignedNodesRequest struct {
 
 func (x *PutSignedNodesRequest) Reset() {
 	*x = PutSignedNodesRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4618,7 +5818,7 @@ func (x *PutSignedNodesRequest) String() string {
 func (*PutSignedNodesRequest) ProtoMessage() {}
 
 func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4631,7 +5831,7 @@ func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesRequest.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PutSignedNodesRequest) GetSigned() *sensorv1.SignedNodes {
@@ -4650,7 +5850,7 @@ type PutSignedNodesResponse struct {
 
 func (x *PutSignedNodesResponse) Reset() {
 	*x = PutSignedNodesResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4662,7 +5862,7 @@ func (x *PutSignedNodesResponse) String() string {
 func (*PutSignedNodesResponse) ProtoMessage() {}
 
 func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4675,7 +5875,7 @@ func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesResponse.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *PutSignedNodesResponse) GetSerial() uint64 {
@@ -4693,7 +5893,7 @@ type DebugInfoRequest struct {
 
 func (x *DebugInfoRequest) Reset() {
 	*x = DebugInfoRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4705,7 +5905,7 @@ func (x *DebugInfoRequest) String() string {
 func (*DebugInfoRequest) ProtoMessage() {}
 
 func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4718,7 +5918,7 @@ func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoRequest.ProtoReflect.Descriptor instead.
 func (*DebugInfoRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
 }
 
 // Texts for people and for tools that know their formats. No key, token or secret is in any.
@@ -4742,7 +5942,7 @@ type DebugInfoResponse struct {
 
 func (x *DebugInfoResponse) Reset() {
 	*x = DebugInfoResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4754,7 +5954,7 @@ func (x *DebugInfoResponse) String() string {
 func (*DebugInfoResponse) ProtoMessage() {}
 
 func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4767,7 +5967,7 @@ func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoResponse.ProtoReflect.Descriptor instead.
 func (*DebugInfoResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *DebugInfoResponse) GetNodeId() string {
@@ -4865,7 +6065,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4877,7 +6077,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4890,7 +6090,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *LogLine) GetTime() int64 {
@@ -4923,7 +6123,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4935,7 +6135,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4948,7 +6148,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -4977,7 +6177,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4989,7 +6189,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5002,7 +6202,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -5122,7 +6322,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5134,7 +6334,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5147,7 +6347,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *HostChange) GetChange() string {
@@ -5175,7 +6375,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5187,7 +6387,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5200,7 +6400,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *BackupRequest) GetIdentity() bool {
@@ -5219,7 +6419,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5231,7 +6431,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5244,7 +6444,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -5265,7 +6465,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5277,7 +6477,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5290,7 +6490,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -5323,7 +6523,7 @@ type RemoveHostResponse struct {
 
 func (x *RemoveHostResponse) Reset() {
 	*x = RemoveHostResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5335,7 +6535,7 @@ func (x *RemoveHostResponse) String() string {
 func (*RemoveHostResponse) ProtoMessage() {}
 
 func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5348,7 +6548,7 @@ func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
 func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RemoveHostResponse) GetHost() *Host {
@@ -5375,7 +6575,7 @@ type OperatorRow struct {
 
 func (x *OperatorRow) Reset() {
 	*x = OperatorRow{}
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5387,7 +6587,7 @@ func (x *OperatorRow) String() string {
 func (*OperatorRow) ProtoMessage() {}
 
 func (x *OperatorRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5400,7 +6600,7 @@ func (x *OperatorRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorRow.ProtoReflect.Descriptor instead.
 func (*OperatorRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *OperatorRow) GetName() string {
@@ -5467,7 +6667,7 @@ type ListOperatorsRequest struct {
 
 func (x *ListOperatorsRequest) Reset() {
 	*x = ListOperatorsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5479,7 +6679,7 @@ func (x *ListOperatorsRequest) String() string {
 func (*ListOperatorsRequest) ProtoMessage() {}
 
 func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5492,7 +6692,7 @@ func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{98}
 }
 
 type ListOperatorsResponse struct {
@@ -5505,7 +6705,7 @@ type ListOperatorsResponse struct {
 
 func (x *ListOperatorsResponse) Reset() {
 	*x = ListOperatorsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5517,7 +6717,7 @@ func (x *ListOperatorsResponse) String() string {
 func (*ListOperatorsResponse) ProtoMessage() {}
 
 func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5530,7 +6730,7 @@ func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ListOperatorsResponse) GetOperators() []*OperatorRow {
@@ -5557,7 +6757,7 @@ type PutRevocationsRequest struct {
 
 func (x *PutRevocationsRequest) Reset() {
 	*x = PutRevocationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5569,7 +6769,7 @@ func (x *PutRevocationsRequest) String() string {
 func (*PutRevocationsRequest) ProtoMessage() {}
 
 func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5582,7 +6782,7 @@ func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*PutRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *PutRevocationsRequest) GetSigned() *sensorv1.SignedRevocations {
@@ -5608,7 +6808,7 @@ type PutRevocationsResponse struct {
 
 func (x *PutRevocationsResponse) Reset() {
 	*x = PutRevocationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5620,7 +6820,7 @@ func (x *PutRevocationsResponse) String() string {
 func (*PutRevocationsResponse) ProtoMessage() {}
 
 func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5633,7 +6833,7 @@ func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*PutRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *PutRevocationsResponse) GetSerial() uint64 {
@@ -5652,7 +6852,7 @@ type ListCheckpointsRequest struct {
 
 func (x *ListCheckpointsRequest) Reset() {
 	*x = ListCheckpointsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5664,7 +6864,7 @@ func (x *ListCheckpointsRequest) String() string {
 func (*ListCheckpointsRequest) ProtoMessage() {}
 
 func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5677,7 +6877,7 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *ListCheckpointsRequest) GetPageSize() uint32 {
@@ -5699,7 +6899,7 @@ type ListCheckpointsResponse struct {
 
 func (x *ListCheckpointsResponse) Reset() {
 	*x = ListCheckpointsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5711,7 +6911,7 @@ func (x *ListCheckpointsResponse) String() string {
 func (*ListCheckpointsResponse) ProtoMessage() {}
 
 func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5724,7 +6924,7 @@ func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ListCheckpointsResponse) GetCheckpoints() []*raftv1.Checkpoint {
@@ -5757,7 +6957,7 @@ type GetTrustRequest struct {
 
 func (x *GetTrustRequest) Reset() {
 	*x = GetTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5769,7 +6969,7 @@ func (x *GetTrustRequest) String() string {
 func (*GetTrustRequest) ProtoMessage() {}
 
 func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5782,7 +6982,7 @@ func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *GetTrustRequest) GetSeenSince() int64 {
@@ -5810,7 +7010,7 @@ type GetTrustResponse struct {
 
 func (x *GetTrustResponse) Reset() {
 	*x = GetTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5822,7 +7022,7 @@ func (x *GetTrustResponse) String() string {
 func (*GetTrustResponse) ProtoMessage() {}
 
 func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5835,7 +7035,7 @@ func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *GetTrustResponse) GetTrust() *sensorv1.SignedTrust {
@@ -5920,7 +7120,7 @@ type TrustCount struct {
 
 func (x *TrustCount) Reset() {
 	*x = TrustCount{}
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5932,7 +7132,7 @@ func (x *TrustCount) String() string {
 func (*TrustCount) ProtoMessage() {}
 
 func (x *TrustCount) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5945,7 +7145,7 @@ func (x *TrustCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustCount.ProtoReflect.Descriptor instead.
 func (*TrustCount) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *TrustCount) GetEpoch() uint64 {
@@ -5979,7 +7179,7 @@ type TrustHolder struct {
 
 func (x *TrustHolder) Reset() {
 	*x = TrustHolder{}
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5991,7 +7191,7 @@ func (x *TrustHolder) String() string {
 func (*TrustHolder) ProtoMessage() {}
 
 func (x *TrustHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6004,7 +7204,7 @@ func (x *TrustHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustHolder.ProtoReflect.Descriptor instead.
 func (*TrustHolder) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *TrustHolder) GetName() string {
@@ -6031,7 +7231,7 @@ type PrepareRootRequest struct {
 
 func (x *PrepareRootRequest) Reset() {
 	*x = PrepareRootRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6043,7 +7243,7 @@ func (x *PrepareRootRequest) String() string {
 func (*PrepareRootRequest) ProtoMessage() {}
 
 func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6056,7 +7256,7 @@ func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRootRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *PrepareRootRequest) GetRenew() []byte {
@@ -6075,7 +7275,7 @@ type PrepareRootResponse struct {
 
 func (x *PrepareRootResponse) Reset() {
 	*x = PrepareRootResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6087,7 +7287,7 @@ func (x *PrepareRootResponse) String() string {
 func (*PrepareRootResponse) ProtoMessage() {}
 
 func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6100,7 +7300,7 @@ func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootResponse.ProtoReflect.Descriptor instead.
 func (*PrepareRootResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *PrepareRootResponse) GetRoot() []byte {
@@ -6122,7 +7322,7 @@ type PutTrustRequest struct {
 
 func (x *PutTrustRequest) Reset() {
 	*x = PutTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6134,7 +7334,7 @@ func (x *PutTrustRequest) String() string {
 func (*PutTrustRequest) ProtoMessage() {}
 
 func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6147,7 +7347,7 @@ func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustRequest.ProtoReflect.Descriptor instead.
 func (*PutTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *PutTrustRequest) GetSigned() *sensorv1.SignedTrust {
@@ -6187,7 +7387,7 @@ type PutTrustResponse struct {
 
 func (x *PutTrustResponse) Reset() {
 	*x = PutTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6199,7 +7399,7 @@ func (x *PutTrustResponse) String() string {
 func (*PutTrustResponse) ProtoMessage() {}
 
 func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6212,7 +7412,7 @@ func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustResponse.ProtoReflect.Descriptor instead.
 func (*PutTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *PutTrustResponse) GetEpoch() uint64 {
@@ -6338,7 +7538,102 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\tlast_seen\x18\x03 \x01(\x03R\blastSeen\x12\x14\n" +
 	"\x05hosts\x18\x04 \x01(\x04R\x05hosts\x12\x12\n" +
 	"\x04host\x18\x05 \x01(\tR\x04host\x12\x14\n" +
-	"\x05known\x18\x06 \x01(\bR\x05known\"\xce\x01\n" +
+	"\x05known\x18\x06 \x01(\bR\x05known\"\xe8\x01\n" +
+	"\x15ListBehavioursRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x124\n" +
+	"\x04kind\x18\x02 \x01(\x0e2 .vedette.sensor.v1.BehaviourKindR\x04kind\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x19\n" +
+	"\bnew_only\x18\x04 \x01(\bR\anewOnly\x12\x14\n" +
+	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x1b\n" +
+	"\tpage_size\x18\x06 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\a \x01(\tR\tpageToken\"z\n" +
+	"\x16ListBehavioursResponse\x12A\n" +
+	"\n" +
+	"behaviours\x18\x01 \x03(\v2!.vedette.operator.v1.BehaviourRowR\n" +
+	"behaviours\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\x80\x01\n" +
+	"\x14DiffBaselinesRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
+	"\aagainst\x18\x02 \x01(\tR\aagainst\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\x96\x01\n" +
+	"\x15DiffBaselinesResponse\x126\n" +
+	"\x04rows\x18\x01 \x03(\v2\".vedette.operator.v1.DifferenceRowR\x04rows\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x0e\n" +
+	"\x02of\x18\x03 \x01(\rR\x02of\x12\x16\n" +
+	"\x06common\x18\x04 \x01(\x04R\x06common\"\xc0\x01\n" +
+	"\rDifferenceRow\x12:\n" +
+	"\tbehaviour\x18\x01 \x01(\v2\x1c.vedette.sensor.v1.BehaviourR\tbehaviour\x12\x12\n" +
+	"\x04here\x18\x02 \x01(\bR\x04here\x12\x16\n" +
+	"\x06others\x18\x03 \x01(\rR\x06others\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\x12\x1b\n" +
+	"\tlast_seen\x18\x05 \x01(\x03R\blastSeen\x12\x14\n" +
+	"\x05hosts\x18\x06 \x01(\x04R\x05hosts\"\x12\n" +
+	"\x10ListRolesRequest\"a\n" +
+	"\x11ListRolesResponse\x122\n" +
+	"\x05roles\x18\x01 \x03(\v2\x1c.vedette.operator.v1.RoleRowR\x05roles\x12\x18\n" +
+	"\awithout\x18\x02 \x01(\x04R\awithout\"\xcf\x01\n" +
+	"\aRoleRow\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05basis\x18\x02 \x01(\tR\x05basis\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\x04R\x05hosts\x12\x17\n" +
+	"\amade_at\x18\x04 \x01(\x03R\x06madeAt\x12#\n" +
+	"\rpack_operator\x18\x05 \x01(\tR\fpackOperator\x12 \n" +
+	"\fpack_made_at\x18\x06 \x01(\x03R\n" +
+	"packMadeAt\x12$\n" +
+	"\x0epack_not_after\x18\a \x01(\x03R\fpackNotAfter\"<\n" +
+	"\x0eGetPackRequest\x12\x0e\n" +
+	"\x02of\x18\x01 \x01(\tR\x02of\x12\x1a\n" +
+	"\bpermille\x18\x02 \x01(\rR\bpermille\"Y\n" +
+	"\x0fGetPackResponse\x12+\n" +
+	"\x04pack\x18\x01 \x01(\v2\x17.vedette.sensor.v1.PackR\x04pack\x12\x19\n" +
+	"\bleft_out\x18\x02 \x01(\rR\aleftOut\"G\n" +
+	"\x0ePutPackRequest\x125\n" +
+	"\x06signed\x18\x01 \x01(\v2\x1d.vedette.sensor.v1.SignedPackR\x06signed\"'\n" +
+	"\x0fPutPackResponse\x12\x14\n" +
+	"\x05hosts\x18\x01 \x01(\x04R\x05hosts\"J\n" +
+	"\x0eUnlearnRequest\x128\n" +
+	"\x06signed\x18\x01 \x01(\v2 .vedette.sensor.v1.SignedUnlearnR\x06signed\"!\n" +
+	"\x0fUnlearnResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"9\n" +
+	"\x13ListUnlearnsRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"K\n" +
+	"\x14ListUnlearnsResponse\x123\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1f.vedette.operator.v1.UnlearnRowR\x04rows\"\xfd\x01\n" +
+	"\n" +
+	"UnlearnRow\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1a\n" +
+	"\boperator\x18\x03 \x01(\tR\boperator\x12\x12\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x12\n" +
+	"\x04what\x18\x05 \x01(\tR\x04what\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\x12\x1e\n" +
+	"\n" +
+	"behaviours\x18\b \x01(\rR\n" +
+	"behaviours\x12\x18\n" +
+	"\afailure\x18\t \x01(\tR\afailure\x12\x1f\n" +
+	"\vanswered_at\x18\n" +
+	" \x01(\x03R\n" +
+	"answeredAt\"Q\n" +
+	"\x13ListRollOutsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"j\n" +
+	"\x14ListRollOutsResponse\x123\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1f.vedette.operator.v1.RollOutRowR\x04rows\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\x98\x01\n" +
+	"\n" +
+	"RollOutRow\x12:\n" +
+	"\tbehaviour\x18\x01 \x01(\v2\x1c.vedette.sensor.v1.BehaviourR\tbehaviour\x123\n" +
+	"\broll_out\x18\x02 \x01(\v2\x18.vedette.raft.v1.RollOutR\arollOut\x12\x19\n" +
+	"\bnoted_at\x18\x03 \x01(\x03R\anotedAt\"\xce\x01\n" +
 	"\n" +
 	"FindingRow\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
@@ -6740,7 +8035,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
 	"\x10PutTrustResponse\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xc8\x1c\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xc3\"\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -6780,7 +8075,15 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\bGetTrust\x12$.vedette.operator.v1.GetTrustRequest\x1a%.vedette.operator.v1.GetTrustResponse\x12`\n" +
 	"\vPrepareRoot\x12'.vedette.operator.v1.PrepareRootRequest\x1a(.vedette.operator.v1.PrepareRootResponse\x12W\n" +
 	"\bPutTrust\x12$.vedette.operator.v1.PutTrustRequest\x1a%.vedette.operator.v1.PutTrustResponse\x12l\n" +
-	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12P\n" +
+	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12i\n" +
+	"\x0eListBehaviours\x12*.vedette.operator.v1.ListBehavioursRequest\x1a+.vedette.operator.v1.ListBehavioursResponse\x12f\n" +
+	"\rDiffBaselines\x12).vedette.operator.v1.DiffBaselinesRequest\x1a*.vedette.operator.v1.DiffBaselinesResponse\x12Z\n" +
+	"\tListRoles\x12%.vedette.operator.v1.ListRolesRequest\x1a&.vedette.operator.v1.ListRolesResponse\x12T\n" +
+	"\aGetPack\x12#.vedette.operator.v1.GetPackRequest\x1a$.vedette.operator.v1.GetPackResponse\x12T\n" +
+	"\aPutPack\x12#.vedette.operator.v1.PutPackRequest\x1a$.vedette.operator.v1.PutPackResponse\x12T\n" +
+	"\aUnlearn\x12#.vedette.operator.v1.UnlearnRequest\x1a$.vedette.operator.v1.UnlearnResponse\x12c\n" +
+	"\fListUnlearns\x12(.vedette.operator.v1.ListUnlearnsRequest\x1a).vedette.operator.v1.ListUnlearnsResponse\x12c\n" +
+	"\fListRollOuts\x12(.vedette.operator.v1.ListRollOutsRequest\x1a).vedette.operator.v1.ListRollOutsResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
@@ -6795,7 +8098,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -6810,258 +8113,311 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*HistoryRow)(nil),                 // 10: vedette.operator.v1.HistoryRow
 	(*HistoryReach)(nil),               // 11: vedette.operator.v1.HistoryReach
 	(*BehaviourRow)(nil),               // 12: vedette.operator.v1.BehaviourRow
-	(*FindingRow)(nil),                 // 13: vedette.operator.v1.FindingRow
-	(*ListFindingsRequest)(nil),        // 14: vedette.operator.v1.ListFindingsRequest
-	(*ListFindingsResponse)(nil),       // 15: vedette.operator.v1.ListFindingsResponse
-	(*GetFindingRequest)(nil),          // 16: vedette.operator.v1.GetFindingRequest
-	(*GetFindingResponse)(nil),         // 17: vedette.operator.v1.GetFindingResponse
-	(*ListIncidentsRequest)(nil),       // 18: vedette.operator.v1.ListIncidentsRequest
-	(*ListIncidentsResponse)(nil),      // 19: vedette.operator.v1.ListIncidentsResponse
-	(*GetIncidentRequest)(nil),         // 20: vedette.operator.v1.GetIncidentRequest
-	(*GetIncidentResponse)(nil),        // 21: vedette.operator.v1.GetIncidentResponse
-	(*CloseIncidentRequest)(nil),       // 22: vedette.operator.v1.CloseIncidentRequest
-	(*CloseIncidentResponse)(nil),      // 23: vedette.operator.v1.CloseIncidentResponse
-	(*SelectHostsRequest)(nil),         // 24: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),        // 25: vedette.operator.v1.SelectHostsResponse
-	(*PreviewOrderRequest)(nil),        // 26: vedette.operator.v1.PreviewOrderRequest
-	(*PreviewOrderResponse)(nil),       // 27: vedette.operator.v1.PreviewOrderResponse
-	(*Dependent)(nil),                  // 28: vedette.operator.v1.Dependent
-	(*SubmitGrantRequest)(nil),         // 29: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),        // 30: vedette.operator.v1.SubmitGrantResponse
-	(*Operation)(nil),                  // 31: vedette.operator.v1.Operation
-	(*ListOperationsRequest)(nil),      // 32: vedette.operator.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),     // 33: vedette.operator.v1.ListOperationsResponse
-	(*ApproveOperationRequest)(nil),    // 34: vedette.operator.v1.ApproveOperationRequest
-	(*ApproveOperationResponse)(nil),   // 35: vedette.operator.v1.ApproveOperationResponse
-	(*VetoOperationRequest)(nil),       // 36: vedette.operator.v1.VetoOperationRequest
-	(*VetoOperationResponse)(nil),      // 37: vedette.operator.v1.VetoOperationResponse
-	(*ApplyIntentRequest)(nil),         // 38: vedette.operator.v1.ApplyIntentRequest
-	(*ApplyIntentResponse)(nil),        // 39: vedette.operator.v1.ApplyIntentResponse
-	(*GetIntentRequest)(nil),           // 40: vedette.operator.v1.GetIntentRequest
-	(*GetIntentResponse)(nil),          // 41: vedette.operator.v1.GetIntentResponse
-	(*ListIntentsRequest)(nil),         // 42: vedette.operator.v1.ListIntentsRequest
-	(*ListIntentsResponse)(nil),        // 43: vedette.operator.v1.ListIntentsResponse
-	(*TestIntentRequest)(nil),          // 44: vedette.operator.v1.TestIntentRequest
-	(*TestIntentResponse)(nil),         // 45: vedette.operator.v1.TestIntentResponse
-	(*Verdict)(nil),                    // 46: vedette.operator.v1.Verdict
-	(*GetScorecardRequest)(nil),        // 47: vedette.operator.v1.GetScorecardRequest
-	(*GetScorecardResponse)(nil),       // 48: vedette.operator.v1.GetScorecardResponse
-	(*Score)(nil),                      // 49: vedette.operator.v1.Score
-	(*Isolation)(nil),                  // 50: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),      // 51: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil),     // 52: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),        // 53: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),       // 54: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),                 // 55: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),           // 56: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),          // 57: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),         // 58: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 59: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                     // 60: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),         // 61: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),        // 62: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),        // 63: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 64: vedette.operator.v1.RemoveMemberResponse
-	(*PutSignedNodesRequest)(nil),      // 65: vedette.operator.v1.PutSignedNodesRequest
-	(*PutSignedNodesResponse)(nil),     // 66: vedette.operator.v1.PutSignedNodesResponse
-	(*DebugInfoRequest)(nil),           // 67: vedette.operator.v1.DebugInfoRequest
-	(*DebugInfoResponse)(nil),          // 68: vedette.operator.v1.DebugInfoResponse
-	(*LogLine)(nil),                    // 69: vedette.operator.v1.LogLine
-	(*WatchRequest)(nil),               // 70: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),              // 71: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),                 // 72: vedette.operator.v1.HostChange
-	(*BackupRequest)(nil),              // 73: vedette.operator.v1.BackupRequest
-	(*BackupResponse)(nil),             // 74: vedette.operator.v1.BackupResponse
-	(*RemoveHostRequest)(nil),          // 75: vedette.operator.v1.RemoveHostRequest
-	(*RemoveHostResponse)(nil),         // 76: vedette.operator.v1.RemoveHostResponse
-	(*OperatorRow)(nil),                // 77: vedette.operator.v1.OperatorRow
-	(*ListOperatorsRequest)(nil),       // 78: vedette.operator.v1.ListOperatorsRequest
-	(*ListOperatorsResponse)(nil),      // 79: vedette.operator.v1.ListOperatorsResponse
-	(*PutRevocationsRequest)(nil),      // 80: vedette.operator.v1.PutRevocationsRequest
-	(*PutRevocationsResponse)(nil),     // 81: vedette.operator.v1.PutRevocationsResponse
-	(*ListCheckpointsRequest)(nil),     // 82: vedette.operator.v1.ListCheckpointsRequest
-	(*ListCheckpointsResponse)(nil),    // 83: vedette.operator.v1.ListCheckpointsResponse
-	(*GetTrustRequest)(nil),            // 84: vedette.operator.v1.GetTrustRequest
-	(*GetTrustResponse)(nil),           // 85: vedette.operator.v1.GetTrustResponse
-	(*TrustCount)(nil),                 // 86: vedette.operator.v1.TrustCount
-	(*TrustHolder)(nil),                // 87: vedette.operator.v1.TrustHolder
-	(*PrepareRootRequest)(nil),         // 88: vedette.operator.v1.PrepareRootRequest
-	(*PrepareRootResponse)(nil),        // 89: vedette.operator.v1.PrepareRootResponse
-	(*PutTrustRequest)(nil),            // 90: vedette.operator.v1.PutTrustRequest
-	(*PutTrustResponse)(nil),           // 91: vedette.operator.v1.PutTrustResponse
-	nil,                                // 92: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 93: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 94: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 95: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 96: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 97: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 98: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 99: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 100: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 101: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),           // 102: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 103: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 104: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 105: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 106: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 107: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 108: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 109: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 110: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 111: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 112: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 113: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 114: vedette.sensor.v1.SignedTrust
+	(*ListBehavioursRequest)(nil),      // 13: vedette.operator.v1.ListBehavioursRequest
+	(*ListBehavioursResponse)(nil),     // 14: vedette.operator.v1.ListBehavioursResponse
+	(*DiffBaselinesRequest)(nil),       // 15: vedette.operator.v1.DiffBaselinesRequest
+	(*DiffBaselinesResponse)(nil),      // 16: vedette.operator.v1.DiffBaselinesResponse
+	(*DifferenceRow)(nil),              // 17: vedette.operator.v1.DifferenceRow
+	(*ListRolesRequest)(nil),           // 18: vedette.operator.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),          // 19: vedette.operator.v1.ListRolesResponse
+	(*RoleRow)(nil),                    // 20: vedette.operator.v1.RoleRow
+	(*GetPackRequest)(nil),             // 21: vedette.operator.v1.GetPackRequest
+	(*GetPackResponse)(nil),            // 22: vedette.operator.v1.GetPackResponse
+	(*PutPackRequest)(nil),             // 23: vedette.operator.v1.PutPackRequest
+	(*PutPackResponse)(nil),            // 24: vedette.operator.v1.PutPackResponse
+	(*UnlearnRequest)(nil),             // 25: vedette.operator.v1.UnlearnRequest
+	(*UnlearnResponse)(nil),            // 26: vedette.operator.v1.UnlearnResponse
+	(*ListUnlearnsRequest)(nil),        // 27: vedette.operator.v1.ListUnlearnsRequest
+	(*ListUnlearnsResponse)(nil),       // 28: vedette.operator.v1.ListUnlearnsResponse
+	(*UnlearnRow)(nil),                 // 29: vedette.operator.v1.UnlearnRow
+	(*ListRollOutsRequest)(nil),        // 30: vedette.operator.v1.ListRollOutsRequest
+	(*ListRollOutsResponse)(nil),       // 31: vedette.operator.v1.ListRollOutsResponse
+	(*RollOutRow)(nil),                 // 32: vedette.operator.v1.RollOutRow
+	(*FindingRow)(nil),                 // 33: vedette.operator.v1.FindingRow
+	(*ListFindingsRequest)(nil),        // 34: vedette.operator.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),       // 35: vedette.operator.v1.ListFindingsResponse
+	(*GetFindingRequest)(nil),          // 36: vedette.operator.v1.GetFindingRequest
+	(*GetFindingResponse)(nil),         // 37: vedette.operator.v1.GetFindingResponse
+	(*ListIncidentsRequest)(nil),       // 38: vedette.operator.v1.ListIncidentsRequest
+	(*ListIncidentsResponse)(nil),      // 39: vedette.operator.v1.ListIncidentsResponse
+	(*GetIncidentRequest)(nil),         // 40: vedette.operator.v1.GetIncidentRequest
+	(*GetIncidentResponse)(nil),        // 41: vedette.operator.v1.GetIncidentResponse
+	(*CloseIncidentRequest)(nil),       // 42: vedette.operator.v1.CloseIncidentRequest
+	(*CloseIncidentResponse)(nil),      // 43: vedette.operator.v1.CloseIncidentResponse
+	(*SelectHostsRequest)(nil),         // 44: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),        // 45: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),        // 46: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),       // 47: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                  // 48: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),         // 49: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),        // 50: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                  // 51: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),      // 52: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),     // 53: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),    // 54: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil),   // 55: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),       // 56: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),      // 57: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),         // 58: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),        // 59: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),           // 60: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),          // 61: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),         // 62: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),        // 63: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),          // 64: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),         // 65: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                    // 66: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),        // 67: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),       // 68: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                      // 69: vedette.operator.v1.Score
+	(*Isolation)(nil),                  // 70: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),      // 71: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),     // 72: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),        // 73: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 74: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),                 // 75: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),           // 76: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),          // 77: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),         // 78: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 79: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                     // 80: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),         // 81: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 82: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),        // 83: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 84: vedette.operator.v1.RemoveMemberResponse
+	(*PutSignedNodesRequest)(nil),      // 85: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),     // 86: vedette.operator.v1.PutSignedNodesResponse
+	(*DebugInfoRequest)(nil),           // 87: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),          // 88: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                    // 89: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),               // 90: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),              // 91: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),                 // 92: vedette.operator.v1.HostChange
+	(*BackupRequest)(nil),              // 93: vedette.operator.v1.BackupRequest
+	(*BackupResponse)(nil),             // 94: vedette.operator.v1.BackupResponse
+	(*RemoveHostRequest)(nil),          // 95: vedette.operator.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),         // 96: vedette.operator.v1.RemoveHostResponse
+	(*OperatorRow)(nil),                // 97: vedette.operator.v1.OperatorRow
+	(*ListOperatorsRequest)(nil),       // 98: vedette.operator.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),      // 99: vedette.operator.v1.ListOperatorsResponse
+	(*PutRevocationsRequest)(nil),      // 100: vedette.operator.v1.PutRevocationsRequest
+	(*PutRevocationsResponse)(nil),     // 101: vedette.operator.v1.PutRevocationsResponse
+	(*ListCheckpointsRequest)(nil),     // 102: vedette.operator.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),    // 103: vedette.operator.v1.ListCheckpointsResponse
+	(*GetTrustRequest)(nil),            // 104: vedette.operator.v1.GetTrustRequest
+	(*GetTrustResponse)(nil),           // 105: vedette.operator.v1.GetTrustResponse
+	(*TrustCount)(nil),                 // 106: vedette.operator.v1.TrustCount
+	(*TrustHolder)(nil),                // 107: vedette.operator.v1.TrustHolder
+	(*PrepareRootRequest)(nil),         // 108: vedette.operator.v1.PrepareRootRequest
+	(*PrepareRootResponse)(nil),        // 109: vedette.operator.v1.PrepareRootResponse
+	(*PutTrustRequest)(nil),            // 110: vedette.operator.v1.PutTrustRequest
+	(*PutTrustResponse)(nil),           // 111: vedette.operator.v1.PutTrustResponse
+	nil,                                // 112: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 113: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 114: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 115: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 116: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 117: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 118: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 119: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 120: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 121: vedette.sensor.v1.Behaviour
+	(sensorv1.BehaviourKind)(0),        // 122: vedette.sensor.v1.BehaviourKind
+	(*sensorv1.Pack)(nil),              // 123: vedette.sensor.v1.Pack
+	(*sensorv1.SignedPack)(nil),        // 124: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 125: vedette.sensor.v1.SignedUnlearn
+	(*raftv1.RollOut)(nil),             // 126: vedette.raft.v1.RollOut
+	(*sensorv1.Finding)(nil),           // 127: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 128: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 129: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 130: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 131: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 132: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 133: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 134: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 135: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 136: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 137: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 138: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 139: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_operator_proto_depIdxs = []int32{
-	60,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	92,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	97,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	98,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	99,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	100, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	93,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	80,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
+	116, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	112, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	117, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	118, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	119, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	120, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	113, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
 	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	101, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	102, // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
-	13,  // 16: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	13,  // 17: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	103, // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	13,  // 20: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	103, // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	3,   // 22: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 23: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,   // 24: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	104, // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	105, // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	106, // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,   // 28: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	28,  // 29: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	94,  // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	107, // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	107, // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	31,  // 33: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	108, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	31,  // 35: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	31,  // 36: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	109, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	110, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	46,  // 41: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	49,  // 42: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	106, // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	50,  // 44: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	50,  // 45: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	31,  // 46: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	55,  // 47: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	95,  // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	60,  // 49: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	96,  // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	69,  // 52: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	111, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	13,  // 54: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	50,  // 56: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	72,  // 57: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	2,   // 58: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
-	77,  // 59: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	112, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	112, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	113, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	114, // 63: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	114, // 64: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
-	86,  // 65: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
-	87,  // 66: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
-	87,  // 67: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	114, // 68: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	0,   // 69: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 70: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 71: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 72: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	14,  // 73: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	16,  // 74: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	18,  // 75: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	20,  // 76: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	22,  // 77: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	24,  // 78: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	26,  // 79: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	29,  // 80: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	32,  // 81: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	34,  // 82: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	36,  // 83: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	38,  // 84: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	40,  // 85: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	42,  // 86: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	44,  // 87: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	47,  // 88: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	51,  // 89: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	53,  // 90: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	56,  // 91: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	58,  // 92: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	61,  // 93: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	63,  // 94: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	65,  // 95: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	67,  // 96: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	73,  // 97: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	75,  // 98: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	78,  // 99: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	80,  // 100: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	84,  // 101: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	88,  // 102: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	90,  // 103: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	82,  // 104: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	70,  // 105: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 106: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 107: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 108: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 109: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	15,  // 110: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	17,  // 111: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	19,  // 112: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	21,  // 113: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	23,  // 114: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	25,  // 115: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	27,  // 116: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	30,  // 117: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	33,  // 118: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	35,  // 119: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	37,  // 120: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	39,  // 121: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	41,  // 122: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	43,  // 123: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	45,  // 124: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	48,  // 125: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	52,  // 126: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	54,  // 127: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	57,  // 128: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	59,  // 129: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	62,  // 130: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	64,  // 131: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	66,  // 132: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	68,  // 133: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	74,  // 134: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	76,  // 135: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	79,  // 136: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	81,  // 137: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	85,  // 138: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	89,  // 139: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	91,  // 140: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	83,  // 141: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	71,  // 142: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	106, // [106:143] is the sub-list for method output_type
-	69,  // [69:106] is the sub-list for method input_type
-	69,  // [69:69] is the sub-list for extension type_name
-	69,  // [69:69] is the sub-list for extension extendee
-	0,   // [0:69] is the sub-list for field type_name
+	121, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	122, // 15: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	12,  // 16: vedette.operator.v1.ListBehavioursResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
+	17,  // 17: vedette.operator.v1.DiffBaselinesResponse.rows:type_name -> vedette.operator.v1.DifferenceRow
+	121, // 18: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	20,  // 19: vedette.operator.v1.ListRolesResponse.roles:type_name -> vedette.operator.v1.RoleRow
+	123, // 20: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
+	124, // 21: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
+	125, // 22: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
+	29,  // 23: vedette.operator.v1.ListUnlearnsResponse.rows:type_name -> vedette.operator.v1.UnlearnRow
+	32,  // 24: vedette.operator.v1.ListRollOutsResponse.rows:type_name -> vedette.operator.v1.RollOutRow
+	121, // 25: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	126, // 26: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
+	127, // 27: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	33,  // 28: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	33,  // 29: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	128, // 30: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	128, // 31: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	33,  // 32: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	128, // 33: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	3,   // 34: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 35: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 36: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	129, // 37: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	130, // 38: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	131, // 39: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 40: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	48,  // 41: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	114, // 42: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	132, // 43: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	132, // 44: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	51,  // 45: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	133, // 46: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	51,  // 47: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	51,  // 48: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	134, // 49: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	134, // 50: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	134, // 51: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	135, // 52: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	66,  // 53: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	69,  // 54: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	131, // 55: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	70,  // 56: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	70,  // 57: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	51,  // 58: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	75,  // 59: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	115, // 60: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	80,  // 61: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	116, // 62: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	116, // 63: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	89,  // 64: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	136, // 65: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	33,  // 66: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	128, // 67: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	70,  // 68: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	92,  // 69: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 70: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	97,  // 71: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	137, // 72: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	137, // 73: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	138, // 74: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	139, // 75: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	139, // 76: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	106, // 77: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	107, // 78: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	107, // 79: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	139, // 80: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	0,   // 81: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 82: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 83: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 84: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	34,  // 85: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	36,  // 86: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	38,  // 87: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	40,  // 88: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	42,  // 89: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	44,  // 90: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	46,  // 91: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	49,  // 92: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	52,  // 93: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	54,  // 94: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	56,  // 95: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	58,  // 96: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	60,  // 97: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	62,  // 98: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	64,  // 99: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	67,  // 100: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	71,  // 101: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	73,  // 102: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	76,  // 103: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	78,  // 104: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	81,  // 105: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	83,  // 106: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	85,  // 107: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	87,  // 108: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	93,  // 109: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	95,  // 110: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	98,  // 111: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	100, // 112: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	104, // 113: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	108, // 114: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	110, // 115: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	102, // 116: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	13,  // 117: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
+	15,  // 118: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
+	18,  // 119: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
+	21,  // 120: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
+	23,  // 121: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
+	25,  // 122: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
+	27,  // 123: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
+	30,  // 124: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
+	90,  // 125: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,   // 126: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 127: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 128: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 129: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	35,  // 130: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	37,  // 131: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	39,  // 132: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	41,  // 133: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	43,  // 134: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	45,  // 135: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	47,  // 136: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	50,  // 137: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	53,  // 138: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	55,  // 139: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	57,  // 140: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	59,  // 141: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	61,  // 142: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	63,  // 143: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	65,  // 144: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	68,  // 145: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	72,  // 146: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	74,  // 147: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	77,  // 148: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	79,  // 149: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	82,  // 150: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	84,  // 151: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	86,  // 152: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	88,  // 153: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	94,  // 154: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	96,  // 155: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	99,  // 156: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	101, // 157: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	105, // 158: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	109, // 159: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	111, // 160: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	103, // 161: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	14,  // 162: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
+	16,  // 163: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
+	19,  // 164: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
+	22,  // 165: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
+	24,  // 166: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
+	26,  // 167: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
+	28,  // 168: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
+	31,  // 169: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
+	91,  // 170: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	126, // [126:171] is the sub-list for method output_type
+	81,  // [81:126] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -7069,7 +8425,7 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
-	file_vedette_operator_proto_msgTypes[71].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[91].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
@@ -7082,7 +8438,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   96,
+			NumMessages:   116,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

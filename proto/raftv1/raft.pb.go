@@ -69,6 +69,9 @@ type Command struct {
 	//	*Command_NoteTrust
 	//	*Command_ExportMark
 	//	*Command_BeginSessions
+	//	*Command_SetRoles
+	//	*Command_LearningOrder
+	//	*Command_NoteRollOuts
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -447,6 +450,33 @@ func (x *Command) GetBeginSessions() *BeginSessions {
 	return nil
 }
 
+func (x *Command) GetSetRoles() *SetRoles {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SetRoles); ok {
+			return x.SetRoles
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetLearningOrder() *LearningOrder {
+	if x != nil {
+		if x, ok := x.Body.(*Command_LearningOrder); ok {
+			return x.LearningOrder
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNoteRollOuts() *NoteRollOuts {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteRollOuts); ok {
+			return x.NoteRollOuts
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -591,6 +621,18 @@ type Command_BeginSessions struct {
 	BeginSessions *BeginSessions `protobuf:"bytes,59,opt,name=begin_sessions,json=beginSessions,proto3,oneof"`
 }
 
+type Command_SetRoles struct {
+	SetRoles *SetRoles `protobuf:"bytes,65,opt,name=set_roles,json=setRoles,proto3,oneof"`
+}
+
+type Command_LearningOrder struct {
+	LearningOrder *LearningOrder `protobuf:"bytes,66,opt,name=learning_order,json=learningOrder,proto3,oneof"`
+}
+
+type Command_NoteRollOuts struct {
+	NoteRollOuts *NoteRollOuts `protobuf:"bytes,67,opt,name=note_roll_outs,json=noteRollOuts,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -661,6 +703,473 @@ func (*Command_ExportMark) isCommand_Body() {}
 
 func (*Command_BeginSessions) isCommand_Body() {}
 
+func (*Command_SetRoles) isCommand_Body() {}
+
+func (*Command_LearningOrder) isCommand_Body() {}
+
+func (*Command_NoteRollOuts) isCommand_Body() {}
+
+// Which role groups there are and which hosts changed theirs, as the engine found them.
+type SetRoles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Groups        []*RoleGroup           `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`       // new ones, and those whose sketch changed
+	Dissolved     []string               `protobuf:"bytes,2,rep,name=dissolved,proto3" json:"dissolved,omitempty"` // names; their hosts have no role any more
+	Hosts         []*HostRole            `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetRoles) Reset() {
+	*x = SetRoles{}
+	mi := &file_vedette_raft_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetRoles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetRoles) ProtoMessage() {}
+
+func (x *SetRoles) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetRoles.ProtoReflect.Descriptor instead.
+func (*SetRoles) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SetRoles) GetGroups() []*RoleGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *SetRoles) GetDissolved() []string {
+	if x != nil {
+		return x.Dissolved
+	}
+	return nil
+}
+
+func (x *SetRoles) GetHosts() []*HostRole {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type RoleGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Basis         string                 `protobuf:"bytes,2,opt,name=basis,proto3" json:"basis,omitempty"`   // "label" or "similar"
+	Sketch        []byte                 `protobuf:"bytes,3,opt,name=sketch,proto3" json:"sketch,omitempty"` // the keys, 8 bytes each, that its hosts are compared with; empty for a label
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleGroup) Reset() {
+	*x = RoleGroup{}
+	mi := &file_vedette_raft_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleGroup) ProtoMessage() {}
+
+func (x *RoleGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleGroup.ProtoReflect.Descriptor instead.
+func (*RoleGroup) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RoleGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RoleGroup) GetBasis() string {
+	if x != nil {
+		return x.Basis
+	}
+	return ""
+}
+
+func (x *RoleGroup) GetSketch() []byte {
+	if x != nil {
+		return x.Sketch
+	}
+	return nil
+}
+
+type HostRole struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`          // empty: none any more
+	Permille      uint32                 `protobuf:"varint,3,opt,name=permille,proto3" json:"permille,omitempty"` // how much of its behaviours it shares with the group's sketch
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostRole) Reset() {
+	*x = HostRole{}
+	mi := &file_vedette_raft_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostRole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostRole) ProtoMessage() {}
+
+func (x *HostRole) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostRole.ProtoReflect.Descriptor instead.
+func (*HostRole) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HostRole) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HostRole) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *HostRole) GetPermille() uint32 {
+	if x != nil {
+		return x.Permille
+	}
+	return 0
+}
+
+// What people, or a host's answer, say of learning.
+type LearningOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*LearningOrder_Pack
+	//	*LearningOrder_Unlearn
+	//	*LearningOrder_Unlearnt
+	Body          isLearningOrder_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LearningOrder) Reset() {
+	*x = LearningOrder{}
+	mi := &file_vedette_raft_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LearningOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LearningOrder) ProtoMessage() {}
+
+func (x *LearningOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LearningOrder.ProtoReflect.Descriptor instead.
+func (*LearningOrder) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LearningOrder) GetBody() isLearningOrder_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *LearningOrder) GetPack() *sensorv1.SignedPack {
+	if x != nil {
+		if x, ok := x.Body.(*LearningOrder_Pack); ok {
+			return x.Pack
+		}
+	}
+	return nil
+}
+
+func (x *LearningOrder) GetUnlearn() *sensorv1.SignedUnlearn {
+	if x != nil {
+		if x, ok := x.Body.(*LearningOrder_Unlearn); ok {
+			return x.Unlearn
+		}
+	}
+	return nil
+}
+
+func (x *LearningOrder) GetUnlearnt() *UnlearntBy {
+	if x != nil {
+		if x, ok := x.Body.(*LearningOrder_Unlearnt); ok {
+			return x.Unlearnt
+		}
+	}
+	return nil
+}
+
+type isLearningOrder_Body interface {
+	isLearningOrder_Body()
+}
+
+type LearningOrder_Pack struct {
+	Pack *sensorv1.SignedPack `protobuf:"bytes,1,opt,name=pack,proto3,oneof"`
+}
+
+type LearningOrder_Unlearn struct {
+	Unlearn *sensorv1.SignedUnlearn `protobuf:"bytes,2,opt,name=unlearn,proto3,oneof"`
+}
+
+type LearningOrder_Unlearnt struct {
+	Unlearnt *UnlearntBy `protobuf:"bytes,3,opt,name=unlearnt,proto3,oneof"`
+}
+
+func (*LearningOrder_Pack) isLearningOrder_Body() {}
+
+func (*LearningOrder_Unlearn) isLearningOrder_Body() {}
+
+func (*LearningOrder_Unlearnt) isLearningOrder_Body() {}
+
+type UnlearntBy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // from the certificate
+	Unlearnt      *sensorv1.Unlearnt     `protobuf:"bytes,2,opt,name=unlearnt,proto3" json:"unlearnt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlearntBy) Reset() {
+	*x = UnlearntBy{}
+	mi := &file_vedette_raft_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlearntBy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlearntBy) ProtoMessage() {}
+
+func (x *UnlearntBy) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlearntBy.ProtoReflect.Descriptor instead.
+func (*UnlearntBy) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UnlearntBy) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *UnlearntBy) GetUnlearnt() *sensorv1.Unlearnt {
+	if x != nil {
+		return x.Unlearnt
+	}
+	return nil
+}
+
+// Behaviours that came to many hosts within hours, by installers.
+type NoteRollOuts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RollOuts      []*RollOut             `protobuf:"bytes,1,rep,name=roll_outs,json=rollOuts,proto3" json:"roll_outs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRollOuts) Reset() {
+	*x = NoteRollOuts{}
+	mi := &file_vedette_raft_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRollOuts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRollOuts) ProtoMessage() {}
+
+func (x *NoteRollOuts) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRollOuts.ProtoReflect.Descriptor instead.
+func (*NoteRollOuts) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NoteRollOuts) GetRollOuts() []*RollOut {
+	if x != nil {
+		return x.RollOuts
+	}
+	return nil
+}
+
+type RollOut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`                               // of the behaviour
+	FirstSeen     int64                  `protobuf:"varint,2,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"` // on the first host, Unix ns
+	LastSeen      int64                  `protobuf:"varint,3,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`    // on the last new one
+	Hosts         uint32                 `protobuf:"varint,4,opt,name=hosts,proto3" json:"hosts,omitempty"`                          // that it came to in that time
+	Installed     uint32                 `protobuf:"varint,5,opt,name=installed,proto3" json:"installed,omitempty"`                  // of these, where an installer worked shortly before
+	By            string                 `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`                                 // the installer's name on most of them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollOut) Reset() {
+	*x = RollOut{}
+	mi := &file_vedette_raft_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollOut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollOut) ProtoMessage() {}
+
+func (x *RollOut) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollOut.ProtoReflect.Descriptor instead.
+func (*RollOut) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RollOut) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RollOut) GetFirstSeen() int64 {
+	if x != nil {
+		return x.FirstSeen
+	}
+	return 0
+}
+
+func (x *RollOut) GetLastSeen() int64 {
+	if x != nil {
+		return x.LastSeen
+	}
+	return 0
+}
+
+func (x *RollOut) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *RollOut) GetInstalled() uint32 {
+	if x != nil {
+		return x.Installed
+	}
+	return 0
+}
+
+func (x *RollOut) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -670,7 +1179,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[1]
+	mi := &file_vedette_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +1191,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[1]
+	mi := &file_vedette_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +1204,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{1}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -715,7 +1224,7 @@ type Ingest struct {
 
 func (x *Ingest) Reset() {
 	*x = Ingest{}
-	mi := &file_vedette_raft_proto_msgTypes[2]
+	mi := &file_vedette_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +1236,7 @@ func (x *Ingest) String() string {
 func (*Ingest) ProtoMessage() {}
 
 func (x *Ingest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[2]
+	mi := &file_vedette_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +1249,7 @@ func (x *Ingest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingest.ProtoReflect.Descriptor instead.
 func (*Ingest) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{2}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Ingest) GetBatches() []*HostBatch {
@@ -760,7 +1269,7 @@ type HostBatch struct {
 
 func (x *HostBatch) Reset() {
 	*x = HostBatch{}
-	mi := &file_vedette_raft_proto_msgTypes[3]
+	mi := &file_vedette_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +1281,7 @@ func (x *HostBatch) String() string {
 func (*HostBatch) ProtoMessage() {}
 
 func (x *HostBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[3]
+	mi := &file_vedette_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +1294,7 @@ func (x *HostBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBatch.ProtoReflect.Descriptor instead.
 func (*HostBatch) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{3}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HostBatch) GetHost() string {
@@ -813,7 +1322,7 @@ type EnrollHost struct {
 
 func (x *EnrollHost) Reset() {
 	*x = EnrollHost{}
-	mi := &file_vedette_raft_proto_msgTypes[4]
+	mi := &file_vedette_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1334,7 @@ func (x *EnrollHost) String() string {
 func (*EnrollHost) ProtoMessage() {}
 
 func (x *EnrollHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[4]
+	mi := &file_vedette_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1347,7 @@ func (x *EnrollHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollHost.ProtoReflect.Descriptor instead.
 func (*EnrollHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{4}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EnrollHost) GetHost() string {
@@ -875,7 +1384,7 @@ type CreateToken struct {
 
 func (x *CreateToken) Reset() {
 	*x = CreateToken{}
-	mi := &file_vedette_raft_proto_msgTypes[5]
+	mi := &file_vedette_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1396,7 @@ func (x *CreateToken) String() string {
 func (*CreateToken) ProtoMessage() {}
 
 func (x *CreateToken) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[5]
+	mi := &file_vedette_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1409,7 @@ func (x *CreateToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateToken.ProtoReflect.Descriptor instead.
 func (*CreateToken) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{5}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateToken) GetTokenId() string {
@@ -954,7 +1463,7 @@ type ConsumeToken struct {
 
 func (x *ConsumeToken) Reset() {
 	*x = ConsumeToken{}
-	mi := &file_vedette_raft_proto_msgTypes[6]
+	mi := &file_vedette_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1475,7 @@ func (x *ConsumeToken) String() string {
 func (*ConsumeToken) ProtoMessage() {}
 
 func (x *ConsumeToken) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[6]
+	mi := &file_vedette_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1488,7 @@ func (x *ConsumeToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeToken.ProtoReflect.Descriptor instead.
 func (*ConsumeToken) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{6}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConsumeToken) GetTokenId() string {
@@ -1045,7 +1554,7 @@ type RequestResponse struct {
 
 func (x *RequestResponse) Reset() {
 	*x = RequestResponse{}
-	mi := &file_vedette_raft_proto_msgTypes[7]
+	mi := &file_vedette_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1566,7 @@ func (x *RequestResponse) String() string {
 func (*RequestResponse) ProtoMessage() {}
 
 func (x *RequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[7]
+	mi := &file_vedette_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1579,7 @@ func (x *RequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestResponse.ProtoReflect.Descriptor instead.
 func (*RequestResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{7}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RequestResponse) GetOperation() string {
@@ -1115,7 +1624,7 @@ type ApproveOperation struct {
 
 func (x *ApproveOperation) Reset() {
 	*x = ApproveOperation{}
-	mi := &file_vedette_raft_proto_msgTypes[8]
+	mi := &file_vedette_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1636,7 @@ func (x *ApproveOperation) String() string {
 func (*ApproveOperation) ProtoMessage() {}
 
 func (x *ApproveOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[8]
+	mi := &file_vedette_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1649,7 @@ func (x *ApproveOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperation.ProtoReflect.Descriptor instead.
 func (*ApproveOperation) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{8}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ApproveOperation) GetOperation() string {
@@ -1182,7 +1691,7 @@ type VetoOperation struct {
 
 func (x *VetoOperation) Reset() {
 	*x = VetoOperation{}
-	mi := &file_vedette_raft_proto_msgTypes[9]
+	mi := &file_vedette_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1703,7 @@ func (x *VetoOperation) String() string {
 func (*VetoOperation) ProtoMessage() {}
 
 func (x *VetoOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[9]
+	mi := &file_vedette_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1716,7 @@ func (x *VetoOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperation.ProtoReflect.Descriptor instead.
 func (*VetoOperation) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{9}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VetoOperation) GetOperation() string {
@@ -1234,7 +1743,7 @@ type PutIntent struct {
 
 func (x *PutIntent) Reset() {
 	*x = PutIntent{}
-	mi := &file_vedette_raft_proto_msgTypes[10]
+	mi := &file_vedette_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1755,7 @@ func (x *PutIntent) String() string {
 func (*PutIntent) ProtoMessage() {}
 
 func (x *PutIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[10]
+	mi := &file_vedette_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1768,7 @@ func (x *PutIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIntent.ProtoReflect.Descriptor instead.
 func (*PutIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{10}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutIntent) GetSigned() *sensorv1.SignedIntent {
@@ -1293,7 +1802,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_vedette_raft_proto_msgTypes[11]
+	mi := &file_vedette_raft_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1814,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[11]
+	mi := &file_vedette_raft_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1827,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{11}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProposeResponse) GetGrant() *sensorv1.Grant {
@@ -1380,7 +1889,7 @@ type StartOperation struct {
 
 func (x *StartOperation) Reset() {
 	*x = StartOperation{}
-	mi := &file_vedette_raft_proto_msgTypes[12]
+	mi := &file_vedette_raft_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1901,7 @@ func (x *StartOperation) String() string {
 func (*StartOperation) ProtoMessage() {}
 
 func (x *StartOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[12]
+	mi := &file_vedette_raft_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1914,7 @@ func (x *StartOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOperation.ProtoReflect.Descriptor instead.
 func (*StartOperation) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{12}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StartOperation) GetOperation() string {
@@ -1444,7 +1953,7 @@ type Incident struct {
 
 func (x *Incident) Reset() {
 	*x = Incident{}
-	mi := &file_vedette_raft_proto_msgTypes[13]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1965,7 @@ func (x *Incident) String() string {
 func (*Incident) ProtoMessage() {}
 
 func (x *Incident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[13]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1978,7 @@ func (x *Incident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incident.ProtoReflect.Descriptor instead.
 func (*Incident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{13}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Incident) GetId() string {
@@ -1631,7 +2140,7 @@ type TimelineEntry struct {
 
 func (x *TimelineEntry) Reset() {
 	*x = TimelineEntry{}
-	mi := &file_vedette_raft_proto_msgTypes[14]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +2152,7 @@ func (x *TimelineEntry) String() string {
 func (*TimelineEntry) ProtoMessage() {}
 
 func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[14]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +2165,7 @@ func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
 func (*TimelineEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{14}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TimelineEntry) GetTime() int64 {
@@ -1700,7 +2209,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_vedette_raft_proto_msgTypes[15]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +2221,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[15]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +2234,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{15}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Edge) GetFrom() string {
@@ -1774,7 +2283,7 @@ type PutIncident struct {
 
 func (x *PutIncident) Reset() {
 	*x = PutIncident{}
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +2295,7 @@ func (x *PutIncident) String() string {
 func (*PutIncident) ProtoMessage() {}
 
 func (x *PutIncident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +2308,7 @@ func (x *PutIncident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIncident.ProtoReflect.Descriptor instead.
 func (*PutIncident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutIncident) GetIncident() *Incident {
@@ -1827,7 +2336,7 @@ type CloseIncident struct {
 
 func (x *CloseIncident) Reset() {
 	*x = CloseIncident{}
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2348,7 @@ func (x *CloseIncident) String() string {
 func (*CloseIncident) ProtoMessage() {}
 
 func (x *CloseIncident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2361,7 @@ func (x *CloseIncident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncident.ProtoReflect.Descriptor instead.
 func (*CloseIncident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CloseIncident) GetId() string {
@@ -1885,7 +2394,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2406,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2419,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutNode) GetNode() *sensorv1.Node {
@@ -1929,7 +2438,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2450,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2463,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveNode) GetId() string {
@@ -1974,7 +2483,7 @@ type PutSignedNodes struct {
 
 func (x *PutSignedNodes) Reset() {
 	*x = PutSignedNodes{}
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2495,7 @@ func (x *PutSignedNodes) String() string {
 func (*PutSignedNodes) ProtoMessage() {}
 
 func (x *PutSignedNodes) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2508,7 @@ func (x *PutSignedNodes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodes.ProtoReflect.Descriptor instead.
 func (*PutSignedNodes) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutSignedNodes) GetSigned() *sensorv1.SignedNodes {
@@ -2029,7 +2538,7 @@ type HostSession struct {
 
 func (x *HostSession) Reset() {
 	*x = HostSession{}
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2550,7 @@ func (x *HostSession) String() string {
 func (*HostSession) ProtoMessage() {}
 
 func (x *HostSession) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2563,7 @@ func (x *HostSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSession.ProtoReflect.Descriptor instead.
 func (*HostSession) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HostSession) GetHost() string {
@@ -2138,7 +2647,7 @@ type BeginSessions struct {
 
 func (x *BeginSessions) Reset() {
 	*x = BeginSessions{}
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2659,7 @@ func (x *BeginSessions) String() string {
 func (*BeginSessions) ProtoMessage() {}
 
 func (x *BeginSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2672,7 @@ func (x *BeginSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginSessions.ProtoReflect.Descriptor instead.
 func (*BeginSessions) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *BeginSessions) GetSessions() []*HostSession {
@@ -2187,7 +2696,7 @@ type SessionsEnded struct {
 
 func (x *SessionsEnded) Reset() {
 	*x = SessionsEnded{}
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2708,7 @@ func (x *SessionsEnded) String() string {
 func (*SessionsEnded) ProtoMessage() {}
 
 func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2721,7 @@ func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsEnded.ProtoReflect.Descriptor instead.
 func (*SessionsEnded) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SessionsEnded) GetNode() string {
@@ -2251,7 +2760,7 @@ type SessionEnd struct {
 
 func (x *SessionEnd) Reset() {
 	*x = SessionEnd{}
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2772,7 @@ func (x *SessionEnd) String() string {
 func (*SessionEnd) ProtoMessage() {}
 
 func (x *SessionEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2785,7 @@ func (x *SessionEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEnd.ProtoReflect.Descriptor instead.
 func (*SessionEnd) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SessionEnd) GetHost() string {
@@ -2326,7 +2835,7 @@ type RaiseSilence struct {
 
 func (x *RaiseSilence) Reset() {
 	*x = RaiseSilence{}
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2847,7 @@ func (x *RaiseSilence) String() string {
 func (*RaiseSilence) ProtoMessage() {}
 
 func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2860,7 @@ func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseSilence.ProtoReflect.Descriptor instead.
 func (*RaiseSilence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RaiseSilence) GetFinding() *sensorv1.Finding {
@@ -2378,7 +2887,7 @@ type SilentHost struct {
 
 func (x *SilentHost) Reset() {
 	*x = SilentHost{}
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2899,7 @@ func (x *SilentHost) String() string {
 func (*SilentHost) ProtoMessage() {}
 
 func (x *SilentHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2912,7 @@ func (x *SilentHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilentHost.ProtoReflect.Descriptor instead.
 func (*SilentHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SilentHost) GetHost() string {
@@ -2433,7 +2942,7 @@ type PutOperator struct {
 
 func (x *PutOperator) Reset() {
 	*x = PutOperator{}
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2954,7 @@ func (x *PutOperator) String() string {
 func (*PutOperator) ProtoMessage() {}
 
 func (x *PutOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2967,7 @@ func (x *PutOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOperator.ProtoReflect.Descriptor instead.
 func (*PutOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutOperator) GetName() string {
@@ -2505,7 +3014,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +3026,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +3039,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Result) GetRejected() string {
@@ -2592,7 +3101,7 @@ type SessionBegun struct {
 
 func (x *SessionBegun) Reset() {
 	*x = SessionBegun{}
-	mi := &file_vedette_raft_proto_msgTypes[29]
+	mi := &file_vedette_raft_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +3113,7 @@ func (x *SessionBegun) String() string {
 func (*SessionBegun) ProtoMessage() {}
 
 func (x *SessionBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[29]
+	mi := &file_vedette_raft_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +3126,7 @@ func (x *SessionBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionBegun.ProtoReflect.Descriptor instead.
 func (*SessionBegun) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{29}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SessionBegun) GetRejected() string {
@@ -2646,7 +3155,7 @@ type HostAck struct {
 
 func (x *HostAck) Reset() {
 	*x = HostAck{}
-	mi := &file_vedette_raft_proto_msgTypes[30]
+	mi := &file_vedette_raft_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +3167,7 @@ func (x *HostAck) String() string {
 func (*HostAck) ProtoMessage() {}
 
 func (x *HostAck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[30]
+	mi := &file_vedette_raft_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +3180,7 @@ func (x *HostAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostAck.ProtoReflect.Descriptor instead.
 func (*HostAck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{30}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HostAck) GetHost() string {
@@ -2715,7 +3224,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +3236,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +3249,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ForwardReply) GetResult() *Result {
@@ -2805,7 +3314,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_vedette_raft_proto_msgTypes[32]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3326,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[32]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3339,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeStatus) GetVersion() string {
@@ -2938,7 +3447,7 @@ type ReportDivergence struct {
 
 func (x *ReportDivergence) Reset() {
 	*x = ReportDivergence{}
-	mi := &file_vedette_raft_proto_msgTypes[33]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3459,7 @@ func (x *ReportDivergence) String() string {
 func (*ReportDivergence) ProtoMessage() {}
 
 func (x *ReportDivergence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[33]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3472,7 @@ func (x *ReportDivergence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDivergence.ProtoReflect.Descriptor instead.
 func (*ReportDivergence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReportDivergence) GetNode() string {
@@ -3014,7 +3523,7 @@ type StateCheck struct {
 
 func (x *StateCheck) Reset() {
 	*x = StateCheck{}
-	mi := &file_vedette_raft_proto_msgTypes[34]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3535,7 @@ func (x *StateCheck) String() string {
 func (*StateCheck) ProtoMessage() {}
 
 func (x *StateCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[34]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3548,7 @@ func (x *StateCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCheck.ProtoReflect.Descriptor instead.
 func (*StateCheck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StateCheck) GetWindow() uint64 {
@@ -3082,7 +3591,7 @@ type SuspectSensor struct {
 
 func (x *SuspectSensor) Reset() {
 	*x = SuspectSensor{}
-	mi := &file_vedette_raft_proto_msgTypes[35]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3603,7 @@ func (x *SuspectSensor) String() string {
 func (*SuspectSensor) ProtoMessage() {}
 
 func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[35]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3616,7 @@ func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectSensor.ProtoReflect.Descriptor instead.
 func (*SuspectSensor) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{35}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SuspectSensor) GetHost() string {
@@ -3145,7 +3654,7 @@ type RestoreCluster struct {
 
 func (x *RestoreCluster) Reset() {
 	*x = RestoreCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[36]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3666,7 @@ func (x *RestoreCluster) String() string {
 func (*RestoreCluster) ProtoMessage() {}
 
 func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[36]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3679,7 @@ func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCluster.ProtoReflect.Descriptor instead.
 func (*RestoreCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{36}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestoreCluster) GetNode() *sensorv1.Node {
@@ -3214,7 +3723,7 @@ type RecoverCluster struct {
 
 func (x *RecoverCluster) Reset() {
 	*x = RecoverCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[37]
+	mi := &file_vedette_raft_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3226,7 +3735,7 @@ func (x *RecoverCluster) String() string {
 func (*RecoverCluster) ProtoMessage() {}
 
 func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[37]
+	mi := &file_vedette_raft_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3239,7 +3748,7 @@ func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
 func (*RecoverCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{37}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RecoverCluster) GetNode() *sensorv1.Node {
@@ -3273,7 +3782,7 @@ type NoteBackup struct {
 
 func (x *NoteBackup) Reset() {
 	*x = NoteBackup{}
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3285,7 +3794,7 @@ func (x *NoteBackup) String() string {
 func (*NoteBackup) ProtoMessage() {}
 
 func (x *NoteBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3298,7 +3807,7 @@ func (x *NoteBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
 func (*NoteBackup) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *NoteBackup) GetIdentity() bool {
@@ -3319,7 +3828,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3840,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3853,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveHost) GetHost() string {
@@ -3372,7 +3881,7 @@ type RetireHost struct {
 
 func (x *RetireHost) Reset() {
 	*x = RetireHost{}
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3893,7 @@ func (x *RetireHost) String() string {
 func (*RetireHost) ProtoMessage() {}
 
 func (x *RetireHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3906,7 @@ func (x *RetireHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireHost.ProtoReflect.Descriptor instead.
 func (*RetireHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RetireHost) GetHost() string {
@@ -3425,7 +3934,7 @@ type PutRevocations struct {
 
 func (x *PutRevocations) Reset() {
 	*x = PutRevocations{}
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3437,7 +3946,7 @@ func (x *PutRevocations) String() string {
 func (*PutRevocations) ProtoMessage() {}
 
 func (x *PutRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3450,7 +3959,7 @@ func (x *PutRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocations.ProtoReflect.Descriptor instead.
 func (*PutRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PutRevocations) GetSigned() *sensorv1.SignedRevocations {
@@ -3477,7 +3986,7 @@ type PutCheckpoint struct {
 
 func (x *PutCheckpoint) Reset() {
 	*x = PutCheckpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3489,7 +3998,7 @@ func (x *PutCheckpoint) String() string {
 func (*PutCheckpoint) ProtoMessage() {}
 
 func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3502,7 +4011,7 @@ func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCheckpoint.ProtoReflect.Descriptor instead.
 func (*PutCheckpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PutCheckpoint) GetCheckpoint() *Checkpoint {
@@ -3528,7 +4037,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[43]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +4049,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[43]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +4062,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Checkpoint) GetClusterId() string {
@@ -3627,7 +4136,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3639,7 +4148,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3652,7 +4161,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Retain) GetRows() uint32 {
@@ -3744,7 +4253,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3756,7 +4265,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3769,7 +4278,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Forget) GetSightings() uint32 {
@@ -3807,7 +4316,7 @@ type PutTrust struct {
 
 func (x *PutTrust) Reset() {
 	*x = PutTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3819,7 +4328,7 @@ func (x *PutTrust) String() string {
 func (*PutTrust) ProtoMessage() {}
 
 func (x *PutTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3832,7 +4341,7 @@ func (x *PutTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrust.ProtoReflect.Descriptor instead.
 func (*PutTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PutTrust) GetSigned() *sensorv1.SignedTrust {
@@ -3875,7 +4384,7 @@ type NoteTrust struct {
 
 func (x *NoteTrust) Reset() {
 	*x = NoteTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4396,7 @@ func (x *NoteTrust) String() string {
 func (*NoteTrust) ProtoMessage() {}
 
 func (x *NoteTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4409,7 @@ func (x *NoteTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteTrust.ProtoReflect.Descriptor instead.
 func (*NoteTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *NoteTrust) GetHosts() []*HostTrust {
@@ -3935,7 +4444,7 @@ type HostTrust struct {
 
 func (x *HostTrust) Reset() {
 	*x = HostTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4456,7 @@ func (x *HostTrust) String() string {
 func (*HostTrust) ProtoMessage() {}
 
 func (x *HostTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4469,7 @@ func (x *HostTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTrust.ProtoReflect.Descriptor instead.
 func (*HostTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *HostTrust) GetHost() string {
@@ -3994,7 +4503,7 @@ type HolderTrust struct {
 
 func (x *HolderTrust) Reset() {
 	*x = HolderTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4515,7 @@ func (x *HolderTrust) String() string {
 func (*HolderTrust) ProtoMessage() {}
 
 func (x *HolderTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4528,7 @@ func (x *HolderTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HolderTrust.ProtoReflect.Descriptor instead.
 func (*HolderTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *HolderTrust) GetName() string {
@@ -4049,7 +4558,7 @@ type ExportMark struct {
 
 func (x *ExportMark) Reset() {
 	*x = ExportMark{}
-	mi := &file_vedette_raft_proto_msgTypes[50]
+	mi := &file_vedette_raft_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4061,7 +4570,7 @@ func (x *ExportMark) String() string {
 func (*ExportMark) ProtoMessage() {}
 
 func (x *ExportMark) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[50]
+	mi := &file_vedette_raft_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4074,7 +4583,7 @@ func (x *ExportMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportMark.ProtoReflect.Descriptor instead.
 func (*ExportMark) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExportMark) GetSink() string {
@@ -4119,7 +4628,7 @@ type ExportPlace struct {
 
 func (x *ExportPlace) Reset() {
 	*x = ExportPlace{}
-	mi := &file_vedette_raft_proto_msgTypes[51]
+	mi := &file_vedette_raft_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4131,7 +4640,7 @@ func (x *ExportPlace) String() string {
 func (*ExportPlace) ProtoMessage() {}
 
 func (x *ExportPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[51]
+	mi := &file_vedette_raft_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4144,7 +4653,7 @@ func (x *ExportPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPlace.ProtoReflect.Descriptor instead.
 func (*ExportPlace) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExportPlace) GetFindings() int64 {
@@ -4186,7 +4695,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xb8\x13\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x82\x15\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -4234,8 +4743,42 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrust\x12>\n" +
 	"\vexport_mark\x182 \x01(\v2\x1b.vedette.raft.v1.ExportMarkH\x00R\n" +
 	"exportMark\x12G\n" +
-	"\x0ebegin_sessions\x18; \x01(\v2\x1e.vedette.raft.v1.BeginSessionsH\x00R\rbeginSessionsB\x06\n" +
-	"\x04body\",\n" +
+	"\x0ebegin_sessions\x18; \x01(\v2\x1e.vedette.raft.v1.BeginSessionsH\x00R\rbeginSessions\x128\n" +
+	"\tset_roles\x18A \x01(\v2\x19.vedette.raft.v1.SetRolesH\x00R\bsetRoles\x12G\n" +
+	"\x0elearning_order\x18B \x01(\v2\x1e.vedette.raft.v1.LearningOrderH\x00R\rlearningOrder\x12E\n" +
+	"\x0enote_roll_outs\x18C \x01(\v2\x1d.vedette.raft.v1.NoteRollOutsH\x00R\fnoteRollOutsB\x06\n" +
+	"\x04body\"\x8d\x01\n" +
+	"\bSetRoles\x122\n" +
+	"\x06groups\x18\x01 \x03(\v2\x1a.vedette.raft.v1.RoleGroupR\x06groups\x12\x1c\n" +
+	"\tdissolved\x18\x02 \x03(\tR\tdissolved\x12/\n" +
+	"\x05hosts\x18\x03 \x03(\v2\x19.vedette.raft.v1.HostRoleR\x05hosts\"M\n" +
+	"\tRoleGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05basis\x18\x02 \x01(\tR\x05basis\x12\x16\n" +
+	"\x06sketch\x18\x03 \x01(\fR\x06sketch\"N\n" +
+	"\bHostRole\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1a\n" +
+	"\bpermille\x18\x03 \x01(\rR\bpermille\"\xc5\x01\n" +
+	"\rLearningOrder\x123\n" +
+	"\x04pack\x18\x01 \x01(\v2\x1d.vedette.sensor.v1.SignedPackH\x00R\x04pack\x12<\n" +
+	"\aunlearn\x18\x02 \x01(\v2 .vedette.sensor.v1.SignedUnlearnH\x00R\aunlearn\x129\n" +
+	"\bunlearnt\x18\x03 \x01(\v2\x1b.vedette.raft.v1.UnlearntByH\x00R\bunlearntB\x06\n" +
+	"\x04body\"Y\n" +
+	"\n" +
+	"UnlearntBy\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x127\n" +
+	"\bunlearnt\x18\x02 \x01(\v2\x1b.vedette.sensor.v1.UnlearntR\bunlearnt\"E\n" +
+	"\fNoteRollOuts\x125\n" +
+	"\troll_outs\x18\x01 \x03(\v2\x18.vedette.raft.v1.RollOutR\brollOuts\"\x9b\x01\n" +
+	"\aRollOut\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1d\n" +
+	"\n" +
+	"first_seen\x18\x02 \x01(\x03R\tfirstSeen\x12\x1b\n" +
+	"\tlast_seen\x18\x03 \x01(\x03R\blastSeen\x12\x14\n" +
+	"\x05hosts\x18\x04 \x01(\rR\x05hosts\x12\x1c\n" +
+	"\tinstalled\x18\x05 \x01(\rR\tinstalled\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\">\n" +
@@ -4544,155 +5087,175 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
-	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
-	(*Ingest)(nil),                     // 2: vedette.raft.v1.Ingest
-	(*HostBatch)(nil),                  // 3: vedette.raft.v1.HostBatch
-	(*EnrollHost)(nil),                 // 4: vedette.raft.v1.EnrollHost
-	(*CreateToken)(nil),                // 5: vedette.raft.v1.CreateToken
-	(*ConsumeToken)(nil),               // 6: vedette.raft.v1.ConsumeToken
-	(*RequestResponse)(nil),            // 7: vedette.raft.v1.RequestResponse
-	(*ApproveOperation)(nil),           // 8: vedette.raft.v1.ApproveOperation
-	(*VetoOperation)(nil),              // 9: vedette.raft.v1.VetoOperation
-	(*PutIntent)(nil),                  // 10: vedette.raft.v1.PutIntent
-	(*ProposeResponse)(nil),            // 11: vedette.raft.v1.ProposeResponse
-	(*StartOperation)(nil),             // 12: vedette.raft.v1.StartOperation
-	(*Incident)(nil),                   // 13: vedette.raft.v1.Incident
-	(*TimelineEntry)(nil),              // 14: vedette.raft.v1.TimelineEntry
-	(*Edge)(nil),                       // 15: vedette.raft.v1.Edge
-	(*PutIncident)(nil),                // 16: vedette.raft.v1.PutIncident
-	(*CloseIncident)(nil),              // 17: vedette.raft.v1.CloseIncident
-	(*PutNode)(nil),                    // 18: vedette.raft.v1.PutNode
-	(*RemoveNode)(nil),                 // 19: vedette.raft.v1.RemoveNode
-	(*PutSignedNodes)(nil),             // 20: vedette.raft.v1.PutSignedNodes
-	(*HostSession)(nil),                // 21: vedette.raft.v1.HostSession
-	(*BeginSessions)(nil),              // 22: vedette.raft.v1.BeginSessions
-	(*SessionsEnded)(nil),              // 23: vedette.raft.v1.SessionsEnded
-	(*SessionEnd)(nil),                 // 24: vedette.raft.v1.SessionEnd
-	(*RaiseSilence)(nil),               // 25: vedette.raft.v1.RaiseSilence
-	(*SilentHost)(nil),                 // 26: vedette.raft.v1.SilentHost
-	(*PutOperator)(nil),                // 27: vedette.raft.v1.PutOperator
-	(*Result)(nil),                     // 28: vedette.raft.v1.Result
-	(*SessionBegun)(nil),               // 29: vedette.raft.v1.SessionBegun
-	(*HostAck)(nil),                    // 30: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),               // 31: vedette.raft.v1.ForwardReply
-	(*NodeStatus)(nil),                 // 32: vedette.raft.v1.NodeStatus
-	(*ReportDivergence)(nil),           // 33: vedette.raft.v1.ReportDivergence
-	(*StateCheck)(nil),                 // 34: vedette.raft.v1.StateCheck
-	(*SuspectSensor)(nil),              // 35: vedette.raft.v1.SuspectSensor
-	(*RestoreCluster)(nil),             // 36: vedette.raft.v1.RestoreCluster
-	(*RecoverCluster)(nil),             // 37: vedette.raft.v1.RecoverCluster
-	(*NoteBackup)(nil),                 // 38: vedette.raft.v1.NoteBackup
-	(*RemoveHost)(nil),                 // 39: vedette.raft.v1.RemoveHost
-	(*RetireHost)(nil),                 // 40: vedette.raft.v1.RetireHost
-	(*PutRevocations)(nil),             // 41: vedette.raft.v1.PutRevocations
-	(*PutCheckpoint)(nil),              // 42: vedette.raft.v1.PutCheckpoint
-	(*Checkpoint)(nil),                 // 43: vedette.raft.v1.Checkpoint
-	(*Retain)(nil),                     // 44: vedette.raft.v1.Retain
-	(*Forget)(nil),                     // 45: vedette.raft.v1.Forget
-	(*PutTrust)(nil),                   // 46: vedette.raft.v1.PutTrust
-	(*NoteTrust)(nil),                  // 47: vedette.raft.v1.NoteTrust
-	(*HostTrust)(nil),                  // 48: vedette.raft.v1.HostTrust
-	(*HolderTrust)(nil),                // 49: vedette.raft.v1.HolderTrust
-	(*ExportMark)(nil),                 // 50: vedette.raft.v1.ExportMark
-	(*ExportPlace)(nil),                // 51: vedette.raft.v1.ExportPlace
-	nil,                                // 52: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 53: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 54: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 55: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 56: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 57: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 58: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 59: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 60: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 61: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 62: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 63: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 64: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 65: vedette.sensor.v1.SignedTrust
+	(*SetRoles)(nil),                   // 1: vedette.raft.v1.SetRoles
+	(*RoleGroup)(nil),                  // 2: vedette.raft.v1.RoleGroup
+	(*HostRole)(nil),                   // 3: vedette.raft.v1.HostRole
+	(*LearningOrder)(nil),              // 4: vedette.raft.v1.LearningOrder
+	(*UnlearntBy)(nil),                 // 5: vedette.raft.v1.UnlearntBy
+	(*NoteRollOuts)(nil),               // 6: vedette.raft.v1.NoteRollOuts
+	(*RollOut)(nil),                    // 7: vedette.raft.v1.RollOut
+	(*InitCluster)(nil),                // 8: vedette.raft.v1.InitCluster
+	(*Ingest)(nil),                     // 9: vedette.raft.v1.Ingest
+	(*HostBatch)(nil),                  // 10: vedette.raft.v1.HostBatch
+	(*EnrollHost)(nil),                 // 11: vedette.raft.v1.EnrollHost
+	(*CreateToken)(nil),                // 12: vedette.raft.v1.CreateToken
+	(*ConsumeToken)(nil),               // 13: vedette.raft.v1.ConsumeToken
+	(*RequestResponse)(nil),            // 14: vedette.raft.v1.RequestResponse
+	(*ApproveOperation)(nil),           // 15: vedette.raft.v1.ApproveOperation
+	(*VetoOperation)(nil),              // 16: vedette.raft.v1.VetoOperation
+	(*PutIntent)(nil),                  // 17: vedette.raft.v1.PutIntent
+	(*ProposeResponse)(nil),            // 18: vedette.raft.v1.ProposeResponse
+	(*StartOperation)(nil),             // 19: vedette.raft.v1.StartOperation
+	(*Incident)(nil),                   // 20: vedette.raft.v1.Incident
+	(*TimelineEntry)(nil),              // 21: vedette.raft.v1.TimelineEntry
+	(*Edge)(nil),                       // 22: vedette.raft.v1.Edge
+	(*PutIncident)(nil),                // 23: vedette.raft.v1.PutIncident
+	(*CloseIncident)(nil),              // 24: vedette.raft.v1.CloseIncident
+	(*PutNode)(nil),                    // 25: vedette.raft.v1.PutNode
+	(*RemoveNode)(nil),                 // 26: vedette.raft.v1.RemoveNode
+	(*PutSignedNodes)(nil),             // 27: vedette.raft.v1.PutSignedNodes
+	(*HostSession)(nil),                // 28: vedette.raft.v1.HostSession
+	(*BeginSessions)(nil),              // 29: vedette.raft.v1.BeginSessions
+	(*SessionsEnded)(nil),              // 30: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),                 // 31: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),               // 32: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),                 // 33: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),                // 34: vedette.raft.v1.PutOperator
+	(*Result)(nil),                     // 35: vedette.raft.v1.Result
+	(*SessionBegun)(nil),               // 36: vedette.raft.v1.SessionBegun
+	(*HostAck)(nil),                    // 37: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),               // 38: vedette.raft.v1.ForwardReply
+	(*NodeStatus)(nil),                 // 39: vedette.raft.v1.NodeStatus
+	(*ReportDivergence)(nil),           // 40: vedette.raft.v1.ReportDivergence
+	(*StateCheck)(nil),                 // 41: vedette.raft.v1.StateCheck
+	(*SuspectSensor)(nil),              // 42: vedette.raft.v1.SuspectSensor
+	(*RestoreCluster)(nil),             // 43: vedette.raft.v1.RestoreCluster
+	(*RecoverCluster)(nil),             // 44: vedette.raft.v1.RecoverCluster
+	(*NoteBackup)(nil),                 // 45: vedette.raft.v1.NoteBackup
+	(*RemoveHost)(nil),                 // 46: vedette.raft.v1.RemoveHost
+	(*RetireHost)(nil),                 // 47: vedette.raft.v1.RetireHost
+	(*PutRevocations)(nil),             // 48: vedette.raft.v1.PutRevocations
+	(*PutCheckpoint)(nil),              // 49: vedette.raft.v1.PutCheckpoint
+	(*Checkpoint)(nil),                 // 50: vedette.raft.v1.Checkpoint
+	(*Retain)(nil),                     // 51: vedette.raft.v1.Retain
+	(*Forget)(nil),                     // 52: vedette.raft.v1.Forget
+	(*PutTrust)(nil),                   // 53: vedette.raft.v1.PutTrust
+	(*NoteTrust)(nil),                  // 54: vedette.raft.v1.NoteTrust
+	(*HostTrust)(nil),                  // 55: vedette.raft.v1.HostTrust
+	(*HolderTrust)(nil),                // 56: vedette.raft.v1.HolderTrust
+	(*ExportMark)(nil),                 // 57: vedette.raft.v1.ExportMark
+	(*ExportPlace)(nil),                // 58: vedette.raft.v1.ExportPlace
+	nil,                                // 59: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.SignedPack)(nil),        // 60: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 61: vedette.sensor.v1.SignedUnlearn
+	(*sensorv1.Unlearnt)(nil),          // 62: vedette.sensor.v1.Unlearnt
+	(*sensorv1.Batch)(nil),             // 63: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 64: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 65: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 66: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 67: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 68: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 69: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 70: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 71: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 72: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 73: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 74: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 75: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_raft_proto_depIdxs = []int32{
-	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
-	4,  // 1: vedette.raft.v1.Command.enroll_host:type_name -> vedette.raft.v1.EnrollHost
-	5,  // 2: vedette.raft.v1.Command.create_token:type_name -> vedette.raft.v1.CreateToken
-	6,  // 3: vedette.raft.v1.Command.consume_token:type_name -> vedette.raft.v1.ConsumeToken
-	7,  // 4: vedette.raft.v1.Command.request_response:type_name -> vedette.raft.v1.RequestResponse
-	16, // 5: vedette.raft.v1.Command.put_incident:type_name -> vedette.raft.v1.PutIncident
-	17, // 6: vedette.raft.v1.Command.close_incident:type_name -> vedette.raft.v1.CloseIncident
-	18, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
-	19, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
-	21, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
-	27, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
-	1,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
-	23, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
-	25, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
-	8,  // 14: vedette.raft.v1.Command.approve_operation:type_name -> vedette.raft.v1.ApproveOperation
-	9,  // 15: vedette.raft.v1.Command.veto_operation:type_name -> vedette.raft.v1.VetoOperation
-	10, // 16: vedette.raft.v1.Command.put_intent:type_name -> vedette.raft.v1.PutIntent
-	11, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
-	12, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
-	20, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
-	35, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
-	33, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
-	36, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
-	37, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
-	38, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
-	39, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
-	41, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
-	42, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
-	44, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
-	45, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
-	40, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
-	46, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
-	47, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
-	50, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
-	22, // 34: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
-	3,  // 35: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	53, // 36: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	54, // 37: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	55, // 38: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	52, // 39: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	55, // 40: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	54, // 41: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	56, // 42: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	57, // 43: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	58, // 44: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	59, // 45: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	60, // 46: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	61, // 47: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	58, // 48: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 49: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 50: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 51: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	56, // 52: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	62, // 53: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	54, // 54: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	21, // 55: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
-	24, // 56: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	63, // 57: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	26, // 58: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	30, // 59: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	29, // 60: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
-	28, // 61: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	32, // 62: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	34, // 63: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	56, // 64: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	56, // 65: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	64, // 66: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	43, // 67: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	65, // 68: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	48, // 69: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	49, // 70: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	49, // 71: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	51, // 72: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	51, // 73: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	74, // [74:74] is the sub-list for method output_type
-	74, // [74:74] is the sub-list for method input_type
-	74, // [74:74] is the sub-list for extension type_name
-	74, // [74:74] is the sub-list for extension extendee
-	0,  // [0:74] is the sub-list for field type_name
+	9,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
+	11, // 1: vedette.raft.v1.Command.enroll_host:type_name -> vedette.raft.v1.EnrollHost
+	12, // 2: vedette.raft.v1.Command.create_token:type_name -> vedette.raft.v1.CreateToken
+	13, // 3: vedette.raft.v1.Command.consume_token:type_name -> vedette.raft.v1.ConsumeToken
+	14, // 4: vedette.raft.v1.Command.request_response:type_name -> vedette.raft.v1.RequestResponse
+	23, // 5: vedette.raft.v1.Command.put_incident:type_name -> vedette.raft.v1.PutIncident
+	24, // 6: vedette.raft.v1.Command.close_incident:type_name -> vedette.raft.v1.CloseIncident
+	25, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
+	26, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
+	28, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
+	34, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
+	8,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
+	30, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
+	32, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
+	15, // 14: vedette.raft.v1.Command.approve_operation:type_name -> vedette.raft.v1.ApproveOperation
+	16, // 15: vedette.raft.v1.Command.veto_operation:type_name -> vedette.raft.v1.VetoOperation
+	17, // 16: vedette.raft.v1.Command.put_intent:type_name -> vedette.raft.v1.PutIntent
+	18, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
+	19, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
+	27, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
+	42, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
+	40, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
+	43, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
+	44, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
+	45, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
+	46, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
+	48, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	49, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	51, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
+	52, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
+	47, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
+	53, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
+	54, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
+	57, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
+	29, // 34: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
+	1,  // 35: vedette.raft.v1.Command.set_roles:type_name -> vedette.raft.v1.SetRoles
+	4,  // 36: vedette.raft.v1.Command.learning_order:type_name -> vedette.raft.v1.LearningOrder
+	6,  // 37: vedette.raft.v1.Command.note_roll_outs:type_name -> vedette.raft.v1.NoteRollOuts
+	2,  // 38: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
+	3,  // 39: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
+	60, // 40: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
+	61, // 41: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	5,  // 42: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
+	62, // 43: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	7,  // 44: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
+	10, // 45: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	63, // 46: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	64, // 47: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	65, // 48: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	59, // 49: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	65, // 50: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	64, // 51: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	66, // 52: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	67, // 53: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	68, // 54: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	69, // 55: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	70, // 56: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	71, // 57: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	68, // 58: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	21, // 59: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	22, // 60: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	20, // 61: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	66, // 62: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	72, // 63: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	64, // 64: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	28, // 65: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
+	31, // 66: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	73, // 67: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	33, // 68: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	37, // 69: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	36, // 70: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
+	35, // 71: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	39, // 72: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	41, // 73: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	66, // 74: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	66, // 75: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	74, // 76: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	50, // 77: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	75, // 78: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	55, // 79: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	56, // 80: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	56, // 81: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	58, // 82: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	58, // 83: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	84, // [84:84] is the sub-list for method output_type
+	84, // [84:84] is the sub-list for method input_type
+	84, // [84:84] is the sub-list for extension type_name
+	84, // [84:84] is the sub-list for extension extendee
+	0,  // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4736,6 +5299,14 @@ func file_vedette_raft_proto_init() {
 		(*Command_NoteTrust)(nil),
 		(*Command_ExportMark)(nil),
 		(*Command_BeginSessions)(nil),
+		(*Command_SetRoles)(nil),
+		(*Command_LearningOrder)(nil),
+		(*Command_NoteRollOuts)(nil),
+	}
+	file_vedette_raft_proto_msgTypes[4].OneofWrappers = []any{
+		(*LearningOrder_Pack)(nil),
+		(*LearningOrder_Unlearn)(nil),
+		(*LearningOrder_Unlearnt)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4743,7 +5314,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

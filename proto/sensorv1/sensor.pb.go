@@ -625,6 +625,7 @@ type SensorMessage struct {
 	//	*SensorMessage_GrantResult
 	//	*SensorMessage_Goodbye
 	//	*SensorMessage_Trusted
+	//	*SensorMessage_Unlearnt
 	Body          isSensorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -721,6 +722,15 @@ func (x *SensorMessage) GetTrusted() *Trusted {
 	return nil
 }
 
+func (x *SensorMessage) GetUnlearnt() *Unlearnt {
+	if x != nil {
+		if x, ok := x.Body.(*SensorMessage_Unlearnt); ok {
+			return x.Unlearnt
+		}
+	}
+	return nil
+}
+
 type isSensorMessage_Body interface {
 	isSensorMessage_Body()
 }
@@ -752,6 +762,11 @@ type SensorMessage_Trusted struct {
 	Trusted *Trusted `protobuf:"bytes,6,opt,name=trusted,proto3,oneof"`
 }
 
+type SensorMessage_Unlearnt struct {
+	// What became of an order to unlearn.
+	Unlearnt *Unlearnt `protobuf:"bytes,9,opt,name=unlearnt,proto3,oneof"`
+}
+
 func (*SensorMessage_Hello) isSensorMessage_Body() {}
 
 func (*SensorMessage_Batch) isSensorMessage_Body() {}
@@ -763,6 +778,8 @@ func (*SensorMessage_GrantResult) isSensorMessage_Body() {}
 func (*SensorMessage_Goodbye) isSensorMessage_Body() {}
 
 func (*SensorMessage_Trusted) isSensorMessage_Body() {}
+
+func (*SensorMessage_Unlearnt) isSensorMessage_Body() {}
 
 // A sensor that ends says so and waits shortly until the node hangs up, which it
 // does when the log has it. Whoever falls silent without a goodbye is a finding.
@@ -823,6 +840,8 @@ type CoordinatorMessage struct {
 	//	*CoordinatorMessage_Certificate
 	//	*CoordinatorMessage_Nodes
 	//	*CoordinatorMessage_Intent
+	//	*CoordinatorMessage_Pack
+	//	*CoordinatorMessage_Learning
 	Body          isCoordinatorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -937,6 +956,24 @@ func (x *CoordinatorMessage) GetIntent() *SignedIntent {
 	return nil
 }
 
+func (x *CoordinatorMessage) GetPack() *PackPart {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Pack); ok {
+			return x.Pack
+		}
+	}
+	return nil
+}
+
+func (x *CoordinatorMessage) GetLearning() *Learning {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Learning); ok {
+			return x.Learning
+		}
+	}
+	return nil
+}
+
 type isCoordinatorMessage_Body interface {
 	isCoordinatorMessage_Body()
 }
@@ -974,6 +1011,14 @@ type CoordinatorMessage_Intent struct {
 	Intent *SignedIntent `protobuf:"bytes,8,opt,name=intent,proto3,oneof"`
 }
 
+type CoordinatorMessage_Pack struct {
+	Pack *PackPart `protobuf:"bytes,11,opt,name=pack,proto3,oneof"`
+}
+
+type CoordinatorMessage_Learning struct {
+	Learning *Learning `protobuf:"bytes,12,opt,name=learning,proto3,oneof"`
+}
+
 func (*CoordinatorMessage_Welcome) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Refusal) isCoordinatorMessage_Body() {}
@@ -990,6 +1035,10 @@ func (*CoordinatorMessage_Nodes) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Intent) isCoordinatorMessage_Body() {}
 
+func (*CoordinatorMessage_Pack) isCoordinatorMessage_Body() {}
+
+func (*CoordinatorMessage_Learning) isCoordinatorMessage_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -1003,8 +1052,11 @@ type Hello struct {
 	KernelBoot []byte `protobuf:"bytes,5,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
 	Instance   []byte `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
 	// How long the sensor lets a session be quiet before it pings. 0: 10 s.
-	KeepAliveMs   uint32   `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
-	Trusted       *Trusted `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	KeepAliveMs uint32   `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
+	Trusted     *Trusted `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	// SHA-256 of the payload of the baseline pack that the sensor goes by; one byte, zero, for
+	// none. Empty: an older sensor, which must be told nothing of packs and of learning.
+	Pack          []byte `protobuf:"bytes,10,opt,name=pack,proto3" json:"pack,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1091,6 +1143,13 @@ func (x *Hello) GetKeepAliveMs() uint32 {
 func (x *Hello) GetTrusted() *Trusted {
 	if x != nil {
 		return x.Trusted
+	}
+	return nil
+}
+
+func (x *Hello) GetPack() []byte {
+	if x != nil {
+		return x.Pack
 	}
 	return nil
 }
@@ -2383,6 +2442,588 @@ func (x *BaselineState) GetLearning() bool {
 	return false
 }
 
+// What the hosts of a role have in common. SignedPack.payload is the exact bytes of this
+// message. See package pack.
+type Pack struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`                          // the role group's name, or a host's id
+	MadeAt        int64                  `protobuf:"varint,3,opt,name=made_at,json=madeAt,proto3" json:"made_at,omitempty"`       // Unix ns; of two packs by operators the later counts
+	Of            uint32                 `protobuf:"varint,4,opt,name=of,proto3" json:"of,omitempty"`                             // hosts that it was made of
+	Permille      uint32                 `protobuf:"varint,5,opt,name=permille,proto3" json:"permille,omitempty"`                 // share of them that must have a behaviour for it to be here
+	Behaviours    []*PackBehaviour       `protobuf:"bytes,6,rep,name=behaviours,proto3" json:"behaviours,omitempty"`              // ascending by kind, subject, object; none twice
+	Operator      string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`                  // who signed it; empty: a node made it, and nobody signed
+	NotAfter      int64                  `protobuf:"varint,8,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // counts only before (Unix ns); an operator's pack has one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pack) Reset() {
+	*x = Pack{}
+	mi := &file_vedette_sensor_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pack) ProtoMessage() {}
+
+func (x *Pack) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pack.ProtoReflect.Descriptor instead.
+func (*Pack) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Pack) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Pack) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Pack) GetMadeAt() int64 {
+	if x != nil {
+		return x.MadeAt
+	}
+	return 0
+}
+
+func (x *Pack) GetOf() uint32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *Pack) GetPermille() uint32 {
+	if x != nil {
+		return x.Permille
+	}
+	return 0
+}
+
+func (x *Pack) GetBehaviours() []*PackBehaviour {
+	if x != nil {
+		return x.Behaviours
+	}
+	return nil
+}
+
+func (x *Pack) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *Pack) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+type PackBehaviour struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          BehaviourKind          `protobuf:"varint,1,opt,name=kind,proto3,enum=vedette.sensor.v1.BehaviourKind" json:"kind,omitempty"`
+	Subject       []byte                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	Object        []byte                 `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	Hosts         uint32                 `protobuf:"varint,4,opt,name=hosts,proto3" json:"hosts,omitempty"` // that have it, of Pack.of
+	Known         uint32                 `protobuf:"varint,5,opt,name=known,proto3" json:"known,omitempty"` // of these, that saw it in enough distinct windows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackBehaviour) Reset() {
+	*x = PackBehaviour{}
+	mi := &file_vedette_sensor_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackBehaviour) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackBehaviour) ProtoMessage() {}
+
+func (x *PackBehaviour) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackBehaviour.ProtoReflect.Descriptor instead.
+func (*PackBehaviour) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PackBehaviour) GetKind() BehaviourKind {
+	if x != nil {
+		return x.Kind
+	}
+	return BehaviourKind_BEHAVIOUR_KIND_UNSPECIFIED
+}
+
+func (x *PackBehaviour) GetSubject() []byte {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *PackBehaviour) GetObject() []byte {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *PackBehaviour) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *PackBehaviour) GetKnown() uint32 {
+	if x != nil {
+		return x.Known
+	}
+	return 0
+}
+
+type SignedPack struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // absent: a node's word, see package pack
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedPack) Reset() {
+	*x = SignedPack{}
+	mi := &file_vedette_sensor_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedPack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedPack) ProtoMessage() {}
+
+func (x *SignedPack) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedPack.ProtoReflect.Descriptor instead.
+func (*SignedPack) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SignedPack) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedPack) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// A part of an encoded SignedPack: one is longer than a frame may be.
+type PackPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sha256        []byte                 `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"` // of the whole
+	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`  // from 0, in order
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackPart) Reset() {
+	*x = PackPart{}
+	mi := &file_vedette_sensor_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackPart) ProtoMessage() {}
+
+func (x *PackPart) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackPart.ProtoReflect.Descriptor instead.
+func (*PackPart) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PackPart) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *PackPart) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PackPart) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *PackPart) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// What a host is to forget. SignedUnlearn.payload is the exact bytes of this message.
+type Unlearn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Host          string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`       // its id
+	Keys          [][]byte               `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`       // behaviours; or else
+	Subject       []byte                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"` // what this image does and who starts it; or else
+	Since         int64                  `protobuf:"varint,6,opt,name=since,proto3" json:"since,omitempty"`    // what was first seen at or after (Unix ns)
+	Operator      string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`
+	IssuedAt      int64                  `protobuf:"varint,8,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"` // Unix ns
+	NotAfter      int64                  `protobuf:"varint,9,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // honoured only before
+	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unlearn) Reset() {
+	*x = Unlearn{}
+	mi := &file_vedette_sensor_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unlearn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unlearn) ProtoMessage() {}
+
+func (x *Unlearn) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unlearn.ProtoReflect.Descriptor instead.
+func (*Unlearn) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Unlearn) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Unlearn) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Unlearn) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Unlearn) GetKeys() [][]byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Unlearn) GetSubject() []byte {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *Unlearn) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Unlearn) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *Unlearn) GetIssuedAt() int64 {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return 0
+}
+
+func (x *Unlearn) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *Unlearn) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SignedUnlearn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedUnlearn) Reset() {
+	*x = SignedUnlearn{}
+	mi := &file_vedette_sensor_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedUnlearn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedUnlearn) ProtoMessage() {}
+
+func (x *SignedUnlearn) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedUnlearn.ProtoReflect.Descriptor instead.
+func (*SignedUnlearn) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SignedUnlearn) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedUnlearn) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type Unlearnt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Behaviours    uint32                 `protobuf:"varint,2,opt,name=behaviours,proto3" json:"behaviours,omitempty"` // that the host had and forgot
+	Failure       string                 `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`        // why it forgot nothing; empty: it did
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unlearnt) Reset() {
+	*x = Unlearnt{}
+	mi := &file_vedette_sensor_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unlearnt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unlearnt) ProtoMessage() {}
+
+func (x *Unlearnt) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unlearnt.ProtoReflect.Descriptor instead.
+func (*Unlearnt) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Unlearnt) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Unlearnt) GetBehaviours() uint32 {
+	if x != nil {
+		return x.Behaviours
+	}
+	return 0
+}
+
+func (x *Unlearnt) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+// What a host may learn, and is to forget.
+type Learning struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It has an open incident and learns nothing before (Unix ns); 0: it may learn.
+	PauseUntil    int64            `protobuf:"varint,1,opt,name=pause_until,json=pauseUntil,proto3" json:"pause_until,omitempty"`
+	Unlearn       []*SignedUnlearn `protobuf:"bytes,2,rep,name=unlearn,proto3" json:"unlearn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Learning) Reset() {
+	*x = Learning{}
+	mi := &file_vedette_sensor_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Learning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Learning) ProtoMessage() {}
+
+func (x *Learning) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Learning.ProtoReflect.Descriptor instead.
+func (*Learning) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Learning) GetPauseUntil() int64 {
+	if x != nil {
+		return x.PauseUntil
+	}
+	return 0
+}
+
+func (x *Learning) GetUnlearn() []*SignedUnlearn {
+	if x != nil {
+		return x.Unlearn
+	}
+	return nil
+}
+
 type Loss struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Where         string                 `protobuf:"bytes,1,opt,name=where,proto3" json:"where,omitempty"`  // "ring:critical", "ring:bulk", "map:flows", "spool", "decode", …
@@ -2394,7 +3035,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_vedette_sensor_proto_msgTypes[23]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +3047,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[23]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +3060,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{23}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Loss) GetWhere() string {
@@ -2469,7 +3110,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_vedette_sensor_proto_msgTypes[24]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +3122,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[24]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +3135,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{24}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -2643,7 +3284,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +3296,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[25]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +3309,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{25}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Flow) GetProtocol() uint32 {
@@ -2783,7 +3424,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2795,7 +3436,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[26]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2808,7 +3449,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{26}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Finding) GetId() string {
@@ -2942,7 +3583,7 @@ type FlowNote struct {
 
 func (x *FlowNote) Reset() {
 	*x = FlowNote{}
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3595,7 @@ func (x *FlowNote) String() string {
 func (*FlowNote) ProtoMessage() {}
 
 func (x *FlowNote) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3608,7 @@ func (x *FlowNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowNote.ProtoReflect.Descriptor instead.
 func (*FlowNote) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FlowNote) GetStoryline() string {
@@ -3008,7 +3649,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3661,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3674,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Target) GetStoryline() string {
@@ -3102,7 +3743,7 @@ type ProcessTarget struct {
 
 func (x *ProcessTarget) Reset() {
 	*x = ProcessTarget{}
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3755,7 @@ func (x *ProcessTarget) String() string {
 func (*ProcessTarget) ProtoMessage() {}
 
 func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3768,7 @@ func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
 func (*ProcessTarget) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ProcessTarget) GetPid() uint32 {
@@ -3179,7 +3820,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3832,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3845,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -3353,7 +3994,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3365,7 +4006,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3378,7 +4019,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -3415,7 +4056,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3427,7 +4068,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3440,7 +4081,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Signature) GetSignature() []byte {
@@ -3469,7 +4110,7 @@ type HostProof struct {
 
 func (x *HostProof) Reset() {
 	*x = HostProof{}
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +4122,7 @@ func (x *HostProof) String() string {
 func (*HostProof) ProtoMessage() {}
 
 func (x *HostProof) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +4135,7 @@ func (x *HostProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
 func (*HostProof) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *HostProof) GetIndex() uint32 {
@@ -3521,7 +4162,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3533,7 +4174,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3546,7 +4187,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -3587,7 +4228,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +4240,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +4253,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -3739,7 +4380,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +4392,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +4405,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Intent) GetClusterId() string {
@@ -3882,7 +4523,7 @@ type SignedIntent struct {
 
 func (x *SignedIntent) Reset() {
 	*x = SignedIntent{}
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +4535,7 @@ func (x *SignedIntent) String() string {
 func (*SignedIntent) ProtoMessage() {}
 
 func (x *SignedIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4548,7 @@ func (x *SignedIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
 func (*SignedIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SignedIntent) GetPayload() []byte {
@@ -3935,7 +4576,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4588,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4601,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Group) GetName() string {
@@ -3995,7 +4636,7 @@ type Governor struct {
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4648,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4020,7 +4661,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Governor) GetHosts_10M() uint32 {
@@ -4078,7 +4719,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4090,7 +4731,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4103,7 +4744,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Opening) GetPrefix() string {
@@ -4150,7 +4791,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4162,7 +4803,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4175,7 +4816,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -4195,7 +4836,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4848,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4861,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -4248,7 +4889,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4901,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4914,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Refusal) GetCode() string {
@@ -4313,7 +4954,7 @@ type Revocations struct {
 
 func (x *Revocations) Reset() {
 	*x = Revocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4325,7 +4966,7 @@ func (x *Revocations) String() string {
 func (*Revocations) ProtoMessage() {}
 
 func (x *Revocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4338,7 +4979,7 @@ func (x *Revocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
 func (*Revocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Revocations) GetClusterId() string {
@@ -4379,7 +5020,7 @@ type RevokedOperator struct {
 
 func (x *RevokedOperator) Reset() {
 	*x = RevokedOperator{}
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4391,7 +5032,7 @@ func (x *RevokedOperator) String() string {
 func (*RevokedOperator) ProtoMessage() {}
 
 func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4404,7 +5045,7 @@ func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedOperator.ProtoReflect.Descriptor instead.
 func (*RevokedOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RevokedOperator) GetName() string {
@@ -4431,7 +5072,7 @@ type SignedRevocations struct {
 
 func (x *SignedRevocations) Reset() {
 	*x = SignedRevocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4443,7 +5084,7 @@ func (x *SignedRevocations) String() string {
 func (*SignedRevocations) ProtoMessage() {}
 
 func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4456,7 +5097,7 @@ func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRevocations.ProtoReflect.Descriptor instead.
 func (*SignedRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SignedRevocations) GetPayload() []byte {
@@ -4494,7 +5135,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +5147,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +5160,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Trust) GetClusterId() string {
@@ -4581,7 +5222,7 @@ type SignedTrust struct {
 
 func (x *SignedTrust) Reset() {
 	*x = SignedTrust{}
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4593,7 +5234,7 @@ func (x *SignedTrust) String() string {
 func (*SignedTrust) ProtoMessage() {}
 
 func (x *SignedTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4606,7 +5247,7 @@ func (x *SignedTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedTrust.ProtoReflect.Descriptor instead.
 func (*SignedTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SignedTrust) GetPayload() []byte {
@@ -4634,7 +5275,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4646,7 +5287,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4659,7 +5300,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Trusted) GetEpoch() uint64 {
@@ -4703,17 +5344,18 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
 	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\x12%\n" +
 	"\x0eoperator_roots\x18\a \x03(\fR\roperatorRoots\x124\n" +
-	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\xe2\x02\n" +
+	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\x9d\x03\n" +
 	"\rSensorMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.vedette.sensor.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.vedette.sensor.v1.BatchH\x00R\x05batch\x120\n" +
 	"\x05renew\x18\x03 \x01(\v2\x18.vedette.sensor.v1.RenewH\x00R\x05renew\x12C\n" +
 	"\fgrant_result\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.GrantResultH\x00R\vgrantResult\x126\n" +
 	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbye\x126\n" +
-	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrustedB\x06\n" +
+	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrusted\x129\n" +
+	"\bunlearnt\x18\t \x01(\v2\x1b.vedette.sensor.v1.UnlearntH\x00R\bunlearntB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
-	"\afailure\x18\x01 \x01(\tR\afailure\"\xd9\x03\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\xc7\x04\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -4722,8 +5364,10 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05grant\x18\x05 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantH\x00R\x05grant\x12B\n" +
 	"\vcertificate\x18\x06 \x01(\v2\x1e.vedette.sensor.v1.CertificateH\x00R\vcertificate\x123\n" +
 	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodes\x129\n" +
-	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intentB\x06\n" +
-	"\x04body\"\xa9\x02\n" +
+	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intent\x121\n" +
+	"\x04pack\x18\v \x01(\v2\x1b.vedette.sensor.v1.PackPartH\x00R\x04pack\x129\n" +
+	"\blearning\x18\f \x01(\v2\x1b.vedette.sensor.v1.LearningH\x00R\blearningB\x06\n" +
+	"\x04body\"\xbd\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -4733,7 +5377,9 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"kernelBoot\x12\x1a\n" +
 	"\binstance\x18\x06 \x01(\fR\binstance\x12\"\n" +
 	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\x124\n" +
-	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\"\x99\x03\n" +
+	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\x12\x12\n" +
+	"\x04pack\x18\n" +
+	" \x01(\fR\x04pack\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -4847,7 +5493,60 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\n" +
 	"confidence\x18\x03 \x01(\x01R\n" +
 	"confidence\x12\x1a\n" +
-	"\blearning\x18\x04 \x01(\bR\blearning\"H\n" +
+	"\blearning\x18\x04 \x01(\bR\blearning\"\xf9\x01\n" +
+	"\x04Pack\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +
+	"\amade_at\x18\x03 \x01(\x03R\x06madeAt\x12\x0e\n" +
+	"\x02of\x18\x04 \x01(\rR\x02of\x12\x1a\n" +
+	"\bpermille\x18\x05 \x01(\rR\bpermille\x12@\n" +
+	"\n" +
+	"behaviours\x18\x06 \x03(\v2 .vedette.sensor.v1.PackBehaviourR\n" +
+	"behaviours\x12\x1a\n" +
+	"\boperator\x18\a \x01(\tR\boperator\x12\x1b\n" +
+	"\tnot_after\x18\b \x01(\x03R\bnotAfter\"\xa3\x01\n" +
+	"\rPackBehaviour\x124\n" +
+	"\x04kind\x18\x01 \x01(\x0e2 .vedette.sensor.v1.BehaviourKindR\x04kind\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\fR\asubject\x12\x16\n" +
+	"\x06object\x18\x03 \x01(\fR\x06object\x12\x14\n" +
+	"\x05hosts\x18\x04 \x01(\rR\x05hosts\x12\x14\n" +
+	"\x05known\x18\x05 \x01(\rR\x05known\"b\n" +
+	"\n" +
+	"SignedPack\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"b\n" +
+	"\bPackPart\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\fR\x06sha256\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"\xfe\x01\n" +
+	"\aUnlearn\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x12\n" +
+	"\x04keys\x18\x04 \x03(\fR\x04keys\x12\x18\n" +
+	"\asubject\x18\x05 \x01(\fR\asubject\x12\x14\n" +
+	"\x05since\x18\x06 \x01(\x03R\x05since\x12\x1a\n" +
+	"\boperator\x18\a \x01(\tR\boperator\x12\x1b\n" +
+	"\tissued_at\x18\b \x01(\x03R\bissuedAt\x12\x1b\n" +
+	"\tnot_after\x18\t \x01(\x03R\bnotAfter\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\"e\n" +
+	"\rSignedUnlearn\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"T\n" +
+	"\bUnlearnt\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
+	"\n" +
+	"behaviours\x18\x02 \x01(\rR\n" +
+	"behaviours\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\"g\n" +
+	"\bLearning\x12\x1f\n" +
+	"\vpause_until\x18\x01 \x01(\x03R\n" +
+	"pauseUntil\x12:\n" +
+	"\aunlearn\x18\x02 \x03(\v2 .vedette.sensor.v1.SignedUnlearnR\aunlearn\"H\n" +
 	"\x04Loss\x12\x14\n" +
 	"\x05where\x18\x01 \x01(\tR\x05where\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x14\n" +
@@ -5113,7 +5812,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -5143,114 +5842,130 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*BehaviourDelta)(nil),     // 25: vedette.sensor.v1.BehaviourDelta
 	(*Health)(nil),             // 26: vedette.sensor.v1.Health
 	(*BaselineState)(nil),      // 27: vedette.sensor.v1.BaselineState
-	(*Loss)(nil),               // 28: vedette.sensor.v1.Loss
-	(*Process)(nil),            // 29: vedette.sensor.v1.Process
-	(*Flow)(nil),               // 30: vedette.sensor.v1.Flow
-	(*Finding)(nil),            // 31: vedette.sensor.v1.Finding
-	(*FlowNote)(nil),           // 32: vedette.sensor.v1.FlowNote
-	(*Target)(nil),             // 33: vedette.sensor.v1.Target
-	(*ProcessTarget)(nil),      // 34: vedette.sensor.v1.ProcessTarget
-	(*Grant)(nil),              // 35: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 36: vedette.sensor.v1.SignedGrant
-	(*Signature)(nil),          // 37: vedette.sensor.v1.Signature
-	(*HostProof)(nil),          // 38: vedette.sensor.v1.HostProof
-	(*GrantResult)(nil),        // 39: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 40: vedette.sensor.v1.IsolationStatus
-	(*Intent)(nil),             // 41: vedette.sensor.v1.Intent
-	(*SignedIntent)(nil),       // 42: vedette.sensor.v1.SignedIntent
-	(*Group)(nil),              // 43: vedette.sensor.v1.Group
-	(*Governor)(nil),           // 44: vedette.sensor.v1.Governor
-	(*Opening)(nil),            // 45: vedette.sensor.v1.Opening
-	(*Renew)(nil),              // 46: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 47: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 48: vedette.sensor.v1.Refusal
-	(*Revocations)(nil),        // 49: vedette.sensor.v1.Revocations
-	(*RevokedOperator)(nil),    // 50: vedette.sensor.v1.RevokedOperator
-	(*SignedRevocations)(nil),  // 51: vedette.sensor.v1.SignedRevocations
-	(*Trust)(nil),              // 52: vedette.sensor.v1.Trust
-	(*SignedTrust)(nil),        // 53: vedette.sensor.v1.SignedTrust
-	(*Trusted)(nil),            // 54: vedette.sensor.v1.Trusted
-	nil,                        // 55: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 56: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 57: vedette.sensor.v1.Group.LabelsEntry
+	(*Pack)(nil),               // 28: vedette.sensor.v1.Pack
+	(*PackBehaviour)(nil),      // 29: vedette.sensor.v1.PackBehaviour
+	(*SignedPack)(nil),         // 30: vedette.sensor.v1.SignedPack
+	(*PackPart)(nil),           // 31: vedette.sensor.v1.PackPart
+	(*Unlearn)(nil),            // 32: vedette.sensor.v1.Unlearn
+	(*SignedUnlearn)(nil),      // 33: vedette.sensor.v1.SignedUnlearn
+	(*Unlearnt)(nil),           // 34: vedette.sensor.v1.Unlearnt
+	(*Learning)(nil),           // 35: vedette.sensor.v1.Learning
+	(*Loss)(nil),               // 36: vedette.sensor.v1.Loss
+	(*Process)(nil),            // 37: vedette.sensor.v1.Process
+	(*Flow)(nil),               // 38: vedette.sensor.v1.Flow
+	(*Finding)(nil),            // 39: vedette.sensor.v1.Finding
+	(*FlowNote)(nil),           // 40: vedette.sensor.v1.FlowNote
+	(*Target)(nil),             // 41: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 42: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 43: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 44: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 45: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 46: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 47: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 48: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 49: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 50: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 51: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 52: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 53: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 54: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 55: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 56: vedette.sensor.v1.Refusal
+	(*Revocations)(nil),        // 57: vedette.sensor.v1.Revocations
+	(*RevokedOperator)(nil),    // 58: vedette.sensor.v1.RevokedOperator
+	(*SignedRevocations)(nil),  // 59: vedette.sensor.v1.SignedRevocations
+	(*Trust)(nil),              // 60: vedette.sensor.v1.Trust
+	(*SignedTrust)(nil),        // 61: vedette.sensor.v1.SignedTrust
+	(*Trusted)(nil),            // 62: vedette.sensor.v1.Trusted
+	nil,                        // 63: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 64: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 65: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
 	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
 	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
 	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	48, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	56, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
 	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	53, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
+	61, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
 	11, // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
 	19, // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	46, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	39, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	54, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	47, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
 	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	54, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
-	12, // 13: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	48, // 14: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	20, // 15: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	21, // 16: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	36, // 17: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	47, // 18: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	15, // 19: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 20: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
-	13, // 21: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 22: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
-	15, // 23: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 24: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	55, // 25: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	56, // 26: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 27: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 28: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	51, // 29: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	53, // 30: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
-	17, // 31: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	37, // 32: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 33: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 34: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	31, // 35: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	40, // 36: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	32, // 37: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 38: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 39: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 40: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	28, // 41: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 42: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 43: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 44: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	29, // 45: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	30, // 46: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	30, // 47: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	28, // 48: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	29, // 49: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	30, // 50: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	34, // 51: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 52: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 53: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	33, // 54: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	37, // 55: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	38, // 56: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	40, // 57: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 58: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 59: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	33, // 60: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 61: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	43, // 62: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	44, // 63: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	45, // 64: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	37, // 65: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	57, // 66: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	43, // 67: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	50, // 68: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	37, // 69: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	37, // 70: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	62, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
+	34, // 13: vedette.sensor.v1.SensorMessage.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	12, // 14: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	56, // 15: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	20, // 16: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	21, // 17: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	44, // 18: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	55, // 19: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	15, // 20: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	50, // 21: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	31, // 22: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
+	35, // 23: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
+	13, // 24: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	62, // 25: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	15, // 26: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	50, // 27: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	63, // 28: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	64, // 29: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 30: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 31: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	59, // 32: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	61, // 33: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17, // 34: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	45, // 35: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 36: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 37: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	39, // 38: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	48, // 39: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	40, // 40: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 41: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 42: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 43: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	36, // 44: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 45: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 46: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 47: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
+	1,  // 48: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	45, // 49: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
+	45, // 50: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
+	33, // 51: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	37, // 52: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	37, // 53: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	38, // 54: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	38, // 55: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	36, // 56: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	37, // 57: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	38, // 58: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	42, // 59: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 60: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 61: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	41, // 62: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	45, // 63: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	46, // 64: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	48, // 65: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 66: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 67: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	41, // 68: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 69: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	51, // 70: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	52, // 71: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	53, // 72: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	45, // 73: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	65, // 74: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	51, // 75: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	58, // 76: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	45, // 77: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	45, // 78: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	79, // [79:79] is the sub-list for method output_type
+	79, // [79:79] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -5269,6 +5984,7 @@ func file_vedette_sensor_proto_init() {
 		(*SensorMessage_GrantResult)(nil),
 		(*SensorMessage_Goodbye)(nil),
 		(*SensorMessage_Trusted)(nil),
+		(*SensorMessage_Unlearnt)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[5].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
@@ -5279,6 +5995,8 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Certificate)(nil),
 		(*CoordinatorMessage_Nodes)(nil),
 		(*CoordinatorMessage_Intent)(nil),
+		(*CoordinatorMessage_Pack)(nil),
+		(*CoordinatorMessage_Learning)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[17].OneofWrappers = []any{
 		(*Record_Summary)(nil),
@@ -5292,7 +6010,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   53,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

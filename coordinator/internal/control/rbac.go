@@ -63,6 +63,15 @@ var least = map[string]string{
 	rpc.OperatorServiceGetTrustProcedure:    operators.RoleViewer,
 	rpc.OperatorServicePrepareRootProcedure: operators.RoleAdmin,
 	rpc.OperatorServicePutTrustProcedure:    operators.RoleAdmin,
+	// What is normal: a hunter may say what is, and only who may act that something was not.
+	rpc.OperatorServiceListBehavioursProcedure: operators.RoleViewer,
+	rpc.OperatorServiceDiffBaselinesProcedure:  operators.RoleViewer,
+	rpc.OperatorServiceListRolesProcedure:      operators.RoleViewer,
+	rpc.OperatorServiceListRollOutsProcedure:   operators.RoleViewer,
+	rpc.OperatorServiceListUnlearnsProcedure:   operators.RoleViewer,
+	rpc.OperatorServiceGetPackProcedure:        operators.RoleViewer,
+	rpc.OperatorServicePutPackProcedure:        operators.RoleHunter,
+	rpc.OperatorServiceUnlearnProcedure:        operators.RoleResponder,
 }
 
 // pageRole is the same for what is no procedure.

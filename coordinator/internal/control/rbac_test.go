@@ -34,6 +34,8 @@ var wanted = map[string]string{
 	"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
 	"ListOperators": "yyyy", "ListCheckpoints": "yyyy", "PutRevocations": "nnny", "RemoveHost": "nnny",
 	"GetTrust": "yyyy", "PrepareRoot": "nnny", "PutTrust": "nnny",
+	"ListBehaviours": "yyyy", "DiffBaselines": "yyyy", "ListRoles": "yyyy", "ListRollOuts": "yyyy", "ListUnlearns": "yyyy", "GetPack": "yyyy",
+	"PutPack": "nyyy", "Unlearn": "nnyy",
 }
 
 // Ensure every procedure of the service has exactly the roles written here, and

@@ -86,6 +86,9 @@ func (s *Server) ListFindings(ctx context.Context, r *operatorv1.ListFindingsReq
 		return nil, readError(err)
 	}
 	token, err := s.follows(ctx, row)
+	if err == nil {
+		err = s.sayRollOuts(ctx, findings...)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +101,7 @@ func (s *Server) GetFinding(ctx context.Context, r *operatorv1.GetFindingRequest
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &operatorv1.GetFindingResponse{Finding: finding}, nil
+	return &operatorv1.GetFindingResponse{Finding: finding}, s.sayRollOuts(ctx, finding)
 }
 
 // ListIncidents implements the service.
@@ -133,7 +136,7 @@ func (s *Server) GetIncident(ctx context.Context, r *operatorv1.GetIncidentReque
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings}, nil
+	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings}, s.sayRollOuts(ctx, findings...)
 }
 
 // ListIsolations implements the service; it is linearizable.

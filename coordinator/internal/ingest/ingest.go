@@ -104,6 +104,9 @@ type Config struct {
 	Members Members
 	Tokens  Tokens
 	Trust   Trust
+	// Learning and Packs are what hosts are to learn and forget; nil tells them nothing of it.
+	Learning Learning
+	Packs    Packs
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
 	// Meter counts what happens; nil makes one that nobody reads.
@@ -206,6 +209,8 @@ type Server struct {
 	// enrolling bounds the enrolments at once.
 	enrolling chan struct{}
 	owed      owed
+	packs     madePacks
+	incidents suspectHosts
 }
 
 // counters are since the start of the node.
@@ -267,6 +272,7 @@ func (s *Server) Run(ctx context.Context) error {
 	tending.Go(func() { s.tellSuspects(ctx) })
 	tending.Go(func() { s.tendRevoked(ctx) })
 	tending.Go(func() { s.noteTrusted(ctx) })
+	tending.Go(func() { s.tendLearning(ctx) })
 	tending.Go(func() {
 		// Whatever the log supposes: a node that starts has no session.
 		if s.note(ctx, &raftv1.SessionsEnded{Node: s.cfg.NodeID, All: true}) {
@@ -318,6 +324,7 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 	if res.GetRejected() != "" {
 		return
 	}
+	s.learningCommitted(cmd)
 	switch {
 	case cmd == nil:
 		s.closing.Go(s.catchUp)
@@ -352,8 +359,10 @@ func (s *Server) catchUp() {
 	if signed, err := s.cfg.Orders.Intent(s.running, 0); err == nil && signed != nil {
 		s.pushIntent(signed)
 	}
+	s.incidentsChanged()
 	for _, session := range s.open() {
 		s.resendGrants(s.running, session)
+		s.tellLearning(session)
 	}
 }
 

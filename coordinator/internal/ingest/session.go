@@ -48,6 +48,7 @@ type session struct {
 	renewed   time.Time     // its certificate; the reader's
 	trust     atomic.Uint64 // epoch of the list of trusted authorities that it holds
 	conduct   conduct
+	learns    learns
 
 	writer  sync.WaitGroup      // the goroutine that writes what is queued, while there is any
 	mu      sync.Mutex          // guards what follows
@@ -152,6 +153,7 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 	n.welcomed(stream)
 	s.holds(n, hello.GetTrusted())
 	s.resendGrants(ctx, n)
+	s.tellLearning(n)
 	return n, stream, nil
 }
 
@@ -266,6 +268,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	if err != nil {
 		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
+	n.learns.begin(hello, known)
 	welcome := &sensorv1.Welcome{Protocol: frame.ProtocolVersion, HostId: n.host, NodeId: s.cfg.NodeID, CoordinatorVersion: s.cfg.Version,
 		Acked: acked, Nodes: nodes, Time: s.cfg.Now().UnixNano(),
 		Intent: intent, Labels: known.GetLabels()}
@@ -360,6 +363,8 @@ func (s *Server) take(ctx context.Context, n *session, stream net.Conn, size uin
 	case *sensorv1.SensorMessage_Trusted:
 		s.holds(n, body.Trusted)
 		return nil
+	case *sensorv1.SensorMessage_Unlearnt:
+		return s.unlearnt(ctx, n, body.Unlearnt)
 	default:
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
 	}

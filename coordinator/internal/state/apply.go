@@ -204,6 +204,12 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.forget(body.Forget)
 	case *raftv1.Command_ExportMark:
 		return a.exportMark(body.ExportMark)
+	case *raftv1.Command_SetRoles:
+		return a.setRoles(body.SetRoles)
+	case *raftv1.Command_LearningOrder:
+		return a.learningOrder(body.LearningOrder)
+	case *raftv1.Command_NoteRollOuts:
+		return a.noteRollOuts(body.NoteRollOuts)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

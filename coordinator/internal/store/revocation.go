@@ -34,6 +34,9 @@ func (tx *Tx) RemoveHost(id string, host, now int64) error {
 		return err
 	}
 	delete(tx.db.hot.hosts, id)
+	if err := tx.dropLearning(host); err != nil {
+		return err
+	}
 	if err := tx.dropLabels(host); err != nil {
 		return err
 	}

@@ -143,6 +143,27 @@ const (
 	// OperatorServiceListCheckpointsProcedure is the fully-qualified name of the OperatorService's
 	// ListCheckpoints RPC.
 	OperatorServiceListCheckpointsProcedure = "/vedette.operator.v1.OperatorService/ListCheckpoints"
+	// OperatorServiceListBehavioursProcedure is the fully-qualified name of the OperatorService's
+	// ListBehaviours RPC.
+	OperatorServiceListBehavioursProcedure = "/vedette.operator.v1.OperatorService/ListBehaviours"
+	// OperatorServiceDiffBaselinesProcedure is the fully-qualified name of the OperatorService's
+	// DiffBaselines RPC.
+	OperatorServiceDiffBaselinesProcedure = "/vedette.operator.v1.OperatorService/DiffBaselines"
+	// OperatorServiceListRolesProcedure is the fully-qualified name of the OperatorService's ListRoles
+	// RPC.
+	OperatorServiceListRolesProcedure = "/vedette.operator.v1.OperatorService/ListRoles"
+	// OperatorServiceGetPackProcedure is the fully-qualified name of the OperatorService's GetPack RPC.
+	OperatorServiceGetPackProcedure = "/vedette.operator.v1.OperatorService/GetPack"
+	// OperatorServicePutPackProcedure is the fully-qualified name of the OperatorService's PutPack RPC.
+	OperatorServicePutPackProcedure = "/vedette.operator.v1.OperatorService/PutPack"
+	// OperatorServiceUnlearnProcedure is the fully-qualified name of the OperatorService's Unlearn RPC.
+	OperatorServiceUnlearnProcedure = "/vedette.operator.v1.OperatorService/Unlearn"
+	// OperatorServiceListUnlearnsProcedure is the fully-qualified name of the OperatorService's
+	// ListUnlearns RPC.
+	OperatorServiceListUnlearnsProcedure = "/vedette.operator.v1.OperatorService/ListUnlearns"
+	// OperatorServiceListRollOutsProcedure is the fully-qualified name of the OperatorService's
+	// ListRollOuts RPC.
+	OperatorServiceListRollOutsProcedure = "/vedette.operator.v1.OperatorService/ListRollOuts"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
 )
@@ -200,6 +221,19 @@ type OperatorServiceClient interface {
 	PutTrust(context.Context, *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error)
 	// The nodes' signed words for the audit, newest first.
 	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
+	// What a host does, all of it or a part.
+	ListBehaviours(context.Context, *operatorv1.ListBehavioursRequest) (*operatorv1.ListBehavioursResponse, error)
+	// What a host does and another, or most hosts of a group, do not; and the other way round.
+	DiffBaselines(context.Context, *operatorv1.DiffBaselinesRequest) (*operatorv1.DiffBaselinesResponse, error)
+	ListRoles(context.Context, *operatorv1.ListRolesRequest) (*operatorv1.ListRolesResponse, error)
+	// Makes a pack of a group's or a host's behaviours, unsigned.
+	GetPack(context.Context, *operatorv1.GetPackRequest) (*operatorv1.GetPackResponse, error)
+	// Commits a pack that an operator signed; the hosts of its role go by it.
+	PutPack(context.Context, *operatorv1.PutPackRequest) (*operatorv1.PutPackResponse, error)
+	// Commits an order to a host to forget, which an operator signed.
+	Unlearn(context.Context, *operatorv1.UnlearnRequest) (*operatorv1.UnlearnResponse, error)
+	ListUnlearns(context.Context, *operatorv1.ListUnlearnsRequest) (*operatorv1.ListUnlearnsResponse, error)
+	ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
 }
@@ -431,6 +465,54 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ListCheckpoints")),
 			connect.WithClientOptions(opts...),
 		),
+		listBehaviours: connect.NewClient[operatorv1.ListBehavioursRequest, operatorv1.ListBehavioursResponse](
+			httpClient,
+			baseURL+OperatorServiceListBehavioursProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListBehaviours")),
+			connect.WithClientOptions(opts...),
+		),
+		diffBaselines: connect.NewClient[operatorv1.DiffBaselinesRequest, operatorv1.DiffBaselinesResponse](
+			httpClient,
+			baseURL+OperatorServiceDiffBaselinesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("DiffBaselines")),
+			connect.WithClientOptions(opts...),
+		),
+		listRoles: connect.NewClient[operatorv1.ListRolesRequest, operatorv1.ListRolesResponse](
+			httpClient,
+			baseURL+OperatorServiceListRolesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListRoles")),
+			connect.WithClientOptions(opts...),
+		),
+		getPack: connect.NewClient[operatorv1.GetPackRequest, operatorv1.GetPackResponse](
+			httpClient,
+			baseURL+OperatorServiceGetPackProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetPack")),
+			connect.WithClientOptions(opts...),
+		),
+		putPack: connect.NewClient[operatorv1.PutPackRequest, operatorv1.PutPackResponse](
+			httpClient,
+			baseURL+OperatorServicePutPackProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutPack")),
+			connect.WithClientOptions(opts...),
+		),
+		unlearn: connect.NewClient[operatorv1.UnlearnRequest, operatorv1.UnlearnResponse](
+			httpClient,
+			baseURL+OperatorServiceUnlearnProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("Unlearn")),
+			connect.WithClientOptions(opts...),
+		),
+		listUnlearns: connect.NewClient[operatorv1.ListUnlearnsRequest, operatorv1.ListUnlearnsResponse](
+			httpClient,
+			baseURL+OperatorServiceListUnlearnsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListUnlearns")),
+			connect.WithClientOptions(opts...),
+		),
+		listRollOuts: connect.NewClient[operatorv1.ListRollOutsRequest, operatorv1.ListRollOutsResponse](
+			httpClient,
+			baseURL+OperatorServiceListRollOutsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListRollOuts")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[operatorv1.WatchRequest, operatorv1.WatchResponse](
 			httpClient,
 			baseURL+OperatorServiceWatchProcedure,
@@ -478,6 +560,14 @@ type operatorServiceClient struct {
 	prepareRoot      *connect.Client[operatorv1.PrepareRootRequest, operatorv1.PrepareRootResponse]
 	putTrust         *connect.Client[operatorv1.PutTrustRequest, operatorv1.PutTrustResponse]
 	listCheckpoints  *connect.Client[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse]
+	listBehaviours   *connect.Client[operatorv1.ListBehavioursRequest, operatorv1.ListBehavioursResponse]
+	diffBaselines    *connect.Client[operatorv1.DiffBaselinesRequest, operatorv1.DiffBaselinesResponse]
+	listRoles        *connect.Client[operatorv1.ListRolesRequest, operatorv1.ListRolesResponse]
+	getPack          *connect.Client[operatorv1.GetPackRequest, operatorv1.GetPackResponse]
+	putPack          *connect.Client[operatorv1.PutPackRequest, operatorv1.PutPackResponse]
+	unlearn          *connect.Client[operatorv1.UnlearnRequest, operatorv1.UnlearnResponse]
+	listUnlearns     *connect.Client[operatorv1.ListUnlearnsRequest, operatorv1.ListUnlearnsResponse]
+	listRollOuts     *connect.Client[operatorv1.ListRollOutsRequest, operatorv1.ListRollOutsResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
 
@@ -801,6 +891,78 @@ func (c *operatorServiceClient) ListCheckpoints(ctx context.Context, req *operat
 	return nil, err
 }
 
+// ListBehaviours calls vedette.operator.v1.OperatorService.ListBehaviours.
+func (c *operatorServiceClient) ListBehaviours(ctx context.Context, req *operatorv1.ListBehavioursRequest) (*operatorv1.ListBehavioursResponse, error) {
+	response, err := c.listBehaviours.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DiffBaselines calls vedette.operator.v1.OperatorService.DiffBaselines.
+func (c *operatorServiceClient) DiffBaselines(ctx context.Context, req *operatorv1.DiffBaselinesRequest) (*operatorv1.DiffBaselinesResponse, error) {
+	response, err := c.diffBaselines.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListRoles calls vedette.operator.v1.OperatorService.ListRoles.
+func (c *operatorServiceClient) ListRoles(ctx context.Context, req *operatorv1.ListRolesRequest) (*operatorv1.ListRolesResponse, error) {
+	response, err := c.listRoles.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetPack calls vedette.operator.v1.OperatorService.GetPack.
+func (c *operatorServiceClient) GetPack(ctx context.Context, req *operatorv1.GetPackRequest) (*operatorv1.GetPackResponse, error) {
+	response, err := c.getPack.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PutPack calls vedette.operator.v1.OperatorService.PutPack.
+func (c *operatorServiceClient) PutPack(ctx context.Context, req *operatorv1.PutPackRequest) (*operatorv1.PutPackResponse, error) {
+	response, err := c.putPack.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Unlearn calls vedette.operator.v1.OperatorService.Unlearn.
+func (c *operatorServiceClient) Unlearn(ctx context.Context, req *operatorv1.UnlearnRequest) (*operatorv1.UnlearnResponse, error) {
+	response, err := c.unlearn.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListUnlearns calls vedette.operator.v1.OperatorService.ListUnlearns.
+func (c *operatorServiceClient) ListUnlearns(ctx context.Context, req *operatorv1.ListUnlearnsRequest) (*operatorv1.ListUnlearnsResponse, error) {
+	response, err := c.listUnlearns.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListRollOuts calls vedette.operator.v1.OperatorService.ListRollOuts.
+func (c *operatorServiceClient) ListRollOuts(ctx context.Context, req *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error) {
+	response, err := c.listRollOuts.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Watch calls vedette.operator.v1.OperatorService.Watch.
 func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -859,6 +1021,19 @@ type OperatorServiceHandler interface {
 	PutTrust(context.Context, *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error)
 	// The nodes' signed words for the audit, newest first.
 	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
+	// What a host does, all of it or a part.
+	ListBehaviours(context.Context, *operatorv1.ListBehavioursRequest) (*operatorv1.ListBehavioursResponse, error)
+	// What a host does and another, or most hosts of a group, do not; and the other way round.
+	DiffBaselines(context.Context, *operatorv1.DiffBaselinesRequest) (*operatorv1.DiffBaselinesResponse, error)
+	ListRoles(context.Context, *operatorv1.ListRolesRequest) (*operatorv1.ListRolesResponse, error)
+	// Makes a pack of a group's or a host's behaviours, unsigned.
+	GetPack(context.Context, *operatorv1.GetPackRequest) (*operatorv1.GetPackResponse, error)
+	// Commits a pack that an operator signed; the hosts of its role go by it.
+	PutPack(context.Context, *operatorv1.PutPackRequest) (*operatorv1.PutPackResponse, error)
+	// Commits an order to a host to forget, which an operator signed.
+	Unlearn(context.Context, *operatorv1.UnlearnRequest) (*operatorv1.UnlearnResponse, error)
+	ListUnlearns(context.Context, *operatorv1.ListUnlearnsRequest) (*operatorv1.ListUnlearnsResponse, error)
+	ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
 }
@@ -1086,6 +1261,54 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ListCheckpoints")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceListBehavioursHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListBehavioursProcedure,
+		svc.ListBehaviours,
+		connect.WithSchema(operatorServiceMethods.ByName("ListBehaviours")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceDiffBaselinesHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceDiffBaselinesProcedure,
+		svc.DiffBaselines,
+		connect.WithSchema(operatorServiceMethods.ByName("DiffBaselines")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListRolesHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListRolesProcedure,
+		svc.ListRoles,
+		connect.WithSchema(operatorServiceMethods.ByName("ListRoles")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetPackHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetPackProcedure,
+		svc.GetPack,
+		connect.WithSchema(operatorServiceMethods.ByName("GetPack")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServicePutPackHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePutPackProcedure,
+		svc.PutPack,
+		connect.WithSchema(operatorServiceMethods.ByName("PutPack")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceUnlearnHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceUnlearnProcedure,
+		svc.Unlearn,
+		connect.WithSchema(operatorServiceMethods.ByName("Unlearn")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListUnlearnsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListUnlearnsProcedure,
+		svc.ListUnlearns,
+		connect.WithSchema(operatorServiceMethods.ByName("ListUnlearns")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListRollOutsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListRollOutsProcedure,
+		svc.ListRollOuts,
+		connect.WithSchema(operatorServiceMethods.ByName("ListRollOuts")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		OperatorServiceWatchProcedure,
 		svc.Watch,
@@ -1166,6 +1389,22 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServicePutTrustHandler.ServeHTTP(w, r)
 		case OperatorServiceListCheckpointsProcedure:
 			operatorServiceListCheckpointsHandler.ServeHTTP(w, r)
+		case OperatorServiceListBehavioursProcedure:
+			operatorServiceListBehavioursHandler.ServeHTTP(w, r)
+		case OperatorServiceDiffBaselinesProcedure:
+			operatorServiceDiffBaselinesHandler.ServeHTTP(w, r)
+		case OperatorServiceListRolesProcedure:
+			operatorServiceListRolesHandler.ServeHTTP(w, r)
+		case OperatorServiceGetPackProcedure:
+			operatorServiceGetPackHandler.ServeHTTP(w, r)
+		case OperatorServicePutPackProcedure:
+			operatorServicePutPackHandler.ServeHTTP(w, r)
+		case OperatorServiceUnlearnProcedure:
+			operatorServiceUnlearnHandler.ServeHTTP(w, r)
+		case OperatorServiceListUnlearnsProcedure:
+			operatorServiceListUnlearnsHandler.ServeHTTP(w, r)
+		case OperatorServiceListRollOutsProcedure:
+			operatorServiceListRollOutsHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -1319,6 +1558,38 @@ func (UnimplementedOperatorServiceHandler) PutTrust(context.Context, *operatorv1
 
 func (UnimplementedOperatorServiceHandler) ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListCheckpoints is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListBehaviours(context.Context, *operatorv1.ListBehavioursRequest) (*operatorv1.ListBehavioursResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListBehaviours is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) DiffBaselines(context.Context, *operatorv1.DiffBaselinesRequest) (*operatorv1.DiffBaselinesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.DiffBaselines is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListRoles(context.Context, *operatorv1.ListRolesRequest) (*operatorv1.ListRolesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListRoles is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetPack(context.Context, *operatorv1.GetPackRequest) (*operatorv1.GetPackResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetPack is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutPack(context.Context, *operatorv1.PutPackRequest) (*operatorv1.PutPackResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutPack is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) Unlearn(context.Context, *operatorv1.UnlearnRequest) (*operatorv1.UnlearnResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.Unlearn is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListUnlearns(context.Context, *operatorv1.ListUnlearnsRequest) (*operatorv1.ListUnlearnsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListUnlearns is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListRollOuts is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {

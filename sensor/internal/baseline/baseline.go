@@ -35,11 +35,16 @@ type Config struct {
 	// out of a sample, and never one with counts that no summary told yet. If there
 	// is none to go, the new one is not kept and counted as a loss.
 	MaxBehaviours int
+	// HalfLife is the observed time after which a window counts for half (default 60
+	// days): what was seen in three windows of one day, and never again, stops being known
+	// after 155 days in which the sensor watched. A machine that is off forgets nothing.
+	HalfLife time.Duration
 	// FlushEvery is how often changes are written (default 10s); a crash loses at
 	// most so much learning.
 	FlushEvery time.Duration
-	// TaintFor is how long a storyline with findings teaches nothing (default 24h).
-	TaintFor time.Duration
+	// TaintFor is how long a storyline with findings teaches nothing (default 24h), and
+	// SuspectFor one that is only suspect (default 1h).
+	TaintFor, SuspectFor time.Duration
 	// SummaryBytes is about how much one Harvest hands out at most (default 512
 	// KiB, so that it fits a frame); the rest comes with the next.
 	SummaryBytes int
@@ -65,11 +70,17 @@ func (c Config) withDefaults() Config {
 	if c.MaxBehaviours <= 0 {
 		c.MaxBehaviours = 20000
 	}
+	if c.HalfLife <= 0 {
+		c.HalfLife = 60 * 24 * time.Hour
+	}
 	if c.FlushEvery <= 0 {
 		c.FlushEvery = 10 * time.Second
 	}
 	if c.TaintFor <= 0 {
 		c.TaintFor = 24 * time.Hour
+	}
+	if c.SuspectFor <= 0 {
+		c.SuspectFor = time.Hour
 	}
 	if c.SummaryBytes <= 0 {
 		c.SummaryBytes = 512 << 10
@@ -114,12 +125,20 @@ type Baseline struct {
 	touched map[*entry]event.ProcessKey
 	tainted map[event.ProcessKey]time.Time
 
+	pack     *packed // what peers do; nil: nobody said
+	excepted map[event.BehaviourKey]struct{}
+	families map[event.BehaviourKey]int // known ones, without versions
+	paused   time.Time                  // learns nothing before
+
 	kept    map[uint64]*entry   // what the kernel counts, by its own keys
+	prior   Prior               // nil: nothing is known of other hosts
 	changed map[*entry]struct{} // counts that no summary told
 	dirty   map[event.BehaviourKey]struct{}
 	losses  map[string]uint64 // since the last harvest, by cause
 
 	observed  time.Duration
+	faded     time.Duration // observed when the sums were last decayed
+	odds      []byte        // detect's calibration, kept for it
 	lastTick  time.Time
 	harvested time.Time
 
@@ -140,6 +159,11 @@ type entry struct {
 	first, last     int64 // Unix ns
 	windows         uint32
 	lastWindow      int64
+	weight          float32       // windows, each decayed since it was seen
+	seen            time.Duration // observed, as of which weight is
+	hours           hours
+	days            uint8 // distinct ones in hours, as far as it counts
+	lastHour        int64 // of the calendar
 	known           bool
 	clean           bool  // seen outside of storylines with findings
 	told            bool  // a summary named it
@@ -169,6 +193,8 @@ func (b *Baseline) reset() {
 	b.subjects = map[subjectKey]*subject{}
 	b.objects = map[objectKey]int{}
 	b.images = map[string]*image{}
+	b.excepted = map[event.BehaviourKey]struct{}{}
+	b.families = map[event.BehaviourKey]int{}
 	b.touched = map[*entry]event.ProcessKey{}
 	b.tainted = map[event.ProcessKey]time.Time{}
 	b.kept = map[uint64]*entry{}
@@ -176,6 +202,7 @@ func (b *Baseline) reset() {
 	b.dirty = map[event.BehaviourKey]struct{}{}
 	b.losses = map[string]uint64{}
 	b.edges, b.things, b.known, b.observed = [kinds]int{}, [kinds]int{}, 0, 0
+	b.faded, b.odds = 0, nil
 }
 
 // Observe counts an observation's behaviour and says what was known of it before.
@@ -195,23 +222,30 @@ func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 	}
 	key := KeyOf(kind, subjectName, objectName)
 	e := b.entries[key]
+	b.endPack(o.Time)
 	v := event.Verdict{
 		Behaviour: event.Behaviour{Key: key, Kind: kind, Subject: subjectName, Object: objectName},
 		Tracked:   true, New: e == nil || !e.clean, Learning: b.learning(),
 		Watched:  b.observed,
-		Surprise: b.surprise(kind, subjectName, objectName, e),
+		HostBits: b.surprise(kind, subjectName, objectName, e),
 	}
+	b.judge(&v, e, o.Time)
 	acting := subjectName
 	if kind == event.BehaviourExec {
 		acting = objectName
 	}
 	img := b.images[acting]
 	v.ImageNew = img == nil || img.clean == 0
+	b.byPack(&v, e, acting)
+	fresh := e == nil
 	if e != nil {
 		v.Known, v.Seen = e.known, e.count
 	} else if e = b.admit(kind, key, subjectName, objectName, o.Time); e == nil {
 		b.losses["full"]++
 		return v
+	}
+	if fresh {
+		b.carry(e, &v, o.Process.Anchor)
 	}
 	e.count++
 	e.pending++
@@ -224,6 +258,9 @@ func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 
 // learn gives the current window to an entry, unless its storyline is marked.
 func (b *Baseline) learn(e *entry, anchor event.ProcessKey) {
+	if b.pausedAt(b.lastTick) {
+		return
+	}
 	if len(b.tainted) > 0 {
 		if _, bad := b.tainted[anchor]; bad {
 			return
@@ -242,22 +279,40 @@ func (b *Baseline) learn(e *entry, anchor event.ProcessKey) {
 // MarkTainted says that a storyline has a finding: from now on it teaches
 // nothing, and what it alone taught in this window is forgotten.
 func (b *Baseline) MarkTainted(anchor event.ProcessKey) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.distrust(anchor, b.lastTick)
+}
+
+// MarkSuspect says that a storyline is odd, though not enough for a finding. It teaches as
+// little as one with a finding, so that nobody makes himself known by doing each day a
+// little less than what is told; but only for SuspectFor after it was last odd.
+func (b *Baseline) MarkSuspect(anchor event.ProcessKey) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.distrust(anchor, b.lastTick.Add(b.cfg.SuspectFor-b.cfg.TaintFor))
+}
+
+// distrust marks a storyline as if it had its finding at a time.
+func (b *Baseline) distrust(anchor event.ProcessKey, at time.Time) {
 	if anchor == (event.ProcessKey{}) {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.tainted) >= maxTainted {
+	before, marked := b.tainted[anchor]
+	if marked && before.After(at) {
+		at = before
+	}
+	if len(b.tainted) >= maxTainted && !marked {
 		var oldest event.ProcessKey
-		var at time.Time
+		var first time.Time
 		for k, t := range b.tainted {
-			if at.IsZero() || t.Before(at) {
-				oldest, at = k, t
+			if first.IsZero() || t.Before(first) {
+				oldest, first = k, t
 			}
 		}
 		delete(b.tainted, oldest)
 	}
-	b.tainted[anchor] = b.lastTick
+	b.tainted[anchor] = at
 	for e, by := range b.touched {
 		if by != anchor {
 			continue
@@ -286,7 +341,7 @@ func (b *Baseline) tick(now time.Time) {
 	}
 	if w := b.windowOf(now); w > b.window {
 		b.settle()
-		b.window, b.lossy = w, false
+		b.window, b.lossy = w, b.pausedAt(now)
 		for anchor, at := range b.tainted {
 			if now.Sub(at) > b.cfg.TaintFor {
 				delete(b.tainted, anchor)
@@ -299,12 +354,16 @@ func (b *Baseline) windowOf(t time.Time) int64 { return t.UnixNano() / int64(b.c
 
 // settle credits the window that ended to what was seen in it.
 func (b *Baseline) settle() {
+	b.fade()
+	began := time.Unix(0, b.window*int64(b.cfg.Window))
 	for e := range b.touched {
 		if b.lossy || e.lastWindow == b.window {
 			continue
 		}
 		e.windows++
 		e.lastWindow = b.window
+		e.weight, e.seen = float32(b.weightOf(e)+1), b.observed
+		e.credit(began)
 		if s := b.subjects[subjectKey{e.kind, e.subject}]; s != nil {
 			s.windows++
 		}
@@ -312,9 +371,8 @@ func (b *Baseline) settle() {
 			img.lastWindow = b.window
 			img.windows++
 		}
-		if !e.known && e.windows >= uint32(b.cfg.KnownWindows) { //nolint:gosec // positive by withDefaults
-			e.known = true
-			b.known++
+		if !e.known && float64(e.weight) >= float64(b.cfg.KnownWindows)-halfWindow {
+			b.setKnown(e, true)
 			b.changed[e] = struct{}{} // the summary says that it is known now
 		}
 		b.dirty[e.key] = struct{}{}

@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 )
 
 // The file: bucket "behaviours", key → value (see encode); bucket "meta",
-// "format" → one byte, "observed" → ns, 8 bytes big endian.
+// "format" → one byte, "observed" → ns, 8 bytes big endian. See modelfile.go for the rest.
 var (
 	bucketBehaviours = []byte("behaviours")
 	bucketMeta       = []byte("meta")
@@ -108,10 +109,16 @@ func (b *Baseline) read(tx *bbolt.Tx) error {
 	if v := meta.Get(keyObserved); len(v) == 8 {
 		b.observed = time.Duration(binary.BigEndian.Uint64(v)) //nolint:gosec // written from a Duration
 	}
+	b.readLearning(meta)
+	if v := meta.Get(keyOdds); len(v) > 0 && len(v) <= maxOdds {
+		b.odds = bytes.Clone(v)
+	}
+	b.faded = b.observed
 	behaviours, err := tx.CreateBucketIfNotExists(bucketBehaviours)
 	if err != nil {
 		return err
 	}
+	model := tx.Bucket(bucketModel)
 	return behaviours.ForEach(func(k, v []byte) error {
 		e, err := decode(k, v)
 		if err != nil || len(b.entries) >= b.cfg.MaxBehaviours {
@@ -125,6 +132,7 @@ func (b *Baseline) read(tx *bbolt.Tx) error {
 			}
 			return nil
 		}
+		b.readModel(model, e)
 		b.link(e)
 		if e.pending > 0 || !e.told {
 			b.changed[e] = struct{}{}
@@ -239,18 +247,20 @@ func (b *Baseline) flush() (err error) {
 	type change struct {
 		key   event.BehaviourKey
 		value []byte // nil: removed
+		model []byte
 	}
 	b.mu.Lock()
 	changes := make([]change, 0, len(b.dirty))
 	for key := range b.dirty {
 		c := change{key: key}
 		if e := b.entries[key]; e != nil {
-			c.value = e.encode()
+			c.value, c.model = e.encode(), e.encodeModel()
 		}
 		changes = append(changes, c)
 	}
 	clear(b.dirty)
-	observed := b.observed
+	observed, odds := b.observed, b.odds
+	excepted, paused := b.learningFile()
 	b.mu.Unlock()
 
 	defer func() {
@@ -267,8 +277,14 @@ func (b *Baseline) flush() (err error) {
 		}
 	}()
 	err = b.db.Update(func(tx *bbolt.Tx) error {
+		if err := writeLearning(tx.Bucket(bucketMeta), excepted, paused); err != nil {
+			return err
+		}
 		behaviours := tx.Bucket(bucketBehaviours)
 		for _, c := range changes {
+			if err := writeModel(tx, c.key, c.model); err != nil {
+				return err
+			}
 			if c.value == nil {
 				if err := behaviours.Delete(c.key[:]); err != nil {
 					return err
@@ -279,7 +295,13 @@ func (b *Baseline) flush() (err error) {
 				return err
 			}
 		}
-		return tx.Bucket(bucketMeta).Put(keyObserved, binary.BigEndian.AppendUint64(nil, uint64(observed))) //nolint:gosec // not negative
+		meta := tx.Bucket(bucketMeta)
+		if odds != nil {
+			if err := meta.Put(keyOdds, odds); err != nil {
+				return err
+			}
+		}
+		return meta.Put(keyObserved, binary.BigEndian.AppendUint64(nil, uint64(observed))) //nolint:gosec // not negative
 	})
 	if err != nil {
 		return fmt.Errorf("writing baseline %s: %w", b.path, err)

@@ -51,6 +51,9 @@ func (b *Baseline) Count(kernel, n uint64, last time.Time) {
 	e.last = max(e.last, last.UnixNano())
 	b.changed[e] = struct{}{}
 	b.dirty[e.key] = struct{}{}
+	if !e.known || b.pausedAt(b.lastTick) {
+		return // unlearnt meanwhile: these are the last that the kernel counted
+	}
 	b.touched[e] = event.ProcessKey{} // by whom, the kernel did not say: by nobody suspect
 }
 

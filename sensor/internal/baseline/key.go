@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/net/publicsuffix"
 
+	"github.com/vedette-edr/vedette/proto/pack"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
@@ -26,15 +27,7 @@ const (
 
 // KeyOf is a behaviour's name in every store, the same on every host.
 func KeyOf(kind event.BehaviourKind, subject, object string) event.BehaviourKey {
-	buf := make([]byte, 0, 256)
-	buf = binary.BigEndian.AppendUint32(buf, 1)
-	buf = append(buf, byte(kind))
-	buf = binary.BigEndian.AppendUint32(buf, uint32(len(subject))) //nolint:gosec // at most maxName
-	buf = append(buf, subject...)
-	buf = binary.BigEndian.AppendUint32(buf, uint32(len(object))) //nolint:gosec // at most maxName
-	buf = append(buf, object...)
-	sum := sha256.Sum256(buf)
-	return event.BehaviourKey(sum[:16])
+	return pack.KeyOf(byte(kind), subject, object)
 }
 
 // behaviourOf normalises an observation.

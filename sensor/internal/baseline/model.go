@@ -19,17 +19,72 @@ type objectKey struct {
 
 // subject is what an image does of one kind.
 type subject struct {
-	objects int    // distinct
-	windows uint64 // sum over its behaviours of the windows each was seen in
-	public  int    // distinct inbound peers on the internet
+	objects int     // distinct
+	windows float64 // sum over its behaviours of the windows each was seen in, decayed
+	public  int     // distinct inbound peers on the internet
 }
 
 // image is an image's presence on the host, whatever it does.
 type image struct {
-	refs       int // behaviours that name it
-	clean      int // of these, seen outside of storylines with findings
-	windows    uint64
+	refs       int     // behaviours that name it
+	clean      int     // of these, seen outside of storylines with findings
+	windows    float64 // decayed
 	lastWindow int64
+}
+
+// judge fills what a verdict says about how odd an observation is: by this host, by its
+// peers, and by the hour. Peers are asked about what is not known here alone.
+func (b *Baseline) judge(v *event.Verdict, e *entry, at time.Time) {
+	v.Surprise = v.HostBits
+	if b.prior != nil && (e == nil || !e.known) {
+		v.Group, v.Fleet = b.prior.Group(v.Behaviour), b.prior.Fleet(v.Behaviour)
+		if v.Group.Of+v.Fleet.Of > 0 {
+			v.Surprise = -math.Log2(min(max(backOff(math.Exp2(-v.HostBits), v.Group, v.Fleet), 1e-12), 1))
+		}
+	}
+	v.HourBits, v.Hours, v.Timed = e.hourOf(at)
+}
+
+const (
+	// halfWindow is how much decay may take of the windows that make a behaviour known.
+	halfWindow = 0.5
+	// fadedWeight is the weight below which what was known is not any more.
+	fadedWeight = 0.5
+	// fadeEvery is the observed time between two decays of the sums.
+	fadeEvery = 24 * time.Hour
+)
+
+// weightOf is in how many windows an entry was seen, each halved by HalfLife.
+func (b *Baseline) weightOf(e *entry) float64 {
+	return float64(e.weight) * math.Exp2(-float64(b.observed-e.seen)/float64(b.cfg.HalfLife))
+}
+
+// fade decays the sums once a day, and ends what was known and is not seen any more. What
+// the kernel counts stays until it forgets it: it would not tell of its coming back.
+func (b *Baseline) fade() {
+	since := b.observed - b.faded
+	if since < fadeEvery {
+		return
+	}
+	b.faded = b.observed
+	for _, s := range b.subjects {
+		s.windows = 0
+	}
+	for _, e := range b.entries {
+		w := b.weightOf(e)
+		if s := b.subjects[subjectKey{e.kind, e.subject}]; s != nil {
+			s.windows += w
+		}
+		if e.known && w < fadedWeight && e.kept == 0 {
+			b.setKnown(e, false)
+			b.changed[e] = struct{}{}
+			b.dirty[e.key] = struct{}{}
+		}
+	}
+	share := math.Exp2(-float64(since) / float64(b.cfg.HalfLife))
+	for _, img := range b.images {
+		img.windows *= share
+	}
 }
 
 // surprise is -log2 of the smoothed probability of object given subject.
@@ -44,13 +99,13 @@ type image struct {
 func (b *Baseline) surprise(kind event.BehaviourKind, subjectName, objectName string, e *entry) float64 {
 	var distinct, windows, own float64
 	if s := b.subjects[subjectKey{kind, subjectName}]; s != nil {
-		distinct, windows = float64(s.objects), float64(s.windows)
+		distinct, windows = float64(s.objects), s.windows
 	}
 	if img := b.images[subjectName]; img != nil {
-		windows = max(windows, float64(img.windows))
+		windows = max(windows, img.windows)
 	}
 	if e != nil && e.clean {
-		own = max(float64(e.windows), 0.5)
+		own = max(b.weightOf(e), 0.5)
 	}
 	spread := float64(b.objects[objectKey{kind, objectName}])
 	backoff := (spread + 1) / (float64(b.edges[kind]) + float64(b.things[kind]) + 1)
@@ -68,7 +123,7 @@ func (b *Baseline) admit(kind event.BehaviourKind, key event.BehaviourKey, subje
 	if len(b.entries) >= b.cfg.MaxBehaviours && !b.evict() {
 		return nil
 	}
-	e := &entry{key: key, kind: kind, subject: subjectName, object: objectName, first: at.UnixNano(), last: at.UnixNano(), lastWindow: -1}
+	e := &entry{key: key, kind: kind, subject: subjectName, object: objectName, first: at.UnixNano(), last: at.UnixNano(), lastWindow: -1, seen: b.observed}
 	b.link(e)
 	return e
 }
@@ -106,7 +161,7 @@ func (b *Baseline) link(e *entry) {
 		b.subjects[sk] = s
 	}
 	s.objects++
-	s.windows += uint64(e.windows)
+	s.windows += b.weightOf(e)
 	if isPublicInbound(e.object) && e.kind == event.BehaviourFlow {
 		s.public++
 	}
@@ -124,11 +179,12 @@ func (b *Baseline) link(e *entry) {
 			img.clean++
 		}
 		if name == e.subject {
-			img.windows = max(img.windows, uint64(e.windows))
+			img.windows = max(img.windows, b.weightOf(e))
 		}
 	}
 	if e.known {
 		b.known++
+		b.related(e, true)
 	}
 }
 
@@ -140,7 +196,7 @@ func (b *Baseline) unlink(e *entry) {
 	b.edges[e.kind]--
 	sk, ok := subjectKey{e.kind, e.subject}, objectKey{e.kind, e.object}
 	if s := b.subjects[sk]; s != nil {
-		s.windows -= min(s.windows, uint64(e.windows))
+		s.windows = max(s.windows-b.weightOf(e), 0)
 		if isPublicInbound(e.object) && e.kind == event.BehaviourFlow {
 			s.public--
 		}
@@ -164,6 +220,7 @@ func (b *Baseline) unlink(e *entry) {
 	}
 	if e.known {
 		b.known--
+		b.related(e, false)
 	}
 }
 

@@ -108,6 +108,9 @@ type Behaviour struct {
 	Object  string // the image (exec); direction, peer and port (flow); the domain (look-up); operation and path (file); what was done to what (privilege)
 }
 
+// Share is how many of how many hosts have a behaviour; the zero value: nobody can say.
+type Share struct{ Have, Of uint32 }
+
 // Verdict is what the baseline knew of an observation's behaviour before it.
 type Verdict struct {
 	Behaviour Behaviour
@@ -120,8 +123,19 @@ type Verdict struct {
 	ImageNew bool
 	// Watched is how long this host was observed: what "never" is to mean in a reason.
 	Watched time.Duration
-	// Surprise in bits: how improbable this behaviour is given what its subject usually does.
+	// Surprise in bits: how improbable this behaviour is given what its subject usually
+	// does here, and what the peers do. It has no part of HourBits.
 	Surprise float64
+	// HostBits is what it would be by this host alone.
+	HostBits float64
+	// Group and Fleet are what Surprise knew of the peers.
+	Group, Fleet Share
+	// HourBits is how much less likely the behaviour is at this hour of the day than at
+	// any; 0 where too little is known. Hours are those in which it was seen, as text.
+	HourBits float64
+	Hours    string
+	// Timed: it is rare and keeps to its hours, so that every occurrence is to be told.
+	Timed bool
 }
 
 // Severity in Sigma's words.
@@ -146,14 +160,24 @@ type Finding struct {
 	Severity   Severity
 	Techniques []string // ATT&CK ids
 	Score      float64  // 0..100
-	Storyline  string   // "PID.START" of the storyline's root
-	Process    *Process
-	Flows      []*Flow
-	Lookups    []string
-	Origin     *Flow
-	Losses     []Loss // in the window that this was decided in
-	Reason     string // one or two sentences for a person
-	Learning   bool
+	// PValue is how likely an ordinary window of this host has a storyline as odd as
+	// this; 0: not scored by its oddness. Terms are what it was made of, the largest first.
+	PValue    float64
+	Terms     []Term
+	Storyline string // "PID.START" of the storyline's root
+	Process   *Process
+	Flows     []*Flow
+	Lookups   []string
+	Origin    *Flow
+	Losses    []Loss // in the window that this was decided in
+	Reason    string // one or two sentences for a person
+	Learning  bool
+}
+
+// Term is one reason for a score.
+type Term struct {
+	Bits float64 // of evidence: 1 doubles the odds
+	Text string  // a sentence's part, for a person
 }
 
 // FlowNote is a flow of a storyline that has findings.

@@ -72,6 +72,7 @@ type node struct {
 	sessions  map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
 	tokens    map[string][]byte
 	goodbyes  []string
+	unlearnt  []*sensorv1.Unlearnt
 	stop      func()
 }
 
@@ -186,6 +187,9 @@ func (n *node) answer(c *link.Conn, m *sensorv1.SensorMessage, send func(*sensor
 	case *sensorv1.SensorMessage_Goodbye:
 		n.set(func(n *node) { n.goodbyes = append(n.goodbyes, body.Goodbye.GetFailure()) })
 		return c.CloseWithReason(link.CodeOK, "noted")
+	case *sensorv1.SensorMessage_Unlearnt:
+		n.set(func(n *node) { n.unlearnt = append(n.unlearnt, body.Unlearnt) })
+		return nil
 	case *sensorv1.SensorMessage_GrantResult:
 		n.results <- body.GrantResult
 		return nil

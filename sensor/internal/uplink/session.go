@@ -11,6 +11,7 @@ import (
 
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/pack"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/sensor/internal/pulse"
 )
@@ -50,6 +51,7 @@ type session struct {
 	room     chan struct{} // the window may have opened
 	retrust  chan struct{} // another list of trusted authorities came
 	renewal  *renewal
+	pack     pack.Joiner // the reader's
 }
 
 // batchEnd is a batch that was sent and not answered.
@@ -195,7 +197,7 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
 		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
-		Trusted: s.u.id.holds(),
+		Trusted: s.u.id.holds(), Pack: s.packHeld(),
 	}}}); err != nil {
 		return nil, err
 	}
@@ -339,6 +341,10 @@ func (s *session) handle(m *sensorv1.CoordinatorMessage) error {
 		s.intent(body.Intent, nil)
 	case *sensorv1.CoordinatorMessage_Certificate:
 		s.certificate(body.Certificate)
+	case *sensorv1.CoordinatorMessage_Pack:
+		return s.packPart(body.Pack)
+	case *sensorv1.CoordinatorMessage_Learning:
+		return s.learning(body.Learning)
 	case *sensorv1.CoordinatorMessage_Refusal:
 		return refusal(body.Refusal)
 	default:

@@ -76,6 +76,12 @@ type Config struct {
 	// RenewSpread is over how long sensors spread their renewals when another authority
 	// signs, so that they do not come all at once. Default 10 min.
 	RenewSpread time.Duration
+	// OnPack takes a baseline pack, unverified, and OnLearning whether the host may learn and
+	// what it is to forget; it answers each order. They may be nil. Pack is the payload's hash of
+	// the pack in use, nil for none.
+	OnPack     func(*sensorv1.SignedPack)
+	OnLearning func(*sensorv1.Learning) []*sensorv1.Unlearnt
+	Pack       func() []byte
 	// Pinned are the only addresses worth dialling while this host is isolated, none
 	// while it is not. It may be nil.
 	Pinned func() []netip.AddrPort

@@ -1,0 +1,378 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/pack"
+	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// Learning is what ingest reads of what hosts are to learn and forget.
+type Learning interface {
+	// Suspects are the ids of hosts with an open incident.
+	Suspects(ctx context.Context) (map[string]bool, error)
+	// PendingUnlearns are the orders to forget that the host has not answered, oldest first.
+	PendingUnlearns(ctx context.Context, host string, now int64) ([]*sensorv1.SignedUnlearn, error)
+}
+
+// Packs is what ingest reads of baseline packs.
+type Packs interface {
+	// RoleOf is a host's role group, "" for none.
+	RoleOf(ctx context.Context, host string) (string, error)
+	RoleHosts(ctx context.Context, role string) ([]string, error)
+	// RolePack is the one that an operator signed, nil for none.
+	RolePack(ctx context.Context, role string, now int64) (*sensorv1.SignedPack, error)
+	// MadePack is one of what most hosts of a role do now, unsigned; nil when there are too few.
+	MadePack(ctx context.Context, role string) (*sensorv1.Pack, error)
+}
+
+const (
+	// pauseFor is how long a host with an open incident learns nothing when nobody says so
+	// again, and pauseAgain how often somebody does.
+	pauseFor   = 2 * time.Hour
+	pauseAgain = 30 * time.Minute
+	// madeFor is how long a pack that this node made is given out, maxMade how many are kept.
+	madeFor = time.Hour
+	maxMade = 64
+	// partTime is the most that a pack waits for a sensor that does not read.
+	partTime = 2 * time.Second
+)
+
+// learns is a session's part of it.
+type learns struct {
+	takes bool   // the sensor knows of it: an older one would end the session
+	fresh bool   // its host has not learnt enough yet
+	has   []byte // the pack that it goes by
+
+	mu     sync.Mutex
+	paused time.Time       // until when it was told to learn nothing
+	orders map[string]bool // ids of orders to forget that it was sent
+}
+
+func (l *learns) begin(hello *sensorv1.Hello, host *operatorv1.Host) {
+	l.takes, l.has = len(hello.GetPack()) > 0, hello.GetPack()
+	l.fresh = host.GetBaseline() == nil || host.GetBaseline().GetLearning()
+}
+
+// madePacks are those that this node made.
+type madePacks struct {
+	mu   sync.Mutex
+	made map[string]madePack
+}
+
+type madePack struct {
+	signed *sensorv1.SignedPack
+	at     time.Time
+}
+
+// suspectHosts are those with open incidents, read once after each change of one: thousands of hosts
+// may come back at once.
+type suspectHosts struct {
+	mu    sync.Mutex
+	hosts map[string]bool
+	whole bool
+}
+
+func (l *suspectHosts) of(ctx context.Context, read func(context.Context) (map[string]bool, error)) (map[string]bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.whole {
+		return l.hosts, nil
+	}
+	hosts, err := read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading open incidents: %w", err)
+	}
+	l.hosts, l.whole = hosts, true
+	return hosts, nil
+}
+
+func (l *suspectHosts) changed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.whole = false
+}
+
+// tellLearning brings a host that connects up to date.
+func (s *Server) tellLearning(n *session) {
+	if s.cfg.Learning == nil || s.cfg.Packs == nil || !n.learns.takes {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed { // else nobody waits for it any more
+		s.closing.Go(func() { s.learningOf(n) })
+	}
+}
+
+func (s *Server) learningOf(n *session) {
+	ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
+	defer cancel()
+	if err := s.bringLearning(ctx, n); err != nil && s.running.Err() == nil {
+		s.cfg.Logger.Warn("host not told what to learn; it is with its next session", "host", n.host, "error", err)
+	}
+}
+
+// rolesChanged gives hosts that came to a role its pack, one after another.
+func (s *Server) rolesChanged(hosts []*raftv1.HostRole) {
+	for _, h := range hosts {
+		if s.running.Err() != nil {
+			return
+		}
+		if n := s.session(h.GetHost()); n != nil && n.learns.takes && h.GetRole() != "" && s.cfg.Packs != nil && s.cfg.Learning != nil {
+			s.learningOf(n)
+		}
+	}
+}
+
+func (s *Server) bringLearning(ctx context.Context, n *session) error {
+	suspects, err := s.incidents.of(ctx, s.cfg.Learning.Suspects)
+	if err != nil {
+		return err
+	}
+	s.pauseLearning(n, suspects[n.host])
+	orders, err := s.cfg.Learning.PendingUnlearns(ctx, n.host, s.cfg.Now().UnixNano())
+	if err != nil {
+		return fmt.Errorf("reading orders to forget: %w", err)
+	}
+	for _, signed := range orders {
+		n.unlearn(signed)
+	}
+	signed, err := s.packFor(ctx, n)
+	if err != nil || signed == nil {
+		return err
+	}
+	return s.sendPack(ctx, n, signed)
+}
+
+// packFor is an operator's pack for the host's role, or for a host that knows little yet what its
+// peers do; nil when there is none that it lacks.
+func (s *Server) packFor(ctx context.Context, n *session) (*sensorv1.SignedPack, error) {
+	role, err := s.cfg.Packs.RoleOf(ctx, n.host)
+	if err != nil || role == "" {
+		return nil, err
+	}
+	signed, err := s.cfg.Packs.RolePack(ctx, role, s.cfg.Now().UnixNano())
+	if err != nil {
+		return nil, err
+	}
+	if signed == nil && n.learns.fresh {
+		signed, err = s.made(ctx, role)
+	}
+	if err != nil || signed == nil || bytes.Equal(pack.Sum(signed), n.learns.has) {
+		return nil, err
+	}
+	return signed, nil
+}
+
+// made makes a role's pack, one at a time.
+func (s *Server) made(ctx context.Context, role string) (*sensorv1.SignedPack, error) {
+	m := &s.packs
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := s.cfg.Now()
+	if kept, ok := m.made[role]; ok && now.Sub(kept.at) < madeFor {
+		return kept.signed, nil
+	}
+	p, err := s.cfg.Packs.MadePack(ctx, role)
+	if err != nil {
+		return nil, fmt.Errorf("making a pack of role %s: %w", role, err)
+	}
+	var signed *sensorv1.SignedPack
+	if p != nil {
+		p.ClusterId, p.Role, p.MadeAt = s.cfg.Authority.Cluster(), role, now.UnixNano()
+		payload, err := pack.Encode(p)
+		if err != nil {
+			return nil, fmt.Errorf("making a pack of role %s: %w", role, err)
+		}
+		signed = &sensorv1.SignedPack{Payload: payload}
+	}
+	if m.made == nil || len(m.made) >= maxMade {
+		m.made = make(map[string]madePack)
+	}
+	m.made[role] = madePack{signed, now}
+	return signed, nil
+}
+
+// sendPack waits until the sensor has it, or does not read: a pack is large, and one for
+// thousands of hosts is not to lie before each of them at once.
+func (s *Server) sendPack(ctx context.Context, n *session, signed *sensorv1.SignedPack) error {
+	parts, err := pack.Parts(signed)
+	if err != nil {
+		return err
+	}
+	wrote := make(chan struct{}, len(parts))
+	for _, part := range parts {
+		n.queue(outgoing{&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Pack{Pack: part}}, wrote})
+	}
+	timer := time.NewTimer(partTime)
+	defer timer.Stop()
+	for range parts {
+		select {
+		case <-wrote:
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// pushPack gives a pack that was just committed to the role's hosts that are connected here.
+func (s *Server) pushPack(signed *sensorv1.SignedPack) {
+	p, err := pack.Decode(signed.GetPayload())
+	if err != nil || s.cfg.Packs == nil {
+		return
+	}
+	hosts, err := s.cfg.Packs.RoleHosts(s.running, p.GetRole())
+	if err != nil {
+		s.cfg.Logger.Warn("pack not pushed to the sensors; they get it when they connect", "role", p.GetRole(), "error", err)
+		return
+	}
+	for _, host := range hosts {
+		n := s.session(host)
+		if n == nil || !n.learns.takes {
+			continue
+		}
+		if err := s.sendPack(s.running, n, signed); err != nil {
+			return
+		}
+	}
+}
+
+// unlearn sends an order to forget.
+func (n *session) unlearn(signed *sensorv1.SignedUnlearn) {
+	u, err := pack.DecodeUnlearn(signed.GetPayload())
+	if err != nil || !n.learns.takes {
+		return
+	}
+	n.learns.mu.Lock()
+	sent := n.learns.orders[u.GetId()]
+	if n.learns.orders == nil {
+		n.learns.orders = make(map[string]bool)
+	}
+	n.learns.orders[u.GetId()] = true
+	until := n.learns.paused
+	n.learns.mu.Unlock()
+	if !sent {
+		n.send(learning(until, signed))
+	}
+}
+
+func learning(until time.Time, orders ...*sensorv1.SignedUnlearn) *sensorv1.CoordinatorMessage {
+	l := &sensorv1.Learning{Unlearn: orders}
+	if !until.IsZero() {
+		l.PauseUntil = until.UnixNano()
+	}
+	return &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Learning{Learning: l}}
+}
+
+func (s *Server) pushUnlearn(signed *sensorv1.SignedUnlearn) {
+	if u, err := pack.DecodeUnlearn(signed.GetPayload()); err == nil {
+		if n := s.session(u.GetHost()); n != nil {
+			n.unlearn(signed)
+		}
+	}
+}
+
+// pauseLearning tells a host whether it may learn, when that is news to it.
+func (s *Server) pauseLearning(n *session, suspect bool) {
+	now := s.cfg.Now()
+	n.learns.mu.Lock()
+	until := time.Time{}
+	if suspect {
+		until = now.Add(pauseFor)
+	}
+	told := n.learns.paused.After(now) && suspect && n.learns.paused.Sub(now) > pauseFor-pauseAgain || !suspect && n.learns.paused.IsZero()
+	if !told {
+		n.learns.paused = until
+	}
+	n.learns.mu.Unlock()
+	if !told && n.learns.takes {
+		n.send(learning(until))
+	}
+}
+
+// incidentsChanged tells every host that is connected here whether it may learn.
+func (s *Server) incidentsChanged() {
+	if s.cfg.Learning == nil {
+		return
+	}
+	s.incidents.changed()
+	suspects, err := s.incidents.of(s.running, s.cfg.Learning.Suspects)
+	if err != nil {
+		if s.running.Err() == nil {
+			s.cfg.Logger.Warn("hosts with open incidents not told to learn nothing; trying again", "error", err)
+		}
+		return
+	}
+	for _, n := range s.open() {
+		s.pauseLearning(n, suspects[n.host])
+	}
+}
+
+// tendLearning says again what would end by itself.
+func (s *Server) tendLearning(ctx context.Context) {
+	tick := time.NewTicker(pauseAgain / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.incidentsChanged()
+		}
+	}
+}
+
+// learningCommitted does what an entry asks for that is about learning.
+func (s *Server) learningCommitted(cmd *raftv1.Command) {
+	if cmd == nil || cmd.GetPutIncident() != nil || cmd.GetCloseIncident() != nil {
+		s.incidents.changed()
+	}
+	switch {
+	case cmd.GetLearningOrder().GetPack() != nil:
+		s.closing.Go(func() { s.pushPack(cmd.GetLearningOrder().GetPack()) })
+	case cmd.GetLearningOrder().GetUnlearn() != nil:
+		s.pushUnlearn(cmd.GetLearningOrder().GetUnlearn())
+	case cmd.GetSetRoles() != nil:
+		s.closing.Go(func() { s.rolesChanged(cmd.GetSetRoles().GetHosts()) })
+	case cmd.GetCloseIncident() != nil, len(cmd.GetPutIncident().GetMerged()) > 0:
+		s.closing.Go(s.incidentsChanged)
+	case cmd.GetPutIncident() != nil:
+		for _, host := range cmd.GetPutIncident().GetIncident().GetHosts() {
+			if n := s.session(host); n != nil {
+				s.pauseLearning(n, true)
+			}
+		}
+	}
+}
+
+// unlearnt brings a host's answer into the log, once for each order that it was sent.
+func (s *Server) unlearnt(ctx context.Context, n *session, answer *sensorv1.Unlearnt) error {
+	n.learns.mu.Lock()
+	asked := n.learns.orders[answer.GetId()]
+	if asked {
+		n.learns.orders[answer.GetId()] = false
+	}
+	n.learns.mu.Unlock()
+	if !asked {
+		return fmt.Errorf("%w: an answer to an order to forget that was not given", errProtocol)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
+	defer cancel()
+	_, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "host:" + n.host, Body: &raftv1.Command_LearningOrder{
+		LearningOrder: &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: n.host, Unlearnt: answer}}}}})
+	if err != nil {
+		// The host is asked again with its next session, and answers that it has nothing left to forget.
+		s.cfg.Logger.Warn("answer to an order to forget not noted", "host", n.host, "order", answer.GetId(), "error", err)
+	}
+	return nil
+}

@@ -1,0 +1,159 @@
+package coordinator_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/frame"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/pack"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// openLearning opens the session of a sensor that knows of packs.
+func (s *testSensor) openLearning(addr string, boot []byte) *testSession {
+	s.t.Helper()
+	session, err := s.dial(addr)
+	if err != nil {
+		s.t.Fatalf("dialling: %v", err)
+	}
+	session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
+		Protocol: frame.ProtocolVersion, SensorVersion: "test", Boot: boot, Facts: &sensorv1.HostFacts{Name: "web-1"}, Pack: []byte{0}}}})
+	session.next(func(m *sensorv1.CoordinatorMessage) bool { return m.GetWelcome() != nil })
+	return session
+}
+
+// pack reads the parts of one.
+func (s *testSession) pack() *sensorv1.SignedPack {
+	s.t.Helper()
+	var joiner pack.Joiner
+	for {
+		part := s.next(func(m *sensorv1.CoordinatorMessage) bool { return m.GetPack() != nil }).GetPack()
+		signed, err := joiner.Add(part)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if signed != nil {
+			return signed
+		}
+	}
+}
+
+func (s *testSession) learning() *sensorv1.Learning {
+	s.t.Helper()
+	return s.next(func(m *sensorv1.CoordinatorMessage) bool { return m.GetLearning() != nil }).GetLearning()
+}
+
+func does(sequence uint64, known bool, objects ...string) *sensorv1.Record {
+	s := &sensorv1.Summary{Health: &sensorv1.Health{Baseline: &sensorv1.BaselineState{Learning: false, Behaviours: 1, Confidence: 1}}}
+	for _, object := range objects {
+		key := pack.KeyOf(1, "/usr/sbin/cron", object)
+		s.NewBehaviours = append(s.NewBehaviours, &sensorv1.Behaviour{Key: key[:], Kind: 1, Subject: []byte("/usr/sbin/cron"), Object: []byte(object), FirstSeen: 1})
+		s.Deltas = append(s.Deltas, &sensorv1.BehaviourDelta{Key: key[:], Count: 1, LastSeen: 2, Known: known})
+	}
+	return &sensorv1.Record{Sequence: sequence, Time: time.Now().UnixNano(), Body: &sensorv1.Record_Summary{Summary: s}}
+}
+
+// Ensure what people say of learning reaches a host and its answer the record: a pack that an operator
+// signed, an order to forget once, and that it has an open incident; and a sensor that knows nothing of it
+// is told nothing.
+func TestLearningReachesHost(t *testing.T) {
+	c := startCluster(t, 1)
+	at, ctx := c.nodes[0].cfg.Advertise, t.Context()
+	peer, host := c.enrol(0), c.enrol(0)
+	boot := newBoot()
+	old, _ := peer.open(at, boot)
+	old.batch(boot, 0, does(1, true, "/usr/bin/a", "/usr/bin/b"))
+	old.wantAck(1)
+	signed, res, err := c.api.MakePack(ctx, peer.id, 0, time.Hour)
+	if err != nil || len(res.GetPack().GetBehaviours()) != 2 {
+		t.Fatalf("making a pack: %v, %v", res, err)
+	}
+	if _, by, err := c.api.VerifyPack(signed); err != nil || by != "admin" {
+		t.Fatalf("by %q, %v", by, err)
+	}
+	forWeb, err := c.api.SignPack(res.GetPack(), "web", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.api.PutPack(ctx, forWeb); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.api.PutPack(ctx, &sensorv1.SignedPack{Payload: forWeb.GetPayload()}); err == nil {
+		t.Error("a pack that nobody signed is taken")
+	}
+
+	bootHost := newBoot()
+	session := host.openLearning(at, bootHost)
+	got := session.pack()
+	if p, signer, err := pack.Verify(got, c.operators(), c.admin.ClusterID, time.Now()); err != nil || signer == nil || signer.ID != "admin" || len(p.GetBehaviours()) != 2 || p.GetRole() != "web" {
+		t.Fatalf("got %v by %v, %v", p, signer, err)
+	}
+
+	id, err := c.api.Unlearn(ctx, &sensorv1.Unlearn{Host: host.id, Subject: []byte("/tmp/x"), Reason: "an implant"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	order := session.learning()
+	if len(order.GetUnlearn()) != 1 || order.GetPauseUntil() != 0 {
+		t.Fatalf("got %v", order)
+	}
+	u, _, err := pack.VerifyUnlearn(order.GetUnlearn()[0], c.operators(), c.admin.ClusterID, time.Now())
+	if err != nil || u.GetId() != id || u.GetHost() != host.id {
+		t.Fatalf("got %v, %v", u, err)
+	}
+	if rows, err := c.api.Unlearns(ctx, "", id); err != nil || len(rows) != 1 || rows[0].GetState() != "pending" {
+		t.Errorf("before the answer: %v, %v", rows, err)
+	}
+	session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Unlearnt{Unlearnt: &sensorv1.Unlearnt{Id: id, Behaviours: 3}}})
+	eventually(t, "the answer", func() error {
+		rows, err := c.api.Unlearns(ctx, host.id, "")
+		if err != nil || len(rows) != 1 || rows[0].GetState() != "done" || rows[0].GetBehaviours() != 3 {
+			return fmt.Errorf("%v, %w", rows, err)
+		}
+		return nil
+	})
+
+	session.batch(bootHost, 0, finding(1, &sensorv1.Finding{Title: "Shell from a service", Severity: "high", Score: 80, Storyline: "10.1",
+		Process: &sensorv1.Process{Pid: 11, Image: []byte("/bin/sh")}}))
+	if until := time.Unix(0, session.learning().GetPauseUntil()); time.Until(until) < time.Hour {
+		t.Errorf("with an open incident the host learns nothing until %s", until)
+	}
+	again := host.openLearning(at, newBoot())
+	if until := time.Unix(0, again.learning().GetPauseUntil()); time.Until(until) < time.Hour {
+		t.Errorf("with its next session it learns nothing until %s", until)
+	}
+	var incident string
+	eventually(t, "an incident", func() error {
+		in := openIncidents(t, c)
+		if len(in) != 1 {
+			return fmt.Errorf("incidents: %v", in)
+		}
+		incident = in[0].GetId()
+		return nil
+	})
+	if _, err := c.api.CloseIncident(ctx, &operatorv1.CloseIncidentRequest{Id: incident, Disposition: "benign", Reason: "exercise", IdempotencyKey: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	if l := again.learning(); l.GetPauseUntil() != 0 {
+		t.Errorf("after it was closed: %v", l)
+	}
+
+	// Nobody asked it.
+	again.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Unlearnt{Unlearnt: &sensorv1.Unlearnt{Id: id}}})
+	var closed *link.ClosedError
+	for err = nil; err == nil; {
+		err = frame.Read(again.stream, &sensorv1.CoordinatorMessage{})
+	}
+	if !errors.As(err, &closed) || closed.Code != link.CodeProtocol {
+		t.Errorf("an answer that nobody asked for: %v", err)
+	}
+	if _, err := c.api.Unlearn(ctx, &sensorv1.Unlearn{Host: peer.id, Since: 1, Reason: "for an older sensor"}); err != nil {
+		t.Fatal(err)
+	}
+	old.batch(boot, 1, does(2, true, "/usr/bin/c"))
+	old.wantAck(2) // and nothing before it that it does not know
+}

@@ -1,0 +1,89 @@
+package pack
+
+import (
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/grant"
+	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+)
+
+// maxUnlearn bounds a payload, in bytes.
+const maxUnlearn = 16 << 10
+
+// SignUnlearn makes the signed form of an order to forget.
+func SignUnlearn(key crypto.Signer, chain [][]byte, u *sensorv1.Unlearn) (*sensorv1.SignedUnlearn, error) {
+	if err := checkUnlearn(u); err != nil {
+		return nil, err
+	}
+	payload, err := encode(u, maxUnlearn)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := grant.SignAs(unlearnContext, key, chain, payload)
+	if err != nil {
+		return nil, fmt.Errorf("signing the order to unlearn: %w", err)
+	}
+	return &sensorv1.SignedUnlearn{Payload: payload, Signature: signature}, nil
+}
+
+// DecodeUnlearn reads a payload that nobody has verified.
+func DecodeUnlearn(payload []byte) (*sensorv1.Unlearn, error) {
+	u := new(sensorv1.Unlearn)
+	if err := decode(payload, maxUnlearn, u); err != nil {
+		return nil, err
+	}
+	return u, checkUnlearn(u)
+}
+
+// VerifyUnlearn returns the order and who gave it, whose certificate must be valid now. For
+// which host it is, the caller compares.
+func VerifyUnlearn(signed *sensorv1.SignedUnlearn, roots *x509.CertPool, cluster string, now time.Time) (*sensorv1.Unlearn, link.Peer, error) {
+	u, err := DecodeUnlearn(signed.GetPayload())
+	if err != nil {
+		return nil, link.Peer{}, err
+	}
+	given, end := time.Unix(0, u.GetIssuedAt()), time.Unix(0, u.GetNotAfter())
+	switch {
+	case u.GetClusterId() != cluster:
+		return nil, link.Peer{}, fmt.Errorf("the order to unlearn is %w: it is for %q, this is %q", ErrForeign, u.GetClusterId(), cluster)
+	case given.After(now.Add(clockSkew)) || !end.After(now) || end.Sub(given) > UnlearnFor:
+		return nil, link.Peer{}, fmt.Errorf("the order to unlearn is %w: given at %s, good until %s, and it is %s here", ErrTime, stamp(given), stamp(end), stamp(now))
+	}
+	signer, err := grant.VerifyAs(unlearnContext, mayUnlearn, signed.GetSignature(), signed.GetPayload(), roots, cluster, now)
+	switch {
+	case err != nil:
+		return nil, link.Peer{}, fmt.Errorf("the order to unlearn: %w", err)
+	case signer.ID != u.GetOperator():
+		return nil, link.Peer{}, fmt.Errorf("the order to unlearn: %w: it names %q and %q signed it", grant.ErrForbidden, u.GetOperator(), signer.ID)
+	}
+	return u, signer, nil
+}
+
+func checkUnlearn(u *sensorv1.Unlearn) error {
+	ways := 0
+	for _, given := range []bool{len(u.GetKeys()) > 0, len(u.GetSubject()) > 0, u.GetSince() != 0} {
+		if given {
+			ways++
+		}
+	}
+	switch {
+	case !ValidRole(u.GetId()) || u.GetClusterId() == "" || u.GetHost() == "" || u.GetOperator() == "":
+		return fmt.Errorf("%w: an order to unlearn says its id, cluster, host and operator", ErrMalformed)
+	case ways != 1:
+		return fmt.Errorf("%w: an order to unlearn names keys, or a subject, or a time", ErrMalformed)
+	case len(u.GetKeys()) > MaxKeys || len(u.GetSubject()) > MaxName || u.GetSince() < 0 || len(u.GetReason()) > maxReason:
+		return fmt.Errorf("%w: at most %d keys, a subject of %d bytes, a reason of %d", ErrMalformed, MaxKeys, MaxName, maxReason)
+	case u.GetIssuedAt() <= 0 || u.GetNotAfter() <= u.GetIssuedAt():
+		return fmt.Errorf("%w: the order to unlearn ends before it was given", ErrMalformed)
+	}
+	for _, key := range u.GetKeys() {
+		if len(key) != KeySize {
+			return fmt.Errorf("%w: a behaviour's key has %d bytes, not %d", ErrMalformed, KeySize, len(key))
+		}
+	}
+	return nil
+}

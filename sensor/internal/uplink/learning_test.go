@@ -1,0 +1,53 @@
+package uplink_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/proto/link/linktest"
+	"github.com/vedette-edr/vedette/proto/pack"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/uplink"
+)
+
+// Ensure a host says which pack it goes by, hands on one that came in parts, answers what it is to
+// forget, and leaves a node whose parts make none.
+func TestLearning(t *testing.T) {
+	n := startNode(t, linktest.NewCA(t), "n1", "127.0.0.1:0", newStore())
+	id, dir := enrollAt(t, n)
+	packs, held := make(chan *sensorv1.SignedPack, 4), []byte(nil)
+	startHost(t, id, dir, func(c *uplink.Config) {
+		c.Pack = func() []byte { return held }
+		c.OnPack = func(signed *sensorv1.SignedPack) { packs <- signed }
+		c.OnLearning = func(l *sensorv1.Learning) (out []*sensorv1.Unlearnt) {
+			for _, u := range l.GetUnlearn() {
+				out = append(out, &sensorv1.Unlearnt{Id: string(u.GetPayload()), Behaviours: 2})
+			}
+			return out
+		}
+	})
+	if hello := <-n.hellos; !bytes.Equal(hello.GetPack(), []byte{0}) {
+		t.Errorf("without a pack it says %x", hello.GetPack())
+	}
+	until(t, "a session", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.sessions) == 1 })
+	parts, err := pack.Parts(&sensorv1.SignedPack{Payload: bytes.Repeat([]byte("x"), 600<<10)})
+	if err != nil || len(parts) < 3 {
+		t.Fatalf("%d parts, %v", len(parts), err)
+	}
+	for _, part := range parts {
+		n.push(t, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Pack{Pack: part}})
+	}
+	if got := <-packs; len(got.GetPayload()) != 600<<10 {
+		t.Errorf("a pack of %d bytes", len(got.GetPayload()))
+	}
+	n.push(t, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Learning{Learning: &sensorv1.Learning{
+		PauseUntil: time.Now().Add(time.Hour).UnixNano(), Unlearn: []*sensorv1.SignedUnlearn{{Payload: []byte("ul-1")}}}}})
+	until(t, "an answer", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.unlearnt) == 1 && n.unlearnt[0].GetId() == "ul-1"
+	})
+	n.push(t, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Pack{Pack: parts[1]}})
+	<-n.hellos // it broke the protocol, and the host came again
+}

@@ -1,0 +1,310 @@
+package sensor
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/vedette-edr/vedette/proto/pack"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
+	"github.com/vedette-edr/vedette/sensor/internal/baseline"
+	"github.com/vedette-edr/vedette/sensor/internal/event"
+)
+
+const (
+	// maxLearningFile bounds the stored pack and answers.
+	maxLearningFile = 4 << 20
+	// maxAnswers of orders to forget are remembered, so that one that comes again is not
+	// carried out again.
+	maxAnswers = 1000
+	// maxMadeRoles are remembered with when their packs were made: a host has one role at a time.
+	maxMadeRoles = 256
+)
+
+// learner is what this host learns from, as the book uses it.
+type learner interface {
+	UsePack(*baseline.Pack)
+	Pause(until time.Time)
+	Unlearn(match func(event.Behaviour, time.Time) bool, keys ...event.BehaviourKey) (forgot int, kernel []uint64)
+	State() event.BaselineState
+}
+
+// learningBook holds the pack that this host goes by, and what it was told to forget. Who may say
+// what is package pack's; what a pack may bring about is package baseline's.
+type learningBook struct {
+	path    string
+	cluster string
+	host    string
+	roots   func() *x509.CertPool
+	revoked func(chain [][]byte) error
+	log     *slog.Logger
+	// baseline and unknow are set before the uplink runs.
+	baseline learner
+	unknow   func(keys ...uint64) error
+	// skew is how far the coordinators' clock is ahead of this one; nil: not at all.
+	skew func() time.Duration
+
+	mu     sync.Mutex
+	stored storedLearning
+	pack   *sensorv1.Pack // in use, without its behaviours; nil: none
+	sum    []byte         // its payload's
+}
+
+// storedLearning is the file.
+type storedLearning struct {
+	Pack    []byte         `json:"pack"` // sensorv1.SignedPack
+	Answers []storedAnswer `json:"answers"`
+	// Made is when the newest pack that an operator signed for each role was made (Unix ns): an older
+	// one is not taken, whatever came between.
+	Made map[string]int64 `json:"made"`
+}
+
+type storedAnswer struct {
+	ID         string `json:"id"`
+	Behaviours uint32 `json:"behaviours"`
+}
+
+func openLearning(path, cluster, host string, roots func() *x509.CertPool, log *slog.Logger) *learningBook {
+	b := &learningBook{path: path, cluster: cluster, host: host, roots: roots, log: log}
+	raw, err := os.ReadFile(path)
+	if err == nil {
+		if len(raw) > maxLearningFile {
+			err = fmt.Errorf("%s is longer than %d bytes", path, maxLearningFile)
+		} else {
+			err = json.Unmarshal(raw, &b.stored)
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Error("the stored baseline pack is not used; the cluster tells it again", "error", err, "kept", path+".damaged")
+		b.stored = storedLearning{}
+		_ = os.Rename(path, path+".damaged") // for whoever wants to know
+	}
+	return b
+}
+
+// begin uses the pack that was stored, as far as it counts still.
+func (b *learningBook) begin(l learner, unknow func(keys ...uint64) error) {
+	b.baseline, b.unknow = l, unknow
+	if len(b.stored.Pack) == 0 {
+		return
+	}
+	signed := new(sensorv1.SignedPack)
+	err := proto.Unmarshal(b.stored.Pack, signed)
+	if err == nil {
+		err = b.use(signed)
+	}
+	if err == nil {
+		return
+	}
+	b.log.Info("the stored baseline pack counts no more", "reason", err)
+	b.stored.Pack = nil
+	if err := b.save(); err != nil {
+		b.log.Warn("the stored baseline pack is not removed", "error", err)
+	}
+}
+
+// held names the pack in use.
+func (b *learningBook) held() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sum
+}
+
+// errNoUse: a pack that this host does not take, for a reason that is nobody's fault.
+var errNoUse = errors.New("the pack is of no use here")
+
+// takePack is told a pack by a coordinator.
+func (b *learningBook) takePack(signed *sensorv1.SignedPack) {
+	err := b.use(signed)
+	switch {
+	case errors.Is(err, errNoUse):
+		b.log.Debug("baseline pack not taken", "reason", err)
+		return
+	case err != nil:
+		b.log.Error("a baseline pack is not taken; what this host goes by stays", "error", err)
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stored.Pack, err = proto.Marshal(signed); err == nil {
+		err = b.save()
+	}
+	if err != nil {
+		b.log.Error("the baseline pack is not saved; after a restart it is told again", "error", err)
+	}
+}
+
+func (b *learningBook) use(signed *sensorv1.SignedPack) error {
+	now := time.Now()
+	p, signer, err := pack.Verify(signed, b.roots(), b.cluster, now)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	held := b.pack
+	if held.GetOperator() != "" && held.GetNotAfter() <= now.UnixNano() {
+		held = nil
+	}
+	switch {
+	case signer != nil && b.revoked != nil && b.revoked(signed.GetSignature().GetChain()) != nil:
+		return fmt.Errorf("the pack: %w; another operator imports it again", b.revoked(signed.GetSignature().GetChain()))
+	case signer != nil && p.GetMadeAt() < b.stored.Made[p.GetRole()], signer != nil && held != nil && bytes.Equal(b.sum, pack.Sum(signed)):
+		return fmt.Errorf("%w: it is in use, or one for its role that was made later was", errNoUse)
+	case signer == nil && held.GetOperator() != "":
+		return fmt.Errorf("%w: an operator's is in use", errNoUse)
+	case signer == nil && p.GetOf() < pack.MinHosts:
+		return fmt.Errorf("%w: a node made it of %d hosts, of fewer than %d it says nothing of a role", errNoUse, p.GetOf(), pack.MinHosts)
+	case signer == nil && !b.baseline.State().Learning:
+		return fmt.Errorf("%w: this host has learnt, and a node's word does not count any more", errNoUse)
+	}
+	if signer != nil {
+		if b.stored.Made == nil || len(b.stored.Made) >= maxMadeRoles {
+			b.stored.Made = make(map[string]int64)
+		}
+		b.stored.Made[p.GetRole()] = p.GetMadeAt()
+	}
+	b.baseline.UsePack(packOf(p, signer != nil))
+	b.log.Info("baseline pack in use", "role", p.GetRole(), "behaviours", len(p.GetBehaviours()), "hosts", p.GetOf(), "signed_by", p.GetOperator())
+	p.Behaviours = nil
+	b.pack, b.sum = p, pack.Sum(signed)
+	return nil
+}
+
+func packOf(p *sensorv1.Pack, trusted bool) *baseline.Pack {
+	out := &baseline.Pack{Trusted: trusted, Of: p.GetOf(), Behaviours: make([]baseline.Packed, 0, len(p.GetBehaviours()))}
+	if p.GetNotAfter() != 0 {
+		out.Until = time.Unix(0, p.GetNotAfter())
+	}
+	for _, one := range p.GetBehaviours() {
+		out.Behaviours = append(out.Behaviours, baseline.Packed{Kind: event.BehaviourKind(one.GetKind()), //nolint:gosec // checked by package pack
+			Subject: string(one.GetSubject()), Object: string(one.GetObject()), Hosts: one.GetHosts()})
+	}
+	return out
+}
+
+// takeLearning is told whether this host may learn, and what it is to forget.
+func (b *learningBook) takeLearning(l *sensorv1.Learning) (answers []*sensorv1.Unlearnt) {
+	until := time.Time{}
+	if l.GetPauseUntil() != 0 {
+		if until = time.Unix(0, l.GetPauseUntil()); b.skew != nil {
+			until = until.Add(-b.skew())
+		}
+	}
+	b.baseline.Pause(until)
+	for _, signed := range l.GetUnlearn() {
+		answers = append(answers, b.forget(signed))
+	}
+	return answers
+}
+
+// forget carries an order out, once.
+func (b *learningBook) forget(signed *sensorv1.SignedUnlearn) *sensorv1.Unlearnt {
+	u, _, err := pack.VerifyUnlearn(signed, b.roots(), b.cluster, time.Now())
+	if err == nil && b.revoked != nil {
+		err = b.revoked(signed.GetSignature().GetChain())
+	}
+	if err == nil && u.GetHost() != b.host {
+		err = fmt.Errorf("the order to forget is for host %s, this is %s", u.GetHost(), b.host)
+	}
+	if err != nil {
+		b.log.Error("an order to forget is not carried out", "error", err)
+		id := ""
+		if named, err := pack.DecodeUnlearn(signed.GetPayload()); err == nil {
+			id = named.GetId()
+		}
+		return &sensorv1.Unlearnt{Id: id, Failure: bounded(err)}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i := slices.IndexFunc(b.stored.Answers, func(a storedAnswer) bool { return a.ID == u.GetId() }); i >= 0 {
+		return &sensorv1.Unlearnt{Id: u.GetId(), Behaviours: b.stored.Answers[i].Behaviours}
+	}
+	match, keys := b.matching(u)
+	n, kernel := b.baseline.Unlearn(match, keys...)
+	if len(kernel) > 0 {
+		err = b.unknow(kernel...)
+	}
+	if err != nil {
+		b.log.Error("the kernel still keeps back what is to be forgotten", "error", err)
+		return &sensorv1.Unlearnt{Id: u.GetId(), Failure: bounded(fmt.Errorf("telling the kernel: %w", err))}
+	}
+	b.log.Info("forgotten by order", "order", u.GetId(), "operator", u.GetOperator(), "behaviours", n, "kernel_keys", len(kernel))
+	if b.stored.Answers = append(b.stored.Answers, storedAnswer{u.GetId(), uint32(n)}); len(b.stored.Answers) > maxAnswers { //nolint:gosec // bounded by the baseline
+		b.stored.Answers = b.stored.Answers[1:]
+	}
+	if err := b.save(); err != nil {
+		b.log.Error("the answer to an order to forget is not saved; after a restart it may be carried out again", "error", err)
+	}
+	return &sensorv1.Unlearnt{Id: u.GetId(), Behaviours: uint32(n)} //nolint:gosec // bounded by the baseline
+}
+
+// bounded is an error as a coordinator takes it.
+func bounded(err error) string {
+	text := err.Error()
+	return strings.ToValidUTF8(text[:min(len(text), 512)], "?")
+}
+
+// matching is what an order names, with the keys of those in the pack, which the host may not have.
+func (b *learningBook) matching(u *sensorv1.Unlearn) (match func(event.Behaviour, time.Time) bool, keys []event.BehaviourKey) {
+	for _, key := range u.GetKeys() {
+		keys = append(keys, event.BehaviourKey(key))
+	}
+	subject, since := string(u.GetSubject()), u.GetSince()
+	acts := func(name string) bool { return name == subject || strings.HasPrefix(name, subject+" ") }
+	match = func(one event.Behaviour, first time.Time) bool {
+		switch {
+		case subject != "":
+			return acts(one.Subject) || one.Kind == event.BehaviourExec && acts(one.Object)
+		case since != 0:
+			return first.UnixNano() >= since
+		}
+		return false
+	}
+	if signed := new(sensorv1.SignedPack); subject != "" && proto.Unmarshal(b.stored.Pack, signed) == nil {
+		inUse, _ := pack.Decode(signed.GetPayload()) // nil where none is
+		for _, one := range inUse.GetBehaviours() {
+			named := event.Behaviour{Kind: event.BehaviourKind(one.GetKind()), Subject: string(one.GetSubject()), Object: string(one.GetObject())} //nolint:gosec // checked by package pack
+			if match(named, time.Time{}) {
+				keys = append(keys, baseline.KeyOf(named.Kind, named.Subject, named.Object))
+			}
+		}
+	}
+	return match, keys
+}
+
+// save replaces the file as a whole; the lock is held.
+func (b *learningBook) save() (err error) {
+	raw, err := json.Marshal(b.stored)
+	if err != nil {
+		return fmt.Errorf("encoding what was learnt: %w", err)
+	}
+	if old, err := os.ReadFile(b.path); err == nil && bytes.Equal(old, raw) {
+		return nil
+	}
+	temp, err := os.CreateTemp(filepath.Dir(b.path), ".learning-*") // 0600
+	if err != nil {
+		return fmt.Errorf("saving what was learnt: %w", err)
+	}
+	_, err = temp.Write(raw)
+	err = errors.Join(err, temp.Sync(), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), b.path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("saving what was learnt: %w", err), os.Remove(temp.Name()))
+	}
+	return nil
+}
