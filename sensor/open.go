@@ -40,6 +40,7 @@ func (s *Sensor) openResponder() (err error) {
 		OnGrant: func(ctx context.Context, g *sensorv1.SignedGrant) *sensorv1.GrantResult {
 			return s.responder.Grant(ctx, g)
 		},
+		OnQuestion:    s.answer,
 		OnIntent:      s.intent.take,
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
 		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },

@@ -72,6 +72,7 @@ type node struct {
 	sessions  map[*link.Conn]func(*sensorv1.CoordinatorMessage) error
 	tokens    map[string][]byte
 	goodbyes  []string
+	answers   []*sensorv1.Answer
 	stop      func()
 }
 
@@ -188,6 +189,9 @@ func (n *node) answer(c *link.Conn, m *sensorv1.SensorMessage, send func(*sensor
 		return c.CloseWithReason(link.CodeOK, "noted")
 	case *sensorv1.SensorMessage_GrantResult:
 		n.results <- body.GrantResult
+		return nil
+	case *sensorv1.SensorMessage_Answer:
+		n.set(func(n *node) { n.answers = append(n.answers, body.Answer) })
 		return nil
 	}
 	return fmt.Errorf("unexpected %T", m.GetBody())
