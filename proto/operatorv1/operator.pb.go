@@ -6222,6 +6222,490 @@ func (x *PutTrustResponse) GetEpoch() uint64 {
 	return 0
 }
 
+type HuntRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Selector *Selector              `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	// Its limits are for each host; asker is the node's to say. 0 rows: as max_rows; 0 time: 30 s.
+	Ask *sensorv1.Ask `protobuf:"bytes,2,opt,name=ask,proto3" json:"ask,omitempty"`
+	// Of all hosts together; 0: 1,000, at most 100,000.
+	MaxRows       uint32 `protobuf:"varint,3,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntRequest) Reset() {
+	*x = HuntRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntRequest) ProtoMessage() {}
+
+func (x *HuntRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntRequest.ProtoReflect.Descriptor instead.
+func (*HuntRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *HuntRequest) GetSelector() *Selector {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+func (x *HuntRequest) GetAsk() *sensorv1.Ask {
+	if x != nil {
+		return x.Ask
+	}
+	return nil
+}
+
+func (x *HuntRequest) GetMaxRows() uint32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
+// The first is begun, the last end; a row's host comes before the host's own end.
+type HuntResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*HuntResponse_Begun
+	//	*HuntResponse_Row
+	//	*HuntResponse_Host
+	//	*HuntResponse_Progress
+	//	*HuntResponse_End
+	Body          isHuntResponse_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntResponse) Reset() {
+	*x = HuntResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntResponse) ProtoMessage() {}
+
+func (x *HuntResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntResponse.ProtoReflect.Descriptor instead.
+func (*HuntResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *HuntResponse) GetBody() isHuntResponse_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetBegun() *HuntBegun {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Begun); ok {
+			return x.Begun
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetRow() *HuntRow {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Row); ok {
+			return x.Row
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetHost() *HuntHost {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Host); ok {
+			return x.Host
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetProgress() *HuntProgress {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetEnd() *HuntProgress {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+type isHuntResponse_Body interface {
+	isHuntResponse_Body()
+}
+
+type HuntResponse_Begun struct {
+	Begun *HuntBegun `protobuf:"bytes,1,opt,name=begun,proto3,oneof"`
+}
+
+type HuntResponse_Row struct {
+	Row *HuntRow `protobuf:"bytes,2,opt,name=row,proto3,oneof"`
+}
+
+type HuntResponse_Host struct {
+	Host *HuntHost `protobuf:"bytes,3,opt,name=host,proto3,oneof"`
+}
+
+type HuntResponse_Progress struct {
+	Progress *HuntProgress `protobuf:"bytes,4,opt,name=progress,proto3,oneof"`
+}
+
+type HuntResponse_End struct {
+	End *HuntProgress `protobuf:"bytes,5,opt,name=end,proto3,oneof"`
+}
+
+func (*HuntResponse_Begun) isHuntResponse_Body() {}
+
+func (*HuntResponse_Row) isHuntResponse_Body() {}
+
+func (*HuntResponse_Host) isHuntResponse_Body() {}
+
+func (*HuntResponse_Progress) isHuntResponse_Body() {}
+
+func (*HuntResponse_End) isHuntResponse_Body() {}
+
+type HuntBegun struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // as the audit has it
+	Hosts         uint32                 `protobuf:"varint,2,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntBegun) Reset() {
+	*x = HuntBegun{}
+	mi := &file_vedette_operator_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntBegun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntBegun) ProtoMessage() {}
+
+func (x *HuntBegun) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntBegun.ProtoReflect.Descriptor instead.
+func (*HuntBegun) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *HuntBegun) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *HuntBegun) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+type HuntRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	HostName      string                 `protobuf:"bytes,2,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	Sighting      *sensorv1.Sighting     `protobuf:"bytes,3,opt,name=sighting,proto3" json:"sighting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntRow) Reset() {
+	*x = HuntRow{}
+	mi := &file_vedette_operator_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntRow) ProtoMessage() {}
+
+func (x *HuntRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntRow.ProtoReflect.Descriptor instead.
+func (*HuntRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *HuntRow) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HuntRow) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *HuntRow) GetSighting() *sensorv1.Sighting {
+	if x != nil {
+		return x.Sighting
+	}
+	return nil
+}
+
+// What became of the question at one host.
+type HuntHost struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Host     string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	HostName string                 `protobuf:"bytes,2,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	// The last piece of the answer, without rows; absent when there is none.
+	Answer *sensorv1.Answer `protobuf:"bytes,3,opt,name=answer,proto3" json:"answer,omitempty"`
+	// Why there is none: away, old-sensor, late, busy, ended, limit, refused, node; empty: answered.
+	Code          string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Rows          uint32 `protobuf:"varint,6,opt,name=rows,proto3" json:"rows,omitempty"`
+	Millis        uint32 `protobuf:"varint,7,opt,name=millis,proto3" json:"millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntHost) Reset() {
+	*x = HuntHost{}
+	mi := &file_vedette_operator_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntHost) ProtoMessage() {}
+
+func (x *HuntHost) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntHost.ProtoReflect.Descriptor instead.
+func (*HuntHost) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *HuntHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HuntHost) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *HuntHost) GetAnswer() *sensorv1.Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *HuntHost) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *HuntHost) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *HuntHost) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *HuntHost) GetMillis() uint32 {
+	if x != nil {
+		return x.Millis
+	}
+	return 0
+}
+
+type HuntProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Asked         uint32                 `protobuf:"varint,1,opt,name=asked,proto3" json:"asked,omitempty"`
+	Answered      uint32                 `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`
+	Failed        uint32                 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Rows          uint64                 `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
+	Scanned       uint64                 `protobuf:"varint,5,opt,name=scanned,proto3" json:"scanned,omitempty"`
+	Limited       bool                   `protobuf:"varint,6,opt,name=limited,proto3" json:"limited,omitempty"` // ended at max_rows: more may match
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntProgress) Reset() {
+	*x = HuntProgress{}
+	mi := &file_vedette_operator_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntProgress) ProtoMessage() {}
+
+func (x *HuntProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntProgress.ProtoReflect.Descriptor instead.
+func (*HuntProgress) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *HuntProgress) GetAsked() uint32 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetAnswered() uint32 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetScanned() uint64 {
+	if x != nil {
+		return x.Scanned
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
+}
+
 var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
@@ -6740,7 +7224,40 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
 	"\x10PutTrustResponse\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xc8\x1c\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x8d\x01\n" +
+	"\vHuntRequest\x129\n" +
+	"\bselector\x18\x01 \x01(\v2\x1d.vedette.operator.v1.SelectorR\bselector\x12(\n" +
+	"\x03ask\x18\x02 \x01(\v2\x16.vedette.sensor.v1.AskR\x03ask\x12\x19\n" +
+	"\bmax_rows\x18\x03 \x01(\rR\amaxRows\"\xad\x02\n" +
+	"\fHuntResponse\x126\n" +
+	"\x05begun\x18\x01 \x01(\v2\x1e.vedette.operator.v1.HuntBegunH\x00R\x05begun\x120\n" +
+	"\x03row\x18\x02 \x01(\v2\x1c.vedette.operator.v1.HuntRowH\x00R\x03row\x123\n" +
+	"\x04host\x18\x03 \x01(\v2\x1d.vedette.operator.v1.HuntHostH\x00R\x04host\x12?\n" +
+	"\bprogress\x18\x04 \x01(\v2!.vedette.operator.v1.HuntProgressH\x00R\bprogress\x125\n" +
+	"\x03end\x18\x05 \x01(\v2!.vedette.operator.v1.HuntProgressH\x00R\x03endB\x06\n" +
+	"\x04body\"1\n" +
+	"\tHuntBegun\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05hosts\x18\x02 \x01(\rR\x05hosts\"s\n" +
+	"\aHuntRow\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
+	"\thost_name\x18\x02 \x01(\tR\bhostName\x127\n" +
+	"\bsighting\x18\x03 \x01(\v2\x1b.vedette.sensor.v1.SightingR\bsighting\"\xc4\x01\n" +
+	"\bHuntHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
+	"\thost_name\x18\x02 \x01(\tR\bhostName\x121\n" +
+	"\x06answer\x18\x03 \x01(\v2\x19.vedette.sensor.v1.AnswerR\x06answer\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
+	"\x04rows\x18\x06 \x01(\rR\x04rows\x12\x16\n" +
+	"\x06millis\x18\a \x01(\rR\x06millis\"\xa0\x01\n" +
+	"\fHuntProgress\x12\x14\n" +
+	"\x05asked\x18\x01 \x01(\rR\x05asked\x12\x1a\n" +
+	"\banswered\x18\x02 \x01(\rR\banswered\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\rR\x06failed\x12\x12\n" +
+	"\x04rows\x18\x04 \x01(\x04R\x04rows\x12\x18\n" +
+	"\ascanned\x18\x05 \x01(\x04R\ascanned\x12\x18\n" +
+	"\alimited\x18\x06 \x01(\bR\alimited2\x97\x1d\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -6781,7 +7298,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vPrepareRoot\x12'.vedette.operator.v1.PrepareRootRequest\x1a(.vedette.operator.v1.PrepareRootResponse\x12W\n" +
 	"\bPutTrust\x12$.vedette.operator.v1.PutTrustRequest\x1a%.vedette.operator.v1.PutTrustResponse\x12l\n" +
 	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12P\n" +
-	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
+	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01\x12M\n" +
+	"\x04Hunt\x12 .vedette.operator.v1.HuntRequest\x1a!.vedette.operator.v1.HuntResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
 	file_vedette_operator_proto_rawDescOnce sync.Once
@@ -6795,7 +7313,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -6889,179 +7407,199 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*PrepareRootResponse)(nil),        // 89: vedette.operator.v1.PrepareRootResponse
 	(*PutTrustRequest)(nil),            // 90: vedette.operator.v1.PutTrustRequest
 	(*PutTrustResponse)(nil),           // 91: vedette.operator.v1.PutTrustResponse
-	nil,                                // 92: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 93: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 94: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 95: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 96: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 97: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 98: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 99: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 100: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 101: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),           // 102: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 103: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 104: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 105: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 106: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 107: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 108: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 109: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 110: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 111: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 112: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 113: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 114: vedette.sensor.v1.SignedTrust
+	(*HuntRequest)(nil),                // 92: vedette.operator.v1.HuntRequest
+	(*HuntResponse)(nil),               // 93: vedette.operator.v1.HuntResponse
+	(*HuntBegun)(nil),                  // 94: vedette.operator.v1.HuntBegun
+	(*HuntRow)(nil),                    // 95: vedette.operator.v1.HuntRow
+	(*HuntHost)(nil),                   // 96: vedette.operator.v1.HuntHost
+	(*HuntProgress)(nil),               // 97: vedette.operator.v1.HuntProgress
+	nil,                                // 98: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 99: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 100: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 101: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 102: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 103: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 104: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 105: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 106: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 107: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 108: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 109: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 110: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 111: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 112: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 113: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 114: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 115: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 116: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 117: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 118: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 119: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 120: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 121: vedette.sensor.v1.Ask
+	(*sensorv1.Sighting)(nil),          // 122: vedette.sensor.v1.Sighting
+	(*sensorv1.Answer)(nil),            // 123: vedette.sensor.v1.Answer
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	60,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	92,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	97,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	98,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	99,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	100, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	93,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	102, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	98,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	103, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	104, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	105, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	106, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	99,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
 	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	101, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	102, // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	107, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	108, // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	13,  // 16: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	13,  // 17: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	103, // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	109, // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	109, // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	13,  // 20: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	103, // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	109, // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	3,   // 22: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 23: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	3,   // 24: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	104, // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	105, // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	106, // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	110, // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	111, // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	112, // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
 	2,   // 28: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
 	28,  // 29: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	94,  // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	107, // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	107, // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	100, // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	113, // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	113, // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
 	31,  // 33: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	108, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	114, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
 	31,  // 35: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
 	31,  // 36: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	109, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	110, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	115, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	115, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	115, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	116, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
 	46,  // 41: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
 	49,  // 42: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	106, // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	112, // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
 	50,  // 44: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
 	50,  // 45: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
 	31,  // 46: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
 	55,  // 47: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	95,  // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	101, // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
 	60,  // 49: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	96,  // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	102, // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	102, // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
 	69,  // 52: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	111, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	117, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
 	13,  // 54: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	109, // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
 	50,  // 56: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
 	72,  // 57: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
 	2,   // 58: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
 	77,  // 59: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	112, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	112, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	113, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	114, // 63: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	114, // 64: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	118, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	118, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	119, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	120, // 63: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	120, // 64: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
 	86,  // 65: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
 	87,  // 66: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
 	87,  // 67: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	114, // 68: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	0,   // 69: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 70: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 71: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 72: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	14,  // 73: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	16,  // 74: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	18,  // 75: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	20,  // 76: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	22,  // 77: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	24,  // 78: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	26,  // 79: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	29,  // 80: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	32,  // 81: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	34,  // 82: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	36,  // 83: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	38,  // 84: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	40,  // 85: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	42,  // 86: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	44,  // 87: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	47,  // 88: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	51,  // 89: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	53,  // 90: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	56,  // 91: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	58,  // 92: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	61,  // 93: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	63,  // 94: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	65,  // 95: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	67,  // 96: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	73,  // 97: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	75,  // 98: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	78,  // 99: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	80,  // 100: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	84,  // 101: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	88,  // 102: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	90,  // 103: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	82,  // 104: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	70,  // 105: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 106: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 107: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 108: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 109: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	15,  // 110: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	17,  // 111: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	19,  // 112: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	21,  // 113: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	23,  // 114: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	25,  // 115: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	27,  // 116: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	30,  // 117: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	33,  // 118: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	35,  // 119: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	37,  // 120: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	39,  // 121: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	41,  // 122: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	43,  // 123: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	45,  // 124: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	48,  // 125: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	52,  // 126: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	54,  // 127: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	57,  // 128: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	59,  // 129: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	62,  // 130: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	64,  // 131: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	66,  // 132: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	68,  // 133: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	74,  // 134: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	76,  // 135: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	79,  // 136: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	81,  // 137: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	85,  // 138: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	89,  // 139: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	91,  // 140: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	83,  // 141: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	71,  // 142: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	106, // [106:143] is the sub-list for method output_type
-	69,  // [69:106] is the sub-list for method input_type
-	69,  // [69:69] is the sub-list for extension type_name
-	69,  // [69:69] is the sub-list for extension extendee
-	0,   // [0:69] is the sub-list for field type_name
+	120, // 68: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	3,   // 69: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
+	121, // 70: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
+	94,  // 71: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
+	95,  // 72: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
+	96,  // 73: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
+	97,  // 74: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
+	97,  // 75: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
+	122, // 76: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
+	123, // 77: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
+	0,   // 78: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 79: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 80: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 81: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	14,  // 82: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	16,  // 83: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	18,  // 84: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	20,  // 85: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	22,  // 86: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	24,  // 87: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	26,  // 88: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	29,  // 89: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	32,  // 90: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	34,  // 91: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	36,  // 92: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	38,  // 93: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	40,  // 94: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	42,  // 95: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	44,  // 96: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	47,  // 97: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	51,  // 98: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	53,  // 99: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	56,  // 100: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	58,  // 101: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	61,  // 102: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	63,  // 103: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	65,  // 104: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	67,  // 105: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	73,  // 106: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	75,  // 107: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	78,  // 108: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	80,  // 109: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	84,  // 110: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	88,  // 111: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	90,  // 112: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	82,  // 113: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	70,  // 114: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	92,  // 115: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
+	1,   // 116: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 117: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 118: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 119: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	15,  // 120: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	17,  // 121: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	19,  // 122: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	21,  // 123: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	23,  // 124: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	25,  // 125: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	27,  // 126: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	30,  // 127: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	33,  // 128: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	35,  // 129: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	37,  // 130: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	39,  // 131: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	41,  // 132: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	43,  // 133: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	45,  // 134: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	48,  // 135: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	52,  // 136: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	54,  // 137: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	57,  // 138: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	59,  // 139: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	62,  // 140: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	64,  // 141: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	66,  // 142: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	68,  // 143: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	74,  // 144: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	76,  // 145: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	79,  // 146: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	81,  // 147: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	85,  // 148: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	89,  // 149: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	91,  // 150: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	83,  // 151: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	71,  // 152: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	93,  // 153: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
+	116, // [116:154] is the sub-list for method output_type
+	78,  // [78:116] is the sub-list for method input_type
+	78,  // [78:78] is the sub-list for extension type_name
+	78,  // [78:78] is the sub-list for extension extendee
+	0,   // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -7076,13 +7614,20 @@ func file_vedette_operator_proto_init() {
 		(*WatchResponse_Isolation)(nil),
 		(*WatchResponse_HostChange)(nil),
 	}
+	file_vedette_operator_proto_msgTypes[93].OneofWrappers = []any{
+		(*HuntResponse_Begun)(nil),
+		(*HuntResponse_Row)(nil),
+		(*HuntResponse_Host)(nil),
+		(*HuntResponse_Progress)(nil),
+		(*HuntResponse_End)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   96,
+			NumMessages:   102,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -68,6 +68,7 @@ type Command struct {
 	//	*Command_PutTrust
 	//	*Command_NoteTrust
 	//	*Command_ExportMark
+	//	*Command_NoteHunt
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -437,6 +438,15 @@ func (x *Command) GetExportMark() *ExportMark {
 	return nil
 }
 
+func (x *Command) GetNoteHunt() *NoteHunt {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteHunt); ok {
+			return x.NoteHunt
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -577,6 +587,10 @@ type Command_ExportMark struct {
 	ExportMark *ExportMark `protobuf:"bytes,50,opt,name=export_mark,json=exportMark,proto3,oneof"`
 }
 
+type Command_NoteHunt struct {
+	NoteHunt *NoteHunt `protobuf:"bytes,58,opt,name=note_hunt,json=noteHunt,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -644,6 +658,8 @@ func (*Command_PutTrust) isCommand_Body() {}
 func (*Command_NoteTrust) isCommand_Body() {}
 
 func (*Command_ExportMark) isCommand_Body() {}
+
+func (*Command_NoteHunt) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4060,11 +4076,195 @@ func (x *ExportPlace) GetFlows() int64 {
 	return 0
 }
 
+// Somebody puts a question to the flight recorders of hosts. The answers are in no log.
+type NoteHunt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Question      string                 `protobuf:"bytes,2,opt,name=question,proto3" json:"question,omitempty"` // the expression, or what names the rule
+	Hosts         uint32                 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`      // how many were asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteHunt) Reset() {
+	*x = NoteHunt{}
+	mi := &file_vedette_raft_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteHunt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteHunt) ProtoMessage() {}
+
+func (x *NoteHunt) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteHunt.ProtoReflect.Descriptor instead.
+func (*NoteHunt) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *NoteHunt) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NoteHunt) GetQuestion() string {
+	if x != nil {
+		return x.Question
+	}
+	return ""
+}
+
+func (x *NoteHunt) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+// What a node asks a node about the hosts whose sessions are there. It answers with
+// NodeAnswers, until every host has one that is done.
+type NodeQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ask           *sensorv1.Ask          `protobuf:"bytes,1,opt,name=ask,proto3" json:"ask,omitempty"`
+	Hosts         []string               `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeQuestion) Reset() {
+	*x = NodeQuestion{}
+	mi := &file_vedette_raft_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeQuestion) ProtoMessage() {}
+
+func (x *NodeQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeQuestion.ProtoReflect.Descriptor instead.
+func (*NodeQuestion) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *NodeQuestion) GetAsk() *sensorv1.Ask {
+	if x != nil {
+		return x.Ask
+	}
+	return nil
+}
+
+func (x *NodeQuestion) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type NodeAnswer struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Host   string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Answer *sensorv1.Answer       `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	// In place of an answer: why there is none ("away", "old-sensor", "late", …), and in words.
+	Code          string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAnswer) Reset() {
+	*x = NodeAnswer{}
+	mi := &file_vedette_raft_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAnswer) ProtoMessage() {}
+
+func (x *NodeAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAnswer.ProtoReflect.Descriptor instead.
+func (*NodeAnswer) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *NodeAnswer) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *NodeAnswer) GetAnswer() *sensorv1.Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *NodeAnswer) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *NodeAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xef\x12\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xa9\x13\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -4111,7 +4311,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrust\x12>\n" +
 	"\vexport_mark\x182 \x01(\v2\x1b.vedette.raft.v1.ExportMarkH\x00R\n" +
-	"exportMarkB\x06\n" +
+	"exportMark\x128\n" +
+	"\tnote_hunt\x18: \x01(\v2\x19.vedette.raft.v1.NoteHuntH\x00R\bnoteHuntB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -4401,7 +4602,20 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x0eincident_index\x18\x02 \x01(\x03R\rincidentIndex\x12!\n" +
 	"\fincident_row\x18\x03 \x01(\x03R\vincidentRow\x12\x14\n" +
 	"\x05audit\x18\x04 \x01(\x03R\x05audit\x12\x14\n" +
-	"\x05flows\x18\x05 \x01(\x03R\x05flowsB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\x05flows\x18\x05 \x01(\x03R\x05flows\"L\n" +
+	"\bNoteHunt\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bquestion\x18\x02 \x01(\tR\bquestion\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\rR\x05hosts\"N\n" +
+	"\fNodeQuestion\x12(\n" +
+	"\x03ask\x18\x01 \x01(\v2\x16.vedette.sensor.v1.AskR\x03ask\x12\x14\n" +
+	"\x05hosts\x18\x02 \x03(\tR\x05hosts\"}\n" +
+	"\n" +
+	"NodeAnswer\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x121\n" +
+	"\x06answer\x18\x02 \x01(\v2\x19.vedette.sensor.v1.AnswerR\x06answer\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\tR\x04code\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05errorB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -4415,7 +4629,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*InitCluster)(nil),                // 1: vedette.raft.v1.InitCluster
@@ -4467,20 +4681,25 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*HolderTrust)(nil),                // 47: vedette.raft.v1.HolderTrust
 	(*ExportMark)(nil),                 // 48: vedette.raft.v1.ExportMark
 	(*ExportPlace)(nil),                // 49: vedette.raft.v1.ExportPlace
-	nil,                                // 50: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 51: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 52: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 53: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 54: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 55: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 56: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 57: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 58: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 59: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 60: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 61: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 62: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 63: vedette.sensor.v1.SignedTrust
+	(*NoteHunt)(nil),                   // 50: vedette.raft.v1.NoteHunt
+	(*NodeQuestion)(nil),               // 51: vedette.raft.v1.NodeQuestion
+	(*NodeAnswer)(nil),                 // 52: vedette.raft.v1.NodeAnswer
+	nil,                                // 53: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.Batch)(nil),             // 54: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 55: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 56: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 57: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 58: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 59: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 60: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 61: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 62: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 63: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 64: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 65: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 66: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 67: vedette.sensor.v1.Ask
+	(*sensorv1.Answer)(nil),            // 68: vedette.sensor.v1.Answer
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -4517,48 +4736,51 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	44, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
 	45, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
 	48, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
-	3,  // 34: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	51, // 35: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	52, // 36: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	53, // 37: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	50, // 38: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	53, // 39: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	52, // 40: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 41: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	55, // 42: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	56, // 43: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	57, // 44: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	58, // 45: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	59, // 46: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	56, // 47: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 48: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 49: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 50: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	54, // 51: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	60, // 52: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	52, // 53: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 54: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	61, // 55: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 56: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 57: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 58: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 59: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 60: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	54, // 61: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	54, // 62: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	62, // 63: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	41, // 64: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	63, // 65: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	46, // 66: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	47, // 67: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	47, // 68: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	49, // 69: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	49, // 70: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	50, // 34: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
+	3,  // 35: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	54, // 36: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	55, // 37: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	56, // 38: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	53, // 39: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	56, // 40: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	55, // 41: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	57, // 42: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	58, // 43: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	59, // 44: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	60, // 45: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	61, // 46: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	62, // 47: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	59, // 48: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 49: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 50: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 51: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	57, // 52: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	63, // 53: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	55, // 54: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 55: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	64, // 56: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 57: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 58: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 59: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 60: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 61: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	57, // 62: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	57, // 63: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	65, // 64: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	41, // 65: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	66, // 66: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	46, // 67: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	47, // 68: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	47, // 69: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	49, // 70: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	49, // 71: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	67, // 72: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
+	68, // 73: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
+	74, // [74:74] is the sub-list for method output_type
+	74, // [74:74] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4601,6 +4823,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutTrust)(nil),
 		(*Command_NoteTrust)(nil),
 		(*Command_ExportMark)(nil),
+		(*Command_NoteHunt)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4608,7 +4831,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

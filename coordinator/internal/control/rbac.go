@@ -63,6 +63,8 @@ var least = map[string]string{
 	rpc.OperatorServiceGetTrustProcedure:    operators.RoleViewer,
 	rpc.OperatorServicePrepareRootProcedure: operators.RoleAdmin,
 	rpc.OperatorServicePutTrustProcedure:    operators.RoleAdmin,
+	// It costs the hosts, and shows what people did there.
+	rpc.OperatorServiceHuntProcedure: operators.RoleHunter,
 }
 
 // pageRole is the same for what is no procedure.

@@ -205,6 +205,7 @@ type Server struct {
 	// enrolling bounds the enrolments at once.
 	enrolling chan struct{}
 	owed      owed
+	room      answerRoom
 }
 
 // counters are since the start of the node.
