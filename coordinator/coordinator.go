@@ -36,6 +36,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/witness"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
 	"github.com/vedette-edr/vedette/coordinator/internal/ingest"
+	"github.com/vedette-edr/vedette/coordinator/internal/inquire"
 	"github.com/vedette-edr/vedette/coordinator/internal/journal"
 	"github.com/vedette-edr/vedette/coordinator/internal/meter"
 	"github.com/vedette-edr/vedette/proto/link"
@@ -194,9 +195,11 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
+	asker := inquire.New(c.cfg.ID, sensors, node)
+	node.ServeQuestions(asker.Serve)
 	api, err := control.New(control.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
 		Operators: c.identity.Operators, PrepareRoot: c.identity.Prepare, Certificate: c.identity.Certificate, Log: node, Cluster: node, DB: node.DB(), Logger: logger, SilentAfter: c.cfg.SilentAfter,
-		Meter: p.meter, Journal: p.journal, Configuration: c.cfg.text()})
+		Hunts: asker, Meter: p.meter, Journal: p.journal, Configuration: c.cfg.text()})
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,9 @@ func (b *budget) state() (level int, declared []string) {
 func (s *Sensor) keepBudget(ctx context.Context) error {
 	for range pulse.Ticks(ctx, budgetEvery) {
 		now := time.Now() // not when it was due: the CPU is read now
-		changed, giveBack := s.budget.note(now, readUsage())
+		used := readUsage()
+		used.cpu -= s.asking.spent() // it has bounds of its own, and must not make the host see less
+		changed, giveBack := s.budget.note(now, used)
 		if giveBack {
 			debug.FreeOSMemory()
 		}

@@ -42,6 +42,7 @@ func (s *Sensor) openResponder() (err error) {
 		OnGrant: func(ctx context.Context, g *sensorv1.SignedGrant) *sensorv1.GrantResult {
 			return s.responder.Grant(ctx, g)
 		},
+		OnQuestion:    s.answer,
 		OnIntent:      s.intent.take,
 		OnPack:        s.learning.takePack,
 		OnLearning:    s.learning.takeLearning,

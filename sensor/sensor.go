@@ -62,6 +62,7 @@ type Sensor struct {
 	keeper    keeper
 	blind     blindness
 	budget    budget
+	asking    askingBudget
 	gaps      gapNews
 	self      event.ProcessKey // this process
 	losses    lossMeter
@@ -92,6 +93,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
 		watched: make(chan struct{}), evidence: newEvidence(), verdicts: make(chan respond.LocalOrder, maxVerdicts), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)},
 		budget: budget{cpuShare: cfg.Budget.CPUPercent / 100, rss: uint64(cfg.Budget.RSSBytes)},
+		asking: newAskingBudget(cfg.Budget.CPUPercent / 100),
 	}
 	s.findings = newFindingLine(
 		func(ctx context.Context, p *event.Process) *event.Process { return s.enricher.WithHashes(ctx, p) },

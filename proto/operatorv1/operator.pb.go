@@ -7422,6 +7422,490 @@ func (x *PutTrustResponse) GetEpoch() uint64 {
 	return 0
 }
 
+type HuntRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Selector *Selector              `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	// Its limits are for each host; asker is the node's to say. 0 rows: as max_rows; 0 time: 30 s.
+	Ask *sensorv1.Ask `protobuf:"bytes,2,opt,name=ask,proto3" json:"ask,omitempty"`
+	// Of all hosts together; 0: 1,000, at most 100,000.
+	MaxRows       uint32 `protobuf:"varint,3,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntRequest) Reset() {
+	*x = HuntRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntRequest) ProtoMessage() {}
+
+func (x *HuntRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntRequest.ProtoReflect.Descriptor instead.
+func (*HuntRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *HuntRequest) GetSelector() *Selector {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+func (x *HuntRequest) GetAsk() *sensorv1.Ask {
+	if x != nil {
+		return x.Ask
+	}
+	return nil
+}
+
+func (x *HuntRequest) GetMaxRows() uint32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
+// The first is begun, the last end; a row's host comes before the host's own end.
+type HuntResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*HuntResponse_Begun
+	//	*HuntResponse_Row
+	//	*HuntResponse_Host
+	//	*HuntResponse_Progress
+	//	*HuntResponse_End
+	Body          isHuntResponse_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntResponse) Reset() {
+	*x = HuntResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntResponse) ProtoMessage() {}
+
+func (x *HuntResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntResponse.ProtoReflect.Descriptor instead.
+func (*HuntResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{113}
+}
+
+func (x *HuntResponse) GetBody() isHuntResponse_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetBegun() *HuntBegun {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Begun); ok {
+			return x.Begun
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetRow() *HuntRow {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Row); ok {
+			return x.Row
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetHost() *HuntHost {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Host); ok {
+			return x.Host
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetProgress() *HuntProgress {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *HuntResponse) GetEnd() *HuntProgress {
+	if x != nil {
+		if x, ok := x.Body.(*HuntResponse_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+type isHuntResponse_Body interface {
+	isHuntResponse_Body()
+}
+
+type HuntResponse_Begun struct {
+	Begun *HuntBegun `protobuf:"bytes,1,opt,name=begun,proto3,oneof"`
+}
+
+type HuntResponse_Row struct {
+	Row *HuntRow `protobuf:"bytes,2,opt,name=row,proto3,oneof"`
+}
+
+type HuntResponse_Host struct {
+	Host *HuntHost `protobuf:"bytes,3,opt,name=host,proto3,oneof"`
+}
+
+type HuntResponse_Progress struct {
+	Progress *HuntProgress `protobuf:"bytes,4,opt,name=progress,proto3,oneof"`
+}
+
+type HuntResponse_End struct {
+	End *HuntProgress `protobuf:"bytes,5,opt,name=end,proto3,oneof"`
+}
+
+func (*HuntResponse_Begun) isHuntResponse_Body() {}
+
+func (*HuntResponse_Row) isHuntResponse_Body() {}
+
+func (*HuntResponse_Host) isHuntResponse_Body() {}
+
+func (*HuntResponse_Progress) isHuntResponse_Body() {}
+
+func (*HuntResponse_End) isHuntResponse_Body() {}
+
+type HuntBegun struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // as the audit has it
+	Hosts         uint32                 `protobuf:"varint,2,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntBegun) Reset() {
+	*x = HuntBegun{}
+	mi := &file_vedette_operator_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntBegun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntBegun) ProtoMessage() {}
+
+func (x *HuntBegun) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntBegun.ProtoReflect.Descriptor instead.
+func (*HuntBegun) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{114}
+}
+
+func (x *HuntBegun) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *HuntBegun) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+type HuntRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	HostName      string                 `protobuf:"bytes,2,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	Sighting      *sensorv1.Sighting     `protobuf:"bytes,3,opt,name=sighting,proto3" json:"sighting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntRow) Reset() {
+	*x = HuntRow{}
+	mi := &file_vedette_operator_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntRow) ProtoMessage() {}
+
+func (x *HuntRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntRow.ProtoReflect.Descriptor instead.
+func (*HuntRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{115}
+}
+
+func (x *HuntRow) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HuntRow) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *HuntRow) GetSighting() *sensorv1.Sighting {
+	if x != nil {
+		return x.Sighting
+	}
+	return nil
+}
+
+// What became of the question at one host.
+type HuntHost struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Host     string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	HostName string                 `protobuf:"bytes,2,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	// The last piece of the answer, without rows; absent when there is none.
+	Answer *sensorv1.Answer `protobuf:"bytes,3,opt,name=answer,proto3" json:"answer,omitempty"`
+	// Why there is none: away, old-sensor, late, busy, ended, limit, refused, node; empty: answered.
+	Code          string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Rows          uint32 `protobuf:"varint,6,opt,name=rows,proto3" json:"rows,omitempty"`
+	Millis        uint32 `protobuf:"varint,7,opt,name=millis,proto3" json:"millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntHost) Reset() {
+	*x = HuntHost{}
+	mi := &file_vedette_operator_proto_msgTypes[116]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntHost) ProtoMessage() {}
+
+func (x *HuntHost) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[116]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntHost.ProtoReflect.Descriptor instead.
+func (*HuntHost) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{116}
+}
+
+func (x *HuntHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HuntHost) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *HuntHost) GetAnswer() *sensorv1.Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *HuntHost) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *HuntHost) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *HuntHost) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *HuntHost) GetMillis() uint32 {
+	if x != nil {
+		return x.Millis
+	}
+	return 0
+}
+
+type HuntProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Asked         uint32                 `protobuf:"varint,1,opt,name=asked,proto3" json:"asked,omitempty"`
+	Answered      uint32                 `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`
+	Failed        uint32                 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Rows          uint64                 `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
+	Scanned       uint64                 `protobuf:"varint,5,opt,name=scanned,proto3" json:"scanned,omitempty"`
+	Limited       bool                   `protobuf:"varint,6,opt,name=limited,proto3" json:"limited,omitempty"` // ended at max_rows: more may match
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HuntProgress) Reset() {
+	*x = HuntProgress{}
+	mi := &file_vedette_operator_proto_msgTypes[117]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HuntProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HuntProgress) ProtoMessage() {}
+
+func (x *HuntProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[117]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HuntProgress.ProtoReflect.Descriptor instead.
+func (*HuntProgress) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{117}
+}
+
+func (x *HuntProgress) GetAsked() uint32 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetAnswered() uint32 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetScanned() uint64 {
+	if x != nil {
+		return x.Scanned
+	}
+	return 0
+}
+
+func (x *HuntProgress) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
+}
+
 var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
@@ -8035,7 +8519,40 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
 	"\x10PutTrustResponse\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xc3\"\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x8d\x01\n" +
+	"\vHuntRequest\x129\n" +
+	"\bselector\x18\x01 \x01(\v2\x1d.vedette.operator.v1.SelectorR\bselector\x12(\n" +
+	"\x03ask\x18\x02 \x01(\v2\x16.vedette.sensor.v1.AskR\x03ask\x12\x19\n" +
+	"\bmax_rows\x18\x03 \x01(\rR\amaxRows\"\xad\x02\n" +
+	"\fHuntResponse\x126\n" +
+	"\x05begun\x18\x01 \x01(\v2\x1e.vedette.operator.v1.HuntBegunH\x00R\x05begun\x120\n" +
+	"\x03row\x18\x02 \x01(\v2\x1c.vedette.operator.v1.HuntRowH\x00R\x03row\x123\n" +
+	"\x04host\x18\x03 \x01(\v2\x1d.vedette.operator.v1.HuntHostH\x00R\x04host\x12?\n" +
+	"\bprogress\x18\x04 \x01(\v2!.vedette.operator.v1.HuntProgressH\x00R\bprogress\x125\n" +
+	"\x03end\x18\x05 \x01(\v2!.vedette.operator.v1.HuntProgressH\x00R\x03endB\x06\n" +
+	"\x04body\"1\n" +
+	"\tHuntBegun\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05hosts\x18\x02 \x01(\rR\x05hosts\"s\n" +
+	"\aHuntRow\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
+	"\thost_name\x18\x02 \x01(\tR\bhostName\x127\n" +
+	"\bsighting\x18\x03 \x01(\v2\x1b.vedette.sensor.v1.SightingR\bsighting\"\xc4\x01\n" +
+	"\bHuntHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
+	"\thost_name\x18\x02 \x01(\tR\bhostName\x121\n" +
+	"\x06answer\x18\x03 \x01(\v2\x19.vedette.sensor.v1.AnswerR\x06answer\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
+	"\x04rows\x18\x06 \x01(\rR\x04rows\x12\x16\n" +
+	"\x06millis\x18\a \x01(\rR\x06millis\"\xa0\x01\n" +
+	"\fHuntProgress\x12\x14\n" +
+	"\x05asked\x18\x01 \x01(\rR\x05asked\x12\x1a\n" +
+	"\banswered\x18\x02 \x01(\rR\banswered\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\rR\x06failed\x12\x12\n" +
+	"\x04rows\x18\x04 \x01(\x04R\x04rows\x12\x18\n" +
+	"\ascanned\x18\x05 \x01(\x04R\ascanned\x12\x18\n" +
+	"\alimited\x18\x06 \x01(\bR\alimited2\x92#\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -8084,7 +8601,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\aUnlearn\x12#.vedette.operator.v1.UnlearnRequest\x1a$.vedette.operator.v1.UnlearnResponse\x12c\n" +
 	"\fListUnlearns\x12(.vedette.operator.v1.ListUnlearnsRequest\x1a).vedette.operator.v1.ListUnlearnsResponse\x12c\n" +
 	"\fListRollOuts\x12(.vedette.operator.v1.ListRollOutsRequest\x1a).vedette.operator.v1.ListRollOutsResponse\x12P\n" +
-	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
+	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01\x12M\n" +
+	"\x04Hunt\x12 .vedette.operator.v1.HuntRequest\x1a!.vedette.operator.v1.HuntResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
 	file_vedette_operator_proto_rawDescOnce sync.Once
@@ -8098,7 +8616,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 122)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -8212,212 +8730,232 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*PrepareRootResponse)(nil),        // 109: vedette.operator.v1.PrepareRootResponse
 	(*PutTrustRequest)(nil),            // 110: vedette.operator.v1.PutTrustRequest
 	(*PutTrustResponse)(nil),           // 111: vedette.operator.v1.PutTrustResponse
-	nil,                                // 112: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 113: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 114: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 115: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 116: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 117: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 118: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 119: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 120: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 121: vedette.sensor.v1.Behaviour
-	(sensorv1.BehaviourKind)(0),        // 122: vedette.sensor.v1.BehaviourKind
-	(*sensorv1.Pack)(nil),              // 123: vedette.sensor.v1.Pack
-	(*sensorv1.SignedPack)(nil),        // 124: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 125: vedette.sensor.v1.SignedUnlearn
-	(*raftv1.RollOut)(nil),             // 126: vedette.raft.v1.RollOut
-	(*sensorv1.Finding)(nil),           // 127: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 128: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 129: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 130: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 131: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 132: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 133: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 134: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 135: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 136: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 137: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 138: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 139: vedette.sensor.v1.SignedTrust
+	(*HuntRequest)(nil),                // 112: vedette.operator.v1.HuntRequest
+	(*HuntResponse)(nil),               // 113: vedette.operator.v1.HuntResponse
+	(*HuntBegun)(nil),                  // 114: vedette.operator.v1.HuntBegun
+	(*HuntRow)(nil),                    // 115: vedette.operator.v1.HuntRow
+	(*HuntHost)(nil),                   // 116: vedette.operator.v1.HuntHost
+	(*HuntProgress)(nil),               // 117: vedette.operator.v1.HuntProgress
+	nil,                                // 118: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 119: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 120: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 121: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 122: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 123: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 124: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 125: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 126: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 127: vedette.sensor.v1.Behaviour
+	(sensorv1.BehaviourKind)(0),        // 128: vedette.sensor.v1.BehaviourKind
+	(*sensorv1.Pack)(nil),              // 129: vedette.sensor.v1.Pack
+	(*sensorv1.SignedPack)(nil),        // 130: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 131: vedette.sensor.v1.SignedUnlearn
+	(*raftv1.RollOut)(nil),             // 132: vedette.raft.v1.RollOut
+	(*sensorv1.Finding)(nil),           // 133: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 134: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 135: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 136: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 137: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 138: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 139: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 140: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 141: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 142: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 143: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 144: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 145: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 146: vedette.sensor.v1.Ask
+	(*sensorv1.Sighting)(nil),          // 147: vedette.sensor.v1.Sighting
+	(*sensorv1.Answer)(nil),            // 148: vedette.sensor.v1.Answer
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	80,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	116, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	112, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	117, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	118, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	119, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	120, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	113, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	122, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	118, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	123, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	124, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	125, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	126, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	119, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
 	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	121, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	122, // 15: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	127, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	128, // 15: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
 	12,  // 16: vedette.operator.v1.ListBehavioursResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	17,  // 17: vedette.operator.v1.DiffBaselinesResponse.rows:type_name -> vedette.operator.v1.DifferenceRow
-	121, // 18: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	127, // 18: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
 	20,  // 19: vedette.operator.v1.ListRolesResponse.roles:type_name -> vedette.operator.v1.RoleRow
-	123, // 20: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
-	124, // 21: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
-	125, // 22: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
+	129, // 20: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
+	130, // 21: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
+	131, // 22: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
 	29,  // 23: vedette.operator.v1.ListUnlearnsResponse.rows:type_name -> vedette.operator.v1.UnlearnRow
 	32,  // 24: vedette.operator.v1.ListRollOutsResponse.rows:type_name -> vedette.operator.v1.RollOutRow
-	121, // 25: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	126, // 26: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
-	127, // 27: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	127, // 25: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	132, // 26: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
+	133, // 27: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	33,  // 28: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	33,  // 29: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	128, // 30: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	128, // 31: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	134, // 30: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	134, // 31: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	33,  // 32: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	128, // 33: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	134, // 33: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	3,   // 34: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 35: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	3,   // 36: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	129, // 37: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	130, // 38: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	131, // 39: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	135, // 37: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	136, // 38: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	137, // 39: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
 	2,   // 40: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
 	48,  // 41: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	114, // 42: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	132, // 43: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	132, // 44: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	120, // 42: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	138, // 43: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	138, // 44: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
 	51,  // 45: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	133, // 46: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	139, // 46: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
 	51,  // 47: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
 	51,  // 48: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	134, // 49: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	134, // 50: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	134, // 51: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	135, // 52: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	140, // 49: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	140, // 50: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	140, // 51: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	141, // 52: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
 	66,  // 53: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
 	69,  // 54: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	131, // 55: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	137, // 55: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
 	70,  // 56: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
 	70,  // 57: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
 	51,  // 58: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
 	75,  // 59: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	115, // 60: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	121, // 60: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
 	80,  // 61: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	116, // 62: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	116, // 63: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	122, // 62: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	122, // 63: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
 	89,  // 64: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	136, // 65: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	142, // 65: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
 	33,  // 66: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	128, // 67: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	134, // 67: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
 	70,  // 68: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
 	92,  // 69: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
 	2,   // 70: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
 	97,  // 71: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	137, // 72: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	137, // 73: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	138, // 74: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	139, // 75: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	139, // 76: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	143, // 72: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	143, // 73: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	144, // 74: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	145, // 75: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	145, // 76: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
 	106, // 77: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
 	107, // 78: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
 	107, // 79: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	139, // 80: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	0,   // 81: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 82: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 83: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 84: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	34,  // 85: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	36,  // 86: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	38,  // 87: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	40,  // 88: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	42,  // 89: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	44,  // 90: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	46,  // 91: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	49,  // 92: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	52,  // 93: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	54,  // 94: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	56,  // 95: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	58,  // 96: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	60,  // 97: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	62,  // 98: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	64,  // 99: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	67,  // 100: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	71,  // 101: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	73,  // 102: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	76,  // 103: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	78,  // 104: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	81,  // 105: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	83,  // 106: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	85,  // 107: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	87,  // 108: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	93,  // 109: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	95,  // 110: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	98,  // 111: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	100, // 112: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	104, // 113: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	108, // 114: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	110, // 115: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	102, // 116: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	13,  // 117: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
-	15,  // 118: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
-	18,  // 119: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
-	21,  // 120: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
-	23,  // 121: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
-	25,  // 122: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
-	27,  // 123: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
-	30,  // 124: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
-	90,  // 125: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 126: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 127: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 128: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 129: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	35,  // 130: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	37,  // 131: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	39,  // 132: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	41,  // 133: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	43,  // 134: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	45,  // 135: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	47,  // 136: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	50,  // 137: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	53,  // 138: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	55,  // 139: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	57,  // 140: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	59,  // 141: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	61,  // 142: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	63,  // 143: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	65,  // 144: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	68,  // 145: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	72,  // 146: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	74,  // 147: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	77,  // 148: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	79,  // 149: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	82,  // 150: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	84,  // 151: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	86,  // 152: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	88,  // 153: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	94,  // 154: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	96,  // 155: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	99,  // 156: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	101, // 157: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	105, // 158: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	109, // 159: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	111, // 160: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	103, // 161: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	14,  // 162: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
-	16,  // 163: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
-	19,  // 164: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
-	22,  // 165: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
-	24,  // 166: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
-	26,  // 167: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
-	28,  // 168: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
-	31,  // 169: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
-	91,  // 170: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	126, // [126:171] is the sub-list for method output_type
-	81,  // [81:126] is the sub-list for method input_type
-	81,  // [81:81] is the sub-list for extension type_name
-	81,  // [81:81] is the sub-list for extension extendee
-	0,   // [0:81] is the sub-list for field type_name
+	145, // 80: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	3,   // 81: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
+	146, // 82: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
+	114, // 83: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
+	115, // 84: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
+	116, // 85: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
+	117, // 86: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
+	117, // 87: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
+	147, // 88: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
+	148, // 89: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
+	0,   // 90: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 91: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 92: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 93: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	34,  // 94: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	36,  // 95: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	38,  // 96: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	40,  // 97: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	42,  // 98: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	44,  // 99: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	46,  // 100: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	49,  // 101: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	52,  // 102: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	54,  // 103: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	56,  // 104: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	58,  // 105: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	60,  // 106: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	62,  // 107: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	64,  // 108: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	67,  // 109: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	71,  // 110: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	73,  // 111: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	76,  // 112: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	78,  // 113: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	81,  // 114: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	83,  // 115: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	85,  // 116: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	87,  // 117: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	93,  // 118: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	95,  // 119: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	98,  // 120: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	100, // 121: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	104, // 122: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	108, // 123: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	110, // 124: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	102, // 125: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	13,  // 126: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
+	15,  // 127: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
+	18,  // 128: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
+	21,  // 129: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
+	23,  // 130: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
+	25,  // 131: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
+	27,  // 132: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
+	30,  // 133: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
+	90,  // 134: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	112, // 135: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
+	1,   // 136: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 137: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 138: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 139: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	35,  // 140: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	37,  // 141: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	39,  // 142: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	41,  // 143: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	43,  // 144: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	45,  // 145: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	47,  // 146: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	50,  // 147: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	53,  // 148: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	55,  // 149: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	57,  // 150: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	59,  // 151: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	61,  // 152: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	63,  // 153: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	65,  // 154: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	68,  // 155: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	72,  // 156: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	74,  // 157: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	77,  // 158: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	79,  // 159: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	82,  // 160: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	84,  // 161: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	86,  // 162: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	88,  // 163: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	94,  // 164: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	96,  // 165: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	99,  // 166: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	101, // 167: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	105, // 168: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	109, // 169: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	111, // 170: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	103, // 171: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	14,  // 172: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
+	16,  // 173: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
+	19,  // 174: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
+	22,  // 175: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
+	24,  // 176: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
+	26,  // 177: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
+	28,  // 178: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
+	31,  // 179: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
+	91,  // 180: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	113, // 181: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
+	136, // [136:182] is the sub-list for method output_type
+	90,  // [90:136] is the sub-list for method input_type
+	90,  // [90:90] is the sub-list for extension type_name
+	90,  // [90:90] is the sub-list for extension extendee
+	0,   // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -8432,13 +8970,20 @@ func file_vedette_operator_proto_init() {
 		(*WatchResponse_Isolation)(nil),
 		(*WatchResponse_HostChange)(nil),
 	}
+	file_vedette_operator_proto_msgTypes[113].OneofWrappers = []any{
+		(*HuntResponse_Begun)(nil),
+		(*HuntResponse_Row)(nil),
+		(*HuntResponse_Host)(nil),
+		(*HuntResponse_Progress)(nil),
+		(*HuntResponse_End)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   116,
+			NumMessages:   122,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -72,6 +72,7 @@ type Command struct {
 	//	*Command_SetRoles
 	//	*Command_LearningOrder
 	//	*Command_NoteRollOuts
+	//	*Command_NoteHunt
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -477,6 +478,15 @@ func (x *Command) GetNoteRollOuts() *NoteRollOuts {
 	return nil
 }
 
+func (x *Command) GetNoteHunt() *NoteHunt {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteHunt); ok {
+			return x.NoteHunt
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -633,6 +643,10 @@ type Command_NoteRollOuts struct {
 	NoteRollOuts *NoteRollOuts `protobuf:"bytes,67,opt,name=note_roll_outs,json=noteRollOuts,proto3,oneof"`
 }
 
+type Command_NoteHunt struct {
+	NoteHunt *NoteHunt `protobuf:"bytes,58,opt,name=note_hunt,json=noteHunt,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -708,6 +722,8 @@ func (*Command_SetRoles) isCommand_Body() {}
 func (*Command_LearningOrder) isCommand_Body() {}
 
 func (*Command_NoteRollOuts) isCommand_Body() {}
+
+func (*Command_NoteHunt) isCommand_Body() {}
 
 // Which role groups there are and which hosts changed theirs, as the engine found them.
 type SetRoles struct {
@@ -4691,11 +4707,195 @@ func (x *ExportPlace) GetFlows() int64 {
 	return 0
 }
 
+// Somebody puts a question to the flight recorders of hosts. The answers are in no log.
+type NoteHunt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Question      string                 `protobuf:"bytes,2,opt,name=question,proto3" json:"question,omitempty"` // the expression, or what names the rule
+	Hosts         uint32                 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`      // how many were asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteHunt) Reset() {
+	*x = NoteHunt{}
+	mi := &file_vedette_raft_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteHunt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteHunt) ProtoMessage() {}
+
+func (x *NoteHunt) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteHunt.ProtoReflect.Descriptor instead.
+func (*NoteHunt) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *NoteHunt) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NoteHunt) GetQuestion() string {
+	if x != nil {
+		return x.Question
+	}
+	return ""
+}
+
+func (x *NoteHunt) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+// What a node asks a node about the hosts whose sessions are there. It answers with
+// NodeAnswers, until every host has one that is done.
+type NodeQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ask           *sensorv1.Ask          `protobuf:"bytes,1,opt,name=ask,proto3" json:"ask,omitempty"`
+	Hosts         []string               `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeQuestion) Reset() {
+	*x = NodeQuestion{}
+	mi := &file_vedette_raft_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeQuestion) ProtoMessage() {}
+
+func (x *NodeQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeQuestion.ProtoReflect.Descriptor instead.
+func (*NodeQuestion) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *NodeQuestion) GetAsk() *sensorv1.Ask {
+	if x != nil {
+		return x.Ask
+	}
+	return nil
+}
+
+func (x *NodeQuestion) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type NodeAnswer struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Host   string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Answer *sensorv1.Answer       `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	// In place of an answer: why there is none ("away", "old-sensor", "late", …), and in words.
+	Code          string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAnswer) Reset() {
+	*x = NodeAnswer{}
+	mi := &file_vedette_raft_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAnswer) ProtoMessage() {}
+
+func (x *NodeAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAnswer.ProtoReflect.Descriptor instead.
+func (*NodeAnswer) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *NodeAnswer) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *NodeAnswer) GetAnswer() *sensorv1.Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *NodeAnswer) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *NodeAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\x82\x15\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xbc\x15\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -4746,7 +4946,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x0ebegin_sessions\x18; \x01(\v2\x1e.vedette.raft.v1.BeginSessionsH\x00R\rbeginSessions\x128\n" +
 	"\tset_roles\x18A \x01(\v2\x19.vedette.raft.v1.SetRolesH\x00R\bsetRoles\x12G\n" +
 	"\x0elearning_order\x18B \x01(\v2\x1e.vedette.raft.v1.LearningOrderH\x00R\rlearningOrder\x12E\n" +
-	"\x0enote_roll_outs\x18C \x01(\v2\x1d.vedette.raft.v1.NoteRollOutsH\x00R\fnoteRollOutsB\x06\n" +
+	"\x0enote_roll_outs\x18C \x01(\v2\x1d.vedette.raft.v1.NoteRollOutsH\x00R\fnoteRollOuts\x128\n" +
+	"\tnote_hunt\x18: \x01(\v2\x19.vedette.raft.v1.NoteHuntH\x00R\bnoteHuntB\x06\n" +
 	"\x04body\"\x8d\x01\n" +
 	"\bSetRoles\x122\n" +
 	"\x06groups\x18\x01 \x03(\v2\x1a.vedette.raft.v1.RoleGroupR\x06groups\x12\x1c\n" +
@@ -5073,7 +5274,20 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x0eincident_index\x18\x02 \x01(\x03R\rincidentIndex\x12!\n" +
 	"\fincident_row\x18\x03 \x01(\x03R\vincidentRow\x12\x14\n" +
 	"\x05audit\x18\x04 \x01(\x03R\x05audit\x12\x14\n" +
-	"\x05flows\x18\x05 \x01(\x03R\x05flowsB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
+	"\x05flows\x18\x05 \x01(\x03R\x05flows\"L\n" +
+	"\bNoteHunt\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bquestion\x18\x02 \x01(\tR\bquestion\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\rR\x05hosts\"N\n" +
+	"\fNodeQuestion\x12(\n" +
+	"\x03ask\x18\x01 \x01(\v2\x16.vedette.sensor.v1.AskR\x03ask\x12\x14\n" +
+	"\x05hosts\x18\x02 \x03(\tR\x05hosts\"}\n" +
+	"\n" +
+	"NodeAnswer\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x121\n" +
+	"\x06answer\x18\x02 \x01(\v2\x19.vedette.sensor.v1.AnswerR\x06answer\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\tR\x04code\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05errorB4Z2github.com/vedette-edr/vedette/proto/raftv1;raftv1b\x06proto3"
 
 var (
 	file_vedette_raft_proto_rawDescOnce sync.Once
@@ -5087,7 +5301,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*SetRoles)(nil),                   // 1: vedette.raft.v1.SetRoles
@@ -5148,23 +5362,28 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*HolderTrust)(nil),                // 56: vedette.raft.v1.HolderTrust
 	(*ExportMark)(nil),                 // 57: vedette.raft.v1.ExportMark
 	(*ExportPlace)(nil),                // 58: vedette.raft.v1.ExportPlace
-	nil,                                // 59: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.SignedPack)(nil),        // 60: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 61: vedette.sensor.v1.SignedUnlearn
-	(*sensorv1.Unlearnt)(nil),          // 62: vedette.sensor.v1.Unlearnt
-	(*sensorv1.Batch)(nil),             // 63: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 64: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 65: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 66: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 67: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 68: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 69: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 70: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 71: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 72: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 73: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 74: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 75: vedette.sensor.v1.SignedTrust
+	(*NoteHunt)(nil),                   // 59: vedette.raft.v1.NoteHunt
+	(*NodeQuestion)(nil),               // 60: vedette.raft.v1.NodeQuestion
+	(*NodeAnswer)(nil),                 // 61: vedette.raft.v1.NodeAnswer
+	nil,                                // 62: vedette.raft.v1.CreateToken.LabelsEntry
+	(*sensorv1.SignedPack)(nil),        // 63: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 64: vedette.sensor.v1.SignedUnlearn
+	(*sensorv1.Unlearnt)(nil),          // 65: vedette.sensor.v1.Unlearnt
+	(*sensorv1.Batch)(nil),             // 66: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 67: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 68: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 69: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 70: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 71: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 72: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 73: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 74: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 75: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 76: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 77: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 78: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 79: vedette.sensor.v1.Ask
+	(*sensorv1.Answer)(nil),            // 80: vedette.sensor.v1.Answer
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	9,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -5205,57 +5424,60 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	1,  // 35: vedette.raft.v1.Command.set_roles:type_name -> vedette.raft.v1.SetRoles
 	4,  // 36: vedette.raft.v1.Command.learning_order:type_name -> vedette.raft.v1.LearningOrder
 	6,  // 37: vedette.raft.v1.Command.note_roll_outs:type_name -> vedette.raft.v1.NoteRollOuts
-	2,  // 38: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
-	3,  // 39: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
-	60, // 40: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
-	61, // 41: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	5,  // 42: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
-	62, // 43: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	7,  // 44: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
-	10, // 45: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	63, // 46: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	64, // 47: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	65, // 48: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	59, // 49: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	65, // 50: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	64, // 51: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	66, // 52: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	67, // 53: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	68, // 54: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	69, // 55: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	70, // 56: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	71, // 57: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	68, // 58: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	21, // 59: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	22, // 60: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	20, // 61: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	66, // 62: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	72, // 63: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	64, // 64: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	28, // 65: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
-	31, // 66: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	73, // 67: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	33, // 68: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	37, // 69: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	36, // 70: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
-	35, // 71: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	39, // 72: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	41, // 73: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	66, // 74: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	66, // 75: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	74, // 76: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	50, // 77: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	75, // 78: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	55, // 79: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	56, // 80: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	56, // 81: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	58, // 82: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	58, // 83: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	84, // [84:84] is the sub-list for method output_type
-	84, // [84:84] is the sub-list for method input_type
-	84, // [84:84] is the sub-list for extension type_name
-	84, // [84:84] is the sub-list for extension extendee
-	0,  // [0:84] is the sub-list for field type_name
+	59, // 38: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
+	2,  // 39: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
+	3,  // 40: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
+	63, // 41: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
+	64, // 42: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	5,  // 43: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
+	65, // 44: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	7,  // 45: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
+	10, // 46: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	66, // 47: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	67, // 48: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	68, // 49: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	62, // 50: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	68, // 51: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	67, // 52: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	69, // 53: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	70, // 54: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	71, // 55: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	72, // 56: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	73, // 57: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	74, // 58: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	71, // 59: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	21, // 60: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	22, // 61: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	20, // 62: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	69, // 63: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	75, // 64: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	67, // 65: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	28, // 66: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
+	31, // 67: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	76, // 68: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	33, // 69: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	37, // 70: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	36, // 71: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
+	35, // 72: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	39, // 73: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	41, // 74: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	69, // 75: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	69, // 76: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	77, // 77: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	50, // 78: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	78, // 79: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	55, // 80: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	56, // 81: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	56, // 82: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	58, // 83: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	58, // 84: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	79, // 85: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
+	80, // 86: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
+	87, // [87:87] is the sub-list for method output_type
+	87, // [87:87] is the sub-list for method input_type
+	87, // [87:87] is the sub-list for extension type_name
+	87, // [87:87] is the sub-list for extension extendee
+	0,  // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -5302,6 +5524,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_SetRoles)(nil),
 		(*Command_LearningOrder)(nil),
 		(*Command_NoteRollOuts)(nil),
+		(*Command_NoteHunt)(nil),
 	}
 	file_vedette_raft_proto_msgTypes[4].OneofWrappers = []any{
 		(*LearningOrder_Pack)(nil),
@@ -5314,7 +5537,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

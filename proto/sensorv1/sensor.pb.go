@@ -626,6 +626,7 @@ type SensorMessage struct {
 	//	*SensorMessage_Goodbye
 	//	*SensorMessage_Trusted
 	//	*SensorMessage_Unlearnt
+	//	*SensorMessage_Answer
 	Body          isSensorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -731,6 +732,15 @@ func (x *SensorMessage) GetUnlearnt() *Unlearnt {
 	return nil
 }
 
+func (x *SensorMessage) GetAnswer() *Answer {
+	if x != nil {
+		if x, ok := x.Body.(*SensorMessage_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
 type isSensorMessage_Body interface {
 	isSensorMessage_Body()
 }
@@ -767,6 +777,11 @@ type SensorMessage_Unlearnt struct {
 	Unlearnt *Unlearnt `protobuf:"bytes,9,opt,name=unlearnt,proto3,oneof"`
 }
 
+type SensorMessage_Answer struct {
+	// A piece of what the flight recorder has on a Question.
+	Answer *Answer `protobuf:"bytes,7,opt,name=answer,proto3,oneof"`
+}
+
 func (*SensorMessage_Hello) isSensorMessage_Body() {}
 
 func (*SensorMessage_Batch) isSensorMessage_Body() {}
@@ -780,6 +795,8 @@ func (*SensorMessage_Goodbye) isSensorMessage_Body() {}
 func (*SensorMessage_Trusted) isSensorMessage_Body() {}
 
 func (*SensorMessage_Unlearnt) isSensorMessage_Body() {}
+
+func (*SensorMessage_Answer) isSensorMessage_Body() {}
 
 // A sensor that ends says so and waits shortly until the node hangs up, which it
 // does when the log has it. Whoever falls silent without a goodbye is a finding.
@@ -842,6 +859,7 @@ type CoordinatorMessage struct {
 	//	*CoordinatorMessage_Intent
 	//	*CoordinatorMessage_Pack
 	//	*CoordinatorMessage_Learning
+	//	*CoordinatorMessage_Question
 	Body          isCoordinatorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -974,6 +992,15 @@ func (x *CoordinatorMessage) GetLearning() *Learning {
 	return nil
 }
 
+func (x *CoordinatorMessage) GetQuestion() *Question {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Question); ok {
+			return x.Question
+		}
+	}
+	return nil
+}
+
 type isCoordinatorMessage_Body interface {
 	isCoordinatorMessage_Body()
 }
@@ -1019,6 +1046,11 @@ type CoordinatorMessage_Learning struct {
 	Learning *Learning `protobuf:"bytes,12,opt,name=learning,proto3,oneof"`
 }
 
+type CoordinatorMessage_Question struct {
+	// Only to sensors whose Hello says that they answer.
+	Question *Question `protobuf:"bytes,9,opt,name=question,proto3,oneof"`
+}
+
 func (*CoordinatorMessage_Welcome) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Refusal) isCoordinatorMessage_Body() {}
@@ -1039,6 +1071,8 @@ func (*CoordinatorMessage_Pack) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Learning) isCoordinatorMessage_Body() {}
 
+func (*CoordinatorMessage_Question) isCoordinatorMessage_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -1056,7 +1090,10 @@ type Hello struct {
 	Trusted     *Trusted `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
 	// SHA-256 of the payload of the baseline pack that the sensor goes by; one byte, zero, for
 	// none. Empty: an older sensor, which must be told nothing of packs and of learning.
-	Pack          []byte `protobuf:"bytes,10,opt,name=pack,proto3" json:"pack,omitempty"`
+	Pack []byte `protobuf:"bytes,10,opt,name=pack,proto3" json:"pack,omitempty"`
+	// The newest form of Question that the sensor answers; 0: none. A sensor that does not
+	// know questions would end the session over one.
+	Questions     uint32 `protobuf:"varint,9,opt,name=questions,proto3" json:"questions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1152,6 +1189,13 @@ func (x *Hello) GetPack() []byte {
 		return x.Pack
 	}
 	return nil
+}
+
+func (x *Hello) GetQuestions() uint32 {
+	if x != nil {
+		return x.Questions
+	}
+	return 0
 }
 
 type Welcome struct {
@@ -5317,6 +5361,726 @@ func (x *Trusted) GetRoot() []byte {
 	return nil
 }
 
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Given by the node, rising in a session and never 0.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*Question_Ask
+	//	*Question_Cancel
+	Body          isQuestion_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_vedette_sensor_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *Question) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Question) GetBody() isQuestion_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Question) GetAsk() *Ask {
+	if x != nil {
+		if x, ok := x.Body.(*Question_Ask); ok {
+			return x.Ask
+		}
+	}
+	return nil
+}
+
+func (x *Question) GetCancel() bool {
+	if x != nil {
+		if x, ok := x.Body.(*Question_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return false
+}
+
+type isQuestion_Body interface {
+	isQuestion_Body()
+}
+
+type Question_Ask struct {
+	Ask *Ask `protobuf:"bytes,2,opt,name=ask,proto3,oneof"`
+}
+
+type Question_Cancel struct {
+	// The answer is not wanted any more. It may be on its way.
+	Cancel bool `protobuf:"varint,3,opt,name=cancel,proto3,oneof"`
+}
+
+func (*Question_Ask) isQuestion_Body() {}
+
+func (*Question_Cancel) isQuestion_Body() {}
+
+type Ask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*Ask_Expression
+	//	*Ask_Rule
+	What isAsk_What `protobuf_oneof:"what"`
+	// Unix ns, by the host's clock; 0: no limit.
+	Since int64 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
+	Until int64 `protobuf:"varint,4,opt,name=until,proto3" json:"until,omitempty"`
+	// At most so much; 0: the sensor's own limit, which is also the highest.
+	MaxRows   uint32 `protobuf:"varint,5,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	MaxBytes  uint64 `protobuf:"varint,6,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	MaxMillis uint32 `protobuf:"varint,7,opt,name=max_millis,json=maxMillis,proto3" json:"max_millis,omitempty"`
+	// Who asks, for the host's own log: "operator:NAME" or "node:ID".
+	Asker         string `protobuf:"bytes,8,opt,name=asker,proto3" json:"asker,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_vedette_sensor_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *Ask) GetWhat() isAsk_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *Ask) GetExpression() string {
+	if x != nil {
+		if x, ok := x.What.(*Ask_Expression); ok {
+			return x.Expression
+		}
+	}
+	return ""
+}
+
+func (x *Ask) GetRule() string {
+	if x != nil {
+		if x, ok := x.What.(*Ask_Rule); ok {
+			return x.Rule
+		}
+	}
+	return ""
+}
+
+func (x *Ask) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Ask) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *Ask) GetMaxRows() uint32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
+func (x *Ask) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *Ask) GetMaxMillis() uint32 {
+	if x != nil {
+		return x.MaxMillis
+	}
+	return 0
+}
+
+func (x *Ask) GetAsker() string {
+	if x != nil {
+		return x.Asker
+	}
+	return ""
+}
+
+type isAsk_What interface {
+	isAsk_What()
+}
+
+type Ask_Expression struct {
+	// See package hunt.
+	Expression string `protobuf:"bytes,1,opt,name=expression,proto3,oneof"`
+}
+
+type Ask_Rule struct {
+	// A Sigma rule as text. The sensor says what of it its records cannot tell.
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3,oneof"`
+}
+
+func (*Ask_Expression) isAsk_What() {}
+
+func (*Ask_Rule) isAsk_What() {}
+
+type Answer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Oldest first in each segment of the recorder, the segments newest first.
+	Rows []*Sighting `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
+	Done bool        `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	// What follows is told with the last piece.
+	Error   string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Scanned uint64 `protobuf:"varint,5,opt,name=scanned,proto3" json:"scanned,omitempty"` // records that were looked at
+	// Why there may be more that matches: "rows", "bytes", "time", "budget", "cancelled"; empty: there is not.
+	Limited string `protobuf:"bytes,6,opt,name=limited,proto3" json:"limited,omitempty"`
+	// What was looked through begins here (Unix ns): since, unless the recorder does not reach
+	// back so far or a limit ended it. 0: nothing was.
+	CoveredFrom int64  `protobuf:"varint,7,opt,name=covered_from,json=coveredFrom,proto3" json:"covered_from,omitempty"`
+	ReachesBack int64  `protobuf:"varint,8,opt,name=reaches_back,json=reachesBack,proto3" json:"reaches_back,omitempty"` // the oldest that the recorder has; 0: nothing
+	Damaged     uint64 `protobuf:"varint,9,opt,name=damaged,proto3" json:"damaged,omitempty"`                            // records that could not be read: whether they match nobody can say
+	// What the sensor did not see in the time asked for, and when it did not run.
+	Losses    []*Loss      `protobuf:"bytes,10,rep,name=losses,proto3" json:"losses,omitempty"`
+	Unwatched []*Unwatched `protobuf:"bytes,11,rep,name=unwatched,proto3" json:"unwatched,omitempty"`
+	// Records that could not be judged because the parent was not known any more.
+	ParentUnknown uint64 `protobuf:"varint,12,opt,name=parent_unknown,json=parentUnknown,proto3" json:"parent_unknown,omitempty"`
+	// Of a rule: the fields that recorded events do not tell, and why they matter.
+	Untold        []string `protobuf:"bytes,13,rep,name=untold,proto3" json:"untold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_vedette_sensor_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *Answer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Answer) GetRows() []*Sighting {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *Answer) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *Answer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Answer) GetScanned() uint64 {
+	if x != nil {
+		return x.Scanned
+	}
+	return 0
+}
+
+func (x *Answer) GetLimited() string {
+	if x != nil {
+		return x.Limited
+	}
+	return ""
+}
+
+func (x *Answer) GetCoveredFrom() int64 {
+	if x != nil {
+		return x.CoveredFrom
+	}
+	return 0
+}
+
+func (x *Answer) GetReachesBack() int64 {
+	if x != nil {
+		return x.ReachesBack
+	}
+	return 0
+}
+
+func (x *Answer) GetDamaged() uint64 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *Answer) GetLosses() []*Loss {
+	if x != nil {
+		return x.Losses
+	}
+	return nil
+}
+
+func (x *Answer) GetUnwatched() []*Unwatched {
+	if x != nil {
+		return x.Unwatched
+	}
+	return nil
+}
+
+func (x *Answer) GetParentUnknown() uint64 {
+	if x != nil {
+		return x.ParentUnknown
+	}
+	return 0
+}
+
+func (x *Answer) GetUntold() []string {
+	if x != nil {
+		return x.Untold
+	}
+	return nil
+}
+
+// A time in which the sensor did not run.
+type Unwatched struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"` // Unix ns; 0: not known
+	Until         int64                  `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unwatched) Reset() {
+	*x = Unwatched{}
+	mi := &file_vedette_sensor_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unwatched) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unwatched) ProtoMessage() {}
+
+func (x *Unwatched) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unwatched.ProtoReflect.Descriptor instead.
+func (*Unwatched) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *Unwatched) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Unwatched) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+// Something that a host did, as its recorder has it.
+type Sighting struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Time        int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"` // Unix ns
+	Kind        string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`  // process, network, dns, file, privilege, login, other
+	Type        string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`  // the record's: exec, flow-open, …
+	Process     *Process               `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
+	ParentImage []byte                 `protobuf:"bytes,5,opt,name=parent_image,json=parentImage,proto3" json:"parent_image,omitempty"`
+	ParentArgv  [][]byte               `protobuf:"bytes,6,rep,name=parent_argv,json=parentArgv,proto3" json:"parent_argv,omitempty"`
+	ParentPid   uint32                 `protobuf:"varint,7,opt,name=parent_pid,json=parentPid,proto3" json:"parent_pid,omitempty"`
+	ParentStart uint64                 `protobuf:"varint,8,opt,name=parent_start,json=parentStart,proto3" json:"parent_start,omitempty"` // ns since boot
+	Storyline   string                 `protobuf:"bytes,9,opt,name=storyline,proto3" json:"storyline,omitempty"`
+	Flow        *Flow                  `protobuf:"bytes,10,opt,name=flow,proto3" json:"flow,omitempty"`
+	// What else the record says, in its order and words.
+	Details       []*Detail `protobuf:"bytes,11,rep,name=details,proto3" json:"details,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sighting) Reset() {
+	*x = Sighting{}
+	mi := &file_vedette_sensor_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sighting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sighting) ProtoMessage() {}
+
+func (x *Sighting) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sighting.ProtoReflect.Descriptor instead.
+func (*Sighting) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *Sighting) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Sighting) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Sighting) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Sighting) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *Sighting) GetParentImage() []byte {
+	if x != nil {
+		return x.ParentImage
+	}
+	return nil
+}
+
+func (x *Sighting) GetParentArgv() [][]byte {
+	if x != nil {
+		return x.ParentArgv
+	}
+	return nil
+}
+
+func (x *Sighting) GetParentPid() uint32 {
+	if x != nil {
+		return x.ParentPid
+	}
+	return 0
+}
+
+func (x *Sighting) GetParentStart() uint64 {
+	if x != nil {
+		return x.ParentStart
+	}
+	return 0
+}
+
+func (x *Sighting) GetStoryline() string {
+	if x != nil {
+		return x.Storyline
+	}
+	return ""
+}
+
+func (x *Sighting) GetFlow() *Flow {
+	if x != nil {
+		return x.Flow
+	}
+	return nil
+}
+
+func (x *Sighting) GetDetails() []*Detail {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+type Detail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Value:
+	//
+	//	*Detail_Number
+	//	*Detail_Text
+	//	*Detail_Flag
+	//	*Detail_Texts
+	Value         isDetail_Value `protobuf_oneof:"value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Detail) Reset() {
+	*x = Detail{}
+	mi := &file_vedette_sensor_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Detail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Detail) ProtoMessage() {}
+
+func (x *Detail) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Detail.ProtoReflect.Descriptor instead.
+func (*Detail) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *Detail) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Detail) GetValue() isDetail_Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Detail) GetNumber() uint64 {
+	if x != nil {
+		if x, ok := x.Value.(*Detail_Number); ok {
+			return x.Number
+		}
+	}
+	return 0
+}
+
+func (x *Detail) GetText() []byte {
+	if x != nil {
+		if x, ok := x.Value.(*Detail_Text); ok {
+			return x.Text
+		}
+	}
+	return nil
+}
+
+func (x *Detail) GetFlag() bool {
+	if x != nil {
+		if x, ok := x.Value.(*Detail_Flag); ok {
+			return x.Flag
+		}
+	}
+	return false
+}
+
+func (x *Detail) GetTexts() *TextList {
+	if x != nil {
+		if x, ok := x.Value.(*Detail_Texts); ok {
+			return x.Texts
+		}
+	}
+	return nil
+}
+
+type isDetail_Value interface {
+	isDetail_Value()
+}
+
+type Detail_Number struct {
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3,oneof"`
+}
+
+type Detail_Text struct {
+	Text []byte `protobuf:"bytes,3,opt,name=text,proto3,oneof"`
+}
+
+type Detail_Flag struct {
+	Flag bool `protobuf:"varint,4,opt,name=flag,proto3,oneof"`
+}
+
+type Detail_Texts struct {
+	Texts *TextList `protobuf:"bytes,5,opt,name=texts,proto3,oneof"`
+}
+
+func (*Detail_Number) isDetail_Value() {}
+
+func (*Detail_Text) isDetail_Value() {}
+
+func (*Detail_Flag) isDetail_Value() {}
+
+func (*Detail_Texts) isDetail_Value() {}
+
+type TextList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Texts         [][]byte               `protobuf:"bytes,1,rep,name=texts,proto3" json:"texts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TextList) Reset() {
+	*x = TextList{}
+	mi := &file_vedette_sensor_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TextList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TextList) ProtoMessage() {}
+
+func (x *TextList) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TextList.ProtoReflect.Descriptor instead.
+func (*TextList) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *TextList) GetTexts() [][]byte {
+	if x != nil {
+		return x.Texts
+	}
+	return nil
+}
+
 var File_vedette_sensor_proto protoreflect.FileDescriptor
 
 const file_vedette_sensor_proto_rawDesc = "" +
@@ -5344,7 +6108,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
 	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\x12%\n" +
 	"\x0eoperator_roots\x18\a \x03(\fR\roperatorRoots\x124\n" +
-	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\x9d\x03\n" +
+	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\xd2\x03\n" +
 	"\rSensorMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.vedette.sensor.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.vedette.sensor.v1.BatchH\x00R\x05batch\x120\n" +
@@ -5352,10 +6116,11 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\fgrant_result\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.GrantResultH\x00R\vgrantResult\x126\n" +
 	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbye\x126\n" +
 	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrusted\x129\n" +
-	"\bunlearnt\x18\t \x01(\v2\x1b.vedette.sensor.v1.UnlearntH\x00R\bunlearntB\x06\n" +
+	"\bunlearnt\x18\t \x01(\v2\x1b.vedette.sensor.v1.UnlearntH\x00R\bunlearnt\x123\n" +
+	"\x06answer\x18\a \x01(\v2\x19.vedette.sensor.v1.AnswerH\x00R\x06answerB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
-	"\afailure\x18\x01 \x01(\tR\afailure\"\xc7\x04\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\x82\x05\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -5366,8 +6131,9 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodes\x129\n" +
 	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intent\x121\n" +
 	"\x04pack\x18\v \x01(\v2\x1b.vedette.sensor.v1.PackPartH\x00R\x04pack\x129\n" +
-	"\blearning\x18\f \x01(\v2\x1b.vedette.sensor.v1.LearningH\x00R\blearningB\x06\n" +
-	"\x04body\"\xbd\x02\n" +
+	"\blearning\x18\f \x01(\v2\x1b.vedette.sensor.v1.LearningH\x00R\blearning\x129\n" +
+	"\bquestion\x18\t \x01(\v2\x1b.vedette.sensor.v1.QuestionH\x00R\bquestionB\x06\n" +
+	"\x04body\"\xdb\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -5379,7 +6145,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\x124\n" +
 	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\x12\x12\n" +
 	"\x04pack\x18\n" +
-	" \x01(\fR\x04pack\"\x99\x03\n" +
+	" \x01(\fR\x04pack\x12\x1c\n" +
+	"\tquestions\x18\t \x01(\rR\tquestions\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -5758,7 +6525,67 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"3\n" +
 	"\aTrusted\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
-	"\x04root\x18\x02 \x01(\fR\x04root*W\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\"h\n" +
+	"\bQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
+	"\x03ask\x18\x02 \x01(\v2\x16.vedette.sensor.v1.AskH\x00R\x03ask\x12\x18\n" +
+	"\x06cancel\x18\x03 \x01(\bH\x00R\x06cancelB\x06\n" +
+	"\x04body\"\xde\x01\n" +
+	"\x03Ask\x12 \n" +
+	"\n" +
+	"expression\x18\x01 \x01(\tH\x00R\n" +
+	"expression\x12\x14\n" +
+	"\x04rule\x18\x02 \x01(\tH\x00R\x04rule\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18\x04 \x01(\x03R\x05until\x12\x19\n" +
+	"\bmax_rows\x18\x05 \x01(\rR\amaxRows\x12\x1b\n" +
+	"\tmax_bytes\x18\x06 \x01(\x04R\bmaxBytes\x12\x1d\n" +
+	"\n" +
+	"max_millis\x18\a \x01(\rR\tmaxMillis\x12\x14\n" +
+	"\x05asker\x18\b \x01(\tR\x05askerB\x06\n" +
+	"\x04what\"\xb3\x03\n" +
+	"\x06Answer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
+	"\x04rows\x18\x02 \x03(\v2\x1b.vedette.sensor.v1.SightingR\x04rows\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x18\n" +
+	"\ascanned\x18\x05 \x01(\x04R\ascanned\x12\x18\n" +
+	"\alimited\x18\x06 \x01(\tR\alimited\x12!\n" +
+	"\fcovered_from\x18\a \x01(\x03R\vcoveredFrom\x12!\n" +
+	"\freaches_back\x18\b \x01(\x03R\vreachesBack\x12\x18\n" +
+	"\adamaged\x18\t \x01(\x04R\adamaged\x12/\n" +
+	"\x06losses\x18\n" +
+	" \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12:\n" +
+	"\tunwatched\x18\v \x03(\v2\x1c.vedette.sensor.v1.UnwatchedR\tunwatched\x12%\n" +
+	"\x0eparent_unknown\x18\f \x01(\x04R\rparentUnknown\x12\x16\n" +
+	"\x06untold\x18\r \x03(\tR\x06untold\"5\n" +
+	"\tUnwatched\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\x03R\x05until\"\x82\x03\n" +
+	"\bSighting\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x124\n" +
+	"\aprocess\x18\x04 \x01(\v2\x1a.vedette.sensor.v1.ProcessR\aprocess\x12!\n" +
+	"\fparent_image\x18\x05 \x01(\fR\vparentImage\x12\x1f\n" +
+	"\vparent_argv\x18\x06 \x03(\fR\n" +
+	"parentArgv\x12\x1d\n" +
+	"\n" +
+	"parent_pid\x18\a \x01(\rR\tparentPid\x12!\n" +
+	"\fparent_start\x18\b \x01(\x04R\vparentStart\x12\x1c\n" +
+	"\tstoryline\x18\t \x01(\tR\tstoryline\x12+\n" +
+	"\x04flow\x18\n" +
+	" \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\x123\n" +
+	"\adetails\x18\v \x03(\v2\x19.vedette.sensor.v1.DetailR\adetails\"\xa0\x01\n" +
+	"\x06Detail\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\x06number\x18\x02 \x01(\x04H\x00R\x06number\x12\x14\n" +
+	"\x04text\x18\x03 \x01(\fH\x00R\x04text\x12\x14\n" +
+	"\x04flag\x18\x04 \x01(\bH\x00R\x04flag\x123\n" +
+	"\x05texts\x18\x05 \x01(\v2\x1b.vedette.sensor.v1.TextListH\x00R\x05textsB\a\n" +
+	"\x05value\" \n" +
+	"\bTextList\x12\x14\n" +
+	"\x05texts\x18\x01 \x03(\fR\x05texts*W\n" +
 	"\n" +
 	"EnrollKind\x12\x1b\n" +
 	"\x17ENROLL_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -5812,7 +6639,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -5877,9 +6704,16 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Trust)(nil),              // 60: vedette.sensor.v1.Trust
 	(*SignedTrust)(nil),        // 61: vedette.sensor.v1.SignedTrust
 	(*Trusted)(nil),            // 62: vedette.sensor.v1.Trusted
-	nil,                        // 63: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 64: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 65: vedette.sensor.v1.Group.LabelsEntry
+	(*Question)(nil),           // 63: vedette.sensor.v1.Question
+	(*Ask)(nil),                // 64: vedette.sensor.v1.Ask
+	(*Answer)(nil),             // 65: vedette.sensor.v1.Answer
+	(*Unwatched)(nil),          // 66: vedette.sensor.v1.Unwatched
+	(*Sighting)(nil),           // 67: vedette.sensor.v1.Sighting
+	(*Detail)(nil),             // 68: vedette.sensor.v1.Detail
+	(*TextList)(nil),           // 69: vedette.sensor.v1.TextList
+	nil,                        // 70: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 71: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 72: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
@@ -5896,76 +6730,86 @@ var file_vedette_sensor_proto_depIdxs = []int32{
 	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
 	62, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
 	34, // 13: vedette.sensor.v1.SensorMessage.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	12, // 14: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	56, // 15: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	20, // 16: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	21, // 17: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	44, // 18: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	55, // 19: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	15, // 20: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	50, // 21: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
-	31, // 22: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
-	35, // 23: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
-	13, // 24: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	62, // 25: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
-	15, // 26: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	50, // 27: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	63, // 28: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	64, // 29: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 30: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 31: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	59, // 32: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	61, // 33: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
-	17, // 34: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	45, // 35: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 36: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 37: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	39, // 38: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	48, // 39: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	40, // 40: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 41: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 42: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 43: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	36, // 44: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 45: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 46: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 47: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
-	1,  // 48: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	45, // 49: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
-	45, // 50: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
-	33, // 51: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	37, // 52: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	37, // 53: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	38, // 54: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	38, // 55: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	36, // 56: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	37, // 57: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	38, // 58: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	42, // 59: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 60: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 61: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	41, // 62: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	45, // 63: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	46, // 64: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	48, // 65: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 66: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 67: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	41, // 68: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 69: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	51, // 70: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	52, // 71: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	53, // 72: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	45, // 73: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	65, // 74: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	51, // 75: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	58, // 76: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	45, // 77: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	45, // 78: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	79, // [79:79] is the sub-list for method output_type
-	79, // [79:79] is the sub-list for method input_type
-	79, // [79:79] is the sub-list for extension type_name
-	79, // [79:79] is the sub-list for extension extendee
-	0,  // [0:79] is the sub-list for field type_name
+	65, // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
+	12, // 15: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	56, // 16: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	20, // 17: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	21, // 18: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	44, // 19: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	55, // 20: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	15, // 21: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	50, // 22: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	31, // 23: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
+	35, // 24: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
+	63, // 25: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
+	13, // 26: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	62, // 27: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	15, // 28: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	50, // 29: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	70, // 30: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	71, // 31: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 32: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 33: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	59, // 34: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	61, // 35: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17, // 36: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	45, // 37: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 38: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 39: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	39, // 40: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	48, // 41: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	40, // 42: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 43: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 44: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 45: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	36, // 46: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 47: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 48: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 49: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
+	1,  // 50: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	45, // 51: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
+	45, // 52: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
+	33, // 53: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	37, // 54: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	37, // 55: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	38, // 56: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	38, // 57: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	36, // 58: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	37, // 59: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	38, // 60: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	42, // 61: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 62: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 63: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	41, // 64: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	45, // 65: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	46, // 66: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	48, // 67: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 68: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 69: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	41, // 70: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 71: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	51, // 72: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	52, // 73: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	53, // 74: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	45, // 75: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	72, // 76: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	51, // 77: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	58, // 78: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	45, // 79: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	45, // 80: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	64, // 81: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
+	67, // 82: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
+	36, // 83: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
+	66, // 84: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
+	37, // 85: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
+	38, // 86: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
+	68, // 87: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
+	69, // 88: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
+	89, // [89:89] is the sub-list for method output_type
+	89, // [89:89] is the sub-list for method input_type
+	89, // [89:89] is the sub-list for extension type_name
+	89, // [89:89] is the sub-list for extension extendee
+	0,  // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -5985,6 +6829,7 @@ func file_vedette_sensor_proto_init() {
 		(*SensorMessage_Goodbye)(nil),
 		(*SensorMessage_Trusted)(nil),
 		(*SensorMessage_Unlearnt)(nil),
+		(*SensorMessage_Answer)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[5].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
@@ -5997,6 +6842,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Intent)(nil),
 		(*CoordinatorMessage_Pack)(nil),
 		(*CoordinatorMessage_Learning)(nil),
+		(*CoordinatorMessage_Question)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[17].OneofWrappers = []any{
 		(*Record_Summary)(nil),
@@ -6004,13 +6850,27 @@ func file_vedette_sensor_proto_init() {
 		(*Record_Isolation)(nil),
 		(*Record_FlowNote)(nil),
 	}
+	file_vedette_sensor_proto_msgTypes[58].OneofWrappers = []any{
+		(*Question_Ask)(nil),
+		(*Question_Cancel)(nil),
+	}
+	file_vedette_sensor_proto_msgTypes[59].OneofWrappers = []any{
+		(*Ask_Expression)(nil),
+		(*Ask_Rule)(nil),
+	}
+	file_vedette_sensor_proto_msgTypes[63].OneofWrappers = []any{
+		(*Detail_Number)(nil),
+		(*Detail_Text)(nil),
+		(*Detail_Flag)(nil),
+		(*Detail_Texts)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   61,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

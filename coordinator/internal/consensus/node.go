@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -65,7 +66,8 @@ type Node struct {
 	handing atomic.Bool
 	// confirmedAt is the newest index at which the whole state was found right; lookAround's.
 	confirmedAt uint64
-	also        atomic.Pointer[func() []string] // more alarms, of other parts
+	also        atomic.Pointer[func() []string]                 // more alarms, of other parts
+	asked       atomic.Pointer[func(context.Context, net.Conn)] // see ServeQuestions
 	// told has what each member said of its checks last, by id.
 	told sync.Map
 	// contacts remembers each member's last answer, by id.

@@ -57,6 +57,10 @@ func (n *Node) serveStream(ctx context.Context, peer link.Peer, stream net.Conn)
 		}
 		return
 	}
+	if tag[0] == tagQuestion {
+		n.serveQuestions(ctx, peer, stream)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.ProposeTimeout)
 	defer cancel()
 	stop := interruptible(ctx, stream)

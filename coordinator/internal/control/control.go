@@ -81,6 +81,8 @@ type Config struct {
 	Log     Log
 	Cluster Cluster
 	DB      *store.DB
+	// Hunts puts questions to hosts; nil: this node takes no hunts.
+	Hunts Hunts
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
 	// Meter holds this node's figures; nil makes one without what other parts count.
@@ -142,6 +144,7 @@ type Server struct {
 	dropped  atomic.Uint64
 	replays  chan struct{} // holds one for each replay that runs
 	backups  chan struct{} // holds one while a backup is made
+	hunts    chan struct{} // holds one for each hunt that runs
 	// deniedAll are requests; unshaken are connections that never came to one.
 	deniedAll, unshaken atomic.Uint64
 
@@ -162,7 +165,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.populate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, denied: make(map[string]uint64), noted: make(map[string]bool), unnoted: make(chan *raftv1.PutOperator, maxUnnoted), contexts: make(map[string]uint64), unheld: make(chan *raftv1.HolderTrust, maxUnnoted), replays: make(chan struct{}, replaysAtOnce), backups: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, denied: make(map[string]uint64), noted: make(map[string]bool), unnoted: make(chan *raftv1.PutOperator, maxUnnoted), contexts: make(map[string]uint64), unheld: make(chan *raftv1.HolderTrust, maxUnnoted), replays: make(chan struct{}, replaysAtOnce), backups: make(chan struct{}, 1), hunts: make(chan struct{}, huntsAtOnce)}
 	s.figures()
 	return s, nil
 }

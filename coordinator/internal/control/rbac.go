@@ -72,6 +72,8 @@ var least = map[string]string{
 	rpc.OperatorServiceGetPackProcedure:        operators.RoleViewer,
 	rpc.OperatorServicePutPackProcedure:        operators.RoleHunter,
 	rpc.OperatorServiceUnlearnProcedure:        operators.RoleResponder,
+	// It costs the hosts, and shows what people did there.
+	rpc.OperatorServiceHuntProcedure: operators.RoleHunter,
 }
 
 // pageRole is the same for what is no procedure.

@@ -33,6 +33,7 @@ var wanted = map[string]string{
 	"GetIntent": "yyyy", "ListIntents": "yyyy", "TestIntent": "yyyy", "GetScorecard": "yyyy", "ApplyIntent": "nnny",
 	"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
 	"ListOperators": "yyyy", "ListCheckpoints": "yyyy", "PutRevocations": "nnny", "RemoveHost": "nnny",
+	"Hunt":     "nyyy",
 	"GetTrust": "yyyy", "PrepareRoot": "nnny", "PutTrust": "nnny",
 	"ListBehaviours": "yyyy", "DiffBaselines": "yyyy", "ListRoles": "yyyy", "ListRollOuts": "yyyy", "ListUnlearns": "yyyy", "GetPack": "yyyy",
 	"PutPack": "nyyy", "Unlearn": "nnyy",

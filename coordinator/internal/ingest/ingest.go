@@ -211,6 +211,7 @@ type Server struct {
 	owed      owed
 	packs     madePacks
 	incidents suspectHosts
+	room      answerRoom
 }
 
 // counters are since the start of the node.

@@ -49,6 +49,7 @@ type session struct {
 	trust     atomic.Uint64 // epoch of the list of trusted authorities that it holds
 	conduct   conduct
 	learns    learns
+	answers   uint32 // the newest form of question that it answers; 0: none
 
 	writer  sync.WaitGroup      // the goroutine that writes what is queued, while there is any
 	mu      sync.Mutex          // guards what follows
@@ -62,6 +63,7 @@ type session struct {
 	heard   time.Time
 	// how and detail say why it ends.
 	how, detail string
+	asked       *questions // nil before the first
 }
 
 // outgoing is a message on its way to a sensor.
@@ -124,7 +126,7 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 	_ = stream.SetReadDeadline(time.Time{})
 	hello := first.GetHello()
 	n := &session{server: s, conn: conn, host: conn.Peer().ID, machine: hello.GetFacts().GetMachineIdHash(),
-		keepAlive: keepAliveOf(hello), heard: s.cfg.Now()}
+		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(), answers: hello.GetQuestions()}
 	var welcome *sensorv1.Welcome
 	refused, registered := s.check(ctx, hello, n.host), false
 	if refused == nil {
@@ -161,6 +163,7 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 func (s *Server) close(n *session, conn *link.Conn, stream net.Conn, err error) {
 	if n != nil {
 		n.silence()
+		n.endQuestions()
 		n.writer.Wait()
 		s.ended(n)
 	}
@@ -365,6 +368,8 @@ func (s *Server) take(ctx context.Context, n *session, stream net.Conn, size uin
 		return nil
 	case *sensorv1.SensorMessage_Unlearnt:
 		return s.unlearnt(ctx, n, body.Unlearnt)
+	case *sensorv1.SensorMessage_Answer:
+		return s.answer(n, body.Answer)
 	default:
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
 	}

@@ -202,6 +202,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.retain(body.Retain)
 	case *raftv1.Command_Forget:
 		return a.forget(body.Forget)
+	case *raftv1.Command_NoteHunt:
+		return a.noteHunt(body.NoteHunt)
 	case *raftv1.Command_ExportMark:
 		return a.exportMark(body.ExportMark)
 	case *raftv1.Command_SetRoles:

@@ -166,6 +166,8 @@ const (
 	OperatorServiceListRollOutsProcedure = "/vedette.operator.v1.OperatorService/ListRollOuts"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
+	// OperatorServiceHuntProcedure is the fully-qualified name of the OperatorService's Hunt RPC.
+	OperatorServiceHuntProcedure = "/vedette.operator.v1.OperatorService/Hunt"
 )
 
 // OperatorServiceClient is a client for the vedette.operator.v1.OperatorService service.
@@ -236,6 +238,8 @@ type OperatorServiceClient interface {
 	ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
+	// Puts a question to the flight recorders of hosts, and streams what they answer.
+	Hunt(context.Context, *operatorv1.HuntRequest) (*connect.ServerStreamForClient[operatorv1.HuntResponse], error)
 }
 
 // NewOperatorServiceClient constructs a client for the vedette.operator.v1.OperatorService service.
@@ -519,6 +523,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("Watch")),
 			connect.WithClientOptions(opts...),
 		),
+		hunt: connect.NewClient[operatorv1.HuntRequest, operatorv1.HuntResponse](
+			httpClient,
+			baseURL+OperatorServiceHuntProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("Hunt")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -569,6 +579,7 @@ type operatorServiceClient struct {
 	listUnlearns     *connect.Client[operatorv1.ListUnlearnsRequest, operatorv1.ListUnlearnsResponse]
 	listRollOuts     *connect.Client[operatorv1.ListRollOutsRequest, operatorv1.ListRollOutsResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
+	hunt             *connect.Client[operatorv1.HuntRequest, operatorv1.HuntResponse]
 }
 
 // GetStatus calls vedette.operator.v1.OperatorService.GetStatus.
@@ -968,6 +979,11 @@ func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.Watch
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Hunt calls vedette.operator.v1.OperatorService.Hunt.
+func (c *operatorServiceClient) Hunt(ctx context.Context, req *operatorv1.HuntRequest) (*connect.ServerStreamForClient[operatorv1.HuntResponse], error) {
+	return c.hunt.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // OperatorServiceHandler is an implementation of the vedette.operator.v1.OperatorService service.
 type OperatorServiceHandler interface {
 	GetStatus(context.Context, *operatorv1.GetStatusRequest) (*operatorv1.GetStatusResponse, error)
@@ -1036,6 +1052,8 @@ type OperatorServiceHandler interface {
 	ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
+	// Puts a question to the flight recorders of hosts, and streams what they answer.
+	Hunt(context.Context, *operatorv1.HuntRequest, *connect.ServerStream[operatorv1.HuntResponse]) error
 }
 
 // NewOperatorServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1315,6 +1333,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("Watch")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceHuntHandler := connect.NewServerStreamHandlerSimple(
+		OperatorServiceHuntProcedure,
+		svc.Hunt,
+		connect.WithSchema(operatorServiceMethods.ByName("Hunt")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/vedette.operator.v1.OperatorService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case OperatorServiceGetStatusProcedure:
@@ -1407,6 +1431,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListRollOutsHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
+		case OperatorServiceHuntProcedure:
+			operatorServiceHuntHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1594,4 +1620,8 @@ func (UnimplementedOperatorServiceHandler) ListRollOuts(context.Context, *operat
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.Watch is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) Hunt(context.Context, *operatorv1.HuntRequest, *connect.ServerStream[operatorv1.HuntResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.Hunt is not implemented"))
 }

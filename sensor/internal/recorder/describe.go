@@ -18,6 +18,9 @@ const (
 	TypeLoss        = "loss"
 )
 
+// AttrParentImage is what the parent of a new process ran when it began.
+const AttrParentImage = "parent_image"
+
 // noLogin is the login uid of what no login started.
 const noLogin = 1<<32 - 1
 
@@ -79,6 +82,14 @@ func describeExec(ev *event.Exec, a *Attrs) string {
 	a.Uint("image_bytes", ev.Image.Size)
 	a.Uint("mount_ns", uint64(ev.Image.MountNS))
 	return "exec"
+}
+
+// describeParent says who started what is new: a parent that lived long is described in
+// segments that may be gone when somebody asks.
+func describeParent(kind string, p *event.Process, a *Attrs) {
+	if p != nil && p.Parent != nil && (kind == "exec" || kind == "process") {
+		a.Text(AttrParentImage, bounded(p.Parent.Image))
+	}
 }
 
 func describeFork(ev *event.Fork, a *Attrs) string {

@@ -161,6 +161,7 @@ func (r *Recorder) Record(ev event.Event, p *event.Process, f *event.Flow) {
 	if p == nil {
 		describeKey(h, &r.attrs)
 	}
+	describeParent(kind, p, &r.attrs)
 	if f == nil {
 		f = r.attrs.flow
 	}

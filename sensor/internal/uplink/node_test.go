@@ -73,6 +73,7 @@ type node struct {
 	tokens    map[string][]byte
 	goodbyes  []string
 	unlearnt  []*sensorv1.Unlearnt
+	answers   []*sensorv1.Answer
 	stop      func()
 }
 
@@ -192,6 +193,9 @@ func (n *node) answer(c *link.Conn, m *sensorv1.SensorMessage, send func(*sensor
 		return nil
 	case *sensorv1.SensorMessage_GrantResult:
 		n.results <- body.GrantResult
+		return nil
+	case *sensorv1.SensorMessage_Answer:
+		n.set(func(n *node) { n.answers = append(n.answers, body.Answer) })
 		return nil
 	}
 	return fmt.Errorf("unexpected %T", m.GetBody())

@@ -52,6 +52,8 @@ type session struct {
 	retrust  chan struct{} // another list of trusted authorities came
 	renewal  *renewal
 	pack     pack.Joiner // the reader's
+
+	questions *questions
 }
 
 // batchEnd is a batch that was sent and not answered.
@@ -78,7 +80,7 @@ func (u *Uplink) session(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	s := &session{u: u, conn: conn, room: make(chan struct{}, 1), retrust: make(chan struct{}, 1)}
+	s := &session{u: u, conn: conn, room: make(chan struct{}, 1), retrust: make(chan struct{}, 1), questions: newQuestions()}
 	err = s.run(ctx, node)
 	code, reason := link.CodeOK, ""
 	switch {
@@ -129,7 +131,7 @@ func (s *session) run(ctx context.Context, node string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context) error{s.sendBatches, s.watch, s.renew} {
+	for _, part := range []func(context.Context) error{s.sendBatches, s.watch, s.renew, s.answer, s.refuse} {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {
 				cancel(err)
@@ -197,7 +199,7 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
 		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
-		Trusted: s.u.id.holds(), Pack: s.packHeld(),
+		Trusted: s.u.id.holds(), Pack: s.packHeld(), Questions: s.u.answers(),
 	}}}); err != nil {
 		return nil, err
 	}
@@ -317,13 +319,13 @@ func (s *session) receive(ctx context.Context) error {
 			}
 			return fmt.Errorf("reading from the node: %w", err)
 		}
-		if err := s.handle(m); err != nil {
+		if err := s.handle(ctx, m); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *session) handle(m *sensorv1.CoordinatorMessage) error {
+func (s *session) handle(ctx context.Context, m *sensorv1.CoordinatorMessage) error {
 	switch body := m.GetBody().(type) {
 	case *sensorv1.CoordinatorMessage_Ack:
 		s.ack(body.Ack)
@@ -345,6 +347,8 @@ func (s *session) handle(m *sensorv1.CoordinatorMessage) error {
 		return s.packPart(body.Pack)
 	case *sensorv1.CoordinatorMessage_Learning:
 		return s.learning(body.Learning)
+	case *sensorv1.CoordinatorMessage_Question:
+		return s.question(ctx, body.Question)
 	case *sensorv1.CoordinatorMessage_Refusal:
 		return refusal(body.Refusal)
 	default:

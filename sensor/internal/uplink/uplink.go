@@ -63,6 +63,10 @@ type Config struct {
 	// one is applied, unverified; and the labels that the cluster has for this host,
 	// nil when they are not told. It may be nil.
 	OnIntent func(signed *sensorv1.SignedIntent, labels map[string]string)
+	// OnQuestion answers a question in pieces, of which the last has Done set, one question
+	// at a time. Its context ends with the session, or when nobody wants the answer any more;
+	// an error of send is for it to return. Nil: this sensor answers none, and says so.
+	OnQuestion func(ctx context.Context, ask *sensorv1.Ask, send func(*sensorv1.Answer) error) error
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
 	// OnSignedNodes takes the list of nodes that an admin signed, with every session and
