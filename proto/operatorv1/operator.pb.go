@@ -439,7 +439,8 @@ type Selector struct {
 	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`                                                                                 // id or name
 	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // all must match
 	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
-	Incident      string                 `protobuf:"bytes,4,opt,name=incident,proto3" json:"incident,omitempty"` // the hosts of this incident
+	Incident      string                 `protobuf:"bytes,4,opt,name=incident,proto3" json:"incident,omitempty"`  // the hosts of this incident
+	Campaign      string                 `protobuf:"bytes,68,opt,name=campaign,proto3" json:"campaign,omitempty"` // the hosts of this campaign
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +499,13 @@ func (x *Selector) GetAll() bool {
 func (x *Selector) GetIncident() string {
 	if x != nil {
 		return x.Incident
+	}
+	return ""
+}
+
+func (x *Selector) GetCampaign() string {
+	if x != nil {
+		return x.Campaign
 	}
 	return ""
 }
@@ -1760,6 +1768,222 @@ func (x *CloseIncidentResponse) GetIncident() *raftv1.Incident {
 	return nil
 }
 
+type ListCampaignsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        string                 `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"` // open closed, empty: both
+	Since         int64                  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	PageSize      uint32                 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCampaignsRequest) Reset() {
+	*x = ListCampaignsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCampaignsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCampaignsRequest) ProtoMessage() {}
+
+func (x *ListCampaignsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCampaignsRequest.ProtoReflect.Descriptor instead.
+func (*ListCampaignsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListCampaignsRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ListCampaignsRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *ListCampaignsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListCampaignsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListCampaignsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Campaigns     []*raftv1.Campaign     `protobuf:"bytes,1,rep,name=campaigns,proto3" json:"campaigns,omitempty"` // newest first
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCampaignsResponse) Reset() {
+	*x = ListCampaignsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCampaignsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCampaignsResponse) ProtoMessage() {}
+
+func (x *ListCampaignsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCampaignsResponse.ProtoReflect.Descriptor instead.
+func (*ListCampaignsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListCampaignsResponse) GetCampaigns() []*raftv1.Campaign {
+	if x != nil {
+		return x.Campaigns
+	}
+	return nil
+}
+
+func (x *ListCampaignsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type GetCampaignRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCampaignRequest) Reset() {
+	*x = GetCampaignRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCampaignRequest) ProtoMessage() {}
+
+func (x *GetCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCampaignRequest.ProtoReflect.Descriptor instead.
+func (*GetCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GetCampaignRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetCampaignResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Campaign      *raftv1.Campaign       `protobuf:"bytes,1,opt,name=campaign,proto3" json:"campaign,omitempty"`
+	Incidents     []*raftv1.Incident     `protobuf:"bytes,2,rep,name=incidents,proto3" json:"incidents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCampaignResponse) Reset() {
+	*x = GetCampaignResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCampaignResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCampaignResponse) ProtoMessage() {}
+
+func (x *GetCampaignResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCampaignResponse.ProtoReflect.Descriptor instead.
+func (*GetCampaignResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GetCampaignResponse) GetCampaign() *raftv1.Campaign {
+	if x != nil {
+		return x.Campaign
+	}
+	return nil
+}
+
+func (x *GetCampaignResponse) GetIncidents() []*raftv1.Incident {
+	if x != nil {
+		return x.Incidents
+	}
+	return nil
+}
+
 type SelectHostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Selector      *Selector              `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"` // empty is refused
@@ -1769,7 +1993,7 @@ type SelectHostsRequest struct {
 
 func (x *SelectHostsRequest) Reset() {
 	*x = SelectHostsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2005,7 @@ func (x *SelectHostsRequest) String() string {
 func (*SelectHostsRequest) ProtoMessage() {}
 
 func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[24]
+	mi := &file_vedette_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2018,7 @@ func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsRequest.ProtoReflect.Descriptor instead.
 func (*SelectHostsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{24}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SelectHostsRequest) GetSelector() *Selector {
@@ -1814,7 +2038,7 @@ type SelectHostsResponse struct {
 
 func (x *SelectHostsResponse) Reset() {
 	*x = SelectHostsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2050,7 @@ func (x *SelectHostsResponse) String() string {
 func (*SelectHostsResponse) ProtoMessage() {}
 
 func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[25]
+	mi := &file_vedette_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2063,7 @@ func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsResponse.ProtoReflect.Descriptor instead.
 func (*SelectHostsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{25}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SelectHostsResponse) GetHosts() []*Host {
@@ -1868,7 +2092,7 @@ type PreviewOrderRequest struct {
 
 func (x *PreviewOrderRequest) Reset() {
 	*x = PreviewOrderRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2104,7 @@ func (x *PreviewOrderRequest) String() string {
 func (*PreviewOrderRequest) ProtoMessage() {}
 
 func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[26]
+	mi := &file_vedette_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2117,7 @@ func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderRequest.ProtoReflect.Descriptor instead.
 func (*PreviewOrderRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{26}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PreviewOrderRequest) GetSelector() *Selector {
@@ -1943,7 +2167,7 @@ type PreviewOrderResponse struct {
 
 func (x *PreviewOrderResponse) Reset() {
 	*x = PreviewOrderResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2179,7 @@ func (x *PreviewOrderResponse) String() string {
 func (*PreviewOrderResponse) ProtoMessage() {}
 
 func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[27]
+	mi := &file_vedette_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2192,7 @@ func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderResponse.ProtoReflect.Descriptor instead.
 func (*PreviewOrderResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{27}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PreviewOrderResponse) GetHosts() []*Host {
@@ -2049,7 +2273,7 @@ type Dependent struct {
 
 func (x *Dependent) Reset() {
 	*x = Dependent{}
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2285,7 @@ func (x *Dependent) String() string {
 func (*Dependent) ProtoMessage() {}
 
 func (x *Dependent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[28]
+	mi := &file_vedette_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2298,7 @@ func (x *Dependent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
 func (*Dependent) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{28}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Dependent) GetHost() string {
@@ -2137,7 +2361,7 @@ type SubmitGrantRequest struct {
 
 func (x *SubmitGrantRequest) Reset() {
 	*x = SubmitGrantRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2373,7 @@ func (x *SubmitGrantRequest) String() string {
 func (*SubmitGrantRequest) ProtoMessage() {}
 
 func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[29]
+	mi := &file_vedette_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2386,7 @@ func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantRequest.ProtoReflect.Descriptor instead.
 func (*SubmitGrantRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{29}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SubmitGrantRequest) GetGrant() *sensorv1.SignedGrant {
@@ -2197,7 +2421,7 @@ type SubmitGrantResponse struct {
 
 func (x *SubmitGrantResponse) Reset() {
 	*x = SubmitGrantResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2433,7 @@ func (x *SubmitGrantResponse) String() string {
 func (*SubmitGrantResponse) ProtoMessage() {}
 
 func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[30]
+	mi := &file_vedette_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2446,7 @@ func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantResponse.ProtoReflect.Descriptor instead.
 func (*SubmitGrantResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{30}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SubmitGrantResponse) GetOperation() string {
@@ -2272,7 +2496,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2508,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[31]
+	mi := &file_vedette_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2521,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{31}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Operation) GetId() string {
@@ -2430,7 +2654,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2666,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[32]
+	mi := &file_vedette_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2679,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{32}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListOperationsRequest) GetOpen() bool {
@@ -2489,7 +2713,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2725,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[33]
+	mi := &file_vedette_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2738,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{33}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -2543,7 +2767,7 @@ type ApproveOperationRequest struct {
 
 func (x *ApproveOperationRequest) Reset() {
 	*x = ApproveOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2779,7 @@ func (x *ApproveOperationRequest) String() string {
 func (*ApproveOperationRequest) ProtoMessage() {}
 
 func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[34]
+	mi := &file_vedette_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2792,7 @@ func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationRequest.ProtoReflect.Descriptor instead.
 func (*ApproveOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{34}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ApproveOperationRequest) GetOperation() string {
@@ -2608,7 +2832,7 @@ type ApproveOperationResponse struct {
 
 func (x *ApproveOperationResponse) Reset() {
 	*x = ApproveOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2844,7 @@ func (x *ApproveOperationResponse) String() string {
 func (*ApproveOperationResponse) ProtoMessage() {}
 
 func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[35]
+	mi := &file_vedette_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2857,7 @@ func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationResponse.ProtoReflect.Descriptor instead.
 func (*ApproveOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{35}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ApproveOperationResponse) GetOperation() *Operation {
@@ -2654,7 +2878,7 @@ type VetoOperationRequest struct {
 
 func (x *VetoOperationRequest) Reset() {
 	*x = VetoOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2890,7 @@ func (x *VetoOperationRequest) String() string {
 func (*VetoOperationRequest) ProtoMessage() {}
 
 func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[36]
+	mi := &file_vedette_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2903,7 @@ func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationRequest.ProtoReflect.Descriptor instead.
 func (*VetoOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{36}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VetoOperationRequest) GetOperation() string {
@@ -2712,7 +2936,7 @@ type VetoOperationResponse struct {
 
 func (x *VetoOperationResponse) Reset() {
 	*x = VetoOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2948,7 @@ func (x *VetoOperationResponse) String() string {
 func (*VetoOperationResponse) ProtoMessage() {}
 
 func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[37]
+	mi := &file_vedette_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2961,7 @@ func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationResponse.ProtoReflect.Descriptor instead.
 func (*VetoOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{37}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *VetoOperationResponse) GetOperation() *Operation {
@@ -2757,7 +2981,7 @@ type ApplyIntentRequest struct {
 
 func (x *ApplyIntentRequest) Reset() {
 	*x = ApplyIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +2993,7 @@ func (x *ApplyIntentRequest) String() string {
 func (*ApplyIntentRequest) ProtoMessage() {}
 
 func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[38]
+	mi := &file_vedette_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +3006,7 @@ func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentRequest.ProtoReflect.Descriptor instead.
 func (*ApplyIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{38}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ApplyIntentRequest) GetIntent() *sensorv1.SignedIntent {
@@ -2808,7 +3032,7 @@ type ApplyIntentResponse struct {
 
 func (x *ApplyIntentResponse) Reset() {
 	*x = ApplyIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +3044,7 @@ func (x *ApplyIntentResponse) String() string {
 func (*ApplyIntentResponse) ProtoMessage() {}
 
 func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[39]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +3057,7 @@ func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentResponse.ProtoReflect.Descriptor instead.
 func (*ApplyIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{39}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ApplyIntentResponse) GetVersion() uint64 {
@@ -2852,7 +3076,7 @@ type GetIntentRequest struct {
 
 func (x *GetIntentRequest) Reset() {
 	*x = GetIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3088,7 @@ func (x *GetIntentRequest) String() string {
 func (*GetIntentRequest) ProtoMessage() {}
 
 func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[40]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3101,7 @@ func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentRequest.ProtoReflect.Descriptor instead.
 func (*GetIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{40}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetIntentRequest) GetVersion() uint64 {
@@ -2899,7 +3123,7 @@ type GetIntentResponse struct {
 
 func (x *GetIntentResponse) Reset() {
 	*x = GetIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2911,7 +3135,7 @@ func (x *GetIntentResponse) String() string {
 func (*GetIntentResponse) ProtoMessage() {}
 
 func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[41]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2924,7 +3148,7 @@ func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentResponse.ProtoReflect.Descriptor instead.
 func (*GetIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{41}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetIntentResponse) GetIntent() *sensorv1.SignedIntent {
@@ -2965,7 +3189,7 @@ type ListIntentsRequest struct {
 
 func (x *ListIntentsRequest) Reset() {
 	*x = ListIntentsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3201,7 @@ func (x *ListIntentsRequest) String() string {
 func (*ListIntentsRequest) ProtoMessage() {}
 
 func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3214,7 @@ func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntentsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListIntentsRequest) GetPageSize() uint32 {
@@ -3017,7 +3241,7 @@ type ListIntentsResponse struct {
 
 func (x *ListIntentsResponse) Reset() {
 	*x = ListIntentsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3253,7 @@ func (x *ListIntentsResponse) String() string {
 func (*ListIntentsResponse) ProtoMessage() {}
 
 func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3266,7 @@ func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntentsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListIntentsResponse) GetIntents() []*sensorv1.SignedIntent {
@@ -3070,7 +3294,7 @@ type TestIntentRequest struct {
 
 func (x *TestIntentRequest) Reset() {
 	*x = TestIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3306,7 @@ func (x *TestIntentRequest) String() string {
 func (*TestIntentRequest) ProtoMessage() {}
 
 func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3319,7 @@ func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentRequest.ProtoReflect.Descriptor instead.
 func (*TestIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TestIntentRequest) GetIntent() *sensorv1.Intent {
@@ -3130,7 +3354,7 @@ type TestIntentResponse struct {
 
 func (x *TestIntentResponse) Reset() {
 	*x = TestIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +3366,7 @@ func (x *TestIntentResponse) String() string {
 func (*TestIntentResponse) ProtoMessage() {}
 
 func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +3379,7 @@ func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentResponse.ProtoReflect.Descriptor instead.
 func (*TestIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TestIntentResponse) GetVerdicts() []*Verdict {
@@ -3199,7 +3423,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3435,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3448,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Verdict) GetFinding() string {
@@ -3313,7 +3537,7 @@ type GetScorecardRequest struct {
 
 func (x *GetScorecardRequest) Reset() {
 	*x = GetScorecardRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3325,7 +3549,7 @@ func (x *GetScorecardRequest) String() string {
 func (*GetScorecardRequest) ProtoMessage() {}
 
 func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3338,7 +3562,7 @@ func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardRequest.ProtoReflect.Descriptor instead.
 func (*GetScorecardRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetScorecardRequest) GetSince() int64 {
@@ -3357,7 +3581,7 @@ type GetScorecardResponse struct {
 
 func (x *GetScorecardResponse) Reset() {
 	*x = GetScorecardResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3593,7 @@ func (x *GetScorecardResponse) String() string {
 func (*GetScorecardResponse) ProtoMessage() {}
 
 func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3606,7 @@ func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardResponse.ProtoReflect.Descriptor instead.
 func (*GetScorecardResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetScorecardResponse) GetScores() []*Score {
@@ -3416,7 +3640,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3652,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3665,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Score) GetAction() string {
@@ -3568,7 +3792,7 @@ type Isolation struct {
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +3804,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +3817,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Isolation) GetId() string {
@@ -3734,7 +3958,7 @@ type ListIsolationsRequest struct {
 
 func (x *ListIsolationsRequest) Reset() {
 	*x = ListIsolationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +3970,7 @@ func (x *ListIsolationsRequest) String() string {
 func (*ListIsolationsRequest) ProtoMessage() {}
 
 func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +3983,7 @@ func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIsolationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListIsolationsRequest) GetHost() string {
@@ -3800,7 +4024,7 @@ type ListIsolationsResponse struct {
 
 func (x *ListIsolationsResponse) Reset() {
 	*x = ListIsolationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +4036,7 @@ func (x *ListIsolationsResponse) String() string {
 func (*ListIsolationsResponse) ProtoMessage() {}
 
 func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +4049,7 @@ func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIsolationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListIsolationsResponse) GetIsolations() []*Isolation {
@@ -3851,7 +4075,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +4087,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +4100,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetOperationRequest) GetOperation() string {
@@ -3897,7 +4121,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +4133,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +4146,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetOperationResponse) GetOperation() string {
@@ -3962,7 +4186,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3974,7 +4198,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3987,7 +4211,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -4056,7 +4280,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4292,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4305,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListAuditRequest) GetAfter() uint64 {
@@ -4108,7 +4332,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +4344,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +4357,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4161,7 +4385,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4397,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4410,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -4220,7 +4444,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4232,7 +4456,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4245,7 +4469,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -4288,7 +4512,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4300,7 +4524,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4313,7 +4537,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Member) GetId() string {
@@ -4429,7 +4653,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4441,7 +4665,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4454,7 +4678,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
 }
 
 type ListMembersResponse struct {
@@ -4468,7 +4692,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4480,7 +4704,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4493,7 +4717,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -4526,7 +4750,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4538,7 +4762,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4551,7 +4775,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -4569,7 +4793,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +4805,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +4818,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
 }
 
 type PutSignedNodesRequest struct {
@@ -4606,7 +4830,7 @@ type PutSignedNodesRequest struct {
 
 func (x *PutSignedNodesRequest) Reset() {
 	*x = PutSignedNodesRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4618,7 +4842,7 @@ func (x *PutSignedNodesRequest) String() string {
 func (*PutSignedNodesRequest) ProtoMessage() {}
 
 func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4631,7 +4855,7 @@ func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesRequest.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PutSignedNodesRequest) GetSigned() *sensorv1.SignedNodes {
@@ -4650,7 +4874,7 @@ type PutSignedNodesResponse struct {
 
 func (x *PutSignedNodesResponse) Reset() {
 	*x = PutSignedNodesResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4662,7 +4886,7 @@ func (x *PutSignedNodesResponse) String() string {
 func (*PutSignedNodesResponse) ProtoMessage() {}
 
 func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4675,7 +4899,7 @@ func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesResponse.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PutSignedNodesResponse) GetSerial() uint64 {
@@ -4693,7 +4917,7 @@ type DebugInfoRequest struct {
 
 func (x *DebugInfoRequest) Reset() {
 	*x = DebugInfoRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4705,7 +4929,7 @@ func (x *DebugInfoRequest) String() string {
 func (*DebugInfoRequest) ProtoMessage() {}
 
 func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4718,7 +4942,7 @@ func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoRequest.ProtoReflect.Descriptor instead.
 func (*DebugInfoRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
 }
 
 // Texts for people and for tools that know their formats. No key, token or secret is in any.
@@ -4742,7 +4966,7 @@ type DebugInfoResponse struct {
 
 func (x *DebugInfoResponse) Reset() {
 	*x = DebugInfoResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4754,7 +4978,7 @@ func (x *DebugInfoResponse) String() string {
 func (*DebugInfoResponse) ProtoMessage() {}
 
 func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4767,7 +4991,7 @@ func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoResponse.ProtoReflect.Descriptor instead.
 func (*DebugInfoResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *DebugInfoResponse) GetNodeId() string {
@@ -4865,7 +5089,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4877,7 +5101,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4890,7 +5114,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *LogLine) GetTime() int64 {
@@ -4923,7 +5147,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4935,7 +5159,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4948,7 +5172,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -4977,7 +5201,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4989,7 +5213,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5002,7 +5226,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -5122,7 +5346,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5134,7 +5358,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5147,7 +5371,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *HostChange) GetChange() string {
@@ -5175,7 +5399,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5187,7 +5411,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5200,7 +5424,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *BackupRequest) GetIdentity() bool {
@@ -5219,7 +5443,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5231,7 +5455,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5244,7 +5468,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -5265,7 +5489,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5277,7 +5501,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5290,7 +5514,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -5323,7 +5547,7 @@ type RemoveHostResponse struct {
 
 func (x *RemoveHostResponse) Reset() {
 	*x = RemoveHostResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5335,7 +5559,7 @@ func (x *RemoveHostResponse) String() string {
 func (*RemoveHostResponse) ProtoMessage() {}
 
 func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5348,7 +5572,7 @@ func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
 func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RemoveHostResponse) GetHost() *Host {
@@ -5375,7 +5599,7 @@ type OperatorRow struct {
 
 func (x *OperatorRow) Reset() {
 	*x = OperatorRow{}
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5387,7 +5611,7 @@ func (x *OperatorRow) String() string {
 func (*OperatorRow) ProtoMessage() {}
 
 func (x *OperatorRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5400,7 +5624,7 @@ func (x *OperatorRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorRow.ProtoReflect.Descriptor instead.
 func (*OperatorRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *OperatorRow) GetName() string {
@@ -5467,7 +5691,7 @@ type ListOperatorsRequest struct {
 
 func (x *ListOperatorsRequest) Reset() {
 	*x = ListOperatorsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5479,7 +5703,7 @@ func (x *ListOperatorsRequest) String() string {
 func (*ListOperatorsRequest) ProtoMessage() {}
 
 func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5492,7 +5716,7 @@ func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
 }
 
 type ListOperatorsResponse struct {
@@ -5505,7 +5729,7 @@ type ListOperatorsResponse struct {
 
 func (x *ListOperatorsResponse) Reset() {
 	*x = ListOperatorsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5517,7 +5741,7 @@ func (x *ListOperatorsResponse) String() string {
 func (*ListOperatorsResponse) ProtoMessage() {}
 
 func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5530,7 +5754,7 @@ func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListOperatorsResponse) GetOperators() []*OperatorRow {
@@ -5557,7 +5781,7 @@ type PutRevocationsRequest struct {
 
 func (x *PutRevocationsRequest) Reset() {
 	*x = PutRevocationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5569,7 +5793,7 @@ func (x *PutRevocationsRequest) String() string {
 func (*PutRevocationsRequest) ProtoMessage() {}
 
 func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5582,7 +5806,7 @@ func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*PutRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PutRevocationsRequest) GetSigned() *sensorv1.SignedRevocations {
@@ -5608,7 +5832,7 @@ type PutRevocationsResponse struct {
 
 func (x *PutRevocationsResponse) Reset() {
 	*x = PutRevocationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5620,7 +5844,7 @@ func (x *PutRevocationsResponse) String() string {
 func (*PutRevocationsResponse) ProtoMessage() {}
 
 func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5633,7 +5857,7 @@ func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*PutRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PutRevocationsResponse) GetSerial() uint64 {
@@ -5652,7 +5876,7 @@ type ListCheckpointsRequest struct {
 
 func (x *ListCheckpointsRequest) Reset() {
 	*x = ListCheckpointsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5664,7 +5888,7 @@ func (x *ListCheckpointsRequest) String() string {
 func (*ListCheckpointsRequest) ProtoMessage() {}
 
 func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5677,7 +5901,7 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ListCheckpointsRequest) GetPageSize() uint32 {
@@ -5699,7 +5923,7 @@ type ListCheckpointsResponse struct {
 
 func (x *ListCheckpointsResponse) Reset() {
 	*x = ListCheckpointsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5711,7 +5935,7 @@ func (x *ListCheckpointsResponse) String() string {
 func (*ListCheckpointsResponse) ProtoMessage() {}
 
 func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5724,7 +5948,7 @@ func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ListCheckpointsResponse) GetCheckpoints() []*raftv1.Checkpoint {
@@ -5757,7 +5981,7 @@ type GetTrustRequest struct {
 
 func (x *GetTrustRequest) Reset() {
 	*x = GetTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5769,7 +5993,7 @@ func (x *GetTrustRequest) String() string {
 func (*GetTrustRequest) ProtoMessage() {}
 
 func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5782,7 +6006,7 @@ func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetTrustRequest) GetSeenSince() int64 {
@@ -5810,7 +6034,7 @@ type GetTrustResponse struct {
 
 func (x *GetTrustResponse) Reset() {
 	*x = GetTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5822,7 +6046,7 @@ func (x *GetTrustResponse) String() string {
 func (*GetTrustResponse) ProtoMessage() {}
 
 func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5835,7 +6059,7 @@ func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *GetTrustResponse) GetTrust() *sensorv1.SignedTrust {
@@ -5920,7 +6144,7 @@ type TrustCount struct {
 
 func (x *TrustCount) Reset() {
 	*x = TrustCount{}
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5932,7 +6156,7 @@ func (x *TrustCount) String() string {
 func (*TrustCount) ProtoMessage() {}
 
 func (x *TrustCount) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5945,7 +6169,7 @@ func (x *TrustCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustCount.ProtoReflect.Descriptor instead.
 func (*TrustCount) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *TrustCount) GetEpoch() uint64 {
@@ -5979,7 +6203,7 @@ type TrustHolder struct {
 
 func (x *TrustHolder) Reset() {
 	*x = TrustHolder{}
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5991,7 +6215,7 @@ func (x *TrustHolder) String() string {
 func (*TrustHolder) ProtoMessage() {}
 
 func (x *TrustHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6004,7 +6228,7 @@ func (x *TrustHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustHolder.ProtoReflect.Descriptor instead.
 func (*TrustHolder) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *TrustHolder) GetName() string {
@@ -6031,7 +6255,7 @@ type PrepareRootRequest struct {
 
 func (x *PrepareRootRequest) Reset() {
 	*x = PrepareRootRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6043,7 +6267,7 @@ func (x *PrepareRootRequest) String() string {
 func (*PrepareRootRequest) ProtoMessage() {}
 
 func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6056,7 +6280,7 @@ func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRootRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *PrepareRootRequest) GetRenew() []byte {
@@ -6075,7 +6299,7 @@ type PrepareRootResponse struct {
 
 func (x *PrepareRootResponse) Reset() {
 	*x = PrepareRootResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6087,7 +6311,7 @@ func (x *PrepareRootResponse) String() string {
 func (*PrepareRootResponse) ProtoMessage() {}
 
 func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6100,7 +6324,7 @@ func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootResponse.ProtoReflect.Descriptor instead.
 func (*PrepareRootResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *PrepareRootResponse) GetRoot() []byte {
@@ -6122,7 +6346,7 @@ type PutTrustRequest struct {
 
 func (x *PutTrustRequest) Reset() {
 	*x = PutTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6134,7 +6358,7 @@ func (x *PutTrustRequest) String() string {
 func (*PutTrustRequest) ProtoMessage() {}
 
 func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6147,7 +6371,7 @@ func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustRequest.ProtoReflect.Descriptor instead.
 func (*PutTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *PutTrustRequest) GetSigned() *sensorv1.SignedTrust {
@@ -6187,7 +6411,7 @@ type PutTrustResponse struct {
 
 func (x *PutTrustResponse) Reset() {
 	*x = PutTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6199,7 +6423,7 @@ func (x *PutTrustResponse) String() string {
 func (*PutTrustResponse) ProtoMessage() {}
 
 func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6212,7 +6436,7 @@ func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustResponse.ProtoReflect.Descriptor instead.
 func (*PutTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PutTrustResponse) GetEpoch() uint64 {
@@ -6226,7 +6450,7 @@ var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
+	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x16vedette/campaign.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xb6\x04\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
@@ -6276,12 +6500,13 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\rtwo_places_at\x18\x15 \x01(\x03R\vtwoPlacesAt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x01\n" +
 	"\bSelector\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12A\n" +
 	"\x06labels\x18\x02 \x03(\v2).vedette.operator.v1.Selector.LabelsEntryR\x06labels\x12\x10\n" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x1a\n" +
-	"\bincident\x18\x04 \x01(\tR\bincident\x1a9\n" +
+	"\bincident\x18\x04 \x01(\tR\bincident\x12\x1a\n" +
+	"\bcampaign\x18D \x01(\tR\bcampaign\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +
@@ -6383,7 +6608,22 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12'\n" +
 	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"N\n" +
 	"\x15CloseIncidentResponse\x125\n" +
-	"\bincident\x18\x01 \x01(\v2\x19.vedette.raft.v1.IncidentR\bincident\"O\n" +
+	"\bincident\x18\x01 \x01(\v2\x19.vedette.raft.v1.IncidentR\bincident\"\x80\x01\n" +
+	"\x14ListCampaignsRequest\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x03R\x05since\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"o\n" +
+	"\x15ListCampaignsResponse\x127\n" +
+	"\tcampaigns\x18\x01 \x03(\v2\x19.vedette.raft.v1.CampaignR\tcampaigns\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"$\n" +
+	"\x12GetCampaignRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x85\x01\n" +
+	"\x13GetCampaignResponse\x125\n" +
+	"\bcampaign\x18\x01 \x01(\v2\x19.vedette.raft.v1.CampaignR\bcampaign\x127\n" +
+	"\tincidents\x18\x02 \x03(\v2\x19.vedette.raft.v1.IncidentR\tincidents\"O\n" +
 	"\x12SelectHostsRequest\x129\n" +
 	"\bselector\x18\x01 \x01(\v2\x1d.vedette.operator.v1.SelectorR\bselector\"e\n" +
 	"\x13SelectHostsResponse\x12/\n" +
@@ -6740,7 +6980,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
 	"\x10PutTrustResponse\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xc8\x1c\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\x92\x1e\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -6751,7 +6991,9 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"GetFinding\x12&.vedette.operator.v1.GetFindingRequest\x1a'.vedette.operator.v1.GetFindingResponse\x12f\n" +
 	"\rListIncidents\x12).vedette.operator.v1.ListIncidentsRequest\x1a*.vedette.operator.v1.ListIncidentsResponse\x12`\n" +
 	"\vGetIncident\x12'.vedette.operator.v1.GetIncidentRequest\x1a(.vedette.operator.v1.GetIncidentResponse\x12f\n" +
-	"\rCloseIncident\x12).vedette.operator.v1.CloseIncidentRequest\x1a*.vedette.operator.v1.CloseIncidentResponse\x12`\n" +
+	"\rCloseIncident\x12).vedette.operator.v1.CloseIncidentRequest\x1a*.vedette.operator.v1.CloseIncidentResponse\x12f\n" +
+	"\rListCampaigns\x12).vedette.operator.v1.ListCampaignsRequest\x1a*.vedette.operator.v1.ListCampaignsResponse\x12`\n" +
+	"\vGetCampaign\x12'.vedette.operator.v1.GetCampaignRequest\x1a(.vedette.operator.v1.GetCampaignResponse\x12`\n" +
 	"\vSelectHosts\x12'.vedette.operator.v1.SelectHostsRequest\x1a(.vedette.operator.v1.SelectHostsResponse\x12c\n" +
 	"\fPreviewOrder\x12(.vedette.operator.v1.PreviewOrderRequest\x1a).vedette.operator.v1.PreviewOrderResponse\x12`\n" +
 	"\vSubmitGrant\x12'.vedette.operator.v1.SubmitGrantRequest\x1a(.vedette.operator.v1.SubmitGrantResponse\x12i\n" +
@@ -6795,7 +7037,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -6821,247 +7063,259 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*GetIncidentResponse)(nil),        // 21: vedette.operator.v1.GetIncidentResponse
 	(*CloseIncidentRequest)(nil),       // 22: vedette.operator.v1.CloseIncidentRequest
 	(*CloseIncidentResponse)(nil),      // 23: vedette.operator.v1.CloseIncidentResponse
-	(*SelectHostsRequest)(nil),         // 24: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),        // 25: vedette.operator.v1.SelectHostsResponse
-	(*PreviewOrderRequest)(nil),        // 26: vedette.operator.v1.PreviewOrderRequest
-	(*PreviewOrderResponse)(nil),       // 27: vedette.operator.v1.PreviewOrderResponse
-	(*Dependent)(nil),                  // 28: vedette.operator.v1.Dependent
-	(*SubmitGrantRequest)(nil),         // 29: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),        // 30: vedette.operator.v1.SubmitGrantResponse
-	(*Operation)(nil),                  // 31: vedette.operator.v1.Operation
-	(*ListOperationsRequest)(nil),      // 32: vedette.operator.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),     // 33: vedette.operator.v1.ListOperationsResponse
-	(*ApproveOperationRequest)(nil),    // 34: vedette.operator.v1.ApproveOperationRequest
-	(*ApproveOperationResponse)(nil),   // 35: vedette.operator.v1.ApproveOperationResponse
-	(*VetoOperationRequest)(nil),       // 36: vedette.operator.v1.VetoOperationRequest
-	(*VetoOperationResponse)(nil),      // 37: vedette.operator.v1.VetoOperationResponse
-	(*ApplyIntentRequest)(nil),         // 38: vedette.operator.v1.ApplyIntentRequest
-	(*ApplyIntentResponse)(nil),        // 39: vedette.operator.v1.ApplyIntentResponse
-	(*GetIntentRequest)(nil),           // 40: vedette.operator.v1.GetIntentRequest
-	(*GetIntentResponse)(nil),          // 41: vedette.operator.v1.GetIntentResponse
-	(*ListIntentsRequest)(nil),         // 42: vedette.operator.v1.ListIntentsRequest
-	(*ListIntentsResponse)(nil),        // 43: vedette.operator.v1.ListIntentsResponse
-	(*TestIntentRequest)(nil),          // 44: vedette.operator.v1.TestIntentRequest
-	(*TestIntentResponse)(nil),         // 45: vedette.operator.v1.TestIntentResponse
-	(*Verdict)(nil),                    // 46: vedette.operator.v1.Verdict
-	(*GetScorecardRequest)(nil),        // 47: vedette.operator.v1.GetScorecardRequest
-	(*GetScorecardResponse)(nil),       // 48: vedette.operator.v1.GetScorecardResponse
-	(*Score)(nil),                      // 49: vedette.operator.v1.Score
-	(*Isolation)(nil),                  // 50: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),      // 51: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil),     // 52: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),        // 53: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),       // 54: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),                 // 55: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),           // 56: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),          // 57: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),         // 58: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 59: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                     // 60: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),         // 61: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),        // 62: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),        // 63: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 64: vedette.operator.v1.RemoveMemberResponse
-	(*PutSignedNodesRequest)(nil),      // 65: vedette.operator.v1.PutSignedNodesRequest
-	(*PutSignedNodesResponse)(nil),     // 66: vedette.operator.v1.PutSignedNodesResponse
-	(*DebugInfoRequest)(nil),           // 67: vedette.operator.v1.DebugInfoRequest
-	(*DebugInfoResponse)(nil),          // 68: vedette.operator.v1.DebugInfoResponse
-	(*LogLine)(nil),                    // 69: vedette.operator.v1.LogLine
-	(*WatchRequest)(nil),               // 70: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),              // 71: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),                 // 72: vedette.operator.v1.HostChange
-	(*BackupRequest)(nil),              // 73: vedette.operator.v1.BackupRequest
-	(*BackupResponse)(nil),             // 74: vedette.operator.v1.BackupResponse
-	(*RemoveHostRequest)(nil),          // 75: vedette.operator.v1.RemoveHostRequest
-	(*RemoveHostResponse)(nil),         // 76: vedette.operator.v1.RemoveHostResponse
-	(*OperatorRow)(nil),                // 77: vedette.operator.v1.OperatorRow
-	(*ListOperatorsRequest)(nil),       // 78: vedette.operator.v1.ListOperatorsRequest
-	(*ListOperatorsResponse)(nil),      // 79: vedette.operator.v1.ListOperatorsResponse
-	(*PutRevocationsRequest)(nil),      // 80: vedette.operator.v1.PutRevocationsRequest
-	(*PutRevocationsResponse)(nil),     // 81: vedette.operator.v1.PutRevocationsResponse
-	(*ListCheckpointsRequest)(nil),     // 82: vedette.operator.v1.ListCheckpointsRequest
-	(*ListCheckpointsResponse)(nil),    // 83: vedette.operator.v1.ListCheckpointsResponse
-	(*GetTrustRequest)(nil),            // 84: vedette.operator.v1.GetTrustRequest
-	(*GetTrustResponse)(nil),           // 85: vedette.operator.v1.GetTrustResponse
-	(*TrustCount)(nil),                 // 86: vedette.operator.v1.TrustCount
-	(*TrustHolder)(nil),                // 87: vedette.operator.v1.TrustHolder
-	(*PrepareRootRequest)(nil),         // 88: vedette.operator.v1.PrepareRootRequest
-	(*PrepareRootResponse)(nil),        // 89: vedette.operator.v1.PrepareRootResponse
-	(*PutTrustRequest)(nil),            // 90: vedette.operator.v1.PutTrustRequest
-	(*PutTrustResponse)(nil),           // 91: vedette.operator.v1.PutTrustResponse
-	nil,                                // 92: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 93: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 94: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 95: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 96: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 97: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 98: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 99: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 100: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 101: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),           // 102: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 103: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 104: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 105: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 106: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 107: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 108: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 109: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 110: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 111: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 112: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 113: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 114: vedette.sensor.v1.SignedTrust
+	(*ListCampaignsRequest)(nil),       // 24: vedette.operator.v1.ListCampaignsRequest
+	(*ListCampaignsResponse)(nil),      // 25: vedette.operator.v1.ListCampaignsResponse
+	(*GetCampaignRequest)(nil),         // 26: vedette.operator.v1.GetCampaignRequest
+	(*GetCampaignResponse)(nil),        // 27: vedette.operator.v1.GetCampaignResponse
+	(*SelectHostsRequest)(nil),         // 28: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),        // 29: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),        // 30: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),       // 31: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                  // 32: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),         // 33: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),        // 34: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                  // 35: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),      // 36: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),     // 37: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),    // 38: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil),   // 39: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),       // 40: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),      // 41: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),         // 42: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),        // 43: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),           // 44: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),          // 45: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),         // 46: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),        // 47: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),          // 48: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),         // 49: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                    // 50: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),        // 51: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),       // 52: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                      // 53: vedette.operator.v1.Score
+	(*Isolation)(nil),                  // 54: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),      // 55: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),     // 56: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),        // 57: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 58: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),                 // 59: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),           // 60: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),          // 61: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),         // 62: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 63: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                     // 64: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),         // 65: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 66: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),        // 67: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 68: vedette.operator.v1.RemoveMemberResponse
+	(*PutSignedNodesRequest)(nil),      // 69: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),     // 70: vedette.operator.v1.PutSignedNodesResponse
+	(*DebugInfoRequest)(nil),           // 71: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),          // 72: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                    // 73: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),               // 74: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),              // 75: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),                 // 76: vedette.operator.v1.HostChange
+	(*BackupRequest)(nil),              // 77: vedette.operator.v1.BackupRequest
+	(*BackupResponse)(nil),             // 78: vedette.operator.v1.BackupResponse
+	(*RemoveHostRequest)(nil),          // 79: vedette.operator.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),         // 80: vedette.operator.v1.RemoveHostResponse
+	(*OperatorRow)(nil),                // 81: vedette.operator.v1.OperatorRow
+	(*ListOperatorsRequest)(nil),       // 82: vedette.operator.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),      // 83: vedette.operator.v1.ListOperatorsResponse
+	(*PutRevocationsRequest)(nil),      // 84: vedette.operator.v1.PutRevocationsRequest
+	(*PutRevocationsResponse)(nil),     // 85: vedette.operator.v1.PutRevocationsResponse
+	(*ListCheckpointsRequest)(nil),     // 86: vedette.operator.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),    // 87: vedette.operator.v1.ListCheckpointsResponse
+	(*GetTrustRequest)(nil),            // 88: vedette.operator.v1.GetTrustRequest
+	(*GetTrustResponse)(nil),           // 89: vedette.operator.v1.GetTrustResponse
+	(*TrustCount)(nil),                 // 90: vedette.operator.v1.TrustCount
+	(*TrustHolder)(nil),                // 91: vedette.operator.v1.TrustHolder
+	(*PrepareRootRequest)(nil),         // 92: vedette.operator.v1.PrepareRootRequest
+	(*PrepareRootResponse)(nil),        // 93: vedette.operator.v1.PrepareRootResponse
+	(*PutTrustRequest)(nil),            // 94: vedette.operator.v1.PutTrustRequest
+	(*PutTrustResponse)(nil),           // 95: vedette.operator.v1.PutTrustResponse
+	nil,                                // 96: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 97: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 98: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 99: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 100: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 101: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 102: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 103: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 104: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 105: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 106: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 107: vedette.raft.v1.Incident
+	(*raftv1.Campaign)(nil),            // 108: vedette.raft.v1.Campaign
+	(sensorv1.Action)(0),               // 109: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 110: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 111: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 112: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 113: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 114: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 115: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 116: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 117: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 118: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 119: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_operator_proto_depIdxs = []int32{
-	60,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	92,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	97,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	98,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	99,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	100, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	93,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	64,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
+	100, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	96,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	101, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	102, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	103, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	104, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	97,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
 	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	101, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	102, // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	105, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	106, // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	13,  // 16: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	13,  // 17: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	103, // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	107, // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	107, // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	13,  // 20: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	103, // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	3,   // 22: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 23: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,   // 24: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	104, // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	105, // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	106, // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,   // 28: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	28,  // 29: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	94,  // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	107, // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	107, // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	31,  // 33: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	108, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	31,  // 35: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	31,  // 36: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	109, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	110, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	46,  // 41: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	49,  // 42: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	106, // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	50,  // 44: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	50,  // 45: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	31,  // 46: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	55,  // 47: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	95,  // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	60,  // 49: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	96,  // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	69,  // 52: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	111, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	13,  // 54: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	50,  // 56: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	72,  // 57: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	2,   // 58: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
-	77,  // 59: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	112, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	112, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	113, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	114, // 63: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	114, // 64: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
-	86,  // 65: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
-	87,  // 66: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
-	87,  // 67: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	114, // 68: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	0,   // 69: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 70: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 71: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 72: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	14,  // 73: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	16,  // 74: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	18,  // 75: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	20,  // 76: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	22,  // 77: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	24,  // 78: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	26,  // 79: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	29,  // 80: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	32,  // 81: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	34,  // 82: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	36,  // 83: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	38,  // 84: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	40,  // 85: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	42,  // 86: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	44,  // 87: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	47,  // 88: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	51,  // 89: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	53,  // 90: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	56,  // 91: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	58,  // 92: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	61,  // 93: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	63,  // 94: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	65,  // 95: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	67,  // 96: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	73,  // 97: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	75,  // 98: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	78,  // 99: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	80,  // 100: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	84,  // 101: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	88,  // 102: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	90,  // 103: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	82,  // 104: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	70,  // 105: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 106: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 107: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 108: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 109: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	15,  // 110: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	17,  // 111: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	19,  // 112: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	21,  // 113: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	23,  // 114: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	25,  // 115: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	27,  // 116: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	30,  // 117: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	33,  // 118: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	35,  // 119: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	37,  // 120: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	39,  // 121: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	41,  // 122: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	43,  // 123: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	45,  // 124: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	48,  // 125: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	52,  // 126: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	54,  // 127: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	57,  // 128: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	59,  // 129: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	62,  // 130: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	64,  // 131: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	66,  // 132: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	68,  // 133: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	74,  // 134: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	76,  // 135: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	79,  // 136: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	81,  // 137: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	85,  // 138: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	89,  // 139: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	91,  // 140: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	83,  // 141: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	71,  // 142: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	106, // [106:143] is the sub-list for method output_type
-	69,  // [69:106] is the sub-list for method input_type
-	69,  // [69:69] is the sub-list for extension type_name
-	69,  // [69:69] is the sub-list for extension extendee
-	0,   // [0:69] is the sub-list for field type_name
+	107, // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	108, // 22: vedette.operator.v1.ListCampaignsResponse.campaigns:type_name -> vedette.raft.v1.Campaign
+	108, // 23: vedette.operator.v1.GetCampaignResponse.campaign:type_name -> vedette.raft.v1.Campaign
+	107, // 24: vedette.operator.v1.GetCampaignResponse.incidents:type_name -> vedette.raft.v1.Incident
+	3,   // 25: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 26: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 27: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	109, // 28: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	110, // 29: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	111, // 30: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 31: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	32,  // 32: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	98,  // 33: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	112, // 34: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	112, // 35: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	35,  // 36: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	113, // 37: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	35,  // 38: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	35,  // 39: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	114, // 40: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	114, // 41: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	114, // 42: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	115, // 43: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	50,  // 44: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	53,  // 45: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	111, // 46: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	54,  // 47: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	54,  // 48: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	35,  // 49: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	59,  // 50: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	99,  // 51: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	64,  // 52: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	100, // 53: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	100, // 54: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	73,  // 55: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	116, // 56: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	13,  // 57: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	107, // 58: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	54,  // 59: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	76,  // 60: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 61: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	81,  // 62: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	117, // 63: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	117, // 64: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	118, // 65: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	119, // 66: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	119, // 67: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	90,  // 68: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	91,  // 69: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	91,  // 70: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	119, // 71: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	0,   // 72: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 73: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 74: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 75: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	14,  // 76: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	16,  // 77: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	18,  // 78: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	20,  // 79: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	22,  // 80: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	24,  // 81: vedette.operator.v1.OperatorService.ListCampaigns:input_type -> vedette.operator.v1.ListCampaignsRequest
+	26,  // 82: vedette.operator.v1.OperatorService.GetCampaign:input_type -> vedette.operator.v1.GetCampaignRequest
+	28,  // 83: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	30,  // 84: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	33,  // 85: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	36,  // 86: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	38,  // 87: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	40,  // 88: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	42,  // 89: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	44,  // 90: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	46,  // 91: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	48,  // 92: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	51,  // 93: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	55,  // 94: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	57,  // 95: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	60,  // 96: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	62,  // 97: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	65,  // 98: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	67,  // 99: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	69,  // 100: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	71,  // 101: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	77,  // 102: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	79,  // 103: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	82,  // 104: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	84,  // 105: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	88,  // 106: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	92,  // 107: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	94,  // 108: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	86,  // 109: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	74,  // 110: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,   // 111: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 112: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 113: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 114: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	15,  // 115: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	17,  // 116: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	19,  // 117: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	21,  // 118: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	23,  // 119: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	25,  // 120: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
+	27,  // 121: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
+	29,  // 122: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	31,  // 123: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	34,  // 124: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	37,  // 125: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	39,  // 126: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	41,  // 127: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	43,  // 128: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	45,  // 129: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	47,  // 130: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	49,  // 131: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	52,  // 132: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	56,  // 133: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	58,  // 134: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	61,  // 135: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	63,  // 136: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	66,  // 137: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	68,  // 138: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	70,  // 139: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	72,  // 140: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	78,  // 141: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	80,  // 142: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	83,  // 143: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	85,  // 144: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	89,  // 145: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	93,  // 146: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	95,  // 147: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	87,  // 148: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	75,  // 149: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	111, // [111:150] is the sub-list for method output_type
+	72,  // [72:111] is the sub-list for method input_type
+	72,  // [72:72] is the sub-list for extension type_name
+	72,  // [72:72] is the sub-list for extension extendee
+	0,   // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -7069,7 +7323,7 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
-	file_vedette_operator_proto_msgTypes[71].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[75].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
@@ -7082,7 +7336,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   96,
+			NumMessages:   100,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -823,6 +823,7 @@ type CoordinatorMessage struct {
 	//	*CoordinatorMessage_Certificate
 	//	*CoordinatorMessage_Nodes
 	//	*CoordinatorMessage_Intent
+	//	*CoordinatorMessage_Taint
 	Body          isCoordinatorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -937,6 +938,15 @@ func (x *CoordinatorMessage) GetIntent() *SignedIntent {
 	return nil
 }
 
+func (x *CoordinatorMessage) GetTaint() *CarriedTaint {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Taint); ok {
+			return x.Taint
+		}
+	}
+	return nil
+}
+
 type isCoordinatorMessage_Body interface {
 	isCoordinatorMessage_Body()
 }
@@ -974,6 +984,10 @@ type CoordinatorMessage_Intent struct {
 	Intent *SignedIntent `protobuf:"bytes,8,opt,name=intent,proto3,oneof"`
 }
 
+type CoordinatorMessage_Taint struct {
+	Taint *CarriedTaint `protobuf:"bytes,13,opt,name=taint,proto3,oneof"`
+}
+
 func (*CoordinatorMessage_Welcome) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Refusal) isCoordinatorMessage_Body() {}
@@ -990,6 +1004,8 @@ func (*CoordinatorMessage_Nodes) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Intent) isCoordinatorMessage_Body() {}
 
+func (*CoordinatorMessage_Taint) isCoordinatorMessage_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -1003,8 +1019,10 @@ type Hello struct {
 	KernelBoot []byte `protobuf:"bytes,5,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
 	Instance   []byte `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
 	// How long the sensor lets a session be quiet before it pings. 0: 10 s.
-	KeepAliveMs   uint32   `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
-	Trusted       *Trusted `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	KeepAliveMs uint32   `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
+	Trusted     *Trusted `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	// It takes a CarriedTaint. An older one would take it for a broken protocol.
+	Carries       bool `protobuf:"varint,68,opt,name=carries,proto3" json:"carries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1093,6 +1111,13 @@ func (x *Hello) GetTrusted() *Trusted {
 		return x.Trusted
 	}
 	return nil
+}
+
+func (x *Hello) GetCarries() bool {
+	if x != nil {
+		return x.Carries
+	}
+	return false
 }
 
 type Welcome struct {
@@ -2772,11 +2797,13 @@ type Finding struct {
 	Ancestors  []*Process `protobuf:"bytes,11,rep,name=ancestors,proto3" json:"ancestors,omitempty"` // nearest first
 	Flows      []*Flow    `protobuf:"bytes,12,rep,name=flows,proto3" json:"flows,omitempty"`
 	// The accepted flow that this storyline came in by, when it did.
-	Origin        *Flow    `protobuf:"bytes,13,opt,name=origin,proto3" json:"origin,omitempty"`
-	Losses        []*Loss  `protobuf:"bytes,14,rep,name=losses,proto3" json:"losses,omitempty"`
-	Reason        string   `protobuf:"bytes,15,opt,name=reason,proto3" json:"reason,omitempty"`
-	Learning      bool     `protobuf:"varint,16,opt,name=learning,proto3" json:"learning,omitempty"`
-	Lookups       []string `protobuf:"bytes,17,rep,name=lookups,proto3" json:"lookups,omitempty"`
+	Origin   *Flow    `protobuf:"bytes,13,opt,name=origin,proto3" json:"origin,omitempty"`
+	Losses   []*Loss  `protobuf:"bytes,14,rep,name=losses,proto3" json:"losses,omitempty"`
+	Reason   string   `protobuf:"bytes,15,opt,name=reason,proto3" json:"reason,omitempty"`
+	Learning bool     `protobuf:"varint,16,opt,name=learning,proto3" json:"learning,omitempty"`
+	Lookups  []string `protobuf:"bytes,17,rep,name=lookups,proto3" json:"lookups,omitempty"`
+	// The login that its process belongs to, when it belongs to one.
+	Login         *Login `protobuf:"bytes,68,opt,name=login,proto3" json:"login,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2930,12 +2957,21 @@ func (x *Finding) GetLookups() []string {
 	return nil
 }
 
+func (x *Finding) GetLogin() *Login {
+	if x != nil {
+		return x.Login
+	}
+	return nil
+}
+
 // A flow of a storyline that has findings: what joins hosts.
 type FlowNote struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Storyline     string                 `protobuf:"bytes,1,opt,name=storyline,proto3" json:"storyline,omitempty"`
-	Process       *Process               `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
-	Flow          *Flow                  `protobuf:"bytes,3,opt,name=flow,proto3" json:"flow,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Storyline string                 `protobuf:"bytes,1,opt,name=storyline,proto3" json:"storyline,omitempty"`
+	Process   *Process               `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
+	Flow      *Flow                  `protobuf:"bytes,3,opt,name=flow,proto3" json:"flow,omitempty"`
+	// This storyline has its mark from the other end of the flow, "HOST/STORYLINE".
+	Carried       string `protobuf:"bytes,68,opt,name=carried,proto3" json:"carried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2991,6 +3027,167 @@ func (x *FlowNote) GetFlow() *Flow {
 	return nil
 }
 
+func (x *FlowNote) GetCarried() string {
+	if x != nil {
+		return x.Carried
+	}
+	return ""
+}
+
+// A storyline with findings on another host opened a connection to this one: whoever
+// accepted exactly it is to be watched.
+type CarriedTaint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Client        []byte                 `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"` // 4 or 16 bytes: who connected
+	ClientPort    uint32                 `protobuf:"varint,3,opt,name=client_port,json=clientPort,proto3" json:"client_port,omitempty"`
+	Server        []byte                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`
+	ServerPort    uint32                 `protobuf:"varint,5,opt,name=server_port,json=serverPort,proto3" json:"server_port,omitempty"`
+	Opened        int64                  `protobuf:"varint,6,opt,name=opened,proto3" json:"opened,omitempty"`      // by the client's clock
+	Storyline     string                 `protobuf:"bytes,7,opt,name=storyline,proto3" json:"storyline,omitempty"` // "HOST/STORYLINE" of the client
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarriedTaint) Reset() {
+	*x = CarriedTaint{}
+	mi := &file_vedette_sensor_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarriedTaint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarriedTaint) ProtoMessage() {}
+
+func (x *CarriedTaint) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarriedTaint.ProtoReflect.Descriptor instead.
+func (*CarriedTaint) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CarriedTaint) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetClient() []byte {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *CarriedTaint) GetClientPort() uint32 {
+	if x != nil {
+		return x.ClientPort
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetServer() []byte {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *CarriedTaint) GetServerPort() uint32 {
+	if x != nil {
+		return x.ServerPort
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetOpened() int64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetStoryline() string {
+	if x != nil {
+		return x.Storyline
+	}
+	return ""
+}
+
+type Login struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Source        []byte                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // 4 or 16 bytes; empty: not over a network
+	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`       // fingerprint of the public key, when it is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Login) Reset() {
+	*x = Login{}
+	mi := &file_vedette_sensor_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Login) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Login) ProtoMessage() {}
+
+func (x *Login) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Login.ProtoReflect.Descriptor instead.
+func (*Login) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Login) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Login) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Login) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 // What an action is done to; an isolation has none.
 type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3008,7 +3205,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3217,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3230,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Target) GetStoryline() string {
@@ -3102,7 +3299,7 @@ type ProcessTarget struct {
 
 func (x *ProcessTarget) Reset() {
 	*x = ProcessTarget{}
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3311,7 @@ func (x *ProcessTarget) String() string {
 func (*ProcessTarget) ProtoMessage() {}
 
 func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3324,7 @@ func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
 func (*ProcessTarget) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ProcessTarget) GetPid() uint32 {
@@ -3179,7 +3376,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3388,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3401,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -3353,7 +3550,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3365,7 +3562,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3378,7 +3575,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -3415,7 +3612,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3427,7 +3624,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3440,7 +3637,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Signature) GetSignature() []byte {
@@ -3469,7 +3666,7 @@ type HostProof struct {
 
 func (x *HostProof) Reset() {
 	*x = HostProof{}
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +3678,7 @@ func (x *HostProof) String() string {
 func (*HostProof) ProtoMessage() {}
 
 func (x *HostProof) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +3691,7 @@ func (x *HostProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
 func (*HostProof) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *HostProof) GetIndex() uint32 {
@@ -3521,7 +3718,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3533,7 +3730,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3546,7 +3743,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -3587,7 +3784,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3796,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3809,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -3739,7 +3936,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3948,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3961,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Intent) GetClusterId() string {
@@ -3882,7 +4079,7 @@ type SignedIntent struct {
 
 func (x *SignedIntent) Reset() {
 	*x = SignedIntent{}
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +4091,7 @@ func (x *SignedIntent) String() string {
 func (*SignedIntent) ProtoMessage() {}
 
 func (x *SignedIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4104,7 @@ func (x *SignedIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
 func (*SignedIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SignedIntent) GetPayload() []byte {
@@ -3935,7 +4132,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4144,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4157,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Group) GetName() string {
@@ -3995,7 +4192,7 @@ type Governor struct {
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4204,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4020,7 +4217,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Governor) GetHosts_10M() uint32 {
@@ -4078,7 +4275,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4090,7 +4287,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4103,7 +4300,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Opening) GetPrefix() string {
@@ -4150,7 +4347,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4162,7 +4359,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4175,7 +4372,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -4195,7 +4392,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4404,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4417,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -4248,7 +4445,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4457,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4470,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Refusal) GetCode() string {
@@ -4313,7 +4510,7 @@ type Revocations struct {
 
 func (x *Revocations) Reset() {
 	*x = Revocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4325,7 +4522,7 @@ func (x *Revocations) String() string {
 func (*Revocations) ProtoMessage() {}
 
 func (x *Revocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4338,7 +4535,7 @@ func (x *Revocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
 func (*Revocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Revocations) GetClusterId() string {
@@ -4379,7 +4576,7 @@ type RevokedOperator struct {
 
 func (x *RevokedOperator) Reset() {
 	*x = RevokedOperator{}
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4391,7 +4588,7 @@ func (x *RevokedOperator) String() string {
 func (*RevokedOperator) ProtoMessage() {}
 
 func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4404,7 +4601,7 @@ func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedOperator.ProtoReflect.Descriptor instead.
 func (*RevokedOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RevokedOperator) GetName() string {
@@ -4431,7 +4628,7 @@ type SignedRevocations struct {
 
 func (x *SignedRevocations) Reset() {
 	*x = SignedRevocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4443,7 +4640,7 @@ func (x *SignedRevocations) String() string {
 func (*SignedRevocations) ProtoMessage() {}
 
 func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4456,7 +4653,7 @@ func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRevocations.ProtoReflect.Descriptor instead.
 func (*SignedRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SignedRevocations) GetPayload() []byte {
@@ -4494,7 +4691,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4703,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4716,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Trust) GetClusterId() string {
@@ -4581,7 +4778,7 @@ type SignedTrust struct {
 
 func (x *SignedTrust) Reset() {
 	*x = SignedTrust{}
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4593,7 +4790,7 @@ func (x *SignedTrust) String() string {
 func (*SignedTrust) ProtoMessage() {}
 
 func (x *SignedTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4606,7 +4803,7 @@ func (x *SignedTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedTrust.ProtoReflect.Descriptor instead.
 func (*SignedTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SignedTrust) GetPayload() []byte {
@@ -4634,7 +4831,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4646,7 +4843,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4659,7 +4856,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Trusted) GetEpoch() uint64 {
@@ -4713,7 +4910,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrustedB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
-	"\afailure\x18\x01 \x01(\tR\afailure\"\xd9\x03\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\x92\x04\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -4722,8 +4919,9 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05grant\x18\x05 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantH\x00R\x05grant\x12B\n" +
 	"\vcertificate\x18\x06 \x01(\v2\x1e.vedette.sensor.v1.CertificateH\x00R\vcertificate\x123\n" +
 	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodes\x129\n" +
-	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intentB\x06\n" +
-	"\x04body\"\xa9\x02\n" +
+	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intent\x127\n" +
+	"\x05taint\x18\r \x01(\v2\x1f.vedette.sensor.v1.CarriedTaintH\x00R\x05taintB\x06\n" +
+	"\x04body\"\xc3\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -4733,7 +4931,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"kernelBoot\x12\x1a\n" +
 	"\binstance\x18\x06 \x01(\fR\binstance\x12\"\n" +
 	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\x124\n" +
-	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\"\x99\x03\n" +
+	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\x12\x18\n" +
+	"\acarries\x18D \x01(\bR\acarries\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -4889,7 +5088,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06opened\x18\n" +
 	" \x01(\x03R\x06opened\x12\x16\n" +
 	"\x06closed\x18\v \x01(\x03R\x06closed\x12\x16\n" +
-	"\x06failed\x18\f \x01(\bR\x06failed\"\xaf\x04\n" +
+	"\x06failed\x18\f \x01(\bR\x06failed\"\xdf\x04\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x12\n" +
@@ -4910,11 +5109,27 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06losses\x18\x0e \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12\x16\n" +
 	"\x06reason\x18\x0f \x01(\tR\x06reason\x12\x1a\n" +
 	"\blearning\x18\x10 \x01(\bR\blearning\x12\x18\n" +
-	"\alookups\x18\x11 \x03(\tR\alookups\"\x8b\x01\n" +
+	"\alookups\x18\x11 \x03(\tR\alookups\x12.\n" +
+	"\x05login\x18D \x01(\v2\x18.vedette.sensor.v1.LoginR\x05login\"\xa5\x01\n" +
 	"\bFlowNote\x12\x1c\n" +
 	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x124\n" +
 	"\aprocess\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.ProcessR\aprocess\x12+\n" +
-	"\x04flow\x18\x03 \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\"\xfd\x01\n" +
+	"\x04flow\x18\x03 \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\x12\x18\n" +
+	"\acarried\x18D \x01(\tR\acarried\"\xd2\x01\n" +
+	"\fCarriedTaint\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\fR\x06client\x12\x1f\n" +
+	"\vclient_port\x18\x03 \x01(\rR\n" +
+	"clientPort\x12\x16\n" +
+	"\x06server\x18\x04 \x01(\fR\x06server\x12\x1f\n" +
+	"\vserver_port\x18\x05 \x01(\rR\n" +
+	"serverPort\x12\x16\n" +
+	"\x06opened\x18\x06 \x01(\x03R\x06opened\x12\x1c\n" +
+	"\tstoryline\x18\a \x01(\tR\tstoryline\"E\n" +
+	"\x05Login\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\fR\x06source\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"\xfd\x01\n" +
 	"\x06Target\x12\x1c\n" +
 	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x12:\n" +
 	"\aprocess\x18\x02 \x01(\v2 .vedette.sensor.v1.ProcessTargetR\aprocess\x12!\n" +
@@ -5113,7 +5328,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -5148,109 +5363,113 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Flow)(nil),               // 30: vedette.sensor.v1.Flow
 	(*Finding)(nil),            // 31: vedette.sensor.v1.Finding
 	(*FlowNote)(nil),           // 32: vedette.sensor.v1.FlowNote
-	(*Target)(nil),             // 33: vedette.sensor.v1.Target
-	(*ProcessTarget)(nil),      // 34: vedette.sensor.v1.ProcessTarget
-	(*Grant)(nil),              // 35: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 36: vedette.sensor.v1.SignedGrant
-	(*Signature)(nil),          // 37: vedette.sensor.v1.Signature
-	(*HostProof)(nil),          // 38: vedette.sensor.v1.HostProof
-	(*GrantResult)(nil),        // 39: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 40: vedette.sensor.v1.IsolationStatus
-	(*Intent)(nil),             // 41: vedette.sensor.v1.Intent
-	(*SignedIntent)(nil),       // 42: vedette.sensor.v1.SignedIntent
-	(*Group)(nil),              // 43: vedette.sensor.v1.Group
-	(*Governor)(nil),           // 44: vedette.sensor.v1.Governor
-	(*Opening)(nil),            // 45: vedette.sensor.v1.Opening
-	(*Renew)(nil),              // 46: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 47: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 48: vedette.sensor.v1.Refusal
-	(*Revocations)(nil),        // 49: vedette.sensor.v1.Revocations
-	(*RevokedOperator)(nil),    // 50: vedette.sensor.v1.RevokedOperator
-	(*SignedRevocations)(nil),  // 51: vedette.sensor.v1.SignedRevocations
-	(*Trust)(nil),              // 52: vedette.sensor.v1.Trust
-	(*SignedTrust)(nil),        // 53: vedette.sensor.v1.SignedTrust
-	(*Trusted)(nil),            // 54: vedette.sensor.v1.Trusted
-	nil,                        // 55: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 56: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 57: vedette.sensor.v1.Group.LabelsEntry
+	(*CarriedTaint)(nil),       // 33: vedette.sensor.v1.CarriedTaint
+	(*Login)(nil),              // 34: vedette.sensor.v1.Login
+	(*Target)(nil),             // 35: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 36: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 37: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 38: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 39: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 40: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 41: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 42: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 43: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 44: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 45: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 46: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 47: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 48: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 49: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 50: vedette.sensor.v1.Refusal
+	(*Revocations)(nil),        // 51: vedette.sensor.v1.Revocations
+	(*RevokedOperator)(nil),    // 52: vedette.sensor.v1.RevokedOperator
+	(*SignedRevocations)(nil),  // 53: vedette.sensor.v1.SignedRevocations
+	(*Trust)(nil),              // 54: vedette.sensor.v1.Trust
+	(*SignedTrust)(nil),        // 55: vedette.sensor.v1.SignedTrust
+	(*Trusted)(nil),            // 56: vedette.sensor.v1.Trusted
+	nil,                        // 57: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 58: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 59: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
 	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
 	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
 	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	48, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	50, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
 	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	53, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
+	55, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
 	11, // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
 	19, // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	46, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	39, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	48, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	41, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
 	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	54, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
+	56, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
 	12, // 13: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	48, // 14: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	50, // 14: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
 	20, // 15: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
 	21, // 16: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	36, // 17: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	47, // 18: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	38, // 17: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	49, // 18: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
 	15, // 19: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 20: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
-	13, // 21: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 22: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
-	15, // 23: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 24: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	55, // 25: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	56, // 26: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 27: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 28: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	51, // 29: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	53, // 30: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
-	17, // 31: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	37, // 32: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 33: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 34: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	31, // 35: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	40, // 36: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	32, // 37: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 38: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 39: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 40: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	28, // 41: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 42: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 43: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 44: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	29, // 45: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	30, // 46: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	30, // 47: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	28, // 48: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	29, // 49: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	30, // 50: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	34, // 51: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 52: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 53: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	33, // 54: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	37, // 55: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	38, // 56: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	40, // 57: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 58: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 59: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	33, // 60: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 61: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	43, // 62: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	44, // 63: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	45, // 64: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	37, // 65: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	57, // 66: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	43, // 67: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	50, // 68: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	37, // 69: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	37, // 70: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	44, // 20: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	33, // 21: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
+	13, // 22: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	56, // 23: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	15, // 24: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	44, // 25: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	57, // 26: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	58, // 27: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 28: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 29: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	53, // 30: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	55, // 31: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17, // 32: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	39, // 33: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 34: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 35: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	31, // 36: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	42, // 37: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	32, // 38: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 39: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 40: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 41: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	28, // 42: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 43: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 44: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 45: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	29, // 46: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	30, // 47: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	30, // 48: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	28, // 49: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	34, // 50: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
+	29, // 51: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	30, // 52: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	36, // 53: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 54: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 55: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	35, // 56: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	39, // 57: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	40, // 58: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	42, // 59: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 60: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 61: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	35, // 62: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 63: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	45, // 64: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	46, // 65: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	47, // 66: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	39, // 67: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	59, // 68: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	45, // 69: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	52, // 70: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	39, // 71: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	39, // 72: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	73, // [73:73] is the sub-list for method output_type
+	73, // [73:73] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -5279,6 +5498,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Certificate)(nil),
 		(*CoordinatorMessage_Nodes)(nil),
 		(*CoordinatorMessage_Intent)(nil),
+		(*CoordinatorMessage_Taint)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[17].OneofWrappers = []any{
 		(*Record_Summary)(nil),
@@ -5292,7 +5512,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
