@@ -41,6 +41,7 @@ func (s *Sensor) openResponder() (err error) {
 			return s.responder.Grant(ctx, g)
 		},
 		OnIntent:      s.intent.take,
+		OnTaint:       s.carried.take,
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
 		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },
 		Revoked:       func(chain [][]byte) error { return s.responder.Revoked(chain) },

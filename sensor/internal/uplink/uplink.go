@@ -63,6 +63,9 @@ type Config struct {
 	// one is applied, unverified; and the labels that the cluster has for this host,
 	// nil when they are not told. It may be nil.
 	OnIntent func(signed *sensorv1.SignedIntent, labels map[string]string)
+	// OnTaint takes a connection that a suspect storyline of another host opened to this
+	// one; it must not wait. Nil says to nodes that this sensor takes none.
+	OnTaint func(*sensorv1.CarriedTaint)
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
 	// OnSignedNodes takes the list of nodes that an admin signed, with every session and

@@ -152,7 +152,8 @@ func (f *evalFleet) learn() {
 		}
 	}
 	f.seen["/bin/sh"], f.seen["/usr/bin/python3"], f.seen[sshImage] = f.n, f.n*9/10, f.n
-	f.seen["updates.example.org"], f.seen["cdn.example.net"] = f.n, f.n/3
+	f.seen["example.org"], f.seen["example.net"] = f.n, f.n/3
+	f.seen["in tcp 10.99.0.1 22"] = f.n / 10 // the gateway's other users
 	for b := range 3 {
 		f.seen["in tcp "+f.addr(evalBastion+b).String()+" 22"] = f.n * 2 / 5
 	}

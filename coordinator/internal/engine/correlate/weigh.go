@@ -30,7 +30,7 @@ const (
 	indicatorShare = 0.3
 	// What is usual: a connection that this program of that host makes since days, and a
 	// program that reaches many hosts at this port.
-	maxUsual, maxHub = 5, 4
+	maxUsual, maxHub = 7, 4
 	usualCount       = 3
 	hubPeers         = 8
 	// pushed: one session that reached so many hosts, nowhere more than something new.
