@@ -47,6 +47,7 @@ func (s *Sensor) openResponder() (err error) {
 		OnPack:        s.learning.takePack,
 		OnLearning:    s.learning.takeLearning,
 		Pack:          s.learning.held,
+		OnTaint:       s.carried.take,
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
 		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },
 		Revoked:       func(chain [][]byte) error { return s.responder.Revoked(chain) },

@@ -50,6 +50,7 @@ func (s *Sensor) judge(o *event.Observation) {
 			s.taint(f.Process)
 			if login := s.sessions.Evidence(f.Process); login != "" {
 				f.Reason += " " + login
+				f.Login = s.sessions.Entry(f.Process)
 			}
 		}
 		s.decide(f)

@@ -45,6 +45,7 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return s.keepRunning(ctx) })
 	group.Go(func() error { return s.keepBudget(ctx) })
 	group.Go(func() error { return s.spreadTaints(ctx) })
+	group.Go(func() error { return s.carry(ctx) })
 	group.Go(func() error { return s.watchLosses(ctx) })
 	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
 	group.Go(func() error { return s.contain(ctx) })

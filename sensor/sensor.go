@@ -60,6 +60,7 @@ type Sensor struct {
 	door      *door       // nil when it could not be opened
 
 	keeper    keeper
+	carried   *carrier
 	blind     blindness
 	budget    budget
 	asking    askingBudget
@@ -91,7 +92,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	debug.SetGCPercent(gcPercent)
 	s := &Sensor{
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
-		watched: make(chan struct{}), evidence: newEvidence(), verdicts: make(chan respond.LocalOrder, maxVerdicts), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)},
+		watched: make(chan struct{}), evidence: newEvidence(), verdicts: make(chan respond.LocalOrder, maxVerdicts), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)}, carried: newCarrier(),
 		budget: budget{cpuShare: cfg.Budget.CPUPercent / 100, rss: uint64(cfg.Budget.RSSBytes)},
 		asking: newAskingBudget(cfg.Budget.CPUPercent / 100),
 	}

@@ -232,6 +232,8 @@ func (f *fake) hosts(sel *operatorv1.Selector, all bool) []*operatorv1.Host {
 			return false
 		case sel.GetIncident() != "":
 			return !slices.Contains(fixedIncident().GetHosts(), h.GetId())
+		case sel.GetCampaign() != "":
+			return !slices.Contains(fixedCampaign().GetHosts(), h.GetId())
 		}
 		return !all && !sel.GetAll()
 	})

@@ -43,7 +43,7 @@ func (a *app) offline(c *cobra.Command) *cobra.Command {
 			if !asked {
 				return usage("--ttl is for --offline-token; a release that a coordinator brings lasts")
 			}
-			for _, other := range []string{"selector", "file", "incident", "all", "dry-run", "wait", "idempotency-key"} {
+			for _, other := range []string{"selector", "file", "incident", "campaign", "all", "dry-run", "wait", "idempotency-key"} {
 				if given(other) {
 					return usage("--%s has no meaning with --offline-token, which is for one host", other)
 				}

@@ -25,6 +25,7 @@ type selection struct {
 	labels   []string
 	files    []string
 	incident string
+	campaign string
 	all      bool
 }
 
@@ -33,12 +34,13 @@ func (sel *selection) flags(cmd *cobra.Command) {
 	f.StringSliceVarP(&sel.labels, "selector", "l", nil, "hosts with this label, key=value; several must all match")
 	f.StringArrayVarP(&sel.files, "file", "f", nil, "file with one host id or name a line; - is stdin")
 	f.StringVar(&sel.incident, "incident", "", "hosts of this incident")
+	f.StringVar(&sel.campaign, "campaign", "", "hosts of this campaign")
 	f.BoolVar(&sel.all, "all", false, "every host")
 }
 
 // resolve reads the files and returns the selector; nil when nothing was selected.
 func (sel *selection) resolve(stdin io.Reader, args []string) (*operatorv1.Selector, error) {
-	out := &operatorv1.Selector{All: sel.all, Incident: sel.incident}
+	out := &operatorv1.Selector{All: sel.all, Incident: sel.incident, Campaign: sel.campaign}
 	files := slices.Clone(sel.files)
 	for _, arg := range args {
 		if arg == "-" {
@@ -72,14 +74,14 @@ func (sel *selection) resolve(stdin io.Reader, args []string) (*operatorv1.Selec
 		out.Labels[key] = value
 	}
 	ways := 0
-	for _, used := range []bool{len(args)+len(sel.files) > 0, len(sel.labels) > 0, sel.incident != "", sel.all} {
+	for _, used := range []bool{len(args)+len(sel.files) > 0, len(sel.labels) > 0, sel.incident != "", sel.campaign != "", sel.all} {
 		if used {
 			ways++
 		}
 	}
 	switch {
 	case ways > 1:
-		return nil, usage("select hosts in one way: by name or id, by -l, by --incident, or by --all")
+		return nil, usage("select hosts in one way: by name or id, by -l, by --incident, by --campaign, or by --all")
 	case ways == 0:
 		return nil, nil
 	case len(args)+len(sel.files) > 0 && len(out.Ids) == 0:
@@ -93,7 +95,7 @@ func (sel *selection) resolve(stdin io.Reader, args []string) (*operatorv1.Selec
 func (sel *selection) required(stdin io.Reader, args []string) (*operatorv1.Selector, error) {
 	s, err := sel.resolve(stdin, args)
 	if err == nil && s == nil {
-		err = usage("no host selected: name them, or use -l key=value, -f FILE, - for stdin, --incident ID, or --all")
+		err = usage("no host selected: name them, or use -l key=value, -f FILE, - for stdin, --incident ID, --campaign ID, or --all")
 	}
 	return s, err
 }

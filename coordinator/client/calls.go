@@ -79,6 +79,21 @@ func (c *Client) Incident(ctx context.Context, id string) (*operatorv1.GetIncide
 	return call(ctx, c, api.GetIncident, &operatorv1.GetIncidentRequest{Id: id})
 }
 
+// Campaigns yields campaigns, newest first; the request is as for Incidents.
+func (c *Client) Campaigns(ctx context.Context, req *operatorv1.ListCampaignsRequest) iter.Seq2[*raftv1.Campaign, error] {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*raftv1.Campaign, string, error) {
+		res, err := call(ctx, c, api.ListCampaigns, &operatorv1.ListCampaignsRequest{
+			Status: req.GetStatus(), Since: req.GetSince(), PageSize: size(req.GetPageSize()), PageToken: token,
+		})
+		return res.GetCampaigns(), res.GetPageToken(), err
+	})
+}
+
+// Campaign returns one campaign with its incidents.
+func (c *Client) Campaign(ctx context.Context, id string) (*operatorv1.GetCampaignResponse, error) {
+	return call(ctx, c, api.GetCampaign, &operatorv1.GetCampaignRequest{Id: id})
+}
+
 // CloseIncident closes one incident. The request must carry an idempotency key,
 // because it may be sent to more than one node.
 func (c *Client) CloseIncident(ctx context.Context, req *operatorv1.CloseIncidentRequest) (*raftv1.Incident, error) {

@@ -439,7 +439,8 @@ type Selector struct {
 	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`                                                                                 // id or name
 	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // all must match
 	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
-	Incident      string                 `protobuf:"bytes,4,opt,name=incident,proto3" json:"incident,omitempty"` // the hosts of this incident
+	Incident      string                 `protobuf:"bytes,4,opt,name=incident,proto3" json:"incident,omitempty"`  // the hosts of this incident
+	Campaign      string                 `protobuf:"bytes,68,opt,name=campaign,proto3" json:"campaign,omitempty"` // the hosts of this campaign
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +499,13 @@ func (x *Selector) GetAll() bool {
 func (x *Selector) GetIncident() string {
 	if x != nil {
 		return x.Incident
+	}
+	return ""
+}
+
+func (x *Selector) GetCampaign() string {
+	if x != nil {
+		return x.Campaign
 	}
 	return ""
 }
@@ -2960,6 +2968,222 @@ func (x *CloseIncidentResponse) GetIncident() *raftv1.Incident {
 	return nil
 }
 
+type ListCampaignsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        string                 `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"` // open closed, empty: both
+	Since         int64                  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	PageSize      uint32                 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCampaignsRequest) Reset() {
+	*x = ListCampaignsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCampaignsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCampaignsRequest) ProtoMessage() {}
+
+func (x *ListCampaignsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCampaignsRequest.ProtoReflect.Descriptor instead.
+func (*ListCampaignsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListCampaignsRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ListCampaignsRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *ListCampaignsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListCampaignsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListCampaignsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Campaigns     []*raftv1.Campaign     `protobuf:"bytes,1,rep,name=campaigns,proto3" json:"campaigns,omitempty"` // newest first
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCampaignsResponse) Reset() {
+	*x = ListCampaignsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCampaignsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCampaignsResponse) ProtoMessage() {}
+
+func (x *ListCampaignsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCampaignsResponse.ProtoReflect.Descriptor instead.
+func (*ListCampaignsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListCampaignsResponse) GetCampaigns() []*raftv1.Campaign {
+	if x != nil {
+		return x.Campaigns
+	}
+	return nil
+}
+
+func (x *ListCampaignsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type GetCampaignRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCampaignRequest) Reset() {
+	*x = GetCampaignRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCampaignRequest) ProtoMessage() {}
+
+func (x *GetCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCampaignRequest.ProtoReflect.Descriptor instead.
+func (*GetCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *GetCampaignRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetCampaignResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Campaign      *raftv1.Campaign       `protobuf:"bytes,1,opt,name=campaign,proto3" json:"campaign,omitempty"`
+	Incidents     []*raftv1.Incident     `protobuf:"bytes,2,rep,name=incidents,proto3" json:"incidents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCampaignResponse) Reset() {
+	*x = GetCampaignResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCampaignResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCampaignResponse) ProtoMessage() {}
+
+func (x *GetCampaignResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCampaignResponse.ProtoReflect.Descriptor instead.
+func (*GetCampaignResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *GetCampaignResponse) GetCampaign() *raftv1.Campaign {
+	if x != nil {
+		return x.Campaign
+	}
+	return nil
+}
+
+func (x *GetCampaignResponse) GetIncidents() []*raftv1.Incident {
+	if x != nil {
+		return x.Incidents
+	}
+	return nil
+}
+
 type SelectHostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Selector      *Selector              `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"` // empty is refused
@@ -2969,7 +3193,7 @@ type SelectHostsRequest struct {
 
 func (x *SelectHostsRequest) Reset() {
 	*x = SelectHostsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3205,7 @@ func (x *SelectHostsRequest) String() string {
 func (*SelectHostsRequest) ProtoMessage() {}
 
 func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3218,7 @@ func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsRequest.ProtoReflect.Descriptor instead.
 func (*SelectHostsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SelectHostsRequest) GetSelector() *Selector {
@@ -3014,7 +3238,7 @@ type SelectHostsResponse struct {
 
 func (x *SelectHostsResponse) Reset() {
 	*x = SelectHostsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3250,7 @@ func (x *SelectHostsResponse) String() string {
 func (*SelectHostsResponse) ProtoMessage() {}
 
 func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3263,7 @@ func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsResponse.ProtoReflect.Descriptor instead.
 func (*SelectHostsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SelectHostsResponse) GetHosts() []*Host {
@@ -3068,7 +3292,7 @@ type PreviewOrderRequest struct {
 
 func (x *PreviewOrderRequest) Reset() {
 	*x = PreviewOrderRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3304,7 @@ func (x *PreviewOrderRequest) String() string {
 func (*PreviewOrderRequest) ProtoMessage() {}
 
 func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3317,7 @@ func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderRequest.ProtoReflect.Descriptor instead.
 func (*PreviewOrderRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PreviewOrderRequest) GetSelector() *Selector {
@@ -3143,7 +3367,7 @@ type PreviewOrderResponse struct {
 
 func (x *PreviewOrderResponse) Reset() {
 	*x = PreviewOrderResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3379,7 @@ func (x *PreviewOrderResponse) String() string {
 func (*PreviewOrderResponse) ProtoMessage() {}
 
 func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3392,7 @@ func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderResponse.ProtoReflect.Descriptor instead.
 func (*PreviewOrderResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PreviewOrderResponse) GetHosts() []*Host {
@@ -3249,7 +3473,7 @@ type Dependent struct {
 
 func (x *Dependent) Reset() {
 	*x = Dependent{}
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3485,7 @@ func (x *Dependent) String() string {
 func (*Dependent) ProtoMessage() {}
 
 func (x *Dependent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3498,7 @@ func (x *Dependent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
 func (*Dependent) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Dependent) GetHost() string {
@@ -3337,7 +3561,7 @@ type SubmitGrantRequest struct {
 
 func (x *SubmitGrantRequest) Reset() {
 	*x = SubmitGrantRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3573,7 @@ func (x *SubmitGrantRequest) String() string {
 func (*SubmitGrantRequest) ProtoMessage() {}
 
 func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3586,7 @@ func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantRequest.ProtoReflect.Descriptor instead.
 func (*SubmitGrantRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SubmitGrantRequest) GetGrant() *sensorv1.SignedGrant {
@@ -3397,7 +3621,7 @@ type SubmitGrantResponse struct {
 
 func (x *SubmitGrantResponse) Reset() {
 	*x = SubmitGrantResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3409,7 +3633,7 @@ func (x *SubmitGrantResponse) String() string {
 func (*SubmitGrantResponse) ProtoMessage() {}
 
 func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3422,7 +3646,7 @@ func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantResponse.ProtoReflect.Descriptor instead.
 func (*SubmitGrantResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SubmitGrantResponse) GetOperation() string {
@@ -3472,7 +3696,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3484,7 +3708,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3497,7 +3721,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Operation) GetId() string {
@@ -3630,7 +3854,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3642,7 +3866,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3655,7 +3879,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListOperationsRequest) GetOpen() bool {
@@ -3689,7 +3913,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3701,7 +3925,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3714,7 +3938,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -3743,7 +3967,7 @@ type ApproveOperationRequest struct {
 
 func (x *ApproveOperationRequest) Reset() {
 	*x = ApproveOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3755,7 +3979,7 @@ func (x *ApproveOperationRequest) String() string {
 func (*ApproveOperationRequest) ProtoMessage() {}
 
 func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3768,7 +3992,7 @@ func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationRequest.ProtoReflect.Descriptor instead.
 func (*ApproveOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ApproveOperationRequest) GetOperation() string {
@@ -3808,7 +4032,7 @@ type ApproveOperationResponse struct {
 
 func (x *ApproveOperationResponse) Reset() {
 	*x = ApproveOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +4044,7 @@ func (x *ApproveOperationResponse) String() string {
 func (*ApproveOperationResponse) ProtoMessage() {}
 
 func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +4057,7 @@ func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationResponse.ProtoReflect.Descriptor instead.
 func (*ApproveOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ApproveOperationResponse) GetOperation() *Operation {
@@ -3854,7 +4078,7 @@ type VetoOperationRequest struct {
 
 func (x *VetoOperationRequest) Reset() {
 	*x = VetoOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3866,7 +4090,7 @@ func (x *VetoOperationRequest) String() string {
 func (*VetoOperationRequest) ProtoMessage() {}
 
 func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3879,7 +4103,7 @@ func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationRequest.ProtoReflect.Descriptor instead.
 func (*VetoOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *VetoOperationRequest) GetOperation() string {
@@ -3912,7 +4136,7 @@ type VetoOperationResponse struct {
 
 func (x *VetoOperationResponse) Reset() {
 	*x = VetoOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3924,7 +4148,7 @@ func (x *VetoOperationResponse) String() string {
 func (*VetoOperationResponse) ProtoMessage() {}
 
 func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3937,7 +4161,7 @@ func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationResponse.ProtoReflect.Descriptor instead.
 func (*VetoOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *VetoOperationResponse) GetOperation() *Operation {
@@ -3957,7 +4181,7 @@ type ApplyIntentRequest struct {
 
 func (x *ApplyIntentRequest) Reset() {
 	*x = ApplyIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4193,7 @@ func (x *ApplyIntentRequest) String() string {
 func (*ApplyIntentRequest) ProtoMessage() {}
 
 func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4206,7 @@ func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentRequest.ProtoReflect.Descriptor instead.
 func (*ApplyIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ApplyIntentRequest) GetIntent() *sensorv1.SignedIntent {
@@ -4008,7 +4232,7 @@ type ApplyIntentResponse struct {
 
 func (x *ApplyIntentResponse) Reset() {
 	*x = ApplyIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4020,7 +4244,7 @@ func (x *ApplyIntentResponse) String() string {
 func (*ApplyIntentResponse) ProtoMessage() {}
 
 func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4033,7 +4257,7 @@ func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentResponse.ProtoReflect.Descriptor instead.
 func (*ApplyIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ApplyIntentResponse) GetVersion() uint64 {
@@ -4052,7 +4276,7 @@ type GetIntentRequest struct {
 
 func (x *GetIntentRequest) Reset() {
 	*x = GetIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4288,7 @@ func (x *GetIntentRequest) String() string {
 func (*GetIntentRequest) ProtoMessage() {}
 
 func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4301,7 @@ func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentRequest.ProtoReflect.Descriptor instead.
 func (*GetIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetIntentRequest) GetVersion() uint64 {
@@ -4099,7 +4323,7 @@ type GetIntentResponse struct {
 
 func (x *GetIntentResponse) Reset() {
 	*x = GetIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4111,7 +4335,7 @@ func (x *GetIntentResponse) String() string {
 func (*GetIntentResponse) ProtoMessage() {}
 
 func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4124,7 +4348,7 @@ func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentResponse.ProtoReflect.Descriptor instead.
 func (*GetIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetIntentResponse) GetIntent() *sensorv1.SignedIntent {
@@ -4165,7 +4389,7 @@ type ListIntentsRequest struct {
 
 func (x *ListIntentsRequest) Reset() {
 	*x = ListIntentsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4177,7 +4401,7 @@ func (x *ListIntentsRequest) String() string {
 func (*ListIntentsRequest) ProtoMessage() {}
 
 func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4190,7 +4414,7 @@ func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntentsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListIntentsRequest) GetPageSize() uint32 {
@@ -4217,7 +4441,7 @@ type ListIntentsResponse struct {
 
 func (x *ListIntentsResponse) Reset() {
 	*x = ListIntentsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4229,7 +4453,7 @@ func (x *ListIntentsResponse) String() string {
 func (*ListIntentsResponse) ProtoMessage() {}
 
 func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4242,7 +4466,7 @@ func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntentsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListIntentsResponse) GetIntents() []*sensorv1.SignedIntent {
@@ -4270,7 +4494,7 @@ type TestIntentRequest struct {
 
 func (x *TestIntentRequest) Reset() {
 	*x = TestIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4282,7 +4506,7 @@ func (x *TestIntentRequest) String() string {
 func (*TestIntentRequest) ProtoMessage() {}
 
 func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4295,7 +4519,7 @@ func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentRequest.ProtoReflect.Descriptor instead.
 func (*TestIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *TestIntentRequest) GetIntent() *sensorv1.Intent {
@@ -4330,7 +4554,7 @@ type TestIntentResponse struct {
 
 func (x *TestIntentResponse) Reset() {
 	*x = TestIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4342,7 +4566,7 @@ func (x *TestIntentResponse) String() string {
 func (*TestIntentResponse) ProtoMessage() {}
 
 func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4355,7 +4579,7 @@ func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentResponse.ProtoReflect.Descriptor instead.
 func (*TestIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TestIntentResponse) GetVerdicts() []*Verdict {
@@ -4399,7 +4623,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4411,7 +4635,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4424,7 +4648,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Verdict) GetFinding() string {
@@ -4513,7 +4737,7 @@ type GetScorecardRequest struct {
 
 func (x *GetScorecardRequest) Reset() {
 	*x = GetScorecardRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4525,7 +4749,7 @@ func (x *GetScorecardRequest) String() string {
 func (*GetScorecardRequest) ProtoMessage() {}
 
 func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4538,7 +4762,7 @@ func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardRequest.ProtoReflect.Descriptor instead.
 func (*GetScorecardRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *GetScorecardRequest) GetSince() int64 {
@@ -4557,7 +4781,7 @@ type GetScorecardResponse struct {
 
 func (x *GetScorecardResponse) Reset() {
 	*x = GetScorecardResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4569,7 +4793,7 @@ func (x *GetScorecardResponse) String() string {
 func (*GetScorecardResponse) ProtoMessage() {}
 
 func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4582,7 +4806,7 @@ func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardResponse.ProtoReflect.Descriptor instead.
 func (*GetScorecardResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GetScorecardResponse) GetScores() []*Score {
@@ -4616,7 +4840,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4628,7 +4852,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4641,7 +4865,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Score) GetAction() string {
@@ -4768,7 +4992,7 @@ type Isolation struct {
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4780,7 +5004,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4793,7 +5017,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Isolation) GetId() string {
@@ -4934,7 +5158,7 @@ type ListIsolationsRequest struct {
 
 func (x *ListIsolationsRequest) Reset() {
 	*x = ListIsolationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4946,7 +5170,7 @@ func (x *ListIsolationsRequest) String() string {
 func (*ListIsolationsRequest) ProtoMessage() {}
 
 func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4959,7 +5183,7 @@ func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIsolationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListIsolationsRequest) GetHost() string {
@@ -5000,7 +5224,7 @@ type ListIsolationsResponse struct {
 
 func (x *ListIsolationsResponse) Reset() {
 	*x = ListIsolationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5012,7 +5236,7 @@ func (x *ListIsolationsResponse) String() string {
 func (*ListIsolationsResponse) ProtoMessage() {}
 
 func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5025,7 +5249,7 @@ func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIsolationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListIsolationsResponse) GetIsolations() []*Isolation {
@@ -5051,7 +5275,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5063,7 +5287,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5076,7 +5300,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetOperationRequest) GetOperation() string {
@@ -5097,7 +5321,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5109,7 +5333,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5122,7 +5346,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetOperationResponse) GetOperation() string {
@@ -5162,7 +5386,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5174,7 +5398,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5187,7 +5411,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -5256,7 +5480,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5268,7 +5492,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5281,7 +5505,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListAuditRequest) GetAfter() uint64 {
@@ -5308,7 +5532,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5320,7 +5544,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5333,7 +5557,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -5361,7 +5585,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5373,7 +5597,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5386,7 +5610,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -5420,7 +5644,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5432,7 +5656,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5445,7 +5669,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -5488,7 +5712,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5500,7 +5724,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5513,7 +5737,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Member) GetId() string {
@@ -5629,7 +5853,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5641,7 +5865,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5654,7 +5878,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
 }
 
 type ListMembersResponse struct {
@@ -5668,7 +5892,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5680,7 +5904,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5693,7 +5917,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -5726,7 +5950,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5738,7 +5962,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5751,7 +5975,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -5769,7 +5993,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5781,7 +6005,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5794,7 +6018,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
 }
 
 type PutSignedNodesRequest struct {
@@ -5806,7 +6030,7 @@ type PutSignedNodesRequest struct {
 
 func (x *PutSignedNodesRequest) Reset() {
 	*x = PutSignedNodesRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5818,7 +6042,7 @@ func (x *PutSignedNodesRequest) String() string {
 func (*PutSignedNodesRequest) ProtoMessage() {}
 
 func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5831,7 +6055,7 @@ func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesRequest.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PutSignedNodesRequest) GetSigned() *sensorv1.SignedNodes {
@@ -5850,7 +6074,7 @@ type PutSignedNodesResponse struct {
 
 func (x *PutSignedNodesResponse) Reset() {
 	*x = PutSignedNodesResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5862,7 +6086,7 @@ func (x *PutSignedNodesResponse) String() string {
 func (*PutSignedNodesResponse) ProtoMessage() {}
 
 func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5875,7 +6099,7 @@ func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesResponse.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *PutSignedNodesResponse) GetSerial() uint64 {
@@ -5893,7 +6117,7 @@ type DebugInfoRequest struct {
 
 func (x *DebugInfoRequest) Reset() {
 	*x = DebugInfoRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5905,7 +6129,7 @@ func (x *DebugInfoRequest) String() string {
 func (*DebugInfoRequest) ProtoMessage() {}
 
 func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5918,7 +6142,7 @@ func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoRequest.ProtoReflect.Descriptor instead.
 func (*DebugInfoRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
 }
 
 // Texts for people and for tools that know their formats. No key, token or secret is in any.
@@ -5942,7 +6166,7 @@ type DebugInfoResponse struct {
 
 func (x *DebugInfoResponse) Reset() {
 	*x = DebugInfoResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5954,7 +6178,7 @@ func (x *DebugInfoResponse) String() string {
 func (*DebugInfoResponse) ProtoMessage() {}
 
 func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5967,7 +6191,7 @@ func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoResponse.ProtoReflect.Descriptor instead.
 func (*DebugInfoResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *DebugInfoResponse) GetNodeId() string {
@@ -6065,7 +6289,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6077,7 +6301,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6090,7 +6314,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *LogLine) GetTime() int64 {
@@ -6123,7 +6347,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6135,7 +6359,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6148,7 +6372,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -6177,7 +6401,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6189,7 +6413,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6202,7 +6426,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -6322,7 +6546,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[92]
+	mi := &file_vedette_operator_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6334,7 +6558,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[92]
+	mi := &file_vedette_operator_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6347,7 +6571,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *HostChange) GetChange() string {
@@ -6375,7 +6599,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[93]
+	mi := &file_vedette_operator_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6387,7 +6611,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[93]
+	mi := &file_vedette_operator_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6400,7 +6624,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *BackupRequest) GetIdentity() bool {
@@ -6419,7 +6643,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[94]
+	mi := &file_vedette_operator_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6431,7 +6655,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[94]
+	mi := &file_vedette_operator_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6444,7 +6668,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -6465,7 +6689,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[95]
+	mi := &file_vedette_operator_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6477,7 +6701,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[95]
+	mi := &file_vedette_operator_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6490,7 +6714,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -6523,7 +6747,7 @@ type RemoveHostResponse struct {
 
 func (x *RemoveHostResponse) Reset() {
 	*x = RemoveHostResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[96]
+	mi := &file_vedette_operator_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6535,7 +6759,7 @@ func (x *RemoveHostResponse) String() string {
 func (*RemoveHostResponse) ProtoMessage() {}
 
 func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[96]
+	mi := &file_vedette_operator_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6548,7 +6772,7 @@ func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
 func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{96}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *RemoveHostResponse) GetHost() *Host {
@@ -6575,7 +6799,7 @@ type OperatorRow struct {
 
 func (x *OperatorRow) Reset() {
 	*x = OperatorRow{}
-	mi := &file_vedette_operator_proto_msgTypes[97]
+	mi := &file_vedette_operator_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6587,7 +6811,7 @@ func (x *OperatorRow) String() string {
 func (*OperatorRow) ProtoMessage() {}
 
 func (x *OperatorRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[97]
+	mi := &file_vedette_operator_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6600,7 +6824,7 @@ func (x *OperatorRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorRow.ProtoReflect.Descriptor instead.
 func (*OperatorRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{97}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *OperatorRow) GetName() string {
@@ -6667,7 +6891,7 @@ type ListOperatorsRequest struct {
 
 func (x *ListOperatorsRequest) Reset() {
 	*x = ListOperatorsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[98]
+	mi := &file_vedette_operator_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6679,7 +6903,7 @@ func (x *ListOperatorsRequest) String() string {
 func (*ListOperatorsRequest) ProtoMessage() {}
 
 func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[98]
+	mi := &file_vedette_operator_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6692,7 +6916,7 @@ func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{98}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{102}
 }
 
 type ListOperatorsResponse struct {
@@ -6705,7 +6929,7 @@ type ListOperatorsResponse struct {
 
 func (x *ListOperatorsResponse) Reset() {
 	*x = ListOperatorsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[99]
+	mi := &file_vedette_operator_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6717,7 +6941,7 @@ func (x *ListOperatorsResponse) String() string {
 func (*ListOperatorsResponse) ProtoMessage() {}
 
 func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[99]
+	mi := &file_vedette_operator_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6730,7 +6954,7 @@ func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{99}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ListOperatorsResponse) GetOperators() []*OperatorRow {
@@ -6757,7 +6981,7 @@ type PutRevocationsRequest struct {
 
 func (x *PutRevocationsRequest) Reset() {
 	*x = PutRevocationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[100]
+	mi := &file_vedette_operator_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6769,7 +6993,7 @@ func (x *PutRevocationsRequest) String() string {
 func (*PutRevocationsRequest) ProtoMessage() {}
 
 func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[100]
+	mi := &file_vedette_operator_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6782,7 +7006,7 @@ func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*PutRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{100}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *PutRevocationsRequest) GetSigned() *sensorv1.SignedRevocations {
@@ -6808,7 +7032,7 @@ type PutRevocationsResponse struct {
 
 func (x *PutRevocationsResponse) Reset() {
 	*x = PutRevocationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[101]
+	mi := &file_vedette_operator_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6820,7 +7044,7 @@ func (x *PutRevocationsResponse) String() string {
 func (*PutRevocationsResponse) ProtoMessage() {}
 
 func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[101]
+	mi := &file_vedette_operator_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6833,7 +7057,7 @@ func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*PutRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{101}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *PutRevocationsResponse) GetSerial() uint64 {
@@ -6852,7 +7076,7 @@ type ListCheckpointsRequest struct {
 
 func (x *ListCheckpointsRequest) Reset() {
 	*x = ListCheckpointsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[102]
+	mi := &file_vedette_operator_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6864,7 +7088,7 @@ func (x *ListCheckpointsRequest) String() string {
 func (*ListCheckpointsRequest) ProtoMessage() {}
 
 func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[102]
+	mi := &file_vedette_operator_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6877,7 +7101,7 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{102}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ListCheckpointsRequest) GetPageSize() uint32 {
@@ -6899,7 +7123,7 @@ type ListCheckpointsResponse struct {
 
 func (x *ListCheckpointsResponse) Reset() {
 	*x = ListCheckpointsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[103]
+	mi := &file_vedette_operator_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6911,7 +7135,7 @@ func (x *ListCheckpointsResponse) String() string {
 func (*ListCheckpointsResponse) ProtoMessage() {}
 
 func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[103]
+	mi := &file_vedette_operator_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6924,7 +7148,7 @@ func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{103}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListCheckpointsResponse) GetCheckpoints() []*raftv1.Checkpoint {
@@ -6957,7 +7181,7 @@ type GetTrustRequest struct {
 
 func (x *GetTrustRequest) Reset() {
 	*x = GetTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[104]
+	mi := &file_vedette_operator_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6969,7 +7193,7 @@ func (x *GetTrustRequest) String() string {
 func (*GetTrustRequest) ProtoMessage() {}
 
 func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[104]
+	mi := &file_vedette_operator_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6982,7 +7206,7 @@ func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{104}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *GetTrustRequest) GetSeenSince() int64 {
@@ -7010,7 +7234,7 @@ type GetTrustResponse struct {
 
 func (x *GetTrustResponse) Reset() {
 	*x = GetTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[105]
+	mi := &file_vedette_operator_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7022,7 +7246,7 @@ func (x *GetTrustResponse) String() string {
 func (*GetTrustResponse) ProtoMessage() {}
 
 func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[105]
+	mi := &file_vedette_operator_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7035,7 +7259,7 @@ func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{105}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *GetTrustResponse) GetTrust() *sensorv1.SignedTrust {
@@ -7120,7 +7344,7 @@ type TrustCount struct {
 
 func (x *TrustCount) Reset() {
 	*x = TrustCount{}
-	mi := &file_vedette_operator_proto_msgTypes[106]
+	mi := &file_vedette_operator_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7132,7 +7356,7 @@ func (x *TrustCount) String() string {
 func (*TrustCount) ProtoMessage() {}
 
 func (x *TrustCount) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[106]
+	mi := &file_vedette_operator_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7145,7 +7369,7 @@ func (x *TrustCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustCount.ProtoReflect.Descriptor instead.
 func (*TrustCount) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{106}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *TrustCount) GetEpoch() uint64 {
@@ -7179,7 +7403,7 @@ type TrustHolder struct {
 
 func (x *TrustHolder) Reset() {
 	*x = TrustHolder{}
-	mi := &file_vedette_operator_proto_msgTypes[107]
+	mi := &file_vedette_operator_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7191,7 +7415,7 @@ func (x *TrustHolder) String() string {
 func (*TrustHolder) ProtoMessage() {}
 
 func (x *TrustHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[107]
+	mi := &file_vedette_operator_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7204,7 +7428,7 @@ func (x *TrustHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustHolder.ProtoReflect.Descriptor instead.
 func (*TrustHolder) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{107}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *TrustHolder) GetName() string {
@@ -7231,7 +7455,7 @@ type PrepareRootRequest struct {
 
 func (x *PrepareRootRequest) Reset() {
 	*x = PrepareRootRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[108]
+	mi := &file_vedette_operator_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7243,7 +7467,7 @@ func (x *PrepareRootRequest) String() string {
 func (*PrepareRootRequest) ProtoMessage() {}
 
 func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[108]
+	mi := &file_vedette_operator_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7256,7 +7480,7 @@ func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRootRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{108}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *PrepareRootRequest) GetRenew() []byte {
@@ -7275,7 +7499,7 @@ type PrepareRootResponse struct {
 
 func (x *PrepareRootResponse) Reset() {
 	*x = PrepareRootResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[109]
+	mi := &file_vedette_operator_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7287,7 +7511,7 @@ func (x *PrepareRootResponse) String() string {
 func (*PrepareRootResponse) ProtoMessage() {}
 
 func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[109]
+	mi := &file_vedette_operator_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7300,7 +7524,7 @@ func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootResponse.ProtoReflect.Descriptor instead.
 func (*PrepareRootResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{109}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *PrepareRootResponse) GetRoot() []byte {
@@ -7322,7 +7546,7 @@ type PutTrustRequest struct {
 
 func (x *PutTrustRequest) Reset() {
 	*x = PutTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[110]
+	mi := &file_vedette_operator_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7334,7 +7558,7 @@ func (x *PutTrustRequest) String() string {
 func (*PutTrustRequest) ProtoMessage() {}
 
 func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[110]
+	mi := &file_vedette_operator_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7347,7 +7571,7 @@ func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustRequest.ProtoReflect.Descriptor instead.
 func (*PutTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{110}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *PutTrustRequest) GetSigned() *sensorv1.SignedTrust {
@@ -7387,7 +7611,7 @@ type PutTrustResponse struct {
 
 func (x *PutTrustResponse) Reset() {
 	*x = PutTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[111]
+	mi := &file_vedette_operator_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7399,7 +7623,7 @@ func (x *PutTrustResponse) String() string {
 func (*PutTrustResponse) ProtoMessage() {}
 
 func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[111]
+	mi := &file_vedette_operator_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7412,7 +7636,7 @@ func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustResponse.ProtoReflect.Descriptor instead.
 func (*PutTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{111}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *PutTrustResponse) GetEpoch() uint64 {
@@ -7435,7 +7659,7 @@ type HuntRequest struct {
 
 func (x *HuntRequest) Reset() {
 	*x = HuntRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[112]
+	mi := &file_vedette_operator_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7447,7 +7671,7 @@ func (x *HuntRequest) String() string {
 func (*HuntRequest) ProtoMessage() {}
 
 func (x *HuntRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[112]
+	mi := &file_vedette_operator_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7460,7 +7684,7 @@ func (x *HuntRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntRequest.ProtoReflect.Descriptor instead.
 func (*HuntRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{112}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *HuntRequest) GetSelector() *Selector {
@@ -7501,7 +7725,7 @@ type HuntResponse struct {
 
 func (x *HuntResponse) Reset() {
 	*x = HuntResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[113]
+	mi := &file_vedette_operator_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7513,7 +7737,7 @@ func (x *HuntResponse) String() string {
 func (*HuntResponse) ProtoMessage() {}
 
 func (x *HuntResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[113]
+	mi := &file_vedette_operator_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7526,7 +7750,7 @@ func (x *HuntResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntResponse.ProtoReflect.Descriptor instead.
 func (*HuntResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{113}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *HuntResponse) GetBody() isHuntResponse_Body {
@@ -7625,7 +7849,7 @@ type HuntBegun struct {
 
 func (x *HuntBegun) Reset() {
 	*x = HuntBegun{}
-	mi := &file_vedette_operator_proto_msgTypes[114]
+	mi := &file_vedette_operator_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7637,7 +7861,7 @@ func (x *HuntBegun) String() string {
 func (*HuntBegun) ProtoMessage() {}
 
 func (x *HuntBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[114]
+	mi := &file_vedette_operator_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7650,7 +7874,7 @@ func (x *HuntBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntBegun.ProtoReflect.Descriptor instead.
 func (*HuntBegun) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{114}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *HuntBegun) GetId() string {
@@ -7678,7 +7902,7 @@ type HuntRow struct {
 
 func (x *HuntRow) Reset() {
 	*x = HuntRow{}
-	mi := &file_vedette_operator_proto_msgTypes[115]
+	mi := &file_vedette_operator_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7690,7 +7914,7 @@ func (x *HuntRow) String() string {
 func (*HuntRow) ProtoMessage() {}
 
 func (x *HuntRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[115]
+	mi := &file_vedette_operator_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7703,7 +7927,7 @@ func (x *HuntRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntRow.ProtoReflect.Descriptor instead.
 func (*HuntRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{115}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *HuntRow) GetHost() string {
@@ -7745,7 +7969,7 @@ type HuntHost struct {
 
 func (x *HuntHost) Reset() {
 	*x = HuntHost{}
-	mi := &file_vedette_operator_proto_msgTypes[116]
+	mi := &file_vedette_operator_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7757,7 +7981,7 @@ func (x *HuntHost) String() string {
 func (*HuntHost) ProtoMessage() {}
 
 func (x *HuntHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[116]
+	mi := &file_vedette_operator_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7770,7 +7994,7 @@ func (x *HuntHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntHost.ProtoReflect.Descriptor instead.
 func (*HuntHost) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{116}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *HuntHost) GetHost() string {
@@ -7836,7 +8060,7 @@ type HuntProgress struct {
 
 func (x *HuntProgress) Reset() {
 	*x = HuntProgress{}
-	mi := &file_vedette_operator_proto_msgTypes[117]
+	mi := &file_vedette_operator_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7848,7 +8072,7 @@ func (x *HuntProgress) String() string {
 func (*HuntProgress) ProtoMessage() {}
 
 func (x *HuntProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[117]
+	mi := &file_vedette_operator_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7861,7 +8085,7 @@ func (x *HuntProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntProgress.ProtoReflect.Descriptor instead.
 func (*HuntProgress) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{117}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *HuntProgress) GetAsked() uint32 {
@@ -7910,7 +8134,7 @@ var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
+	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x16vedette/campaign.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xb6\x04\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
@@ -7960,12 +8184,13 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\rtwo_places_at\x18\x15 \x01(\x03R\vtwoPlacesAt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x01\n" +
 	"\bSelector\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12A\n" +
 	"\x06labels\x18\x02 \x03(\v2).vedette.operator.v1.Selector.LabelsEntryR\x06labels\x12\x10\n" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x1a\n" +
-	"\bincident\x18\x04 \x01(\tR\bincident\x1a9\n" +
+	"\bincident\x18\x04 \x01(\tR\bincident\x12\x1a\n" +
+	"\bcampaign\x18D \x01(\tR\bcampaign\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +
@@ -8162,7 +8387,22 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12'\n" +
 	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"N\n" +
 	"\x15CloseIncidentResponse\x125\n" +
-	"\bincident\x18\x01 \x01(\v2\x19.vedette.raft.v1.IncidentR\bincident\"O\n" +
+	"\bincident\x18\x01 \x01(\v2\x19.vedette.raft.v1.IncidentR\bincident\"\x80\x01\n" +
+	"\x14ListCampaignsRequest\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x03R\x05since\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"o\n" +
+	"\x15ListCampaignsResponse\x127\n" +
+	"\tcampaigns\x18\x01 \x03(\v2\x19.vedette.raft.v1.CampaignR\tcampaigns\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"$\n" +
+	"\x12GetCampaignRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x85\x01\n" +
+	"\x13GetCampaignResponse\x125\n" +
+	"\bcampaign\x18\x01 \x01(\v2\x19.vedette.raft.v1.CampaignR\bcampaign\x127\n" +
+	"\tincidents\x18\x02 \x03(\v2\x19.vedette.raft.v1.IncidentR\tincidents\"O\n" +
 	"\x12SelectHostsRequest\x129\n" +
 	"\bselector\x18\x01 \x01(\v2\x1d.vedette.operator.v1.SelectorR\bselector\"e\n" +
 	"\x13SelectHostsResponse\x12/\n" +
@@ -8552,7 +8792,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x06failed\x18\x03 \x01(\rR\x06failed\x12\x12\n" +
 	"\x04rows\x18\x04 \x01(\x04R\x04rows\x12\x18\n" +
 	"\ascanned\x18\x05 \x01(\x04R\ascanned\x12\x18\n" +
-	"\alimited\x18\x06 \x01(\bR\alimited2\x92#\n" +
+	"\alimited\x18\x06 \x01(\bR\alimited2\xdc$\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -8563,7 +8803,9 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"GetFinding\x12&.vedette.operator.v1.GetFindingRequest\x1a'.vedette.operator.v1.GetFindingResponse\x12f\n" +
 	"\rListIncidents\x12).vedette.operator.v1.ListIncidentsRequest\x1a*.vedette.operator.v1.ListIncidentsResponse\x12`\n" +
 	"\vGetIncident\x12'.vedette.operator.v1.GetIncidentRequest\x1a(.vedette.operator.v1.GetIncidentResponse\x12f\n" +
-	"\rCloseIncident\x12).vedette.operator.v1.CloseIncidentRequest\x1a*.vedette.operator.v1.CloseIncidentResponse\x12`\n" +
+	"\rCloseIncident\x12).vedette.operator.v1.CloseIncidentRequest\x1a*.vedette.operator.v1.CloseIncidentResponse\x12f\n" +
+	"\rListCampaigns\x12).vedette.operator.v1.ListCampaignsRequest\x1a*.vedette.operator.v1.ListCampaignsResponse\x12`\n" +
+	"\vGetCampaign\x12'.vedette.operator.v1.GetCampaignRequest\x1a(.vedette.operator.v1.GetCampaignResponse\x12`\n" +
 	"\vSelectHosts\x12'.vedette.operator.v1.SelectHostsRequest\x1a(.vedette.operator.v1.SelectHostsResponse\x12c\n" +
 	"\fPreviewOrder\x12(.vedette.operator.v1.PreviewOrderRequest\x1a).vedette.operator.v1.PreviewOrderResponse\x12`\n" +
 	"\vSubmitGrant\x12'.vedette.operator.v1.SubmitGrantRequest\x1a(.vedette.operator.v1.SubmitGrantResponse\x12i\n" +
@@ -8616,7 +8858,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 122)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 126)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -8662,300 +8904,312 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*GetIncidentResponse)(nil),        // 41: vedette.operator.v1.GetIncidentResponse
 	(*CloseIncidentRequest)(nil),       // 42: vedette.operator.v1.CloseIncidentRequest
 	(*CloseIncidentResponse)(nil),      // 43: vedette.operator.v1.CloseIncidentResponse
-	(*SelectHostsRequest)(nil),         // 44: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),        // 45: vedette.operator.v1.SelectHostsResponse
-	(*PreviewOrderRequest)(nil),        // 46: vedette.operator.v1.PreviewOrderRequest
-	(*PreviewOrderResponse)(nil),       // 47: vedette.operator.v1.PreviewOrderResponse
-	(*Dependent)(nil),                  // 48: vedette.operator.v1.Dependent
-	(*SubmitGrantRequest)(nil),         // 49: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),        // 50: vedette.operator.v1.SubmitGrantResponse
-	(*Operation)(nil),                  // 51: vedette.operator.v1.Operation
-	(*ListOperationsRequest)(nil),      // 52: vedette.operator.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),     // 53: vedette.operator.v1.ListOperationsResponse
-	(*ApproveOperationRequest)(nil),    // 54: vedette.operator.v1.ApproveOperationRequest
-	(*ApproveOperationResponse)(nil),   // 55: vedette.operator.v1.ApproveOperationResponse
-	(*VetoOperationRequest)(nil),       // 56: vedette.operator.v1.VetoOperationRequest
-	(*VetoOperationResponse)(nil),      // 57: vedette.operator.v1.VetoOperationResponse
-	(*ApplyIntentRequest)(nil),         // 58: vedette.operator.v1.ApplyIntentRequest
-	(*ApplyIntentResponse)(nil),        // 59: vedette.operator.v1.ApplyIntentResponse
-	(*GetIntentRequest)(nil),           // 60: vedette.operator.v1.GetIntentRequest
-	(*GetIntentResponse)(nil),          // 61: vedette.operator.v1.GetIntentResponse
-	(*ListIntentsRequest)(nil),         // 62: vedette.operator.v1.ListIntentsRequest
-	(*ListIntentsResponse)(nil),        // 63: vedette.operator.v1.ListIntentsResponse
-	(*TestIntentRequest)(nil),          // 64: vedette.operator.v1.TestIntentRequest
-	(*TestIntentResponse)(nil),         // 65: vedette.operator.v1.TestIntentResponse
-	(*Verdict)(nil),                    // 66: vedette.operator.v1.Verdict
-	(*GetScorecardRequest)(nil),        // 67: vedette.operator.v1.GetScorecardRequest
-	(*GetScorecardResponse)(nil),       // 68: vedette.operator.v1.GetScorecardResponse
-	(*Score)(nil),                      // 69: vedette.operator.v1.Score
-	(*Isolation)(nil),                  // 70: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),      // 71: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil),     // 72: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),        // 73: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),       // 74: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),                 // 75: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),           // 76: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),          // 77: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),         // 78: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 79: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                     // 80: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),         // 81: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),        // 82: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),        // 83: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 84: vedette.operator.v1.RemoveMemberResponse
-	(*PutSignedNodesRequest)(nil),      // 85: vedette.operator.v1.PutSignedNodesRequest
-	(*PutSignedNodesResponse)(nil),     // 86: vedette.operator.v1.PutSignedNodesResponse
-	(*DebugInfoRequest)(nil),           // 87: vedette.operator.v1.DebugInfoRequest
-	(*DebugInfoResponse)(nil),          // 88: vedette.operator.v1.DebugInfoResponse
-	(*LogLine)(nil),                    // 89: vedette.operator.v1.LogLine
-	(*WatchRequest)(nil),               // 90: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),              // 91: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),                 // 92: vedette.operator.v1.HostChange
-	(*BackupRequest)(nil),              // 93: vedette.operator.v1.BackupRequest
-	(*BackupResponse)(nil),             // 94: vedette.operator.v1.BackupResponse
-	(*RemoveHostRequest)(nil),          // 95: vedette.operator.v1.RemoveHostRequest
-	(*RemoveHostResponse)(nil),         // 96: vedette.operator.v1.RemoveHostResponse
-	(*OperatorRow)(nil),                // 97: vedette.operator.v1.OperatorRow
-	(*ListOperatorsRequest)(nil),       // 98: vedette.operator.v1.ListOperatorsRequest
-	(*ListOperatorsResponse)(nil),      // 99: vedette.operator.v1.ListOperatorsResponse
-	(*PutRevocationsRequest)(nil),      // 100: vedette.operator.v1.PutRevocationsRequest
-	(*PutRevocationsResponse)(nil),     // 101: vedette.operator.v1.PutRevocationsResponse
-	(*ListCheckpointsRequest)(nil),     // 102: vedette.operator.v1.ListCheckpointsRequest
-	(*ListCheckpointsResponse)(nil),    // 103: vedette.operator.v1.ListCheckpointsResponse
-	(*GetTrustRequest)(nil),            // 104: vedette.operator.v1.GetTrustRequest
-	(*GetTrustResponse)(nil),           // 105: vedette.operator.v1.GetTrustResponse
-	(*TrustCount)(nil),                 // 106: vedette.operator.v1.TrustCount
-	(*TrustHolder)(nil),                // 107: vedette.operator.v1.TrustHolder
-	(*PrepareRootRequest)(nil),         // 108: vedette.operator.v1.PrepareRootRequest
-	(*PrepareRootResponse)(nil),        // 109: vedette.operator.v1.PrepareRootResponse
-	(*PutTrustRequest)(nil),            // 110: vedette.operator.v1.PutTrustRequest
-	(*PutTrustResponse)(nil),           // 111: vedette.operator.v1.PutTrustResponse
-	(*HuntRequest)(nil),                // 112: vedette.operator.v1.HuntRequest
-	(*HuntResponse)(nil),               // 113: vedette.operator.v1.HuntResponse
-	(*HuntBegun)(nil),                  // 114: vedette.operator.v1.HuntBegun
-	(*HuntRow)(nil),                    // 115: vedette.operator.v1.HuntRow
-	(*HuntHost)(nil),                   // 116: vedette.operator.v1.HuntHost
-	(*HuntProgress)(nil),               // 117: vedette.operator.v1.HuntProgress
-	nil,                                // 118: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 119: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 120: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 121: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 122: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 123: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 124: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 125: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 126: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 127: vedette.sensor.v1.Behaviour
-	(sensorv1.BehaviourKind)(0),        // 128: vedette.sensor.v1.BehaviourKind
-	(*sensorv1.Pack)(nil),              // 129: vedette.sensor.v1.Pack
-	(*sensorv1.SignedPack)(nil),        // 130: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 131: vedette.sensor.v1.SignedUnlearn
-	(*raftv1.RollOut)(nil),             // 132: vedette.raft.v1.RollOut
-	(*sensorv1.Finding)(nil),           // 133: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 134: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 135: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 136: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 137: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 138: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 139: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 140: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 141: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 142: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 143: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 144: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 145: vedette.sensor.v1.SignedTrust
-	(*sensorv1.Ask)(nil),               // 146: vedette.sensor.v1.Ask
-	(*sensorv1.Sighting)(nil),          // 147: vedette.sensor.v1.Sighting
-	(*sensorv1.Answer)(nil),            // 148: vedette.sensor.v1.Answer
+	(*ListCampaignsRequest)(nil),       // 44: vedette.operator.v1.ListCampaignsRequest
+	(*ListCampaignsResponse)(nil),      // 45: vedette.operator.v1.ListCampaignsResponse
+	(*GetCampaignRequest)(nil),         // 46: vedette.operator.v1.GetCampaignRequest
+	(*GetCampaignResponse)(nil),        // 47: vedette.operator.v1.GetCampaignResponse
+	(*SelectHostsRequest)(nil),         // 48: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),        // 49: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),        // 50: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),       // 51: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                  // 52: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),         // 53: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),        // 54: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                  // 55: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),      // 56: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),     // 57: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),    // 58: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil),   // 59: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),       // 60: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),      // 61: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),         // 62: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),        // 63: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),           // 64: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),          // 65: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),         // 66: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),        // 67: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),          // 68: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),         // 69: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                    // 70: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),        // 71: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),       // 72: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                      // 73: vedette.operator.v1.Score
+	(*Isolation)(nil),                  // 74: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),      // 75: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),     // 76: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),        // 77: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 78: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),                 // 79: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),           // 80: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),          // 81: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),         // 82: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 83: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                     // 84: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),         // 85: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 86: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),        // 87: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 88: vedette.operator.v1.RemoveMemberResponse
+	(*PutSignedNodesRequest)(nil),      // 89: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),     // 90: vedette.operator.v1.PutSignedNodesResponse
+	(*DebugInfoRequest)(nil),           // 91: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),          // 92: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                    // 93: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),               // 94: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),              // 95: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),                 // 96: vedette.operator.v1.HostChange
+	(*BackupRequest)(nil),              // 97: vedette.operator.v1.BackupRequest
+	(*BackupResponse)(nil),             // 98: vedette.operator.v1.BackupResponse
+	(*RemoveHostRequest)(nil),          // 99: vedette.operator.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),         // 100: vedette.operator.v1.RemoveHostResponse
+	(*OperatorRow)(nil),                // 101: vedette.operator.v1.OperatorRow
+	(*ListOperatorsRequest)(nil),       // 102: vedette.operator.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),      // 103: vedette.operator.v1.ListOperatorsResponse
+	(*PutRevocationsRequest)(nil),      // 104: vedette.operator.v1.PutRevocationsRequest
+	(*PutRevocationsResponse)(nil),     // 105: vedette.operator.v1.PutRevocationsResponse
+	(*ListCheckpointsRequest)(nil),     // 106: vedette.operator.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),    // 107: vedette.operator.v1.ListCheckpointsResponse
+	(*GetTrustRequest)(nil),            // 108: vedette.operator.v1.GetTrustRequest
+	(*GetTrustResponse)(nil),           // 109: vedette.operator.v1.GetTrustResponse
+	(*TrustCount)(nil),                 // 110: vedette.operator.v1.TrustCount
+	(*TrustHolder)(nil),                // 111: vedette.operator.v1.TrustHolder
+	(*PrepareRootRequest)(nil),         // 112: vedette.operator.v1.PrepareRootRequest
+	(*PrepareRootResponse)(nil),        // 113: vedette.operator.v1.PrepareRootResponse
+	(*PutTrustRequest)(nil),            // 114: vedette.operator.v1.PutTrustRequest
+	(*PutTrustResponse)(nil),           // 115: vedette.operator.v1.PutTrustResponse
+	(*HuntRequest)(nil),                // 116: vedette.operator.v1.HuntRequest
+	(*HuntResponse)(nil),               // 117: vedette.operator.v1.HuntResponse
+	(*HuntBegun)(nil),                  // 118: vedette.operator.v1.HuntBegun
+	(*HuntRow)(nil),                    // 119: vedette.operator.v1.HuntRow
+	(*HuntHost)(nil),                   // 120: vedette.operator.v1.HuntHost
+	(*HuntProgress)(nil),               // 121: vedette.operator.v1.HuntProgress
+	nil,                                // 122: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 123: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 124: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 125: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 126: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 127: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 128: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 129: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 130: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 131: vedette.sensor.v1.Behaviour
+	(sensorv1.BehaviourKind)(0),        // 132: vedette.sensor.v1.BehaviourKind
+	(*sensorv1.Pack)(nil),              // 133: vedette.sensor.v1.Pack
+	(*sensorv1.SignedPack)(nil),        // 134: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 135: vedette.sensor.v1.SignedUnlearn
+	(*raftv1.RollOut)(nil),             // 136: vedette.raft.v1.RollOut
+	(*sensorv1.Finding)(nil),           // 137: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 138: vedette.raft.v1.Incident
+	(*raftv1.Campaign)(nil),            // 139: vedette.raft.v1.Campaign
+	(sensorv1.Action)(0),               // 140: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 141: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 142: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 143: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 144: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 145: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 146: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 147: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 148: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 149: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 150: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 151: vedette.sensor.v1.Ask
+	(*sensorv1.Sighting)(nil),          // 152: vedette.sensor.v1.Sighting
+	(*sensorv1.Answer)(nil),            // 153: vedette.sensor.v1.Answer
 }
 var file_vedette_operator_proto_depIdxs = []int32{
-	80,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	122, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	118, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	123, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	124, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	125, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	126, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	119, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	84,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
+	126, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	122, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	127, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	128, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	129, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	130, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	123, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
 	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	127, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	128, // 15: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	131, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	132, // 15: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
 	12,  // 16: vedette.operator.v1.ListBehavioursResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	17,  // 17: vedette.operator.v1.DiffBaselinesResponse.rows:type_name -> vedette.operator.v1.DifferenceRow
-	127, // 18: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	131, // 18: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
 	20,  // 19: vedette.operator.v1.ListRolesResponse.roles:type_name -> vedette.operator.v1.RoleRow
-	129, // 20: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
-	130, // 21: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
-	131, // 22: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
+	133, // 20: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
+	134, // 21: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
+	135, // 22: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
 	29,  // 23: vedette.operator.v1.ListUnlearnsResponse.rows:type_name -> vedette.operator.v1.UnlearnRow
 	32,  // 24: vedette.operator.v1.ListRollOutsResponse.rows:type_name -> vedette.operator.v1.RollOutRow
-	127, // 25: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	132, // 26: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
-	133, // 27: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	131, // 25: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	136, // 26: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
+	137, // 27: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	33,  // 28: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	33,  // 29: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	134, // 30: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	134, // 31: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	138, // 30: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	138, // 31: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	33,  // 32: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	134, // 33: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	3,   // 34: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 35: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,   // 36: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	135, // 37: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	136, // 38: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	137, // 39: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,   // 40: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	48,  // 41: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	120, // 42: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	138, // 43: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	138, // 44: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	51,  // 45: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	139, // 46: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	51,  // 47: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	51,  // 48: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	140, // 49: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	140, // 50: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	140, // 51: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	141, // 52: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	66,  // 53: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	69,  // 54: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	137, // 55: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	70,  // 56: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	70,  // 57: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	51,  // 58: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	75,  // 59: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	121, // 60: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	80,  // 61: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	122, // 62: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	122, // 63: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	89,  // 64: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	142, // 65: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	33,  // 66: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	134, // 67: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	70,  // 68: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	92,  // 69: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	2,   // 70: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
-	97,  // 71: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	143, // 72: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	143, // 73: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	144, // 74: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	145, // 75: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	145, // 76: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
-	106, // 77: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
-	107, // 78: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
-	107, // 79: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	145, // 80: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	3,   // 81: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
-	146, // 82: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
-	114, // 83: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
-	115, // 84: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
-	116, // 85: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
-	117, // 86: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
-	117, // 87: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
-	147, // 88: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
-	148, // 89: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
-	0,   // 90: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 91: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 92: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 93: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	34,  // 94: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	36,  // 95: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	38,  // 96: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	40,  // 97: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	42,  // 98: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	44,  // 99: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	46,  // 100: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	49,  // 101: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	52,  // 102: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	54,  // 103: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	56,  // 104: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	58,  // 105: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	60,  // 106: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	62,  // 107: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	64,  // 108: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	67,  // 109: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	71,  // 110: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	73,  // 111: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	76,  // 112: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	78,  // 113: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	81,  // 114: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	83,  // 115: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	85,  // 116: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	87,  // 117: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	93,  // 118: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	95,  // 119: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	98,  // 120: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	100, // 121: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	104, // 122: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	108, // 123: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	110, // 124: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	102, // 125: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	13,  // 126: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
-	15,  // 127: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
-	18,  // 128: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
-	21,  // 129: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
-	23,  // 130: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
-	25,  // 131: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
-	27,  // 132: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
-	30,  // 133: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
-	90,  // 134: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	112, // 135: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
-	1,   // 136: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 137: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 138: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 139: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	35,  // 140: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	37,  // 141: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	39,  // 142: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	41,  // 143: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	43,  // 144: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	45,  // 145: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	47,  // 146: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	50,  // 147: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	53,  // 148: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	55,  // 149: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	57,  // 150: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	59,  // 151: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	61,  // 152: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	63,  // 153: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	65,  // 154: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	68,  // 155: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	72,  // 156: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	74,  // 157: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	77,  // 158: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	79,  // 159: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	82,  // 160: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	84,  // 161: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	86,  // 162: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	88,  // 163: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	94,  // 164: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	96,  // 165: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	99,  // 166: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	101, // 167: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	105, // 168: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	109, // 169: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	111, // 170: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	103, // 171: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	14,  // 172: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
-	16,  // 173: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
-	19,  // 174: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
-	22,  // 175: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
-	24,  // 176: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
-	26,  // 177: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
-	28,  // 178: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
-	31,  // 179: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
-	91,  // 180: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	113, // 181: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
-	136, // [136:182] is the sub-list for method output_type
-	90,  // [90:136] is the sub-list for method input_type
-	90,  // [90:90] is the sub-list for extension type_name
-	90,  // [90:90] is the sub-list for extension extendee
-	0,   // [0:90] is the sub-list for field type_name
+	138, // 33: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	139, // 34: vedette.operator.v1.ListCampaignsResponse.campaigns:type_name -> vedette.raft.v1.Campaign
+	139, // 35: vedette.operator.v1.GetCampaignResponse.campaign:type_name -> vedette.raft.v1.Campaign
+	138, // 36: vedette.operator.v1.GetCampaignResponse.incidents:type_name -> vedette.raft.v1.Incident
+	3,   // 37: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 38: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 39: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	140, // 40: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	141, // 41: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	142, // 42: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 43: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	52,  // 44: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	124, // 45: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	143, // 46: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	143, // 47: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	55,  // 48: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	144, // 49: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	55,  // 50: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	55,  // 51: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	145, // 52: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	145, // 53: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	145, // 54: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	146, // 55: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	70,  // 56: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	73,  // 57: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	142, // 58: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	74,  // 59: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	74,  // 60: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	55,  // 61: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	79,  // 62: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	125, // 63: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	84,  // 64: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	126, // 65: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	126, // 66: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	93,  // 67: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	147, // 68: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	33,  // 69: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	138, // 70: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	74,  // 71: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	96,  // 72: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 73: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	101, // 74: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	148, // 75: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	148, // 76: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	149, // 77: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	150, // 78: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	150, // 79: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	110, // 80: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	111, // 81: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	111, // 82: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	150, // 83: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	3,   // 84: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
+	151, // 85: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
+	118, // 86: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
+	119, // 87: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
+	120, // 88: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
+	121, // 89: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
+	121, // 90: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
+	152, // 91: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
+	153, // 92: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
+	0,   // 93: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 94: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 95: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 96: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	34,  // 97: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	36,  // 98: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	38,  // 99: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	40,  // 100: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	42,  // 101: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	44,  // 102: vedette.operator.v1.OperatorService.ListCampaigns:input_type -> vedette.operator.v1.ListCampaignsRequest
+	46,  // 103: vedette.operator.v1.OperatorService.GetCampaign:input_type -> vedette.operator.v1.GetCampaignRequest
+	48,  // 104: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	50,  // 105: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	53,  // 106: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	56,  // 107: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	58,  // 108: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	60,  // 109: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	62,  // 110: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	64,  // 111: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	66,  // 112: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	68,  // 113: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	71,  // 114: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	75,  // 115: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	77,  // 116: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	80,  // 117: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	82,  // 118: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	85,  // 119: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	87,  // 120: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	89,  // 121: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	91,  // 122: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	97,  // 123: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	99,  // 124: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	102, // 125: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	104, // 126: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	108, // 127: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	112, // 128: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	114, // 129: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	106, // 130: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	13,  // 131: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
+	15,  // 132: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
+	18,  // 133: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
+	21,  // 134: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
+	23,  // 135: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
+	25,  // 136: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
+	27,  // 137: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
+	30,  // 138: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
+	94,  // 139: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	116, // 140: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
+	1,   // 141: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 142: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 143: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 144: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	35,  // 145: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	37,  // 146: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	39,  // 147: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	41,  // 148: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	43,  // 149: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	45,  // 150: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
+	47,  // 151: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
+	49,  // 152: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	51,  // 153: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	54,  // 154: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	57,  // 155: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	59,  // 156: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	61,  // 157: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	63,  // 158: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	65,  // 159: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	67,  // 160: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	69,  // 161: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	72,  // 162: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	76,  // 163: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	78,  // 164: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	81,  // 165: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	83,  // 166: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	86,  // 167: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	88,  // 168: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	90,  // 169: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	92,  // 170: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	98,  // 171: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	100, // 172: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	103, // 173: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	105, // 174: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	109, // 175: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	113, // 176: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	115, // 177: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	107, // 178: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	14,  // 179: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
+	16,  // 180: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
+	19,  // 181: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
+	22,  // 182: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
+	24,  // 183: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
+	26,  // 184: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
+	28,  // 185: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
+	31,  // 186: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
+	95,  // 187: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	117, // 188: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
+	141, // [141:189] is the sub-list for method output_type
+	93,  // [93:141] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -8963,14 +9217,14 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
-	file_vedette_operator_proto_msgTypes[91].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[95].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
 		(*WatchResponse_Isolation)(nil),
 		(*WatchResponse_HostChange)(nil),
 	}
-	file_vedette_operator_proto_msgTypes[113].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[117].OneofWrappers = []any{
 		(*HuntResponse_Begun)(nil),
 		(*HuntResponse_Row)(nil),
 		(*HuntResponse_Host)(nil),
@@ -8983,7 +9237,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   122,
+			NumMessages:   126,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -860,6 +860,7 @@ type CoordinatorMessage struct {
 	//	*CoordinatorMessage_Pack
 	//	*CoordinatorMessage_Learning
 	//	*CoordinatorMessage_Question
+	//	*CoordinatorMessage_Taint
 	Body          isCoordinatorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1001,6 +1002,15 @@ func (x *CoordinatorMessage) GetQuestion() *Question {
 	return nil
 }
 
+func (x *CoordinatorMessage) GetTaint() *CarriedTaint {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Taint); ok {
+			return x.Taint
+		}
+	}
+	return nil
+}
+
 type isCoordinatorMessage_Body interface {
 	isCoordinatorMessage_Body()
 }
@@ -1051,6 +1061,10 @@ type CoordinatorMessage_Question struct {
 	Question *Question `protobuf:"bytes,9,opt,name=question,proto3,oneof"`
 }
 
+type CoordinatorMessage_Taint struct {
+	Taint *CarriedTaint `protobuf:"bytes,13,opt,name=taint,proto3,oneof"`
+}
+
 func (*CoordinatorMessage_Welcome) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Refusal) isCoordinatorMessage_Body() {}
@@ -1073,6 +1087,8 @@ func (*CoordinatorMessage_Learning) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Question) isCoordinatorMessage_Body() {}
 
+func (*CoordinatorMessage_Taint) isCoordinatorMessage_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -1093,7 +1109,9 @@ type Hello struct {
 	Pack []byte `protobuf:"bytes,10,opt,name=pack,proto3" json:"pack,omitempty"`
 	// The newest form of Question that the sensor answers; 0: none. A sensor that does not
 	// know questions would end the session over one.
-	Questions     uint32 `protobuf:"varint,9,opt,name=questions,proto3" json:"questions,omitempty"`
+	Questions uint32 `protobuf:"varint,9,opt,name=questions,proto3" json:"questions,omitempty"`
+	// It takes a CarriedTaint. An older one would take it for a broken protocol.
+	Carries       bool `protobuf:"varint,68,opt,name=carries,proto3" json:"carries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1196,6 +1214,13 @@ func (x *Hello) GetQuestions() uint32 {
 		return x.Questions
 	}
 	return 0
+}
+
+func (x *Hello) GetCarries() bool {
+	if x != nil {
+		return x.Carries
+	}
+	return false
 }
 
 type Welcome struct {
@@ -3457,11 +3482,13 @@ type Finding struct {
 	Ancestors  []*Process `protobuf:"bytes,11,rep,name=ancestors,proto3" json:"ancestors,omitempty"` // nearest first
 	Flows      []*Flow    `protobuf:"bytes,12,rep,name=flows,proto3" json:"flows,omitempty"`
 	// The accepted flow that this storyline came in by, when it did.
-	Origin        *Flow    `protobuf:"bytes,13,opt,name=origin,proto3" json:"origin,omitempty"`
-	Losses        []*Loss  `protobuf:"bytes,14,rep,name=losses,proto3" json:"losses,omitempty"`
-	Reason        string   `protobuf:"bytes,15,opt,name=reason,proto3" json:"reason,omitempty"`
-	Learning      bool     `protobuf:"varint,16,opt,name=learning,proto3" json:"learning,omitempty"`
-	Lookups       []string `protobuf:"bytes,17,rep,name=lookups,proto3" json:"lookups,omitempty"`
+	Origin   *Flow    `protobuf:"bytes,13,opt,name=origin,proto3" json:"origin,omitempty"`
+	Losses   []*Loss  `protobuf:"bytes,14,rep,name=losses,proto3" json:"losses,omitempty"`
+	Reason   string   `protobuf:"bytes,15,opt,name=reason,proto3" json:"reason,omitempty"`
+	Learning bool     `protobuf:"varint,16,opt,name=learning,proto3" json:"learning,omitempty"`
+	Lookups  []string `protobuf:"bytes,17,rep,name=lookups,proto3" json:"lookups,omitempty"`
+	// The login that its process belongs to, when it belongs to one.
+	Login         *Login `protobuf:"bytes,68,opt,name=login,proto3" json:"login,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3615,12 +3642,21 @@ func (x *Finding) GetLookups() []string {
 	return nil
 }
 
+func (x *Finding) GetLogin() *Login {
+	if x != nil {
+		return x.Login
+	}
+	return nil
+}
+
 // A flow of a storyline that has findings: what joins hosts.
 type FlowNote struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Storyline     string                 `protobuf:"bytes,1,opt,name=storyline,proto3" json:"storyline,omitempty"`
-	Process       *Process               `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
-	Flow          *Flow                  `protobuf:"bytes,3,opt,name=flow,proto3" json:"flow,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Storyline string                 `protobuf:"bytes,1,opt,name=storyline,proto3" json:"storyline,omitempty"`
+	Process   *Process               `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
+	Flow      *Flow                  `protobuf:"bytes,3,opt,name=flow,proto3" json:"flow,omitempty"`
+	// This storyline has its mark from the other end of the flow, "HOST/STORYLINE".
+	Carried       string `protobuf:"bytes,68,opt,name=carried,proto3" json:"carried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3676,6 +3712,167 @@ func (x *FlowNote) GetFlow() *Flow {
 	return nil
 }
 
+func (x *FlowNote) GetCarried() string {
+	if x != nil {
+		return x.Carried
+	}
+	return ""
+}
+
+// A storyline with findings on another host opened a connection to this one: whoever
+// accepted exactly it is to be watched.
+type CarriedTaint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Client        []byte                 `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"` // 4 or 16 bytes: who connected
+	ClientPort    uint32                 `protobuf:"varint,3,opt,name=client_port,json=clientPort,proto3" json:"client_port,omitempty"`
+	Server        []byte                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`
+	ServerPort    uint32                 `protobuf:"varint,5,opt,name=server_port,json=serverPort,proto3" json:"server_port,omitempty"`
+	Opened        int64                  `protobuf:"varint,6,opt,name=opened,proto3" json:"opened,omitempty"`      // by the client's clock
+	Storyline     string                 `protobuf:"bytes,7,opt,name=storyline,proto3" json:"storyline,omitempty"` // "HOST/STORYLINE" of the client
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarriedTaint) Reset() {
+	*x = CarriedTaint{}
+	mi := &file_vedette_sensor_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarriedTaint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarriedTaint) ProtoMessage() {}
+
+func (x *CarriedTaint) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarriedTaint.ProtoReflect.Descriptor instead.
+func (*CarriedTaint) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CarriedTaint) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetClient() []byte {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *CarriedTaint) GetClientPort() uint32 {
+	if x != nil {
+		return x.ClientPort
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetServer() []byte {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *CarriedTaint) GetServerPort() uint32 {
+	if x != nil {
+		return x.ServerPort
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetOpened() int64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *CarriedTaint) GetStoryline() string {
+	if x != nil {
+		return x.Storyline
+	}
+	return ""
+}
+
+type Login struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Source        []byte                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // 4 or 16 bytes; empty: not over a network
+	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`       // fingerprint of the public key, when it is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Login) Reset() {
+	*x = Login{}
+	mi := &file_vedette_sensor_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Login) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Login) ProtoMessage() {}
+
+func (x *Login) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Login.ProtoReflect.Descriptor instead.
+func (*Login) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Login) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Login) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Login) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 // What an action is done to; an isolation has none.
 type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3693,7 +3890,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +3902,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +3915,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Target) GetStoryline() string {
@@ -3787,7 +3984,7 @@ type ProcessTarget struct {
 
 func (x *ProcessTarget) Reset() {
 	*x = ProcessTarget{}
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +3996,7 @@ func (x *ProcessTarget) String() string {
 func (*ProcessTarget) ProtoMessage() {}
 
 func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +4009,7 @@ func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
 func (*ProcessTarget) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ProcessTarget) GetPid() uint32 {
@@ -3864,7 +4061,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +4073,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +4086,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -4038,7 +4235,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4050,7 +4247,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4063,7 +4260,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -4100,7 +4297,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4309,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,7 +4322,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Signature) GetSignature() []byte {
@@ -4154,7 +4351,7 @@ type HostProof struct {
 
 func (x *HostProof) Reset() {
 	*x = HostProof{}
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4166,7 +4363,7 @@ func (x *HostProof) String() string {
 func (*HostProof) ProtoMessage() {}
 
 func (x *HostProof) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4179,7 +4376,7 @@ func (x *HostProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
 func (*HostProof) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HostProof) GetIndex() uint32 {
@@ -4206,7 +4403,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4218,7 +4415,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4231,7 +4428,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -4272,7 +4469,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4284,7 +4481,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4297,7 +4494,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -4424,7 +4621,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4436,7 +4633,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4449,7 +4646,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Intent) GetClusterId() string {
@@ -4567,7 +4764,7 @@ type SignedIntent struct {
 
 func (x *SignedIntent) Reset() {
 	*x = SignedIntent{}
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4579,7 +4776,7 @@ func (x *SignedIntent) String() string {
 func (*SignedIntent) ProtoMessage() {}
 
 func (x *SignedIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4592,7 +4789,7 @@ func (x *SignedIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
 func (*SignedIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SignedIntent) GetPayload() []byte {
@@ -4620,7 +4817,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4632,7 +4829,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4645,7 +4842,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Group) GetName() string {
@@ -4680,7 +4877,7 @@ type Governor struct {
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4692,7 +4889,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4705,7 +4902,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Governor) GetHosts_10M() uint32 {
@@ -4763,7 +4960,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4775,7 +4972,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4788,7 +4985,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Opening) GetPrefix() string {
@@ -4835,7 +5032,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4847,7 +5044,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4860,7 +5057,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -4880,7 +5077,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[50]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4892,7 +5089,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[50]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4905,7 +5102,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -4933,7 +5130,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[51]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4945,7 +5142,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[51]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4958,7 +5155,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Refusal) GetCode() string {
@@ -4998,7 +5195,7 @@ type Revocations struct {
 
 func (x *Revocations) Reset() {
 	*x = Revocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[52]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5010,7 +5207,7 @@ func (x *Revocations) String() string {
 func (*Revocations) ProtoMessage() {}
 
 func (x *Revocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[52]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5023,7 +5220,7 @@ func (x *Revocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
 func (*Revocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Revocations) GetClusterId() string {
@@ -5064,7 +5261,7 @@ type RevokedOperator struct {
 
 func (x *RevokedOperator) Reset() {
 	*x = RevokedOperator{}
-	mi := &file_vedette_sensor_proto_msgTypes[53]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5076,7 +5273,7 @@ func (x *RevokedOperator) String() string {
 func (*RevokedOperator) ProtoMessage() {}
 
 func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[53]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5089,7 +5286,7 @@ func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedOperator.ProtoReflect.Descriptor instead.
 func (*RevokedOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RevokedOperator) GetName() string {
@@ -5116,7 +5313,7 @@ type SignedRevocations struct {
 
 func (x *SignedRevocations) Reset() {
 	*x = SignedRevocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[54]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5128,7 +5325,7 @@ func (x *SignedRevocations) String() string {
 func (*SignedRevocations) ProtoMessage() {}
 
 func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[54]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5141,7 +5338,7 @@ func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRevocations.ProtoReflect.Descriptor instead.
 func (*SignedRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SignedRevocations) GetPayload() []byte {
@@ -5179,7 +5376,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_vedette_sensor_proto_msgTypes[55]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5191,7 +5388,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[55]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5204,7 +5401,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Trust) GetClusterId() string {
@@ -5266,7 +5463,7 @@ type SignedTrust struct {
 
 func (x *SignedTrust) Reset() {
 	*x = SignedTrust{}
-	mi := &file_vedette_sensor_proto_msgTypes[56]
+	mi := &file_vedette_sensor_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +5475,7 @@ func (x *SignedTrust) String() string {
 func (*SignedTrust) ProtoMessage() {}
 
 func (x *SignedTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[56]
+	mi := &file_vedette_sensor_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +5488,7 @@ func (x *SignedTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedTrust.ProtoReflect.Descriptor instead.
 func (*SignedTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{56}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SignedTrust) GetPayload() []byte {
@@ -5319,7 +5516,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_vedette_sensor_proto_msgTypes[57]
+	mi := &file_vedette_sensor_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5331,7 +5528,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[57]
+	mi := &file_vedette_sensor_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5344,7 +5541,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{57}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Trusted) GetEpoch() uint64 {
@@ -5376,7 +5573,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_vedette_sensor_proto_msgTypes[58]
+	mi := &file_vedette_sensor_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5388,7 +5585,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[58]
+	mi := &file_vedette_sensor_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5401,7 +5598,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{58}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Question) GetId() uint64 {
@@ -5475,7 +5672,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_vedette_sensor_proto_msgTypes[59]
+	mi := &file_vedette_sensor_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5487,7 +5684,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[59]
+	mi := &file_vedette_sensor_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5500,7 +5697,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{59}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Ask) GetWhat() isAsk_What {
@@ -5617,7 +5814,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_vedette_sensor_proto_msgTypes[60]
+	mi := &file_vedette_sensor_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5629,7 +5826,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[60]
+	mi := &file_vedette_sensor_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5642,7 +5839,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{60}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -5747,7 +5944,7 @@ type Unwatched struct {
 
 func (x *Unwatched) Reset() {
 	*x = Unwatched{}
-	mi := &file_vedette_sensor_proto_msgTypes[61]
+	mi := &file_vedette_sensor_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5759,7 +5956,7 @@ func (x *Unwatched) String() string {
 func (*Unwatched) ProtoMessage() {}
 
 func (x *Unwatched) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[61]
+	mi := &file_vedette_sensor_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5772,7 +5969,7 @@ func (x *Unwatched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unwatched.ProtoReflect.Descriptor instead.
 func (*Unwatched) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{61}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Unwatched) GetFrom() int64 {
@@ -5810,7 +6007,7 @@ type Sighting struct {
 
 func (x *Sighting) Reset() {
 	*x = Sighting{}
-	mi := &file_vedette_sensor_proto_msgTypes[62]
+	mi := &file_vedette_sensor_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5822,7 +6019,7 @@ func (x *Sighting) String() string {
 func (*Sighting) ProtoMessage() {}
 
 func (x *Sighting) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[62]
+	mi := &file_vedette_sensor_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5835,7 +6032,7 @@ func (x *Sighting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sighting.ProtoReflect.Descriptor instead.
 func (*Sighting) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{62}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Sighting) GetTime() int64 {
@@ -5931,7 +6128,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_vedette_sensor_proto_msgTypes[63]
+	mi := &file_vedette_sensor_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5943,7 +6140,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[63]
+	mi := &file_vedette_sensor_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5956,7 +6153,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{63}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Detail) GetName() string {
@@ -6046,7 +6243,7 @@ type TextList struct {
 
 func (x *TextList) Reset() {
 	*x = TextList{}
-	mi := &file_vedette_sensor_proto_msgTypes[64]
+	mi := &file_vedette_sensor_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6058,7 +6255,7 @@ func (x *TextList) String() string {
 func (*TextList) ProtoMessage() {}
 
 func (x *TextList) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[64]
+	mi := &file_vedette_sensor_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6071,7 +6268,7 @@ func (x *TextList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextList.ProtoReflect.Descriptor instead.
 func (*TextList) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{64}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *TextList) GetTexts() [][]byte {
@@ -6120,7 +6317,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06answer\x18\a \x01(\v2\x19.vedette.sensor.v1.AnswerH\x00R\x06answerB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
-	"\afailure\x18\x01 \x01(\tR\afailure\"\x82\x05\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\xbb\x05\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -6132,8 +6329,9 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intent\x121\n" +
 	"\x04pack\x18\v \x01(\v2\x1b.vedette.sensor.v1.PackPartH\x00R\x04pack\x129\n" +
 	"\blearning\x18\f \x01(\v2\x1b.vedette.sensor.v1.LearningH\x00R\blearning\x129\n" +
-	"\bquestion\x18\t \x01(\v2\x1b.vedette.sensor.v1.QuestionH\x00R\bquestionB\x06\n" +
-	"\x04body\"\xdb\x02\n" +
+	"\bquestion\x18\t \x01(\v2\x1b.vedette.sensor.v1.QuestionH\x00R\bquestion\x127\n" +
+	"\x05taint\x18\r \x01(\v2\x1f.vedette.sensor.v1.CarriedTaintH\x00R\x05taintB\x06\n" +
+	"\x04body\"\xf5\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -6146,7 +6344,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\x12\x12\n" +
 	"\x04pack\x18\n" +
 	" \x01(\fR\x04pack\x12\x1c\n" +
-	"\tquestions\x18\t \x01(\rR\tquestions\"\x99\x03\n" +
+	"\tquestions\x18\t \x01(\rR\tquestions\x12\x18\n" +
+	"\acarries\x18D \x01(\bR\acarries\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -6355,7 +6554,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06opened\x18\n" +
 	" \x01(\x03R\x06opened\x12\x16\n" +
 	"\x06closed\x18\v \x01(\x03R\x06closed\x12\x16\n" +
-	"\x06failed\x18\f \x01(\bR\x06failed\"\xaf\x04\n" +
+	"\x06failed\x18\f \x01(\bR\x06failed\"\xdf\x04\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x12\n" +
@@ -6376,11 +6575,27 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06losses\x18\x0e \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12\x16\n" +
 	"\x06reason\x18\x0f \x01(\tR\x06reason\x12\x1a\n" +
 	"\blearning\x18\x10 \x01(\bR\blearning\x12\x18\n" +
-	"\alookups\x18\x11 \x03(\tR\alookups\"\x8b\x01\n" +
+	"\alookups\x18\x11 \x03(\tR\alookups\x12.\n" +
+	"\x05login\x18D \x01(\v2\x18.vedette.sensor.v1.LoginR\x05login\"\xa5\x01\n" +
 	"\bFlowNote\x12\x1c\n" +
 	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x124\n" +
 	"\aprocess\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.ProcessR\aprocess\x12+\n" +
-	"\x04flow\x18\x03 \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\"\xfd\x01\n" +
+	"\x04flow\x18\x03 \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\x12\x18\n" +
+	"\acarried\x18D \x01(\tR\acarried\"\xd2\x01\n" +
+	"\fCarriedTaint\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\fR\x06client\x12\x1f\n" +
+	"\vclient_port\x18\x03 \x01(\rR\n" +
+	"clientPort\x12\x16\n" +
+	"\x06server\x18\x04 \x01(\fR\x06server\x12\x1f\n" +
+	"\vserver_port\x18\x05 \x01(\rR\n" +
+	"serverPort\x12\x16\n" +
+	"\x06opened\x18\x06 \x01(\x03R\x06opened\x12\x1c\n" +
+	"\tstoryline\x18\a \x01(\tR\tstoryline\"E\n" +
+	"\x05Login\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\fR\x06source\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"\xfd\x01\n" +
 	"\x06Target\x12\x1c\n" +
 	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x12:\n" +
 	"\aprocess\x18\x02 \x01(\v2 .vedette.sensor.v1.ProcessTargetR\aprocess\x12!\n" +
@@ -6639,7 +6854,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -6682,134 +6897,138 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Flow)(nil),               // 38: vedette.sensor.v1.Flow
 	(*Finding)(nil),            // 39: vedette.sensor.v1.Finding
 	(*FlowNote)(nil),           // 40: vedette.sensor.v1.FlowNote
-	(*Target)(nil),             // 41: vedette.sensor.v1.Target
-	(*ProcessTarget)(nil),      // 42: vedette.sensor.v1.ProcessTarget
-	(*Grant)(nil),              // 43: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 44: vedette.sensor.v1.SignedGrant
-	(*Signature)(nil),          // 45: vedette.sensor.v1.Signature
-	(*HostProof)(nil),          // 46: vedette.sensor.v1.HostProof
-	(*GrantResult)(nil),        // 47: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 48: vedette.sensor.v1.IsolationStatus
-	(*Intent)(nil),             // 49: vedette.sensor.v1.Intent
-	(*SignedIntent)(nil),       // 50: vedette.sensor.v1.SignedIntent
-	(*Group)(nil),              // 51: vedette.sensor.v1.Group
-	(*Governor)(nil),           // 52: vedette.sensor.v1.Governor
-	(*Opening)(nil),            // 53: vedette.sensor.v1.Opening
-	(*Renew)(nil),              // 54: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 55: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 56: vedette.sensor.v1.Refusal
-	(*Revocations)(nil),        // 57: vedette.sensor.v1.Revocations
-	(*RevokedOperator)(nil),    // 58: vedette.sensor.v1.RevokedOperator
-	(*SignedRevocations)(nil),  // 59: vedette.sensor.v1.SignedRevocations
-	(*Trust)(nil),              // 60: vedette.sensor.v1.Trust
-	(*SignedTrust)(nil),        // 61: vedette.sensor.v1.SignedTrust
-	(*Trusted)(nil),            // 62: vedette.sensor.v1.Trusted
-	(*Question)(nil),           // 63: vedette.sensor.v1.Question
-	(*Ask)(nil),                // 64: vedette.sensor.v1.Ask
-	(*Answer)(nil),             // 65: vedette.sensor.v1.Answer
-	(*Unwatched)(nil),          // 66: vedette.sensor.v1.Unwatched
-	(*Sighting)(nil),           // 67: vedette.sensor.v1.Sighting
-	(*Detail)(nil),             // 68: vedette.sensor.v1.Detail
-	(*TextList)(nil),           // 69: vedette.sensor.v1.TextList
-	nil,                        // 70: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 71: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 72: vedette.sensor.v1.Group.LabelsEntry
+	(*CarriedTaint)(nil),       // 41: vedette.sensor.v1.CarriedTaint
+	(*Login)(nil),              // 42: vedette.sensor.v1.Login
+	(*Target)(nil),             // 43: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 44: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 45: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 46: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 47: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 48: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 49: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 50: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 51: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 52: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 53: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 54: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 55: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 56: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 57: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 58: vedette.sensor.v1.Refusal
+	(*Revocations)(nil),        // 59: vedette.sensor.v1.Revocations
+	(*RevokedOperator)(nil),    // 60: vedette.sensor.v1.RevokedOperator
+	(*SignedRevocations)(nil),  // 61: vedette.sensor.v1.SignedRevocations
+	(*Trust)(nil),              // 62: vedette.sensor.v1.Trust
+	(*SignedTrust)(nil),        // 63: vedette.sensor.v1.SignedTrust
+	(*Trusted)(nil),            // 64: vedette.sensor.v1.Trusted
+	(*Question)(nil),           // 65: vedette.sensor.v1.Question
+	(*Ask)(nil),                // 66: vedette.sensor.v1.Ask
+	(*Answer)(nil),             // 67: vedette.sensor.v1.Answer
+	(*Unwatched)(nil),          // 68: vedette.sensor.v1.Unwatched
+	(*Sighting)(nil),           // 69: vedette.sensor.v1.Sighting
+	(*Detail)(nil),             // 70: vedette.sensor.v1.Detail
+	(*TextList)(nil),           // 71: vedette.sensor.v1.TextList
+	nil,                        // 72: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 73: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 74: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
 	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
 	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
 	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	56, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	58, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
 	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	61, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
+	63, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
 	11, // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
 	19, // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	54, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	47, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	56, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	49, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
 	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	62, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
+	64, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
 	34, // 13: vedette.sensor.v1.SensorMessage.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	65, // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
+	67, // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
 	12, // 15: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	56, // 16: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	58, // 16: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
 	20, // 17: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
 	21, // 18: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	44, // 19: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	55, // 20: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	46, // 19: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	57, // 20: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
 	15, // 21: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	50, // 22: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	52, // 22: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
 	31, // 23: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
 	35, // 24: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
-	63, // 25: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
-	13, // 26: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	62, // 27: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
-	15, // 28: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	50, // 29: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	70, // 30: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	71, // 31: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 32: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 33: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	59, // 34: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	61, // 35: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
-	17, // 36: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	45, // 37: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 38: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 39: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	39, // 40: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	48, // 41: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	40, // 42: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 43: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 44: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 45: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	36, // 46: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 47: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 48: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 49: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
-	1,  // 50: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	45, // 51: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
-	45, // 52: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
-	33, // 53: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	37, // 54: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	37, // 55: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	38, // 56: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	38, // 57: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	36, // 58: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	37, // 59: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	38, // 60: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	42, // 61: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 62: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 63: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	41, // 64: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	45, // 65: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	46, // 66: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	48, // 67: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 68: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 69: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	41, // 70: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 71: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	51, // 72: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	52, // 73: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	53, // 74: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	45, // 75: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	72, // 76: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	51, // 77: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	58, // 78: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	45, // 79: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	45, // 80: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	64, // 81: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
-	67, // 82: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
-	36, // 83: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
-	66, // 84: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
-	37, // 85: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
-	38, // 86: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
-	68, // 87: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
-	69, // 88: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
-	89, // [89:89] is the sub-list for method output_type
-	89, // [89:89] is the sub-list for method input_type
-	89, // [89:89] is the sub-list for extension type_name
-	89, // [89:89] is the sub-list for extension extendee
-	0,  // [0:89] is the sub-list for field type_name
+	65, // 25: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
+	41, // 26: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
+	13, // 27: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	64, // 28: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	15, // 29: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	52, // 30: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	72, // 31: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	73, // 32: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 33: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 34: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	61, // 35: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	63, // 36: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17, // 37: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	47, // 38: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 39: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 40: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	39, // 41: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	50, // 42: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	40, // 43: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 44: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 45: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 46: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	36, // 47: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 48: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 49: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 50: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
+	1,  // 51: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	47, // 52: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
+	47, // 53: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
+	33, // 54: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	37, // 55: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	37, // 56: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	38, // 57: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	38, // 58: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	36, // 59: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	42, // 60: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
+	37, // 61: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	38, // 62: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	44, // 63: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 64: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 65: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	43, // 66: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	47, // 67: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	48, // 68: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	50, // 69: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 70: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 71: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	43, // 72: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 73: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	53, // 74: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	54, // 75: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	55, // 76: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	47, // 77: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	74, // 78: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	53, // 79: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	60, // 80: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	47, // 81: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	47, // 82: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	66, // 83: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
+	69, // 84: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
+	36, // 85: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
+	68, // 86: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
+	37, // 87: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
+	38, // 88: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
+	70, // 89: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
+	71, // 90: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
+	91, // [91:91] is the sub-list for method output_type
+	91, // [91:91] is the sub-list for method input_type
+	91, // [91:91] is the sub-list for extension type_name
+	91, // [91:91] is the sub-list for extension extendee
+	0,  // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -6843,6 +7062,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Pack)(nil),
 		(*CoordinatorMessage_Learning)(nil),
 		(*CoordinatorMessage_Question)(nil),
+		(*CoordinatorMessage_Taint)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[17].OneofWrappers = []any{
 		(*Record_Summary)(nil),
@@ -6850,15 +7070,15 @@ func file_vedette_sensor_proto_init() {
 		(*Record_Isolation)(nil),
 		(*Record_FlowNote)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[58].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[60].OneofWrappers = []any{
 		(*Question_Ask)(nil),
 		(*Question_Cancel)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[59].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[61].OneofWrappers = []any{
 		(*Ask_Expression)(nil),
 		(*Ask_Rule)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[63].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[65].OneofWrappers = []any{
 		(*Detail_Number)(nil),
 		(*Detail_Text)(nil),
 		(*Detail_Flag)(nil),
@@ -6870,7 +7090,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   68,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

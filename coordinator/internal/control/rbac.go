@@ -28,6 +28,8 @@ var least = map[string]string{
 	rpc.OperatorServiceGetFindingProcedure:     operators.RoleViewer,
 	rpc.OperatorServiceListIncidentsProcedure:  operators.RoleViewer,
 	rpc.OperatorServiceGetIncidentProcedure:    operators.RoleViewer,
+	rpc.OperatorServiceListCampaignsProcedure:  operators.RoleViewer,
+	rpc.OperatorServiceGetCampaignProcedure:    operators.RoleViewer,
 	rpc.OperatorServiceSelectHostsProcedure:    operators.RoleViewer,
 	rpc.OperatorServiceListIsolationsProcedure: operators.RoleViewer,
 	rpc.OperatorServiceGetOperationProcedure:   operators.RoleViewer,

@@ -27,6 +27,7 @@ var wanted = map[string]string{
 	"GetStatus": "yyyy", "ListHosts": "yyyy", "GetHost": "yyyy", "GetHostHistory": "yyyy", "ListFindings": "yyyy", "GetFinding": "yyyy",
 	"ListIncidents": "yyyy", "GetIncident": "yyyy", "SelectHosts": "yyyy", "ListIsolations": "yyyy", "GetOperation": "yyyy",
 	"ListAudit": "yyyy", "ListMembers": "yyyy", "Watch": "yyyy",
+	"ListCampaigns": "yyyy", "GetCampaign": "yyyy",
 	"CloseIncident": "nyyy",
 	"SubmitGrant":   "nnyy",
 	"PreviewOrder":  "yyyy", "ListOperations": "yyyy", "ApproveOperation": "nnyy", "VetoOperation": "nnyy",

@@ -34,6 +34,15 @@ func (s *Server) ListHosts(ctx context.Context, r *operatorv1.ListHostsRequest) 
 			return &operatorv1.ListHostsResponse{}, nil
 		}
 	}
+	if id := r.GetSelector().GetCampaign(); id != "" {
+		campaign, err := s.cfg.DB.Campaign(ctx, id)
+		if err != nil {
+			return nil, readError(err)
+		}
+		if filter.IDs = append(slices.Clone(filter.IDs), campaign.GetHosts()...); len(filter.IDs) == 0 {
+			return &operatorv1.ListHostsResponse{}, nil
+		}
+	}
 	page, err := s.asked(ctx, r.GetPageSize(), r.GetPageToken())
 	if err != nil {
 		return nil, err

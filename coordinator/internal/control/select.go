@@ -23,8 +23,8 @@ func (s *Server) SelectHosts(ctx context.Context, r *operatorv1.SelectHostsReque
 // selected are the hosts of a selection. Every id must exist: an action on fewer
 // hosts than named would be a surprise at the worst moment.
 func (s *Server) selected(ctx context.Context, sel *operatorv1.Selector) ([]*operatorv1.Host, error) {
-	if len(sel.GetIds()) == 0 && len(sel.GetLabels()) == 0 && !sel.GetAll() && sel.GetIncident() == "" {
-		return nil, invalid("the selection is empty: name hosts, a label, an incident, or ask for all of them")
+	if len(sel.GetIds()) == 0 && len(sel.GetLabels()) == 0 && !sel.GetAll() && sel.GetIncident() == "" && sel.GetCampaign() == "" {
+		return nil, invalid("the selection is empty: name hosts, a label, an incident, a campaign, or ask for all of them")
 	}
 	if len(sel.GetIds()) > maxSelectors {
 		return nil, invalid("%d ids in one selector, the limit is %d", len(sel.GetIds()), maxSelectors)
@@ -39,6 +39,13 @@ func (s *Server) selected(ctx context.Context, sel *operatorv1.Selector) ([]*ope
 			return nil, readError(err)
 		}
 		named = append(named, incident.GetHosts()...)
+	}
+	if sel.GetCampaign() != "" {
+		campaign, err := s.cfg.DB.Campaign(ctx, sel.GetCampaign())
+		if err != nil {
+			return nil, readError(err)
+		}
+		named = append(named, campaign.GetHosts()...)
 	}
 	filter := store.HostFilter{Labels: sel.GetLabels()}
 	if len(named) > 0 && !sel.GetAll() {

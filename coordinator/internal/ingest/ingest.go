@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -194,6 +195,9 @@ type Server struct {
 
 	hostSets hostSets
 	closed   bool
+	// places are the addresses of the hosts with a session here; carried what was told to them.
+	places  places
+	carried carried
 
 	// ends are reported to the log. begun is closed when the log knows that this node
 	// has just started: before, an end of all its sessions could end a new one.
@@ -259,6 +263,7 @@ func New(cfg Config) (*Server, error) {
 		begun:     make(chan struct{}),
 		suspects:  newSuspects(cfg.Now),
 		trusted:   &trusted{wake: make(chan struct{}, 1)},
+		places:    places{hosts: make(map[netip.Addr][]string), of: make(map[string][]netip.Addr)},
 	}
 	s.figures()
 	return s, nil
@@ -329,6 +334,8 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 	switch {
 	case cmd == nil:
 		s.closing.Go(s.catchUp)
+	case cmd.GetIngest() != nil:
+		s.carry(cmd.GetIngest())
 	case cmd.GetRequestResponse().GetDecoded().GetApprovals() > 1:
 		// It waits for another operator.
 	case cmd.GetRequestResponse() != nil:

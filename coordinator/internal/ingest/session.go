@@ -153,6 +153,9 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 		return n, stream, err
 	}
 	n.welcomed(stream)
+	if hello.GetCarries() {
+		s.places.add(n.host, hello.GetFacts().GetAddresses())
+	}
 	s.holds(n, hello.GetTrusted())
 	s.resendGrants(ctx, n)
 	s.tellLearning(n)
@@ -166,6 +169,9 @@ func (s *Server) close(n *session, conn *link.Conn, stream net.Conn, err error) 
 		n.endQuestions()
 		n.writer.Wait()
 		s.ended(n)
+		if s.session(n.host) == nil {
+			s.places.remove(n.host)
+		}
 	}
 	// The stream's orderly end would overtake the reason, and the sensor read no more than that.
 	if malformed(err) {

@@ -212,6 +212,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.learningOrder(body.LearningOrder)
 	case *raftv1.Command_NoteRollOuts:
 		return a.noteRollOuts(body.NoteRollOuts)
+	case *raftv1.Command_PutCampaign:
+		return a.putCampaign(body.PutCampaign)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

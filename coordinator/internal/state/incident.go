@@ -22,6 +22,10 @@ func (a *applier) putIncident(in *raftv1.PutIncident) (*raftv1.Result, error) {
 		return reject(RejectIncidentClosed, "incident %s is closed: open a new one", incident.GetId()), nil
 	}
 	incident.Status = "open"
+	if incident.GetCampaign() == "" {
+		// Its campaign may have been named since the engine read it.
+		incident.Campaign = have.GetCampaign()
+	}
 	if err := a.tx.PutIncident(a.index, incident); err != nil {
 		return nil, fmt.Errorf("storing incident: %w", err)
 	}
@@ -84,5 +88,8 @@ func (a *applier) closeIncident(in *raftv1.CloseIncident) (*raftv1.Result, error
 	if err := a.tx.SetIncidentFindings(in.GetId(), in.GetId(), "closed"); err != nil {
 		return nil, fmt.Errorf("closing findings: %w", err)
 	}
-	return accept(in.GetId()), a.audit("incident-close", in.GetId(), "%s: %s", in.GetDisposition(), in.GetReason())
+	if err := a.audit("incident-close", in.GetId(), "%s: %s", in.GetDisposition(), in.GetReason()); err != nil {
+		return nil, err
+	}
+	return accept(in.GetId()), a.campaignOf(incident)
 }

@@ -20,6 +20,8 @@ const (
 	// A closed incident outlives its findings.
 	freeIncidents = `SELECT n FROM incidents i WHERE status = 'closed' AND max(closed_at, ?1, last_seen) < ?2 AND n < (SELECT max(n) FROM incidents)
 		AND NOT EXISTS (SELECT 1 FROM findings WHERE incident = i.id AND incident <> '') ORDER BY n LIMIT ?3`
+	// A closed campaign outlives its incidents.
+	freeCampaigns = `SELECT n FROM campaigns WHERE status = 'closed' AND max(closed_at, ?1, last_seen) < ?2 AND n < (SELECT max(n) FROM campaigns) ORDER BY n LIMIT ?3`
 	// An operation goes when none of its hosts has anything pending or applied.
 	freeRows = `SELECT i.n FROM operations o CROSS JOIN isolations i ON i.operation = o.n
 		WHERE o.state IN ('ordered', 'vetoed') AND o.requested_at < ?1 AND o.n < (SELECT max(n) FROM operations)
@@ -66,6 +68,7 @@ func (tx *Tx) Retain(c *raftv1.Retain) (gone int64, err error) {
 		args []val
 	}{
 		{"DELETE FROM incidents WHERE n IN (" + freeIncidents + ")", []val{began, c.GetIncidentsBefore()}},
+		{"DELETE FROM campaigns WHERE n IN (" + freeCampaigns + ")", []val{began, c.GetIncidentsBefore()}},
 		{"DELETE FROM isolations WHERE n IN (" + freeRows + ")", []val{c.GetOperationsBefore()}},
 		{"DELETE FROM operations WHERE n IN (" + freeOperations + ")", []val{c.GetOperationsBefore()}},
 		{"DELETE FROM idempotency WHERE n IN (" + freeKeys + ")", []val{began, c.GetKeysBefore()}},

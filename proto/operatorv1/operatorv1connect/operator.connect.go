@@ -63,6 +63,12 @@ const (
 	// OperatorServiceCloseIncidentProcedure is the fully-qualified name of the OperatorService's
 	// CloseIncident RPC.
 	OperatorServiceCloseIncidentProcedure = "/vedette.operator.v1.OperatorService/CloseIncident"
+	// OperatorServiceListCampaignsProcedure is the fully-qualified name of the OperatorService's
+	// ListCampaigns RPC.
+	OperatorServiceListCampaignsProcedure = "/vedette.operator.v1.OperatorService/ListCampaigns"
+	// OperatorServiceGetCampaignProcedure is the fully-qualified name of the OperatorService's
+	// GetCampaign RPC.
+	OperatorServiceGetCampaignProcedure = "/vedette.operator.v1.OperatorService/GetCampaign"
 	// OperatorServiceSelectHostsProcedure is the fully-qualified name of the OperatorService's
 	// SelectHosts RPC.
 	OperatorServiceSelectHostsProcedure = "/vedette.operator.v1.OperatorService/SelectHosts"
@@ -182,6 +188,8 @@ type OperatorServiceClient interface {
 	ListIncidents(context.Context, *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error)
 	GetIncident(context.Context, *operatorv1.GetIncidentRequest) (*operatorv1.GetIncidentResponse, error)
 	CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error)
+	ListCampaigns(context.Context, *operatorv1.ListCampaignsRequest) (*operatorv1.ListCampaignsResponse, error)
+	GetCampaign(context.Context, *operatorv1.GetCampaignRequest) (*operatorv1.GetCampaignResponse, error)
 	// Resolves a selection to hosts, for a preview and for the grant that the operator signs.
 	SelectHosts(context.Context, *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error)
 	// What an order would touch, what the governor asks for it, and what its grant must say.
@@ -305,6 +313,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceCloseIncidentProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("CloseIncident")),
+			connect.WithClientOptions(opts...),
+		),
+		listCampaigns: connect.NewClient[operatorv1.ListCampaignsRequest, operatorv1.ListCampaignsResponse](
+			httpClient,
+			baseURL+OperatorServiceListCampaignsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListCampaigns")),
+			connect.WithClientOptions(opts...),
+		),
+		getCampaign: connect.NewClient[operatorv1.GetCampaignRequest, operatorv1.GetCampaignResponse](
+			httpClient,
+			baseURL+OperatorServiceGetCampaignProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetCampaign")),
 			connect.WithClientOptions(opts...),
 		),
 		selectHosts: connect.NewClient[operatorv1.SelectHostsRequest, operatorv1.SelectHostsResponse](
@@ -543,6 +563,8 @@ type operatorServiceClient struct {
 	listIncidents    *connect.Client[operatorv1.ListIncidentsRequest, operatorv1.ListIncidentsResponse]
 	getIncident      *connect.Client[operatorv1.GetIncidentRequest, operatorv1.GetIncidentResponse]
 	closeIncident    *connect.Client[operatorv1.CloseIncidentRequest, operatorv1.CloseIncidentResponse]
+	listCampaigns    *connect.Client[operatorv1.ListCampaignsRequest, operatorv1.ListCampaignsResponse]
+	getCampaign      *connect.Client[operatorv1.GetCampaignRequest, operatorv1.GetCampaignResponse]
 	selectHosts      *connect.Client[operatorv1.SelectHostsRequest, operatorv1.SelectHostsResponse]
 	previewOrder     *connect.Client[operatorv1.PreviewOrderRequest, operatorv1.PreviewOrderResponse]
 	submitGrant      *connect.Client[operatorv1.SubmitGrantRequest, operatorv1.SubmitGrantResponse]
@@ -657,6 +679,24 @@ func (c *operatorServiceClient) GetIncident(ctx context.Context, req *operatorv1
 // CloseIncident calls vedette.operator.v1.OperatorService.CloseIncident.
 func (c *operatorServiceClient) CloseIncident(ctx context.Context, req *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error) {
 	response, err := c.closeIncident.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListCampaigns calls vedette.operator.v1.OperatorService.ListCampaigns.
+func (c *operatorServiceClient) ListCampaigns(ctx context.Context, req *operatorv1.ListCampaignsRequest) (*operatorv1.ListCampaignsResponse, error) {
+	response, err := c.listCampaigns.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetCampaign calls vedette.operator.v1.OperatorService.GetCampaign.
+func (c *operatorServiceClient) GetCampaign(ctx context.Context, req *operatorv1.GetCampaignRequest) (*operatorv1.GetCampaignResponse, error) {
+	response, err := c.getCampaign.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -996,6 +1036,8 @@ type OperatorServiceHandler interface {
 	ListIncidents(context.Context, *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error)
 	GetIncident(context.Context, *operatorv1.GetIncidentRequest) (*operatorv1.GetIncidentResponse, error)
 	CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error)
+	ListCampaigns(context.Context, *operatorv1.ListCampaignsRequest) (*operatorv1.ListCampaignsResponse, error)
+	GetCampaign(context.Context, *operatorv1.GetCampaignRequest) (*operatorv1.GetCampaignResponse, error)
 	// Resolves a selection to hosts, for a preview and for the grant that the operator signs.
 	SelectHosts(context.Context, *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error)
 	// What an order would touch, what the governor asks for it, and what its grant must say.
@@ -1115,6 +1157,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceCloseIncidentProcedure,
 		svc.CloseIncident,
 		connect.WithSchema(operatorServiceMethods.ByName("CloseIncident")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListCampaignsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListCampaignsProcedure,
+		svc.ListCampaigns,
+		connect.WithSchema(operatorServiceMethods.ByName("ListCampaigns")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetCampaignHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetCampaignProcedure,
+		svc.GetCampaign,
+		connect.WithSchema(operatorServiceMethods.ByName("GetCampaign")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceSelectHostsHandler := connect.NewUnaryHandlerSimple(
@@ -1359,6 +1413,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceGetIncidentHandler.ServeHTTP(w, r)
 		case OperatorServiceCloseIncidentProcedure:
 			operatorServiceCloseIncidentHandler.ServeHTTP(w, r)
+		case OperatorServiceListCampaignsProcedure:
+			operatorServiceListCampaignsHandler.ServeHTTP(w, r)
+		case OperatorServiceGetCampaignProcedure:
+			operatorServiceGetCampaignHandler.ServeHTTP(w, r)
 		case OperatorServiceSelectHostsProcedure:
 			operatorServiceSelectHostsHandler.ServeHTTP(w, r)
 		case OperatorServicePreviewOrderProcedure:
@@ -1476,6 +1534,14 @@ func (UnimplementedOperatorServiceHandler) GetIncident(context.Context, *operato
 
 func (UnimplementedOperatorServiceHandler) CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.CloseIncident is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListCampaigns(context.Context, *operatorv1.ListCampaignsRequest) (*operatorv1.ListCampaignsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListCampaigns is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetCampaign(context.Context, *operatorv1.GetCampaignRequest) (*operatorv1.GetCampaignResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetCampaign is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) SelectHosts(context.Context, *operatorv1.SelectHostsRequest) (*operatorv1.SelectHostsResponse, error) {

@@ -119,6 +119,9 @@ const (
 	// alertFor how long novelty in it needs a lower score.
 	storyFor = 24 * time.Hour
 	alertFor = time.Hour
+	// carriedFor is the same of a storyline whose mark came from another host, as long as it
+	// has no finding of its own: what comes from elsewhere must not last for ever.
+	carriedFor = time.Hour
 )
 
 // story is what a storyline did lately.
@@ -126,6 +129,7 @@ type story struct {
 	flows   []storyFlow // oldest first
 	lookups []storyLookup
 	marked  time.Time // last finding; zero: none
+	carried time.Time // when the mark of another host's storyline came; zero: none did
 	notes   window
 	told    window
 }
@@ -213,7 +217,7 @@ func (s *story) evidence(p *event.Process, current *event.Flow) (flows []*event.
 
 // note tells a flow of a storyline with findings: what joins hosts.
 func (e *Engine) note(o *event.Observation, s *story) *event.FlowNote {
-	if o.Flow == nil || !s.within(storyFor, o.Time) {
+	if o.Flow == nil || !s.within(storyFor, o.Time) && (s.carried.IsZero() || o.Time.Sub(s.carried) >= carriedFor) {
 		return nil
 	}
 	if !s.notes.allow(o.Time, e.cfg.NoteBudget) {
@@ -221,6 +225,21 @@ func (e *Engine) note(o *event.Observation, s *story) *event.FlowNote {
 		return nil
 	}
 	return &event.FlowNote{Storyline: storyline(o.Process), Process: o.Process, Flow: o.Flow}
+}
+
+// Carry marks the storyline of a process that serves a connection from another host's suspect
+// storyline (from), and is the note of its end of it. Its flows are noted from now on; what is
+// a finding in it does not change.
+func (e *Engine) Carry(p *event.Process, flow *event.Flow, from string, now time.Time) *event.FlowNote {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, ok := e.stories.get(p.Anchor)
+	if !ok {
+		s = &story{}
+		e.stories.put(p.Anchor, s)
+	}
+	s.carried = now
+	return &event.FlowNote{Storyline: storyline(p), Process: p, Flow: flow, Carried: from}
 }
 
 // ulids makes ids that sort by time (github.com/ulid/spec): 48 bits of

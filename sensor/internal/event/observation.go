@@ -172,6 +172,7 @@ type Finding struct {
 	Losses    []Loss // in the window that this was decided in
 	Reason    string // one or two sentences for a person
 	Learning  bool
+	Login     *Entry // nil: its process belongs to none
 }
 
 // Term is one reason for a score.
@@ -180,11 +181,18 @@ type Term struct {
 	Text string  // a sentence's part, for a person
 }
 
+// Entry is who logged in, and from where; Source is invalid where it was not over a network.
+type Entry struct {
+	User   string
+	Source netip.Addr
+}
+
 // FlowNote is a flow of a storyline that has findings.
 type FlowNote struct {
 	Storyline string
 	Process   *Process
 	Flow      *Flow
+	Carried   string // the storyline at the other end, "HOST/STORYLINE", that the mark came from
 }
 
 // Health is what the sensor says of itself in each summary.

@@ -388,6 +388,17 @@ func (t *Tracker) Evidence(p *event.Process) string {
 	return text + " at " + s.Began.UTC().Format(time.RFC3339) + "."
 }
 
+// Entry is the login by which a process came to be; nil when it is by none.
+func (t *Tracker) Entry(p *event.Process) *event.Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.of(p)
+	if s == nil {
+		return nil
+	}
+	return &event.Entry{User: s.User, Source: s.Source.Addr().Unmap()}
+}
+
 func (t *Tracker) of(p *event.Process) *Session {
 	chain := append([]*event.Process{p}, p.Ancestors(64)...)
 	for _, s := range slices.Backward(t.sessions) {

@@ -27,6 +27,9 @@ func RecordFromFinding(f *event.Finding) *sensorv1.Record {
 		Process: process(f.Process), Origin: flow(f.Origin), Losses: losses(f.Losses), Reason: text(f.Reason),
 		Learning: f.Learning, Lookups: texts(f.Lookups[:min(len(f.Lookups), maxLookups)]),
 	}
+	if l := f.Login; l != nil {
+		out.Login = &sensorv1.Login{User: text(l.User), Source: l.Source.AsSlice()}
+	}
 	if f.Process != nil {
 		for _, a := range f.Process.Ancestors(maxAncestors) {
 			out.Ancestors = append(out.Ancestors, process(a))
@@ -40,7 +43,7 @@ func RecordFromFinding(f *event.Finding) *sensorv1.Record {
 
 // RecordFromFlowNote converts a flow of a storyline that has findings.
 func RecordFromFlowNote(n *event.FlowNote) *sensorv1.Record {
-	note := &sensorv1.FlowNote{Storyline: text(n.Storyline), Process: process(n.Process), Flow: flow(n.Flow)}
+	note := &sensorv1.FlowNote{Storyline: text(n.Storyline), Process: process(n.Process), Flow: flow(n.Flow), Carried: text(n.Carried)}
 	at := time.Now()
 	if n.Flow != nil {
 		switch {

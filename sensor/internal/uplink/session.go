@@ -199,7 +199,7 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
 		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
-		Trusted: s.u.id.holds(), Pack: s.packHeld(), Questions: s.u.answers(),
+		Trusted: s.u.id.holds(), Pack: s.packHeld(), Questions: s.u.answers(), Carries: s.u.cfg.OnTaint != nil,
 	}}}); err != nil {
 		return nil, err
 	}
@@ -341,6 +341,10 @@ func (s *session) handle(ctx context.Context, m *sensorv1.CoordinatorMessage) er
 		s.nodes(body.Nodes)
 	case *sensorv1.CoordinatorMessage_Intent:
 		s.intent(body.Intent, nil)
+	case *sensorv1.CoordinatorMessage_Taint:
+		if s.u.cfg.OnTaint != nil {
+			s.u.cfg.OnTaint(body.Taint)
+		}
 	case *sensorv1.CoordinatorMessage_Certificate:
 		s.certificate(body.Certificate)
 	case *sensorv1.CoordinatorMessage_Pack:

@@ -67,6 +67,9 @@ type Config struct {
 	// at a time. Its context ends with the session, or when nobody wants the answer any more;
 	// an error of send is for it to return. Nil: this sensor answers none, and says so.
 	OnQuestion func(ctx context.Context, ask *sensorv1.Ask, send func(*sensorv1.Answer) error) error
+	// OnTaint takes a connection that a suspect storyline of another host opened to this
+	// one; it must not wait. Nil says to nodes that this sensor takes none.
+	OnTaint func(*sensorv1.CarriedTaint)
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
 	// OnSignedNodes takes the list of nodes that an admin signed, with every session and

@@ -75,7 +75,7 @@ func TestMiddleForgotten(t *testing.T) {
 	for _, hop := range []int{0, 3} {
 		w.addFinding(row(fmt.Sprintf("c0-%d", hop), "s", 600, severity("high")))
 	}
-	w.forget(t0.Add(300 * time.Minute))
+	forgetAll(w, t0.Add(300*time.Minute))
 	if len(w.stories) != 2 {
 		t.Fatalf("the window holds %d storylines, want the two ends", len(w.stories))
 	}

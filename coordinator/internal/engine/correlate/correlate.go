@@ -68,6 +68,8 @@ type Engine struct {
 	window         *window
 	findings, flow uint64
 	ledger         *ledger
+	roster         *roster
+	usual          *customs
 
 	mu    sync.Mutex
 	hosts map[string]bool // guarded by mu: of which an order or its answer came since the last plan
@@ -165,7 +167,7 @@ func (e *Engine) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		return
 	}
 	switch cmd.GetBody().(type) {
-	case *raftv1.Command_CloseIncident:
+	case *raftv1.Command_CloseIncident: // and with the last one its campaign
 		signal(e.reload)
 		signal(e.wake)
 	case *raftv1.Command_Ingest:
@@ -248,9 +250,13 @@ func (e *Engine) step(ctx context.Context) error {
 	if err := e.take(ctx); err != nil {
 		return err
 	}
-	e.window.forget(e.cfg.Now().Add(-e.cfg.Horizon))
+	e.forget()
 	e.window.touchHosts(touched)
+	e.usual.begin(ctx)
 	components := e.window.components(e.ledger, e.cfg.Threshold)
+	if err := e.usual.failed(); err != nil {
+		return err
+	}
 	known, err := e.facts(ctx, components)
 	if err != nil {
 		return err
@@ -259,6 +265,9 @@ func (e *Engine) step(ctx context.Context) error {
 		if err := e.propose(ctx, put); err != nil {
 			return err
 		}
+	}
+	if err := e.campaigns(ctx); err != nil {
+		return err
 	}
 	clear(e.window.changed)
 	return nil
@@ -279,7 +288,7 @@ func (e *Engine) begin(ctx context.Context) error {
 		return err
 	}
 	e.window, e.ledger, e.findings, e.flow = newWindow(), newLedger(open), from, from
-	return nil
+	return e.beginCampaigns(ctx, open)
 }
 
 // maxClocks is how far the clocks of leaders are taken to differ, which give entries their times.

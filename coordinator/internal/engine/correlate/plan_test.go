@@ -65,6 +65,10 @@ func apply(open []*raftv1.Incident, puts []*raftv1.PutIncident) []*raftv1.Incide
 	return open
 }
 
+func forgetAll(w *window, horizon time.Time) {
+	w.forget(horizon, horizon, func(storyKey) bool { return false })
+}
+
 // planned is a plan of all that the window has.
 func planned(w *window, open []*raftv1.Incident, known facts) []*raftv1.PutIncident {
 	for key := range w.stories {
@@ -227,7 +231,7 @@ func TestWindowBounds(t *testing.T) {
 	if len(s.findings) != maxFindingsPerStory || s.findings[0].GetFinding().GetId() != "a-1-0" {
 		t.Errorf("got %d findings, the first %s", len(s.findings), s.findings[0].GetFinding().GetId())
 	}
-	w.forget(t0.Add(10_000 * time.Minute))
+	forgetAll(w, t0.Add(10_000*time.Minute))
 	if len(w.stories) != 0 || len(w.outbound) != 0 {
 		t.Error("old storylines stay")
 	}

@@ -26,7 +26,13 @@ type story struct {
 	findings []*operatorv1.FindingRow // by time, then id
 	ids      map[string]bool
 	out, in  map[tuple]endpoint
-	touched  int64 // time of the newest thing in it
+	touched  int64 // when it is looked at for its age: the newest thing in it, or later
+	seen     int64 // time of the newest thing in it
+	worst    int   // the highest severity of its findings, but for those of a learning host
+	// shared is what it may have in common with storylines of other hosts, and when it was seen first.
+	shared map[indicator]int64
+	// carried is the other end, "HOST/STORYLINE", that it has its mark from; empty: it has none from elsewhere.
+	carried string
 }
 
 // tuple is a flow as both ends see it: client is who connected.
@@ -37,8 +43,11 @@ type tuple struct {
 
 // endpoint is one end's sight of a flow.
 type endpoint struct {
-	opened  int64
-	process *sensorv1.Process
+	opened, closed int64 // closed 0: it is open, as far as is known
+	sent           uint64
+	got            uint64
+	name           string // what the peer's address was resolved from
+	process        *sensorv1.Process
 }
 
 // Bounds of the window: beyond them the oldest storyline, finding or flow goes.
@@ -55,6 +64,10 @@ type window struct {
 	stories map[storyKey]*story
 	// byTuple finds the other end of a flow.
 	outbound, inbound map[tuple]map[storyKey]bool
+	near              near
+	sharing           map[indicator]map[storyKey]bool
+	pushed            map[pushKey]int // remembered until something changes
+	usual             usual           // what the fleet is used to; nil: nothing is
 	ages              ages
 	// changed are the storylines of which something is new since the last plan.
 	changed map[storyKey]bool
@@ -66,6 +79,9 @@ func newWindow() *window {
 		stories:  make(map[storyKey]*story),
 		outbound: make(map[tuple]map[storyKey]bool),
 		inbound:  make(map[tuple]map[storyKey]bool),
+		near:     newNear(),
+		pushed:   make(map[pushKey]int),
+		sharing:  make(map[indicator]map[storyKey]bool),
 		changed:  make(map[storyKey]bool),
 	}
 }
@@ -78,33 +94,48 @@ func (w *window) story(key storyKey, at int64) *story {
 			w.removeOldest()
 			w.dropped++
 		}
-		s = &story{key: key, touched: at, ids: make(map[string]bool), out: make(map[tuple]endpoint), in: make(map[tuple]endpoint)}
+		s = &story{key: key, touched: at, ids: make(map[string]bool), out: make(map[tuple]endpoint), in: make(map[tuple]endpoint), shared: make(map[indicator]int64)}
 		w.stories[key] = s
 		w.ages.add(s)
 	}
-	s.touched = max(s.touched, at)
+	clear(w.pushed)
+	s.touched, s.seen = max(s.touched, at), max(s.seen, at)
 	return s
 }
 
 func (w *window) removeOldest() {
 	s := w.ages.oldest()
 	w.ages.dropOldest()
+	clear(w.pushed)
 	for t := range s.out {
 		unlink(w.outbound, t, s.key)
+		w.near.remove(t, s.key, false)
 	}
 	for t := range s.in {
 		unlink(w.inbound, t, s.key)
+		w.near.remove(t, s.key, true)
+	}
+	for i := range s.shared {
+		unlink(w.sharing, i, s.key)
 	}
 	delete(w.stories, s.key)
 	delete(w.changed, s.key)
 }
 
-// forget drops the storylines in which nothing happened since the horizon.
-func (w *window) forget(horizon time.Time) {
+// forget drops the storylines in which nothing happened since the horizon. Those that keep
+// names wait longer, since who moves slowly comes back: until nothing happened since patience.
+func (w *window) forget(horizon, patience time.Time, keep func(storyKey) bool) {
 	for s := w.ages.oldest(); s != nil && s.touched < horizon.UnixNano(); s = w.ages.oldest() {
+		if s.seen >= patience.UnixNano() && keep(s.key) {
+			s.touched = horizon.Add(lookAgain).UnixNano()
+			continue
+		}
 		w.removeOldest()
 	}
 }
+
+// lookAgain is after how long a storyline that waits is looked at for its age again.
+const lookAgain = time.Hour
 
 // touchHosts has what is known of these hosts told anew.
 func (w *window) touchHosts(hosts map[string]bool) {
@@ -129,6 +160,9 @@ func (w *window) addFinding(row *operatorv1.FindingRow) {
 	w.changed[s.key] = true
 	if !s.ids[f.GetId()] {
 		s.ids[f.GetId()] = true
+		if !f.GetLearning() {
+			s.worst = max(s.worst, severityOf(row))
+		}
 		at, _ := slices.BinarySearchFunc(s.findings, row, compareRows)
 		s.findings = slices.Insert(s.findings, at, row)
 		if len(s.findings) > maxFindingsPerStory {
@@ -144,6 +178,7 @@ func (w *window) addFinding(row *operatorv1.FindingRow) {
 	if origin := f.GetOrigin(); origin != nil {
 		w.addFlow(s, origin, f.GetProcess())
 	}
+	w.addShared(s, f)
 }
 
 // addNote takes a flow of a storyline in. A note may come before its
@@ -153,6 +188,10 @@ func (w *window) addNote(host string, at int64, note *sensorv1.FlowNote) {
 		return
 	}
 	s := w.story(storyKey{host, note.GetStoryline()}, at)
+	if note.GetCarried() != "" && s.carried == "" {
+		s.carried = note.GetCarried()
+		w.changed[s.key] = true
+	}
 	w.addFlow(s, note.GetFlow(), note.GetProcess())
 }
 
@@ -165,7 +204,12 @@ func (w *window) addFlow(s *story, flow *sensorv1.Flow, process *sensorv1.Proces
 	if flow.GetInbound() {
 		mine, all = s.in, w.inbound
 	}
-	if _, known := mine[t]; known {
+	if known, ok := mine[t]; ok {
+		if flow.GetClosed() != 0 && known.closed == 0 {
+			known.closed, known.sent, known.got = flow.GetClosed(), flow.GetBytesOut(), flow.GetBytesIn()
+			mine[t] = known
+			w.changed[s.key] = true
+		}
 		return
 	}
 	if len(mine) >= maxFlowsPerStory {
@@ -173,17 +217,18 @@ func (w *window) addFlow(s *story, flow *sensorv1.Flow, process *sensorv1.Proces
 		return
 	}
 	w.changed[s.key] = true
-	mine[t] = endpoint{opened: flow.GetOpened(), process: process}
+	mine[t] = endpoint{opened: flow.GetOpened(), closed: flow.GetClosed(), sent: flow.GetBytesOut(), got: flow.GetBytesIn(), name: flow.GetName(), process: process}
+	w.near.add(t, s.key, flow.GetInbound())
 	if all[t] == nil {
 		all[t] = make(map[storyKey]bool)
 	}
 	all[t][s.key] = true
 }
 
-func unlink(all map[tuple]map[storyKey]bool, t tuple, key storyKey) {
-	delete(all[t], key)
-	if len(all[t]) == 0 {
-		delete(all, t)
+func unlink[K comparable](all map[K]map[storyKey]bool, of K, key storyKey) {
+	delete(all[of], key)
+	if len(all[of]) == 0 {
+		delete(all, of)
 	}
 }
 
@@ -221,18 +266,31 @@ type hop struct {
 // it the same five numbers are a later flow from a reused port.
 const maxSkew = 10 * time.Minute
 
-// joined are the hops between a storyline and others, both with findings.
-func (w *window) joined(s *story) (hops []hop) {
+// joined are the hops between a storyline and others, both with findings, that are not
+// ordinary work.
+func (w *window) joined(s *story) []hop {
+	hops := w.hops(s, func(o *story) bool { return len(o.findings) > 0 })
+	return slices.DeleteFunc(hops, func(h hop) bool {
+		tie := w.weigh([]clue{w.hopClue(h)})
+		return !tie.joins()
+	})
+}
+
+// hops are the exact flows between a storyline and others that count.
+func (w *window) hops(s *story, counts func(*story) bool) (hops []hop) {
+	if !counts(s) {
+		return nil
+	}
 	for t := range s.out {
 		for to := range w.inbound[t] {
-			if h, ok := hopOf(s, w.stories[to], t); ok {
+			if h, ok := hopOf(s, w.stories[to], t); ok && counts(w.stories[to]) {
 				hops = append(hops, h)
 			}
 		}
 	}
 	for t := range s.in {
 		for from := range w.outbound[t] {
-			if h, ok := hopOf(w.stories[from], s, t); ok {
+			if h, ok := hopOf(w.stories[from], s, t); ok && counts(w.stories[from]) {
 				hops = append(hops, h)
 			}
 		}
@@ -242,7 +300,7 @@ func (w *window) joined(s *story) (hops []hop) {
 
 // hopOf is not ok when the flow does not join the two.
 func hopOf(a, b *story, t tuple) (hop, bool) {
-	if a.key.host == b.key.host || len(a.findings) == 0 || len(b.findings) == 0 {
+	if a.key.host == b.key.host {
 		return hop{}, false
 	}
 	out, in := a.out[t], b.in[t]
