@@ -122,7 +122,7 @@ func compileFor(rule *Rule, source *Source) (*Matcher, error) {
 		}
 		return nil, why
 	}
-	return &Matcher{Rule: rule, Of: source.Of, Partial: c.lacks != nil, expr: e, source: source}, nil
+	return &Matcher{Rule: rule, Of: source.Of, Partial: c.lacks != nil, lacks: c.lacks, expr: e, source: source}, nil
 }
 
 type compiler struct {

@@ -73,7 +73,8 @@ type correlating struct {
 	number  int
 	need    int
 	sliding bool
-	above   int        // a count that no further event can make a difference to
+	above   int // a count that no further event can make a difference to
+	print   Fingerprint
 	due     *list.List // of *group whose windows end at a known time, the earliest in front
 	steps   []step     // of the correlations that refer to this one
 }
@@ -136,6 +137,10 @@ func (c *Correlator) add(wanted *Correlation, names names, made map[*Correlation
 	for _, b := range wanted.bounds {
 		of.above = max(of.above, b.n+1)
 	}
+	if wanted.tree != nil {
+		of.above = len(wanted.Rules) + 1
+	}
+	var targets []Fingerprint
 	matched, inner := map[*Matcher]step{}, map[*correlating]step{}
 	for place, reference := range wanted.Rules {
 		line := wanted.lines[reference]
@@ -160,6 +165,7 @@ func (c *Correlator) add(wanted *Correlation, names names, made map[*Correlation
 			}
 			s.places = append(s.places, place)
 			inner[from] = s
+			targets = append(targets, from.print)
 			continue
 		}
 		usable, why := false, error(nil)
@@ -184,7 +190,9 @@ func (c *Correlator) add(wanted *Correlation, names names, made map[*Correlation
 		if !usable {
 			return why
 		}
+		targets = append(targets, target.matchers[0].Rule.Fingerprint())
 	}
+	of.print = wanted.print(targets)
 	c.all = append(c.all, of)
 	made[wanted] = of
 	for m, s := range matched {
@@ -252,7 +260,7 @@ func (c *Correlator) Advance(t time.Time) (hits []Hit) {
 // judge ends a window whose length is over.
 func (c *Correlator) judge(hits []Hit, g *group) []Hit {
 	c.forget(g)
-	if !g.of.holds(g.count) {
+	if !g.holds() {
 		return hits
 	}
 	return c.hit(hits, g, g.count, g.first, g.newest, g.ref)
@@ -349,15 +357,7 @@ func (c *Correlator) group(hits []Hit, key groupKey, s step, at int64, field fun
 	c.groups[key] = g
 	g.recent = c.recent.PushFront(g)
 	if !s.of.sliding {
-		after := s.of.due.Back()
-		for after != nil && after.Value.(*group).first > at {
-			after = after.Prev()
-		}
-		if after == nil {
-			g.due = s.of.due.PushFront(g)
-		} else {
-			g.due = s.of.due.InsertAfter(g, after)
-		}
+		g.schedule()
 	}
 	c.stats.Groups++
 	return hits, g
@@ -470,7 +470,7 @@ func (g *group) fulfilled() (first int64, ok bool) {
 		last := g.entries[len(g.entries)-1]
 		return last.at, last.what != (digest{})
 	}
-	if len(g.entries) < g.of.need {
+	if len(g.entries) < g.of.need || g.of.tree != nil && !g.holds() {
 		return 0, false
 	}
 	return g.entries[0].at, true

@@ -294,7 +294,7 @@ func TestCorrelationRefused(t *testing.T) {
 		{"much", body("condition: {gte: 100000}"), 3, "want a number from 0", false},
 		{"none", body("condition: {lt: 1}"), 3, "no count", false},
 		{"contradiction", body("condition: {gt: 5, lte: 5}"), 3, "no count", false},
-		{"words", body("condition: a and not b"), 3, "only counts", true},
+		{"words", body("type: temporal_ordered\n  rules: [a, b]\n  timespan: 1m\n  condition: a and not b"), 6, "words belong to temporal", true},
 		{"no field", body("type: value_count\n  rules: a\n  timespan: 1m\n  condition: {gte: 3}"), 3, "needs field", false},
 		{"field", body("type: event_count\n  rules: a\n  timespan: 1m\n  condition: {gte: 3, field: User}"), 3, "belongs to value_count", false},
 		{"some in order", body("type: temporal_ordered\n  rules: [a, b, c]\n  timespan: 1m\n  condition: {gte: 2}"), 3, "waits for all", false},

@@ -36,6 +36,10 @@ type Correlation struct {
 	lines   map[string]int // of references
 	aliases []alias
 	bounds  []bound
+	// logic is temporal's condition in words, about which of the rules were seen.
+	logic     string
+	logicLine int
+	tree      *condition
 }
 
 // alias is a name for fields that are called differently by different rules.
@@ -68,6 +72,9 @@ func (b bound) holds(count int) bool {
 
 // need is the count that fulfils a condition for good: none, when more could refute it.
 func (c *Correlation) need() (int, bool) {
+	if c.tree != nil {
+		return 1, c.tree.grows()
+	}
 	need := 1
 	for _, b := range c.bounds {
 		switch b.op {
@@ -88,7 +95,7 @@ var correlationTypes = []string{"event_count", "value_count", "temporal", "tempo
 var laterTypes = []string{"value_sum", "value_avg", "value_percentile", "value_median"}
 
 func (p *parse) correlation(pairs []pair, line int) *Correlation {
-	c := &Correlation{Header: Header{Path: p.path, Line: line, Level: "medium"}, lines: map[string]int{}}
+	c := &Correlation{Header: Header{Path: p.path, Line: line, Level: "medium", Unsaid: true}, lines: map[string]int{}}
 	var body ast.Node
 	for _, f := range pairs {
 		switch f.key {
@@ -152,6 +159,7 @@ func (p *parse) complete(c *Correlation, line int) {
 		p.fail(line, "correlation: timespan is missing; want 5m or the like")
 	}
 	temporal := strings.HasPrefix(c.Type, "temporal")
+	p.logic(c)
 	switch {
 	case c.Type == "value_count" && len(c.Values) == 0:
 		p.fail(line, "condition: value_count needs field, whose values it counts")
@@ -159,6 +167,7 @@ func (p *parse) complete(c *Correlation, line int) {
 		p.fail(line, "condition: field belongs to value_count")
 	case temporal && len(c.Rules) < 2:
 		p.fail(line, "rules: %s needs two at least", c.Type)
+	case c.tree != nil:
 	case temporal && len(c.bounds) == 0:
 		c.bounds = []bound{{"gte", len(c.Rules)}}
 	case len(c.bounds) == 0:
@@ -230,7 +239,11 @@ func (p *parse) aliases(c *Correlation, f pair) {
 
 func (p *parse) bounds(c *Correlation, f pair) {
 	if _, ok := f.node.(*ast.StringNode); ok {
-		p.unsupported(f.line, "condition: only counts are compared here; want gte: 2 or the like, or leave it out for all of the rules")
+		c.logic, c.logicLine = p.text(f.node, f.key), f.line
+		if c.logic == "" {
+			p.fail(f.line, "condition is empty; name rules, or leave it out for all of them")
+		}
+		return
 	}
 	low, high := 0, math.MaxInt
 	for _, b := range p.mapping(f.node, f.key) {

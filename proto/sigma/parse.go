@@ -254,7 +254,7 @@ func (p *parse) header(r *Header, f pair) bool {
 	case "status":
 		r.Status = p.text(f.node, f.key)
 	case "level":
-		r.Level = strings.ToLower(p.text(f.node, f.key))
+		r.Level, r.Unsaid = strings.ToLower(p.text(f.node, f.key)), false
 		if !slices.Contains(levels, r.Level) {
 			p.fail(f.line, "level %q: want one of %s", r.Level, strings.Join(levels, ", "))
 		}
@@ -269,7 +269,7 @@ func (p *parse) header(r *Header, f pair) bool {
 }
 
 func (p *parse) rule(pairs []pair, line int) *Rule {
-	r := &Rule{Header: Header{Path: p.path, Line: line, Level: "medium"}, searches: map[string]search{}}
+	r := &Rule{Header: Header{Path: p.path, Line: line, Level: "medium", Unsaid: true}, searches: map[string]search{}}
 	var logsource, detection ast.Node
 	for _, f := range pairs {
 		switch f.key {

@@ -55,6 +55,13 @@ func (m *Matcher) Excluded(r Record, known Fields) bool {
 	return decide(m.expr, r, known) == never
 }
 
+// Decide says what part of a record tells: that the rule matches whatever the other fields
+// hold, that it does not, or neither.
+func (m *Matcher) Decide(r Record, known Fields) (matches, certain bool) {
+	is := decide(m.expr, r, known)
+	return is == always, is != open
+}
+
 func decide(e expression, r Record, known Fields) certainty {
 	switch e := e.(type) {
 	case allOf:

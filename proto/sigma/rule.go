@@ -10,6 +10,7 @@ package sigma
 
 import (
 	"fmt"
+	"path"
 	"strings"
 )
 
@@ -57,6 +58,8 @@ type Header struct {
 	Status      string
 	Level       string // informational low medium high critical; medium when unsaid
 	Tags        []string
+	// Unsaid: the rule has no level of its own.
+	Unsaid bool
 }
 
 // Rule is a parsed rule about one record.
@@ -105,6 +108,17 @@ type value struct {
 	line int
 }
 
+// IDOf is what a rule's findings name it by: its id, or what stands for it.
+func IDOf(h *Header) string {
+	if h.ID != "" {
+		return h.ID
+	}
+	if h.Name != "" {
+		return h.Name
+	}
+	return strings.TrimSuffix(path.Base(h.Path), path.Ext(h.Path))
+}
+
 // Techniques are the ATT&CK ids among the tags, in ATT&CK's own spelling.
 func (h *Header) Techniques() []string {
 	var ids []string
@@ -151,6 +165,7 @@ type Matcher struct {
 	Of   string
 	// Partial: some of its searches need what this kind of record never holds; others may match.
 	Partial bool
+	lacks   *Error
 	expr    expression
 	source  *Source
 }

@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"slices"
 	"time"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
@@ -62,4 +63,16 @@ func (b *Baseline) Kept() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.kept)
+}
+
+// KeptOf are the kernel's keys that count for behaviours of these kinds.
+func (b *Baseline) KeptOf(kinds ...event.BehaviourKind) (keys []uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, e := range b.kept {
+		if slices.Contains(kinds, e.kind) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }

@@ -4,7 +4,7 @@ import (
 	"path"
 	"strconv"
 
-	"github.com/vedette-edr/vedette/proto/sigma"
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
@@ -13,98 +13,25 @@ import (
 // all of theirs. Reads of files and system calls that the sensor does not see are no
 // records, and values that no record can have are refused when a rule is loaded.
 
-// auditFields are auditd's names for what the sensor sees.
-var auditFields = map[string]int{
-	"type": fieldAuditType, "SYSCALL": fieldSyscall, "syscall": fieldSyscall,
-	"exe": fieldImage, "comm": fieldComm, "proctitle": fieldCommandLine, "cmdline": fieldCommandLine, "cwd": fieldCurrentDirectory,
-	"pid": fieldProcessID, "ppid": fieldParentProcessID, "auid": fieldAuditUID, "euid": fieldAuditEUID, "ses": fieldAuditSession,
-	"name": fieldAuditName, "nametype": fieldAuditNameType, "key": fieldAuditKey, "success": fieldAuditSuccess,
-	"argc": fieldArgc, "vedette.Storyline": fieldStoryline,
-}
-
-// maxAuditArgs is how many of an EXECVE line's a0, a1, … have a name.
-const maxAuditArgs = 16
-
-func init() {
-	for i := range maxAuditArgs {
-		auditFields["a"+strconv.Itoa(i)] = fieldA0 + i
-	}
-	schema = append(schema,
-		auditSource("process_creation", map[int][]string{
-			fieldAuditType: {"SYSCALL", "EXECVE", "PATH", "CWD", "PROCTITLE"}, fieldSyscall: {"execve"},
-			fieldAuditNameType: {"NORMAL"}, fieldAuditKey: {}, fieldAuditSuccess: {"yes"},
-		}, fieldCommandLine, fieldImage),
-		auditSource("file_event", map[int][]string{
-			fieldAuditType: {"SYSCALL", "PATH"}, fieldSyscall: callsOf(event.FileWrite, event.FileUnlink),
-			fieldAuditNameType: {"NORMAL", "CREATE", "DELETE"}, fieldAuditKey: {}, fieldArgc: {}, fieldAuditSuccess: {"yes"},
-		}, fieldAuditName, fieldImage),
-		auditSource("file_delete", map[int][]string{
-			fieldAuditType: {"SYSCALL", "PATH"}, fieldSyscall: {"unlink", "unlinkat", "rmdir"},
-			fieldAuditNameType: {"DELETE"}, fieldAuditKey: {}, fieldArgc: {}, fieldAuditSuccess: {"yes"},
-		}, fieldAuditName, fieldImage),
-		auditSource("network_connection", map[int][]string{
-			fieldAuditType: {"SYSCALL"}, fieldSyscall: {"connect", "accept"},
-			fieldAuditNameType: {}, fieldAuditKey: {keyConnect4}, fieldArgc: {}, fieldAuditName: {}, fieldAuditSuccess: {"yes", "no"},
-		}),
-		auditSource("privilege", map[int][]string{
-			fieldAuditType: {"SYSCALL"}, fieldSyscall: privilegeCalls,
-			fieldAuditNameType: {}, fieldAuditKey: {}, fieldArgc: {}, fieldAuditName: {}, fieldAuditSuccess: {"yes", "no"},
-		}),
-	)
-}
-
-// auditSource is one kind of record as auditd's rules see it; only an exec has arguments.
-func auditSource(of string, values map[int][]string, text ...int) sigma.Source {
-	if of != "process_creation" {
-		for i := range maxAuditArgs {
-			values[fieldA0+i] = []string{}
-		}
-	}
-	return sigma.Source{Of: of, Service: "auditd", Fields: auditFields, Text: text, Values: values}
-}
-
-// keyConnect4 is the key that audit rules in common use give a connect(2) over IPv4.
-const keyConnect4 = "network_connect_4"
-
-// privilegeCalls are the system calls that an event of category privilege may name.
-var privilegeCalls = []string{
-	"open", "mmap", "mprotect", "clone", "creat", "ptrace", "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid",
-	"setfsuid", "setfsgid", "capset", "pivot_root", "mount", "umount", "umount2", "init_module", "delete_module", "openat", "unshare",
-	"setns", "process_vm_writev", "finit_module", "memfd_create", "bpf", "pkey_mprotect", "io_uring_setup", "io_uring_register",
-	"move_mount", "fsmount", "openat2", "pidfd_getfd", "memfd_secret",
-}
-
-// fileCalls are the calls that do what an event says was done; which of them it was is not told.
-var fileCalls = map[event.FileOp][]string{
-	event.FileWrite: {"open", "openat"}, event.FileCreate: {"open", "openat", "creat"}, event.FileTruncate: {"truncate", "ftruncate"},
-	event.FileRename: {"rename", "renameat", "renameat2"}, event.FileLink: {"link", "linkat"}, event.FileSymlink: {"symlink", "symlinkat"},
-	event.FileUnlink: {"unlink", "unlinkat"}, event.FileRmdir: {"rmdir", "unlinkat"}, event.FileMkdir: {"mkdir", "mkdirat"},
-	event.FileMknod: {"mknod", "mknodat"}, event.FileChmod: {"chmod", "fchmod", "fchmodat"},
-	event.FileChown: {"chown", "fchown", "lchown", "fchownat"}, event.FileUtimes: {"utimensat", "utimes", "utime"},
-	event.FileSetxattr: {"setxattr", "fsetxattr", "lsetxattr"}, event.FileRemovexattr: {"removexattr", "fremovexattr", "lremovexattr"},
-}
-
-// callsOf are those of all operations from one on, but for deletions.
-func callsOf(from, but event.FileOp) (calls []string) {
-	for op := from; op < event.FileMapExec; op++ {
-		if op != but && op != event.FileRmdir {
-			calls = append(calls, fileCalls[op]...)
-		}
+// fileCalls are the calls that may have done what an event tells of.
+var fileCalls = func() (calls [event.FileMapExec + 1][]string) {
+	for op := range event.FileMapExec {
+		calls[op] = taxonomy.FileCalls[op.String()]
 	}
 	return calls
-}
+}()
 
 // auditValues are the fields that auditd's rules have for themselves.
 func auditValues(n int, o *event.Observation, out []string) []string {
 	p := o.Process
 	switch n {
-	case fieldAuditUID:
+	case taxonomy.AuditUID:
 		return append(out, strconv.FormatUint(uint64(p.LoginUID), 10))
-	case fieldAuditEUID:
+	case taxonomy.AuditEUID:
 		return append(out, strconv.FormatUint(uint64(o.Event.Head().UID), 10))
-	case fieldAuditSession:
+	case taxonomy.AuditSession:
 		return append(out, strconv.FormatUint(uint64(p.SessionID), 10))
-	case fieldComm:
+	case taxonomy.Comm:
 		return commValues(o, out)
 	}
 	switch ev := o.Event.(type) {
@@ -114,24 +41,24 @@ func auditValues(n int, o *event.Observation, out []string) []string {
 		return auditFile(n, ev, out)
 	case *event.FlowOpen:
 		switch {
-		case n == fieldAuditType:
+		case n == taxonomy.AuditType:
 			return append(out, "SYSCALL")
-		case n == fieldSyscall && ev.Dir == event.Outbound:
+		case n == taxonomy.Syscall && ev.Dir == event.Outbound:
 			return append(out, "connect")
-		case n == fieldSyscall:
+		case n == taxonomy.Syscall:
 			return append(out, "accept")
-		case n == fieldAuditSuccess:
+		case n == taxonomy.AuditSuccess:
 			return append(out, yesOrNo(!ev.Failed))
-		case n == fieldAuditKey && ev.Dir == event.Outbound && !ev.Failed && ev.Remote.Addr().Unmap().Is4():
-			return append(out, keyConnect4)
+		case n == taxonomy.AuditKey && ev.Dir == event.Outbound && !ev.Failed && ev.Remote.Addr().Unmap().Is4():
+			return append(out, taxonomy.KeyConnect4)
 		}
 	case *event.Privilege:
 		switch {
-		case n == fieldAuditType:
+		case n == taxonomy.AuditType:
 			return append(out, "SYSCALL")
-		case n == fieldSyscall && ev.Call != "":
+		case n == taxonomy.Syscall && ev.Call != "":
 			return append(out, ev.Call)
-		case n == fieldAuditSuccess:
+		case n == taxonomy.AuditSuccess:
 			return append(out, yesOrNo(ev.ErrorName() == ""))
 		}
 	}
@@ -159,26 +86,26 @@ func commValues(o *event.Observation, out []string) []string {
 
 func auditExec(n int, p *event.Process, out []string) []string {
 	switch n {
-	case fieldAuditType:
+	case taxonomy.AuditType:
 		return append(out, "SYSCALL", "EXECVE", "PATH", "CWD", "PROCTITLE")
-	case fieldSyscall:
+	case taxonomy.Syscall:
 		return append(out, "execve")
-	case fieldAuditSuccess:
+	case taxonomy.AuditSuccess:
 		return append(out, "yes")
-	case fieldAuditNameType:
+	case taxonomy.AuditNameType:
 		return append(out, "NORMAL")
-	case fieldArgc:
+	case taxonomy.Argc:
 		if !p.ArgvTruncated {
 			return append(out, strconv.Itoa(len(p.Argv)))
 		}
-	case fieldAuditName:
+	case taxonomy.AuditName:
 		for _, name := range []string{p.Image, p.Script} {
 			if name != "" {
 				out = append(out, name)
 			}
 		}
 	default:
-		if i := n - fieldA0; i >= 0 && i < maxAuditArgs && i < len(p.Argv) {
+		if i := n - taxonomy.A0; i >= 0 && i < taxonomy.MaxAuditArgs && i < len(p.Argv) {
 			return append(out, p.Argv[i])
 		}
 	}
@@ -187,15 +114,15 @@ func auditExec(n int, p *event.Process, out []string) []string {
 
 func auditFile(n int, ev *event.File, out []string) []string {
 	switch n {
-	case fieldAuditType:
+	case taxonomy.AuditType:
 		return append(out, "SYSCALL", "PATH")
-	case fieldSyscall:
-		return append(out, fileCalls[ev.Op]...)
-	case fieldAuditSuccess:
+	case taxonomy.Syscall:
+		return append(out, fileCalls[min(ev.Op, event.FileMapExec)]...)
+	case taxonomy.AuditSuccess:
 		return append(out, "yes")
-	case fieldAuditName:
-		return fileValues(fieldTargetFilename, ev, out)
-	case fieldAuditNameType:
+	case taxonomy.AuditName:
+		return fileValues(taxonomy.TargetFilename, ev, out)
+	case taxonomy.AuditNameType:
 		switch ev.Op {
 		case event.FileCreate, event.FileMkdir, event.FileMknod, event.FileLink, event.FileSymlink:
 			return append(out, "CREATE")

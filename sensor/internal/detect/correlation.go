@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -21,37 +22,41 @@ type correlation struct {
 // makeCorrelator takes the correlations up when all rules are there. One that refers to
 // what is not used here is refused alone. The built-in rules are told by themselves
 // whatever an operator's correlation says of them: it must not make a blind spot.
-func (e *Engine) makeCorrelator(parsed []*sigma.Correlation, builtin map[*sigma.Rule]bool) {
+func (b *book) makeCorrelator(parsed []*sigma.Correlation, builtin map[*sigma.Rule]bool) {
 	var matchers []*sigma.Matcher
-	for _, rules := range e.rules {
+	for _, rules := range b.rules {
 		for _, r := range rules {
 			matchers = append(matchers, r.Matcher)
 		}
 	}
 	var refused []error
-	e.correlator, refused = sigma.NewCorrelator(sigma.DefaultCorrelatorLimits, matchers, parsed)
+	b.correlator, refused = sigma.NewCorrelator(sigma.DefaultCorrelatorLimits, matchers, parsed)
 	unsupported := 0
 	for _, err := range refused {
-		unsupported += e.reject(err, unsupported)
+		unsupported += b.reject(err, unsupported)
+		var at *sigma.Error
+		if errors.As(err, &at) && strings.HasPrefix(at.Path, pushedPath) {
+			b.pushed = append(b.pushed, err)
+		}
 	}
-	used := e.correlator.Correlations()
+	used := b.correlator.Correlations()
 	silent := sigma.Silent(used)
 	alone := func(h *sigma.Header) bool { return h.ID != "" && silent[h.ID] || h.Name != "" && silent[h.Name] }
-	for _, rules := range e.rules {
+	for _, rules := range b.rules {
 		for _, r := range rules {
 			r.silent = alone(&r.Rule.Header) && !builtin[r.Rule]
 		}
 	}
 	for _, c := range used {
-		e.correlations[c] = &correlation{
-			Correlation: c, id: idOf(&c.Header), severity: event.Severity(c.Level), techniques: c.Techniques(), silent: alone(&c.Header),
+		b.correlations[c] = &correlation{
+			Correlation: c, id: sigma.IDOf(&c.Header), severity: event.Severity(c.Level), techniques: c.Techniques(), silent: alone(&c.Header),
 		}
 	}
 }
 
 // tells says whether what a level stands for becomes a finding.
-func (e *Engine) tells(level event.Severity) bool {
-	return e.severity[level] >= e.severity[e.cfg.MinLevel]
+func (b *book) tells(level event.Severity) bool {
+	return b.severity[level] >= b.severity[b.cfg.MinLevel]
 }
 
 // correlated are the findings of correlations that were fulfilled. The observation of each
@@ -102,6 +107,9 @@ func counted(hit sigma.Hit) string {
 		text = fmt.Sprintf("It is the last of %d steps, one after the other,", hit.Count)
 	default:
 		text = fmt.Sprintf("It is one of %d things that were seen together", hit.Count)
+		if words := c.Condition(); words != "" {
+			text = "What was seen together fulfils “" + plain(words, 200) + "”"
+		}
 	}
 	text += " within " + within(hit.Last.Sub(hit.First))
 	var of []string

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vedette-edr/vedette/proto/sigma"
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 )
 
 // ecosystem is where rules of the ecosystem lie, as data; "" and a skip when they do not.
@@ -67,7 +68,7 @@ func TestCoverage(t *testing.T) {
 		case r.Category == "":
 			source = "bare words, any log of Linux"
 		}
-		matchers, err := sigma.Compile(r, schema)
+		matchers, err := sigma.Compile(r, taxonomy.Schema)
 		if err != nil {
 			var refused *sigma.Error
 			if !errors.As(err, &refused) || !refused.Unsupported {

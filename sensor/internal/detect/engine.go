@@ -44,6 +44,9 @@ type Config struct {
 	// MaxStorylines and MaxProcesses bound what is remembered; the least recently
 	// used goes first. Defaults 2048 and 8192.
 	MaxStorylines, MaxProcesses int
+	// MaxCost is what all rules together may take of the processor for one event (default
+	// 100 µs): rules that would take more are not taken up. The built-in ones take some 2 µs.
+	MaxCost time.Duration
 	// Now and Entropy make the ids; defaults the clock and crypto/rand.
 	Now     func() time.Time
 	Entropy io.Reader
@@ -71,6 +74,9 @@ func (c Config) withDefaults() Config {
 	if c.TaintedThreshold <= 0 {
 		c.TaintedThreshold = 30
 	}
+	if c.MaxCost <= 0 {
+		c.MaxCost = 100 * time.Microsecond
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -97,18 +103,12 @@ type Stats struct {
 
 // Engine is the stage. Evaluate is for one goroutine; Stats may be called from any.
 type Engine struct {
-	cfg      Config
-	rules    map[string][]*rule // by kind of record
-	sets     map[string]*ruleSet
-	rejected []error
-	// parsed are the correlations until all rules are loaded.
-	parsed       []*sigma.Correlation
-	correlator   *sigma.Correlator
-	correlations map[*sigma.Correlation]*correlation
-	ids          map[string]string // of rules, with the file
-	ulids        ulids
+	cfg   Config
+	ulids ulids
 
-	mu        sync.Mutex
+	mu sync.Mutex
+	*book
+	recent    recent
 	stories   *lru[event.ProcessKey, *story]
 	marked    *lru[event.ProcessKey, mark]     // processes with findings
 	told      *lru[tellKey, struct{}]          // (rule or behaviour, process)
@@ -121,9 +121,8 @@ type Engine struct {
 	// tamperBudget is apart, so that a flood of findings does not hide why it is there.
 	tamperBudget window
 
-	stats    Stats
-	severity map[event.Severity]int
-	record   record
+	stats  Stats
+	record record
 }
 
 // rule is a matcher with what a finding needs of it.
@@ -132,6 +131,7 @@ type rule struct {
 	id         string
 	severity   event.Severity
 	techniques []string
+	print      sigma.Fingerprint
 	silent     bool // it is told by the correlations that refer to it alone
 }
 
@@ -158,36 +158,33 @@ type repeatKey struct {
 func New(cfg Config) (*Engine, error) {
 	cfg = cfg.withDefaults()
 	e := &Engine{
-		cfg:   cfg,
-		rules: map[string][]*rule{},
-		sets:  map[string]*ruleSet{},
-		ids:   map[string]string{},
-
-		correlations: map[*sigma.Correlation]*correlation{},
-		ulids:        ulids{entropy: cfg.Entropy},
-		stories:      newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
-		marked:       newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
-		told:         newLRU[tellKey, struct{}](cfg.MaxProcesses),
-		accepting:    newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
-		servers:      newLRU[string, struct{}](1024),
-		young:        newLRU[string, time.Time](1024),
-		strangers:    newLRU[netip.AddrPort, struct{}](1024),
-		repeats:      newLRU[repeatKey, *repeat](cfg.MaxStorylines),
-		severity: map[event.Severity]int{
-			event.Informational: 0, event.Low: 1, event.Medium: 2, event.High: 3, event.Critical: 4,
-		},
+		cfg:       cfg,
+		ulids:     ulids{entropy: cfg.Entropy},
+		book:      newBook(cfg),
+		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
+		marked:    newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
+		told:      newLRU[tellKey, struct{}](cfg.MaxProcesses),
+		accepting: newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
+		servers:   newLRU[string, struct{}](1024),
+		young:     newLRU[string, time.Time](1024),
+		strangers: newLRU[netip.AddrPort, struct{}](1024),
+		repeats:   newLRU[repeatKey, *repeat](cfg.MaxStorylines),
 	}
 	if _, ok := e.severity[cfg.MinLevel]; !ok {
 		return nil, fmt.Errorf("choosing the lowest level: %q is none", cfg.MinLevel)
 	}
-	if err := e.load(); err != nil {
+	if err := e.load(Set{}); err != nil {
 		return nil, err
 	}
 	return e, nil
 }
 
-// Rejected are the rules of RulesDir that are not used, each with file, line and reason.
-func (e *Engine) Rejected() []error { return e.rejected }
+// Rejected are the rules that are not used, each with file, line and reason.
+func (e *Engine) Rejected() []error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.rejected
+}
 
 // Stats is a consistent reading of the counters.
 func (e *Engine) Stats() Stats {
@@ -212,6 +209,7 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 		}
 		return findings, nil
 	}
+	e.recent.note(o)
 	story := e.follow(o)
 	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {
 		e.serves(o.Process)

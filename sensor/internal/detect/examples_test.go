@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vedette-edr/vedette/proto/sigma"
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/rules"
 )
@@ -51,40 +52,40 @@ func withPort(a netip.AddrPort, port uint64) netip.AddrPort {
 
 func (s *staged) process(h *host) *event.Process {
 	installer := ""
-	if s.is(fieldInstalls) {
+	if s.is(taxonomy.Installs) {
 		installer = "/usr/bin/dpkg"
 	}
 	top := h.process(nil, installer)
-	parent := h.process(top, s.text(fieldParentImage, "/srv/example/parent"), s.text(fieldParentCommandLine, "parent"))
-	parent.User, parent.Traits = s.text(fieldParentUser, "example"), s.example[fieldParentTraits]
-	p := h.process(parent, s.text(fieldImage, "/srv/example/program"))
-	p.User, p.Cwd, p.Traits = s.text(fieldUser, "example"), s.text(fieldCurrentDirectory, "/"), s.example[fieldTraits]
-	p.Script, p.Unit, p.Container = s.text(fieldScript, ""), s.text(fieldUnit, ""), s.text(fieldContainer, "")
-	p.UID = uint32(s.number(fieldLogonID, 1234)) //nolint:gosec // parsed as 32 bits
-	for i := range maxAuditArgs {
+	parent := h.process(top, s.text(taxonomy.ParentImage, "/srv/example/parent"), s.text(taxonomy.ParentCommandLine, "parent"))
+	parent.User, parent.Traits = s.text(taxonomy.ParentUser, "example"), s.example[taxonomy.ParentTraits]
+	p := h.process(parent, s.text(taxonomy.Image, "/srv/example/program"))
+	p.User, p.Cwd, p.Traits = s.text(taxonomy.User, "example"), s.text(taxonomy.CurrentDirectory, "/"), s.example[taxonomy.Traits]
+	p.Script, p.Unit, p.Container = s.text(taxonomy.Script, ""), s.text(taxonomy.Unit, ""), s.text(taxonomy.Container, "")
+	p.UID = uint32(s.number(taxonomy.LogonID, 1234)) //nolint:gosec // parsed as 32 bits
+	for i := range taxonomy.MaxAuditArgs {
 		if last := s.lastArg(); i <= last {
-			p.Argv = append(p.Argv, s.text(fieldA0+i, "-"))
+			p.Argv = append(p.Argv, s.text(taxonomy.A0+i, "-"))
 		}
 	}
-	if line := s.text(fieldCommandLine, ""); line != "" || len(p.Argv) == 0 {
+	if line := s.text(taxonomy.CommandLine, ""); line != "" || len(p.Argv) == 0 {
 		p.Argv = append(p.Argv, line)
 	}
-	if comm := s.text(fieldComm, ""); comm != "" {
+	if comm := s.text(taxonomy.Comm, ""); comm != "" {
 		p.Argv[0] = comm
 	}
-	if s.is(fieldServes) || s.is(fieldInSession) || s.text(fieldOriginIP, "") != "" {
-		p.Origin = &event.Flow{Remote: withPort(s.addr(fieldOriginIP, "192.0.2.77"), 4000), Local: netip.MustParseAddrPort("10.0.0.1:22")}
+	if s.is(taxonomy.Serves) || s.is(taxonomy.InSession) || s.text(taxonomy.OriginIP, "") != "" {
+		p.Origin = &event.Flow{Remote: withPort(s.addr(taxonomy.OriginIP, "192.0.2.77"), 4000), Local: netip.MustParseAddrPort("10.0.0.1:22")}
 		p.Anchor = parent.Key
 	}
-	if s.is(fieldServes) {
+	if s.is(taxonomy.Serves) {
 		p.Anchor = p.Key
 	}
 	return p
 }
 
 func (s *staged) lastArg() int {
-	for i := maxAuditArgs - 1; i >= 0; i-- {
-		if len(s.example[fieldA0+i]) > 0 {
+	for i := taxonomy.MaxAuditArgs - 1; i >= 0; i-- {
+		if len(s.example[taxonomy.A0+i]) > 0 {
 			return i
 		}
 	}
@@ -95,17 +96,17 @@ func (s *staged) lastArg() int {
 func (s *staged) observation(h *host, of string) (*event.Observation, event.Verdict, error) {
 	p := s.process(h)
 	o := &event.Observation{Time: h.tick(), Process: p}
-	head := event.Header{Process: p.Key, UID: uint32(s.number(fieldAuditEUID, 1234))} //nolint:gosec // parsed as 32 bits
+	head := event.Header{Process: p.Key, UID: uint32(s.number(taxonomy.AuditEUID, 1234))} //nolint:gosec // parsed as 32 bits
 	switch of {
 	case "process_creation":
 		o.Event = &event.Exec{Header: head}
-		if before := s.text(fieldPreviousImage, ""); before != "" {
+		if before := s.text(taxonomy.PreviousImage, ""); before != "" {
 			o.Before = &event.Process{Image: before}
 		}
 	case "network_connection":
 		s.flow(o, head)
 	case "dns_query":
-		o.Event = &event.DNS{Header: head, Name: s.text(fieldQueryName, "example.org")}
+		o.Event = &event.DNS{Header: head, Name: s.text(taxonomy.QueryName, "example.org")}
 	case "network_socket":
 		s.socket(o, head)
 	case "file_event", "file_delete", "image_load":
@@ -115,19 +116,19 @@ func (s *staged) observation(h *host, of string) (*event.Observation, event.Verd
 	default:
 		return nil, event.Verdict{}, fmt.Errorf("an event of %s", of)
 	}
-	known := s.is(fieldKnown)
+	known := s.is(taxonomy.Known)
 	return o, event.Verdict{Tracked: true, Known: known}, s.err
 }
 
 func (s *staged) flow(o *event.Observation, head event.Header) {
-	source := withPort(s.addr(fieldSourceIP, "10.0.0.1"), s.number(fieldSourcePort, 40000))
-	destination := withPort(s.addr(fieldDestinationIP, "198.51.100.7"), s.number(fieldDestinationPort, 4321))
-	if key, told := s.example[fieldAuditKey]; told && len(key) == 0 {
+	source := withPort(s.addr(taxonomy.SourceIP, "10.0.0.1"), s.number(taxonomy.SourcePort, 40000))
+	destination := withPort(s.addr(taxonomy.DestinationIP, "198.51.100.7"), s.number(taxonomy.DestinationPort, 4321))
+	if key, told := s.example[taxonomy.AuditKey]; told && len(key) == 0 {
 		destination = netip.MustParseAddrPort("[2001:db8::7]:4321")
 	}
-	outbound := s.text(fieldInitiated, "true") == "true" && s.text(fieldSyscall, "connect") == "connect"
-	f := &event.Flow{Proto: 6, Dir: event.Inbound, Local: destination, Remote: source, Name: s.text(fieldDestinationHostname, "")}
-	if s.text(fieldProtocol, "tcp") == "udp" {
+	outbound := s.text(taxonomy.Initiated, "true") == "true" && s.text(taxonomy.Syscall, "connect") == "connect"
+	f := &event.Flow{Proto: 6, Dir: event.Inbound, Local: destination, Remote: source, Name: s.text(taxonomy.DestinationHostname, "")}
+	if s.text(taxonomy.Protocol, "tcp") == "udp" {
 		f.Proto = 17
 	}
 	if outbound {
@@ -135,17 +136,17 @@ func (s *staged) flow(o *event.Observation, head event.Header) {
 	}
 	o.Flow = f
 	o.Event = &event.FlowOpen{
-		Header: head, Proto: f.Proto, Dir: f.Dir, Local: f.Local, Remote: f.Remote, Failed: s.text(fieldAuditSuccess, "yes") == "no",
+		Header: head, Proto: f.Proto, Dir: f.Dir, Local: f.Local, Remote: f.Remote, Failed: s.text(taxonomy.AuditSuccess, "yes") == "no",
 	}
 }
 
 func (s *staged) socket(o *event.Observation, head event.Header) {
 	families := map[string]uint16{"inet": 2, "inet6": 10, "packet": 17, "xdp": 44, "vsock": 40}
-	ev := &event.Socket{Header: head, Family: families[s.text(fieldSocketFamily, "vsock")], Type: 1}
-	if s.text(fieldSocketType, "") == "raw" {
+	ev := &event.Socket{Header: head, Family: families[s.text(taxonomy.SocketFamily, "vsock")], Type: 1}
+	if s.text(taxonomy.SocketType, "") == "raw" {
 		ev.Type = event.SocketTypeRaw
 	}
-	switch s.text(fieldSocketResult, "made") {
+	switch s.text(taxonomy.SocketResult, "made") {
 	case "asked":
 		ev.Asked = true
 	case "refused":
@@ -161,30 +162,30 @@ func (s *staged) file(o *event.Observation, head event.Header, of string) {
 		ev.Op = event.FileUnlink
 	case of == "image_load":
 		ev.Op = event.FileMapExec
-	case len(s.example[fieldAuditNameType]) > 0 && s.example[fieldAuditNameType][0] == "CREATE":
+	case len(s.example[taxonomy.AuditNameType]) > 0 && s.example[taxonomy.AuditNameType][0] == "CREATE":
 		ev.Op = event.FileCreate
 	}
 	for op := event.FileWrite; op <= event.FileMapExec; op++ {
-		if op.String() == s.text(fieldOperation, "") || slices.Contains(fileCalls[op], s.text(fieldSyscall, "")) {
+		if op.String() == s.text(taxonomy.Operation, "") || slices.Contains(fileCalls[op], s.text(taxonomy.Syscall, "")) {
 			ev.Op = op
 		}
 	}
 	for class := event.FileOther; class <= event.FileLog; class++ {
-		if class.String() == s.text(fieldFileClass, "") {
+		if class.String() == s.text(taxonomy.FileClass, "") {
 			ev.Class = class
 		}
 	}
-	ev.Path = []byte(s.text(fieldTargetFilename, s.text(fieldAuditName, s.text(fieldImageLoaded, "/srv/example/file"))))
-	if name := s.text(fieldNewName, ""); name != "" {
+	ev.Path = []byte(s.text(taxonomy.TargetFilename, s.text(taxonomy.AuditName, s.text(taxonomy.ImageLoaded, "/srv/example/file"))))
+	if name := s.text(taxonomy.NewName, ""); name != "" {
 		ev.Path = []byte(name)
 		if ev.Op == event.FileRename {
-			ev.Path, ev.Target = []byte(s.text(fieldTargetFilename, name)), []byte(name)
+			ev.Path, ev.Target = []byte(s.text(taxonomy.TargetFilename, name)), []byte(name)
 		}
 	}
-	if s.is(fieldSetID) {
+	if s.is(taxonomy.SetID) {
 		ev.Mode = regular | setUIDBit
 	}
-	for _, trait := range s.example[fieldLoadedTraits] {
+	for _, trait := range s.example[taxonomy.LoadedTraits] {
 		switch trait {
 		case event.TraitMemFD:
 			ev.MemoryFD = true
@@ -201,14 +202,14 @@ func (s *staged) file(o *event.Observation, head event.Header, of string) {
 
 func (s *staged) privilege(h *host, o *event.Observation, head event.Header) {
 	ev := &event.Privilege{
-		Header: head, Operation: event.Operation(s.text(fieldOperation, "memfd")), Call: s.text(fieldCall, s.text(fieldSyscall, "")),
-		Name: []byte(s.text(fieldName, "")), UIDBefore: uint32(s.number(fieldPreviousUID, 1234)), //nolint:gosec // parsed as 32 bits
+		Header: head, Operation: event.Operation(s.text(taxonomy.Operation, "memfd")), Call: s.text(taxonomy.Call, s.text(taxonomy.Syscall, "")),
+		Name: []byte(s.text(taxonomy.Name, "")), UIDBefore: uint32(s.number(taxonomy.PreviousUID, 1234)), //nolint:gosec // parsed as 32 bits
 	}
-	ev.UID = uint32(s.number(fieldEffectiveUID, 1234)) //nolint:gosec // parsed as 32 bits
-	if !slices.Contains([]string{"true", ""}, s.text(fieldSucceeded, "true")) || s.text(fieldError, "") != "" {
+	ev.UID = uint32(s.number(taxonomy.EffectiveUID, 1234)) //nolint:gosec // parsed as 32 bits
+	if !slices.Contains([]string{"true", ""}, s.text(taxonomy.Succeeded, "true")) || s.text(taxonomy.Error, "") != "" {
 		ev.Result = -1 // EPERM
 	}
-	for _, mark := range s.example[fieldMarks] {
+	for _, mark := range s.example[taxonomy.Marks] {
 		flag := map[string]*bool{
 			"gained": &ev.Gained, "unexplained": &ev.Unexplained, "sensor": &ev.Ours, "claimed-object": &ev.ClaimedObject, "writable": &ev.Writable,
 			"modified": &ev.Modified, "memory-file": &ev.MemoryFile, "from-kernel": &ev.FromKernel, "host-mounts": &ev.HostMounts, "32-bit": &ev.Compat,
@@ -219,42 +220,31 @@ func (s *staged) privilege(h *host, o *event.Observation, head event.Header) {
 	}
 	for number := range uint32(1 << 15) {
 		ev.Command = number
-		if want := s.text(fieldCommand, ""); want == "" || strings.EqualFold(ev.CommandName(), want) {
+		if want := s.text(taxonomy.Command, ""); want == "" || strings.EqualFold(ev.CommandName(), want) {
 			break
 		}
 	}
-	for _, c := range s.example[fieldClaimed] {
+	for _, c := range s.example[taxonomy.Claimed] {
 		ev.Claimed = append(ev.Claimed, []byte(c))
 	}
-	ev.Gained = ev.Gained || len(s.example[fieldCapabilities]) > 0
+	ev.Gained = ev.Gained || len(s.example[taxonomy.Capabilities]) > 0
 	for bit := range 41 {
 		ev.Caps = 1 << bit
-		if want := s.example[fieldCapabilities]; len(want) == 0 || slices.Contains(ev.GainedCapabilities(), want[0]) {
+		if want := s.example[taxonomy.Capabilities]; len(want) == 0 || slices.Contains(ev.GainedCapabilities(), want[0]) {
 			break
 		}
 	}
 	for bit := range 64 {
 		ev.Arguments = 1 << bit
-		if want := s.example[fieldNamespaces]; len(want) == 0 || slices.Contains(ev.Namespaces(), want[0]) {
+		if want := s.example[taxonomy.Namespaces]; len(want) == 0 || slices.Contains(ev.Namespaces(), want[0]) {
 			break
 		}
 	}
-	if s.text(fieldTargetImage, "") != "" || s.text(fieldTargetUser, "") != "" {
-		o.Target = h.process(nil, s.text(fieldTargetImage, "/srv/example/target"))
-		o.Target.User = s.text(fieldTargetUser, "example")
+	if s.text(taxonomy.TargetImage, "") != "" || s.text(taxonomy.TargetUser, "") != "" {
+		o.Target = h.process(nil, s.text(taxonomy.TargetImage, "/srv/example/target"))
+		o.Target.User = s.text(taxonomy.TargetUser, "example")
 	}
 	o.Event = ev
-}
-
-// givenOf is what auditd's rules find in every record of a kind.
-var givenOf = map[string]sigma.Example{
-	"process_creation": {
-		fieldAuditType: {"SYSCALL", "EXECVE", "PATH", "CWD", "PROCTITLE"}, fieldSyscall: {"execve"}, fieldAuditSuccess: {"yes"}, fieldAuditNameType: {"NORMAL"},
-	},
-	"file_event":         {fieldAuditType: {"SYSCALL", "PATH"}, fieldAuditSuccess: {"yes"}},
-	"file_delete":        {fieldAuditType: {"SYSCALL", "PATH"}, fieldAuditSuccess: {"yes"}, fieldAuditNameType: {"DELETE"}},
-	"network_connection": {fieldAuditType: {"SYSCALL"}},
-	"privilege":          {fieldAuditType: {"SYSCALL"}},
 }
 
 // Ensure each rule, built in or of the ecosystem, that can match has an event of the sensor's
@@ -277,11 +267,11 @@ func tryExamples(t *testing.T, e *Engine, of []*sigma.Rule) {
 		why := ""
 		for kind, set := range e.sets {
 			for _, m := range set.rules {
-				if m.id != idOf(&r.Header) {
+				if m.id != sigma.IDOf(&r.Header) {
 					continue
 				}
 				used = true
-				match, miss, err := m.Examples(givenOf[kind])
+				match, miss, err := m.Examples(taxonomy.Given(kind))
 				if err != nil {
 					why = err.Error()
 					continue

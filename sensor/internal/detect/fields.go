@@ -8,160 +8,9 @@ import (
 	"unsafe"
 
 	"github.com/vedette-edr/vedette/proto/sigma"
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
-
-// The fields that rules may name, as the Sigma taxonomy does for Linux, and
-// Vedette's own below "vedette.".
-const (
-	fieldImage = iota
-	fieldCommandLine
-	fieldParentImage
-	fieldParentCommandLine
-	fieldUser
-	fieldParentUser
-	fieldCurrentDirectory
-	fieldLogonID
-	fieldProcessID
-	fieldParentProcessID
-	fieldHashes
-	fieldSHA256
-	fieldInitiated
-	fieldProtocol
-	fieldSourceIP
-	fieldSourcePort
-	fieldDestinationIP
-	fieldDestinationPort
-	fieldDestinationHostname
-	fieldQueryName
-	// fieldTraits: memfd, deleted, world-writable-dir, set-id, hidden-path.
-	fieldTraits
-	fieldParentTraits
-	// fieldPreviousImage: what the process was before it executed Image.
-	fieldPreviousImage
-	fieldScript
-	fieldUnit
-	fieldContainer
-	// fieldServes: true when this very process was forked for an accepted connection.
-	fieldServes
-	// fieldOriginIP: whence the session came that the process belongs to.
-	fieldOriginIP
-	// fieldSocketFamily, fieldSocketType: inet, inet6, packet, xdp, vsock; raw or a number.
-	fieldSocketFamily
-	fieldSocketType
-	// fieldSocketResult: made, refused, or asked (by io_uring, what became of it is not known).
-	fieldSocketResult
-	fieldTerminal
-	// fieldVia: the program that let a login in: sshd, login, cron, …
-	fieldVia
-	// fieldKnown: true when this host does this all the time.
-	fieldKnown
-	// fieldTargetFilename: the file, whatever alias led to it; of a rename or a link both names.
-	fieldTargetFilename
-	// fieldOperation: write, create, rename, …; of category privilege setuid, ptrace, …
-	fieldOperation
-	// fieldFileClass: credential, persistence, binary, module, web, history, log, other.
-	fieldFileClass
-	// fieldNewName: what it is called after a rename or a link; else as TargetFilename.
-	fieldNewName
-	// fieldSetID: true when the file runs as its owner or group.
-	fieldSetID
-	fieldTargetProcessID
-	fieldImageLoaded
-	// fieldLoadedTraits: memfd, deleted, world-writable-dir, hidden-path, of the library.
-	fieldLoadedTraits
-	// fieldInSession: true when the process belongs to a session that came in over the network.
-	fieldInSession
-	// fieldInstalls: true when the process or one that it descends from is a package manager.
-	fieldInstalls
-	// What follows is of category privilege.
-	fieldCall
-	fieldSucceeded
-	fieldError
-	fieldCommand
-	fieldMarks
-	fieldNamespaces
-	fieldCapabilities
-	fieldEffectiveUID
-	fieldPreviousUID
-	fieldName
-	fieldClaimed
-	fieldTargetImage
-	fieldTargetUser
-	// fieldStoryline: PID.START of its root, as findings name it.
-	fieldStoryline
-	// What follows is for auditd's rules, see audit.go.
-	fieldAuditType
-	fieldSyscall
-	fieldComm
-	fieldAuditName
-	fieldAuditNameType
-	fieldAuditKey
-	fieldAuditSuccess
-	fieldAuditUID
-	fieldAuditEUID
-	fieldAuditSession
-	fieldArgc
-	fieldA0
-	fieldCount = fieldA0 + maxAuditArgs
-)
-
-var processFields = map[string]int{
-	"Image": fieldImage, "CommandLine": fieldCommandLine,
-	"ParentImage": fieldParentImage, "ParentCommandLine": fieldParentCommandLine,
-	"User": fieldUser, "ParentUser": fieldParentUser, "CurrentDirectory": fieldCurrentDirectory,
-	"LogonId": fieldLogonID, "ProcessId": fieldProcessID, "ParentProcessId": fieldParentProcessID,
-	"Hashes": fieldHashes, "sha256": fieldSHA256, "Sha256": fieldSHA256,
-	"vedette.ImageTraits": fieldTraits, "vedette.ParentTraits": fieldParentTraits,
-	"vedette.Script": fieldScript, "vedette.Unit": fieldUnit, "vedette.Container": fieldContainer,
-	"vedette.InSession": fieldInSession, "vedette.Installs": fieldInstalls,
-	"vedette.ServesConnection": fieldServes, "vedette.OriginIp": fieldOriginIP, "vedette.Known": fieldKnown,
-	"vedette.Storyline": fieldStoryline,
-}
-
-func with(more map[string]int) map[string]int {
-	all := make(map[string]int, len(processFields)+len(more))
-	for name, number := range processFields {
-		all[name] = number
-	}
-	for name, number := range more {
-		all[name] = number
-	}
-	return all
-}
-
-// source is one kind of record; bare words are looked for in text, which is what the
-// kernel's key of such an event holds.
-func source(category string, more map[string]int, text ...int) sigma.Source {
-	return sigma.Source{Of: category, Category: category, Fields: with(more), Text: text}
-}
-
-var schema = sigma.Schema{
-	source("process_creation", map[string]int{"vedette.PreviousImage": fieldPreviousImage}, fieldCommandLine, fieldImage),
-	source("network_connection", map[string]int{
-		"Initiated": fieldInitiated, "Protocol": fieldProtocol,
-		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort,
-		"DestinationIp": fieldDestinationIP, "DestinationPort": fieldDestinationPort,
-		"DestinationHostname": fieldDestinationHostname,
-	}),
-	source("dns_query", map[string]int{"QueryName": fieldQueryName}, fieldQueryName, fieldImage),
-	source("network_socket", map[string]int{
-		"Protocol": fieldProtocol, "vedette.SocketFamily": fieldSocketFamily,
-		"vedette.SocketType": fieldSocketType, "vedette.SocketResult": fieldSocketResult,
-	}),
-	source("authentication", map[string]int{
-		"SourceIp": fieldSourceIP, "SourcePort": fieldSourcePort, "Terminal": fieldTerminal, "vedette.Via": fieldVia,
-	}),
-	source("file_event", map[string]int{
-		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
-		"vedette.NewName": fieldNewName, "vedette.SetId": fieldSetID,
-	}, fieldTargetFilename, fieldImage),
-	source("file_delete", map[string]int{
-		"TargetFilename": fieldTargetFilename, "vedette.Operation": fieldOperation, "vedette.FileClass": fieldFileClass,
-	}, fieldTargetFilename, fieldImage),
-	source("image_load", map[string]int{"ImageLoaded": fieldImageLoaded, "vedette.LoadedTraits": fieldLoadedTraits}),
-	source("privilege", privilegeFields),
-}
 
 // record gives an observation's fields, each made when a rule first asks. It is
 // used again for the next observation, and so is the memory of the texts that it had to
@@ -169,9 +18,9 @@ var schema = sigma.Schema{
 type record struct {
 	o      *event.Observation
 	v      event.Verdict
-	raw    [fieldCount][]string
-	folded [fieldCount][]string
-	have   [fieldCount]uint8 // 1: raw, 2: folded
+	raw    [taxonomy.FieldCount][]string
+	folded [taxonomy.FieldCount][]string
+	have   [taxonomy.FieldCount]uint8 // 1: raw, 2: folded
 	texts  []byte
 }
 
@@ -180,7 +29,7 @@ const maxTexts = 64 << 10
 
 func (r *record) reset(o *event.Observation, v event.Verdict) {
 	r.o, r.v = o, v
-	r.have = [fieldCount]uint8{}
+	r.have = [taxonomy.FieldCount]uint8{}
 	if r.texts = r.texts[:0]; cap(r.texts) > maxTexts {
 		r.texts = nil
 	}
@@ -257,60 +106,60 @@ func (r *record) values(n int, out []string) []string {
 		return append(out, s)
 	}
 	switch n {
-	case fieldImage:
+	case taxonomy.Image:
 		return text(p.Image)
-	case fieldCommandLine:
+	case taxonomy.CommandLine:
 		return text(r.joined(p.Argv))
-	case fieldUser:
+	case taxonomy.User:
 		return text(p.User)
-	case fieldCurrentDirectory:
+	case taxonomy.CurrentDirectory:
 		return text(p.Cwd)
-	case fieldLogonID:
+	case taxonomy.LogonID:
 		return append(out, strconv.FormatUint(uint64(p.UID), 10))
-	case fieldProcessID:
+	case taxonomy.ProcessID:
 		return append(out, strconv.FormatUint(uint64(p.Key.PID), 10))
-	case fieldHashes:
+	case taxonomy.Hashes:
 		if p.Hashed {
 			return append(out, "SHA256="+strings.ToUpper(hex.EncodeToString(p.SHA256[:])))
 		}
-	case fieldSHA256:
+	case taxonomy.SHA256:
 		if p.Hashed {
 			return append(out, hex.EncodeToString(p.SHA256[:]))
 		}
-	case fieldTraits:
+	case taxonomy.Traits:
 		return append(out, p.Traits...)
-	case fieldScript:
+	case taxonomy.Script:
 		return text(p.Script)
-	case fieldUnit:
+	case taxonomy.Unit:
 		return text(p.Unit)
-	case fieldContainer:
+	case taxonomy.Container:
 		return text(p.Container)
-	case fieldServes:
+	case taxonomy.Serves:
 		return append(out, strconv.FormatBool(p.Origin != nil && p.Anchor == p.Key))
-	case fieldOriginIP:
+	case taxonomy.OriginIP:
 		if p.Origin != nil {
 			return append(out, p.Origin.Remote.Addr().Unmap().String())
 		}
-	case fieldKnown:
+	case taxonomy.Known:
 		return append(out, strconv.FormatBool(r.v.Known))
-	case fieldPreviousImage:
+	case taxonomy.PreviousImage:
 		if r.o.Before != nil {
 			return text(r.o.Before.Image)
 		}
-	case fieldParentImage, fieldParentCommandLine, fieldParentUser, fieldParentProcessID, fieldParentTraits:
+	case taxonomy.ParentImage, taxonomy.ParentCommandLine, taxonomy.ParentUser, taxonomy.ParentProcessID, taxonomy.ParentTraits:
 		return r.parentValues(n, out)
-	case fieldInstalls:
+	case taxonomy.Installs:
 		return append(out, strconv.FormatBool(installs(p)))
-	case fieldInSession:
+	case taxonomy.InSession:
 		return append(out, strconv.FormatBool(p.Origin != nil))
-	case fieldQueryName:
+	case taxonomy.QueryName:
 		if d, ok := r.o.Event.(*event.DNS); ok {
 			return text(d.Name)
 		}
-	case fieldStoryline:
+	case taxonomy.Storyline:
 		return append(out, storyline(p))
 	default:
-		if n >= fieldAuditType {
+		if n >= taxonomy.AuditType {
 			return auditValues(n, r.o, out)
 		}
 		if f, ok := r.o.Event.(*event.File); ok {
@@ -333,15 +182,15 @@ func (r *record) parentValues(n int, out []string) []string {
 	}
 	s := ""
 	switch n {
-	case fieldParentImage:
+	case taxonomy.ParentImage:
 		s = p.Image
-	case fieldParentCommandLine:
+	case taxonomy.ParentCommandLine:
 		s = r.joined(p.Argv)
-	case fieldParentUser:
+	case taxonomy.ParentUser:
 		s = p.User
-	case fieldParentProcessID:
+	case taxonomy.ParentProcessID:
 		s = strconv.FormatUint(uint64(p.Key.PID), 10)
-	case fieldParentTraits:
+	case taxonomy.ParentTraits:
 		return append(out, p.Traits...)
 	}
 	if s == "" {
@@ -359,19 +208,19 @@ func flowValues(n int, f *event.Flow, out []string) []string {
 	addr := func(a netip.AddrPort) []string { return append(out, a.Addr().Unmap().WithZone("").String()) }
 	port := func(a netip.AddrPort) []string { return append(out, strconv.Itoa(int(a.Port()))) }
 	switch n {
-	case fieldInitiated:
+	case taxonomy.Initiated:
 		return append(out, strconv.FormatBool(f.Dir == event.Outbound))
-	case fieldProtocol:
+	case taxonomy.Protocol:
 		return append(out, protocol(f.Proto))
-	case fieldSourceIP:
+	case taxonomy.SourceIP:
 		return addr(source)
-	case fieldSourcePort:
+	case taxonomy.SourcePort:
 		return port(source)
-	case fieldDestinationIP:
+	case taxonomy.DestinationIP:
 		return addr(destination)
-	case fieldDestinationPort:
+	case taxonomy.DestinationPort:
 		return port(destination)
-	case fieldDestinationHostname:
+	case taxonomy.DestinationHostname:
 		if name != "" {
 			return append(out, name)
 		}

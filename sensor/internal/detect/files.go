@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
@@ -48,25 +49,25 @@ func systemPlace(image string) bool {
 // fileValues are the fields of a file event.
 func fileValues(n int, f *event.File, out []string) []string {
 	switch n {
-	case fieldTargetFilename:
+	case taxonomy.TargetFilename:
 		out = append(out, string(f.Path))
 		if named(f) {
 			out = append(out, string(f.Target))
 		}
-	case fieldNewName:
+	case taxonomy.NewName:
 		if named(f) {
 			return append(out, string(f.Target))
 		}
 		return append(out, string(f.Path))
-	case fieldOperation:
+	case taxonomy.Operation:
 		return append(out, f.Op.String())
-	case fieldFileClass:
+	case taxonomy.FileClass:
 		return append(out, f.Class.String())
-	case fieldSetID:
+	case taxonomy.SetID:
 		return append(out, strconv.FormatBool(f.Mode&fileType == regular && (f.Mode&setUIDBit != 0 || f.Mode&setGIDBit == setGIDBit)))
-	case fieldImageLoaded:
+	case taxonomy.ImageLoaded:
 		return append(out, string(f.Path))
-	case fieldLoadedTraits:
+	case taxonomy.LoadedTraits:
 		return append(out, loadedTraits(f)...)
 	}
 	return out

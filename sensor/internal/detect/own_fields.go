@@ -3,22 +3,23 @@ package detect
 import (
 	"strconv"
 
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
 // socketValue is a field that a socket has for itself.
 func socketValue(n int, s *event.Socket) (string, bool) {
 	switch n {
-	case fieldProtocol:
+	case taxonomy.Protocol:
 		return protocol(uint8(min(s.Protocol, 255))), true //nolint:gosec // bounded
-	case fieldSocketFamily:
+	case taxonomy.SocketFamily:
 		return socketFamily(s.Family), true
-	case fieldSocketType:
+	case taxonomy.SocketType:
 		if s.Type == event.SocketTypeRaw {
 			return "raw", true
 		}
 		return strconv.Itoa(int(s.Type)), true
-	case fieldSocketResult:
+	case taxonomy.SocketResult:
 		return socketResult(s), true
 	}
 	return "", false
@@ -53,21 +54,21 @@ func socketResult(s *event.Socket) string {
 // loginValue is a field that a login has for itself; empty: it is not known.
 func loginValue(n int, l *event.Login) (string, bool) {
 	switch n {
-	case fieldUser:
+	case taxonomy.User:
 		return l.User, true
-	case fieldSourceIP:
+	case taxonomy.SourceIP:
 		if l.Source.IsValid() {
 			return l.Source.Addr().Unmap().String(), true
 		}
 		return "", true
-	case fieldSourcePort:
+	case taxonomy.SourcePort:
 		if l.Source.Port() != 0 {
 			return strconv.Itoa(int(l.Source.Port())), true
 		}
 		return "", true
-	case fieldTerminal:
+	case taxonomy.Terminal:
 		return l.Terminal, true
-	case fieldVia:
+	case taxonomy.Via:
 		return l.Via, true
 	}
 	return "", false

@@ -5,19 +5,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
-
-// privilegeFields are the fields of category privilege: Sigma has none for it.
-// sensor/DESIGN.md lists what they hold.
-var privilegeFields = map[string]int{
-	"vedette.Operation": fieldOperation, "vedette.Call": fieldCall, "vedette.Succeeded": fieldSucceeded,
-	"vedette.Error": fieldError, "vedette.Command": fieldCommand, "vedette.Marks": fieldMarks,
-	"vedette.Namespaces": fieldNamespaces, "vedette.GainedCapabilities": fieldCapabilities,
-	"vedette.EffectiveUid": fieldEffectiveUID, "vedette.PreviousUid": fieldPreviousUID,
-	"vedette.Name": fieldName, "vedette.Claimed": fieldClaimed,
-	"TargetImage": fieldTargetImage, "TargetProcessId": fieldTargetProcessID, "TargetUser": fieldTargetUser,
-}
 
 // Marks that are not the event's own but of who did it to whom.
 const (
@@ -35,44 +25,44 @@ func privilegeValues(n int, o *event.Observation, ev *event.Privilege, out []str
 		return append(out, s)
 	}
 	switch n {
-	case fieldOperation:
+	case taxonomy.Operation:
 		return append(out, string(ev.Operation))
-	case fieldCall:
+	case taxonomy.Call:
 		return text(ev.Call)
-	case fieldSucceeded:
+	case taxonomy.Succeeded:
 		return append(out, strconv.FormatBool(ev.ErrorName() == ""))
-	case fieldError:
+	case taxonomy.Error:
 		return text(ev.ErrorName())
-	case fieldCommand:
+	case taxonomy.Command:
 		return text(ev.CommandName())
-	case fieldMarks:
+	case taxonomy.Marks:
 		return append(append(out, ev.Marks()...), relation(o)...)
-	case fieldNamespaces:
+	case taxonomy.Namespaces:
 		return append(out, ev.Namespaces()...)
-	case fieldCapabilities:
+	case taxonomy.Capabilities:
 		return append(out, ev.GainedCapabilities()...)
-	case fieldEffectiveUID:
+	case taxonomy.EffectiveUID:
 		return append(out, strconv.FormatUint(uint64(ev.UID), 10))
-	case fieldPreviousUID:
+	case taxonomy.PreviousUID:
 		if !ev.NoBefore {
 			return append(out, strconv.FormatUint(uint64(ev.UIDBefore), 10))
 		}
-	case fieldName:
+	case taxonomy.Name:
 		return text(string(ev.Name))
-	case fieldClaimed:
+	case taxonomy.Claimed:
 		for _, c := range ev.Claimed {
 			if len(c) > 0 {
 				out = append(out, string(c))
 			}
 		}
-	case fieldTargetImage, fieldTargetProcessID, fieldTargetUser:
+	case taxonomy.TargetImage, taxonomy.TargetProcessID, taxonomy.TargetUser:
 		if o.Target == nil {
 			return out
 		}
 		switch n {
-		case fieldTargetImage:
+		case taxonomy.TargetImage:
 			return text(o.Target.Image)
-		case fieldTargetUser:
+		case taxonomy.TargetUser:
 			return text(o.Target.User)
 		}
 		return append(out, strconv.FormatUint(uint64(o.Target.Key.PID), 10))

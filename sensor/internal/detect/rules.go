@@ -9,9 +9,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/vedette-edr/vedette/proto/sigma"
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 	"github.com/vedette-edr/vedette/sensor/rules"
 )
@@ -25,26 +25,28 @@ const (
 	maxNamed = 20
 )
 
-// load takes up the built-in rules and the operator's.
-func (e *Engine) load() error {
-	if err := e.loadBuiltin(); err != nil {
+// load takes up the built-in rules, the cluster's and the operator's. Where two have one id,
+// the first of them is used.
+func (b *book) load(set Set) error {
+	if err := b.loadBuiltin(); err != nil {
 		return err
 	}
 	builtin := map[*sigma.Rule]bool{}
-	for _, rules := range e.rules {
+	for _, rules := range b.rules {
 		for _, r := range rules {
 			builtin[r.Rule] = true
 		}
 	}
-	if err := e.loadDir(); err != nil {
+	b.loadSet(set)
+	if err := b.loadDir(); err != nil {
 		return err
 	}
-	e.makeCorrelator(e.parsed, builtin)
-	e.makeIndex()
+	b.makeCorrelator(b.parsed, builtin)
+	b.makeIndex()
 	return nil
 }
 
-func (e *Engine) loadBuiltin() error {
+func (b *book) loadBuiltin() error {
 	return fs.WalkDir(rules.Files, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -53,23 +55,40 @@ func (e *Engine) loadBuiltin() error {
 		if err != nil {
 			return fmt.Errorf("reading built-in rule: %w", err)
 		}
-		if refused := e.add("builtin/"+path, raw); len(refused) > 0 {
+		if refused := b.add("builtin/"+path, raw); len(refused) > 0 {
 			return fmt.Errorf("loading built-in rule: %w", errors.Join(refused...))
 		}
 		return nil
 	})
 }
 
-func (e *Engine) loadDir() error {
-	if e.cfg.RulesDir == "" {
+// pushedPath stands before the names of the cluster's files.
+const pushedPath = "pushed/"
+
+func (b *book) loadSet(set Set) {
+	b.set = set.Version
+	unsupported := 0
+	for _, file := range set.Files {
+		for _, err := range b.add(pushedPath+file.Path, file.Raw) {
+			unsupported += b.reject(err, unsupported)
+			b.pushed = append(b.pushed, err)
+		}
+	}
+	if set.Version > 0 {
+		b.cfg.Logger.Info("rules loaded", "set", set.Version, "files", len(set.Files), "not_used", len(b.pushed))
+	}
+}
+
+func (b *book) loadDir() error {
+	if b.cfg.RulesDir == "" {
 		return nil
 	}
-	count, unsupported := 0, 0
-	err := filepath.WalkDir(e.cfg.RulesDir, func(path string, d fs.DirEntry, err error) error {
+	count, unsupported, before := 0, 0, len(b.rejected)
+	err := filepath.WalkDir(b.cfg.RulesDir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if ext := filepath.Ext(path); !d.Type().IsRegular() || (ext != ".yml" && ext != ".yaml") {
+		if !isRule(path, d) {
 			return nil
 		}
 		if count++; count > maxRules {
@@ -78,36 +97,36 @@ func (e *Engine) loadDir() error {
 		raw, err := readRule(path)
 		refused := []error{err}
 		if err == nil {
-			refused = e.add(path, raw)
+			refused = b.add(path, raw)
 		}
 		for _, err := range refused {
-			unsupported += e.reject(err, unsupported)
+			unsupported += b.reject(err, unsupported)
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading rules_dir %s: %w", e.cfg.RulesDir, err)
+		return fmt.Errorf("reading rules_dir %s: %w", b.cfg.RulesDir, err)
 	}
 	if unsupported > maxNamed {
-		e.cfg.Logger.Warn("more rules are not used; log_level debug names them all", "more", unsupported-maxNamed)
+		b.cfg.Logger.Warn("more rules are not used; log_level debug names them all", "more", unsupported-maxNamed)
 	}
-	e.cfg.Logger.Info("rules loaded", "dir", e.cfg.RulesDir, "files", count, "not_used", len(e.rejected))
+	b.cfg.Logger.Info("rules loaded", "dir", b.cfg.RulesDir, "files", count, "not_used", len(b.rejected)-before)
 	return nil
 }
 
 // reject keeps and logs why a rule is not used; 1 when this sensor lacks what it needs.
-func (e *Engine) reject(err error, unsupported int) int {
-	e.rejected = append(e.rejected, err)
+func (b *book) reject(err error, unsupported int) int {
+	b.rejected = append(b.rejected, err)
 	var refused *sigma.Error
 	if !errors.As(err, &refused) || !refused.Unsupported {
-		e.cfg.Logger.Warn("rule is refused", "error", err)
+		b.cfg.Logger.Warn("rule is refused", "error", err)
 		return 0
 	}
 	level := slog.LevelWarn
 	if unsupported >= maxNamed {
 		level = slog.LevelDebug
 	}
-	e.cfg.Logger.Log(context.Background(), level, "rule is not used", "error", err)
+	b.cfg.Logger.Log(context.Background(), level, "rule is not used", "error", err)
 	return 1
 }
 
@@ -125,59 +144,49 @@ func readRule(path string) ([]byte, error) {
 }
 
 // add takes up the rules of a file; each that cannot be used is an error of its own.
-func (e *Engine) add(path string, raw []byte) []error {
+func (b *book) add(path string, raw []byte) []error {
 	file, refused := sigma.ParseFile(path, raw)
 	for _, parsed := range file.Rules {
-		if err := e.addRule(parsed); err != nil {
+		if err := b.addRule(parsed); err != nil {
 			refused = append(refused, err)
 		}
 	}
 	for _, parsed := range file.Correlations {
-		if _, err := e.claim(&parsed.Header); err != nil {
+		if _, err := b.claim(&parsed.Header); err != nil {
 			refused = append(refused, err)
 			continue
 		}
-		e.parsed = append(e.parsed, parsed)
+		b.parsed = append(b.parsed, parsed)
 	}
 	return refused
 }
 
 // claim makes an id that of one rule.
-func (e *Engine) claim(h *sigma.Header) (string, error) {
-	id := idOf(h)
-	if other, taken := e.ids[id]; taken {
+func (b *book) claim(h *sigma.Header) (string, error) {
+	id := sigma.IDOf(h)
+	if other, taken := b.ids[id]; taken {
 		return "", &sigma.Error{Path: h.Path, Line: h.Line, Msg: fmt.Sprintf("id %s is that of %s too", id, other)}
 	}
-	e.ids[id] = h.Path
+	b.ids[id] = h.Path
 	return id, nil
 }
 
-func (e *Engine) addRule(parsed *sigma.Rule) error {
-	matchers, err := sigma.Compile(parsed, schema)
+func (b *book) addRule(parsed *sigma.Rule) error {
+	matchers, err := sigma.Compile(parsed, taxonomy.Schema)
 	if err != nil {
 		return err
 	}
-	id, err := e.claim(&parsed.Header)
+	id, err := b.claim(&parsed.Header)
 	if err != nil {
 		return err
 	}
+	print := parsed.Fingerprint()
 	for _, m := range matchers {
-		e.rules[m.Of] = append(e.rules[m.Of], &rule{
-			Matcher: m, id: id, severity: event.Severity(parsed.Level), techniques: parsed.Techniques(),
+		b.rules[m.Of] = append(b.rules[m.Of], &rule{
+			Matcher: m, id: id, severity: event.Severity(parsed.Level), techniques: parsed.Techniques(), print: print,
 		})
 	}
 	return nil
-}
-
-// idOf is a rule's id, or what stands for it.
-func idOf(h *sigma.Header) string {
-	if h.ID != "" {
-		return h.ID
-	}
-	if h.Name != "" {
-		return h.Name
-	}
-	return strings.TrimSuffix(filepath.Base(h.Path), filepath.Ext(h.Path))
 }
 
 func categoryOf(ev event.Event) string {
@@ -214,22 +223,23 @@ func categoryOf(ev event.Event) string {
 type ruleSet struct {
 	rules   []*rule // those that are used, as the index numbers them
 	index   *sigma.Index
+	prints  map[sigma.Fingerprint]bool
 	scratch sigma.Scratch
 }
 
 // index makes the rules ready; none is added after.
-func (e *Engine) makeIndex() {
-	for of, rules := range e.rules {
+func (b *book) makeIndex() {
+	for of, rules := range b.rules {
 		set := &ruleSet{}
 		var matchers []*sigma.Matcher
 		for _, r := range rules {
-			if e.tells(r.severity) || e.correlator.Wants(r.Matcher) {
+			if b.tells(r.severity) || b.correlator.Wants(r.Matcher) {
 				set.rules = append(set.rules, r)
 				matchers = append(matchers, r.Matcher)
 			}
 		}
-		set.index = sigma.NewIndex(matchers)
-		e.sets[of] = set
+		set.index, set.prints = sigma.NewIndex(matchers), prints(set.rules)
+		b.sets[of] = set
 	}
 }
 

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"github.com/vedette-edr/vedette/proto/sigma"
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
@@ -9,27 +10,27 @@ import (
 // exec's key holds image, arguments, users, working directory, and the same of what
 // the process and its parent were before; a flow's holds the image and the peer.
 var (
-	execFixed = sigma.FieldsOf(fieldImage, fieldCommandLine, fieldParentImage, fieldParentCommandLine, fieldUser, fieldParentUser,
-		fieldCurrentDirectory, fieldLogonID, fieldHashes, fieldSHA256, fieldTraits, fieldParentTraits, fieldPreviousImage,
-		fieldScript, fieldServes, fieldKnown, fieldAuditType, fieldSyscall, fieldComm, fieldAuditName, fieldAuditNameType,
-		fieldAuditKey, fieldAuditSuccess, fieldAuditEUID, fieldArgc).With(auditArgs()...)
-	outFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
-		fieldDestinationIP, fieldDestinationPort, fieldKnown, fieldAuditType, fieldSyscall, fieldComm)
-	inFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldInitiated, fieldProtocol,
-		fieldSourceIP, fieldDestinationPort, fieldKnown, fieldAuditType, fieldSyscall, fieldComm)
-	lookupFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldQueryName, fieldKnown)
-	fileFixed   = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldFileClass, fieldKnown,
-		fieldAuditType, fieldSyscall, fieldComm, fieldAuditNameType, fieldAuditSuccess)
+	execFixed = sigma.FieldsOf(taxonomy.Image, taxonomy.CommandLine, taxonomy.ParentImage, taxonomy.ParentCommandLine, taxonomy.User, taxonomy.ParentUser,
+		taxonomy.CurrentDirectory, taxonomy.LogonID, taxonomy.Hashes, taxonomy.SHA256, taxonomy.Traits, taxonomy.ParentTraits, taxonomy.PreviousImage,
+		taxonomy.Script, taxonomy.Serves, taxonomy.Known, taxonomy.AuditType, taxonomy.Syscall, taxonomy.Comm, taxonomy.AuditName, taxonomy.AuditNameType,
+		taxonomy.AuditKey, taxonomy.AuditSuccess, taxonomy.AuditEUID, taxonomy.Argc).With(auditArgs()...)
+	outFixed = sigma.FieldsOf(taxonomy.Image, taxonomy.Traits, taxonomy.Hashes, taxonomy.SHA256, taxonomy.Initiated, taxonomy.Protocol,
+		taxonomy.DestinationIP, taxonomy.DestinationPort, taxonomy.Known, taxonomy.AuditType, taxonomy.Syscall, taxonomy.Comm)
+	inFixed = sigma.FieldsOf(taxonomy.Image, taxonomy.Traits, taxonomy.Hashes, taxonomy.SHA256, taxonomy.Initiated, taxonomy.Protocol,
+		taxonomy.SourceIP, taxonomy.DestinationPort, taxonomy.Known, taxonomy.AuditType, taxonomy.Syscall, taxonomy.Comm)
+	lookupFixed = sigma.FieldsOf(taxonomy.Image, taxonomy.Traits, taxonomy.Hashes, taxonomy.SHA256, taxonomy.QueryName, taxonomy.Known)
+	fileFixed   = sigma.FieldsOf(taxonomy.Image, taxonomy.Traits, taxonomy.Hashes, taxonomy.SHA256, taxonomy.Operation, taxonomy.FileClass, taxonomy.Known,
+		taxonomy.AuditType, taxonomy.Syscall, taxonomy.Comm, taxonomy.AuditNameType, taxonomy.AuditSuccess)
 	// A library's load is one behaviour of the host, whoever loads it.
-	loadFixed      = sigma.FieldsOf(fieldImageLoaded, fieldLoadedTraits, fieldKnown)
-	privilegeFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldHashes, fieldSHA256, fieldOperation, fieldCommand, fieldSucceeded, fieldError, fieldKnown,
-		fieldAuditType, fieldComm, fieldAuditSuccess)
-	otherFixed = sigma.FieldsOf(fieldImage, fieldTraits, fieldKnown)
+	loadFixed      = sigma.FieldsOf(taxonomy.ImageLoaded, taxonomy.LoadedTraits, taxonomy.Known)
+	privilegeFixed = sigma.FieldsOf(taxonomy.Image, taxonomy.Traits, taxonomy.Hashes, taxonomy.SHA256, taxonomy.Operation, taxonomy.Command, taxonomy.Succeeded, taxonomy.Error, taxonomy.Known,
+		taxonomy.AuditType, taxonomy.Comm, taxonomy.AuditSuccess)
+	otherFixed = sigma.FieldsOf(taxonomy.Image, taxonomy.Traits, taxonomy.Known)
 )
 
 func auditArgs() (fields []int) {
-	for i := range maxAuditArgs {
-		fields = append(fields, fieldA0+i)
+	for i := range taxonomy.MaxAuditArgs {
+		fields = append(fields, taxonomy.A0+i)
 	}
 	return fields
 }
@@ -67,13 +68,13 @@ func (e *Engine) Settled(o *event.Observation, v event.Verdict) bool {
 		case ev.Op == event.FileMapExec:
 			fixed = loadFixed
 		case !named(ev): // a rename's or a link's second name is not in its key
-			fixed = fixed.With(fieldTargetFilename, fieldAuditName)
+			fixed = fixed.With(taxonomy.TargetFilename, taxonomy.AuditName)
 		}
 	case *event.Privilege:
 		fixed = privilegeFixed
 	}
 	if !o.Process.Hashed {
-		fixed = fixed.Without(fieldHashes, fieldSHA256)
+		fixed = fixed.Without(taxonomy.Hashes, taxonomy.SHA256)
 	}
 	set := e.sets[categoryOf(o.Event)]
 	if set == nil {
