@@ -58,7 +58,7 @@ enroll).`,
 	}
 	root.PersistentFlags().StringVar(&f.config, "config", defaultConfig, "YAML config `file`")
 	root.Flags().BoolVar(&f.print, "print-config", false, "print the effective config, explained, and exit")
-	root.AddCommand(enrollCommand(&f), releaseCommand(&f), unisolateCommand(&f), recorderCommand(&f))
+	root.AddCommand(enrollCommand(&f), releaseCommand(&f), unisolateCommand(&f), recorderCommand(&f), drillCommand(&f))
 	return root
 }
 

