@@ -2772,11 +2772,15 @@ type Finding struct {
 	Ancestors  []*Process `protobuf:"bytes,11,rep,name=ancestors,proto3" json:"ancestors,omitempty"` // nearest first
 	Flows      []*Flow    `protobuf:"bytes,12,rep,name=flows,proto3" json:"flows,omitempty"`
 	// The accepted flow that this storyline came in by, when it did.
-	Origin        *Flow    `protobuf:"bytes,13,opt,name=origin,proto3" json:"origin,omitempty"`
-	Losses        []*Loss  `protobuf:"bytes,14,rep,name=losses,proto3" json:"losses,omitempty"`
-	Reason        string   `protobuf:"bytes,15,opt,name=reason,proto3" json:"reason,omitempty"`
-	Learning      bool     `protobuf:"varint,16,opt,name=learning,proto3" json:"learning,omitempty"`
-	Lookups       []string `protobuf:"bytes,17,rep,name=lookups,proto3" json:"lookups,omitempty"`
+	Origin   *Flow    `protobuf:"bytes,13,opt,name=origin,proto3" json:"origin,omitempty"`
+	Losses   []*Loss  `protobuf:"bytes,14,rep,name=losses,proto3" json:"losses,omitempty"`
+	Reason   string   `protobuf:"bytes,15,opt,name=reason,proto3" json:"reason,omitempty"`
+	Learning bool     `protobuf:"varint,16,opt,name=learning,proto3" json:"learning,omitempty"`
+	Lookups  []string `protobuf:"bytes,17,rep,name=lookups,proto3" json:"lookups,omitempty"`
+	// How likely an ordinary window of this host has a storyline as odd as this one's; 0: it
+	// is not of how odd it is that this was told.
+	PValue        float64      `protobuf:"fixed64,18,opt,name=p_value,json=pValue,proto3" json:"p_value,omitempty"`
+	Terms         []*ScoreTerm `protobuf:"bytes,19,rep,name=terms,proto3" json:"terms,omitempty"` // what the score was made of, the largest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2930,6 +2934,73 @@ func (x *Finding) GetLookups() []string {
 	return nil
 }
 
+func (x *Finding) GetPValue() float64 {
+	if x != nil {
+		return x.PValue
+	}
+	return 0
+}
+
+func (x *Finding) GetTerms() []*ScoreTerm {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+// One reason for a score.
+type ScoreTerm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bits          float64                `protobuf:"fixed64,1,opt,name=bits,proto3" json:"bits,omitempty"` // of evidence: 1 doubles the odds that this is no ordinary work
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`   // for a person; may quote what a process chose
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScoreTerm) Reset() {
+	*x = ScoreTerm{}
+	mi := &file_vedette_sensor_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScoreTerm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScoreTerm) ProtoMessage() {}
+
+func (x *ScoreTerm) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScoreTerm.ProtoReflect.Descriptor instead.
+func (*ScoreTerm) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ScoreTerm) GetBits() float64 {
+	if x != nil {
+		return x.Bits
+	}
+	return 0
+}
+
+func (x *ScoreTerm) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // A flow of a storyline that has findings: what joins hosts.
 type FlowNote struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2942,7 +3013,7 @@ type FlowNote struct {
 
 func (x *FlowNote) Reset() {
 	*x = FlowNote{}
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3025,7 @@ func (x *FlowNote) String() string {
 func (*FlowNote) ProtoMessage() {}
 
 func (x *FlowNote) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[27]
+	mi := &file_vedette_sensor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3038,7 @@ func (x *FlowNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowNote.ProtoReflect.Descriptor instead.
 func (*FlowNote) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{27}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FlowNote) GetStoryline() string {
@@ -3008,7 +3079,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3091,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[28]
+	mi := &file_vedette_sensor_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3104,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{28}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Target) GetStoryline() string {
@@ -3102,7 +3173,7 @@ type ProcessTarget struct {
 
 func (x *ProcessTarget) Reset() {
 	*x = ProcessTarget{}
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3185,7 @@ func (x *ProcessTarget) String() string {
 func (*ProcessTarget) ProtoMessage() {}
 
 func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[29]
+	mi := &file_vedette_sensor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3198,7 @@ func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
 func (*ProcessTarget) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{29}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ProcessTarget) GetPid() uint32 {
@@ -3179,7 +3250,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3262,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3275,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -3353,7 +3424,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3365,7 +3436,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3378,7 +3449,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -3415,7 +3486,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3427,7 +3498,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3440,7 +3511,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Signature) GetSignature() []byte {
@@ -3469,7 +3540,7 @@ type HostProof struct {
 
 func (x *HostProof) Reset() {
 	*x = HostProof{}
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +3552,7 @@ func (x *HostProof) String() string {
 func (*HostProof) ProtoMessage() {}
 
 func (x *HostProof) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +3565,7 @@ func (x *HostProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
 func (*HostProof) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HostProof) GetIndex() uint32 {
@@ -3521,7 +3592,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3533,7 +3604,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3546,7 +3617,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -3587,7 +3658,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3670,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3683,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -3739,7 +3810,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3822,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3835,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Intent) GetClusterId() string {
@@ -3882,7 +3953,7 @@ type SignedIntent struct {
 
 func (x *SignedIntent) Reset() {
 	*x = SignedIntent{}
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +3965,7 @@ func (x *SignedIntent) String() string {
 func (*SignedIntent) ProtoMessage() {}
 
 func (x *SignedIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +3978,7 @@ func (x *SignedIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
 func (*SignedIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SignedIntent) GetPayload() []byte {
@@ -3935,7 +4006,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4018,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4031,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Group) GetName() string {
@@ -3995,7 +4066,7 @@ type Governor struct {
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4078,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4020,7 +4091,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Governor) GetHosts_10M() uint32 {
@@ -4078,7 +4149,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4090,7 +4161,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4103,7 +4174,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Opening) GetPrefix() string {
@@ -4150,7 +4221,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4162,7 +4233,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4175,7 +4246,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -4195,7 +4266,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4278,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4291,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -4248,7 +4319,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4331,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4344,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Refusal) GetCode() string {
@@ -4313,7 +4384,7 @@ type Revocations struct {
 
 func (x *Revocations) Reset() {
 	*x = Revocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4325,7 +4396,7 @@ func (x *Revocations) String() string {
 func (*Revocations) ProtoMessage() {}
 
 func (x *Revocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4338,7 +4409,7 @@ func (x *Revocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
 func (*Revocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Revocations) GetClusterId() string {
@@ -4379,7 +4450,7 @@ type RevokedOperator struct {
 
 func (x *RevokedOperator) Reset() {
 	*x = RevokedOperator{}
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4391,7 +4462,7 @@ func (x *RevokedOperator) String() string {
 func (*RevokedOperator) ProtoMessage() {}
 
 func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4404,7 +4475,7 @@ func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedOperator.ProtoReflect.Descriptor instead.
 func (*RevokedOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RevokedOperator) GetName() string {
@@ -4431,7 +4502,7 @@ type SignedRevocations struct {
 
 func (x *SignedRevocations) Reset() {
 	*x = SignedRevocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4443,7 +4514,7 @@ func (x *SignedRevocations) String() string {
 func (*SignedRevocations) ProtoMessage() {}
 
 func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4456,7 +4527,7 @@ func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRevocations.ProtoReflect.Descriptor instead.
 func (*SignedRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SignedRevocations) GetPayload() []byte {
@@ -4494,7 +4565,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4577,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4590,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Trust) GetClusterId() string {
@@ -4581,7 +4652,7 @@ type SignedTrust struct {
 
 func (x *SignedTrust) Reset() {
 	*x = SignedTrust{}
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4593,7 +4664,7 @@ func (x *SignedTrust) String() string {
 func (*SignedTrust) ProtoMessage() {}
 
 func (x *SignedTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4606,7 +4677,7 @@ func (x *SignedTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedTrust.ProtoReflect.Descriptor instead.
 func (*SignedTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SignedTrust) GetPayload() []byte {
@@ -4634,7 +4705,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4646,7 +4717,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4659,7 +4730,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Trusted) GetEpoch() uint64 {
@@ -4889,7 +4960,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06opened\x18\n" +
 	" \x01(\x03R\x06opened\x12\x16\n" +
 	"\x06closed\x18\v \x01(\x03R\x06closed\x12\x16\n" +
-	"\x06failed\x18\f \x01(\bR\x06failed\"\xaf\x04\n" +
+	"\x06failed\x18\f \x01(\bR\x06failed\"\xfc\x04\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x12\n" +
@@ -4910,7 +4981,12 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06losses\x18\x0e \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12\x16\n" +
 	"\x06reason\x18\x0f \x01(\tR\x06reason\x12\x1a\n" +
 	"\blearning\x18\x10 \x01(\bR\blearning\x12\x18\n" +
-	"\alookups\x18\x11 \x03(\tR\alookups\"\x8b\x01\n" +
+	"\alookups\x18\x11 \x03(\tR\alookups\x12\x17\n" +
+	"\ap_value\x18\x12 \x01(\x01R\x06pValue\x122\n" +
+	"\x05terms\x18\x13 \x03(\v2\x1c.vedette.sensor.v1.ScoreTermR\x05terms\"3\n" +
+	"\tScoreTerm\x12\x12\n" +
+	"\x04bits\x18\x01 \x01(\x01R\x04bits\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\x8b\x01\n" +
 	"\bFlowNote\x12\x1c\n" +
 	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x124\n" +
 	"\aprocess\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.ProcessR\aprocess\x12+\n" +
@@ -5113,7 +5189,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -5147,72 +5223,73 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Process)(nil),            // 29: vedette.sensor.v1.Process
 	(*Flow)(nil),               // 30: vedette.sensor.v1.Flow
 	(*Finding)(nil),            // 31: vedette.sensor.v1.Finding
-	(*FlowNote)(nil),           // 32: vedette.sensor.v1.FlowNote
-	(*Target)(nil),             // 33: vedette.sensor.v1.Target
-	(*ProcessTarget)(nil),      // 34: vedette.sensor.v1.ProcessTarget
-	(*Grant)(nil),              // 35: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 36: vedette.sensor.v1.SignedGrant
-	(*Signature)(nil),          // 37: vedette.sensor.v1.Signature
-	(*HostProof)(nil),          // 38: vedette.sensor.v1.HostProof
-	(*GrantResult)(nil),        // 39: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 40: vedette.sensor.v1.IsolationStatus
-	(*Intent)(nil),             // 41: vedette.sensor.v1.Intent
-	(*SignedIntent)(nil),       // 42: vedette.sensor.v1.SignedIntent
-	(*Group)(nil),              // 43: vedette.sensor.v1.Group
-	(*Governor)(nil),           // 44: vedette.sensor.v1.Governor
-	(*Opening)(nil),            // 45: vedette.sensor.v1.Opening
-	(*Renew)(nil),              // 46: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 47: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 48: vedette.sensor.v1.Refusal
-	(*Revocations)(nil),        // 49: vedette.sensor.v1.Revocations
-	(*RevokedOperator)(nil),    // 50: vedette.sensor.v1.RevokedOperator
-	(*SignedRevocations)(nil),  // 51: vedette.sensor.v1.SignedRevocations
-	(*Trust)(nil),              // 52: vedette.sensor.v1.Trust
-	(*SignedTrust)(nil),        // 53: vedette.sensor.v1.SignedTrust
-	(*Trusted)(nil),            // 54: vedette.sensor.v1.Trusted
-	nil,                        // 55: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 56: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 57: vedette.sensor.v1.Group.LabelsEntry
+	(*ScoreTerm)(nil),          // 32: vedette.sensor.v1.ScoreTerm
+	(*FlowNote)(nil),           // 33: vedette.sensor.v1.FlowNote
+	(*Target)(nil),             // 34: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 35: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 36: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 37: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 38: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 39: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 40: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 41: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 42: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 43: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 44: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 45: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 46: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 47: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 48: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 49: vedette.sensor.v1.Refusal
+	(*Revocations)(nil),        // 50: vedette.sensor.v1.Revocations
+	(*RevokedOperator)(nil),    // 51: vedette.sensor.v1.RevokedOperator
+	(*SignedRevocations)(nil),  // 52: vedette.sensor.v1.SignedRevocations
+	(*Trust)(nil),              // 53: vedette.sensor.v1.Trust
+	(*SignedTrust)(nil),        // 54: vedette.sensor.v1.SignedTrust
+	(*Trusted)(nil),            // 55: vedette.sensor.v1.Trusted
+	nil,                        // 56: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 57: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 58: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
 	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
 	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
 	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	48, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	49, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
 	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	53, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
+	54, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
 	11, // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
 	19, // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	46, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	39, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	47, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	40, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
 	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	54, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
+	55, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
 	12, // 13: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	48, // 14: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	49, // 14: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
 	20, // 15: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
 	21, // 16: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	36, // 17: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	47, // 18: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	37, // 17: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	48, // 18: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
 	15, // 19: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 20: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	43, // 20: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
 	13, // 21: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 22: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	55, // 22: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
 	15, // 23: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 24: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	55, // 25: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	56, // 26: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	43, // 24: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	56, // 25: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	57, // 26: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
 	14, // 27: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
 	18, // 28: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	51, // 29: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	53, // 30: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	52, // 29: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	54, // 30: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
 	17, // 31: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	37, // 32: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	38, // 32: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
 	22, // 33: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
 	23, // 34: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
 	31, // 35: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	40, // 36: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	32, // 37: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	41, // 36: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	33, // 37: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
 	24, // 38: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
 	25, // 39: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
 	26, // 40: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
@@ -5224,33 +5301,34 @@ var file_vedette_sensor_proto_depIdxs = []int32{
 	30, // 46: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
 	30, // 47: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
 	28, // 48: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	29, // 49: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	30, // 50: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	34, // 51: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 52: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 53: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	33, // 54: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	37, // 55: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	38, // 56: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	40, // 57: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 58: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 59: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	33, // 60: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 61: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	43, // 62: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	44, // 63: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	45, // 64: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	37, // 65: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	57, // 66: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	43, // 67: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	50, // 68: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	37, // 69: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	37, // 70: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	32, // 49: vedette.sensor.v1.Finding.terms:type_name -> vedette.sensor.v1.ScoreTerm
+	29, // 50: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	30, // 51: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	35, // 52: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 53: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 54: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	34, // 55: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	38, // 56: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	39, // 57: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	41, // 58: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 59: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 60: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	34, // 61: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 62: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	44, // 63: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	45, // 64: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	46, // 65: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	38, // 66: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	58, // 67: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	44, // 68: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	51, // 69: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	38, // 70: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	38, // 71: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -5292,7 +5370,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

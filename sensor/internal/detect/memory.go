@@ -128,6 +128,7 @@ type story struct {
 	marked  time.Time // last finding; zero: none
 	notes   window
 	told    window
+	shown   *showing // nil: nothing odd yet
 }
 
 type storyFlow struct {

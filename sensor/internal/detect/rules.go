@@ -45,6 +45,9 @@ func (e *Engine) load() error {
 }
 
 func (e *Engine) loadBuiltin() error {
+	if e.cfg.NoBuiltin {
+		return nil
+	}
 	return fs.WalkDir(rules.Files, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
