@@ -25,7 +25,7 @@ PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | c
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
-.PHONY: up demo bench evasion isolation sim torture
+.PHONY: up demo bench evasion isolation sim torture eval
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
 demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
@@ -39,6 +39,8 @@ isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 secon
 sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for HOLD=90s; SEED=1, HERD=leader, all or none; out/sim.jsonl
 	@exec scripts/bootstrap.sh sim -size '$(SIZE)' -hold '$(HOLD)' -seed '$(or $(SEED),1)' -herd '$(HERD)'
 
+eval: ## how well it decides, on histories whose truth is known; HOSTS=8 of each role; out/eval.jsonl and pictures in out/eval/
+	@exec scripts/bootstrap.sh eval -hosts '$(or $(HOSTS),8)'
 torture: ## (root) kills, partitions, power cuts on a real cluster: what was lost; SEED=n again, NIGHTLY=1 for a night; out/torture.jsonl
 	@exec scripts/bootstrap.sh torture -seed '$(or $(SEED),0)' $(if $(NIGHTLY),-nightly)
 
@@ -92,7 +94,7 @@ bin/skewed/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -overlay bin/skewed/_clock/overlay.json -tags failpoint,skew -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture bin/vedette-eval: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 

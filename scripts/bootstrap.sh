@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|vmtest: makes this machine able to build and run Vedette,
+# bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|eval|vmtest: makes this machine able to build and run Vedette,
 # builds it, and becomes bin/vedette-MODE. Every step that is already done costs
 # a few milliseconds, so it runs each time.
 set -u
-mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|vmtest"}
+mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|eval|vmtest"}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . scripts/env.sh
@@ -143,8 +143,8 @@ check_go() {
 }
 
 echo "vedette: setting up and building (the first run takes a few minutes)" >&2
-# vmtest brings its own kernel, sim needs nothing of this one: both run as anybody.
-[ "$mode" = vmtest ] || [ "$mode" = sim ] || check_machine
+# vmtest brings its own kernel, sim and eval need nothing of this one: they run as anybody.
+[ "$mode" = vmtest ] || [ "$mode" = sim ] || [ "$mode" = eval ] || check_machine
 check_go
 if [ "$mode" = vmtest ]; then
 	if ! command -v qemu-system-x86_64 >/dev/null && [ "$(id -u)" = 0 ]; then
@@ -155,6 +155,14 @@ if [ "$mode" = vmtest ]; then
 	rm -f "$log"
 	trap - EXIT
 	exec bin/vedette-vmtest "$@"
+fi
+if [ "$mode" = eval ]; then
+	step "fetching Go modules" go mod download
+	step "building vedette-eval" make bin/vedette-eval
+	vedette_give_back
+	rm -f "$log"
+	trap - EXIT
+	exec bin/vedette-eval "$@"
 fi
 if [ "$mode" = isolation ]; then
 	if ! { command -v nft && command -v tc && command -v busybox; } >/dev/null; then

@@ -50,6 +50,11 @@ type Config struct {
 	// Baseline is how the host's normal behaviour is learnt.
 	Baseline BaselineConfig `yaml:"baseline"`
 
+	// AlertBudget is how many findings a day this host may tell of odd behaviour alone,
+	// rules not counted: 0.01 to 100. How odd a storyline must be for that is measured on
+	// this host, all the time.
+	AlertBudget float64 `yaml:"alert_budget"`
+
 	// KernelBaseline lets the kernel keep back, and count, what is known and untainted.
 	// False: every event leaves the kernel, at several times the cost.
 	KernelBaseline bool `yaml:"kernel_baseline"`
@@ -191,6 +196,7 @@ func DefaultConfig() Config {
 			LearnFor:       24 * time.Hour,
 			TellKnownEvery: time.Hour,
 		},
+		AlertBudget:      0.5,
 		KernelBaseline:   true,
 		Watch:            WatchConfig{Defaults: true, Paths: []string{}},
 		SpoolMaxBytes:    256 << 20,
@@ -289,6 +295,9 @@ func (c *Config) validate() error {
 	if c.Baseline.LearnFor < 0 {
 		wrong("baseline.learn_for %s: want 0 or more", c.Baseline.LearnFor)
 	}
+	if !(c.AlertBudget >= 0.01 && c.AlertBudget <= 100) {
+		wrong("alert_budget %g: want 0.01 to 100", c.AlertBudget)
+	}
 	if len(c.Watch.Paths) > maxWatchPaths {
 		wrong("watch.paths: %d paths, want at most %d", len(c.Watch.Paths), maxWatchPaths)
 	}
@@ -332,6 +341,7 @@ func (c Config) Print() ([]byte, error) {
 		"$.baseline.known_windows":    {yaml.LineComment(" distinct windows that make a behaviour known")},
 		"$.baseline.learn_for":        {yaml.LineComment(" novelty alone is no finding before this; rules work at once")},
 		"$.baseline.tell_known_every": {yaml.LineComment(" counts of what is known go up so often; 0s: with each summary")},
+		"$.alert_budget":              {yaml.HeadComment(" findings a day of odd behaviour alone, rules not counted; how odd that is, is measured here")},
 		"$.kernel_baseline":           {yaml.HeadComment(" count in the kernel what is known; false: every event leaves it")},
 		"$.watch":                     {yaml.HeadComment(" which files are told of when they change")},
 		"$.watch.defaults":            {yaml.LineComment(" accounts, ssh, cron, units, loader, profiles, histories, logs, web roots, programs")},

@@ -22,7 +22,8 @@ const (
 
 // keeper decides what the kernel may keep back: what the baseline knows, no rule can
 // match and nothing suspect did, and what came at least twice, because a command line
-// that never comes again is not worth a place.
+// that never comes again is not worth a place. What is rare and keeps to its hours of the
+// day is told each time: the kernel does not know what time it is.
 type keeper struct {
 	once   [onceSeen]uint64
 	taints chan event.ProcessKey
@@ -31,7 +32,7 @@ type keeper struct {
 // keepBack is called with an observation that led to nothing.
 func (s *Sensor) keepBack(o *event.Observation, v event.Verdict) {
 	key := o.Event.Head().Key
-	if key == 0 || !v.Tracked || !v.Known || !s.cfg.KernelBaseline {
+	if key == 0 || !v.Tracked || !v.Known || v.Timed || !s.cfg.KernelBaseline {
 		return
 	}
 	if place := &s.keeper.once[key%onceSeen]; *place != key {

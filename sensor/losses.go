@@ -95,11 +95,15 @@ func (m *lossMeter) all() []event.Loss {
 // correlationLosses is the place of what rules about more than one event forgot.
 const correlationLosses = "correlation"
 
+// findingLosses is the place of what was found and not told.
+const findingLosses = "findings"
+
 // unseen tells whether any of these were events that the baseline did not see: what
-// only the recorder or a correlation lost was learnt from, and a full disk must not end learning.
+// only the recorder or a correlation lost, and what was found and not told, was learnt from,
+// and a full disk must not end learning.
 func unseen(losses []event.Loss) bool {
 	return slices.ContainsFunc(losses, func(l event.Loss) bool {
-		return l.Where != recorder.LossPlace && l.Where != correlationLosses
+		return l.Where != recorder.LossPlace && l.Where != correlationLosses && l.Where != findingLosses
 	})
 }
 

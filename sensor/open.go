@@ -140,7 +140,10 @@ func (s *Sensor) openStages() (err error) {
 	}
 	s.onClose(s.baseline.Close)
 	s.learning.begin(s.baseline, s.source.Unknow)
-	if s.detector, err = detect.New(detect.Config{RulesDir: s.cfg.RulesDir, Logger: s.log}); err != nil {
+	s.detector, err = detect.New(detect.Config{
+		RulesDir: s.cfg.RulesDir, AlertBudget: s.cfg.AlertBudget, Window: s.cfg.Baseline.Window, Odds: s.baseline.Odds(), Logger: s.log,
+	})
+	if err != nil {
 		return fmt.Errorf("loading rules: %w", err)
 	}
 	return s.openRecorder()

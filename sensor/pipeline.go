@@ -41,6 +41,9 @@ func (s *Sensor) judge(o *event.Observation) {
 	}
 	findings, notes := s.detector.Evaluate(o, verdict)
 	if len(findings) == 0 {
+		if (!verdict.Known || verdict.HourBits > 0) && s.detector.Oddness().Suspect {
+			s.baseline.MarkSuspect(o.Process.Anchor)
+		}
 		s.keepBack(o, verdict)
 	}
 	for _, f := range findings {
@@ -105,6 +108,10 @@ func (s *Sensor) summary(now time.Time) {
 	s.recorder.NoteLosses(s.losses.all())
 	if unseen(losses) {
 		s.baseline.MarkLoss()
+		s.detector.MarkLoss()
+	}
+	if err := s.baseline.KeepOdds(s.detector.Odds()); err != nil {
+		s.log.Error("keeping how odd this host's storylines are", "error", err)
 	}
 	summary := s.baseline.Harvest(now, s.health(), losses)
 	record := uplink.RecordFromSummary(&summary)
@@ -130,6 +137,7 @@ func (s *Sensor) watchLosses(ctx context.Context) error {
 		s.recorder.NoteLosses(s.losses.all())
 		if unseen(s.losses.window()) {
 			s.baseline.MarkLoss()
+			s.detector.MarkLoss()
 		}
 		s.watchBlindness(time.Now())
 	}
@@ -145,7 +153,7 @@ func (s *Sensor) lossTotals(kernel []event.Loss) []event.Loss {
 	}
 	decided := s.detector.Stats()
 	if decided.OverBudget > 0 {
-		totals = append(totals, event.Loss{Where: "findings", Cause: "over-budget", Count: decided.OverBudget})
+		totals = append(totals, event.Loss{Where: findingLosses, Cause: "over-budget", Count: decided.OverBudget})
 	}
 	if c := decided.Correlations; c.EvictedEvents+c.Unfollowed > 0 {
 		totals = append(totals, event.Loss{Where: correlationLosses, Cause: "full", Count: c.EvictedEvents + c.Unfollowed})

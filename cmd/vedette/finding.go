@@ -111,6 +111,9 @@ func findingPage(g *output.Page, row *operatorv1.FindingRow) {
 	g.Field("host", fmt.Sprintf("%s (%s)", host, row.GetHost()))
 	g.Field("kind", first(f.GetKind(), "unknown")+bracket(f.GetRuleId()))
 	g.Field("score", fmt.Sprintf("%.0f of 100", f.GetScore()))
+	if p := f.GetPValue(); p > 0 {
+		g.Field("p-value", fmt.Sprintf("%.2g (of a window)", p))
+	}
 	for i, id := range f.GetTechniques() {
 		label := "technique"
 		if i > 0 {
@@ -123,6 +126,7 @@ func findingPage(g *output.Page, row *operatorv1.FindingRow) {
 	if f.GetLearning() {
 		g.Painted(output.Yellow, "learning", "the host was still learning what is normal there")
 	}
+	termsPart(g, f)
 	processPart(g, f.GetProcess())
 	treePart(g, f)
 	flowsPart(g, f)
@@ -134,6 +138,21 @@ func findingPage(g *output.Page, row *operatorv1.FindingRow) {
 	}
 	g.Try("What else this storyline did", output.Command([]string{"vedette", "finding", "list", "--host", name, "--storyline", f.GetStoryline()}))
 	g.Try("Cut the host off while you look", output.Command([]string{"vedette", "isolate", name, "--reason", "finding " + f.GetId()}))
+}
+
+// termsPart says what an odd behaviour's score was made of.
+func termsPart(g *output.Page, f *sensorv1.Finding) {
+	if len(f.GetTerms()) == 0 {
+		return
+	}
+	g.Section("Why it is odd (bits of evidence; each doubles the odds)")
+	for _, t := range f.GetTerms() {
+		if t.GetBits() == 0 {
+			g.Text(t.GetText() + ".")
+			continue
+		}
+		g.Marked(fmt.Sprintf("%+5.1f  ", t.GetBits()), t.GetText())
+	}
 }
 
 func bracket(s string) string {

@@ -439,8 +439,8 @@ type Selector struct {
 	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`                                                                                 // id or name
 	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // all must match
 	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
-	Incident      string                 `protobuf:"bytes,4,opt,name=incident,proto3" json:"incident,omitempty"`  // the hosts of this incident
-	Campaign      string                 `protobuf:"bytes,68,opt,name=campaign,proto3" json:"campaign,omitempty"` // the hosts of this campaign
+	Incident      string                 `protobuf:"bytes,4,opt,name=incident,proto3" json:"incident,omitempty"` // the hosts of this incident
+	Campaign      string                 `protobuf:"bytes,5,opt,name=campaign,proto3" json:"campaign,omitempty"` // the hosts of this campaign
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8190,7 +8190,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x06labels\x18\x02 \x03(\v2).vedette.operator.v1.Selector.LabelsEntryR\x06labels\x12\x10\n" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x1a\n" +
 	"\bincident\x18\x04 \x01(\tR\bincident\x12\x1a\n" +
-	"\bcampaign\x18D \x01(\tR\bcampaign\x1a9\n" +
+	"\bcampaign\x18\x05 \x01(\tR\bcampaign\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +

@@ -1111,7 +1111,7 @@ type Hello struct {
 	// know questions would end the session over one.
 	Questions uint32 `protobuf:"varint,9,opt,name=questions,proto3" json:"questions,omitempty"`
 	// It takes a CarriedTaint. An older one would take it for a broken protocol.
-	Carries       bool `protobuf:"varint,68,opt,name=carries,proto3" json:"carries,omitempty"`
+	Carries       bool `protobuf:"varint,12,opt,name=carries,proto3" json:"carries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3487,8 +3487,12 @@ type Finding struct {
 	Reason   string   `protobuf:"bytes,15,opt,name=reason,proto3" json:"reason,omitempty"`
 	Learning bool     `protobuf:"varint,16,opt,name=learning,proto3" json:"learning,omitempty"`
 	Lookups  []string `protobuf:"bytes,17,rep,name=lookups,proto3" json:"lookups,omitempty"`
+	// How likely an ordinary window of this host has a storyline as odd as this one's; 0: it
+	// is not of how odd it is that this was told.
+	PValue float64      `protobuf:"fixed64,18,opt,name=p_value,json=pValue,proto3" json:"p_value,omitempty"`
+	Terms  []*ScoreTerm `protobuf:"bytes,19,rep,name=terms,proto3" json:"terms,omitempty"` // what the score was made of, the largest first
 	// The login that its process belongs to, when it belongs to one.
-	Login         *Login `protobuf:"bytes,68,opt,name=login,proto3" json:"login,omitempty"`
+	Login         *Login `protobuf:"bytes,20,opt,name=login,proto3" json:"login,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3642,11 +3646,78 @@ func (x *Finding) GetLookups() []string {
 	return nil
 }
 
+func (x *Finding) GetPValue() float64 {
+	if x != nil {
+		return x.PValue
+	}
+	return 0
+}
+
+func (x *Finding) GetTerms() []*ScoreTerm {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
 func (x *Finding) GetLogin() *Login {
 	if x != nil {
 		return x.Login
 	}
 	return nil
+}
+
+// One reason for a score.
+type ScoreTerm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bits          float64                `protobuf:"fixed64,1,opt,name=bits,proto3" json:"bits,omitempty"` // of evidence: 1 doubles the odds that this is no ordinary work
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`   // for a person; may quote what a process chose
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScoreTerm) Reset() {
+	*x = ScoreTerm{}
+	mi := &file_vedette_sensor_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScoreTerm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScoreTerm) ProtoMessage() {}
+
+func (x *ScoreTerm) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScoreTerm.ProtoReflect.Descriptor instead.
+func (*ScoreTerm) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ScoreTerm) GetBits() float64 {
+	if x != nil {
+		return x.Bits
+	}
+	return 0
+}
+
+func (x *ScoreTerm) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
 }
 
 // A flow of a storyline that has findings: what joins hosts.
@@ -3656,14 +3727,14 @@ type FlowNote struct {
 	Process   *Process               `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
 	Flow      *Flow                  `protobuf:"bytes,3,opt,name=flow,proto3" json:"flow,omitempty"`
 	// This storyline has its mark from the other end of the flow, "HOST/STORYLINE".
-	Carried       string `protobuf:"bytes,68,opt,name=carried,proto3" json:"carried,omitempty"`
+	Carried       string `protobuf:"bytes,4,opt,name=carried,proto3" json:"carried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FlowNote) Reset() {
 	*x = FlowNote{}
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3746,7 @@ func (x *FlowNote) String() string {
 func (*FlowNote) ProtoMessage() {}
 
 func (x *FlowNote) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3688,7 +3759,7 @@ func (x *FlowNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowNote.ProtoReflect.Descriptor instead.
 func (*FlowNote) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FlowNote) GetStoryline() string {
@@ -3736,7 +3807,7 @@ type CarriedTaint struct {
 
 func (x *CarriedTaint) Reset() {
 	*x = CarriedTaint{}
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3748,7 +3819,7 @@ func (x *CarriedTaint) String() string {
 func (*CarriedTaint) ProtoMessage() {}
 
 func (x *CarriedTaint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3761,7 +3832,7 @@ func (x *CarriedTaint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedTaint.ProtoReflect.Descriptor instead.
 func (*CarriedTaint) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CarriedTaint) GetProtocol() uint32 {
@@ -3824,7 +3895,7 @@ type Login struct {
 
 func (x *Login) Reset() {
 	*x = Login{}
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3836,7 +3907,7 @@ func (x *Login) String() string {
 func (*Login) ProtoMessage() {}
 
 func (x *Login) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3849,7 +3920,7 @@ func (x *Login) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Login.ProtoReflect.Descriptor instead.
 func (*Login) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Login) GetUser() string {
@@ -3890,7 +3961,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +3973,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +3986,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Target) GetStoryline() string {
@@ -3984,7 +4055,7 @@ type ProcessTarget struct {
 
 func (x *ProcessTarget) Reset() {
 	*x = ProcessTarget{}
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3996,7 +4067,7 @@ func (x *ProcessTarget) String() string {
 func (*ProcessTarget) ProtoMessage() {}
 
 func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4009,7 +4080,7 @@ func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
 func (*ProcessTarget) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ProcessTarget) GetPid() uint32 {
@@ -4061,7 +4132,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4073,7 +4144,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4086,7 +4157,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -4235,7 +4306,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4247,7 +4318,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4260,7 +4331,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -4297,7 +4368,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4309,7 +4380,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4322,7 +4393,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Signature) GetSignature() []byte {
@@ -4351,7 +4422,7 @@ type HostProof struct {
 
 func (x *HostProof) Reset() {
 	*x = HostProof{}
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4363,7 +4434,7 @@ func (x *HostProof) String() string {
 func (*HostProof) ProtoMessage() {}
 
 func (x *HostProof) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4376,7 +4447,7 @@ func (x *HostProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
 func (*HostProof) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *HostProof) GetIndex() uint32 {
@@ -4403,7 +4474,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4415,7 +4486,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4428,7 +4499,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -4469,7 +4540,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4481,7 +4552,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4494,7 +4565,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -4621,7 +4692,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4633,7 +4704,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4646,7 +4717,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Intent) GetClusterId() string {
@@ -4764,7 +4835,7 @@ type SignedIntent struct {
 
 func (x *SignedIntent) Reset() {
 	*x = SignedIntent{}
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4776,7 +4847,7 @@ func (x *SignedIntent) String() string {
 func (*SignedIntent) ProtoMessage() {}
 
 func (x *SignedIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4789,7 +4860,7 @@ func (x *SignedIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
 func (*SignedIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SignedIntent) GetPayload() []byte {
@@ -4817,7 +4888,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4829,7 +4900,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4842,7 +4913,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Group) GetName() string {
@@ -4877,7 +4948,7 @@ type Governor struct {
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4889,7 +4960,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4902,7 +4973,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Governor) GetHosts_10M() uint32 {
@@ -4960,7 +5031,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_vedette_sensor_proto_msgTypes[50]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4972,7 +5043,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[50]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4985,7 +5056,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Opening) GetPrefix() string {
@@ -5032,7 +5103,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[51]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5044,7 +5115,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[51]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5057,7 +5128,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -5077,7 +5148,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[52]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5089,7 +5160,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[52]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5102,7 +5173,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -5130,7 +5201,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[53]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5142,7 +5213,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[53]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5155,7 +5226,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Refusal) GetCode() string {
@@ -5195,7 +5266,7 @@ type Revocations struct {
 
 func (x *Revocations) Reset() {
 	*x = Revocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[54]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5207,7 +5278,7 @@ func (x *Revocations) String() string {
 func (*Revocations) ProtoMessage() {}
 
 func (x *Revocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[54]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5220,7 +5291,7 @@ func (x *Revocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
 func (*Revocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Revocations) GetClusterId() string {
@@ -5261,7 +5332,7 @@ type RevokedOperator struct {
 
 func (x *RevokedOperator) Reset() {
 	*x = RevokedOperator{}
-	mi := &file_vedette_sensor_proto_msgTypes[55]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5273,7 +5344,7 @@ func (x *RevokedOperator) String() string {
 func (*RevokedOperator) ProtoMessage() {}
 
 func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[55]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5286,7 +5357,7 @@ func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedOperator.ProtoReflect.Descriptor instead.
 func (*RevokedOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RevokedOperator) GetName() string {
@@ -5313,7 +5384,7 @@ type SignedRevocations struct {
 
 func (x *SignedRevocations) Reset() {
 	*x = SignedRevocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[56]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5325,7 +5396,7 @@ func (x *SignedRevocations) String() string {
 func (*SignedRevocations) ProtoMessage() {}
 
 func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[56]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5338,7 +5409,7 @@ func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRevocations.ProtoReflect.Descriptor instead.
 func (*SignedRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{56}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SignedRevocations) GetPayload() []byte {
@@ -5376,7 +5447,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_vedette_sensor_proto_msgTypes[57]
+	mi := &file_vedette_sensor_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5388,7 +5459,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[57]
+	mi := &file_vedette_sensor_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5401,7 +5472,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{57}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Trust) GetClusterId() string {
@@ -5463,7 +5534,7 @@ type SignedTrust struct {
 
 func (x *SignedTrust) Reset() {
 	*x = SignedTrust{}
-	mi := &file_vedette_sensor_proto_msgTypes[58]
+	mi := &file_vedette_sensor_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5475,7 +5546,7 @@ func (x *SignedTrust) String() string {
 func (*SignedTrust) ProtoMessage() {}
 
 func (x *SignedTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[58]
+	mi := &file_vedette_sensor_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5488,7 +5559,7 @@ func (x *SignedTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedTrust.ProtoReflect.Descriptor instead.
 func (*SignedTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{58}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SignedTrust) GetPayload() []byte {
@@ -5516,7 +5587,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_vedette_sensor_proto_msgTypes[59]
+	mi := &file_vedette_sensor_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5528,7 +5599,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[59]
+	mi := &file_vedette_sensor_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5541,7 +5612,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{59}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Trusted) GetEpoch() uint64 {
@@ -5573,7 +5644,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_vedette_sensor_proto_msgTypes[60]
+	mi := &file_vedette_sensor_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5585,7 +5656,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[60]
+	mi := &file_vedette_sensor_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5598,7 +5669,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{60}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Question) GetId() uint64 {
@@ -5672,7 +5743,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_vedette_sensor_proto_msgTypes[61]
+	mi := &file_vedette_sensor_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5684,7 +5755,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[61]
+	mi := &file_vedette_sensor_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5697,7 +5768,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{61}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Ask) GetWhat() isAsk_What {
@@ -5814,7 +5885,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_vedette_sensor_proto_msgTypes[62]
+	mi := &file_vedette_sensor_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5826,7 +5897,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[62]
+	mi := &file_vedette_sensor_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5839,7 +5910,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{62}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -5944,7 +6015,7 @@ type Unwatched struct {
 
 func (x *Unwatched) Reset() {
 	*x = Unwatched{}
-	mi := &file_vedette_sensor_proto_msgTypes[63]
+	mi := &file_vedette_sensor_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5956,7 +6027,7 @@ func (x *Unwatched) String() string {
 func (*Unwatched) ProtoMessage() {}
 
 func (x *Unwatched) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[63]
+	mi := &file_vedette_sensor_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5969,7 +6040,7 @@ func (x *Unwatched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unwatched.ProtoReflect.Descriptor instead.
 func (*Unwatched) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{63}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Unwatched) GetFrom() int64 {
@@ -6007,7 +6078,7 @@ type Sighting struct {
 
 func (x *Sighting) Reset() {
 	*x = Sighting{}
-	mi := &file_vedette_sensor_proto_msgTypes[64]
+	mi := &file_vedette_sensor_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6019,7 +6090,7 @@ func (x *Sighting) String() string {
 func (*Sighting) ProtoMessage() {}
 
 func (x *Sighting) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[64]
+	mi := &file_vedette_sensor_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6032,7 +6103,7 @@ func (x *Sighting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sighting.ProtoReflect.Descriptor instead.
 func (*Sighting) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{64}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Sighting) GetTime() int64 {
@@ -6128,7 +6199,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_vedette_sensor_proto_msgTypes[65]
+	mi := &file_vedette_sensor_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6140,7 +6211,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[65]
+	mi := &file_vedette_sensor_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6153,7 +6224,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{65}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Detail) GetName() string {
@@ -6243,7 +6314,7 @@ type TextList struct {
 
 func (x *TextList) Reset() {
 	*x = TextList{}
-	mi := &file_vedette_sensor_proto_msgTypes[66]
+	mi := &file_vedette_sensor_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6255,7 +6326,7 @@ func (x *TextList) String() string {
 func (*TextList) ProtoMessage() {}
 
 func (x *TextList) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[66]
+	mi := &file_vedette_sensor_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6268,7 +6339,7 @@ func (x *TextList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextList.ProtoReflect.Descriptor instead.
 func (*TextList) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{66}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *TextList) GetTexts() [][]byte {
@@ -6345,7 +6416,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04pack\x18\n" +
 	" \x01(\fR\x04pack\x12\x1c\n" +
 	"\tquestions\x18\t \x01(\rR\tquestions\x12\x18\n" +
-	"\acarries\x18D \x01(\bR\acarries\"\x99\x03\n" +
+	"\acarries\x18\f \x01(\bR\acarries\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -6554,7 +6625,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06opened\x18\n" +
 	" \x01(\x03R\x06opened\x12\x16\n" +
 	"\x06closed\x18\v \x01(\x03R\x06closed\x12\x16\n" +
-	"\x06failed\x18\f \x01(\bR\x06failed\"\xdf\x04\n" +
+	"\x06failed\x18\f \x01(\bR\x06failed\"\xac\x05\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x12\n" +
@@ -6575,13 +6646,18 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x06losses\x18\x0e \x03(\v2\x17.vedette.sensor.v1.LossR\x06losses\x12\x16\n" +
 	"\x06reason\x18\x0f \x01(\tR\x06reason\x12\x1a\n" +
 	"\blearning\x18\x10 \x01(\bR\blearning\x12\x18\n" +
-	"\alookups\x18\x11 \x03(\tR\alookups\x12.\n" +
-	"\x05login\x18D \x01(\v2\x18.vedette.sensor.v1.LoginR\x05login\"\xa5\x01\n" +
+	"\alookups\x18\x11 \x03(\tR\alookups\x12\x17\n" +
+	"\ap_value\x18\x12 \x01(\x01R\x06pValue\x122\n" +
+	"\x05terms\x18\x13 \x03(\v2\x1c.vedette.sensor.v1.ScoreTermR\x05terms\x12.\n" +
+	"\x05login\x18\x14 \x01(\v2\x18.vedette.sensor.v1.LoginR\x05login\"3\n" +
+	"\tScoreTerm\x12\x12\n" +
+	"\x04bits\x18\x01 \x01(\x01R\x04bits\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xa5\x01\n" +
 	"\bFlowNote\x12\x1c\n" +
 	"\tstoryline\x18\x01 \x01(\tR\tstoryline\x124\n" +
 	"\aprocess\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.ProcessR\aprocess\x12+\n" +
 	"\x04flow\x18\x03 \x01(\v2\x17.vedette.sensor.v1.FlowR\x04flow\x12\x18\n" +
-	"\acarried\x18D \x01(\tR\acarried\"\xd2\x01\n" +
+	"\acarried\x18\x04 \x01(\tR\acarried\"\xd2\x01\n" +
 	"\fCarriedTaint\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x16\n" +
 	"\x06client\x18\x02 \x01(\fR\x06client\x12\x1f\n" +
@@ -6854,7 +6930,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -6896,87 +6972,88 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Process)(nil),            // 37: vedette.sensor.v1.Process
 	(*Flow)(nil),               // 38: vedette.sensor.v1.Flow
 	(*Finding)(nil),            // 39: vedette.sensor.v1.Finding
-	(*FlowNote)(nil),           // 40: vedette.sensor.v1.FlowNote
-	(*CarriedTaint)(nil),       // 41: vedette.sensor.v1.CarriedTaint
-	(*Login)(nil),              // 42: vedette.sensor.v1.Login
-	(*Target)(nil),             // 43: vedette.sensor.v1.Target
-	(*ProcessTarget)(nil),      // 44: vedette.sensor.v1.ProcessTarget
-	(*Grant)(nil),              // 45: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 46: vedette.sensor.v1.SignedGrant
-	(*Signature)(nil),          // 47: vedette.sensor.v1.Signature
-	(*HostProof)(nil),          // 48: vedette.sensor.v1.HostProof
-	(*GrantResult)(nil),        // 49: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 50: vedette.sensor.v1.IsolationStatus
-	(*Intent)(nil),             // 51: vedette.sensor.v1.Intent
-	(*SignedIntent)(nil),       // 52: vedette.sensor.v1.SignedIntent
-	(*Group)(nil),              // 53: vedette.sensor.v1.Group
-	(*Governor)(nil),           // 54: vedette.sensor.v1.Governor
-	(*Opening)(nil),            // 55: vedette.sensor.v1.Opening
-	(*Renew)(nil),              // 56: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 57: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 58: vedette.sensor.v1.Refusal
-	(*Revocations)(nil),        // 59: vedette.sensor.v1.Revocations
-	(*RevokedOperator)(nil),    // 60: vedette.sensor.v1.RevokedOperator
-	(*SignedRevocations)(nil),  // 61: vedette.sensor.v1.SignedRevocations
-	(*Trust)(nil),              // 62: vedette.sensor.v1.Trust
-	(*SignedTrust)(nil),        // 63: vedette.sensor.v1.SignedTrust
-	(*Trusted)(nil),            // 64: vedette.sensor.v1.Trusted
-	(*Question)(nil),           // 65: vedette.sensor.v1.Question
-	(*Ask)(nil),                // 66: vedette.sensor.v1.Ask
-	(*Answer)(nil),             // 67: vedette.sensor.v1.Answer
-	(*Unwatched)(nil),          // 68: vedette.sensor.v1.Unwatched
-	(*Sighting)(nil),           // 69: vedette.sensor.v1.Sighting
-	(*Detail)(nil),             // 70: vedette.sensor.v1.Detail
-	(*TextList)(nil),           // 71: vedette.sensor.v1.TextList
-	nil,                        // 72: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 73: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 74: vedette.sensor.v1.Group.LabelsEntry
+	(*ScoreTerm)(nil),          // 40: vedette.sensor.v1.ScoreTerm
+	(*FlowNote)(nil),           // 41: vedette.sensor.v1.FlowNote
+	(*CarriedTaint)(nil),       // 42: vedette.sensor.v1.CarriedTaint
+	(*Login)(nil),              // 43: vedette.sensor.v1.Login
+	(*Target)(nil),             // 44: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 45: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 46: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 47: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 48: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 49: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 50: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 51: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 52: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 53: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 54: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 55: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 56: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 57: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 58: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 59: vedette.sensor.v1.Refusal
+	(*Revocations)(nil),        // 60: vedette.sensor.v1.Revocations
+	(*RevokedOperator)(nil),    // 61: vedette.sensor.v1.RevokedOperator
+	(*SignedRevocations)(nil),  // 62: vedette.sensor.v1.SignedRevocations
+	(*Trust)(nil),              // 63: vedette.sensor.v1.Trust
+	(*SignedTrust)(nil),        // 64: vedette.sensor.v1.SignedTrust
+	(*Trusted)(nil),            // 65: vedette.sensor.v1.Trusted
+	(*Question)(nil),           // 66: vedette.sensor.v1.Question
+	(*Ask)(nil),                // 67: vedette.sensor.v1.Ask
+	(*Answer)(nil),             // 68: vedette.sensor.v1.Answer
+	(*Unwatched)(nil),          // 69: vedette.sensor.v1.Unwatched
+	(*Sighting)(nil),           // 70: vedette.sensor.v1.Sighting
+	(*Detail)(nil),             // 71: vedette.sensor.v1.Detail
+	(*TextList)(nil),           // 72: vedette.sensor.v1.TextList
+	nil,                        // 73: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 74: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 75: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
 	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
 	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
 	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	58, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	59, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
 	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	63, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
+	64, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
 	11, // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
 	19, // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	56, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	49, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	57, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	50, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
 	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	64, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
+	65, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
 	34, // 13: vedette.sensor.v1.SensorMessage.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	67, // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
+	68, // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
 	12, // 15: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	58, // 16: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	59, // 16: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
 	20, // 17: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
 	21, // 18: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	46, // 19: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	57, // 20: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	47, // 19: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	58, // 20: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
 	15, // 21: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	52, // 22: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	53, // 22: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
 	31, // 23: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
 	35, // 24: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
-	65, // 25: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
-	41, // 26: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
+	66, // 25: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
+	42, // 26: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
 	13, // 27: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	64, // 28: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	65, // 28: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
 	15, // 29: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	52, // 30: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	72, // 31: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	73, // 32: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	53, // 30: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	73, // 31: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	74, // 32: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
 	14, // 33: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
 	18, // 34: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	61, // 35: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	63, // 36: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	62, // 35: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	64, // 36: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
 	17, // 37: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	47, // 38: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	48, // 38: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
 	22, // 39: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
 	23, // 40: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
 	39, // 41: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	50, // 42: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	40, // 43: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	51, // 42: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	41, // 43: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
 	24, // 44: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
 	25, // 45: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
 	26, // 46: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
@@ -6985,50 +7062,51 @@ var file_vedette_sensor_proto_depIdxs = []int32{
 	27, // 49: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
 	29, // 50: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
 	1,  // 51: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	47, // 52: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
-	47, // 53: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
+	48, // 52: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
+	48, // 53: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
 	33, // 54: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
 	37, // 55: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
 	37, // 56: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
 	38, // 57: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
 	38, // 58: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
 	36, // 59: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	42, // 60: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
-	37, // 61: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	38, // 62: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	44, // 63: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 64: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 65: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	43, // 66: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	47, // 67: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	48, // 68: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	50, // 69: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 70: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 71: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	43, // 72: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 73: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	53, // 74: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	54, // 75: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	55, // 76: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	47, // 77: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	74, // 78: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	53, // 79: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	60, // 80: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	47, // 81: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	47, // 82: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	66, // 83: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
-	69, // 84: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
-	36, // 85: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
-	68, // 86: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
-	37, // 87: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
-	38, // 88: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
-	70, // 89: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
-	71, // 90: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
-	91, // [91:91] is the sub-list for method output_type
-	91, // [91:91] is the sub-list for method input_type
-	91, // [91:91] is the sub-list for extension type_name
-	91, // [91:91] is the sub-list for extension extendee
-	0,  // [0:91] is the sub-list for field type_name
+	40, // 60: vedette.sensor.v1.Finding.terms:type_name -> vedette.sensor.v1.ScoreTerm
+	43, // 61: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
+	37, // 62: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	38, // 63: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	45, // 64: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 65: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 66: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	44, // 67: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	48, // 68: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	49, // 69: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	51, // 70: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 71: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 72: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	44, // 73: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 74: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	54, // 75: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	55, // 76: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	56, // 77: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	48, // 78: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	75, // 79: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	54, // 80: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	61, // 81: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	48, // 82: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	48, // 83: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	67, // 84: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
+	70, // 85: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
+	36, // 86: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
+	69, // 87: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
+	37, // 88: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
+	38, // 89: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
+	71, // 90: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
+	72, // 91: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
+	92, // [92:92] is the sub-list for method output_type
+	92, // [92:92] is the sub-list for method input_type
+	92, // [92:92] is the sub-list for extension type_name
+	92, // [92:92] is the sub-list for extension extendee
+	0,  // [0:92] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -7070,15 +7148,15 @@ func file_vedette_sensor_proto_init() {
 		(*Record_Isolation)(nil),
 		(*Record_FlowNote)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[60].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[61].OneofWrappers = []any{
 		(*Question_Ask)(nil),
 		(*Question_Cancel)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[61].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[62].OneofWrappers = []any{
 		(*Ask_Expression)(nil),
 		(*Ask_Rule)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[65].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[66].OneofWrappers = []any{
 		(*Detail_Number)(nil),
 		(*Detail_Text)(nil),
 		(*Detail_Flag)(nil),
@@ -7090,7 +7168,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   70,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -34,72 +35,60 @@ func isNamed(image string, names []string) bool {
 	return slices.Contains(names, strings.TrimRight(name, "0123456789.-"))
 }
 
-// term is one reason for a score.
+// term is a clue that an observation shows, with what it is worth here.
 type term struct {
-	points float64
-	text   string
+	clue clue
+	bits float64
+	text string
 }
 
-// serviceSpawn, freshImage, … are points. New behaviour alone scores at most 30,
-// so that a new program of an administrator stays below the threshold of 50: it
-// takes an odd place, an odd actor, or a storyline that is suspect already.
-const (
-	maxNovelty    = 30.0
-	pointsPerBit  = 1.5
-	serviceSpawn  = 25.0
-	shellOfOne    = 15.0
-	shellOther    = 5.0
-	servingNow    = 10.0
-	freshImage    = 10.0
-	oddPlace      = 20.0
-	ownPlace      = 5.0
-	setID         = 10.0
-	systemUser    = 5.0
-	remoteSession = 5.0
-	offHost       = 10.0
-	stranger      = 20.0
-	hop           = 15.0
-	textProgram   = 10.0
-	oddPort       = 5.0
-	loopback      = -25.0
-	failedConnect = -5.0
-)
+// terms gathers the clues of one observation.
+type terms []term
+
+func (t *terms) add(c clue, format string, args ...any) {
+	*t = append(*t, term{c, evidence[c], fmt.Sprintf(format, args...)})
+}
 
 // youngFor is how long after its first execution an image counts as a newcomer.
 const youngFor = 24 * time.Hour
 
-// anomaly judges behaviour that is new on this host.
+const (
+	// rareBits is the surprise from which what was seen here, but is not known, counts;
+	// its clues count half, because it was ordinary once.
+	rareBits = 4.0
+	// hourBits is the same for what is known, at an odd hour.
+	hourBits = 2.0
+)
+
+// anomaly judges behaviour that is new on this host, rare, or at an odd hour.
 func (e *Engine) anomaly(o *event.Observation, v event.Verdict, s *story) *event.Finding {
-	tainted := s.within(alertFor, o.Time)
-	if !v.Tracked || !v.New || v.Learning {
+	if !v.Tracked || v.Learning || !v.New && v.HourBits < hourBits && (v.Known || v.Surprise < rareBits) {
 		return nil
 	}
-	var terms []term
+	var all terms
 	var kind, title, did string
 	switch ev := o.Event.(type) {
 	case *event.Exec:
 		kind, title = "new-exec", "Unusual program start: "+plain(base(o.Process.Image), 60)
-		terms, did = e.execTerms(o, v)
+		all, did = e.execTerms(o, v)
 	case *event.FlowOpen:
 		if _, _, marked := e.markOf(o.Process); marked {
 			return nil // told as a follow-up, in learning as well
 		}
 		kind, title = "new-flow", "Unusual connection of "+plain(base(o.Process.Image), 60)
-		terms, did = e.flowTerms(o, ev, v)
+		all, did = e.flowTerms(o, ev, v)
 	default:
 		return nil
 	}
-	score := min(maxNovelty, pointsPerBit*v.Surprise)
-	for _, t := range terms {
-		score += t.points
-	}
-	score = min(max(score, 0), 100)
-	threshold := e.cfg.Threshold
-	if tainted {
-		threshold = e.cfg.TaintedThreshold
-	}
-	if score < threshold {
+	a := e.weigh(o, v, s, all)
+	if a.whole < e.odds.need || a.own < least {
+		if a.whole >= e.odds.plain && a.own >= least {
+			e.stats.OverBudget++ // the correction alone withholds it
+		}
 		return nil
+	}
+	if !v.New && v.HourBits < hourBits || !s.shown.adds(a.terms, o.Time) {
+		return nil // it is part of a storyline that was told; its like alone is no news
 	}
 	what := string(v.Behaviour.Key[:])
 	key := tellKey{what: what, who: o.Process.Key}
@@ -107,39 +96,87 @@ func (e *Engine) anomaly(o *event.Observation, v event.Verdict, s *story) *event
 		return nil
 	}
 	e.told.put(key, struct{}{})
+	s.shown.tell(a.terms, o.Time)
 
 	f := e.draft(o, v, s)
-	f.Kind, f.Title, f.Score = kind, title, score
-	f.Severity = severityOf(score)
+	f.Kind, f.Title = kind, title
 	f.Techniques = techniquesOf(o, kind)
-	var because []string
-	for _, t := range terms {
-		if t.points > 0 && t.text != "" {
-			because = append(because, t.text)
-		}
-	}
-	f.Reason = fmt.Sprintf("%s, which it never did in %s on this host", did, duration(v.Watched))
-	if len(because) > 0 {
-		f.Reason += "; " + strings.Join(because, "; ")
-	}
-	if tainted {
-		f.Reason += "; its storyline already has a finding"
-	}
-	f.Reason += fmt.Sprintf(" (%.1f bits of surprise).", v.Surprise)
+	e.explain(f, v, a, did)
 	return e.tell(f, what, s)
 }
 
-func (e *Engine) execTerms(o *event.Observation, v event.Verdict) ([]term, string) {
+// weighed is an observation's score.
+type weighed struct {
+	sum
+	terms terms
+	fresh float64 // what its own novelty brings
+	shown *showing
+}
+
+// weigh scores an observation and lets the calibration know.
+func (e *Engine) weigh(o *event.Observation, v event.Verdict, s *story, all terms) weighed {
+	a := weighed{terms: all}
+	switch {
+	case v.New:
+	case v.Known:
+		// What it is was judged when it was learnt; when it comes, and from where, was not.
+		a.terms = slices.DeleteFunc(a.terms, func(t term) bool { return t.clue != clueStranger })
+	default:
+		for i := range a.terms {
+			if a.terms[i].bits > 0 {
+				a.terms[i].bits /= 2
+			}
+		}
+	}
+	if v.HourBits >= hourBits {
+		a.terms.add(clueOddHour, "it is done here at %s, and not at %s", v.Hours, o.Time.UTC().Format("15:04 UTC"))
+		a.terms[len(a.terms)-1].bits = v.HourBits
+	}
+	if s.within(alertFor, o.Time) {
+		a.terms.add(clueHasFinding, "its storyline already has a finding")
+	}
+	if !v.Known {
+		a.fresh = noveltyOf(v.Surprise)
+	}
+	if s.shown == nil {
+		s.shown = &showing{}
+	}
+	a.shown = s.shown
+	a.sum = s.shown.score(a.fresh, v.Behaviour.Subject, a.terms, o.Time)
+	e.last = Oddness{a.own, a.whole, a.whole >= e.odds.need-suspectBits}
+	e.odds.note(a.whole, o.Process.Anchor, s.within(storyFor, o.Time))
+	return a
+}
+
+// Oddness is how odd the observation evaluated last was, in bits: by itself, and what its
+// storyline shows with it. Suspect: enough to teach nothing, whether or not it was told.
+type Oddness struct {
+	Own, Whole float64
+	Suspect    bool
+}
+
+// PValue is how likely an ordinary window of this host has a storyline of so many bits.
+func (e *Engine) PValue(bits float64) float64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.odds.pValue(bits)
+}
+
+// Oddness of the observation evaluated last; zero when nothing was odd about it.
+func (e *Engine) Oddness() Oddness {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.last
+}
+
+func (e *Engine) execTerms(o *event.Observation, v event.Verdict) (terms, string) {
 	p := o.Process
 	parent := p.Parent
 	if parent == nil {
 		parent = o.Before
 	}
 	actor := "an unknown process"
-	var terms []term
-	add := func(points float64, format string, args ...any) {
-		terms = append(terms, term{points, fmt.Sprintf(format, args...)})
-	}
+	var t terms
 	isShell := isNamed(p.Image, shells) || isNamed(p.Image, interpreters)
 	if parent != nil {
 		actor = who(parent)
@@ -149,97 +186,145 @@ func (e *Engine) execTerms(o *event.Observation, v event.Verdict) ([]term, strin
 		}
 		switch {
 		case e.faces(spawner):
-			add(serviceSpawn, "%s serves the network", plain(base(spawner.Image), 60))
+			t.add(clueServiceSpawn, "%s serves the network", plain(base(spawner.Image), 60))
 			if isShell {
-				add(shellOfOne, "%s runs commands for whoever controls it", plain(base(p.Image), 60))
+				t.add(clueServiceShell, "%s runs commands for whoever controls it", plain(base(p.Image), 60))
 			}
 		case isShell && !isNamed(spawner.Image, sessions) && !isNamed(spawner.Image, shells):
-			add(shellOther, "")
+			t.add(clueOtherShell, "%s is no program that starts shells for people", plain(base(spawner.Image), 60))
 		}
 	}
 	if p.Origin != nil && !p.Origin.Remote.Addr().IsLoopback() {
-		points := remoteSession
+		c := clueRemoteSession
 		if p.Anchor == p.Key && !isNamed(p.Image, sessions) {
-			points = servingNow
+			c = clueServing
 		}
-		add(points, "the image runs with an inbound session from %s", p.Origin.Remote.Addr().Unmap())
+		t.add(c, "the image runs with an inbound session from %s", p.Origin.Remote.Addr().Unmap())
 	} else if p.Origin != nil && p.Anchor == p.Key && !isNamed(p.Image, sessions) {
-		add(servingNow, "it was started while a connection from %s was served", endpoint(p.Origin.Remote))
+		t.add(clueServing, "it was started while a connection from %s was served", endpoint(p.Origin.Remote))
 	}
 	if v.ImageNew {
-		add(freshImage, "this image was never seen on this host")
+		if age := ageOf(o); age >= oldFile {
+			t.add(clueFirstUse, "this image was never started on this host, though it has been there for %s", duration(age))
+		} else {
+			t.add(clueFreshImage, "this image was never seen on this host")
+		}
 	}
-	terms = append(terms, e.strangerTerms(p)...)
-	terms = append(terms, placeTerms(p)...)
+	if unattended(p) {
+		t.add(clueUnattended, "no person's session is at work")
+	}
+	t = append(t, e.strangerTerms(p)...)
+	t = append(t, placeTerms(p)...)
 	if slices.Contains(p.Traits, event.TraitSetID) {
-		add(setID, "it gained privileges by its file")
+		t.add(clueSetID, "it gained privileges by its file")
 	}
 	if isShell && p.UID > 0 && p.UID < 1000 {
-		add(systemUser, "it runs as the service account %s", plain(p.User, 40))
+		t.add(clueSystemUser, "it runs as the service account %s", plain(p.User, 40))
 	}
-	return terms, fmt.Sprintf("%s started %s", actor, plain(p.Image, 160))
+	if installs(p) {
+		t.add(clueInstalls, "a package manager is at work")
+	}
+	return t, fmt.Sprintf("%s started %s", actor, plain(p.Image, 160))
 }
 
-func (e *Engine) flowTerms(o *event.Observation, ev *event.FlowOpen, v event.Verdict) ([]term, string) {
+func (e *Engine) flowTerms(o *event.Observation, ev *event.FlowOpen, v event.Verdict) (terms, string) {
 	p := o.Process
-	var terms []term
-	add := func(points float64, format string, args ...any) {
-		terms = append(terms, term{points, fmt.Sprintf(format, args...)})
-	}
+	var t terms
 	remote := ev.Remote.Addr().Unmap()
 	if remote.IsLoopback() {
-		add(loopback, "")
+		t.add(clueLoopback, "nothing of it leaves the host")
 	}
 	if ev.Dir == event.Inbound {
-		terms = append(terms, placeTerms(p)...)
+		t = append(t, placeTerms(p)...)
 		if v.ImageNew {
-			add(freshImage, "this image was never seen on this host")
+			t.add(clueFreshImage, "this image was never seen on this host")
 		}
 		if isNamed(p.Image, shells) {
-			add(serviceSpawn, "a shell accepts connections")
+			t.add(clueShellListens, "a shell accepts connections")
 		}
-		return terms, who(p) + " " + connection(o.Flow)
+		return t, who(p) + " " + connection(o.Flow)
 	}
 	if !remote.IsLoopback() {
-		add(offHost, "")
+		t.add(clueOffHost, "it leaves the host")
+		if unattended(p) {
+			t.add(clueUnattended, "no person's session is at work")
+		}
+		if o.Flow.Name == "" && !remote.IsPrivate() && !remote.IsLinkLocalUnicast() && !remote.IsMulticast() {
+			t.add(clueNoName, "no name was looked up for the address")
+		}
 	}
 	if ev.Failed {
-		add(failedConnect, "")
+		t.add(clueFailed, "nobody answered")
 	}
 	if since, ok := e.young.get(p.Image); ok && o.Time.Sub(since) < youngFor {
-		add(2*freshImage, "this image first ran here %s ago", duration(o.Time.Sub(since)))
+		t.add(clueNewcomer, "this image first ran here %s ago", duration(o.Time.Sub(since)))
 	} else if v.ImageNew {
-		add(freshImage, "this image was never seen on this host")
+		t.add(clueFreshImage, "this image was never seen on this host")
 	}
-	terms = append(terms, placeTerms(p)...)
-	terms = append(terms, e.strangerTerms(p)...)
+	t = append(t, placeTerms(p)...)
+	t = append(t, e.strangerTerms(p)...)
 	if remoteAccess(p, ev) && p.Origin != nil && !p.Origin.Remote.Addr().IsLoopback() && !remote.IsLoopback() {
-		add(hop, "it goes on to another host from inside a session")
+		t.add(clueHop, "it goes on to another host from inside a session")
+	}
+	if installs(p) {
+		t.add(clueInstalls, "a package manager is at work")
 	}
 	switch {
 	case isNamed(p.Image, shells):
-		add(serviceSpawn, "a shell has no network use of its own")
+		t.add(clueShellTalks, "a shell has no network use of its own")
 	case isNamed(p.Image, interpreters) && p.Script == "":
-		add(textProgram, "it runs a program given on its command line")
+		t.add(clueCommandLineProgram, "it runs a program given on its command line")
 	}
 	if p.Origin != nil && p.Parent != nil && e.faces(p.Parent) {
-		add(servingNow, "it serves a session from %s", endpoint(p.Origin.Remote))
+		t.add(clueServing, "it serves a session from %s", endpoint(p.Origin.Remote))
 	}
 	if port := ev.Remote.Port(); port >= 1024 || port == 23 || port == 25 {
-		add(oddPort, "port %d is no usual service's", port)
+		t.add(clueOddPort, "port %d is no usual service's", port)
 	}
-	return terms, who(p) + " " + connection(o.Flow)
+	return t, who(p) + " " + connection(o.Flow)
+}
+
+// oldFile is how long a file must have been there to be no newcomer. The time is the
+// inode's change time, which a program cannot set.
+const oldFile = 7 * 24 * time.Hour
+
+// ageOf is how long an executed image has been on the host as it is; 0: unknown.
+func ageOf(o *event.Observation) time.Duration {
+	ev, ok := o.Event.(*event.Exec)
+	if !ok || ev.Image.Change == 0 || ev.Image.Change > math.MaxInt64 {
+		return 0
+	}
+	return o.Time.Sub(time.Unix(0, int64(ev.Image.Change)))
+}
+
+// clocks start jobs in sessions that no person opened.
+var clocks = []string{"cron", "crond", "atd", "anacron", "fcron"}
+
+// unattended says whether a process belongs to no person's session.
+func unattended(p *event.Process) bool {
+	if p.Origin != nil {
+		return false
+	}
+	if p.SessionID == event.NoSession {
+		return true
+	}
+	for depth := 0; p != nil && depth < maxInstallDepth; p, depth = p.Parent, depth+1 {
+		if isNamed(p.Image, clocks) {
+			return true
+		}
+	}
+	return false
 }
 
 // strangerTerms judge where the session came from that a process belongs to.
-func (e *Engine) strangerTerms(p *event.Process) []term {
+func (e *Engine) strangerTerms(p *event.Process) terms {
 	if p.Origin == nil {
 		return nil
 	}
 	if _, ok := e.strangers.get(p.Origin.Remote); !ok {
 		return nil
 	}
-	return []term{{stranger, fmt.Sprintf("its session came from %s, from where none came before", p.Origin.Remote.Addr().Unmap())}}
+	return terms{{clueStranger, evidence[clueStranger], fmt.Sprintf("its session came from %s, from where none came before", p.Origin.Remote.Addr().Unmap())}}
 }
 
 // remoteAccess says whether a connection logs in to another host.
@@ -252,15 +337,15 @@ func remoteAccess(p *event.Process, open *event.FlowOpen) bool {
 }
 
 // placeTerms judge where an image lies.
-func placeTerms(p *event.Process) []term {
-	for _, t := range []struct{ trait, text string }{
+func placeTerms(p *event.Process) terms {
+	for _, odd := range []struct{ trait, text string }{
 		{event.TraitMemFD, "its image exists in memory only"},
 		{event.TraitWorldWritable, "its image lies where everybody may write"},
 		{event.TraitDeleted, "its image was deleted before it ran"},
 		{event.TraitHidden, "its image is in a hidden place"},
 	} {
-		if slices.Contains(p.Traits, t.trait) {
-			return []term{{oddPlace, t.text}}
+		if slices.Contains(p.Traits, odd.trait) {
+			return terms{{clueOddPlace, evidence[clueOddPlace], odd.text}}
 		}
 	}
 	for _, dir := range []string{"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/", "/usr/lib", "/lib", "/usr/libexec/", "/usr/share/", "/snap/", "/nix/store/"} {
@@ -268,7 +353,7 @@ func placeTerms(p *event.Process) []term {
 			return nil
 		}
 	}
-	return []term{{ownPlace, "its image belongs to no system directory"}}
+	return terms{{clueOwnPlace, evidence[clueOwnPlace], "its image belongs to no system directory"}}
 }
 
 // faces says whether an image serves the network as its purpose; what starts
@@ -301,20 +386,6 @@ func programOf(p *event.Process) string {
 		return p.Image
 	}
 	return p.Image + " " + p.Script
-}
-
-func severityOf(score float64) event.Severity {
-	switch {
-	case score >= 85:
-		return event.Critical
-	case score >= 65:
-		return event.High
-	case score >= 45:
-		return event.Medium
-	case score >= 25:
-		return event.Low
-	}
-	return event.Informational
 }
 
 // techniquesOf a new behaviour, as far as the behaviour itself says.

@@ -26,12 +26,17 @@ type Config struct {
 	// beside the built-in ones; empty: none. A rule that cannot be used is refused
 	// by itself, logged and listed by Rejected.
 	RulesDir string
+	// NoBuiltin leaves the built-in rules out: to see what oddness finds alone.
+	NoBuiltin bool
 	// MinLevel is the lowest level that becomes a finding (default low).
 	MinLevel event.Severity
-	// Threshold is the score, 0 to 100, from which new behaviour is a finding
-	// (default 50), and TaintedThreshold the same in a storyline that already has
-	// one (default 30).
-	Threshold, TaintedThreshold float64
+	// AlertBudget is how many findings a day may be of odd behaviour alone (default
+	// 0.5), rules not counted: what is odder than all but so many storylines a day is told.
+	AlertBudget float64
+	// Window is the length of the windows that oddness is measured in (default 10m).
+	Window time.Duration
+	// Odds is what an earlier run measured, from Engine.Odds; nil: nothing.
+	Odds []byte
 	// Budget is the number of findings a minute that this host may tell, whatever
 	// happens (default 120): a flood must not become the coordinator's flood.
 	// StoryBudget is the same for one storyline (default 40), so that one cannot
@@ -68,11 +73,11 @@ func (c Config) withDefaults() Config {
 	if c.MinLevel == "" {
 		c.MinLevel = event.Low
 	}
-	if c.Threshold <= 0 {
-		c.Threshold = 50
+	if c.AlertBudget <= 0 {
+		c.AlertBudget = 0.5
 	}
-	if c.TaintedThreshold <= 0 {
-		c.TaintedThreshold = 30
+	if c.Window <= 0 {
+		c.Window = 10 * time.Minute
 	}
 	if c.MaxCost <= 0 {
 		c.MaxCost = 100 * time.Microsecond
@@ -89,12 +94,30 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Odds is how odd this host's storylines are, for Config.Odds of the next run.
+func (e *Engine) Odds() []byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.odds.encode()
+}
+
+// MarkLoss says that events of the current window were lost: how odd it was, nobody knows.
+func (e *Engine) MarkLoss() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.odds.excluded = true
+}
+
 // Stats counts what was told and what was not.
 type Stats struct {
-	Rules, Rejected     int
-	Findings            uint64
-	Suppressed          uint64 // findings that the limits held back
-	OverBudget          uint64 // those of them that no later finding's count may tell
+	Rules, Rejected int
+	Findings        uint64
+	Suppressed      uint64 // findings that the limits held back
+	OverBudget      uint64 // those of them that no later finding's count may tell, and odd ones that the corrected budget leaves out
+	Anomalies       uint64 // findings of odd behaviour alone, which the alert budget is of
+	// TellFrom is the score in bits that is told at present, and Realised how many
+	// findings a day that was of late.
+	TellFrom, Realised  float64
 	NotesSuppressed     uint64
 	Storylines, Tainted int
 	// Correlations is what the rules about more than one event hold, and what they forgot.
@@ -117,6 +140,8 @@ type Engine struct {
 	young     *lru[string, time.Time]          // images first seen after learning
 	strangers *lru[netip.AddrPort, struct{}]   // who logged in from where nobody did before
 	repeats   *lru[repeatKey, *repeat]         // (rule or behaviour, storyline)
+	odds      *calibration
+	last      Oddness // of the observation at hand
 	budget    window
 	// tamperBudget is apart, so that a flood of findings does not hide why it is there.
 	tamperBudget window
@@ -173,6 +198,12 @@ func New(cfg Config) (*Engine, error) {
 	if _, ok := e.severity[cfg.MinLevel]; !ok {
 		return nil, fmt.Errorf("choosing the lowest level: %q is none", cfg.MinLevel)
 	}
+	e.odds = newCalibration(cfg.AlertBudget, cfg.Window)
+	if len(cfg.Odds) > 0 {
+		if err := e.odds.decode(cfg.Odds); err != nil {
+			cfg.Logger.Warn("what was measured of this host's storylines cannot be read; it is measured anew", "error", err)
+		}
+	}
 	if err := e.load(Set{}); err != nil {
 		return nil, err
 	}
@@ -195,6 +226,7 @@ func (e *Engine) Stats() Stats {
 	s.Storylines, s.Tainted = e.stories.len(), e.marked.len()
 	s.Rules = len(e.ids)
 	s.Correlations = e.correlator.Stats()
+	s.Anomalies, s.TellFrom, s.Realised = e.odds.told, e.odds.need, e.odds.realised
 	return s
 }
 
@@ -210,6 +242,8 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 		return findings, nil
 	}
 	e.recent.note(o)
+	e.odds.advance(o.Time, v.Learning)
+	e.last = Oddness{}
 	story := e.follow(o)
 	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {
 		e.serves(o.Process)
@@ -217,7 +251,7 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 			e.strangers.put(open.Remote, struct{}{})
 		}
 	}
-	if _, ok := o.Event.(*event.Exec); ok && v.ImageNew && !v.Learning {
+	if _, ok := o.Event.(*event.Exec); ok && v.ImageNew && !v.Learning && ageOf(o) < oldFile {
 		e.young.put(o.Process.Image, o.Time)
 	}
 
@@ -262,6 +296,7 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 	if e.severity[f.Severity] >= e.severity[event.Medium] {
 		e.marked.put(f.Process.Key, mark{f.RuleID, f.Title, f.Techniques, f.Severity})
 		story.mark(now)
+		e.odds.taint(f.Process.Anchor)
 	}
 	if !r.allow(now, e.cfg.RepeatBudget) {
 		r.held++
@@ -277,6 +312,9 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 	if r.held > 0 {
 		f.Reason += fmt.Sprintf(" The same was seen %d more times in this storyline and is not told one by one.", r.held)
 		r.held = 0
+	}
+	if f.PValue > 0 {
+		e.odds.spend()
 	}
 	f.ID = e.ulids.make(e.cfg.Now())
 	e.stats.Findings++

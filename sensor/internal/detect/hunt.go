@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/vedette-edr/vedette/proto/sigma"
+	"github.com/vedette-edr/vedette/proto/taxonomy"
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
@@ -18,14 +19,14 @@ var untold = []struct {
 	name  string
 	field int
 }{
-	{"vedette.Known", fieldKnown},
-	{"vedette.PreviousImage", fieldPreviousImage},
-	{"vedette.Installs", fieldInstalls},
-	{"vedette.InSession", fieldInSession},
-	{"vedette.OriginIp", fieldOriginIP},
-	{"vedette.ServesConnection", fieldServes},
-	{"vedette.Marks", fieldMarks},
-	{"ses", fieldAuditSession},
+	{"vedette.Known", taxonomy.Known},
+	{"vedette.PreviousImage", taxonomy.PreviousImage},
+	{"vedette.Installs", taxonomy.Installs},
+	{"vedette.InSession", taxonomy.InSession},
+	{"vedette.OriginIp", taxonomy.OriginIP},
+	{"vedette.ServesConnection", taxonomy.Serves},
+	{"vedette.Marks", taxonomy.Marks},
+	{"ses", taxonomy.AuditSession},
 }
 
 // Hunt is a rule that looks for what was recorded. It is for one goroutine.
@@ -50,7 +51,7 @@ func NewHunt(text string) (*Hunt, error) {
 	case len(file.Rules) != 1:
 		return nil, fmt.Errorf("it holds %d rules: ask with one at a time", len(file.Rules))
 	}
-	matchers, err := sigma.Compile(file.Rules[0], schema)
+	matchers, err := sigma.Compile(file.Rules[0], taxonomy.Schema)
 	if err != nil {
 		return nil, err
 	}

@@ -47,6 +47,9 @@ func (b *book) load(set Set) error {
 }
 
 func (b *book) loadBuiltin() error {
+	if b.cfg.NoBuiltin {
+		return nil
+	}
 	return fs.WalkDir(rules.Files, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err

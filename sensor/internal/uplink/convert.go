@@ -15,6 +15,7 @@ const (
 	maxArgv      = 8 << 10 // bytes of one process's arguments
 	maxFlows     = 64
 	maxLookups   = 64
+	maxTerms     = 64
 	maxText      = 4 << 10
 )
 
@@ -25,7 +26,7 @@ func RecordFromFinding(f *event.Finding) *sensorv1.Record {
 		Id: text(f.ID), Time: nanos(f.Time), Kind: text(f.Kind), Title: text(f.Title), RuleId: text(f.RuleID),
 		Severity: string(f.Severity), Techniques: texts(f.Techniques), Score: f.Score, Storyline: text(f.Storyline),
 		Process: process(f.Process), Origin: flow(f.Origin), Losses: losses(f.Losses), Reason: text(f.Reason),
-		Learning: f.Learning, Lookups: texts(f.Lookups[:min(len(f.Lookups), maxLookups)]),
+		PValue: f.PValue, Learning: f.Learning, Lookups: texts(f.Lookups[:min(len(f.Lookups), maxLookups)]),
 	}
 	if l := f.Login; l != nil {
 		out.Login = &sensorv1.Login{User: text(l.User), Source: l.Source.AsSlice()}
@@ -34,6 +35,9 @@ func RecordFromFinding(f *event.Finding) *sensorv1.Record {
 		for _, a := range f.Process.Ancestors(maxAncestors) {
 			out.Ancestors = append(out.Ancestors, process(a))
 		}
+	}
+	for _, t := range f.Terms[:min(len(f.Terms), maxTerms)] {
+		out.Terms = append(out.Terms, &sensorv1.ScoreTerm{Bits: t.Bits, Text: text(t.Text)})
 	}
 	for _, fl := range f.Flows[:min(len(f.Flows), maxFlows)] {
 		out.Flows = append(out.Flows, flow(fl))

@@ -47,6 +47,9 @@ func (g *Page) Painted(c Colour, label, value string) {
 // Text is running text, broken at the page's width.
 func (g *Page) Text(s string) { g.hanging("", s) }
 
+// Marked is text behind a mark of its own, with which its first line begins.
+func (g *Page) Marked(mark, s string) { g.hanging(mark, s) }
+
 // Item is one point of a list.
 func (g *Page) Item(s string) { g.hanging("- ", s) }
 

@@ -18,7 +18,7 @@ type Finding struct {
 	Title      string   `json:"title"`
 	Techniques []string `json:"techniques"`
 	Score      float64  `json:"score"`
-	// PValue is null until a score is calibrated.
+	// PValue is null of what was not told because of how odd it is.
 	PValue      *float64 `json:"p_value"`
 	Storyline   string   `json:"storyline"`
 	Process     *Process `json:"process"`
@@ -58,6 +58,13 @@ type Evidence struct {
 	ArgvTruncated bool     `json:"argv_truncated"`
 	Learning      bool     `json:"learning"`
 	Incident      *string  `json:"incident"`
+	Terms         []Term   `json:"terms"`
+}
+
+// Term is one reason for a score, in bits of evidence.
+type Term struct {
+	Bits float64 `json:"bits"`
+	Text string  `json:"text"`
 }
 
 // Flow is a connection as evidence.
@@ -82,11 +89,17 @@ func FromFinding(row *operatorv1.FindingRow) Finding {
 		Techniques: list(f.GetTechniques()), Score: f.GetScore(), Storyline: f.GetStoryline(),
 		Losses: Losses(f.GetLosses()), Disposition: row.GetDisposition(), Reason: f.GetReason(),
 		Evidence: Evidence{
-			Rule: text(f.GetRuleId()), Severity: f.GetSeverity(), Flows: []Flow{}, Lookups: list(f.GetLookups()),
+			Rule: text(f.GetRuleId()), Severity: f.GetSeverity(), Flows: []Flow{}, Terms: []Term{}, Lookups: list(f.GetLookups()),
 			SHA256: text(hex.EncodeToString(p.GetSha256())), Cwd: output.Lossless(p.GetCwd()), Unit: p.GetUnit(),
 			Container: p.GetContainer(), ImageTraits: list(p.GetImageTraits()), ArgvTruncated: p.GetArgvTruncated(),
 			Learning: f.GetLearning(), Incident: text(row.GetIncident()),
 		},
+	}
+	if p := f.GetPValue(); p > 0 {
+		out.PValue = &p
+	}
+	for _, t := range f.GetTerms() {
+		out.Evidence.Terms = append(out.Evidence.Terms, Term{t.GetBits(), t.GetText()})
 	}
 	for _, flow := range f.GetFlows() {
 		out.Evidence.Flows = append(out.Evidence.Flows, FromFlow(flow))
