@@ -15,6 +15,7 @@ import (
 
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/grant"
+	"github.com/vedette-edr/vedette/proto/hunt"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/scripts/internal/world"
@@ -213,7 +214,8 @@ func (s *sensor) greet(ctx context.Context, conn *link.Conn) (net.Conn, *sensorv
 	}
 	_ = stream.SetReadDeadline(time.Now().Add(welcomeTimeout))
 	if err := s.send(stream, &sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{Protocol: frame.ProtocolVersion,
-		SensorVersion: "simulated", Facts: s.fleet.facts(s.n), Boot: s.boot, Instance: s.boot, KeepAliveMs: uint32(link.DefaultKeepAlive.Milliseconds())}}}); err != nil {
+		SensorVersion: "simulated", Facts: s.fleet.facts(s.n), Boot: s.boot, Instance: s.boot, KeepAliveMs: uint32(link.DefaultKeepAlive.Milliseconds()),
+		Questions: hunt.Version}}}); err != nil {
 		return nil, nil, err
 	}
 	var first sensorv1.CoordinatorMessage
@@ -283,6 +285,8 @@ func (s *sensor) receive(ctx context.Context, conn *link.Conn, stream net.Conn) 
 			err = s.answer(body.Resume.GetSequence())
 		case *sensorv1.CoordinatorMessage_Grant:
 			err = s.honour(body.Grant)
+		case *sensorv1.CoordinatorMessage_Question:
+			err = s.question(stream, body.Question)
 		}
 		if err != nil {
 			return err

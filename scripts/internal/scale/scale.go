@@ -70,6 +70,7 @@ var parts = []struct{ Name, About string }{
 	{"steady", "the whole fleet reports: acknowledgements, memory of a session, growth"},
 	{"herd", "nodes are killed, and their sessions come back"},
 	{"life", "a small fleet in which everything happens: churn, storms, slow and hostile sensors, campaigns"},
+	{"hunt", "a thousand hosts at most are asked what they have seen"},
 	{"slopes", "what one more host costs: the fleet in four sizes; only when asked for"},
 }
 
@@ -136,6 +137,9 @@ func Run(ctx context.Context, cfg Config) ([]figure.Row, error) {
 	}
 	if cfg.wants("life") && ctx.Err() == nil {
 		rows = append(rows, life(ctx, cfg)...)
+	}
+	if cfg.wants("hunt") && ctx.Err() == nil {
+		rows = append(rows, hunts(ctx, cfg)...)
 	}
 	if slices.Contains(cfg.Only, "slopes") && ctx.Err() == nil {
 		rows = append(rows, slopes(ctx, cfg)...)
