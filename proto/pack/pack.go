@@ -37,15 +37,17 @@ const (
 	MaxBehaviours = 8192
 	// MaxPayload bounds a payload, in bytes: it travels in one entry of the log.
 	MaxPayload = 640 << 10
-	// MaxRole bounds the name of a role group, MaxName a subject or an object, and MaxKeys
-	// what an order to unlearn names, in bytes and keys.
+	// MaxRole bounds the name of a role group, in bytes.
 	MaxRole = 128
+	// MaxName bounds a subject or an object, in bytes.
 	MaxName = 384
+	// MaxKeys is how many behaviours an order to unlearn names.
 	MaxKeys = 256
 	// KeySize is a behaviour's key, in bytes.
 	KeySize = 16
-	// Lifetime is the longest that an operator's pack counts, and UnlearnFor an order to unlearn.
-	Lifetime   = 180 * 24 * time.Hour
+	// Lifetime is the longest that an operator's pack counts.
+	Lifetime = 180 * 24 * time.Hour
+	// UnlearnFor is how long an order to unlearn waits for its host.
 	UnlearnFor = 30 * 24 * time.Hour
 	// MinHosts is of how many hosts a pack must be that no operator signed.
 	MinHosts = 3

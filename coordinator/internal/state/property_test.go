@@ -28,7 +28,7 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	facts := &sensorv1.HostFacts{Name: name("name"), Labels: map[string]string{"b": "1", "a": name("label"), "c": "3"}}
 	token := name("token")
 	var body proto.Message
-	switch rapid.IntRange(0, 16).Draw(t, "kind") {
+	switch rapid.IntRange(0, 19).Draw(t, "kind") {
 	case 0:
 		body = &raftv1.InitCluster{ClusterId: "c-1"}
 	case 1:
@@ -69,6 +69,13 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 		cmd := command(&raftv1.Forget{Sightings: uint32(rapid.IntRange(1, 4).Draw(t, "sightings")), Before: now + 2, Hosts: []string{name("h"), name("h")}}) //nolint:gosec // small
 		cmd.Time += 2 + state.MinKept
 		return cmd
+	case 14:
+		body = &raftv1.SetRoles{Groups: []*raftv1.RoleGroup{{Name: name("role"), Basis: "similar", Sketch: []byte(name("sketch"))}}, Dissolved: []string{name("role")},
+			Hosts: []*raftv1.HostRole{{Host: name("h"), Role: name("role"), Permille: 500}, {Host: name("h")}}}
+	case 15:
+		body = &raftv1.NoteRollOuts{RollOuts: []*raftv1.RollOut{{Key: []byte(name("k")), Hosts: rapid.Uint32Range(0, 9).Draw(t, "hosts")}, {Key: []byte(name("k")), Hosts: 3, Installed: 3, By: "apt"}}}
+	case 16:
+		body = &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: name("h"), Unlearnt: &sensorv1.Unlearnt{Id: name("ul")}}}}
 	default:
 		body = &raftv1.Ingest{Batches: []*raftv1.HostBatch{drawBatch(t, name("h")), drawBatch(t, name("h"))}}
 	}
