@@ -69,13 +69,13 @@ const (
 	// are of the benign development weeks of make eval, all roles together.
 	priorBits  = 22.0
 	priorSlope = 2.5
-	priorDays  = 5.0
+	priorDays  = 3.0
 	leastPeak  = 5.0
 	lowestPeak = 10 // bits
 	// keepDays is about how many days the histogram is of.
 	keepDays = 45.0
 
-	stepPerFinding = 0.25
+	stepPerFinding = 0.4
 	maxLevel       = 4.0
 	floodCounts    = 4.0
 	// realisedDays is over how many days the realised rate is taken.
@@ -89,7 +89,7 @@ const (
 	// The score that is told never leaves these bounds, whatever was measured: above, so
 	// that nobody can make a host deaf by noise, and below, so that a quiet host's budget is not
 	// spent on nothing.
-	lowestNeed  = 16.0
+	lowestNeed  = 14.0
 	highestNeed = priorBits + 10.0
 	// suspectBits below what is told a storyline is suspect, and teaches nothing.
 	suspectBits = 3.0
