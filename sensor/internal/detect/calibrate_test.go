@@ -104,6 +104,7 @@ func TestWhatCalibrates(t *testing.T) {
 		{"ordinary", func(*calibration) {}, 1},
 		{"losses", func(c *calibration) { c.excluded = true }, 0},
 		{"tainted", func(c *calibration) { c.note(18, who, true) }, 0},
+		{"a rule's finding in it", func(c *calibration) { c.taint(event.ProcessKey{PID: 10, Start: 1}) }, 0},
 		{"a finding later", func(c *calibration) { c.advance(epoch.Add(5*time.Hour), false); c.taint(who) }, 0},
 		{"a finding of another", func(c *calibration) {
 			c.advance(epoch.Add(5*time.Hour), false)
