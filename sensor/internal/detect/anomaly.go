@@ -180,7 +180,7 @@ func (e *Engine) execTerms(o *event.Observation, v event.Verdict) (terms, string
 	isShell := isNamed(p.Image, shells) || isNamed(p.Image, interpreters)
 	if parent != nil {
 		actor = who(parent)
-		spawner := parent
+		spawner := orderer(parent)
 		if o.Before != nil && e.faces(o.Before) {
 			spawner = o.Before
 		}
@@ -282,6 +282,14 @@ func (e *Engine) flowTerms(o *event.Observation, ev *event.FlowOpen, v event.Ver
 		t.add(clueOddPort, "port %d is no usual service's", port)
 	}
 	return t, who(p) + " " + connection(o.Flow)
+}
+
+// orderer is who had a command run: a shell runs it for whoever started the shell.
+func orderer(p *event.Process) *event.Process {
+	for depth := 0; depth < 4 && p.Parent != nil && isNamed(p.Image, shells) && p.Parent.Anchor == p.Anchor; depth++ {
+		p = p.Parent
+	}
+	return p
 }
 
 // oldFile is how long a file must have been there to be no newcomer. The time is the

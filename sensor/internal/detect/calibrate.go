@@ -26,7 +26,7 @@ import (
 // The allowed rate is the budget, corrected by what was really told (adaptive conformal
 // inference, Gibbs and Candès 2021): each finding takes stepPerFinding halvings off it, and
 // each day gives back as much as the budget's findings took. At most 2^maxLevel either
-// way, and the flood of a day counts as floodCounts budgets at most.
+// way, and the flood of a day counts as floodCounts budgets at most, or as one finding.
 type calibration struct {
 	budget float64 // findings a day
 	window time.Duration
@@ -69,13 +69,13 @@ const (
 	// are of the benign development weeks of make eval, all roles together.
 	priorBits  = 22.0
 	priorSlope = 2.5
-	priorDays  = 5.0
+	priorDays  = 3.0
 	leastPeak  = 5.0
 	lowestPeak = 10 // bits
 	// keepDays is about how many days the histogram is of.
 	keepDays = 45.0
 
-	stepPerFinding = 0.25
+	stepPerFinding = 0.4
 	maxLevel       = 4.0
 	floodCounts    = 4.0
 	// realisedDays is over how many days the realised rate is taken.
@@ -89,14 +89,15 @@ const (
 	// The score that is told never leaves these bounds, whatever was measured: above, so
 	// that nobody can make a host deaf by noise, and below, so that a quiet host's budget is not
 	// spent on nothing.
-	lowestNeed  = 16.0
+	lowestNeed  = 14.0
 	highestNeed = priorBits + 10.0
 	// suspectBits below what is told a storyline is suspect, and teaches nothing.
 	suspectBits = 3.0
 )
 
 func newCalibration(budget float64, window time.Duration) *calibration {
-	c := &calibration{budget: budget, window: window, credit: floodCounts * budget, realised: budget}
+	c := &calibration{budget: budget, window: window, realised: budget}
+	c.credit = c.flood()
 	c.set()
 	return c
 }
@@ -153,6 +154,10 @@ func (c *calibration) pValue(bits float64) float64 {
 	return -math.Expm1(-c.rate(bits) * c.windowDays())
 }
 
+// flood is how many findings of a day count against the level at most; one always does, or
+// a small budget would not be held.
+func (c *calibration) flood() float64 { return max(floodCounts*c.budget, 1) }
+
 // allowed is the rate at which storylines may be told.
 func (c *calibration) allowed() float64 { return c.budget * math.Exp2(c.level) }
 
@@ -199,7 +204,7 @@ func (c *calibration) advance(now time.Time, learning bool) {
 // close takes the window at hand in, and n-1 without anything.
 func (c *calibration) close(n float64) {
 	days := n * c.windowDays()
-	c.credit = min(c.credit+floodCounts*c.budget*days, max(floodCounts*c.budget, 1))
+	c.credit = min(c.credit+c.flood()*days, max(c.flood(), 2))
 	counted := min(float64(c.findings), math.Floor(c.credit))
 	c.credit -= counted
 	c.level = min(max(c.level+stepPerFinding*(c.budget*days-counted), -maxLevel), maxLevel)
@@ -316,7 +321,7 @@ func (c *calibration) decode(in []byte) error {
 	if !(head[0] >= 0 && head[0] <= keepDays && math.Abs(head[1]) <= maxLevel && head[2] >= 0 && head[2] < 1e9 && head[3] >= 0 && head[3] < 1e9) {
 		return fmt.Errorf("%w: %v", errCalibration, head)
 	}
-	c.days, c.level, c.realised, c.credit, c.bins = head[0], head[1], head[2], min(head[3], max(floodCounts*c.budget, 1)), bins
+	c.days, c.level, c.realised, c.credit, c.bins = head[0], head[1], head[2], min(head[3], max(c.flood(), 2)), bins
 	c.set()
 	return nil
 }
