@@ -82,6 +82,7 @@ type GetStatusResponse struct {
 	HostsBlind    uint64                `protobuf:"varint,14,opt,name=hosts_blind,json=hostsBlind,proto3" json:"hosts_blind,omitempty"`       // online, and their sensors do not see
 	HostsStopped  uint64                `protobuf:"varint,15,opt,name=hosts_stopped,json=hostsStopped,proto3" json:"hosts_stopped,omitempty"` // their sensors were stopped in an orderly way
 	SignedNodes   *sensorv1.SignedNodes `protobuf:"bytes,16,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"`     // absent: none was ever signed
+	Drills        *DrillCoverage        `protobuf:"bytes,71,opt,name=drills,proto3" json:"drills,omitempty"`                                  // absent: no drill was ever done
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,6 +225,13 @@ func (x *GetStatusResponse) GetHostsStopped() uint64 {
 func (x *GetStatusResponse) GetSignedNodes() *sensorv1.SignedNodes {
 	if x != nil {
 		return x.SignedNodes
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetDrills() *DrillCoverage {
+	if x != nil {
+		return x.Drills
 	}
 	return nil
 }
@@ -6222,12 +6230,273 @@ func (x *PutTrustResponse) GetEpoch() uint64 {
 	return 0
 }
 
+type PutDrillsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*raftv1.DrillResult  `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // without what the coordinator fills in
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutDrillsRequest) Reset() {
+	*x = PutDrillsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutDrillsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutDrillsRequest) ProtoMessage() {}
+
+func (x *PutDrillsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutDrillsRequest.ProtoReflect.Descriptor instead.
+func (*PutDrillsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *PutDrillsRequest) GetResults() []*raftv1.DrillResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type PutDrillsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutDrillsResponse) Reset() {
+	*x = PutDrillsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutDrillsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutDrillsResponse) ProtoMessage() {}
+
+func (x *PutDrillsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutDrillsResponse.ProtoReflect.Descriptor instead.
+func (*PutDrillsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
+}
+
+type ListDrillsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // id or name; empty: all
+	PageSize      uint32                 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDrillsRequest) Reset() {
+	*x = ListDrillsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDrillsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDrillsRequest) ProtoMessage() {}
+
+func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDrillsRequest.ProtoReflect.Descriptor instead.
+func (*ListDrillsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *ListDrillsRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ListDrillsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDrillsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListDrillsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*raftv1.DrillResult  `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // by host and drill
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDrillsResponse) Reset() {
+	*x = ListDrillsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDrillsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDrillsResponse) ProtoMessage() {}
+
+func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDrillsResponse.ProtoReflect.Descriptor instead.
+func (*ListDrillsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *ListDrillsResponse) GetResults() []*raftv1.DrillResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *ListDrillsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Techniques by what drills found out of them.
+type DrillCoverage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Proven        uint32                 `protobuf:"varint,1,opt,name=proven,proto3" json:"proven,omitempty"`
+	Missed        uint32                 `protobuf:"varint,2,opt,name=missed,proto3" json:"missed,omitempty"`
+	Closed        uint32                 `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"` // proven, and missed earlier
+	Last          int64                  `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`     // when a drill was done last (Unix ns)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillCoverage) Reset() {
+	*x = DrillCoverage{}
+	mi := &file_vedette_operator_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillCoverage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillCoverage) ProtoMessage() {}
+
+func (x *DrillCoverage) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillCoverage.ProtoReflect.Descriptor instead.
+func (*DrillCoverage) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *DrillCoverage) GetProven() uint32 {
+	if x != nil {
+		return x.Proven
+	}
+	return 0
+}
+
+func (x *DrillCoverage) GetMissed() uint32 {
+	if x != nil {
+		return x.Missed
+	}
+	return 0
+}
+
+func (x *DrillCoverage) GetClosed() uint32 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
+func (x *DrillCoverage) GetLast() int64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
 var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xb6\x04\n" +
+	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x13vedette/drill.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
+	"\x10GetStatusRequest\"\xf2\x04\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -6247,7 +6516,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vhosts_blind\x18\x0e \x01(\x04R\n" +
 	"hostsBlind\x12#\n" +
 	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\x12A\n" +
-	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"\xae\x06\n" +
+	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\x12:\n" +
+	"\x06drills\x18G \x01(\v2\".vedette.operator.v1.DrillCoverageR\x06drills\"\xae\x06\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -6740,7 +7010,24 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"seen_since\x18\x03 \x01(\x03R\tseenSince\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
 	"\x10PutTrustResponse\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch2\xc8\x1c\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"J\n" +
+	"\x10PutDrillsRequest\x126\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.vedette.raft.v1.DrillResultR\aresults\"\x13\n" +
+	"\x11PutDrillsResponse\"c\n" +
+	"\x11ListDrillsRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"k\n" +
+	"\x12ListDrillsResponse\x126\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.vedette.raft.v1.DrillResultR\aresults\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"k\n" +
+	"\rDrillCoverage\x12\x16\n" +
+	"\x06proven\x18\x01 \x01(\rR\x06proven\x12\x16\n" +
+	"\x06missed\x18\x02 \x01(\rR\x06missed\x12\x16\n" +
+	"\x06closed\x18\x03 \x01(\rR\x06closed\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\x03R\x04last2\x83\x1e\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -6780,7 +7067,10 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\bGetTrust\x12$.vedette.operator.v1.GetTrustRequest\x1a%.vedette.operator.v1.GetTrustResponse\x12`\n" +
 	"\vPrepareRoot\x12'.vedette.operator.v1.PrepareRootRequest\x1a(.vedette.operator.v1.PrepareRootResponse\x12W\n" +
 	"\bPutTrust\x12$.vedette.operator.v1.PutTrustRequest\x1a%.vedette.operator.v1.PutTrustResponse\x12l\n" +
-	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12P\n" +
+	"\x0fListCheckpoints\x12+.vedette.operator.v1.ListCheckpointsRequest\x1a,.vedette.operator.v1.ListCheckpointsResponse\x12Z\n" +
+	"\tPutDrills\x12%.vedette.operator.v1.PutDrillsRequest\x1a&.vedette.operator.v1.PutDrillsResponse\x12]\n" +
+	"\n" +
+	"ListDrills\x12&.vedette.operator.v1.ListDrillsRequest\x1a'.vedette.operator.v1.ListDrillsResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
 var (
@@ -6795,7 +7085,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 101)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -6889,179 +7179,192 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*PrepareRootResponse)(nil),        // 89: vedette.operator.v1.PrepareRootResponse
 	(*PutTrustRequest)(nil),            // 90: vedette.operator.v1.PutTrustRequest
 	(*PutTrustResponse)(nil),           // 91: vedette.operator.v1.PutTrustResponse
-	nil,                                // 92: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 93: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 94: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 95: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 96: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 97: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 98: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 99: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 100: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 101: vedette.sensor.v1.Behaviour
-	(*sensorv1.Finding)(nil),           // 102: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 103: vedette.raft.v1.Incident
-	(sensorv1.Action)(0),               // 104: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 105: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 106: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 107: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 108: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 109: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 110: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 111: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 112: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 113: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 114: vedette.sensor.v1.SignedTrust
+	(*PutDrillsRequest)(nil),           // 92: vedette.operator.v1.PutDrillsRequest
+	(*PutDrillsResponse)(nil),          // 93: vedette.operator.v1.PutDrillsResponse
+	(*ListDrillsRequest)(nil),          // 94: vedette.operator.v1.ListDrillsRequest
+	(*ListDrillsResponse)(nil),         // 95: vedette.operator.v1.ListDrillsResponse
+	(*DrillCoverage)(nil),              // 96: vedette.operator.v1.DrillCoverage
+	nil,                                // 97: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 98: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 99: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 100: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 101: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 102: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 103: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 104: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 105: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 106: vedette.sensor.v1.Behaviour
+	(*sensorv1.Finding)(nil),           // 107: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 108: vedette.raft.v1.Incident
+	(sensorv1.Action)(0),               // 109: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 110: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 111: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 112: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 113: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 114: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 115: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 116: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 117: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 118: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 119: vedette.sensor.v1.SignedTrust
+	(*raftv1.DrillResult)(nil),         // 120: vedette.raft.v1.DrillResult
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	60,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	92,  // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	97,  // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	98,  // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	99,  // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	100, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	93,  // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
-	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
-	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
-	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	101, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	102, // 15: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
-	13,  // 16: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	13,  // 17: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 18: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	103, // 19: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	13,  // 20: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	103, // 21: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	3,   // 22: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 23: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,   // 24: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	104, // 25: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	105, // 26: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	106, // 27: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,   // 28: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	28,  // 29: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	94,  // 30: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	107, // 31: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	107, // 32: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	31,  // 33: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	108, // 34: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	31,  // 35: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	31,  // 36: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	109, // 37: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 38: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	109, // 39: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	110, // 40: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	46,  // 41: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	49,  // 42: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	106, // 43: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	50,  // 44: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	50,  // 45: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	31,  // 46: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	55,  // 47: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	95,  // 48: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	60,  // 49: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	96,  // 50: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	96,  // 51: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	69,  // 52: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	111, // 53: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	13,  // 54: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	103, // 55: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	50,  // 56: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	72,  // 57: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	2,   // 58: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
-	77,  // 59: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	112, // 60: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	112, // 61: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	113, // 62: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	114, // 63: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	114, // 64: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
-	86,  // 65: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
-	87,  // 66: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
-	87,  // 67: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	114, // 68: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	0,   // 69: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 70: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 71: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 72: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	14,  // 73: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	16,  // 74: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	18,  // 75: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	20,  // 76: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	22,  // 77: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	24,  // 78: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	26,  // 79: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	29,  // 80: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	32,  // 81: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	34,  // 82: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	36,  // 83: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	38,  // 84: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	40,  // 85: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	42,  // 86: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	44,  // 87: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	47,  // 88: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	51,  // 89: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	53,  // 90: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	56,  // 91: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	58,  // 92: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	61,  // 93: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	63,  // 94: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	65,  // 95: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	67,  // 96: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	73,  // 97: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	75,  // 98: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	78,  // 99: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	80,  // 100: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	84,  // 101: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	88,  // 102: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	90,  // 103: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	82,  // 104: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	70,  // 105: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	1,   // 106: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 107: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 108: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 109: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	15,  // 110: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	17,  // 111: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	19,  // 112: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	21,  // 113: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	23,  // 114: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	25,  // 115: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	27,  // 116: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	30,  // 117: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	33,  // 118: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	35,  // 119: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	37,  // 120: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	39,  // 121: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	41,  // 122: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	43,  // 123: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	45,  // 124: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	48,  // 125: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	52,  // 126: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	54,  // 127: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	57,  // 128: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	59,  // 129: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	62,  // 130: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	64,  // 131: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	66,  // 132: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	68,  // 133: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	74,  // 134: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	76,  // 135: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	79,  // 136: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	81,  // 137: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	85,  // 138: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	89,  // 139: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	91,  // 140: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	83,  // 141: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	71,  // 142: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	106, // [106:143] is the sub-list for method output_type
-	69,  // [69:106] is the sub-list for method input_type
-	69,  // [69:69] is the sub-list for extension type_name
-	69,  // [69:69] is the sub-list for extension extendee
-	0,   // [0:69] is the sub-list for field type_name
+	101, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	96,  // 2: vedette.operator.v1.GetStatusResponse.drills:type_name -> vedette.operator.v1.DrillCoverage
+	97,  // 3: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	102, // 4: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	103, // 5: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	104, // 6: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	105, // 7: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	98,  // 8: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	3,   // 9: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 10: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	2,   // 11: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
+	12,  // 12: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
+	10,  // 13: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
+	11,  // 14: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
+	106, // 15: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	107, // 16: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	13,  // 17: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	13,  // 18: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	108, // 19: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	108, // 20: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	13,  // 21: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	108, // 22: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	3,   // 23: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 24: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 25: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	109, // 26: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	110, // 27: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	111, // 28: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 29: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	28,  // 30: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	99,  // 31: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	112, // 32: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	112, // 33: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	31,  // 34: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	113, // 35: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	31,  // 36: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	31,  // 37: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	114, // 38: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	114, // 39: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	114, // 40: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	115, // 41: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	46,  // 42: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	49,  // 43: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	111, // 44: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	50,  // 45: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	50,  // 46: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	31,  // 47: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	55,  // 48: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	100, // 49: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	60,  // 50: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	101, // 51: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	101, // 52: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	69,  // 53: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	116, // 54: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	13,  // 55: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	108, // 56: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	50,  // 57: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	72,  // 58: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 59: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	77,  // 60: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	117, // 61: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	117, // 62: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	118, // 63: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	119, // 64: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	119, // 65: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	86,  // 66: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	87,  // 67: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	87,  // 68: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	119, // 69: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	120, // 70: vedette.operator.v1.PutDrillsRequest.results:type_name -> vedette.raft.v1.DrillResult
+	120, // 71: vedette.operator.v1.ListDrillsResponse.results:type_name -> vedette.raft.v1.DrillResult
+	0,   // 72: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 73: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 74: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 75: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	14,  // 76: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	16,  // 77: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	18,  // 78: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	20,  // 79: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	22,  // 80: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	24,  // 81: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	26,  // 82: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	29,  // 83: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	32,  // 84: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	34,  // 85: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	36,  // 86: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	38,  // 87: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	40,  // 88: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	42,  // 89: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	44,  // 90: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	47,  // 91: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	51,  // 92: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	53,  // 93: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	56,  // 94: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	58,  // 95: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	61,  // 96: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	63,  // 97: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	65,  // 98: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	67,  // 99: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	73,  // 100: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	75,  // 101: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	78,  // 102: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	80,  // 103: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	84,  // 104: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	88,  // 105: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	90,  // 106: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	82,  // 107: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	92,  // 108: vedette.operator.v1.OperatorService.PutDrills:input_type -> vedette.operator.v1.PutDrillsRequest
+	94,  // 109: vedette.operator.v1.OperatorService.ListDrills:input_type -> vedette.operator.v1.ListDrillsRequest
+	70,  // 110: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	1,   // 111: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 112: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 113: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 114: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	15,  // 115: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	17,  // 116: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	19,  // 117: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	21,  // 118: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	23,  // 119: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	25,  // 120: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	27,  // 121: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	30,  // 122: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	33,  // 123: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	35,  // 124: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	37,  // 125: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	39,  // 126: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	41,  // 127: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	43,  // 128: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	45,  // 129: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	48,  // 130: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	52,  // 131: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	54,  // 132: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	57,  // 133: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	59,  // 134: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	62,  // 135: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	64,  // 136: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	66,  // 137: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	68,  // 138: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	74,  // 139: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	76,  // 140: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	79,  // 141: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	81,  // 142: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	85,  // 143: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	89,  // 144: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	91,  // 145: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	83,  // 146: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	93,  // 147: vedette.operator.v1.OperatorService.PutDrills:output_type -> vedette.operator.v1.PutDrillsResponse
+	95,  // 148: vedette.operator.v1.OperatorService.ListDrills:output_type -> vedette.operator.v1.ListDrillsResponse
+	71,  // 149: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	111, // [111:150] is the sub-list for method output_type
+	72,  // [72:111] is the sub-list for method input_type
+	72,  // [72:72] is the sub-list for extension type_name
+	72,  // [72:72] is the sub-list for extension extendee
+	0,   // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -7082,7 +7385,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   96,
+			NumMessages:   101,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

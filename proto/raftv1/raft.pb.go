@@ -68,6 +68,7 @@ type Command struct {
 	//	*Command_PutTrust
 	//	*Command_NoteTrust
 	//	*Command_ExportMark
+	//	*Command_PutDrills
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -437,6 +438,15 @@ func (x *Command) GetExportMark() *ExportMark {
 	return nil
 }
 
+func (x *Command) GetPutDrills() *PutDrills {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutDrills); ok {
+			return x.PutDrills
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -577,6 +587,10 @@ type Command_ExportMark struct {
 	ExportMark *ExportMark `protobuf:"bytes,50,opt,name=export_mark,json=exportMark,proto3,oneof"`
 }
 
+type Command_PutDrills struct {
+	PutDrills *PutDrills `protobuf:"bytes,71,opt,name=put_drills,json=putDrills,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -644,6 +658,8 @@ func (*Command_PutTrust) isCommand_Body() {}
 func (*Command_NoteTrust) isCommand_Body() {}
 
 func (*Command_ExportMark) isCommand_Body() {}
+
+func (*Command_PutDrills) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4064,7 +4080,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xef\x12\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x13vedette/drill.proto\x1a\x14vedette/sensor.proto\"\xac\x13\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -4111,7 +4127,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrust\x12>\n" +
 	"\vexport_mark\x182 \x01(\v2\x1b.vedette.raft.v1.ExportMarkH\x00R\n" +
-	"exportMarkB\x06\n" +
+	"exportMark\x12;\n" +
+	"\n" +
+	"put_drills\x18G \x01(\v2\x1a.vedette.raft.v1.PutDrillsH\x00R\tputDrillsB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -4468,19 +4486,20 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*ExportMark)(nil),                 // 48: vedette.raft.v1.ExportMark
 	(*ExportPlace)(nil),                // 49: vedette.raft.v1.ExportPlace
 	nil,                                // 50: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 51: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 52: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 53: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 54: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 55: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 56: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 57: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 58: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 59: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 60: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 61: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 62: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 63: vedette.sensor.v1.SignedTrust
+	(*PutDrills)(nil),                  // 51: vedette.raft.v1.PutDrills
+	(*sensorv1.Batch)(nil),             // 52: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 53: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 54: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 55: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 56: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 57: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 58: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 59: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 60: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 61: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 62: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 63: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 64: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -4517,48 +4536,49 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	44, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
 	45, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
 	48, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
-	3,  // 34: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	51, // 35: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	52, // 36: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	53, // 37: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	50, // 38: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	53, // 39: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	52, // 40: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 41: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	55, // 42: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	56, // 43: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	57, // 44: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	58, // 45: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	59, // 46: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	56, // 47: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 48: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 49: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 50: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	54, // 51: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	60, // 52: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	52, // 53: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 54: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	61, // 55: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 56: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 57: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 58: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 59: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 60: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	54, // 61: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	54, // 62: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	62, // 63: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	41, // 64: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	63, // 65: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	46, // 66: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	47, // 67: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	47, // 68: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	49, // 69: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	49, // 70: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	51, // 34: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
+	3,  // 35: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	52, // 36: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	53, // 37: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	54, // 38: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	50, // 39: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	54, // 40: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	53, // 41: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	55, // 42: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	56, // 43: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	57, // 44: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	58, // 45: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	59, // 46: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	60, // 47: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	57, // 48: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 49: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 50: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 51: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	55, // 52: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	61, // 53: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	53, // 54: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 55: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	62, // 56: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 57: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 58: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 59: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 60: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 61: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	55, // 62: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	55, // 63: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	63, // 64: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	41, // 65: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	64, // 66: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	46, // 67: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	47, // 68: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	47, // 69: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	49, // 70: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	49, // 71: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4566,6 +4586,7 @@ func file_vedette_raft_proto_init() {
 	if File_vedette_raft_proto != nil {
 		return
 	}
+	file_vedette_drill_proto_init()
 	file_vedette_raft_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_Ingest)(nil),
 		(*Command_EnrollHost)(nil),
@@ -4601,6 +4622,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutTrust)(nil),
 		(*Command_NoteTrust)(nil),
 		(*Command_ExportMark)(nil),
+		(*Command_PutDrills)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -34,6 +34,7 @@ var wanted = map[string]string{
 	"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
 	"ListOperators": "yyyy", "ListCheckpoints": "yyyy", "PutRevocations": "nnny", "RemoveHost": "nnny",
 	"GetTrust": "yyyy", "PrepareRoot": "nnny", "PutTrust": "nnny",
+	"PutDrills": "nyyy", "ListDrills": "yyyy",
 }
 
 // Ensure every procedure of the service has exactly the roles written here, and

@@ -202,6 +202,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.forget(body.Forget)
 	case *raftv1.Command_ExportMark:
 		return a.exportMark(body.ExportMark)
+	case *raftv1.Command_PutDrills:
+		return a.putDrills(body.PutDrills)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

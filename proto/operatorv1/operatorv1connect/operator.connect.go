@@ -143,6 +143,12 @@ const (
 	// OperatorServiceListCheckpointsProcedure is the fully-qualified name of the OperatorService's
 	// ListCheckpoints RPC.
 	OperatorServiceListCheckpointsProcedure = "/vedette.operator.v1.OperatorService/ListCheckpoints"
+	// OperatorServicePutDrillsProcedure is the fully-qualified name of the OperatorService's PutDrills
+	// RPC.
+	OperatorServicePutDrillsProcedure = "/vedette.operator.v1.OperatorService/PutDrills"
+	// OperatorServiceListDrillsProcedure is the fully-qualified name of the OperatorService's
+	// ListDrills RPC.
+	OperatorServiceListDrillsProcedure = "/vedette.operator.v1.OperatorService/ListDrills"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
 )
@@ -200,6 +206,10 @@ type OperatorServiceClient interface {
 	PutTrust(context.Context, *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error)
 	// The nodes' signed words for the audit, newest first.
 	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
+	// Keeps what a run of drills found out.
+	PutDrills(context.Context, *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error)
+	// What drills found out: the last result of each host and drill.
+	ListDrills(context.Context, *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
 }
@@ -431,6 +441,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ListCheckpoints")),
 			connect.WithClientOptions(opts...),
 		),
+		putDrills: connect.NewClient[operatorv1.PutDrillsRequest, operatorv1.PutDrillsResponse](
+			httpClient,
+			baseURL+OperatorServicePutDrillsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutDrills")),
+			connect.WithClientOptions(opts...),
+		),
+		listDrills: connect.NewClient[operatorv1.ListDrillsRequest, operatorv1.ListDrillsResponse](
+			httpClient,
+			baseURL+OperatorServiceListDrillsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListDrills")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[operatorv1.WatchRequest, operatorv1.WatchResponse](
 			httpClient,
 			baseURL+OperatorServiceWatchProcedure,
@@ -478,6 +500,8 @@ type operatorServiceClient struct {
 	prepareRoot      *connect.Client[operatorv1.PrepareRootRequest, operatorv1.PrepareRootResponse]
 	putTrust         *connect.Client[operatorv1.PutTrustRequest, operatorv1.PutTrustResponse]
 	listCheckpoints  *connect.Client[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse]
+	putDrills        *connect.Client[operatorv1.PutDrillsRequest, operatorv1.PutDrillsResponse]
+	listDrills       *connect.Client[operatorv1.ListDrillsRequest, operatorv1.ListDrillsResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 }
 
@@ -801,6 +825,24 @@ func (c *operatorServiceClient) ListCheckpoints(ctx context.Context, req *operat
 	return nil, err
 }
 
+// PutDrills calls vedette.operator.v1.OperatorService.PutDrills.
+func (c *operatorServiceClient) PutDrills(ctx context.Context, req *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error) {
+	response, err := c.putDrills.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListDrills calls vedette.operator.v1.OperatorService.ListDrills.
+func (c *operatorServiceClient) ListDrills(ctx context.Context, req *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error) {
+	response, err := c.listDrills.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Watch calls vedette.operator.v1.OperatorService.Watch.
 func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -859,6 +901,10 @@ type OperatorServiceHandler interface {
 	PutTrust(context.Context, *operatorv1.PutTrustRequest) (*operatorv1.PutTrustResponse, error)
 	// The nodes' signed words for the audit, newest first.
 	ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error)
+	// Keeps what a run of drills found out.
+	PutDrills(context.Context, *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error)
+	// What drills found out: the last result of each host and drill.
+	ListDrills(context.Context, *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
 }
@@ -1086,6 +1132,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ListCheckpoints")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServicePutDrillsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePutDrillsProcedure,
+		svc.PutDrills,
+		connect.WithSchema(operatorServiceMethods.ByName("PutDrills")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListDrillsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListDrillsProcedure,
+		svc.ListDrills,
+		connect.WithSchema(operatorServiceMethods.ByName("ListDrills")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		OperatorServiceWatchProcedure,
 		svc.Watch,
@@ -1166,6 +1224,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServicePutTrustHandler.ServeHTTP(w, r)
 		case OperatorServiceListCheckpointsProcedure:
 			operatorServiceListCheckpointsHandler.ServeHTTP(w, r)
+		case OperatorServicePutDrillsProcedure:
+			operatorServicePutDrillsHandler.ServeHTTP(w, r)
+		case OperatorServiceListDrillsProcedure:
+			operatorServiceListDrillsHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -1319,6 +1381,14 @@ func (UnimplementedOperatorServiceHandler) PutTrust(context.Context, *operatorv1
 
 func (UnimplementedOperatorServiceHandler) ListCheckpoints(context.Context, *operatorv1.ListCheckpointsRequest) (*operatorv1.ListCheckpointsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListCheckpoints is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutDrills(context.Context, *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutDrills is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListDrills(context.Context, *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListDrills is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {
