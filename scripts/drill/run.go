@@ -46,6 +46,10 @@ func run(ctx context.Context, cfg config) (err error) {
 	if err != nil {
 		return fmt.Errorf("making the run's folder: %w", err)
 	}
+	// Some drills run as a service's account, and pass through.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return fmt.Errorf("making the run's folder: %w", err)
+	}
 	l, err := lab.New(cfg.bin, dir)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
