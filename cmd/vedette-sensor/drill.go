@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +30,7 @@ func drillCommand(f *flags) *cobra.Command {
 
 func drillRunCommand(f *flags) *cobra.Command {
 	var base, format string
+	var lookUp time.Duration
 	cmd := &cobra.Command{
 		Use:   "run [DRILL]...",
 		Short: "Do drills, all of them unless some are named, and say what was done",
@@ -55,7 +57,7 @@ names the drills. The exit code is 1 when a drill left something or could not be
 			}
 			ctx := cmd.Context()
 			run, err := drill.Run(ctx, drill.Config{
-				Base: base, ScopeKind: cfg.Scope.Kind, ScopePath: cfg.Scope.Path, Drills: chosen,
+				Base: base, ScopeKind: cfg.Scope.Kind, ScopePath: cfg.Scope.Path, Drills: chosen, LookUp: lookUp,
 				Told: func(d catalogue.Done) {
 					fmt.Fprintf(cmd.ErrOrStderr(), "%-22s %-8s %s\n", d.ID, d.State, strings.Join(append(d.Left, d.Why), " "))
 				},
@@ -73,6 +75,7 @@ names the drills. The exit code is 1 when a drill left something or could not be
 		},
 	}
 	cmd.Flags().StringVar(&base, "dir", drill.DefaultBase, "`folder` for the runs' scratch folders")
+	cmd.Flags().DurationVar(&lookUp, "look-up", 0, "what the sensor may take to look up watched paths in a new mount namespace (default 2s, at most 20s)")
 	cmd.Flags().StringVarP(&format, "output", "o", "table", "`format`: table or json")
 	return cmd
 }

@@ -19,6 +19,8 @@ func (f *fake) longList(ctx context.Context, r *operatorv1.ListFindingsRequest) 
 	f.mu.Unlock()
 	from, _ := strconv.Atoi(r.GetPageToken())
 	switch {
+	case mode == "drilled":
+		return &operatorv1.ListFindingsResponse{Findings: drilledFindings()}, nil
 	case mode != "endless" && !strings.HasPrefix(mode, "breaks") && mode != "stands":
 		return nil, nil
 	case mode == "breaks for good" && from > 0:

@@ -152,6 +152,7 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string)
 		open += ": see 'vedette incident list --status open'"
 	}
 	g.Field("incidents open", open)
+	drillField(g, st.GetDrills())
 }
 
 // stateColour is the colour of a host's, a node's or an isolation's state.

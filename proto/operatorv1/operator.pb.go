@@ -82,6 +82,7 @@ type GetStatusResponse struct {
 	HostsBlind    uint64                `protobuf:"varint,14,opt,name=hosts_blind,json=hostsBlind,proto3" json:"hosts_blind,omitempty"`       // online, and their sensors do not see
 	HostsStopped  uint64                `protobuf:"varint,15,opt,name=hosts_stopped,json=hostsStopped,proto3" json:"hosts_stopped,omitempty"` // their sensors were stopped in an orderly way
 	SignedNodes   *sensorv1.SignedNodes `protobuf:"bytes,16,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"`     // absent: none was ever signed
+	Drills        *DrillCoverage        `protobuf:"bytes,71,opt,name=drills,proto3" json:"drills,omitempty"`                                  // absent: no drill was ever done
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,6 +225,13 @@ func (x *GetStatusResponse) GetHostsStopped() uint64 {
 func (x *GetStatusResponse) GetSignedNodes() *sensorv1.SignedNodes {
 	if x != nil {
 		return x.SignedNodes
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetDrills() *DrillCoverage {
+	if x != nil {
+		return x.Drills
 	}
 	return nil
 }
@@ -8130,12 +8138,273 @@ func (x *HuntProgress) GetLimited() bool {
 	return false
 }
 
+type PutDrillsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*raftv1.DrillResult  `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // without what the coordinator fills in
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutDrillsRequest) Reset() {
+	*x = PutDrillsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[122]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutDrillsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutDrillsRequest) ProtoMessage() {}
+
+func (x *PutDrillsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[122]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutDrillsRequest.ProtoReflect.Descriptor instead.
+func (*PutDrillsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{122}
+}
+
+func (x *PutDrillsRequest) GetResults() []*raftv1.DrillResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type PutDrillsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutDrillsResponse) Reset() {
+	*x = PutDrillsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[123]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutDrillsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutDrillsResponse) ProtoMessage() {}
+
+func (x *PutDrillsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[123]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutDrillsResponse.ProtoReflect.Descriptor instead.
+func (*PutDrillsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{123}
+}
+
+type ListDrillsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // id or name; empty: all
+	PageSize      uint32                 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDrillsRequest) Reset() {
+	*x = ListDrillsRequest{}
+	mi := &file_vedette_operator_proto_msgTypes[124]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDrillsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDrillsRequest) ProtoMessage() {}
+
+func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[124]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDrillsRequest.ProtoReflect.Descriptor instead.
+func (*ListDrillsRequest) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{124}
+}
+
+func (x *ListDrillsRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ListDrillsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDrillsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListDrillsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*raftv1.DrillResult  `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // by host and drill
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDrillsResponse) Reset() {
+	*x = ListDrillsResponse{}
+	mi := &file_vedette_operator_proto_msgTypes[125]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDrillsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDrillsResponse) ProtoMessage() {}
+
+func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[125]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDrillsResponse.ProtoReflect.Descriptor instead.
+func (*ListDrillsResponse) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{125}
+}
+
+func (x *ListDrillsResponse) GetResults() []*raftv1.DrillResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *ListDrillsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Techniques by what drills found out of them.
+type DrillCoverage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Proven        uint32                 `protobuf:"varint,1,opt,name=proven,proto3" json:"proven,omitempty"`
+	Missed        uint32                 `protobuf:"varint,2,opt,name=missed,proto3" json:"missed,omitempty"`
+	Closed        uint32                 `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"` // proven, and missed earlier
+	Last          int64                  `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`     // when a drill was done last (Unix ns)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillCoverage) Reset() {
+	*x = DrillCoverage{}
+	mi := &file_vedette_operator_proto_msgTypes[126]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillCoverage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillCoverage) ProtoMessage() {}
+
+func (x *DrillCoverage) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[126]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillCoverage.ProtoReflect.Descriptor instead.
+func (*DrillCoverage) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{126}
+}
+
+func (x *DrillCoverage) GetProven() uint32 {
+	if x != nil {
+		return x.Proven
+	}
+	return 0
+}
+
+func (x *DrillCoverage) GetMissed() uint32 {
+	if x != nil {
+		return x.Missed
+	}
+	return 0
+}
+
+func (x *DrillCoverage) GetClosed() uint32 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
+func (x *DrillCoverage) GetLast() int64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
 var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x16vedette/campaign.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xb6\x04\n" +
+	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
+	"\x10GetStatusRequest\"\xf2\x04\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -8155,7 +8424,8 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vhosts_blind\x18\x0e \x01(\x04R\n" +
 	"hostsBlind\x12#\n" +
 	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\x12A\n" +
-	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\"\xae\x06\n" +
+	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\x12:\n" +
+	"\x06drills\x18G \x01(\v2\".vedette.operator.v1.DrillCoverageR\x06drills\"\xae\x06\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -8792,7 +9062,24 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x06failed\x18\x03 \x01(\rR\x06failed\x12\x12\n" +
 	"\x04rows\x18\x04 \x01(\x04R\x04rows\x12\x18\n" +
 	"\ascanned\x18\x05 \x01(\x04R\ascanned\x12\x18\n" +
-	"\alimited\x18\x06 \x01(\bR\alimited2\xdc$\n" +
+	"\alimited\x18\x06 \x01(\bR\alimited\"J\n" +
+	"\x10PutDrillsRequest\x126\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.vedette.raft.v1.DrillResultR\aresults\"\x13\n" +
+	"\x11PutDrillsResponse\"c\n" +
+	"\x11ListDrillsRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"k\n" +
+	"\x12ListDrillsResponse\x126\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.vedette.raft.v1.DrillResultR\aresults\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"k\n" +
+	"\rDrillCoverage\x12\x16\n" +
+	"\x06proven\x18\x01 \x01(\rR\x06proven\x12\x16\n" +
+	"\x06missed\x18\x02 \x01(\rR\x06missed\x12\x16\n" +
+	"\x06closed\x18\x03 \x01(\rR\x06closed\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\x03R\x04last2\x97&\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -8842,7 +9129,10 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\aPutPack\x12#.vedette.operator.v1.PutPackRequest\x1a$.vedette.operator.v1.PutPackResponse\x12T\n" +
 	"\aUnlearn\x12#.vedette.operator.v1.UnlearnRequest\x1a$.vedette.operator.v1.UnlearnResponse\x12c\n" +
 	"\fListUnlearns\x12(.vedette.operator.v1.ListUnlearnsRequest\x1a).vedette.operator.v1.ListUnlearnsResponse\x12c\n" +
-	"\fListRollOuts\x12(.vedette.operator.v1.ListRollOutsRequest\x1a).vedette.operator.v1.ListRollOutsResponse\x12P\n" +
+	"\fListRollOuts\x12(.vedette.operator.v1.ListRollOutsRequest\x1a).vedette.operator.v1.ListRollOutsResponse\x12Z\n" +
+	"\tPutDrills\x12%.vedette.operator.v1.PutDrillsRequest\x1a&.vedette.operator.v1.PutDrillsResponse\x12]\n" +
+	"\n" +
+	"ListDrills\x12&.vedette.operator.v1.ListDrillsRequest\x1a'.vedette.operator.v1.ListDrillsResponse\x12P\n" +
 	"\x05Watch\x12!.vedette.operator.v1.WatchRequest\x1a\".vedette.operator.v1.WatchResponse0\x01\x12M\n" +
 	"\x04Hunt\x12 .vedette.operator.v1.HuntRequest\x1a!.vedette.operator.v1.HuntResponse0\x01B<Z:github.com/vedette-edr/vedette/proto/operatorv1;operatorv1b\x06proto3"
 
@@ -8858,7 +9148,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 126)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 131)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -8982,234 +9272,247 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*HuntRow)(nil),                    // 119: vedette.operator.v1.HuntRow
 	(*HuntHost)(nil),                   // 120: vedette.operator.v1.HuntHost
 	(*HuntProgress)(nil),               // 121: vedette.operator.v1.HuntProgress
-	nil,                                // 122: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 123: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 124: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 125: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 126: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 127: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 128: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 129: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 130: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 131: vedette.sensor.v1.Behaviour
-	(sensorv1.BehaviourKind)(0),        // 132: vedette.sensor.v1.BehaviourKind
-	(*sensorv1.Pack)(nil),              // 133: vedette.sensor.v1.Pack
-	(*sensorv1.SignedPack)(nil),        // 134: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 135: vedette.sensor.v1.SignedUnlearn
-	(*raftv1.RollOut)(nil),             // 136: vedette.raft.v1.RollOut
-	(*sensorv1.Finding)(nil),           // 137: vedette.sensor.v1.Finding
-	(*raftv1.Incident)(nil),            // 138: vedette.raft.v1.Incident
-	(*raftv1.Campaign)(nil),            // 139: vedette.raft.v1.Campaign
-	(sensorv1.Action)(0),               // 140: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 141: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 142: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 143: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 144: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 145: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 146: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 147: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 148: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 149: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 150: vedette.sensor.v1.SignedTrust
-	(*sensorv1.Ask)(nil),               // 151: vedette.sensor.v1.Ask
-	(*sensorv1.Sighting)(nil),          // 152: vedette.sensor.v1.Sighting
-	(*sensorv1.Answer)(nil),            // 153: vedette.sensor.v1.Answer
+	(*PutDrillsRequest)(nil),           // 122: vedette.operator.v1.PutDrillsRequest
+	(*PutDrillsResponse)(nil),          // 123: vedette.operator.v1.PutDrillsResponse
+	(*ListDrillsRequest)(nil),          // 124: vedette.operator.v1.ListDrillsRequest
+	(*ListDrillsResponse)(nil),         // 125: vedette.operator.v1.ListDrillsResponse
+	(*DrillCoverage)(nil),              // 126: vedette.operator.v1.DrillCoverage
+	nil,                                // 127: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 128: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 129: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 130: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 131: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 132: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 133: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 134: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 135: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 136: vedette.sensor.v1.Behaviour
+	(sensorv1.BehaviourKind)(0),        // 137: vedette.sensor.v1.BehaviourKind
+	(*sensorv1.Pack)(nil),              // 138: vedette.sensor.v1.Pack
+	(*sensorv1.SignedPack)(nil),        // 139: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 140: vedette.sensor.v1.SignedUnlearn
+	(*raftv1.RollOut)(nil),             // 141: vedette.raft.v1.RollOut
+	(*sensorv1.Finding)(nil),           // 142: vedette.sensor.v1.Finding
+	(*raftv1.Incident)(nil),            // 143: vedette.raft.v1.Incident
+	(*raftv1.Campaign)(nil),            // 144: vedette.raft.v1.Campaign
+	(sensorv1.Action)(0),               // 145: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 146: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 147: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 148: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 149: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 150: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 151: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 152: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 153: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 154: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 155: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 156: vedette.sensor.v1.Ask
+	(*sensorv1.Sighting)(nil),          // 157: vedette.sensor.v1.Sighting
+	(*sensorv1.Answer)(nil),            // 158: vedette.sensor.v1.Answer
+	(*raftv1.DrillResult)(nil),         // 159: vedette.raft.v1.DrillResult
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	84,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	126, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	122, // 2: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	127, // 3: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	128, // 4: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	129, // 5: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	130, // 6: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	123, // 7: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
-	3,   // 8: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 9: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	2,   // 10: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
-	12,  // 11: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	10,  // 12: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
-	11,  // 13: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	131, // 14: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	132, // 15: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	12,  // 16: vedette.operator.v1.ListBehavioursResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
-	17,  // 17: vedette.operator.v1.DiffBaselinesResponse.rows:type_name -> vedette.operator.v1.DifferenceRow
-	131, // 18: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	20,  // 19: vedette.operator.v1.ListRolesResponse.roles:type_name -> vedette.operator.v1.RoleRow
-	133, // 20: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
-	134, // 21: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
-	135, // 22: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
-	29,  // 23: vedette.operator.v1.ListUnlearnsResponse.rows:type_name -> vedette.operator.v1.UnlearnRow
-	32,  // 24: vedette.operator.v1.ListRollOutsResponse.rows:type_name -> vedette.operator.v1.RollOutRow
-	131, // 25: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	136, // 26: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
-	137, // 27: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
-	33,  // 28: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	33,  // 29: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	138, // 30: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	138, // 31: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	33,  // 32: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	138, // 33: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	139, // 34: vedette.operator.v1.ListCampaignsResponse.campaigns:type_name -> vedette.raft.v1.Campaign
-	139, // 35: vedette.operator.v1.GetCampaignResponse.campaign:type_name -> vedette.raft.v1.Campaign
-	138, // 36: vedette.operator.v1.GetCampaignResponse.incidents:type_name -> vedette.raft.v1.Incident
-	3,   // 37: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 38: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,   // 39: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	140, // 40: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	141, // 41: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	142, // 42: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,   // 43: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	52,  // 44: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	124, // 45: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	143, // 46: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	143, // 47: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	55,  // 48: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	144, // 49: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	55,  // 50: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	55,  // 51: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	145, // 52: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	145, // 53: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	145, // 54: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	146, // 55: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	70,  // 56: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	73,  // 57: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	142, // 58: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	74,  // 59: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	74,  // 60: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	55,  // 61: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	79,  // 62: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	125, // 63: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	84,  // 64: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	126, // 65: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	126, // 66: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	93,  // 67: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	147, // 68: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	33,  // 69: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	138, // 70: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	74,  // 71: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	96,  // 72: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	2,   // 73: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
-	101, // 74: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	148, // 75: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	148, // 76: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	149, // 77: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	150, // 78: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	150, // 79: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
-	110, // 80: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
-	111, // 81: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
-	111, // 82: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	150, // 83: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	3,   // 84: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
-	151, // 85: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
-	118, // 86: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
-	119, // 87: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
-	120, // 88: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
-	121, // 89: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
-	121, // 90: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
-	152, // 91: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
-	153, // 92: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
-	0,   // 93: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 94: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 95: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 96: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	34,  // 97: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	36,  // 98: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	38,  // 99: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	40,  // 100: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	42,  // 101: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	44,  // 102: vedette.operator.v1.OperatorService.ListCampaigns:input_type -> vedette.operator.v1.ListCampaignsRequest
-	46,  // 103: vedette.operator.v1.OperatorService.GetCampaign:input_type -> vedette.operator.v1.GetCampaignRequest
-	48,  // 104: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	50,  // 105: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	53,  // 106: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	56,  // 107: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	58,  // 108: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	60,  // 109: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	62,  // 110: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	64,  // 111: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	66,  // 112: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	68,  // 113: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	71,  // 114: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	75,  // 115: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	77,  // 116: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	80,  // 117: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	82,  // 118: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	85,  // 119: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	87,  // 120: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	89,  // 121: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	91,  // 122: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	97,  // 123: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	99,  // 124: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	102, // 125: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	104, // 126: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	108, // 127: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	112, // 128: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	114, // 129: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	106, // 130: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	13,  // 131: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
-	15,  // 132: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
-	18,  // 133: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
-	21,  // 134: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
-	23,  // 135: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
-	25,  // 136: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
-	27,  // 137: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
-	30,  // 138: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
-	94,  // 139: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	116, // 140: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
-	1,   // 141: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 142: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 143: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 144: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	35,  // 145: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	37,  // 146: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	39,  // 147: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	41,  // 148: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	43,  // 149: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	45,  // 150: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
-	47,  // 151: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
-	49,  // 152: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	51,  // 153: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	54,  // 154: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	57,  // 155: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	59,  // 156: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	61,  // 157: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	63,  // 158: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	65,  // 159: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	67,  // 160: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	69,  // 161: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	72,  // 162: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	76,  // 163: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	78,  // 164: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	81,  // 165: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	83,  // 166: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	86,  // 167: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	88,  // 168: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	90,  // 169: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	92,  // 170: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	98,  // 171: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	100, // 172: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	103, // 173: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	105, // 174: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	109, // 175: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	113, // 176: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	115, // 177: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	107, // 178: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	14,  // 179: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
-	16,  // 180: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
-	19,  // 181: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
-	22,  // 182: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
-	24,  // 183: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
-	26,  // 184: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
-	28,  // 185: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
-	31,  // 186: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
-	95,  // 187: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	117, // 188: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
-	141, // [141:189] is the sub-list for method output_type
-	93,  // [93:141] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	131, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	126, // 2: vedette.operator.v1.GetStatusResponse.drills:type_name -> vedette.operator.v1.DrillCoverage
+	127, // 3: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	132, // 4: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	133, // 5: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	134, // 6: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	135, // 7: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	128, // 8: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	3,   // 9: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 10: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	2,   // 11: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
+	12,  // 12: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
+	10,  // 13: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
+	11,  // 14: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
+	136, // 15: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	137, // 16: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	12,  // 17: vedette.operator.v1.ListBehavioursResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
+	17,  // 18: vedette.operator.v1.DiffBaselinesResponse.rows:type_name -> vedette.operator.v1.DifferenceRow
+	136, // 19: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	20,  // 20: vedette.operator.v1.ListRolesResponse.roles:type_name -> vedette.operator.v1.RoleRow
+	138, // 21: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
+	139, // 22: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
+	140, // 23: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
+	29,  // 24: vedette.operator.v1.ListUnlearnsResponse.rows:type_name -> vedette.operator.v1.UnlearnRow
+	32,  // 25: vedette.operator.v1.ListRollOutsResponse.rows:type_name -> vedette.operator.v1.RollOutRow
+	136, // 26: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	141, // 27: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
+	142, // 28: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	33,  // 29: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	33,  // 30: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	143, // 31: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	143, // 32: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	33,  // 33: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
+	143, // 34: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	144, // 35: vedette.operator.v1.ListCampaignsResponse.campaigns:type_name -> vedette.raft.v1.Campaign
+	144, // 36: vedette.operator.v1.GetCampaignResponse.campaign:type_name -> vedette.raft.v1.Campaign
+	143, // 37: vedette.operator.v1.GetCampaignResponse.incidents:type_name -> vedette.raft.v1.Incident
+	3,   // 38: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 39: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 40: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	145, // 41: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	146, // 42: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	147, // 43: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 44: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	52,  // 45: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	129, // 46: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	148, // 47: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	148, // 48: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	55,  // 49: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	149, // 50: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	55,  // 51: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	55,  // 52: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	150, // 53: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	150, // 54: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	150, // 55: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	151, // 56: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	70,  // 57: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	73,  // 58: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	147, // 59: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	74,  // 60: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	74,  // 61: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	55,  // 62: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	79,  // 63: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	130, // 64: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	84,  // 65: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	131, // 66: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	131, // 67: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	93,  // 68: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	152, // 69: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	33,  // 70: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	143, // 71: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	74,  // 72: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	96,  // 73: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 74: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	101, // 75: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	153, // 76: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	153, // 77: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	154, // 78: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	155, // 79: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	155, // 80: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	110, // 81: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	111, // 82: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	111, // 83: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	155, // 84: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	3,   // 85: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
+	156, // 86: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
+	118, // 87: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
+	119, // 88: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
+	120, // 89: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
+	121, // 90: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
+	121, // 91: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
+	157, // 92: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
+	158, // 93: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
+	159, // 94: vedette.operator.v1.PutDrillsRequest.results:type_name -> vedette.raft.v1.DrillResult
+	159, // 95: vedette.operator.v1.ListDrillsResponse.results:type_name -> vedette.raft.v1.DrillResult
+	0,   // 96: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 97: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 98: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 99: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	34,  // 100: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	36,  // 101: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	38,  // 102: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	40,  // 103: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	42,  // 104: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	44,  // 105: vedette.operator.v1.OperatorService.ListCampaigns:input_type -> vedette.operator.v1.ListCampaignsRequest
+	46,  // 106: vedette.operator.v1.OperatorService.GetCampaign:input_type -> vedette.operator.v1.GetCampaignRequest
+	48,  // 107: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	50,  // 108: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	53,  // 109: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	56,  // 110: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	58,  // 111: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	60,  // 112: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	62,  // 113: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	64,  // 114: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	66,  // 115: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	68,  // 116: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	71,  // 117: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	75,  // 118: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	77,  // 119: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	80,  // 120: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	82,  // 121: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	85,  // 122: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	87,  // 123: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	89,  // 124: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	91,  // 125: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	97,  // 126: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	99,  // 127: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	102, // 128: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	104, // 129: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	108, // 130: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	112, // 131: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	114, // 132: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	106, // 133: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	13,  // 134: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
+	15,  // 135: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
+	18,  // 136: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
+	21,  // 137: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
+	23,  // 138: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
+	25,  // 139: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
+	27,  // 140: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
+	30,  // 141: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
+	122, // 142: vedette.operator.v1.OperatorService.PutDrills:input_type -> vedette.operator.v1.PutDrillsRequest
+	124, // 143: vedette.operator.v1.OperatorService.ListDrills:input_type -> vedette.operator.v1.ListDrillsRequest
+	94,  // 144: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	116, // 145: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
+	1,   // 146: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 147: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 148: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 149: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	35,  // 150: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	37,  // 151: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	39,  // 152: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	41,  // 153: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	43,  // 154: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	45,  // 155: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
+	47,  // 156: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
+	49,  // 157: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	51,  // 158: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	54,  // 159: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	57,  // 160: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	59,  // 161: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	61,  // 162: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	63,  // 163: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	65,  // 164: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	67,  // 165: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	69,  // 166: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	72,  // 167: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	76,  // 168: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	78,  // 169: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	81,  // 170: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	83,  // 171: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	86,  // 172: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	88,  // 173: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	90,  // 174: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	92,  // 175: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	98,  // 176: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	100, // 177: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	103, // 178: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	105, // 179: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	109, // 180: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	113, // 181: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	115, // 182: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	107, // 183: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	14,  // 184: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
+	16,  // 185: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
+	19,  // 186: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
+	22,  // 187: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
+	24,  // 188: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
+	26,  // 189: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
+	28,  // 190: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
+	31,  // 191: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
+	123, // 192: vedette.operator.v1.OperatorService.PutDrills:output_type -> vedette.operator.v1.PutDrillsResponse
+	125, // 193: vedette.operator.v1.OperatorService.ListDrills:output_type -> vedette.operator.v1.ListDrillsResponse
+	95,  // 194: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	117, // 195: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
+	146, // [146:196] is the sub-list for method output_type
+	96,  // [96:146] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -9237,7 +9540,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   126,
+			NumMessages:   131,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,9 +24,6 @@ import (
 const (
 	// partInside is the drill's process in its namespaces.
 	partInside = "inside"
-	// settle is what a sensor may take to look up watched paths in a mount namespace
-	// that something was executed in.
-	settle = 1500 * time.Millisecond
 
 	// Addresses that are nobody's (RFC 5737), on loopback of a private network.
 	netPeer = "198.51.100.7"
@@ -153,11 +150,21 @@ func (s *stage) enter() error {
 			return lacks(fmt.Sprintf("overlays in memory (%s: %v)", over, err))
 		}
 	}
+	// What is to be there already is looked up with the rest.
+	if before := prepared[s.ID]; before != nil {
+		if err := before(s); err != nil {
+			return err
+		}
+	}
 	// A sensor looks watched paths up where something was executed, and while it lives.
 	if err := s.self("wait").Start(); err != nil {
 		return err
 	}
-	s.pause(settle)
+	wait, err := time.ParseDuration(os.Getenv(envLook))
+	if err != nil || wait > limit/2 {
+		wait = lookUp
+	}
+	s.pause(wait)
 	return nil
 }
 

@@ -13,6 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// prepared is what lies in a drill's overlays before a sensor looks: a technique is about
+// files that have been there for long.
+var prepared = map[string]func(*stage) error{
+	"history-cut": adds("/root/.bash_history", "made up\n"), "history-off": adds("/root/.bash_history", "made up\n"),
+	"log-cut":   adds("/var/log/auth.log", "made up\n"),
+	"timestomp": adds("/usr/local/bin/vedette-drill", ""), "extended-attribute": adds("/usr/local/bin/vedette-drill", ""),
+	"program-replaced": func(s *stage) error { return s.inert("/usr/sbin/vedette-drill") },
+	"setuid-bit": func(s *stage) error {
+		return errors.Join(os.MkdirAll("/usr/local/bin", 0o755), s.inert("/usr/local/bin/vedette-drill"))
+	},
+	"authorized-key": adds("/root/.ssh/known_hosts", ""), "shell-profile": adds("/root/.bashrc", ""),
+	"private-keys": adds("/root/.ssh/id_ed25519", "made up\n"), "secret-files": adds("/root/.aws/credentials", "[default]\naws_access_key_id = made-up\n"),
+	"history-searched": adds("/root/.bash_history", "mysql -u root --password=made-up\n"),
+	"browser-store":    adds("/root/.mozilla/firefox/x.default/logins.json", "{}\n"), "password-store": adds("/root/vault.kdbx", "made up\n"),
+}
+
 // parts are what a drill's further processes do.
 var parts map[string]func(*stage) error
 
@@ -53,7 +69,7 @@ func init() { // they name each other
 			})
 		},
 		"io-uring":   setUpRing,
-		"cron-entry": adds("/etc/cron.d/vedette-drill", "# a drill's\n"),
+		"cron-entry": types("/etc/cron.d/vedette-drill", "# a drill's\n"),
 		"at-job":     adds("/var/spool/cron/atjobs/a0000101b8f0aa", "#!/bin/sh\ntrue\n", "/var/spool/at/a0000101b8f0aa", "#!/bin/sh\ntrue\n"),
 		"timer-unit": func(s *stage) error {
 			return errors.Join(write("/etc/systemd/system/vedette-drill.timer", "[Timer]\nOnCalendar=yearly\n"),
@@ -76,7 +92,7 @@ func init() { // they name each other
 			return attempt(cmd)
 		},
 		"preloaded-library": preload,
-		"preload-list":      adds("/etc/ld.so.preload", "\n"),
+		"preload-list":      types("/etc/ld.so.preload", "\n"),
 		"service-shell": func(s *stage) error {
 			nginx := filepath.Join(s.scratch, "nginx")
 			if err := copyProgram(nginx); err != nil {
@@ -97,8 +113,8 @@ func init() { // they name each other
 		},
 
 		"service-unit":   adds("/etc/systemd/system/vedette-drill.service", "[Service]\nExecStart=/bin/true\n"),
-		"authorized-key": adds("/root/.ssh/authorized_keys", "# a drill's\n"),
-		"account-added":  adds("/etc/passwd", "vdrill:x:65533:65534::/nonexistent:/usr/sbin/nologin\n"),
+		"authorized-key": types("/root/.ssh/authorized_keys", "# a drill's\n"),
+		"account-added":  types("/etc/passwd", "vdrill:x:65533:65534::/nonexistent:/usr/sbin/nologin\n"),
 		"account-changed": func(*stage) error {
 			raw, err := os.ReadFile("/etc/shadow")
 			if err != nil {
@@ -107,11 +123,11 @@ func init() { // they name each other
 			return os.WriteFile("/etc/shadow", raw, 0o640)
 		},
 		"group-joined":    adds("/etc/group", "vdrill:x:65533:\n"),
-		"shell-profile":   adds("/etc/profile.d/vedette-drill.sh", "# a drill's\n", "/root/.bashrc", "# a drill's\n"),
+		"shell-profile":   types("/etc/profile.d/vedette-drill.sh", "# a drill's\n", "/root/.bashrc", "# a drill's\n"),
 		"udev-rule":       adds("/etc/udev/rules.d/99-vedette-drill.rules", "# a drill's\n"),
 		"python-startup":  adds("/usr/lib/python3/dist-packages/vedette_drill.pth", "\n"),
 		"package-hook":    adds("/etc/apt/apt.conf.d/99vedette-drill", "// a drill's\n"),
-		"rc-script":       adds("/etc/rc.local", "#!/bin/sh\nexit 0\n"),
+		"rc-script":       types("/etc/rc.local", "#!/bin/sh\nexit 0\n"),
 		"autostart-entry": adds("/etc/xdg/autostart/vedette-drill.desktop", "[Desktop Entry]\nHidden=true\n"),
 		"module-autoload": func(*stage) error {
 			var u unix.Utsname
@@ -141,10 +157,9 @@ func init() { // they name each other
 		"sleep-masked":  masks("sleep.target"),
 		"socket-filter": filterPackets,
 
-		"sudo-rule": adds("/etc/sudoers.d/vedette-drill", "# a drill's\n"),
+		"sudo-rule": types("/etc/sudoers.d/vedette-drill", "# a drill's\n"),
 		"setuid-bit": func(s *stage) error {
-			const program = "/usr/local/bin/vedette-drill"
-			return errors.Join(os.MkdirAll("/usr/local/bin", 0o755), s.inert(program), os.Chmod(program, 0o755|os.ModeSetuid))
+			return os.Chmod("/usr/local/bin/vedette-drill", 0o755|os.ModeSetuid)
 		},
 		"ptrace-injection": onSleeper("trace"),
 		"proc-memory":      onSleeper("memory"),
@@ -184,13 +199,8 @@ func init() { // they name each other
 			return err
 		},
 		"self-deleted": runDeleted,
-		"history-cut": func(*stage) error {
-			return errors.Join(write("/root/.bash_history", "made up\n"), os.Truncate("/root/.bash_history", 0))
-		},
+		"history-cut":  func(*stage) error { return os.Truncate("/root/.bash_history", 0) },
 		"timestomp": func(s *stage) error {
-			if err := write("/usr/local/bin/vedette-drill", ""); err != nil {
-				return err
-			}
 			return s.run("touch", "-r", "/etc/passwd", "/usr/local/bin/vedette-drill")
 		},
 		"bind-mount": hideProcess,
@@ -220,28 +230,18 @@ func init() { // they name each other
 		},
 		"interrupts-ignored": func(s *stage) error { return s.run("nohup", "sleep", "0.5") },
 		"extended-attribute": func(*stage) error {
-			const file = "/usr/local/bin/vedette-drill"
-			if err := write(file, ""); err != nil {
-				return err
-			}
-			if err := unix.Setxattr(file, "user.vedette", []byte(strings.Repeat("A", 2048)), 0); err != nil {
+			if err := unix.Setxattr("/usr/local/bin/vedette-drill", "user.vedette", []byte(strings.Repeat("A", 2048)), 0); err != nil {
 				return lacks(fmt.Sprintf("user attributes on overlays in memory (%v)", err))
 			}
 			return nil
 		},
 
-		"log-cut": func(*stage) error {
-			return errors.Join(write("/var/log/auth.log", "made up\n"), os.Truncate("/var/log/auth.log", 0))
-		},
+		"log-cut": func(*stage) error { return os.Truncate("/var/log/auth.log", 0) },
 		"history-off": func(*stage) error {
-			err := os.Remove("/root/.bash_history")
-			if errors.Is(err, os.ErrNotExist) {
-				err = nil
-			}
-			return errors.Join(err, os.Symlink("/dev/null", "/root/.bash_history"))
+			return errors.Join(os.Remove("/root/.bash_history"), os.Symlink("/dev/null", "/root/.bash_history"))
 		},
-		"firewall-flushed":  func(s *stage) error { return s.run("nft", "flush", "ruleset") },
-		"certificate-added": adds("/usr/local/share/ca-certificates/vedette-drill.crt", "", "/etc/ssl/certs/vedette-drill.pem", ""),
+		"firewall-flushed":    func(s *stage) error { return s.run("nft", "flush", "ruleset") },
+		"certificate-added":   adds("/usr/local/share/ca-certificates/vedette-drill.crt", "", "/etc/ssl/certs/vedette-drill.pem", ""),
 		"permissions-widened": func(s *stage) error { return s.run("chmod", "0666", "/etc/shadow") },
 		"audit-changed":       adds("/etc/audit/rules.d/vedette-drill.rules", "-D\n"),
 		"agent-disabled":      masks("auditd.service"),
@@ -257,6 +257,24 @@ func adds(files ...string) func(*stage) error {
 		for i := 0; i+1 < len(files); i += 2 {
 			if err := write(files[i], files[i+1]); err != nil {
 				return err
+			}
+		}
+		return nil
+	}
+}
+
+// types is adds as somebody does it who has a shell.
+func types(files ...string) func(*stage) error {
+	return func(s *stage) error {
+		for i := 0; i+1 < len(files); i += 2 {
+			if err := os.MkdirAll(filepath.Dir(files[i]), 0o755); err != nil {
+				return fmt.Errorf("making a folder: %w", err)
+			}
+			if err := s.run("sh", "-c", "printf '%s' '"+strings.ReplaceAll(files[i+1], "'", "")+"' >>"+files[i]); err != nil {
+				return err
+			}
+			if _, err := os.Stat(files[i]); err != nil {
+				return fmt.Errorf("a shell wrote no %s: %w", files[i], err)
 			}
 		}
 		return nil

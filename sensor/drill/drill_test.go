@@ -65,6 +65,9 @@ func base(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // some drills run as a service's account
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -82,29 +85,30 @@ func everything() drill.Drill {
 	return all
 }
 
-// left names what drills make on the host and should not be there any more.
-func left(t *testing.T) (all []string) {
+// left names what a run made on the host and should not be there any more.
+func left(t *testing.T, nonce string) (all []string) {
 	t.Helper()
-	for _, pattern := range []string{"/tmp/*vedette-drill-*", "/tmp/.vedette-drill-*", "/var/tmp/*vedette-drill-*", "/var/tmp/.vedette-drill-*",
-		"/dev/shm/*vedette-drill-*", "/dev/shm/.vedette-drill-*", "/tmp/krb5cc_????????"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
+	for _, dir := range []string{"/tmp/", "/var/tmp/", "/dev/shm/"} {
+		for _, pattern := range []string{"*", ".*"} {
+			found, err := filepath.Glob(dir + pattern + nonce + "*")
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, found...)
 		}
-		all = append(all, found...)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range strings.Split(string(mounts), "\n") {
-		if strings.Contains(line, "vedette-drill") && !strings.Contains(line, "nsfs") {
+		if strings.Contains(line, nonce) {
 			all = append(all, line)
 		}
 	}
 	pids, _ := filepath.Glob("/proc/[0-9]*")
 	for _, proc := range pids {
-		if hasMark(proc, envMark+"="+drill.MarkPrefix) {
+		if hasMark(proc, envMark+"="+drill.MarkPrefix+nonce+".") {
 			all = append(all, proc)
 		}
 	}
@@ -146,7 +150,7 @@ func TestAllDrills(t *testing.T) {
 	if changed := before.differs(look(everything())); len(changed) > 0 {
 		t.Errorf("the host is not as it was: %q", changed)
 	}
-	if more := left(t); len(more) > 0 {
+	if more := left(t, run.Nonce); len(more) > 0 {
 		t.Errorf("there is still: %q", more)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 { // the lock
@@ -189,8 +193,10 @@ func TestKilledHalfway(t *testing.T) {
 		if err != nil {
 			t.Errorf("cleaning: %v", err)
 		}
-		if more := left(t); len(more) > 0 {
-			t.Errorf("there is still: %q", more)
+		for _, nonce := range cleaned {
+			if more := left(t, nonce); len(more) > 0 {
+				t.Errorf("there is still: %q", more)
+			}
 		}
 		if again, err := Clean(dir); err != nil || len(again) > 0 {
 			t.Errorf("cleaned %v again (%v)", again, err)

@@ -139,9 +139,10 @@ func ask(ctx context.Context, names []string) error {
 	for _, name := range names {
 		_, err := r.LookupHost(ctx, name+".")
 		var answered *net.DNSError
-		if err != nil && !(errors.As(err, &answered) && answered.IsNotFound) {
-			return fmt.Errorf("looking a name up: %w", err)
+		if err == nil || errors.As(err, &answered) && answered.IsNotFound {
+			continue
 		}
+		return fmt.Errorf("looking a name up: %w", err)
 	}
 	return nil
 }

@@ -61,6 +61,9 @@ var least = map[string]string{
 	rpc.OperatorServicePutRevocationsProcedure:  operators.RoleAdmin,
 	rpc.OperatorServiceRemoveHostProcedure:      operators.RoleAdmin,
 	rpc.OperatorServiceListCheckpointsProcedure: operators.RoleViewer,
+	// A report of what a person did on a host; nothing is done by it.
+	rpc.OperatorServicePutDrillsProcedure:  operators.RoleHunter,
+	rpc.OperatorServiceListDrillsProcedure: operators.RoleViewer,
 	// Every operator's context follows it.
 	rpc.OperatorServiceGetTrustProcedure:    operators.RoleViewer,
 	rpc.OperatorServicePrepareRootProcedure: operators.RoleAdmin,

@@ -38,6 +38,7 @@ var wanted = map[string]string{
 	"GetTrust": "yyyy", "PrepareRoot": "nnny", "PutTrust": "nnny",
 	"ListBehaviours": "yyyy", "DiffBaselines": "yyyy", "ListRoles": "yyyy", "ListRollOuts": "yyyy", "ListUnlearns": "yyyy", "GetPack": "yyyy",
 	"PutPack": "nyyy", "Unlearn": "nnyy",
+	"PutDrills": "nyyy", "ListDrills": "yyyy",
 }
 
 // Ensure every procedure of the service has exactly the roles written here, and

@@ -46,12 +46,16 @@ func (s *Server) GetStatus(ctx context.Context, _ *operatorv1.GetStatusRequest) 
 		v.intent, _ = intent.Decode(signed.GetPayload())
 	}
 	v.dropped = s.dropped.Load()
+	tallies, err := s.cfg.DB.DrillTallies(ctx)
+	if err != nil {
+		return nil, readError(err)
+	}
 	return &operatorv1.GetStatusResponse{
 		ClusterId: s.cfg.Authority.Cluster(), NodeId: s.cfg.NodeID, LeaderId: v.leader, Version: s.cfg.Version,
 		AppliedIndex: s.cfg.DB.AppliedIndex(), Hosts: counts.Hosts, HostsSilent: v.quiet.Silent, FindingsDay: counts.FindingsSince,
 		IncidentsOpen: counts.IncidentsOpen, Isolated: counts.Isolated, Time: now.UnixNano(),
 		HostsBlind: v.quiet.Blind, HostsStopped: v.quiet.Stopped,
-		Members: v.members, Problems: v.problems(), SignedNodes: v.signed,
+		Members: v.members, Problems: v.problems(), SignedNodes: v.signed, Drills: coverage(tallies),
 	}, nil
 }
 

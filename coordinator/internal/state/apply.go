@@ -214,6 +214,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.noteRollOuts(body.NoteRollOuts)
 	case *raftv1.Command_PutCampaign:
 		return a.putCampaign(body.PutCampaign)
+	case *raftv1.Command_PutDrills:
+		return a.putDrills(body.PutDrills)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

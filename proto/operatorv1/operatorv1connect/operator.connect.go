@@ -170,6 +170,12 @@ const (
 	// OperatorServiceListRollOutsProcedure is the fully-qualified name of the OperatorService's
 	// ListRollOuts RPC.
 	OperatorServiceListRollOutsProcedure = "/vedette.operator.v1.OperatorService/ListRollOuts"
+	// OperatorServicePutDrillsProcedure is the fully-qualified name of the OperatorService's PutDrills
+	// RPC.
+	OperatorServicePutDrillsProcedure = "/vedette.operator.v1.OperatorService/PutDrills"
+	// OperatorServiceListDrillsProcedure is the fully-qualified name of the OperatorService's
+	// ListDrills RPC.
+	OperatorServiceListDrillsProcedure = "/vedette.operator.v1.OperatorService/ListDrills"
 	// OperatorServiceWatchProcedure is the fully-qualified name of the OperatorService's Watch RPC.
 	OperatorServiceWatchProcedure = "/vedette.operator.v1.OperatorService/Watch"
 	// OperatorServiceHuntProcedure is the fully-qualified name of the OperatorService's Hunt RPC.
@@ -244,6 +250,10 @@ type OperatorServiceClient interface {
 	Unlearn(context.Context, *operatorv1.UnlearnRequest) (*operatorv1.UnlearnResponse, error)
 	ListUnlearns(context.Context, *operatorv1.ListUnlearnsRequest) (*operatorv1.ListUnlearnsResponse, error)
 	ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error)
+	// Keeps what a run of drills found out.
+	PutDrills(context.Context, *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error)
+	// What drills found out: the last result of each host and drill.
+	ListDrills(context.Context, *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error)
 	// Puts a question to the flight recorders of hosts, and streams what they answer.
@@ -537,6 +547,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ListRollOuts")),
 			connect.WithClientOptions(opts...),
 		),
+		putDrills: connect.NewClient[operatorv1.PutDrillsRequest, operatorv1.PutDrillsResponse](
+			httpClient,
+			baseURL+OperatorServicePutDrillsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutDrills")),
+			connect.WithClientOptions(opts...),
+		),
+		listDrills: connect.NewClient[operatorv1.ListDrillsRequest, operatorv1.ListDrillsResponse](
+			httpClient,
+			baseURL+OperatorServiceListDrillsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListDrills")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[operatorv1.WatchRequest, operatorv1.WatchResponse](
 			httpClient,
 			baseURL+OperatorServiceWatchProcedure,
@@ -600,6 +622,8 @@ type operatorServiceClient struct {
 	unlearn          *connect.Client[operatorv1.UnlearnRequest, operatorv1.UnlearnResponse]
 	listUnlearns     *connect.Client[operatorv1.ListUnlearnsRequest, operatorv1.ListUnlearnsResponse]
 	listRollOuts     *connect.Client[operatorv1.ListRollOutsRequest, operatorv1.ListRollOutsResponse]
+	putDrills        *connect.Client[operatorv1.PutDrillsRequest, operatorv1.PutDrillsResponse]
+	listDrills       *connect.Client[operatorv1.ListDrillsRequest, operatorv1.ListDrillsResponse]
 	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
 	hunt             *connect.Client[operatorv1.HuntRequest, operatorv1.HuntResponse]
 }
@@ -1014,6 +1038,24 @@ func (c *operatorServiceClient) ListRollOuts(ctx context.Context, req *operatorv
 	return nil, err
 }
 
+// PutDrills calls vedette.operator.v1.OperatorService.PutDrills.
+func (c *operatorServiceClient) PutDrills(ctx context.Context, req *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error) {
+	response, err := c.putDrills.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListDrills calls vedette.operator.v1.OperatorService.ListDrills.
+func (c *operatorServiceClient) ListDrills(ctx context.Context, req *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error) {
+	response, err := c.listDrills.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Watch calls vedette.operator.v1.OperatorService.Watch.
 func (c *operatorServiceClient) Watch(ctx context.Context, req *operatorv1.WatchRequest) (*connect.ServerStreamForClient[operatorv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -1092,6 +1134,10 @@ type OperatorServiceHandler interface {
 	Unlearn(context.Context, *operatorv1.UnlearnRequest) (*operatorv1.UnlearnResponse, error)
 	ListUnlearns(context.Context, *operatorv1.ListUnlearnsRequest) (*operatorv1.ListUnlearnsResponse, error)
 	ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error)
+	// Keeps what a run of drills found out.
+	PutDrills(context.Context, *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error)
+	// What drills found out: the last result of each host and drill.
+	ListDrills(context.Context, *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error)
 	// What happens from now on, until the caller ends it.
 	Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error
 	// Puts a question to the flight recorders of hosts, and streams what they answer.
@@ -1381,6 +1427,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ListRollOuts")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServicePutDrillsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePutDrillsProcedure,
+		svc.PutDrills,
+		connect.WithSchema(operatorServiceMethods.ByName("PutDrills")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListDrillsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListDrillsProcedure,
+		svc.ListDrills,
+		connect.WithSchema(operatorServiceMethods.ByName("ListDrills")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		OperatorServiceWatchProcedure,
 		svc.Watch,
@@ -1487,6 +1545,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListUnlearnsHandler.ServeHTTP(w, r)
 		case OperatorServiceListRollOutsProcedure:
 			operatorServiceListRollOutsHandler.ServeHTTP(w, r)
+		case OperatorServicePutDrillsProcedure:
+			operatorServicePutDrillsHandler.ServeHTTP(w, r)
+		case OperatorServiceListDrillsProcedure:
+			operatorServiceListDrillsHandler.ServeHTTP(w, r)
 		case OperatorServiceWatchProcedure:
 			operatorServiceWatchHandler.ServeHTTP(w, r)
 		case OperatorServiceHuntProcedure:
@@ -1682,6 +1744,14 @@ func (UnimplementedOperatorServiceHandler) ListUnlearns(context.Context, *operat
 
 func (UnimplementedOperatorServiceHandler) ListRollOuts(context.Context, *operatorv1.ListRollOutsRequest) (*operatorv1.ListRollOutsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListRollOuts is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutDrills(context.Context, *operatorv1.PutDrillsRequest) (*operatorv1.PutDrillsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutDrills is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListDrills(context.Context, *operatorv1.ListDrillsRequest) (*operatorv1.ListDrillsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListDrills is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Watch(context.Context, *operatorv1.WatchRequest, *connect.ServerStream[operatorv1.WatchResponse]) error {

@@ -369,6 +369,7 @@ type Status struct {
 	HostsStopped  uint64   `json:"hosts_stopped"`
 	NodesSigned   Time     `json:"nodes_signed_at"`
 	NodesExpire   Time     `json:"nodes_expire"`
+	Drills        Coverage `json:"drills"`
 }
 
 // FromStatus shapes a status; signed is the signed list of nodes, nil for none.
@@ -376,7 +377,7 @@ func FromStatus(s *operatorv1.GetStatusResponse, signed *sensorv1.NodeAddresses)
 	out := Status{
 		s.GetClusterId(), s.GetNodeId(), text(s.GetLeaderId()), s.GetVersion(), s.GetAppliedIndex(), s.GetHosts(), s.GetHostsSilent(),
 		s.GetFindingsDay(), s.GetIncidentsOpen(), s.GetIsolated(), []Member{}, list(s.GetProblems()), Time(s.GetTime()),
-		s.GetHostsBlind(), s.GetHostsStopped(), 0, Time(signed.GetNotAfter()),
+		s.GetHostsBlind(), s.GetHostsStopped(), 0, Time(signed.GetNotAfter()), FromCoverage(s.GetDrills()),
 	}
 	if signed != nil {
 		out.NodesSigned = Time(nodelist.Signed(signed).UnixNano())
