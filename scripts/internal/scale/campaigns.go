@@ -15,10 +15,11 @@ import (
 
 // A fleet over real sessions in which campaigns of every kind move, and pushes look like them.
 const (
-	moveWindow = 2 * time.Hour
+	moveWindow = time.Hour
 	moveEvery  = 2 * time.Second
-	// moveLearn is how many windows go before the first: habits must be older than a day.
-	moveLearn   = 16
+	// moveLearn is how many windows go before the first: habits must be older than a day. All of
+	// the campaigns are within the day that the coordinator looks back.
+	moveLearn   = 27
 	moveWindows = moveLearn + 4 + 2*8 + 2
 	// joinWithin is how soon after the last report all of them are to be whole.
 	joinWithin = 5 * time.Second
