@@ -42,6 +42,7 @@ func (s *story) tell(ctx context.Context) error {
 		{"The attack: a hole in the shop on web1, ssh to app1, a new program on db1", s.attack},
 		{"What the sensors found", s.findings},
 		{"One incident", s.incident},
+		{"The campaign: how it moved, and what joins it", s.campaign},
 		{"What automation may do: db1 at once, app1 with approval, web1 unless vetoed", s.permit},
 		{"The attacker goes on", s.automation},
 		{"Isolation of the whole fleet: two operators", s.isolate},

@@ -61,6 +61,18 @@ func reads(hosts int, now int64) map[string]func(context.Context, *DB, int) erro
 		"hosts by ids of all":          listed(HostFilter{IDs: all}, MaxPage),
 		"hosts by id and label":        listed(HostFilter{IDs: []string{"h-3", "web-4"}, Labels: map[string]string{"role": "web"}}, 0),
 		"host":                         func(ctx context.Context, db *DB, i int) error { _, err := db.Host(ctx, host(i)); return err },
+		"campaigns": func(ctx context.Context, db *DB, _ int) error {
+			_, _, err := db.Campaigns(ctx, IncidentFilter{Status: "open"}, Page{})
+			return err
+		},
+		"campaigns of an hour": func(ctx context.Context, db *DB, _ int) error {
+			_, _, err := db.Campaigns(ctx, IncidentFilter{Since: now - int64(time.Hour)}, Page{})
+			return err
+		},
+		"how usual an object is": func(ctx context.Context, db *DB, i int) error {
+			_, err := db.Usual(ctx, sensorv1.BehaviourKind_BEHAVIOUR_KIND_EXEC, fmt.Sprint("/usr/bin/", i))
+			return err
+		},
 		"behaviours": func(ctx context.Context, db *DB, i int) error {
 			_, err := db.Behaviours(ctx, fmt.Sprintf("h-%d", i%showing), 50)
 			return err
@@ -238,6 +250,9 @@ func TestReadsUseIndexes(t *testing.T) {
 		"incidents":                   {"incidents_status"},
 		"incidents of an hour":        {"COVERING INDEX incidents_seen (last_seen>?)", "rowid>? AND rowid<?"},
 		"status":                      {"COVERING INDEX findings_stored"},
+		"campaigns":                   {"campaigns_status"},
+		"campaigns of an hour":        {"COVERING INDEX campaigns_seen (last_seen>?)", "rowid>? AND rowid<?"},
+		"how usual an object is":      {"behaviours_object (kind=? AND object=?)"},
 	} {
 		var plan []string
 		explained = func(q string, args []any) {

@@ -71,6 +71,7 @@ var parts = []struct{ Name, About string }{
 	{"herd", "nodes are killed, and their sessions come back"},
 	{"life", "a small fleet in which everything happens: churn, storms, slow and hostile sensors, campaigns"},
 	{"hunt", "a thousand hosts at most are asked what they have seen"},
+	{"campaigns", "campaigns of every kind and pushes that look like them; only when asked for"},
 	{"slopes", "what one more host costs: the fleet in four sizes; only when asked for"},
 }
 
@@ -143,6 +144,9 @@ func Run(ctx context.Context, cfg Config) ([]figure.Row, error) {
 	}
 	if slices.Contains(cfg.Only, "slopes") && ctx.Err() == nil {
 		rows = append(rows, slopes(ctx, cfg)...)
+	}
+	if slices.Contains(cfg.Only, "campaigns") && ctx.Err() == nil {
+		rows = append(rows, moves(ctx, cfg)...)
 	}
 	return rows, nil
 }

@@ -56,6 +56,7 @@ func (w *World) Summary(n, window int) *sensorv1.Summary {
 			w.usual(s, h, window, busy, &list[i])
 		}
 	}
+	w.pushHabits(s, h, window)
 	w.rolledOut(s, h, window, busy)
 	w.odd(s, h, window)
 	s.Health = w.health(h, window, s)

@@ -50,6 +50,10 @@ type Config struct {
 	// Campaigns move over hosts of their own, the first in window CampaignStart, the
 	// others CampaignEvery windows after the one before (default 1 and 2).
 	Campaigns, CampaignStart, CampaignEvery int
+	// Kinds has the campaigns be of every kind in turn, within four windows of CampaignStart, and
+	// Pushes has so many hosts push to others what is new there: a campaign's look, and none.
+	Kinds  bool
+	Pushes int
 }
 
 func (c *Config) populate() error {
@@ -115,6 +119,7 @@ type World struct {
 	hosts     []Host
 	campaigns []Campaign
 	steps     map[int][]step // by host
+	pushes    []Push
 }
 
 // New makes a world.

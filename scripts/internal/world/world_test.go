@@ -230,7 +230,7 @@ func TestCampaigns(t *testing.T) {
 			if place == 0 {
 				continue
 			}
-			from := w.hop(&c, place-1, false)
+			from := w.hop(&c, place, false)
 			f := in.GetFlow()
 			if in.GetStoryline() != c.storyline(place) || !slices.Equal(f.GetLocal(), from.GetRemote()) || !slices.Equal(f.GetRemote(), from.GetLocal()) ||
 				f.GetLocalPort() != from.GetRemotePort() || f.GetRemotePort() != from.GetLocalPort() || f.GetProtocol() != from.GetProtocol() {

@@ -95,12 +95,12 @@ func (e *evalRun) holds(a *evalAttack) *raftv1.Campaign {
 
 // score is how a rule did over a week.
 type evalScore struct {
-	attacks, joined           int
-	named, right              int // hosts that campaigns of attacks name, and those that are in them
-	false, falseHosts         int
-	late                      int // joined more than five seconds after the last record
-	byKind                    map[string][2]int
-	incidents, campaigns, max int
+	attacks, joined      int
+	named, right         int // hosts that campaigns of attacks name, and those that are in them
+	false, falseHosts    int
+	late                 int // joined more than five seconds after the last record
+	byKind               map[string][2]int
+	incidents, campaigns int
 }
 
 func (s *evalScore) add(o evalScore) {

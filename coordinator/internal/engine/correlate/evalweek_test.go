@@ -207,8 +207,8 @@ func (f *evalFleet) natHop(a *evalAttack, at time.Time) {
 }
 
 // slowHop waits for days; the week is compressed, its clock is not.
-func (f *evalFleet) slowHop(a *evalAttack, at time.Time) {
-	at = evalStart.Add(time.Duration(f.r.Int64N(int64(20 * time.Hour))))
+func (f *evalFleet) slowHop(a *evalAttack, _ time.Time) {
+	at := evalStart.Add(time.Duration(f.r.Int64N(int64(20 * time.Hour))))
 	f.hops(a, at, f.victims(3), func() time.Duration { return 72*time.Hour + time.Duration(f.r.IntN(3600))*time.Second }, seenAlike)
 }
 

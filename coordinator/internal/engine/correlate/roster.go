@@ -1,10 +1,6 @@
 package correlate
 
-import (
-	"strings"
-
-	"github.com/vedette-edr/vedette/proto/raftv1"
-)
+import "github.com/vedette-edr/vedette/proto/raftv1"
 
 // roster is the open campaigns by the storylines that they have; a cache of the store like
 // the ledger.
@@ -57,10 +53,4 @@ func (r *roster) siblings(key storyKey) (keys []storyKey) {
 		}
 	}
 	return keys
-}
-
-// storyOf is the storyline that an incident lists by this name.
-func storyOf(name string) (storyKey, bool) {
-	host, storyline, ok := strings.Cut(name, "/")
-	return storyKey{host, storyline}, ok
 }

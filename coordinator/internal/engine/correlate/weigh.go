@@ -34,7 +34,7 @@ const (
 	usualCount       = 3
 	hubPeers         = 8
 	// pushed: one session that reached so many hosts, nowhere more than something new.
-	pushPeers, pushWeight = 5, 5
+	pushPeers, pushWeight = 5, 7
 )
 
 // usualAfter is how long before a flow a habit must have begun. Whoever breaks in today has none.
