@@ -30,6 +30,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/rollout"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/witness"
 	"github.com/vedette-edr/vedette/coordinator/internal/identity"
@@ -188,7 +189,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	logger, listener, operators, node := p.logger, p.listener, p.operators, p.node
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
 		Operators: c.identity.Operators, TrustEpoch: c.identity.TrustEpoch, Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(),
-		Tokens: node.DB(), Trust: node.DB(), Logger: logger, Meter: p.meter})
+		Tokens: node.DB(), Trust: node.DB(), Rules: node.DB(), Logger: logger, Meter: p.meter})
 	if err != nil {
 		return err
 	}
@@ -207,6 +208,10 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 		return err
 	}
 	silences, err := silence.New(silence.Config{Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
+	rolls, err := rollout.New(rollout.Config{Log: node, DB: node.DB(), Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -247,6 +252,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	}
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
+	group.Go(func() error { return rolls.Run(ctx) })
 	group.Go(func() error { return history.Run(ctx) })
 	group.Go(func() error { return exports.Run(ctx) })
 	group.Go(func() error { return responses.Run(ctx) })

@@ -68,6 +68,10 @@ type Command struct {
 	//	*Command_PutTrust
 	//	*Command_NoteTrust
 	//	*Command_ExportMark
+	//	*Command_PutRules
+	//	*Command_AdvanceRules
+	//	*Command_HaltRules
+	//	*Command_NoteRules
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -437,6 +441,42 @@ func (x *Command) GetExportMark() *ExportMark {
 	return nil
 }
 
+func (x *Command) GetPutRules() *PutRules {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutRules); ok {
+			return x.PutRules
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAdvanceRules() *AdvanceRules {
+	if x != nil {
+		if x, ok := x.Body.(*Command_AdvanceRules); ok {
+			return x.AdvanceRules
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetHaltRules() *HaltRules {
+	if x != nil {
+		if x, ok := x.Body.(*Command_HaltRules); ok {
+			return x.HaltRules
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNoteRules() *NoteRules {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteRules); ok {
+			return x.NoteRules
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -577,6 +617,22 @@ type Command_ExportMark struct {
 	ExportMark *ExportMark `protobuf:"bytes,50,opt,name=export_mark,json=exportMark,proto3,oneof"`
 }
 
+type Command_PutRules struct {
+	PutRules *PutRules `protobuf:"bytes,60,opt,name=put_rules,json=putRules,proto3,oneof"`
+}
+
+type Command_AdvanceRules struct {
+	AdvanceRules *AdvanceRules `protobuf:"bytes,61,opt,name=advance_rules,json=advanceRules,proto3,oneof"`
+}
+
+type Command_HaltRules struct {
+	HaltRules *HaltRules `protobuf:"bytes,62,opt,name=halt_rules,json=haltRules,proto3,oneof"`
+}
+
+type Command_NoteRules struct {
+	NoteRules *NoteRules `protobuf:"bytes,63,opt,name=note_rules,json=noteRules,proto3,oneof"`
+}
+
 func (*Command_Ingest) isCommand_Body() {}
 
 func (*Command_EnrollHost) isCommand_Body() {}
@@ -644,6 +700,14 @@ func (*Command_PutTrust) isCommand_Body() {}
 func (*Command_NoteTrust) isCommand_Body() {}
 
 func (*Command_ExportMark) isCommand_Body() {}
+
+func (*Command_PutRules) isCommand_Body() {}
+
+func (*Command_AdvanceRules) isCommand_Body() {}
+
+func (*Command_HaltRules) isCommand_Body() {}
+
+func (*Command_NoteRules) isCommand_Body() {}
 
 type InitCluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4064,7 +4128,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x14vedette/sensor.proto\"\xef\x12\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\xe9\x14\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -4111,7 +4175,13 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
 	"note_trust\x185 \x01(\v2\x1a.vedette.raft.v1.NoteTrustH\x00R\tnoteTrust\x12>\n" +
 	"\vexport_mark\x182 \x01(\v2\x1b.vedette.raft.v1.ExportMarkH\x00R\n" +
-	"exportMarkB\x06\n" +
+	"exportMark\x128\n" +
+	"\tput_rules\x18< \x01(\v2\x19.vedette.raft.v1.PutRulesH\x00R\bputRules\x12D\n" +
+	"\radvance_rules\x18= \x01(\v2\x1d.vedette.raft.v1.AdvanceRulesH\x00R\fadvanceRules\x12;\n" +
+	"\n" +
+	"halt_rules\x18> \x01(\v2\x1a.vedette.raft.v1.HaltRulesH\x00R\thaltRules\x12;\n" +
+	"\n" +
+	"note_rules\x18? \x01(\v2\x1a.vedette.raft.v1.NoteRulesH\x00R\tnoteRulesB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -4468,19 +4538,23 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*ExportMark)(nil),                 // 48: vedette.raft.v1.ExportMark
 	(*ExportPlace)(nil),                // 49: vedette.raft.v1.ExportPlace
 	nil,                                // 50: vedette.raft.v1.CreateToken.LabelsEntry
-	(*sensorv1.Batch)(nil),             // 51: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 52: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 53: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 54: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 55: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 56: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 57: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 58: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 59: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 60: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 61: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 62: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 63: vedette.sensor.v1.SignedTrust
+	(*PutRules)(nil),                   // 51: vedette.raft.v1.PutRules
+	(*AdvanceRules)(nil),               // 52: vedette.raft.v1.AdvanceRules
+	(*HaltRules)(nil),                  // 53: vedette.raft.v1.HaltRules
+	(*NoteRules)(nil),                  // 54: vedette.raft.v1.NoteRules
+	(*sensorv1.Batch)(nil),             // 55: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 56: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 57: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 58: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 59: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 60: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 61: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 62: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 63: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 64: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 65: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 66: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 67: vedette.sensor.v1.SignedTrust
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	2,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -4517,48 +4591,52 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	44, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
 	45, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
 	48, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
-	3,  // 34: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	51, // 35: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	52, // 36: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	53, // 37: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	50, // 38: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	53, // 39: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	52, // 40: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 41: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	55, // 42: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	56, // 43: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	57, // 44: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	58, // 45: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	59, // 46: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	56, // 47: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	14, // 48: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	15, // 49: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	13, // 50: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	54, // 51: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	60, // 52: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	52, // 53: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	23, // 54: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	61, // 55: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	25, // 56: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	28, // 57: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	27, // 58: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	30, // 59: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	32, // 60: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	54, // 61: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	54, // 62: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	62, // 63: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	41, // 64: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	63, // 65: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	46, // 66: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	47, // 67: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	47, // 68: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	49, // 69: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	49, // 70: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	51, // 34: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
+	52, // 35: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
+	53, // 36: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
+	54, // 37: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
+	3,  // 38: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	55, // 39: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	56, // 40: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	57, // 41: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	50, // 42: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	57, // 43: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	56, // 44: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	58, // 45: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	59, // 46: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	60, // 47: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	61, // 48: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	62, // 49: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	63, // 50: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	60, // 51: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	14, // 52: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	15, // 53: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	13, // 54: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	58, // 55: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	64, // 56: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	56, // 57: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	23, // 58: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	65, // 59: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	25, // 60: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	28, // 61: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	27, // 62: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	30, // 63: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	32, // 64: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	58, // 65: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	58, // 66: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	66, // 67: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	41, // 68: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	67, // 69: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	46, // 70: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	47, // 71: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	47, // 72: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	49, // 73: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	49, // 74: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -4566,6 +4644,7 @@ func file_vedette_raft_proto_init() {
 	if File_vedette_raft_proto != nil {
 		return
 	}
+	file_vedette_raft_rules_proto_init()
 	file_vedette_raft_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_Ingest)(nil),
 		(*Command_EnrollHost)(nil),
@@ -4601,6 +4680,10 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutTrust)(nil),
 		(*Command_NoteTrust)(nil),
 		(*Command_ExportMark)(nil),
+		(*Command_PutRules)(nil),
+		(*Command_AdvanceRules)(nil),
+		(*Command_HaltRules)(nil),
+		(*Command_NoteRules)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

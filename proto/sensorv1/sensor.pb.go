@@ -625,6 +625,7 @@ type SensorMessage struct {
 	//	*SensorMessage_GrantResult
 	//	*SensorMessage_Goodbye
 	//	*SensorMessage_Trusted
+	//	*SensorMessage_Rules
 	Body          isSensorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -721,6 +722,15 @@ func (x *SensorMessage) GetTrusted() *Trusted {
 	return nil
 }
 
+func (x *SensorMessage) GetRules() *RulesHeld {
+	if x != nil {
+		if x, ok := x.Body.(*SensorMessage_Rules); ok {
+			return x.Rules
+		}
+	}
+	return nil
+}
+
 type isSensorMessage_Body interface {
 	isSensorMessage_Body()
 }
@@ -752,6 +762,11 @@ type SensorMessage_Trusted struct {
 	Trusted *Trusted `protobuf:"bytes,6,opt,name=trusted,proto3,oneof"`
 }
 
+type SensorMessage_Rules struct {
+	// Other rules are in use, or were refused. Only to a node that sent rules in this session.
+	Rules *RulesHeld `protobuf:"bytes,8,opt,name=rules,proto3,oneof"`
+}
+
 func (*SensorMessage_Hello) isSensorMessage_Body() {}
 
 func (*SensorMessage_Batch) isSensorMessage_Body() {}
@@ -763,6 +778,8 @@ func (*SensorMessage_GrantResult) isSensorMessage_Body() {}
 func (*SensorMessage_Goodbye) isSensorMessage_Body() {}
 
 func (*SensorMessage_Trusted) isSensorMessage_Body() {}
+
+func (*SensorMessage_Rules) isSensorMessage_Body() {}
 
 // A sensor that ends says so and waits shortly until the node hangs up, which it
 // does when the log has it. Whoever falls silent without a goodbye is a finding.
@@ -823,6 +840,7 @@ type CoordinatorMessage struct {
 	//	*CoordinatorMessage_Certificate
 	//	*CoordinatorMessage_Nodes
 	//	*CoordinatorMessage_Intent
+	//	*CoordinatorMessage_Rules
 	Body          isCoordinatorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -937,6 +955,15 @@ func (x *CoordinatorMessage) GetIntent() *SignedIntent {
 	return nil
 }
 
+func (x *CoordinatorMessage) GetRules() *Rules {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Rules); ok {
+			return x.Rules
+		}
+	}
+	return nil
+}
+
 type isCoordinatorMessage_Body interface {
 	isCoordinatorMessage_Body()
 }
@@ -974,6 +1001,11 @@ type CoordinatorMessage_Intent struct {
 	Intent *SignedIntent `protobuf:"bytes,8,opt,name=intent,proto3,oneof"`
 }
 
+type CoordinatorMessage_Rules struct {
+	// Only to a sensor whose Hello has rules.
+	Rules *Rules `protobuf:"bytes,10,opt,name=rules,proto3,oneof"`
+}
+
 func (*CoordinatorMessage_Welcome) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Refusal) isCoordinatorMessage_Body() {}
@@ -990,6 +1022,8 @@ func (*CoordinatorMessage_Nodes) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Intent) isCoordinatorMessage_Body() {}
 
+func (*CoordinatorMessage_Rules) isCoordinatorMessage_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -1003,8 +1037,9 @@ type Hello struct {
 	KernelBoot []byte `protobuf:"bytes,5,opt,name=kernel_boot,json=kernelBoot,proto3" json:"kernel_boot,omitempty"`
 	Instance   []byte `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
 	// How long the sensor lets a session be quiet before it pings. 0: 10 s.
-	KeepAliveMs   uint32   `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
-	Trusted       *Trusted `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	KeepAliveMs   uint32     `protobuf:"varint,7,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`
+	Trusted       *Trusted   `protobuf:"bytes,8,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	Rules         *RulesHeld `protobuf:"bytes,9,opt,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1091,6 +1126,13 @@ func (x *Hello) GetKeepAliveMs() uint32 {
 func (x *Hello) GetTrusted() *Trusted {
 	if x != nil {
 		return x.Trusted
+	}
+	return nil
+}
+
+func (x *Hello) GetRules() *RulesHeld {
+	if x != nil {
+		return x.Rules
 	}
 	return nil
 }
@@ -4676,6 +4718,463 @@ func (x *Trusted) GetRoot() []byte {
 	return nil
 }
 
+// SignedRules.payload is the exact bytes of this message.
+type RuleSet struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Version   uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`  // rises by one
+	Previous  []byte                 `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"` // SHA-256 of the payload before; empty at version 1
+	Files     []*RuleFile            `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`       // ascending by path; none: no rules but those that sensors have
+	Author    string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	IssuedAt  int64                  `protobuf:"varint,6,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"` // Unix ns
+	Reason    string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Restores  uint64                 `protobuf:"varint,8,opt,name=restores,proto3" json:"restores,omitempty"` // a rollback: the version whose files these are; from version 1 on
+	// What hosts go back to when this one is halted: the version that all had, and the
+	// SHA-256 of its payload. 0: no set.
+	Base        uint64 `protobuf:"varint,9,opt,name=base,proto3" json:"base,omitempty"`
+	BaseDigest  []byte `protobuf:"bytes,10,opt,name=base_digest,json=baseDigest,proto3" json:"base_digest,omitempty"`
+	SoakSeconds uint32 `protobuf:"varint,11,opt,name=soak_seconds,json=soakSeconds,proto3" json:"soak_seconds,omitempty"` // that each ring is watched before the next one begins
+	// Findings by the set's rules for each host and day, beyond what the rules of the base make,
+	// above which it is halted.
+	MaxFindingsPerDay uint32 `protobuf:"varint,12,opt,name=max_findings_per_day,json=maxFindingsPerDay,proto3" json:"max_findings_per_day,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RuleSet) Reset() {
+	*x = RuleSet{}
+	mi := &file_vedette_sensor_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleSet) ProtoMessage() {}
+
+func (x *RuleSet) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
+func (*RuleSet) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RuleSet) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RuleSet) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RuleSet) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *RuleSet) GetFiles() []*RuleFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *RuleSet) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *RuleSet) GetIssuedAt() int64 {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return 0
+}
+
+func (x *RuleSet) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RuleSet) GetRestores() uint64 {
+	if x != nil {
+		return x.Restores
+	}
+	return 0
+}
+
+func (x *RuleSet) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *RuleSet) GetBaseDigest() []byte {
+	if x != nil {
+		return x.BaseDigest
+	}
+	return nil
+}
+
+func (x *RuleSet) GetSoakSeconds() uint32 {
+	if x != nil {
+		return x.SoakSeconds
+	}
+	return 0
+}
+
+func (x *RuleSet) GetMaxFindingsPerDay() uint32 {
+	if x != nil {
+		return x.MaxFindingsPerDay
+	}
+	return 0
+}
+
+type RuleFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // relative, with slashes
+	Text          []byte                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleFile) Reset() {
+	*x = RuleFile{}
+	mi := &file_vedette_sensor_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleFile) ProtoMessage() {}
+
+func (x *RuleFile) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleFile.ProtoReflect.Descriptor instead.
+func (*RuleFile) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RuleFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RuleFile) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+type SignedRules struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedRules) Reset() {
+	*x = SignedRules{}
+	mi := &file_vedette_sensor_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedRules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedRules) ProtoMessage() {}
+
+func (x *SignedRules) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedRules.ProtoReflect.Descriptor instead.
+func (*SignedRules) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *SignedRules) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedRules) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// What a host is to use. It holds the newest set that it was ever shown, and uses that one or
+// the one that it names as its base: no other, whoever asks.
+type Rules struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sets          []*SignedRules         `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"` // that the host may lack; two at most
+	Use           uint64                 `protobuf:"varint,2,opt,name=use,proto3" json:"use,omitempty"`  // 0: none, which only a set with base 0 allows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rules) Reset() {
+	*x = Rules{}
+	mi := &file_vedette_sensor_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rules) ProtoMessage() {}
+
+func (x *Rules) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rules.ProtoReflect.Descriptor instead.
+func (*Rules) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Rules) GetSets() []*SignedRules {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *Rules) GetUse() uint64 {
+	if x != nil {
+		return x.Use
+	}
+	return 0
+}
+
+// What a host uses.
+type RulesHeld struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Version      uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // in use; 0: none
+	Newest       uint64                 `protobuf:"varint,2,opt,name=newest,proto3" json:"newest,omitempty"`   // the newest that it holds
+	Refused      []*RefusedRule         `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty"`  // some of the set's that it does not use
+	RefusedCount uint32                 `protobuf:"varint,4,opt,name=refused_count,json=refusedCount,proto3" json:"refused_count,omitempty"`
+	// Why it does not use what it was told to, in words; empty when it does.
+	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	FailedVersion uint64 `protobuf:"varint,6,opt,name=failed_version,json=failedVersion,proto3" json:"failed_version,omitempty"`
+	CostNs        uint64 `protobuf:"varint,7,opt,name=cost_ns,json=costNs,proto3" json:"cost_ns,omitempty"` // of the processor for one event, for all its rules, as it measured
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RulesHeld) Reset() {
+	*x = RulesHeld{}
+	mi := &file_vedette_sensor_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RulesHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RulesHeld) ProtoMessage() {}
+
+func (x *RulesHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RulesHeld.ProtoReflect.Descriptor instead.
+func (*RulesHeld) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RulesHeld) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetNewest() uint64 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetRefused() []*RefusedRule {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *RulesHeld) GetRefusedCount() uint32 {
+	if x != nil {
+		return x.RefusedCount
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *RulesHeld) GetFailedVersion() uint64 {
+	if x != nil {
+		return x.FailedVersion
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetCostNs() uint64 {
+	if x != nil {
+		return x.CostNs
+	}
+	return 0
+}
+
+type RefusedRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Line          uint32                 `protobuf:"varint,2,opt,name=line,proto3" json:"line,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Unsupported   bool                   `protobuf:"varint,4,opt,name=unsupported,proto3" json:"unsupported,omitempty"` // well formed: a newer sensor may use it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedRule) Reset() {
+	*x = RefusedRule{}
+	mi := &file_vedette_sensor_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedRule) ProtoMessage() {}
+
+func (x *RefusedRule) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedRule.ProtoReflect.Descriptor instead.
+func (*RefusedRule) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *RefusedRule) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RefusedRule) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *RefusedRule) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RefusedRule) GetUnsupported() bool {
+	if x != nil {
+		return x.Unsupported
+	}
+	return false
+}
+
 var File_vedette_sensor_proto protoreflect.FileDescriptor
 
 const file_vedette_sensor_proto_rawDesc = "" +
@@ -4703,17 +5202,18 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
 	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\x12%\n" +
 	"\x0eoperator_roots\x18\a \x03(\fR\roperatorRoots\x124\n" +
-	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\xe2\x02\n" +
+	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\x98\x03\n" +
 	"\rSensorMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.vedette.sensor.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.vedette.sensor.v1.BatchH\x00R\x05batch\x120\n" +
 	"\x05renew\x18\x03 \x01(\v2\x18.vedette.sensor.v1.RenewH\x00R\x05renew\x12C\n" +
 	"\fgrant_result\x18\x04 \x01(\v2\x1e.vedette.sensor.v1.GrantResultH\x00R\vgrantResult\x126\n" +
 	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbye\x126\n" +
-	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrustedB\x06\n" +
+	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrusted\x124\n" +
+	"\x05rules\x18\b \x01(\v2\x1c.vedette.sensor.v1.RulesHeldH\x00R\x05rulesB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
-	"\afailure\x18\x01 \x01(\tR\afailure\"\xd9\x03\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\x8b\x04\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -4722,8 +5222,10 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05grant\x18\x05 \x01(\v2\x1e.vedette.sensor.v1.SignedGrantH\x00R\x05grant\x12B\n" +
 	"\vcertificate\x18\x06 \x01(\v2\x1e.vedette.sensor.v1.CertificateH\x00R\vcertificate\x123\n" +
 	"\x05nodes\x18\a \x01(\v2\x1b.vedette.sensor.v1.NodeListH\x00R\x05nodes\x129\n" +
-	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intentB\x06\n" +
-	"\x04body\"\xa9\x02\n" +
+	"\x06intent\x18\b \x01(\v2\x1f.vedette.sensor.v1.SignedIntentH\x00R\x06intent\x120\n" +
+	"\x05rules\x18\n" +
+	" \x01(\v2\x18.vedette.sensor.v1.RulesH\x00R\x05rulesB\x06\n" +
+	"\x04body\"\xdd\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -4733,7 +5235,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"kernelBoot\x12\x1a\n" +
 	"\binstance\x18\x06 \x01(\fR\binstance\x12\"\n" +
 	"\rkeep_alive_ms\x18\a \x01(\rR\vkeepAliveMs\x124\n" +
-	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\"\x99\x03\n" +
+	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\x122\n" +
+	"\x05rules\x18\t \x01(\v2\x1c.vedette.sensor.v1.RulesHeldR\x05rules\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -5059,7 +5562,45 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"3\n" +
 	"\aTrusted\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
-	"\x04root\x18\x02 \x01(\fR\x04root*W\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\"\x83\x03\n" +
+	"\aRuleSet\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1a\n" +
+	"\bprevious\x18\x03 \x01(\fR\bprevious\x121\n" +
+	"\x05files\x18\x04 \x03(\v2\x1b.vedette.sensor.v1.RuleFileR\x05files\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\x12\x1b\n" +
+	"\tissued_at\x18\x06 \x01(\x03R\bissuedAt\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1a\n" +
+	"\brestores\x18\b \x01(\x04R\brestores\x12\x12\n" +
+	"\x04base\x18\t \x01(\x04R\x04base\x12\x1f\n" +
+	"\vbase_digest\x18\n" +
+	" \x01(\fR\n" +
+	"baseDigest\x12!\n" +
+	"\fsoak_seconds\x18\v \x01(\rR\vsoakSeconds\x12/\n" +
+	"\x14max_findings_per_day\x18\f \x01(\rR\x11maxFindingsPerDay\"2\n" +
+	"\bRuleFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\fR\x04text\"c\n" +
+	"\vSignedRules\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"M\n" +
+	"\x05Rules\x122\n" +
+	"\x04sets\x18\x01 \x03(\v2\x1e.vedette.sensor.v1.SignedRulesR\x04sets\x12\x10\n" +
+	"\x03use\x18\x02 \x01(\x04R\x03use\"\xf6\x01\n" +
+	"\tRulesHeld\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06newest\x18\x02 \x01(\x04R\x06newest\x128\n" +
+	"\arefused\x18\x03 \x03(\v2\x1e.vedette.sensor.v1.RefusedRuleR\arefused\x12#\n" +
+	"\rrefused_count\x18\x04 \x01(\rR\frefusedCount\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\x12%\n" +
+	"\x0efailed_version\x18\x06 \x01(\x04R\rfailedVersion\x12\x17\n" +
+	"\acost_ns\x18\a \x01(\x04R\x06costNs\"o\n" +
+	"\vRefusedRule\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04line\x18\x02 \x01(\rR\x04line\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12 \n" +
+	"\vunsupported\x18\x04 \x01(\bR\vunsupported*W\n" +
 	"\n" +
 	"EnrollKind\x12\x1b\n" +
 	"\x17ENROLL_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -5113,7 +5654,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -5170,9 +5711,15 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Trust)(nil),              // 52: vedette.sensor.v1.Trust
 	(*SignedTrust)(nil),        // 53: vedette.sensor.v1.SignedTrust
 	(*Trusted)(nil),            // 54: vedette.sensor.v1.Trusted
-	nil,                        // 55: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 56: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 57: vedette.sensor.v1.Group.LabelsEntry
+	(*RuleSet)(nil),            // 55: vedette.sensor.v1.RuleSet
+	(*RuleFile)(nil),           // 56: vedette.sensor.v1.RuleFile
+	(*SignedRules)(nil),        // 57: vedette.sensor.v1.SignedRules
+	(*Rules)(nil),              // 58: vedette.sensor.v1.Rules
+	(*RulesHeld)(nil),          // 59: vedette.sensor.v1.RulesHeld
+	(*RefusedRule)(nil),        // 60: vedette.sensor.v1.RefusedRule
+	nil,                        // 61: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 62: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 63: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
@@ -5188,69 +5735,76 @@ var file_vedette_sensor_proto_depIdxs = []int32{
 	39, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
 	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
 	54, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
-	12, // 13: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	48, // 14: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	20, // 15: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	21, // 16: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	36, // 17: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	47, // 18: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	15, // 19: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 20: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
-	13, // 21: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	54, // 22: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
-	15, // 23: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	42, // 24: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	55, // 25: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	56, // 26: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 27: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 28: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	51, // 29: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	53, // 30: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
-	17, // 31: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	37, // 32: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 33: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 34: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	31, // 35: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	40, // 36: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	32, // 37: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 38: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 39: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 40: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	28, // 41: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 42: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 43: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 44: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	29, // 45: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	30, // 46: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	30, // 47: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	28, // 48: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	29, // 49: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	30, // 50: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	34, // 51: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 52: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 53: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	33, // 54: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	37, // 55: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	38, // 56: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	40, // 57: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 58: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 59: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	33, // 60: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 61: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	43, // 62: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	44, // 63: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	45, // 64: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	37, // 65: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	57, // 66: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	43, // 67: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	50, // 68: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	37, // 69: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	37, // 70: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	59, // 13: vedette.sensor.v1.SensorMessage.rules:type_name -> vedette.sensor.v1.RulesHeld
+	12, // 14: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	48, // 15: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	20, // 16: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	21, // 17: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	36, // 18: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	47, // 19: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	15, // 20: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	42, // 21: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	58, // 22: vedette.sensor.v1.CoordinatorMessage.rules:type_name -> vedette.sensor.v1.Rules
+	13, // 23: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	54, // 24: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	59, // 25: vedette.sensor.v1.Hello.rules:type_name -> vedette.sensor.v1.RulesHeld
+	15, // 26: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	42, // 27: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	61, // 28: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	62, // 29: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 30: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 31: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	51, // 32: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	53, // 33: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17, // 34: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	37, // 35: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 36: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 37: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	31, // 38: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	40, // 39: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	32, // 40: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 41: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 42: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 43: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	28, // 44: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 45: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 46: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 47: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	29, // 48: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	30, // 49: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	30, // 50: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	28, // 51: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	29, // 52: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	30, // 53: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	34, // 54: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 55: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 56: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	33, // 57: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	37, // 58: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	38, // 59: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	40, // 60: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 61: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 62: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	33, // 63: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 64: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	43, // 65: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	44, // 66: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	45, // 67: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	37, // 68: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	63, // 69: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	43, // 70: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	50, // 71: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	37, // 72: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	37, // 73: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	56, // 74: vedette.sensor.v1.RuleSet.files:type_name -> vedette.sensor.v1.RuleFile
+	37, // 75: vedette.sensor.v1.SignedRules.signature:type_name -> vedette.sensor.v1.Signature
+	57, // 76: vedette.sensor.v1.Rules.sets:type_name -> vedette.sensor.v1.SignedRules
+	60, // 77: vedette.sensor.v1.RulesHeld.refused:type_name -> vedette.sensor.v1.RefusedRule
+	78, // [78:78] is the sub-list for method output_type
+	78, // [78:78] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -5269,6 +5823,7 @@ func file_vedette_sensor_proto_init() {
 		(*SensorMessage_GrantResult)(nil),
 		(*SensorMessage_Goodbye)(nil),
 		(*SensorMessage_Trusted)(nil),
+		(*SensorMessage_Rules)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[5].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
@@ -5279,6 +5834,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Certificate)(nil),
 		(*CoordinatorMessage_Nodes)(nil),
 		(*CoordinatorMessage_Intent)(nil),
+		(*CoordinatorMessage_Rules)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[17].OneofWrappers = []any{
 		(*Record_Summary)(nil),
@@ -5292,7 +5848,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   53,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -33,7 +33,7 @@ var wanted = map[string]string{
 	"GetIntent": "yyyy", "ListIntents": "yyyy", "TestIntent": "yyyy", "GetScorecard": "yyyy", "ApplyIntent": "nnny",
 	"CreateToken": "nnny", "RemoveMember": "nnny", "PutSignedNodes": "nnny", "DebugInfo": "nnny", "Backup": "nnny",
 	"ListOperators": "yyyy", "ListCheckpoints": "yyyy", "PutRevocations": "nnny", "RemoveHost": "nnny",
-	"GetTrust": "yyyy", "PrepareRoot": "nnny", "PutTrust": "nnny",
+	"GetTrust": "yyyy", "PrepareRoot": "nnny", "PutTrust": "nnny", "PutRules": "nnny", "HaltRules": "nnyy", "GetRules": "yyyy", "ListRules": "yyyy",
 }
 
 // Ensure every procedure of the service has exactly the roles written here, and

@@ -47,6 +47,7 @@ type session struct {
 	keepAlive time.Duration // its pings are so far apart
 	renewed   time.Time     // its certificate; the reader's
 	trust     atomic.Uint64 // epoch of the list of trusted authorities that it holds
+	rules     rulesOf
 	conduct   conduct
 
 	writer  sync.WaitGroup      // the goroutine that writes what is queued, while there is any
@@ -151,6 +152,8 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 	}
 	n.welcomed(stream)
 	s.holds(n, hello.GetTrusted())
+	n.rules.instance = hello.GetInstance()
+	s.usesRules(ctx, n, hello.GetRules())
 	s.resendGrants(ctx, n)
 	return n, stream, nil
 }
@@ -359,6 +362,9 @@ func (s *Server) take(ctx context.Context, n *session, stream net.Conn, size uin
 		return nil
 	case *sensorv1.SensorMessage_Trusted:
 		s.holds(n, body.Trusted)
+		return nil
+	case *sensorv1.SensorMessage_Rules:
+		s.usesRules(ctx, n, body.Rules)
 		return nil
 	default:
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
