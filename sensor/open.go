@@ -31,6 +31,8 @@ func (s *Sensor) openResponder() (err error) {
 	s.onClose(s.spool.Close)
 	s.intent = openIntent(s.path("intent.json"), s.identity.Cluster, s.identity.HostID, s.identity.OperatorRoots, s.cfg.Labels, s.log)
 	s.intent.revoked = func(chain [][]byte) error { return s.responder.Revoked(chain) }
+	s.rules = openRules(s.path("rules.json"), s.identity.Cluster, s.identity.OperatorRoots, s.log)
+	s.rules.revoked = func(chain [][]byte) error { return s.responder.Revoked(chain) }
 	s.uplink, err = uplink.New(uplink.Config{
 		Identity: s.identity,
 		Nodes:    s.cfg.Coordinators,
@@ -41,6 +43,8 @@ func (s *Sensor) openResponder() (err error) {
 			return s.responder.Grant(ctx, g)
 		},
 		OnIntent:      s.intent.take,
+		OnRules:       func(r *sensorv1.Rules) { s.rules.take(r) },
+		RulesHeld:     func() *sensorv1.RulesHeld { return s.rules.held() },
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
 		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },
 		Revoked:       func(chain [][]byte) error { return s.responder.Revoked(chain) },
@@ -134,6 +138,7 @@ func (s *Sensor) openStages() (err error) {
 	if s.detector, err = detect.New(detect.Config{RulesDir: s.cfg.RulesDir, Logger: s.log}); err != nil {
 		return fmt.Errorf("loading rules: %w", err)
 	}
+	s.rules.begin(s.useRules)
 	return s.openRecorder()
 }
 

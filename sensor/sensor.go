@@ -59,6 +59,7 @@ type Sensor struct {
 	door      *door       // nil when it could not be opened
 
 	keeper    keeper
+	rules     *ruleBook
 	blind     blindness
 	budget    budget
 	gaps      gapNews

@@ -49,6 +49,7 @@ type session struct {
 	position batchEnd      // what that Resume said
 	room     chan struct{} // the window may have opened
 	retrust  chan struct{} // another list of trusted authorities came
+	ruled    bool          // the node sent rules: it knows the message
 	renewal  *renewal
 }
 
@@ -195,7 +196,7 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
 		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
-		Trusted: s.u.id.holds(),
+		Trusted: s.u.id.holds(), Rules: s.u.rulesHeld(),
 	}}}); err != nil {
 		return nil, err
 	}
@@ -337,6 +338,8 @@ func (s *session) handle(m *sensorv1.CoordinatorMessage) error {
 		s.nodes(body.Nodes)
 	case *sensorv1.CoordinatorMessage_Intent:
 		s.intent(body.Intent, nil)
+	case *sensorv1.CoordinatorMessage_Rules:
+		s.rules(body.Rules)
 	case *sensorv1.CoordinatorMessage_Certificate:
 		s.certificate(body.Certificate)
 	case *sensorv1.CoordinatorMessage_Refusal:

@@ -63,6 +63,10 @@ type Config struct {
 	// one is applied, unverified; and the labels that the cluster has for this host,
 	// nil when they are not told. It may be nil.
 	OnIntent func(signed *sensorv1.SignedIntent, labels map[string]string)
+	// OnRules takes the rules that a node would have this host use, unverified, and must not
+	// wait for them to be in use; RulesHeld says which are. Both or none may be nil.
+	OnRules   func(*sensorv1.Rules)
+	RulesHeld func() *sensorv1.RulesHeld
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
 	// OnSignedNodes takes the list of nodes that an admin signed, with every session and
