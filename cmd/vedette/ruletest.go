@@ -148,8 +148,8 @@ func (a *app) tryExamples(p *output.Printer, report *ruleset.Report) error {
 func named(m *sigma.Matcher, example sigma.Example) map[string][]string {
 	fields := map[string][]string{}
 	for n, values := range example {
-		if len(values) > 0 {
-			fields[m.NameOf(n)] = values
+		if name := m.NameOf(n); name != "" && len(values) > 0 { // other log sources' fields have no name here
+			fields[name] = values
 		}
 	}
 	return fields
