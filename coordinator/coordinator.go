@@ -30,6 +30,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/rings"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/roles"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/rollout"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/silence"
@@ -191,7 +192,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	logger, listener, operators, node := p.logger, p.listener, p.operators, p.node
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
 		Operators: c.identity.Operators, TrustEpoch: c.identity.TrustEpoch, Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(),
-		Tokens: node.DB(), Trust: node.DB(), Learning: node.DB(), Packs: node.DB(), Logger: logger, Meter: p.meter})
+		Tokens: node.DB(), Trust: node.DB(), Learning: node.DB(), Packs: node.DB(), Rules: node.DB(), Logger: logger, Meter: p.meter})
 	if err != nil {
 		return err
 	}
@@ -212,6 +213,10 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 		return err
 	}
 	silences, err := silence.New(silence.Config{Log: node, DB: node.DB(), Logger: logger})
+	if err != nil {
+		return err
+	}
+	rolls, err := rings.New(rings.Config{Log: node, DB: node.DB(), Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -260,6 +265,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	}
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
+	group.Go(func() error { return rolls.Run(ctx) })
 	group.Go(func() error { return history.Run(ctx) })
 	group.Go(func() error { return groups.Run(ctx) })
 	group.Go(func() error { return changes.Run(ctx) })

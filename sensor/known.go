@@ -3,6 +3,7 @@ package sensor
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/vedette-edr/vedette/sensor/internal/event"
@@ -27,6 +28,9 @@ const (
 type keeper struct {
 	once   [onceSeen]uint64
 	taints chan event.ProcessKey
+	// deciding is held from the question whether rules could match to the kernel's being
+	// told: other rules come before or after that, never between.
+	deciding sync.Mutex
 }
 
 // keepBack is called with an observation that led to nothing.
@@ -39,6 +43,8 @@ func (s *Sensor) keepBack(o *event.Observation, v event.Verdict) {
 		*place = key
 		return
 	}
+	s.keeper.deciding.Lock()
+	defer s.keeper.deciding.Unlock()
 	if !s.detector.Settled(o, v) {
 		return
 	}

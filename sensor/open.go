@@ -33,6 +33,8 @@ func (s *Sensor) openResponder() (err error) {
 	s.intent.revoked = func(chain [][]byte) error { return s.responder.Revoked(chain) }
 	s.learning = openLearning(s.path("learning.json"), s.identity.Cluster, s.identity.HostID, s.identity.OperatorRoots, s.log)
 	s.learning.revoked = s.intent.revoked
+	s.rules = openRules(s.path("rules.json"), s.identity.Cluster, s.identity.OperatorRoots, s.log)
+	s.rules.revoked = func(chain [][]byte) error { return s.responder.Revoked(chain) }
 	s.uplink, err = uplink.New(uplink.Config{
 		Identity: s.identity,
 		Nodes:    s.cfg.Coordinators,
@@ -48,6 +50,8 @@ func (s *Sensor) openResponder() (err error) {
 		OnLearning:    s.learning.takeLearning,
 		Pack:          s.learning.held,
 		OnTaint:       s.carried.take,
+		OnRules:       func(r *sensorv1.Rules) { s.rules.take(r) },
+		RulesHeld:     func() *sensorv1.RulesHeld { return s.rules.held() },
 		OnSignedNodes: func(signed *sensorv1.SignedNodes) { s.responder.TakeNodes(signed) },
 		OnRevocations: func(signed *sensorv1.SignedRevocations) { s.responder.TakeRevocations(signed) },
 		Revoked:       func(chain [][]byte) error { return s.responder.Revoked(chain) },
@@ -146,6 +150,7 @@ func (s *Sensor) openStages() (err error) {
 	if err != nil {
 		return fmt.Errorf("loading rules: %w", err)
 	}
+	s.rules.begin(s.useRules)
 	return s.openRecorder()
 }
 

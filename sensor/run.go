@@ -49,6 +49,7 @@ func (s *Sensor) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return s.watchLosses(ctx) })
 	group.Go(func() error { return named("containment", s.responder.Run(ctx)) })
 	group.Go(func() error { return s.contain(ctx) })
+	group.Go(func() error { return s.watchRules(ctx) })
 	if s.cut != nil {
 		group.Go(func() error { return named("following devices", s.cut.Follow(ctx)) })
 	}

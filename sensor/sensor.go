@@ -61,6 +61,7 @@ type Sensor struct {
 
 	keeper    keeper
 	carried   *carrier
+	rules     *ruleBook
 	blind     blindness
 	budget    budget
 	asking    askingBudget

@@ -34,7 +34,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	for _, v := range []any{
 		shape.HostDetail{}, shape.Finding{}, shape.IncidentDetail{}, shape.CampaignDetail{}, shape.Isolation{}, shape.Audit{}, shape.Member{}, shape.Status{}, shape.SignedNodes{}, shape.NodeAddress{},
 		shape.History{}, shape.BaselineRow{}, shape.BaselineDifference{}, shape.Role{}, shape.Pack{}, shape.Unlearn{}, shape.RollOut{}, packRow{}, shape.Sighting{}, shape.Intent{}, shape.IntentRow{}, shape.Difference{}, shape.Verdict{}, shape.Score{},
-		shape.Drill{}, shape.DrillResult{}, shape.DrillReport{},
+		shape.Drill{}, shape.DrillResult{}, shape.DrillReport{}, shape.RuleNote{}, shape.RuleTest{}, shape.RuleSet{},
 		live.Record{}, result{}, token{}, madeOperator{}, rootInspected{}, operatorRow{}, receipt{}, offlineToken{}, build{}, bundleMade{}, rootRow{}, rootStatus{}, inspected{}, contextRow{}, verified{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {

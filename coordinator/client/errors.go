@@ -76,6 +76,9 @@ func judge(ctx context.Context, node string, err error) verdict {
 	case connect.CodeInvalidArgument, connect.CodeOutOfRange:
 		return verdict{fmt.Errorf("%w: %s", ErrInvalid, message(err)), false}
 	case connect.CodeFailedPrecondition:
+		if strings.HasSuffix(message(err), "(stale-rules)") {
+			return verdict{&answer{ErrRulesStale, message(err)}, false}
+		}
 		if strings.HasSuffix(message(err), "(stale-intent)") {
 			return verdict{&answer{ErrIntentStale, message(err)}, false}
 		}

@@ -8403,7 +8403,7 @@ var File_vedette_operator_proto protoreflect.FileDescriptor
 
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
+	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1cvedette/operator_rules.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xf2\x04\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
@@ -9079,7 +9079,7 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x06proven\x18\x01 \x01(\rR\x06proven\x12\x16\n" +
 	"\x06missed\x18\x02 \x01(\rR\x06missed\x12\x16\n" +
 	"\x06closed\x18\x03 \x01(\rR\x06closed\x12\x12\n" +
-	"\x04last\x18\x04 \x01(\x03R\x04last2\x97&\n" +
+	"\x04last\x18\x04 \x01(\x03R\x04last2\x81)\n" +
 	"\x0fOperatorService\x12Z\n" +
 	"\tGetStatus\x12%.vedette.operator.v1.GetStatusRequest\x1a&.vedette.operator.v1.GetStatusResponse\x12Z\n" +
 	"\tListHosts\x12%.vedette.operator.v1.ListHostsRequest\x1a&.vedette.operator.v1.ListHostsResponse\x12T\n" +
@@ -9104,7 +9104,11 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vListIntents\x12'.vedette.operator.v1.ListIntentsRequest\x1a(.vedette.operator.v1.ListIntentsResponse\x12]\n" +
 	"\n" +
 	"TestIntent\x12&.vedette.operator.v1.TestIntentRequest\x1a'.vedette.operator.v1.TestIntentResponse\x12c\n" +
-	"\fGetScorecard\x12(.vedette.operator.v1.GetScorecardRequest\x1a).vedette.operator.v1.GetScorecardResponse\x12i\n" +
+	"\fGetScorecard\x12(.vedette.operator.v1.GetScorecardRequest\x1a).vedette.operator.v1.GetScorecardResponse\x12W\n" +
+	"\bPutRules\x12$.vedette.operator.v1.PutRulesRequest\x1a%.vedette.operator.v1.PutRulesResponse\x12Z\n" +
+	"\tHaltRules\x12%.vedette.operator.v1.HaltRulesRequest\x1a&.vedette.operator.v1.HaltRulesResponse\x12W\n" +
+	"\bGetRules\x12$.vedette.operator.v1.GetRulesRequest\x1a%.vedette.operator.v1.GetRulesResponse\x12Z\n" +
+	"\tListRules\x12%.vedette.operator.v1.ListRulesRequest\x1a&.vedette.operator.v1.ListRulesResponse\x12i\n" +
 	"\x0eListIsolations\x12*.vedette.operator.v1.ListIsolationsRequest\x1a+.vedette.operator.v1.ListIsolationsResponse\x12c\n" +
 	"\fGetOperation\x12(.vedette.operator.v1.GetOperationRequest\x1a).vedette.operator.v1.GetOperationResponse\x12Z\n" +
 	"\tListAudit\x12%.vedette.operator.v1.ListAuditRequest\x1a&.vedette.operator.v1.ListAuditResponse\x12`\n" +
@@ -9310,6 +9314,14 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*sensorv1.Sighting)(nil),          // 157: vedette.sensor.v1.Sighting
 	(*sensorv1.Answer)(nil),            // 158: vedette.sensor.v1.Answer
 	(*raftv1.DrillResult)(nil),         // 159: vedette.raft.v1.DrillResult
+	(*PutRulesRequest)(nil),            // 160: vedette.operator.v1.PutRulesRequest
+	(*HaltRulesRequest)(nil),           // 161: vedette.operator.v1.HaltRulesRequest
+	(*GetRulesRequest)(nil),            // 162: vedette.operator.v1.GetRulesRequest
+	(*ListRulesRequest)(nil),           // 163: vedette.operator.v1.ListRulesRequest
+	(*PutRulesResponse)(nil),           // 164: vedette.operator.v1.PutRulesResponse
+	(*HaltRulesResponse)(nil),          // 165: vedette.operator.v1.HaltRulesResponse
+	(*GetRulesResponse)(nil),           // 166: vedette.operator.v1.GetRulesResponse
+	(*ListRulesResponse)(nil),          // 167: vedette.operator.v1.ListRulesResponse
 }
 var file_vedette_operator_proto_depIdxs = []int32{
 	84,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
@@ -9430,86 +9442,94 @@ var file_vedette_operator_proto_depIdxs = []int32{
 	66,  // 115: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
 	68,  // 116: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
 	71,  // 117: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	75,  // 118: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	77,  // 119: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	80,  // 120: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	82,  // 121: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	85,  // 122: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	87,  // 123: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	89,  // 124: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	91,  // 125: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	97,  // 126: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	99,  // 127: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	102, // 128: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	104, // 129: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	108, // 130: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	112, // 131: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	114, // 132: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	106, // 133: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	13,  // 134: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
-	15,  // 135: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
-	18,  // 136: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
-	21,  // 137: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
-	23,  // 138: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
-	25,  // 139: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
-	27,  // 140: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
-	30,  // 141: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
-	122, // 142: vedette.operator.v1.OperatorService.PutDrills:input_type -> vedette.operator.v1.PutDrillsRequest
-	124, // 143: vedette.operator.v1.OperatorService.ListDrills:input_type -> vedette.operator.v1.ListDrillsRequest
-	94,  // 144: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	116, // 145: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
-	1,   // 146: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 147: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 148: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 149: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	35,  // 150: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	37,  // 151: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	39,  // 152: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	41,  // 153: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	43,  // 154: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	45,  // 155: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
-	47,  // 156: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
-	49,  // 157: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	51,  // 158: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	54,  // 159: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	57,  // 160: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	59,  // 161: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	61,  // 162: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	63,  // 163: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	65,  // 164: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	67,  // 165: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	69,  // 166: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	72,  // 167: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	76,  // 168: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	78,  // 169: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	81,  // 170: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	83,  // 171: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	86,  // 172: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	88,  // 173: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	90,  // 174: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	92,  // 175: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	98,  // 176: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	100, // 177: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	103, // 178: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	105, // 179: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	109, // 180: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	113, // 181: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	115, // 182: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	107, // 183: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	14,  // 184: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
-	16,  // 185: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
-	19,  // 186: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
-	22,  // 187: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
-	24,  // 188: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
-	26,  // 189: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
-	28,  // 190: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
-	31,  // 191: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
-	123, // 192: vedette.operator.v1.OperatorService.PutDrills:output_type -> vedette.operator.v1.PutDrillsResponse
-	125, // 193: vedette.operator.v1.OperatorService.ListDrills:output_type -> vedette.operator.v1.ListDrillsResponse
-	95,  // 194: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	117, // 195: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
-	146, // [146:196] is the sub-list for method output_type
-	96,  // [96:146] is the sub-list for method input_type
+	160, // 118: vedette.operator.v1.OperatorService.PutRules:input_type -> vedette.operator.v1.PutRulesRequest
+	161, // 119: vedette.operator.v1.OperatorService.HaltRules:input_type -> vedette.operator.v1.HaltRulesRequest
+	162, // 120: vedette.operator.v1.OperatorService.GetRules:input_type -> vedette.operator.v1.GetRulesRequest
+	163, // 121: vedette.operator.v1.OperatorService.ListRules:input_type -> vedette.operator.v1.ListRulesRequest
+	75,  // 122: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	77,  // 123: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	80,  // 124: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	82,  // 125: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	85,  // 126: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	87,  // 127: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	89,  // 128: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	91,  // 129: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	97,  // 130: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	99,  // 131: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	102, // 132: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	104, // 133: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	108, // 134: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	112, // 135: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	114, // 136: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	106, // 137: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	13,  // 138: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
+	15,  // 139: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
+	18,  // 140: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
+	21,  // 141: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
+	23,  // 142: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
+	25,  // 143: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
+	27,  // 144: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
+	30,  // 145: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
+	122, // 146: vedette.operator.v1.OperatorService.PutDrills:input_type -> vedette.operator.v1.PutDrillsRequest
+	124, // 147: vedette.operator.v1.OperatorService.ListDrills:input_type -> vedette.operator.v1.ListDrillsRequest
+	94,  // 148: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	116, // 149: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
+	1,   // 150: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 151: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 152: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 153: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	35,  // 154: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	37,  // 155: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	39,  // 156: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	41,  // 157: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	43,  // 158: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	45,  // 159: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
+	47,  // 160: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
+	49,  // 161: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	51,  // 162: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	54,  // 163: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	57,  // 164: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	59,  // 165: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	61,  // 166: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	63,  // 167: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	65,  // 168: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	67,  // 169: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	69,  // 170: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	72,  // 171: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	164, // 172: vedette.operator.v1.OperatorService.PutRules:output_type -> vedette.operator.v1.PutRulesResponse
+	165, // 173: vedette.operator.v1.OperatorService.HaltRules:output_type -> vedette.operator.v1.HaltRulesResponse
+	166, // 174: vedette.operator.v1.OperatorService.GetRules:output_type -> vedette.operator.v1.GetRulesResponse
+	167, // 175: vedette.operator.v1.OperatorService.ListRules:output_type -> vedette.operator.v1.ListRulesResponse
+	76,  // 176: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	78,  // 177: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	81,  // 178: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	83,  // 179: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	86,  // 180: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	88,  // 181: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	90,  // 182: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	92,  // 183: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	98,  // 184: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	100, // 185: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	103, // 186: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	105, // 187: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	109, // 188: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	113, // 189: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	115, // 190: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	107, // 191: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	14,  // 192: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
+	16,  // 193: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
+	19,  // 194: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
+	22,  // 195: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
+	24,  // 196: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
+	26,  // 197: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
+	28,  // 198: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
+	31,  // 199: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
+	123, // 200: vedette.operator.v1.OperatorService.PutDrills:output_type -> vedette.operator.v1.PutDrillsResponse
+	125, // 201: vedette.operator.v1.OperatorService.ListDrills:output_type -> vedette.operator.v1.ListDrillsResponse
+	95,  // 202: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	117, // 203: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
+	150, // [150:204] is the sub-list for method output_type
+	96,  // [96:150] is the sub-list for method input_type
 	96,  // [96:96] is the sub-list for extension type_name
 	96,  // [96:96] is the sub-list for extension extendee
 	0,   // [0:96] is the sub-list for field type_name
@@ -9520,6 +9540,7 @@ func file_vedette_operator_proto_init() {
 	if File_vedette_operator_proto != nil {
 		return
 	}
+	file_vedette_operator_rules_proto_init()
 	file_vedette_operator_proto_msgTypes[95].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),

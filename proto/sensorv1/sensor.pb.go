@@ -627,6 +627,7 @@ type SensorMessage struct {
 	//	*SensorMessage_Trusted
 	//	*SensorMessage_Unlearnt
 	//	*SensorMessage_Answer
+	//	*SensorMessage_Rules
 	Body          isSensorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -741,6 +742,15 @@ func (x *SensorMessage) GetAnswer() *Answer {
 	return nil
 }
 
+func (x *SensorMessage) GetRules() *RulesHeld {
+	if x != nil {
+		if x, ok := x.Body.(*SensorMessage_Rules); ok {
+			return x.Rules
+		}
+	}
+	return nil
+}
+
 type isSensorMessage_Body interface {
 	isSensorMessage_Body()
 }
@@ -782,6 +792,11 @@ type SensorMessage_Answer struct {
 	Answer *Answer `protobuf:"bytes,7,opt,name=answer,proto3,oneof"`
 }
 
+type SensorMessage_Rules struct {
+	// Other rules are in use, or were refused. Only to a node that sent rules in this session.
+	Rules *RulesHeld `protobuf:"bytes,8,opt,name=rules,proto3,oneof"`
+}
+
 func (*SensorMessage_Hello) isSensorMessage_Body() {}
 
 func (*SensorMessage_Batch) isSensorMessage_Body() {}
@@ -797,6 +812,8 @@ func (*SensorMessage_Trusted) isSensorMessage_Body() {}
 func (*SensorMessage_Unlearnt) isSensorMessage_Body() {}
 
 func (*SensorMessage_Answer) isSensorMessage_Body() {}
+
+func (*SensorMessage_Rules) isSensorMessage_Body() {}
 
 // A sensor that ends says so and waits shortly until the node hangs up, which it
 // does when the log has it. Whoever falls silent without a goodbye is a finding.
@@ -861,6 +878,7 @@ type CoordinatorMessage struct {
 	//	*CoordinatorMessage_Learning
 	//	*CoordinatorMessage_Question
 	//	*CoordinatorMessage_Taint
+	//	*CoordinatorMessage_Rules
 	Body          isCoordinatorMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1011,6 +1029,15 @@ func (x *CoordinatorMessage) GetTaint() *CarriedTaint {
 	return nil
 }
 
+func (x *CoordinatorMessage) GetRules() *Rules {
+	if x != nil {
+		if x, ok := x.Body.(*CoordinatorMessage_Rules); ok {
+			return x.Rules
+		}
+	}
+	return nil
+}
+
 type isCoordinatorMessage_Body interface {
 	isCoordinatorMessage_Body()
 }
@@ -1065,6 +1092,11 @@ type CoordinatorMessage_Taint struct {
 	Taint *CarriedTaint `protobuf:"bytes,13,opt,name=taint,proto3,oneof"`
 }
 
+type CoordinatorMessage_Rules struct {
+	// Only to a sensor whose Hello has rules.
+	Rules *Rules `protobuf:"bytes,10,opt,name=rules,proto3,oneof"`
+}
+
 func (*CoordinatorMessage_Welcome) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Refusal) isCoordinatorMessage_Body() {}
@@ -1089,6 +1121,8 @@ func (*CoordinatorMessage_Question) isCoordinatorMessage_Body() {}
 
 func (*CoordinatorMessage_Taint) isCoordinatorMessage_Body() {}
 
+func (*CoordinatorMessage_Rules) isCoordinatorMessage_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -1111,7 +1145,8 @@ type Hello struct {
 	// know questions would end the session over one.
 	Questions uint32 `protobuf:"varint,9,opt,name=questions,proto3" json:"questions,omitempty"`
 	// It takes a CarriedTaint. An older one would take it for a broken protocol.
-	Carries       bool `protobuf:"varint,12,opt,name=carries,proto3" json:"carries,omitempty"`
+	Carries       bool       `protobuf:"varint,12,opt,name=carries,proto3" json:"carries,omitempty"`
+	Rules         *RulesHeld `protobuf:"bytes,11,opt,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1221,6 +1256,13 @@ func (x *Hello) GetCarries() bool {
 		return x.Carries
 	}
 	return false
+}
+
+func (x *Hello) GetRules() *RulesHeld {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
 }
 
 type Welcome struct {
@@ -6349,6 +6391,463 @@ func (x *TextList) GetTexts() [][]byte {
 	return nil
 }
 
+// SignedRules.payload is the exact bytes of this message.
+type RuleSet struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Version   uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`  // rises by one
+	Previous  []byte                 `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"` // SHA-256 of the payload before; empty at version 1
+	Files     []*RuleFile            `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`       // ascending by path; none: no rules but those that sensors have
+	Author    string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	IssuedAt  int64                  `protobuf:"varint,6,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"` // Unix ns
+	Reason    string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Restores  uint64                 `protobuf:"varint,8,opt,name=restores,proto3" json:"restores,omitempty"` // a rollback: the version whose files these are; from version 1 on
+	// What hosts go back to when this one is halted: the version that all had, and the
+	// SHA-256 of its payload. 0: no set.
+	Base        uint64 `protobuf:"varint,9,opt,name=base,proto3" json:"base,omitempty"`
+	BaseDigest  []byte `protobuf:"bytes,10,opt,name=base_digest,json=baseDigest,proto3" json:"base_digest,omitempty"`
+	SoakSeconds uint32 `protobuf:"varint,11,opt,name=soak_seconds,json=soakSeconds,proto3" json:"soak_seconds,omitempty"` // that each ring is watched before the next one begins
+	// Findings by the set's rules for each host and day, beyond what the rules of the base make,
+	// above which it is halted.
+	MaxFindingsPerDay uint32 `protobuf:"varint,12,opt,name=max_findings_per_day,json=maxFindingsPerDay,proto3" json:"max_findings_per_day,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RuleSet) Reset() {
+	*x = RuleSet{}
+	mi := &file_vedette_sensor_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleSet) ProtoMessage() {}
+
+func (x *RuleSet) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
+func (*RuleSet) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *RuleSet) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RuleSet) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RuleSet) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *RuleSet) GetFiles() []*RuleFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *RuleSet) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *RuleSet) GetIssuedAt() int64 {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return 0
+}
+
+func (x *RuleSet) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RuleSet) GetRestores() uint64 {
+	if x != nil {
+		return x.Restores
+	}
+	return 0
+}
+
+func (x *RuleSet) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *RuleSet) GetBaseDigest() []byte {
+	if x != nil {
+		return x.BaseDigest
+	}
+	return nil
+}
+
+func (x *RuleSet) GetSoakSeconds() uint32 {
+	if x != nil {
+		return x.SoakSeconds
+	}
+	return 0
+}
+
+func (x *RuleSet) GetMaxFindingsPerDay() uint32 {
+	if x != nil {
+		return x.MaxFindingsPerDay
+	}
+	return 0
+}
+
+type RuleFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // relative, with slashes
+	Text          []byte                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleFile) Reset() {
+	*x = RuleFile{}
+	mi := &file_vedette_sensor_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleFile) ProtoMessage() {}
+
+func (x *RuleFile) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleFile.ProtoReflect.Descriptor instead.
+func (*RuleFile) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *RuleFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RuleFile) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+type SignedRules struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedRules) Reset() {
+	*x = SignedRules{}
+	mi := &file_vedette_sensor_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedRules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedRules) ProtoMessage() {}
+
+func (x *SignedRules) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedRules.ProtoReflect.Descriptor instead.
+func (*SignedRules) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *SignedRules) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedRules) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// What a host is to use. It holds the newest set that it was ever shown, and uses that one or
+// the one that it names as its base: no other, whoever asks.
+type Rules struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sets          []*SignedRules         `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"` // that the host may lack; two at most
+	Use           uint64                 `protobuf:"varint,2,opt,name=use,proto3" json:"use,omitempty"`  // 0: none, which only a set with base 0 allows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rules) Reset() {
+	*x = Rules{}
+	mi := &file_vedette_sensor_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rules) ProtoMessage() {}
+
+func (x *Rules) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rules.ProtoReflect.Descriptor instead.
+func (*Rules) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *Rules) GetSets() []*SignedRules {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *Rules) GetUse() uint64 {
+	if x != nil {
+		return x.Use
+	}
+	return 0
+}
+
+// What a host uses.
+type RulesHeld struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Version      uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // in use; 0: none
+	Newest       uint64                 `protobuf:"varint,2,opt,name=newest,proto3" json:"newest,omitempty"`   // the newest that it holds
+	Refused      []*RefusedRule         `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty"`  // some of the set's that it does not use
+	RefusedCount uint32                 `protobuf:"varint,4,opt,name=refused_count,json=refusedCount,proto3" json:"refused_count,omitempty"`
+	// Why it does not use what it was told to, in words; empty when it does.
+	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	FailedVersion uint64 `protobuf:"varint,6,opt,name=failed_version,json=failedVersion,proto3" json:"failed_version,omitempty"`
+	CostNs        uint64 `protobuf:"varint,7,opt,name=cost_ns,json=costNs,proto3" json:"cost_ns,omitempty"` // of the processor for one event, for all its rules, as it measured
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RulesHeld) Reset() {
+	*x = RulesHeld{}
+	mi := &file_vedette_sensor_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RulesHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RulesHeld) ProtoMessage() {}
+
+func (x *RulesHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RulesHeld.ProtoReflect.Descriptor instead.
+func (*RulesHeld) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *RulesHeld) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetNewest() uint64 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetRefused() []*RefusedRule {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *RulesHeld) GetRefusedCount() uint32 {
+	if x != nil {
+		return x.RefusedCount
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *RulesHeld) GetFailedVersion() uint64 {
+	if x != nil {
+		return x.FailedVersion
+	}
+	return 0
+}
+
+func (x *RulesHeld) GetCostNs() uint64 {
+	if x != nil {
+		return x.CostNs
+	}
+	return 0
+}
+
+type RefusedRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Line          uint32                 `protobuf:"varint,2,opt,name=line,proto3" json:"line,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Unsupported   bool                   `protobuf:"varint,4,opt,name=unsupported,proto3" json:"unsupported,omitempty"` // well formed: a newer sensor may use it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedRule) Reset() {
+	*x = RefusedRule{}
+	mi := &file_vedette_sensor_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedRule) ProtoMessage() {}
+
+func (x *RefusedRule) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedRule.ProtoReflect.Descriptor instead.
+func (*RefusedRule) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *RefusedRule) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RefusedRule) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *RefusedRule) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RefusedRule) GetUnsupported() bool {
+	if x != nil {
+		return x.Unsupported
+	}
+	return false
+}
+
 var File_vedette_sensor_proto protoreflect.FileDescriptor
 
 const file_vedette_sensor_proto_rawDesc = "" +
@@ -6376,7 +6875,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x15\n" +
 	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\x12%\n" +
 	"\x0eoperator_roots\x18\a \x03(\fR\roperatorRoots\x124\n" +
-	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\xd2\x03\n" +
+	"\x05trust\x18\b \x01(\v2\x1e.vedette.sensor.v1.SignedTrustR\x05trust\"\x88\x04\n" +
 	"\rSensorMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.vedette.sensor.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.vedette.sensor.v1.BatchH\x00R\x05batch\x120\n" +
@@ -6385,10 +6884,11 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\agoodbye\x18\x05 \x01(\v2\x1a.vedette.sensor.v1.GoodbyeH\x00R\agoodbye\x126\n" +
 	"\atrusted\x18\x06 \x01(\v2\x1a.vedette.sensor.v1.TrustedH\x00R\atrusted\x129\n" +
 	"\bunlearnt\x18\t \x01(\v2\x1b.vedette.sensor.v1.UnlearntH\x00R\bunlearnt\x123\n" +
-	"\x06answer\x18\a \x01(\v2\x19.vedette.sensor.v1.AnswerH\x00R\x06answerB\x06\n" +
+	"\x06answer\x18\a \x01(\v2\x19.vedette.sensor.v1.AnswerH\x00R\x06answer\x124\n" +
+	"\x05rules\x18\b \x01(\v2\x1c.vedette.sensor.v1.RulesHeldH\x00R\x05rulesB\x06\n" +
 	"\x04body\"#\n" +
 	"\aGoodbye\x12\x18\n" +
-	"\afailure\x18\x01 \x01(\tR\afailure\"\xbb\x05\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\"\xed\x05\n" +
 	"\x12CoordinatorMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.vedette.sensor.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.vedette.sensor.v1.RefusalH\x00R\arefusal\x12*\n" +
@@ -6401,8 +6901,10 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04pack\x18\v \x01(\v2\x1b.vedette.sensor.v1.PackPartH\x00R\x04pack\x129\n" +
 	"\blearning\x18\f \x01(\v2\x1b.vedette.sensor.v1.LearningH\x00R\blearning\x129\n" +
 	"\bquestion\x18\t \x01(\v2\x1b.vedette.sensor.v1.QuestionH\x00R\bquestion\x127\n" +
-	"\x05taint\x18\r \x01(\v2\x1f.vedette.sensor.v1.CarriedTaintH\x00R\x05taintB\x06\n" +
-	"\x04body\"\xf5\x02\n" +
+	"\x05taint\x18\r \x01(\v2\x1f.vedette.sensor.v1.CarriedTaintH\x00R\x05taint\x120\n" +
+	"\x05rules\x18\n" +
+	" \x01(\v2\x18.vedette.sensor.v1.RulesH\x00R\x05rulesB\x06\n" +
+	"\x04body\"\xa9\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -6416,7 +6918,8 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x04pack\x18\n" +
 	" \x01(\fR\x04pack\x12\x1c\n" +
 	"\tquestions\x18\t \x01(\rR\tquestions\x12\x18\n" +
-	"\acarries\x18\f \x01(\bR\acarries\"\x99\x03\n" +
+	"\acarries\x18\f \x01(\bR\acarries\x122\n" +
+	"\x05rules\x18\v \x01(\v2\x1c.vedette.sensor.v1.RulesHeldR\x05rules\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -6876,7 +7379,45 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05texts\x18\x05 \x01(\v2\x1b.vedette.sensor.v1.TextListH\x00R\x05textsB\a\n" +
 	"\x05value\" \n" +
 	"\bTextList\x12\x14\n" +
-	"\x05texts\x18\x01 \x03(\fR\x05texts*W\n" +
+	"\x05texts\x18\x01 \x03(\fR\x05texts\"\x83\x03\n" +
+	"\aRuleSet\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1a\n" +
+	"\bprevious\x18\x03 \x01(\fR\bprevious\x121\n" +
+	"\x05files\x18\x04 \x03(\v2\x1b.vedette.sensor.v1.RuleFileR\x05files\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\x12\x1b\n" +
+	"\tissued_at\x18\x06 \x01(\x03R\bissuedAt\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1a\n" +
+	"\brestores\x18\b \x01(\x04R\brestores\x12\x12\n" +
+	"\x04base\x18\t \x01(\x04R\x04base\x12\x1f\n" +
+	"\vbase_digest\x18\n" +
+	" \x01(\fR\n" +
+	"baseDigest\x12!\n" +
+	"\fsoak_seconds\x18\v \x01(\rR\vsoakSeconds\x12/\n" +
+	"\x14max_findings_per_day\x18\f \x01(\rR\x11maxFindingsPerDay\"2\n" +
+	"\bRuleFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\fR\x04text\"c\n" +
+	"\vSignedRules\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"M\n" +
+	"\x05Rules\x122\n" +
+	"\x04sets\x18\x01 \x03(\v2\x1e.vedette.sensor.v1.SignedRulesR\x04sets\x12\x10\n" +
+	"\x03use\x18\x02 \x01(\x04R\x03use\"\xf6\x01\n" +
+	"\tRulesHeld\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06newest\x18\x02 \x01(\x04R\x06newest\x128\n" +
+	"\arefused\x18\x03 \x03(\v2\x1e.vedette.sensor.v1.RefusedRuleR\arefused\x12#\n" +
+	"\rrefused_count\x18\x04 \x01(\rR\frefusedCount\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\x12%\n" +
+	"\x0efailed_version\x18\x06 \x01(\x04R\rfailedVersion\x12\x17\n" +
+	"\acost_ns\x18\a \x01(\x04R\x06costNs\"o\n" +
+	"\vRefusedRule\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04line\x18\x02 \x01(\rR\x04line\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12 \n" +
+	"\vunsupported\x18\x04 \x01(\bR\vunsupported*W\n" +
 	"\n" +
 	"EnrollKind\x12\x1b\n" +
 	"\x17ENROLL_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -6930,7 +7471,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -7005,9 +7546,15 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Sighting)(nil),           // 70: vedette.sensor.v1.Sighting
 	(*Detail)(nil),             // 71: vedette.sensor.v1.Detail
 	(*TextList)(nil),           // 72: vedette.sensor.v1.TextList
-	nil,                        // 73: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 74: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 75: vedette.sensor.v1.Group.LabelsEntry
+	(*RuleSet)(nil),            // 73: vedette.sensor.v1.RuleSet
+	(*RuleFile)(nil),           // 74: vedette.sensor.v1.RuleFile
+	(*SignedRules)(nil),        // 75: vedette.sensor.v1.SignedRules
+	(*Rules)(nil),              // 76: vedette.sensor.v1.Rules
+	(*RulesHeld)(nil),          // 77: vedette.sensor.v1.RulesHeld
+	(*RefusedRule)(nil),        // 78: vedette.sensor.v1.RefusedRule
+	nil,                        // 79: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 80: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 81: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
 	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
@@ -7025,88 +7572,95 @@ var file_vedette_sensor_proto_depIdxs = []int32{
 	65, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
 	34, // 13: vedette.sensor.v1.SensorMessage.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
 	68, // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
-	12, // 15: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	59, // 16: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	20, // 17: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	21, // 18: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	47, // 19: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	58, // 20: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	15, // 21: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	53, // 22: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
-	31, // 23: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
-	35, // 24: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
-	66, // 25: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
-	42, // 26: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
-	13, // 27: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	65, // 28: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
-	15, // 29: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	53, // 30: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	73, // 31: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	74, // 32: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 33: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 34: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	62, // 35: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	64, // 36: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
-	17, // 37: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	48, // 38: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 39: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 40: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	39, // 41: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	51, // 42: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	41, // 43: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 44: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 45: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 46: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	36, // 47: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 48: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 49: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 50: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
-	1,  // 51: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	48, // 52: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
-	48, // 53: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
-	33, // 54: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	37, // 55: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	37, // 56: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	38, // 57: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	38, // 58: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	36, // 59: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	40, // 60: vedette.sensor.v1.Finding.terms:type_name -> vedette.sensor.v1.ScoreTerm
-	43, // 61: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
-	37, // 62: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	38, // 63: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	45, // 64: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 65: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 66: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	44, // 67: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	48, // 68: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	49, // 69: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	51, // 70: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 71: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 72: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	44, // 73: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 74: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	54, // 75: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	55, // 76: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	56, // 77: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	48, // 78: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	75, // 79: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	54, // 80: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	61, // 81: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	48, // 82: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	48, // 83: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	67, // 84: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
-	70, // 85: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
-	36, // 86: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
-	69, // 87: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
-	37, // 88: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
-	38, // 89: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
-	71, // 90: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
-	72, // 91: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
-	92, // [92:92] is the sub-list for method output_type
-	92, // [92:92] is the sub-list for method input_type
-	92, // [92:92] is the sub-list for extension type_name
-	92, // [92:92] is the sub-list for extension extendee
-	0,  // [0:92] is the sub-list for field type_name
+	77, // 15: vedette.sensor.v1.SensorMessage.rules:type_name -> vedette.sensor.v1.RulesHeld
+	12, // 16: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	59, // 17: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	20, // 18: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	21, // 19: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	47, // 20: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	58, // 21: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	15, // 22: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	53, // 23: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	31, // 24: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
+	35, // 25: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
+	66, // 26: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
+	42, // 27: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
+	76, // 28: vedette.sensor.v1.CoordinatorMessage.rules:type_name -> vedette.sensor.v1.Rules
+	13, // 29: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	65, // 30: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	77, // 31: vedette.sensor.v1.Hello.rules:type_name -> vedette.sensor.v1.RulesHeld
+	15, // 32: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	53, // 33: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	79, // 34: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	80, // 35: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14, // 36: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18, // 37: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	62, // 38: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	64, // 39: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17, // 40: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	48, // 41: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22, // 42: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23, // 43: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	39, // 44: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	51, // 45: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	41, // 46: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24, // 47: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25, // 48: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26, // 49: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	36, // 50: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,  // 51: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27, // 52: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29, // 53: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
+	1,  // 54: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	48, // 55: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
+	48, // 56: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
+	33, // 57: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	37, // 58: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	37, // 59: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	38, // 60: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	38, // 61: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	36, // 62: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	40, // 63: vedette.sensor.v1.Finding.terms:type_name -> vedette.sensor.v1.ScoreTerm
+	43, // 64: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
+	37, // 65: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	38, // 66: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	45, // 67: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,  // 68: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,  // 69: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	44, // 70: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	48, // 71: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	49, // 72: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	51, // 73: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,  // 74: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,  // 75: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	44, // 76: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,  // 77: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	54, // 78: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	55, // 79: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	56, // 80: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	48, // 81: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	81, // 82: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	54, // 83: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	61, // 84: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	48, // 85: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	48, // 86: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	67, // 87: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
+	70, // 88: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
+	36, // 89: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
+	69, // 90: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
+	37, // 91: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
+	38, // 92: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
+	71, // 93: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
+	72, // 94: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
+	74, // 95: vedette.sensor.v1.RuleSet.files:type_name -> vedette.sensor.v1.RuleFile
+	48, // 96: vedette.sensor.v1.SignedRules.signature:type_name -> vedette.sensor.v1.Signature
+	75, // 97: vedette.sensor.v1.Rules.sets:type_name -> vedette.sensor.v1.SignedRules
+	78, // 98: vedette.sensor.v1.RulesHeld.refused:type_name -> vedette.sensor.v1.RefusedRule
+	99, // [99:99] is the sub-list for method output_type
+	99, // [99:99] is the sub-list for method input_type
+	99, // [99:99] is the sub-list for extension type_name
+	99, // [99:99] is the sub-list for extension extendee
+	0,  // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -7127,6 +7681,7 @@ func file_vedette_sensor_proto_init() {
 		(*SensorMessage_Trusted)(nil),
 		(*SensorMessage_Unlearnt)(nil),
 		(*SensorMessage_Answer)(nil),
+		(*SensorMessage_Rules)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[5].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
@@ -7141,6 +7696,7 @@ func file_vedette_sensor_proto_init() {
 		(*CoordinatorMessage_Learning)(nil),
 		(*CoordinatorMessage_Question)(nil),
 		(*CoordinatorMessage_Taint)(nil),
+		(*CoordinatorMessage_Rules)(nil),
 	}
 	file_vedette_sensor_proto_msgTypes[17].OneofWrappers = []any{
 		(*Record_Summary)(nil),
@@ -7168,7 +7724,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   71,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

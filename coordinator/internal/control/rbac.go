@@ -49,7 +49,13 @@ var least = map[string]string{
 	rpc.OperatorServiceTestIntentProcedure:       operators.RoleViewer,
 	rpc.OperatorServiceGetScorecardProcedure:     operators.RoleViewer,
 	// Intent is strategy: it says what may be done to the fleet without asking anybody.
-	rpc.OperatorServiceApplyIntentProcedure:  operators.RoleAdmin,
+	rpc.OperatorServiceApplyIntentProcedure: operators.RoleAdmin,
+	// Rules make the findings that the intent acts on, and a flood of them hides others.
+	rpc.OperatorServicePutRulesProcedure: operators.RoleAdmin,
+	// Taking them back only brings the rules of before.
+	rpc.OperatorServiceHaltRulesProcedure:    operators.RoleResponder,
+	rpc.OperatorServiceGetRulesProcedure:     operators.RoleViewer,
+	rpc.OperatorServiceListRulesProcedure:    operators.RoleViewer,
 	rpc.OperatorServiceCreateTokenProcedure:  operators.RoleAdmin,
 	rpc.OperatorServiceRemoveMemberProcedure: operators.RoleAdmin,
 	// All that the cluster knows, at once, and its key when that is asked for.

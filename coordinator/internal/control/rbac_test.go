@@ -39,6 +39,7 @@ var wanted = map[string]string{
 	"ListBehaviours": "yyyy", "DiffBaselines": "yyyy", "ListRoles": "yyyy", "ListRollOuts": "yyyy", "ListUnlearns": "yyyy", "GetPack": "yyyy",
 	"PutPack": "nyyy", "Unlearn": "nnyy",
 	"PutDrills": "nyyy", "ListDrills": "yyyy",
+	"PutRules": "nnny", "HaltRules": "nnyy", "GetRules": "yyyy", "ListRules": "yyyy",
 }
 
 // Ensure every procedure of the service has exactly the roles written here, and

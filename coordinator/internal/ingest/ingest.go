@@ -98,7 +98,7 @@ type Config struct {
 	Operators func() *x509.Certificate
 	// TrustEpoch is the epoch of the list of trusted authorities that this node goes by; nil: 0.
 	TrustEpoch func() uint64
-	// Log, Store, Orders, Members, Tokens and Trust are the replicated log and the state that it makes.
+	// Log, Store, Orders, Members, Tokens, Trust and Rules are the replicated log and the state that it makes.
 	Log     Log
 	Store   Store
 	Orders  Orders
@@ -108,6 +108,7 @@ type Config struct {
 	// Learning and Packs are what hosts are to learn and forget; nil tells them nothing of it.
 	Learning Learning
 	Packs    Packs
+	Rules    Rules
 	// Logger takes what an administrator should know; nil discards it.
 	Logger *slog.Logger
 	// Meter counts what happens; nil makes one that nobody reads.
@@ -139,8 +140,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil || c.Tokens == nil || c.Trust == nil {
-		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders, Members, Tokens and Trust must be set"))
+	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil || c.Tokens == nil || c.Trust == nil || c.Rules == nil {
+		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders, Members, Tokens, Trust and Rules must be set"))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))
@@ -206,6 +207,10 @@ type Server struct {
 	suspects *suspects
 	trusted  *trusted
 
+	heldRules *heldRules
+	planning  sync.Mutex // one reading of the plan at a time
+	plan      atomic.Pointer[rulePlan]
+
 	// closing waits for the goroutines that push to sessions, and running ends with Run.
 	closing sync.WaitGroup
 	running context.Context
@@ -264,6 +269,7 @@ func New(cfg Config) (*Server, error) {
 		suspects:  newSuspects(cfg.Now),
 		trusted:   &trusted{wake: make(chan struct{}, 1)},
 		places:    places{hosts: make(map[netip.Addr][]string), of: make(map[string][]netip.Addr)},
+		heldRules: &heldRules{wake: make(chan struct{}, 1)},
 	}
 	s.figures()
 	return s, nil
@@ -279,6 +285,7 @@ func (s *Server) Run(ctx context.Context) error {
 	tending.Go(func() { s.tendRevoked(ctx) })
 	tending.Go(func() { s.noteTrusted(ctx) })
 	tending.Go(func() { s.tendLearning(ctx) })
+	tending.Go(func() { s.noteRules(ctx) })
 	tending.Go(func() {
 		// Whatever the log supposes: a node that starts has no session.
 		if s.note(ctx, &raftv1.SessionsEnded{Node: s.cfg.NodeID, All: true}) {
@@ -353,6 +360,8 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.hostRemoved(cmd.GetRetireHost().GetHost())
 	case cmd.GetPutIntent() != nil:
 		s.pushIntent(cmd.GetPutIntent().GetSigned())
+	case cmd.GetPutRules() != nil, cmd.GetAdvanceRules() != nil, cmd.GetHaltRules() != nil:
+		s.closing.Go(s.pushRules)
 	case cmd.GetSessionsEnded().GetAll() && cmd.GetSessionsEnded().GetNode() == s.cfg.NodeID && cmd.GetActor() != "node:"+s.cfg.NodeID:
 		s.lostByOthers()
 	case cmd.GetPutNode() != nil, cmd.GetRemoveNode() != nil, cmd.GetConsumeToken().GetNode() != nil, cmd.GetPutSignedNodes() != nil, cmd.GetPutRevocations() != nil, cmd.GetPutTrust() != nil:
@@ -368,6 +377,7 @@ func (s *Server) catchUp() {
 		s.pushIntent(signed)
 	}
 	s.incidentsChanged()
+	s.pushRules()
 	for _, session := range s.open() {
 		s.resendGrants(s.running, session)
 		s.tellLearning(session)

@@ -47,6 +47,7 @@ type session struct {
 	keepAlive time.Duration // its pings are so far apart
 	renewed   time.Time     // its certificate; the reader's
 	trust     atomic.Uint64 // epoch of the list of trusted authorities that it holds
+	rules     rulesOf
 	conduct   conduct
 	learns    learns
 	answers   uint32 // the newest form of question that it answers; 0: none
@@ -157,6 +158,8 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 		s.places.add(n.host, hello.GetFacts().GetAddresses())
 	}
 	s.holds(n, hello.GetTrusted())
+	n.rules.instance = hello.GetInstance()
+	s.usesRules(ctx, n, hello.GetRules())
 	s.resendGrants(ctx, n)
 	s.tellLearning(n)
 	return n, stream, nil
@@ -376,6 +379,9 @@ func (s *Server) take(ctx context.Context, n *session, stream net.Conn, size uin
 		return s.unlearnt(ctx, n, body.Unlearnt)
 	case *sensorv1.SensorMessage_Answer:
 		return s.answer(n, body.Answer)
+	case *sensorv1.SensorMessage_Rules:
+		s.usesRules(ctx, n, body.Rules)
+		return nil
 	default:
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, body)
 	}

@@ -216,6 +216,14 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.putCampaign(body.PutCampaign)
 	case *raftv1.Command_PutDrills:
 		return a.putDrills(body.PutDrills)
+	case *raftv1.Command_PutRules:
+		return a.putRules(body.PutRules)
+	case *raftv1.Command_AdvanceRules:
+		return a.advanceRules(body.AdvanceRules)
+	case *raftv1.Command_HaltRules:
+		return a.haltRules(body.HaltRules)
+	case *raftv1.Command_NoteRules:
+		return a.noteRules(body.NoteRules)
 	}
 	if len(a.cmd.ProtoReflect().GetUnknown()) > 0 {
 		// Skipping what other nodes apply would make this one differ from them.

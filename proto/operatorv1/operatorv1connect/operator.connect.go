@@ -102,6 +102,18 @@ const (
 	// OperatorServiceGetScorecardProcedure is the fully-qualified name of the OperatorService's
 	// GetScorecard RPC.
 	OperatorServiceGetScorecardProcedure = "/vedette.operator.v1.OperatorService/GetScorecard"
+	// OperatorServicePutRulesProcedure is the fully-qualified name of the OperatorService's PutRules
+	// RPC.
+	OperatorServicePutRulesProcedure = "/vedette.operator.v1.OperatorService/PutRules"
+	// OperatorServiceHaltRulesProcedure is the fully-qualified name of the OperatorService's HaltRules
+	// RPC.
+	OperatorServiceHaltRulesProcedure = "/vedette.operator.v1.OperatorService/HaltRules"
+	// OperatorServiceGetRulesProcedure is the fully-qualified name of the OperatorService's GetRules
+	// RPC.
+	OperatorServiceGetRulesProcedure = "/vedette.operator.v1.OperatorService/GetRules"
+	// OperatorServiceListRulesProcedure is the fully-qualified name of the OperatorService's ListRules
+	// RPC.
+	OperatorServiceListRulesProcedure = "/vedette.operator.v1.OperatorService/ListRules"
 	// OperatorServiceListIsolationsProcedure is the fully-qualified name of the OperatorService's
 	// ListIsolations RPC.
 	OperatorServiceListIsolationsProcedure = "/vedette.operator.v1.OperatorService/ListIsolations"
@@ -212,6 +224,12 @@ type OperatorServiceClient interface {
 	// Replays recorded findings against a policy and says what would have happened.
 	TestIntent(context.Context, *operatorv1.TestIntentRequest) (*operatorv1.TestIntentResponse, error)
 	GetScorecard(context.Context, *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error)
+	// Hands out a set of detection rules, as an admin signed it.
+	PutRules(context.Context, *operatorv1.PutRulesRequest) (*operatorv1.PutRulesResponse, error)
+	// Takes the newest set back from everybody.
+	HaltRules(context.Context, *operatorv1.HaltRulesRequest) (*operatorv1.HaltRulesResponse, error)
+	GetRules(context.Context, *operatorv1.GetRulesRequest) (*operatorv1.GetRulesResponse, error)
+	ListRules(context.Context, *operatorv1.ListRulesRequest) (*operatorv1.ListRulesResponse, error)
 	ListIsolations(context.Context, *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error)
 	GetOperation(context.Context, *operatorv1.GetOperationRequest) (*operatorv1.GetOperationResponse, error)
 	ListAudit(context.Context, *operatorv1.ListAuditRequest) (*operatorv1.ListAuditResponse, error)
@@ -401,6 +419,30 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceGetScorecardProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetScorecard")),
+			connect.WithClientOptions(opts...),
+		),
+		putRules: connect.NewClient[operatorv1.PutRulesRequest, operatorv1.PutRulesResponse](
+			httpClient,
+			baseURL+OperatorServicePutRulesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutRules")),
+			connect.WithClientOptions(opts...),
+		),
+		haltRules: connect.NewClient[operatorv1.HaltRulesRequest, operatorv1.HaltRulesResponse](
+			httpClient,
+			baseURL+OperatorServiceHaltRulesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("HaltRules")),
+			connect.WithClientOptions(opts...),
+		),
+		getRules: connect.NewClient[operatorv1.GetRulesRequest, operatorv1.GetRulesResponse](
+			httpClient,
+			baseURL+OperatorServiceGetRulesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetRules")),
+			connect.WithClientOptions(opts...),
+		),
+		listRules: connect.NewClient[operatorv1.ListRulesRequest, operatorv1.ListRulesResponse](
+			httpClient,
+			baseURL+OperatorServiceListRulesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListRules")),
 			connect.WithClientOptions(opts...),
 		),
 		listIsolations: connect.NewClient[operatorv1.ListIsolationsRequest, operatorv1.ListIsolationsResponse](
@@ -598,6 +640,10 @@ type operatorServiceClient struct {
 	listIntents      *connect.Client[operatorv1.ListIntentsRequest, operatorv1.ListIntentsResponse]
 	testIntent       *connect.Client[operatorv1.TestIntentRequest, operatorv1.TestIntentResponse]
 	getScorecard     *connect.Client[operatorv1.GetScorecardRequest, operatorv1.GetScorecardResponse]
+	putRules         *connect.Client[operatorv1.PutRulesRequest, operatorv1.PutRulesResponse]
+	haltRules        *connect.Client[operatorv1.HaltRulesRequest, operatorv1.HaltRulesResponse]
+	getRules         *connect.Client[operatorv1.GetRulesRequest, operatorv1.GetRulesResponse]
+	listRules        *connect.Client[operatorv1.ListRulesRequest, operatorv1.ListRulesResponse]
 	listIsolations   *connect.Client[operatorv1.ListIsolationsRequest, operatorv1.ListIsolationsResponse]
 	getOperation     *connect.Client[operatorv1.GetOperationRequest, operatorv1.GetOperationResponse]
 	listAudit        *connect.Client[operatorv1.ListAuditRequest, operatorv1.ListAuditResponse]
@@ -820,6 +866,42 @@ func (c *operatorServiceClient) TestIntent(ctx context.Context, req *operatorv1.
 // GetScorecard calls vedette.operator.v1.OperatorService.GetScorecard.
 func (c *operatorServiceClient) GetScorecard(ctx context.Context, req *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error) {
 	response, err := c.getScorecard.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PutRules calls vedette.operator.v1.OperatorService.PutRules.
+func (c *operatorServiceClient) PutRules(ctx context.Context, req *operatorv1.PutRulesRequest) (*operatorv1.PutRulesResponse, error) {
+	response, err := c.putRules.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// HaltRules calls vedette.operator.v1.OperatorService.HaltRules.
+func (c *operatorServiceClient) HaltRules(ctx context.Context, req *operatorv1.HaltRulesRequest) (*operatorv1.HaltRulesResponse, error) {
+	response, err := c.haltRules.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetRules calls vedette.operator.v1.OperatorService.GetRules.
+func (c *operatorServiceClient) GetRules(ctx context.Context, req *operatorv1.GetRulesRequest) (*operatorv1.GetRulesResponse, error) {
+	response, err := c.getRules.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListRules calls vedette.operator.v1.OperatorService.ListRules.
+func (c *operatorServiceClient) ListRules(ctx context.Context, req *operatorv1.ListRulesRequest) (*operatorv1.ListRulesResponse, error) {
+	response, err := c.listRules.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -1096,6 +1178,12 @@ type OperatorServiceHandler interface {
 	// Replays recorded findings against a policy and says what would have happened.
 	TestIntent(context.Context, *operatorv1.TestIntentRequest) (*operatorv1.TestIntentResponse, error)
 	GetScorecard(context.Context, *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error)
+	// Hands out a set of detection rules, as an admin signed it.
+	PutRules(context.Context, *operatorv1.PutRulesRequest) (*operatorv1.PutRulesResponse, error)
+	// Takes the newest set back from everybody.
+	HaltRules(context.Context, *operatorv1.HaltRulesRequest) (*operatorv1.HaltRulesResponse, error)
+	GetRules(context.Context, *operatorv1.GetRulesRequest) (*operatorv1.GetRulesResponse, error)
+	ListRules(context.Context, *operatorv1.ListRulesRequest) (*operatorv1.ListRulesResponse, error)
 	ListIsolations(context.Context, *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error)
 	GetOperation(context.Context, *operatorv1.GetOperationRequest) (*operatorv1.GetOperationResponse, error)
 	ListAudit(context.Context, *operatorv1.ListAuditRequest) (*operatorv1.ListAuditResponse, error)
@@ -1281,6 +1369,30 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceGetScorecardProcedure,
 		svc.GetScorecard,
 		connect.WithSchema(operatorServiceMethods.ByName("GetScorecard")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServicePutRulesHandler := connect.NewUnaryHandlerSimple(
+		OperatorServicePutRulesProcedure,
+		svc.PutRules,
+		connect.WithSchema(operatorServiceMethods.ByName("PutRules")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceHaltRulesHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceHaltRulesProcedure,
+		svc.HaltRules,
+		connect.WithSchema(operatorServiceMethods.ByName("HaltRules")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetRulesHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetRulesProcedure,
+		svc.GetRules,
+		connect.WithSchema(operatorServiceMethods.ByName("GetRules")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListRulesHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListRulesProcedure,
+		svc.ListRules,
+		connect.WithSchema(operatorServiceMethods.ByName("ListRules")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListIsolationsHandler := connect.NewUnaryHandlerSimple(
@@ -1497,6 +1609,14 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceTestIntentHandler.ServeHTTP(w, r)
 		case OperatorServiceGetScorecardProcedure:
 			operatorServiceGetScorecardHandler.ServeHTTP(w, r)
+		case OperatorServicePutRulesProcedure:
+			operatorServicePutRulesHandler.ServeHTTP(w, r)
+		case OperatorServiceHaltRulesProcedure:
+			operatorServiceHaltRulesHandler.ServeHTTP(w, r)
+		case OperatorServiceGetRulesProcedure:
+			operatorServiceGetRulesHandler.ServeHTTP(w, r)
+		case OperatorServiceListRulesProcedure:
+			operatorServiceListRulesHandler.ServeHTTP(w, r)
 		case OperatorServiceListIsolationsProcedure:
 			operatorServiceListIsolationsHandler.ServeHTTP(w, r)
 		case OperatorServiceGetOperationProcedure:
@@ -1648,6 +1768,22 @@ func (UnimplementedOperatorServiceHandler) TestIntent(context.Context, *operator
 
 func (UnimplementedOperatorServiceHandler) GetScorecard(context.Context, *operatorv1.GetScorecardRequest) (*operatorv1.GetScorecardResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetScorecard is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutRules(context.Context, *operatorv1.PutRulesRequest) (*operatorv1.PutRulesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.PutRules is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) HaltRules(context.Context, *operatorv1.HaltRulesRequest) (*operatorv1.HaltRulesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.HaltRules is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetRules(context.Context, *operatorv1.GetRulesRequest) (*operatorv1.GetRulesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetRules is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListRules(context.Context, *operatorv1.ListRulesRequest) (*operatorv1.ListRulesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListRules is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListIsolations(context.Context, *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error) {

@@ -50,6 +50,7 @@ type session struct {
 	position batchEnd      // what that Resume said
 	room     chan struct{} // the window may have opened
 	retrust  chan struct{} // another list of trusted authorities came
+	ruled    bool          // the node sent rules: it knows the message
 	renewal  *renewal
 	pack     pack.Joiner // the reader's
 
@@ -199,7 +200,7 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
 		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
-		Trusted: s.u.id.holds(), Pack: s.packHeld(), Questions: s.u.answers(), Carries: s.u.cfg.OnTaint != nil,
+		Trusted: s.u.id.holds(), Pack: s.packHeld(), Questions: s.u.answers(), Carries: s.u.cfg.OnTaint != nil, Rules: s.u.rulesHeld(),
 	}}}); err != nil {
 		return nil, err
 	}
@@ -345,6 +346,8 @@ func (s *session) handle(ctx context.Context, m *sensorv1.CoordinatorMessage) er
 		if s.u.cfg.OnTaint != nil {
 			s.u.cfg.OnTaint(body.Taint)
 		}
+	case *sensorv1.CoordinatorMessage_Rules:
+		s.rules(body.Rules)
 	case *sensorv1.CoordinatorMessage_Certificate:
 		s.certificate(body.Certificate)
 	case *sensorv1.CoordinatorMessage_Pack:

@@ -70,6 +70,10 @@ type Config struct {
 	// OnTaint takes a connection that a suspect storyline of another host opened to this
 	// one; it must not wait. Nil says to nodes that this sensor takes none.
 	OnTaint func(*sensorv1.CarriedTaint)
+	// OnRules takes the rules that a node would have this host use, unverified, and must not
+	// wait for them to be in use; RulesHeld says which are. Both or none may be nil.
+	OnRules   func(*sensorv1.Rules)
+	RulesHeld func() *sensorv1.RulesHeld
 	// OnNodes hears of a changed node list. It may be nil.
 	OnNodes func([]*sensorv1.Node)
 	// OnSignedNodes takes the list of nodes that an admin signed, with every session and
