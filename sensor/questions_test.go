@@ -4,48 +4,45 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
 // Ensure questions may spend what is saved, then no more than half the sensor's budget,
 // however they are asked, and that all of it is known to the budget of the watching.
 func TestAskingBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newAskingBudget(0.02)
-		began := time.Now()
-		var used, rested time.Duration
-		for time.Since(began) < 10*time.Minute {
-			// Work takes time as well.
-			work := 5 * time.Millisecond
-			time.Sleep(work) //nolint:forbidigo // in a bubble: it is the work
-			used += work
-			rest, empty := b.take(work)
-			if !empty && rest != work {
-				t.Fatalf("rests %s while there is credit", rest)
-			}
-			if empty && used < askingMost {
-				t.Fatalf("empty after %s", used)
-			}
-			rested += rest
-			time.Sleep(rest) //nolint:forbidigo // as above
+	b := newAskingBudget(0.02)
+	began := b.at
+	now := began
+	b.now = func() time.Time { return now }
+	var used time.Duration
+	for now.Sub(began) < 10*time.Minute {
+		const work = 5 * time.Millisecond // which takes time as well
+		now = now.Add(work)
+		used += work
+		rest, empty := b.take(work)
+		if !empty && rest != work {
+			t.Fatalf("rests %s while there is credit", rest)
 		}
-		most := askingMost + time.Duration(0.01*float64(time.Since(began)))
-		if used > most+5*time.Millisecond || used < most-time.Second {
-			t.Errorf("spent %s in %s, want about %s", used, time.Since(began), most)
+		if empty && used < askingMost {
+			t.Fatalf("empty after %s", used)
 		}
-		if b.spent() != used {
-			t.Errorf("spent %s, told %s", used, b.spent())
-		}
-		// It is saved up again, and not more than that.
-		time.Sleep(24 * time.Hour) //nolint:forbidigo // as above
-		if _, empty := b.take(askingMost - time.Millisecond); empty {
-			t.Error("nothing was saved in a day")
-		}
-		if _, empty := b.take(time.Second); !empty {
-			t.Error("more was saved than the most")
-		}
-	})
+		now = now.Add(rest)
+	}
+	most := askingMost + time.Duration(0.01*float64(now.Sub(began)))
+	if used > most+5*time.Millisecond || used < most-time.Second {
+		t.Errorf("spent %s in %s, want about %s", used, now.Sub(began), most)
+	}
+	if b.spent() != used {
+		t.Errorf("spent %s, told %s", used, b.spent())
+	}
+	// It is saved up again, and not more than that.
+	now = now.Add(24 * time.Hour)
+	if _, empty := b.take(askingMost - time.Millisecond); empty {
+		t.Error("nothing was saved in a day")
+	}
+	if _, empty := b.take(time.Second); !empty {
+		t.Error("more was saved than the most")
+	}
 }
 
 // Ensure a question that is taken back does not rest to the end.

@@ -97,7 +97,7 @@ func likeArguments(p *sensorv1.Process) string {
 			continue
 		}
 		for arg != "" {
-			open, taken := "", ""
+			var open, taken string
 			if taken = likeRandom.FindString(arg); taken != "" {
 				open = `[^ ]+`
 			} else if taken = likeAddress.FindString(arg); taken != "" {

@@ -22,7 +22,7 @@ const (
 // Rare finds one record on each of a fleet's hosts of which RareHosts tells the number.
 const Rare = `process where image endswith "/nc" and parent.image endswith "/nginx"`
 
-// Common finds so many records on every host.
+// Common finds so many records on every host, one less where Rare finds its.
 const (
 	Common     = `process where image == "/usr/bin/sed"`
 	CommonRows = synthetic / 8

@@ -69,7 +69,7 @@ func (s *stage) hunts(ctx context.Context, name string) ([]figure.Row, error) {
 		return rows, err
 	}
 	return append(rows, figure.Info("rows of a hunt that every host answers with some", float64(all.rows)/all.took.Seconds(), "rows/s",
-		fmt.Sprintf("%d rows of %d in %.2f s; load %s", all.rows, s.cfg.Size*fleet.CommonRows, all.took.Seconds(), loadNow()))), nil
+		fmt.Sprintf("%d rows of %d in %.2f s; load %s", all.rows, s.cfg.Size*fleet.CommonRows-fleet.RareHosts(s.cfg.Size), all.took.Seconds(), loadNow()))), nil
 }
 
 type huntResult struct {
