@@ -120,11 +120,9 @@ func (a *app) tryExamples(p *output.Printer, report *ruleset.Report) error {
 				want    bool
 			}{{match, true}, {miss, false}} {
 				row := shape.RuleTest{Rule: r.Title, ID: r.ID, Record: m.Of, Want: matchWord(x.want), Severity: r.Level}
-				switch {
-				case x.example == nil:
-					row.Got = "none"
-					row.Missing = fmt.Sprint(err)
-				default:
+				if x.example == nil {
+					row.Got, row.Missing = "none", fmt.Sprint(err)
+				} else {
 					row.Got, row.Fields = matchWord(slices.Contains(l.match(m.Of, x.example), m)), fieldsOf(m, x.example)
 				}
 				if row.Got != row.Want {
