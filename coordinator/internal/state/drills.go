@@ -31,17 +31,17 @@ func (a *applier) putDrills(in *raftv1.PutDrills) (*raftv1.Result, error) {
 	}
 	hosts := map[string]int64{}
 	for _, r := range in.GetResults() {
-		n, seen := hosts[r.GetHost()]
-		if !seen {
-			var ok bool
-			var err error
-			if n, ok, err = a.tx.HostNumber(r.GetHost()); err != nil {
-				return nil, fmt.Errorf("reading host: %w", err)
-			} else if !ok {
-				return reject(RejectUnknownHost, "no host is called %s", r.GetHost()), nil
-			}
-			hosts[r.GetHost()] = n
+		if _, seen := hosts[r.GetHost()]; seen {
+			continue
 		}
+		n, ok, err := a.tx.HostNumber(r.GetHost())
+		if err != nil {
+			return nil, fmt.Errorf("reading host: %w", err)
+		}
+		if !ok {
+			return reject(RejectUnknownHost, "no host is called %s", r.GetHost()), nil
+		}
+		hosts[r.GetHost()] = n
 	}
 	for _, r := range in.GetResults() {
 		if err := a.tx.PutDrill(hosts[r.GetHost()], r); err != nil {
