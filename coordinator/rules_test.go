@@ -22,7 +22,6 @@ type ruleHost struct {
 	newest   uint64
 	use      uint64
 	refuse   uint64 // a version that it does not use
-	sequence uint64
 }
 
 func (c *testCluster) ruleHost(node int) *ruleHost {

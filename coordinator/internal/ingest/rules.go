@@ -135,7 +135,8 @@ func (s *Server) rulePlan(ctx context.Context) *rulePlan {
 func (s *Server) readPlan(ctx context.Context) *rulePlan {
 	s.planning.Lock()
 	defer s.planning.Unlock()
-	plan, err := &rulePlan{}, error(nil)
+	plan := &rulePlan{}
+	var err error
 	if plan.newest, err = s.cfg.Rules.RuleSet(ctx, 0); err == nil && plan.newest != nil && plan.newest.Base != 0 {
 		plan.base, err = s.cfg.Rules.RuleSet(ctx, plan.newest.Base)
 	}

@@ -113,11 +113,11 @@ func (a *applier) advanceRules(in *raftv1.AdvanceRules) (*raftv1.Result, error) 
 	if set == nil || set.Version != in.GetVersion() || set.State != store.RulesRolling || int(in.GetRing()) != set.Ring+1 {
 		return reject(RejectStaleRules, "version %d does not go on to ring %d: it is past it, halted or replaced", in.GetVersion(), in.GetRing()), nil
 	}
-	state, what := store.RulesRolling, ""
+	state, what := store.RulesRolling, "the hosts left get it"
 	if int(in.GetRing()) >= store.AllRings {
 		state, what = store.RulesComplete, "all hosts have it, and later ones go back to it"
-	} else {
-		what = fmt.Sprintf("%d %% of the hosts get it", ruleset.Rings[in.GetRing()])
+	} else if percent := ruleset.Rings[in.GetRing()]; percent < 100 {
+		what = fmt.Sprintf("%d %% of the hosts get it", percent)
 	}
 	if err := a.tx.MoveRules(set.Version, state, int(in.GetRing()), a.cmd.GetTime()); err != nil {
 		return nil, fmt.Errorf("storing rules: %w", err)
