@@ -163,7 +163,7 @@ func (h *hunting) run(ctx context.Context, id string, targets []inquire.Target) 
 	defer func() {
 		if ended != nil {
 			cancel()
-			_ = <-ended // why it ended is what ended it
+			_ = <-ended //nolint:staticcheck // why it ended is what ended it
 		}
 	}()
 	told := time.NewTicker(progressEvery)

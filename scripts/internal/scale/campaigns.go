@@ -39,7 +39,7 @@ func moves(ctx context.Context, cfg Config) []figure.Row {
 	defer s.close()
 	growing, cancel := context.WithTimeoutCause(ctx, enrolLimit, fmt.Errorf("not enrolled and connected within %s", enrolLimit))
 	defer cancel()
-	if err := s.fleet.Grow(growing, s.world.Size()); err == nil {
+	if err = s.fleet.Grow(growing, s.world.Size()); err == nil {
 		s.cfg.Log(fmt.Sprintf("%d hosts live %d windows of %s, each in %s", s.world.Size(), moveWindows, moveWindow, moveEvery))
 		err = s.fleet.Pace(ctx, 0, moveWindows, moveEvery)
 	}
