@@ -65,7 +65,7 @@ func (tx *Tx) dropLabels(host int64) error {
 }
 
 // fills are what SQL cannot say of a migration, done in its transaction.
-var fills = map[string]func(*sqlite3.SQLiteConn) error{"migrations/0016_labels.sql": fillLabels}
+var fills = map[string]func(*sqlite3.SQLiteConn) error{"migrations/0015_labels.sql": fillLabels}
 
 func fillLabels(c *sqlite3.SQLiteConn) error {
 	insert, err := c.Prepare("INSERT INTO host_labels (host, key, value) VALUES (?, ?, ?)")
