@@ -108,7 +108,7 @@ func (b *Baseline) byPack(v *event.Verdict, e *entry, image string) {
 	case usual && p.trusted:
 		v.New = false
 	case !usual && p.warm:
-		v.Learning = false
+		v.Early, v.Learning = v.Learning, false
 	}
 	if _, has := p.images[image]; has && p.trusted {
 		v.ImageNew = false

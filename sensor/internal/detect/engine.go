@@ -242,7 +242,7 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 		return findings, nil
 	}
 	e.recent.note(o)
-	e.odds.advance(o.Time, v.Learning)
+	e.odds.advance(o.Time, v.Learning || v.Early)
 	e.last = Oddness{}
 	story := e.follow(o)
 	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {
