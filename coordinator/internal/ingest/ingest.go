@@ -57,6 +57,7 @@ type Server struct {
 	stop    context.CancelFunc
 	// enrolling bounds the enrolments at once.
 	enrolling chan struct{}
+	teaching  chan struct{} // bounds those who are told what to learn
 	owed      owed
 	packs     madePacks
 	incidents suspectHosts
@@ -96,6 +97,7 @@ func New(cfg Config) (*Server, error) {
 		running:   running,
 		stop:      stop,
 		enrolling: make(chan struct{}, maxEnrolling),
+		teaching:  make(chan struct{}, maxTeaching),
 		cfg:       cfg,
 		batcher:   newBatcher(cfg),
 		opener:    newOpener(cfg),

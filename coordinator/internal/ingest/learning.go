@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/operatorv1"
@@ -60,6 +61,9 @@ func (l *learns) begin(hello *sensorv1.Hello, host *operatorv1.Host) {
 	l.fresh = host.GetBaseline() == nil || host.GetBaseline().GetLearning()
 }
 
+// maxTeaching is how many hosts are told at once what to learn and forget.
+const maxTeaching = 8
+
 // madePacks are those that this node made.
 type madePacks struct {
 	mu   sync.Mutex
@@ -74,30 +78,40 @@ type madePack struct {
 // suspectHosts are those with open incidents, read once after each change of one: thousands of hosts
 // may come back at once.
 type suspectHosts struct {
-	mu    sync.Mutex
-	hosts map[string]bool
-	whole bool
+	reading sync.Mutex    // one reads at a time, and whoever applies entries never waits for it
+	changes atomic.Uint64 // of incidents
+	mu      sync.Mutex    // guards what follows
+	hosts   map[string]bool
+	known   uint64 // changes, and one, when they were read
 }
 
 func (l *suspectHosts) of(ctx context.Context, read func(context.Context) (map[string]bool, error)) (map[string]bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.whole {
-		return l.hosts, nil
+	if hosts, ok := l.current(); ok {
+		return hosts, nil
 	}
+	l.reading.Lock()
+	defer l.reading.Unlock()
+	if hosts, ok := l.current(); ok {
+		return hosts, nil
+	}
+	at := l.changes.Load()
 	hosts, err := read(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading open incidents: %w", err)
 	}
-	l.hosts, l.whole = hosts, true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hosts, l.known = hosts, at+1
 	return hosts, nil
 }
 
-func (l *suspectHosts) changed() {
+func (l *suspectHosts) current() (map[string]bool, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.whole = false
+	return l.hosts, l.known == l.changes.Load()+1
 }
+
+func (l *suspectHosts) changed() { l.changes.Add(1) }
 
 // tellLearning brings a host that connects up to date.
 func (s *Server) tellLearning(n *session) {
@@ -112,6 +126,15 @@ func (s *Server) tellLearning(n *session) {
 }
 
 func (s *Server) learningOf(n *session) {
+	// A pack is read, and cut into parts, for each: not for thousands at once.
+	select {
+	case s.teaching <- struct{}{}:
+		defer func() { <-s.teaching }()
+	case <-n.conn.Context().Done():
+		return
+	case <-s.running.Done():
+		return
+	}
 	ctx, cancel := context.WithTimeout(s.running, s.cfg.CommitTimeout)
 	defer cancel()
 	if err := s.bringLearning(ctx, n); err != nil && s.running.Err() == nil {

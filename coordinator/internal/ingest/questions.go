@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +36,8 @@ const (
 	maxAnswerTime = 5 * time.Minute
 	// maxPiece is more than a sensor puts into one message: 32 KiB and one row.
 	maxPiece = 512 << 10
+	// leastPiece is what a piece counts at least: in memory it is more than on the wire.
+	leastPiece = 1 << 10
 	// maxAnswers bounds all answers that wait at this node, in bytes.
 	maxAnswers = 64 << 20
 	// maxLate is how many pieces may come for questions that nobody waits for any more: as
@@ -235,13 +238,17 @@ func (q *question) add(room *answerRoom, piece *sensorv1.Answer, size int64) err
 	case q.done:
 		return fmt.Errorf("%w: an answer goes on behind its end", errProtocol)
 	}
+	if rows == 0 && !piece.GetDone() {
+		q.done, q.err = true, errors.New("it answered with nothing, and not for the last time")
+		return fmt.Errorf("%w: an empty piece of an answer", errProtocol)
+	}
 	if rows > q.rows || bytes > q.bytes {
 		q.done, q.err = true, errors.New("it answered with more than was asked for")
 		return fmt.Errorf("%w: an answer of more than was asked for", errProtocol)
 	}
 	q.rows -= rows
 	q.bytes -= bytes
-	if !room.take(size) {
+	if size = max(size, leastPiece); !room.take(size) {
 		q.done, q.err = true, ErrNoRoom
 		return nil
 	}
@@ -254,9 +261,10 @@ func (q *question) add(room *answerRoom, piece *sensorv1.Answer, size int64) err
 
 // bound cuts what a sensor may say beside rows.
 func bound(a *sensorv1.Answer) {
-	a.Losses = a.GetLosses()[:min(len(a.GetLosses()), maxTold)]
-	a.Unwatched = a.GetUnwatched()[:min(len(a.GetUnwatched()), maxTold)]
-	a.Untold = a.GetUntold()[:min(len(a.GetUntold()), maxTold)]
+	// Cloned: what is cut off would stay behind the rest, and be many times what it was on the wire.
+	a.Losses = slices.Clone(a.GetLosses()[:min(len(a.GetLosses()), maxTold)])
+	a.Unwatched = slices.Clone(a.GetUnwatched()[:min(len(a.GetUnwatched()), maxTold)])
+	a.Untold = slices.Clone(a.GetUntold()[:min(len(a.GetUntold()), maxTold)])
 	if len(a.GetError()) > maxSaid {
 		a.Error = strings.ToValidUTF8(a.GetError()[:maxSaid], "") + "…"
 	}
@@ -277,7 +285,7 @@ func (q *question) take() (piece *sensorv1.Answer, size int64, err error) {
 		return nil, 0, q.err
 	}
 	piece, q.queue = q.queue[0], q.queue[1:]
-	size = int64(proto.Size(piece))
+	size = max(int64(proto.Size(piece)), leastPiece)
 	size = min(size, q.held)
 	if len(q.queue) == 0 {
 		size = q.held // what bound cut is given back too

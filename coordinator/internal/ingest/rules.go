@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/ruleset"
@@ -21,6 +22,8 @@ const (
 	// one entry of the log.
 	maxRulesHeld = 32 << 10
 	maxHeldRules = 500
+	// heldRulesBytes bounds the sum of them: an entry that is too large would never go through.
+	heldRulesBytes = consensus.MaxCommand / 2
 )
 
 // Rules is which sets of detection rules there are.
@@ -78,8 +81,9 @@ func (t *heldRules) add(h *raftv1.HostRules, overwrite bool) {
 func (t *heldRules) take() (some []*raftv1.HostRules) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	size := 0
 	for host, h := range t.hosts {
-		if len(some) == maxHeldRules {
+		if size += proto.Size(h); len(some) == maxHeldRules || len(some) > 0 && size > heldRulesBytes {
 			break
 		}
 		some = append(some, h)

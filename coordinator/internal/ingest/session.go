@@ -33,6 +33,7 @@ const (
 	renewPause = 10 * time.Second
 	bootLength = 16
 	maxFacts   = 32 << 10
+	maxVersion = 128
 )
 
 // session is one sensor's, from Welcome to its end.
@@ -199,6 +200,8 @@ func (s *Server) check(ctx context.Context, hello *sensorv1.Hello, host string) 
 		return &refusal{code: "bad-hello", message: fmt.Sprintf("the boot id has %d bytes instead of %d", len(hello.GetBoot()), bootLength)}
 	case len(hello.GetKernelBoot()) > bootLength || len(hello.GetInstance()) > bootLength:
 		return &refusal{code: "bad-hello", message: fmt.Sprintf("the ids of kernel boot and process have more than %d bytes", bootLength)}
+	case len(hello.GetSensorVersion()) > maxVersion:
+		return &refusal{code: "bad-hello", message: fmt.Sprintf("the sensor's version has more than %d bytes", maxVersion)}
 	case proto.Size(hello.GetFacts()) > maxFacts:
 		return &refusal{code: "bad-hello", message: fmt.Sprintf("the host's facts have %d bytes, the limit is %d: does it have very many addresses or labels?", proto.Size(hello.GetFacts()), maxFacts)}
 	case !identity.IsHostID(host):

@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -244,13 +245,17 @@ func (a *applier) audit(action, subject, format string, args ...any) error {
 
 func (a *applier) auditAs(actor, action, subject, format string, args ...any) error {
 	err := a.tx.Audit(&operatorv1.AuditEntry{
-		Time: a.cmd.GetTime(), Actor: actor, Action: action, Subject: subject, Detail: fmt.Sprintf(format, args...),
+		Time: a.cmd.GetTime(), Actor: text(actor), Action: action, Subject: text(subject), Detail: text(fmt.Sprintf(format, args...)),
 	})
 	if err != nil {
 		return fmt.Errorf("writing audit entry: %w", err)
 	}
 	return nil
 }
+
+// text is what may stand in a message: one byte that is not UTF-8, in an entry that nobody can
+// take back, would make the audit unreadable. Hosts choose some of it.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // same compares two messages by what they say.
 func same(a, b proto.Message) bool { return proto.Equal(a, b) }

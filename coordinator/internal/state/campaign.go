@@ -23,6 +23,16 @@ func (a *applier) putCampaign(in *raftv1.PutCampaign) (*raftv1.Result, error) {
 	if have.GetStatus() == "closed" {
 		return reject(RejectCampaignClosed, "campaign %s is closed: open a new one", campaign.GetId()), nil
 	}
+	if have == nil {
+		// Whatever ends with the last of its incidents must begin with one that is open.
+		open, err := a.anyOpen(campaign.GetIncidents())
+		if err != nil {
+			return nil, err
+		}
+		if !open {
+			return reject(RejectCampaignClosed, "no incident of campaign %s is open any more", campaign.GetId()), nil
+		}
+	}
 	campaign.Status = "open"
 	if err := a.tx.PutCampaign(campaign); err != nil {
 		return nil, fmt.Errorf("storing campaign: %w", err)
@@ -41,6 +51,19 @@ func (a *applier) putCampaign(in *raftv1.PutCampaign) (*raftv1.Result, error) {
 		return accept(campaign.GetId()), nil
 	}
 	return accept(campaign.GetId()), a.audit("campaign-open", campaign.GetId(), "%s", campaign.GetTitle())
+}
+
+func (a *applier) anyOpen(incidents []string) (bool, error) {
+	for _, id := range incidents {
+		in, err := a.tx.Incident(id)
+		if err != nil {
+			return false, fmt.Errorf("reading incident: %w", err)
+		}
+		if in.GetStatus() == "open" {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (a *applier) nameCampaign(incident, campaign string) error {

@@ -44,6 +44,15 @@ func (a *applier) putPack(signed *sensorv1.SignedPack) (*raftv1.Result, error) {
 	if p.GetOperator() == "" || signed.GetSignature() == nil {
 		return reject(RejectInvalid, "nobody signed the pack"), nil
 	}
+	// A pack from later on would keep out every honest one for as long.
+	switch now := a.cmd.GetTime(); {
+	case p.GetMadeAt() <= 0 || p.GetMadeAt() > now+clockSkew:
+		return reject(RejectInvalid, "the pack says that it was made later than now: set the clock of the machine that it was signed on"), nil
+	case p.GetNotAfter() <= now:
+		return reject(RejectInvalid, "the pack has ended: export it again"), nil
+	case p.GetNotAfter()-p.GetMadeAt() > int64(pack.Lifetime):
+		return reject(RejectInvalid, "the pack is for longer than %s", pack.Lifetime), nil
+	}
 	if refused, err := a.ours(p.GetClusterId()); refused != nil || err != nil {
 		return refused, err
 	}
@@ -89,7 +98,7 @@ func UnlearnInWords(u *sensorv1.Unlearn) string {
 	case len(u.GetKeys()) > 0:
 		return fmt.Sprintf("%d behaviours by key", len(u.GetKeys()))
 	case len(u.GetSubject()) > 0:
-		return fmt.Sprintf("what %s does and who starts it", u.GetSubject())
+		return fmt.Sprintf("what %.256q does and who starts it", u.GetSubject())
 	}
 	return fmt.Sprintf("what was first seen at or after %d", u.GetSince())
 }

@@ -69,6 +69,8 @@ func (a *applier) signatures() ([]*sensorv1.Signature, error) {
 		return []*sensorv1.Signature{body.PutTrust.GetSigned().GetSignature()}, nil
 	case *raftv1.Command_PutRevocations:
 		return []*sensorv1.Signature{body.PutRevocations.GetSigned().GetSignature()}, nil
+	case *raftv1.Command_PutRules:
+		return []*sensorv1.Signature{body.PutRules.GetSigned().GetSignature()}, nil
 	case *raftv1.Command_LearningOrder:
 		return []*sensorv1.Signature{body.LearningOrder.GetPack().GetSignature(), body.LearningOrder.GetUnlearn().GetSignature()}, nil
 	case *raftv1.Command_ApproveOperation:

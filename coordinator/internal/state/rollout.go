@@ -36,7 +36,7 @@ func (a *applier) noteRollOuts(in *raftv1.NoteRollOuts) (*raftv1.Result, error) 
 		if err != nil {
 			return nil, fmt.Errorf("reading behaviour: %w", err)
 		}
-		if err := a.audit("roll-out", r.GetBy(), "%s to %s, new on %d hosts, %d of them where an installer worked",
+		if err := a.audit("roll-out", r.GetBy(), "%.256q to %.256q, new on %d hosts, %d of them where an installer worked",
 			b.GetSubject(), b.GetObject(), r.GetHosts(), r.GetInstalled()); err != nil {
 			return nil, err
 		}

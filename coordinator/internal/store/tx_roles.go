@@ -57,11 +57,14 @@ func (tx *Tx) SetHostRole(host int64, role string, permille uint32) error {
 	return err
 }
 
-// PutPack replaces a role's pack; false when there are MaxRoles others, or a newer one.
+// PutPack replaces a role's pack, and drops those that have ended; false when there are MaxRoles others, or a newer one.
 func (tx *Tx) PutPack(signed *sensorv1.SignedPack, p *sensorv1.Pack) (bool, error) {
 	body, err := encode(signed)
 	if err != nil {
 		return false, fmt.Errorf("encoding pack: %w", err)
+	}
+	if _, err := tx.exec("DELETE FROM packs WHERE not_after <= ?", tx.Time); err != nil {
+		return false, err
 	}
 	n, err := tx.exec(`INSERT INTO packs (role, signed, operator, made_at, not_after)
 		SELECT ?1, ?2, ?3, ?4, ?5 WHERE (SELECT count(*) FROM packs WHERE role <> ?1) < ?6

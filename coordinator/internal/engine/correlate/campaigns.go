@@ -2,9 +2,11 @@ package correlate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -82,6 +84,11 @@ func (e *Engine) proposeCampaign(ctx context.Context, put *raftv1.PutCampaign) e
 	res, err := e.cfg.Log.Propose(ctx, &raftv1.Command{Time: e.cfg.Now().UnixNano(), Actor: "engine:correlate",
 		Body: &raftv1.Command_PutCampaign{PutCampaign: put}})
 	switch {
+	case errors.Is(err, consensus.ErrRefused) || errors.Is(err, consensus.ErrInvalid):
+		// A node of an older release is there, or it is too large: the incidents stand, the next
+		// thing that happens in it plans it again, and nothing else must wait for it.
+		e.cfg.Logger.Warn("campaign not written", "campaign", id, "error", err)
+		return nil
 	case err != nil:
 		return fmt.Errorf("proposing campaign %s: %w", id, err)
 	case res.GetRejected() == state.RejectCampaignClosed:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
@@ -102,7 +103,7 @@ func (v view) faults(ring []store.RuleHost) decision {
 	for _, h := range ring {
 		in[h.ID] = true
 		if h.Held.GetFailedVersion() == v.set.Version && h.Held.GetFailure() != "" {
-			return decision{halt: true, host: h.ID, why: fmt.Sprintf("%s does not use it: %s", first(h.Name, h.ID), h.Held.GetFailure())}
+			return decision{halt: true, host: h.ID, why: fmt.Sprintf("%s does not use it: %s", quoted(first(h.Name, h.ID)), quoted(h.Held.GetFailure()))}
 		}
 		if h.Held.GetVersion() != v.set.Version {
 			continue
@@ -110,7 +111,7 @@ func (v view) faults(ring []store.RuleHost) decision {
 		uses++
 		for _, r := range h.Held.GetRefused() {
 			if !r.GetUnsupported() {
-				return decision{halt: true, host: h.ID, why: fmt.Sprintf("%s refused a rule of it: %s:%d: %s", first(h.Name, h.ID), r.GetPath(), r.GetLine(), r.GetReason())}
+				return decision{halt: true, host: h.ID, why: fmt.Sprintf("%s refused a rule of it: %s:%d: %s", quoted(first(h.Name, h.ID)), quoted(r.GetPath()), r.GetLine(), quoted(r.GetReason()))}
 			}
 		}
 		if h.Over > 0 && h.Since >= v.set.PutAt {
@@ -196,6 +197,16 @@ func (v view) floods(ring []store.RuleHost) decision {
 	}
 	return decision{halt: true, host: worst, why: fmt.Sprintf("its rules made %d findings on %d hosts in %s of their time together; %.1f for each host and day are allowed (%.1f before)",
 		total, uses, time.Duration(days*24*float64(time.Hour)).Round(time.Minute), limit, v.before)}
+}
+
+// maxSaid bounds what is quoted of a host: a reason that is too long for the log would halt nothing.
+const maxSaid = 400
+
+func quoted(s string) string {
+	if len(s) > maxSaid {
+		s = s[:maxSaid] + "…"
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 func first(values ...string) string { return cmp.Or(values...) }
