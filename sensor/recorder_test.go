@@ -25,6 +25,8 @@ func TestRecorderOnThisKernel(t *testing.T) {
 	s := &Sensor{cfg: DefaultConfig(), log: slog.New(slog.DiscardHandler), watched: make(chan struct{}), version: "test"}
 	s.cfg.StateDir = t.TempDir()
 	s.intent = openIntent(s.path("intent.json"), "c-test", "h-aaaaaaaaaaaa", nil, nil, s.log)
+	s.learning = openLearning(s.path("learning.json"), "c-test", "h-aaaaaaaaaaaa", nil, s.log)
+	s.rules = openRules(s.path("rules.json"), "c-test", nil, s.log)
 	if err := s.openKernel(); err != nil {
 		t.Skipf("SKIP: needs BPF: %v", err)
 	}
