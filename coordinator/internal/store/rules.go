@@ -106,22 +106,30 @@ func (tx *Tx) PruneRules(keep int) error {
 	return err
 }
 
-// HostIDs are all hosts, those that are connected first.
-func (tx *Tx) HostIDs() (connected, others []string, err error) {
-	err = tx.rows("SELECT id, connected FROM hosts WHERE removed = 0 ORDER BY id", func(v []val) error {
-		if asInt(v[1]) != 0 {
-			connected = append(connected, asText(v[0]))
-			return nil
+// HostIDs are all hosts: those that are connected and said which rules they use, those that
+// are connected, and the others.
+func (tx *Tx) HostIDs() (told, connected, others []string, err error) {
+	err = tx.rows("SELECT h.id, h.connected, r.host IS NOT NULL FROM hosts h LEFT JOIN rule_hosts r ON r.host = h.n WHERE h.removed = 0 ORDER BY h.id", func(v []val) error {
+		to := &others
+		switch {
+		case asInt(v[1]) != 0 && asInt(v[2]) != 0:
+			to = &told
+		case asInt(v[1]) != 0:
+			to = &connected
 		}
-		others = append(others, asText(v[0]))
+		*to = append(*to, asText(v[0]))
 		return nil
 	})
-	return connected, others, err
+	return told, connected, others, err
 }
 
-// NoteRules keeps what a host says that it uses.
+// NoteRules keeps what a host says that it uses; nothing: its sensor takes no rules.
 func (tx *Tx) NoteRules(host int64, in *raftv1.HostRules) error {
 	held := in.GetHeld()
+	if held == nil {
+		_, err := tx.exec("DELETE FROM rule_hosts WHERE host = ?", host)
+		return err
+	}
 	body, err := encode(held)
 	if err != nil {
 		return fmt.Errorf("encoding what a host uses: %w", err)
