@@ -227,14 +227,23 @@ const maxRuleFindings = 20000
 // RuleFindings tells of the findings that rules made, by what they are named, of the newest
 // first back to since. Cut: there were more than are looked at.
 func (db *DB) RuleFindings(ctx context.Context, since int64, each func(host, rule string, time int64)) (cut bool, err error) {
+	_, cut, err = db.RuleFindingsAfter(ctx, 0, since, each)
+	return cut, err
+}
+
+// RuleFindingsAfter tells of those that came after the one with this number, and which number
+// the last one has.
+func (db *DB) RuleFindingsAfter(ctx context.Context, after, since int64, each func(host, rule string, time int64)) (last int64, cut bool, err error) {
 	looked := 0
+	last = after
 	err = db.each(ctx, func(s scanner) error {
 		var host string
-		var stored int64
+		var n, stored int64
 		f := &sensorv1.Finding{}
-		if err := s.Scan(&host, &stored, protoColumn{f}); err != nil {
+		if err := s.Scan(&n, &host, &stored, protoColumn{f}); err != nil {
 			return err
 		}
+		last = max(last, n)
 		if stored < since {
 			return errEnough
 		}
@@ -242,9 +251,9 @@ func (db *DB) RuleFindings(ctx context.Context, since int64, each func(host, rul
 			each(host, f.GetRuleId(), stored)
 		}
 		return nil
-	}, "SELECT h.id, f.stored_at, f.body FROM findings f JOIN hosts h ON h.n = f.host ORDER BY f.n DESC LIMIT ?", maxRuleFindings)
+	}, "SELECT f.n, h.id, f.stored_at, f.body FROM findings f JOIN hosts h ON h.n = f.host WHERE f.n > ? ORDER BY f.n DESC LIMIT ?", after, maxRuleFindings)
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
-	return looked >= maxRuleFindings, err
+	return last, looked >= maxRuleFindings, err
 }
