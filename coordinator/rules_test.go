@@ -18,6 +18,7 @@ import (
 // ruleHost is a sensor that uses what it is told to, as the real one does.
 type ruleHost struct {
 	*testSession
+	sensor   *testSensor
 	id, boot string
 	newest   uint64
 	use      uint64
@@ -31,7 +32,7 @@ func (c *testCluster) ruleHost(node int) *ruleHost {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	h := &ruleHost{testSession: session, id: sensor.id, boot: string(newBoot())}
+	h := &ruleHost{testSession: session, sensor: sensor, id: sensor.id, boot: string(newBoot())}
 	session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: "test", Boot: []byte(h.boot), Facts: &sensorv1.HostFacts{Name: "web"},
 		Instance: []byte(h.boot), Rules: &sensorv1.RulesHeld{}}}})
@@ -188,4 +189,19 @@ func TestPushRules(t *testing.T) {
 	if _, err := c.api.PushRules(t.Context(), bad, newest, base, ""); !errors.Is(err, client.ErrInvalid) {
 		t.Errorf("rules that no sensor takes: %v", err)
 	}
+
+	// A sensor that is put back to a release that takes no rules is not waited for any more.
+	older, err := hosts[5].sensor.dial(c.nodes[0].cfg.Advertise)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
+		Protocol: frame.ProtocolVersion, SensorVersion: "older", Boot: newBoot(), Facts: &sensorv1.HostFacts{Name: "web"}}}})
+	eventually(t, "the log knows that it takes none", func() error {
+		res, err := c.api.RuleSets(t.Context())
+		if err == nil && res.GetHostsAble() != 5 {
+			err = fmt.Errorf("%d hosts take rules", res.GetHostsAble())
+		}
+		return err
+	})
 }

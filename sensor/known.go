@@ -24,7 +24,8 @@ const (
 // keeper decides what the kernel may keep back: what the baseline knows, no rule can
 // match and nothing suspect did, and what came at least twice, because a command line
 // that never comes again is not worth a place. What is rare and keeps to its hours of the
-// day is told each time: the kernel does not know what time it is.
+// day is told each time, and taken back when it comes to be so: the kernel does not know what
+// time it is.
 type keeper struct {
 	once   [onceSeen]uint64
 	taints chan event.ProcessKey
@@ -87,6 +88,13 @@ func (s *Sensor) takeCounts() {
 	if err != nil && !errors.Is(err, kernel.ErrClosed) {
 		s.losses.add("baseline", "counts unread", 1)
 		s.log.Error("reading the kernel's counts", "error", err)
+	}
+	s.keeper.deciding.Lock()
+	defer s.keeper.deciding.Unlock()
+	if timed := s.baseline.KeptTimed(); len(timed) > 0 {
+		if err := s.source.Unknow(timed...); err != nil && !errors.Is(err, kernel.ErrClosed) {
+			s.log.Error("having the kernel tell what keeps to its hours", "error", err)
+		}
 	}
 }
 

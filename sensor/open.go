@@ -34,6 +34,7 @@ func (s *Sensor) openResponder() (err error) {
 	s.learning = openLearning(s.path("learning.json"), s.identity.Cluster, s.identity.HostID, s.identity.OperatorRoots, s.log)
 	s.learning.revoked = s.intent.revoked
 	s.rules = openRules(s.path("rules.json"), s.identity.Cluster, s.identity.OperatorRoots, s.log)
+	s.rules.release = s.version
 	s.rules.revoked = func(chain [][]byte) error { return s.responder.Revoked(chain) }
 	s.uplink, err = uplink.New(uplink.Config{
 		Identity: s.identity,

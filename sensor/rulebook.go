@@ -42,6 +42,7 @@ type ruleBook struct {
 	roots   func() *x509.CertPool      // of the operators
 	revoked func(chain [][]byte) error // says who is no operator any more; nil: nobody
 	log     *slog.Logger
+	release string        // of this sensor
 	wake    chan struct{} // another order waits
 
 	mu      sync.Mutex
@@ -61,8 +62,11 @@ type storedRules struct {
 	Newest []byte `json:"newest"` // sensorv1.SignedRules
 	Base   []byte `json:"base"`
 	Use    uint64 `json:"use"`
-	// Tries are the starts with what is in use that did not last; see settled.
+	// Tries are the starts with what is to be used that did not last; see settled.
 	Tries int `json:"tries"`
+	// GaveUp is by version the release of the sensor that ended too often with it: another
+	// release may live with it, this one must not be told to use it again.
+	GaveUp map[uint64]string `json:"gave_up,omitempty"`
 }
 
 // openRules reads what was held last. A set that cannot be used is said and set aside: the
@@ -147,13 +151,27 @@ func (b *ruleBook) next() (set detect.Set, due bool, err error) {
 		return set, false, fmt.Errorf("the coordinator says to use version %d of the rules; this host holds version %d, which only allows itself and version %d",
 			use, b.newest.GetVersion(), b.newest.GetBase())
 	}
-	if b.stored.Use != use || changed {
-		b.stored.Use, b.stored.Tries = use, 1
+	gaveUp := b.gaveUp(use)
+	if changed || gaveUp == nil && b.stored.Use != use {
+		if gaveUp == nil {
+			b.stored.Use, b.stored.Tries = use, 1
+		}
 		if err := b.save(); err != nil {
 			b.log.Error("the rules are not saved; after a restart those before are in use until a coordinator sends them again", "error", err)
 		}
 	}
+	if gaveUp != nil {
+		return set, false, gaveUp
+	}
 	return b.set(use), use != b.inUse || b.failed != 0, nil
+}
+
+// gaveUp says why this release does not use a version any more; nil: it may.
+func (b *ruleBook) gaveUp(version uint64) error {
+	if by, is := b.stored.GaveUp[version]; !is || by != b.release {
+		return nil
+	}
+	return fmt.Errorf("version %d of the rules: the sensor ended %d times within %s of starting with it", version, maxTries, trialTime)
 }
 
 // hold keeps a set when it is the newest one, or the one that the newest names.
@@ -268,18 +286,52 @@ func short(s string) string {
 	return string(bytes.ToValidUTF8([]byte(s[:min(len(s), maxRefusedText)]), []byte("?")))
 }
 
-// tried counts a start with what is in use, and says whether it was started too often.
-func (b *ruleBook) tried() (enough bool) {
+// tried counts a start with what is to be used, also one that had settled: the sensor may be
+// another release since. It is an error when it was started too often.
+func (b *ruleBook) tried() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stored.Tries == 0 || b.stored.Use == 0 {
-		return false
+	use := b.stored.Use
+	if use == 0 {
+		return nil
+	}
+	if err := b.gaveUp(use); err != nil {
+		return err
+	}
+	if _, other := b.stored.GaveUp[use]; other {
+		delete(b.stored.GaveUp, use)
+		b.stored.Tries = 0
 	}
 	b.stored.Tries++
+	// What the newest names is the last to go back to: it stays, however often the sensor ends.
+	if b.stored.Tries > maxTries && use == b.newest.GetVersion() {
+		if b.stored.GaveUp == nil {
+			b.stored.GaveUp = make(map[uint64]string)
+		}
+		for version := range b.stored.GaveUp {
+			if version != b.newest.GetBase() {
+				delete(b.stored.GaveUp, version) // it can never be used again
+			}
+		}
+		b.stored.GaveUp[use] = b.release
+	}
 	if err := b.save(); err != nil {
 		b.log.Error("noting a start with the rules", "error", err)
 	}
-	return b.stored.Tries > maxTries
+	return b.gaveUp(use)
+}
+
+// stopped says that the sensor ends because it was told to, which says nothing of the set.
+func (b *ruleBook) stopped() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stored.Tries == 0 || b.stored.Use != b.inUse {
+		return
+	}
+	b.stored.Tries--
+	if err := b.save(); err != nil {
+		b.log.Error("noting a stop with the rules", "error", err)
+	}
 }
 
 // settled says that the sensor lives with the set in use.

@@ -166,12 +166,70 @@ func TestRuleBookStart(t *testing.T) {
 	if held := begin(); held.GetVersion() != 1 || !strings.Contains(held.GetFailure(), "ended 3 times") {
 		t.Errorf("after a start too many: %v", held)
 	}
-	book = open()
-	book.mu.Lock()
-	book.inUse = 2
-	book.mu.Unlock()
+	// A node that still has the others use it does not bring it back, nor does another start.
+	for range 2 {
+		book.take(&sensorv1.Rules{Use: 2})
+		if set, due, err := book.next(); err == nil || due || set.Version != 2 {
+			t.Errorf("what was given up comes back: version %d, %t, %v", set.Version, due, err)
+		}
+		if held := begin(); held.GetVersion() != 1 || held.GetFailedVersion() != 2 || !strings.Contains(held.GetFailure(), "ended 3 times") {
+			t.Errorf("at another start: %v", held)
+		}
+	}
+	book.take(&sensorv1.Rules{Use: 1})
+	if set, _, err := book.next(); err != nil || set.Version != 1 {
+		t.Errorf("back to version %d, %v", set.Version, err)
+	}
+	book.take(&sensorv1.Rules{Use: 2})
+	if _, _, err := book.next(); err == nil {
+		t.Error("what was given up comes back over the one before")
+	}
+	book.take(&sensorv1.Rules{Sets: []*sensorv1.SignedRules{by.sign(3, one, "three")}, Use: 3})
+	if set, due, err := book.next(); err != nil || !due || set.Version != 3 {
+		t.Errorf("what comes after: version %d, %t, %v", set.Version, due, err)
+	}
+}
+
+// Ensure that a set which all sensors live with has a way back from the next release, which
+// may not, and that what one release gave up the next one tries.
+func TestRuleBookUpgrade(t *testing.T) {
+	ca := linktest.NewCA(t)
+	now := time.Now()
+	by := &rulesBy{t: t, admin: ca.IssueBetween(link.KindOperator, "ann", "admin", now.Add(-time.Hour), now.Add(time.Hour)), at: now.Add(-time.Minute)}
+	one := by.sign(1, nil, "one")
+	path := filepath.Join(t.TempDir(), "rules.json")
+	var book *ruleBook
+	begin := func(release string) uint64 {
+		book = openRules(path, linktest.Cluster, ca.Roots, slog.New(slog.DiscardHandler))
+		book.release = release
+		book.begin(func(detect.Set) ([]error, time.Duration, error) { return nil, 0, nil })
+		return book.held().GetVersion()
+	}
+	begin("1.0")
+	book.take(&sensorv1.Rules{Sets: []*sensorv1.SignedRules{one, by.sign(2, one, "two")}, Use: 2})
+	if _, _, err := book.next(); err != nil {
+		t.Fatal(err)
+	}
+	book.used(2, nil, 0, nil)
 	book.settled()
-	if held := begin(); held.GetVersion() != 2 {
-		t.Errorf("after it had settled: %v", held)
+	for range 2 * maxTries { // whoever stops it is no fault of the set's
+		if v := begin("1.0"); v != 2 {
+			t.Fatalf("after a stop version %d is in use", v)
+		}
+		book.stopped()
+	}
+	for range maxTries {
+		if v := begin("1.1"); v != 2 {
+			t.Fatalf("version %d is in use", v)
+		}
+	}
+	for range 2 {
+		if v := begin("1.1"); v != 1 {
+			t.Errorf("after %d ends of what had settled version %d is in use", maxTries, v)
+		}
+		book.settled()
+	}
+	if v := begin("1.2"); v != 2 {
+		t.Errorf("the next release uses version %d", v)
 	}
 }

@@ -69,21 +69,19 @@ func (b *ruleBook) begin(use func(detect.Set) ([]error, time.Duration, error)) {
 	if wanted == 0 {
 		return
 	}
-	tried := []uint64{wanted}
-	if base := newest.GetBase(); wanted == newest.GetVersion() {
-		tried = append(tried, base)
-	}
-	var first error
-	if b.tried() && len(tried) > 1 {
-		first = fmt.Errorf("version %d of the rules: the sensor ended %d times within %s of starting with it", wanted, maxTries, trialTime)
+	first := b.tried()
+	if first != nil {
 		b.log.Error("a set of rules is not used", "version", wanted, "error", first)
-		tried = tried[1:]
 	}
-	for _, version := range tried {
+	try := []uint64{wanted}
+	if wanted == newest.GetVersion() {
+		try = append(try, newest.GetBase())
+	}
+	for _, version := range try {
 		b.mu.Lock()
-		set := b.set(version)
+		set, gaveUp := b.set(version), b.gaveUp(version)
 		b.mu.Unlock()
-		if set.Version == 0 { // none, or not here: those that sensors have are in use
+		if set.Version == 0 || gaveUp != nil { // none, or not here: those that sensors have are in use
 			continue
 		}
 		refused, cost, err := use(set)

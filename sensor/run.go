@@ -18,6 +18,9 @@ import (
 func (s *Sensor) Run(ctx context.Context) (err error) {
 	killed := s.begin()
 	defer func() {
+		if err == nil {
+			s.rules.stopped()
+		}
 		if err = errors.Join(err, s.close()); err == nil {
 			err = s.end()
 		}

@@ -99,10 +99,11 @@ type rulesOf struct {
 	told     atomic.Uint64 // the version that it was told to use, plus one
 }
 
-// usesRules is what a host says of the rules that it uses, which is about itself alone.
-// Before the first set there is nothing to tell of.
+// usesRules is what a host says of the rules that it uses, which is about itself alone; nil:
+// its sensor takes none, which the log is told as well since it may have been a newer release
+// before. Before the first set there is nothing to tell of.
 func (s *Server) usesRules(ctx context.Context, n *session, held *sensorv1.RulesHeld) {
-	if held == nil || proto.Size(held) > maxRulesHeld {
+	if proto.Size(held) > maxRulesHeld {
 		return
 	}
 	n.rules.held.Store(held)

@@ -86,17 +86,22 @@ func payloadOf(set *store.RuleSet) []byte {
 	return set.Signed.GetPayload()
 }
 
-// firstHost has the first place of those that are connected, or else of all.
+// firstHost has the first place of those that are connected and take rules, or else of those
+// that are connected, or of all.
 func (a *applier) firstHost() (string, error) {
-	connected, others, err := a.tx.HostIDs()
+	told, connected, others, err := a.tx.HostIDs()
 	if err != nil {
 		return "", fmt.Errorf("reading hosts: %w", err)
 	}
-	if len(connected) == 0 {
-		connected = others
+	of := told
+	if len(of) == 0 {
+		of = connected
+	}
+	if len(of) == 0 {
+		of = others
 	}
 	first := ""
-	for _, id := range connected {
+	for _, id := range of {
 		if first == "" || ruleset.Place(id) < ruleset.Place(first) {
 			first = id
 		}

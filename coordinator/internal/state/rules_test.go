@@ -87,7 +87,7 @@ func TestRules(t *testing.T) {
 	l.want("", put)
 	state1(3, "replaced", 0)
 	state1(4, "complete", 4)
-	put, _ = rules(t, 5, four, four, "b") // was halted: not at once
+	put, five := rules(t, 5, four, four, "b") // was halted: not at once
 	l.want("", put)
 	state1(5, "rolling", 0)
 
@@ -115,4 +115,29 @@ func TestRules(t *testing.T) {
 	used(5, false)
 	note("b", 5)
 	used(5, true)
+
+	// The first host is one that takes rules, where there is one; a sensor put back to an older
+	// release does not any more.
+	first := func(version uint64, previous, base []byte, want string) (payload []byte) {
+		t.Helper()
+		put, payload := rules(t, version, previous, base, fmt.Sprint("set ", version))
+		l.want("", put)
+		if set, err := l.db.RuleSet(t.Context(), version); err != nil || set.FirstHost != want {
+			t.Errorf("the first host of version %d is %s, %v; want %s", version, set.FirstHost, err, want)
+		}
+		return payload
+	}
+	before := hostName(7) // in place
+	for i := range 20 {
+		if ruleset.Place(hostName(i)) < ruleset.Place(before) {
+			before = hostName(i)
+		}
+	}
+	l.want("", command(&raftv1.HostSession{Host: before, Node: "n9", Connected: true, Session: 2}))
+	six := first(6, five, four, hostName(7))
+	l.want("", command(&raftv1.NoteRules{Hosts: []*raftv1.HostRules{{Host: hostName(7), Instance: []byte("c")}}}))
+	if hosts, err := l.db.RuleHosts(t.Context()); err != nil || hosts[7].Told {
+		t.Errorf("a host that takes no rules any more: %+v, %v", hosts[7], err)
+	}
+	first(7, six, four, before)
 }

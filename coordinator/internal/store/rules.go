@@ -106,22 +106,30 @@ func (tx *Tx) PruneRules(keep int) error {
 	return err
 }
 
-// HostIDs are all hosts, those that are connected first.
-func (tx *Tx) HostIDs() (connected, others []string, err error) {
-	err = tx.rows("SELECT id, connected FROM hosts WHERE removed = 0 ORDER BY id", func(v []val) error {
-		if asInt(v[1]) != 0 {
-			connected = append(connected, asText(v[0]))
-			return nil
+// HostIDs are all hosts: those that are connected and said which rules they use, those that
+// are connected, and the others.
+func (tx *Tx) HostIDs() (told, connected, others []string, err error) {
+	err = tx.rows("SELECT h.id, h.connected, r.host IS NOT NULL FROM hosts h LEFT JOIN rule_hosts r ON r.host = h.n WHERE h.removed = 0 ORDER BY h.id", func(v []val) error {
+		to := &others
+		switch {
+		case asInt(v[1]) != 0 && asInt(v[2]) != 0:
+			to = &told
+		case asInt(v[1]) != 0:
+			to = &connected
 		}
-		others = append(others, asText(v[0]))
+		*to = append(*to, asText(v[0]))
 		return nil
 	})
-	return connected, others, err
+	return told, connected, others, err
 }
 
-// NoteRules keeps what a host says that it uses.
+// NoteRules keeps what a host says that it uses; nothing: its sensor takes no rules.
 func (tx *Tx) NoteRules(host int64, in *raftv1.HostRules) error {
 	held := in.GetHeld()
+	if held == nil {
+		_, err := tx.exec("DELETE FROM rule_hosts WHERE host = ?", host)
+		return err
+	}
 	body, err := encode(held)
 	if err != nil {
 		return fmt.Errorf("encoding what a host uses: %w", err)
@@ -219,14 +227,23 @@ const maxRuleFindings = 20000
 // RuleFindings tells of the findings that rules made, by what they are named, of the newest
 // first back to since. Cut: there were more than are looked at.
 func (db *DB) RuleFindings(ctx context.Context, since int64, each func(host, rule string, time int64)) (cut bool, err error) {
+	_, cut, err = db.RuleFindingsAfter(ctx, 0, since, each)
+	return cut, err
+}
+
+// RuleFindingsAfter tells of those that came after the one with this number, and which number
+// the last one has.
+func (db *DB) RuleFindingsAfter(ctx context.Context, after, since int64, each func(host, rule string, time int64)) (last int64, cut bool, err error) {
 	looked := 0
+	last = after
 	err = db.each(ctx, func(s scanner) error {
 		var host string
-		var stored int64
+		var n, stored int64
 		f := &sensorv1.Finding{}
-		if err := s.Scan(&host, &stored, protoColumn{f}); err != nil {
+		if err := s.Scan(&n, &host, &stored, protoColumn{f}); err != nil {
 			return err
 		}
+		last = max(last, n)
 		if stored < since {
 			return errEnough
 		}
@@ -234,9 +251,9 @@ func (db *DB) RuleFindings(ctx context.Context, since int64, each func(host, rul
 			each(host, f.GetRuleId(), stored)
 		}
 		return nil
-	}, "SELECT h.id, f.stored_at, f.body FROM findings f JOIN hosts h ON h.n = f.host ORDER BY f.n DESC LIMIT ?", maxRuleFindings)
+	}, "SELECT f.n, h.id, f.stored_at, f.body FROM findings f JOIN hosts h ON h.n = f.host WHERE f.n > ? ORDER BY f.n DESC LIMIT ?", after, maxRuleFindings)
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
-	return looked >= maxRuleFindings, err
+	return last, looked >= maxRuleFindings, err
 }

@@ -169,6 +169,7 @@ type entry struct {
 	told            bool  // a summary named it
 	toldAt          int64 // Unix ns of the last summary with its count as known; not kept over a restart
 	kept            int   // keys of the kernel's that count for it: while there are any it stays
+	rehoured        bool  // an hour was credited while there were
 }
 
 // Open reads the baseline at path, or begins one. A file that cannot be read is

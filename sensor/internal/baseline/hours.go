@@ -103,6 +103,7 @@ func (e *entry) credit(at time.Time) {
 	}
 	e.lastHour = hour
 	e.hours.note(at.UTC().Hour())
+	e.rehoured = e.kept > 0
 }
 
 // hourOf is what the hour of an observation says about an entry.
@@ -114,6 +115,10 @@ func (e *entry) hourOf(at time.Time) (bits float64, text string, timed bool) {
 	if bits >= 1 {
 		text = e.hours.text()
 	}
-	timed = e.count <= rareWindow*uint64(max(e.windows, 1)) && e.hours.keeps()
-	return bits, text, timed
+	return bits, text, e.timed()
+}
+
+// timed tells whether an entry is rare and keeps to its hours.
+func (e *entry) timed() bool {
+	return e.clean && e.days >= hourDays && e.count <= rareWindow*uint64(max(e.windows, 1)) && e.hours.keeps()
 }

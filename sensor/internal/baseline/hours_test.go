@@ -48,6 +48,53 @@ func TestHours(t *testing.T) {
 	}
 }
 
+// Ensure that a nightly behaviour which the kernel keeps back before its hours say anything is
+// taken back from it when they do, once, and that what comes at all hours is not.
+func TestKeptTimed(t *testing.T) {
+	c := &clock{epoch}
+	cfg := config(c)
+	cfg.Window = 10 * time.Minute
+	b := open(t, filepath.Join(t.TempDir(), "b.db"), cfg)
+	at := func(d, hour int) {
+		c.now = epoch.AddDate(0, 0, d).Add(time.Duration(hour)*time.Hour + 5*time.Minute)
+	}
+	see := func(image string) event.Verdict { return b.Observe(exec(c.now, "/usr/sbin/cron", image)) }
+	told := 0
+	for d := range 10 {
+		for hour := 0; hour < 24; hour += 3 {
+			at(d, hour)
+			if poll := see("/bin/poll"); poll.Known && !b.Keep(9, poll.Behaviour.Key) {
+				t.Fatal("what comes at all hours is not kept")
+			}
+			if hour == 3 && d < 4 {
+				if v := see("/bin/backup"); d == 3 && (v.Timed || !b.Keep(7, v.Behaviour.Key) || !b.Keep(8, v.Behaviour.Key)) {
+					t.Fatalf("not kept after some nights: %+v", v)
+				}
+			} else if hour == 3 && b.Kept() == 3 {
+				b.Count(7, 1, c.now)
+			}
+			keys := b.KeptTimed()
+			for _, key := range keys {
+				if key != 7 && key != 8 {
+					t.Fatalf("key %d is taken back", key)
+				}
+				b.Unkeep(key)
+			}
+			if told += len(keys); len(keys) > 0 && len(keys) != 2 {
+				t.Errorf("%d keys of it are taken back", len(keys))
+			}
+		}
+	}
+	if told != 2 {
+		t.Fatalf("%d keys were taken back", told)
+	}
+	at(10, 12)
+	noon := see("/bin/backup")
+	if !noon.Known || !noon.Timed || noon.HourBits < 2 || b.Keep(7, noon.Behaviour.Key) {
+		t.Errorf("at noon: %+v", noon)
+	}
+}
+
 // Ensure that what is known fades by observed time, and not while the machine is off.
 func TestFades(t *testing.T) {
 	c := &clock{epoch}

@@ -9,13 +9,13 @@ import (
 
 // Keep notes that the kernel counts some of a behaviour's events itself, under a key of
 // its own: one behaviour has many, because the kernel tells addresses and arguments
-// apart that are one behaviour here. False: the behaviour is not known, so that its
-// events must still be told.
+// apart that are one behaviour here. False: the behaviour is not known, or keeps to its
+// hours by now, so that its events must still be told.
 func (b *Baseline) Keep(kernel uint64, key event.BehaviourKey) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entries[key]
-	if e == nil || !e.known {
+	if e == nil || !e.known || e.timed() {
 		return false
 	}
 	if _, kept := b.kept[kernel]; !kept {
@@ -63,6 +63,25 @@ func (b *Baseline) Kept() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.kept)
+}
+
+// KeptTimed are the kernel's keys that count for behaviours which have come to keep to their
+// hours since they were kept: a nightly one is known some nights before its hours say
+// anything. It looks at those that were given an hour since it was asked last.
+func (b *Baseline) KeptTimed() (keys []uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	timed := make(map[*entry]bool)
+	for key, e := range b.kept {
+		if e.rehoured {
+			e.rehoured = false
+			timed[e] = e.timed()
+		}
+		if timed[e] {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // KeptOf are the kernel's keys that count for behaviours of these kinds.

@@ -71,8 +71,12 @@ func decide(v view) decision {
 	soak := ruleset.Soak(v.rules)
 	left := soak - v.now.Sub(time.Unix(0, v.set.RingSince))
 	switch {
+	case able == 0 && !v.others(ring):
+		return decision{waits: "no host is connected and takes rules"}
+	case able == 0 && left <= 0 && v.now.Sub(v.led) > comesBack:
+		return decision{next: true} // it can show nothing, however long it is waited for
 	case able == 0:
-		return decision{waits: "no host of the ring is connected and takes rules"}
+		return decision{waits: "no host of the ring is connected and takes rules; it is passed when its time is over"}
 	case using < able:
 		if v.now.Sub(time.Unix(0, v.set.RingSince)) > soak+comesBack {
 			return decision{halt: true, why: fmt.Sprintf("%d of %d hosts of the ring never said that they use it", able-using, able), host: late}
@@ -82,6 +86,19 @@ func decide(v view) decision {
 		return decision{waits: fmt.Sprintf("%s more of watching", left.Round(time.Second))}
 	}
 	return decision{next: true}
+}
+
+// others says whether a host beyond the ring is connected and takes rules.
+func (v view) others(ring []store.RuleHost) bool {
+	able := func(hosts []store.RuleHost) (n int) {
+		for _, h := range hosts {
+			if h.Connected && h.Told {
+				n++
+			}
+		}
+		return n
+	}
+	return able(v.hosts) > able(ring)
 }
 
 // members are the hosts that were given the set.

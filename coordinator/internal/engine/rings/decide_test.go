@@ -124,6 +124,37 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// Ensure a ring in which no sensor takes rules is passed when its time is over, while there
+// are some beyond it to give the set to, and not by a leader that hosts have yet to come to.
+func TestRingWithoutSensors(t *testing.T) {
+	v := fleet().of(2)
+	v.now = pushed.Add(11 * time.Minute)
+	for i := range v.hosts {
+		if inRing(v, v.hosts[i].ID) {
+			v.hosts[i].Told, v.hosts[i].Held = false, &sensorv1.RulesHeld{}
+		}
+	}
+	if d := decide(v); !d.next {
+		t.Errorf("after its time: waits, %s", d.waits)
+	}
+	v.now = later
+	if d := decide(v); d.next {
+		t.Error("passed before its time")
+	}
+	v.now = pushed.Add(11 * time.Minute)
+	v.led = v.now.Add(-time.Second)
+	if d := decide(v); d.next {
+		t.Error("passed by a new leader")
+	}
+	v.led = pushed
+	for i := range v.hosts {
+		v.hosts[i].Connected = false
+	}
+	if d := decide(v); d.next || d.halt {
+		t.Error("passed while nobody is there")
+	}
+}
+
 // Ensure what befalls hosts without the set as well is not its doing.
 func TestPeers(t *testing.T) {
 	restart := func(v *view, in bool, n int) {

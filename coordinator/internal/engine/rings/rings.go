@@ -47,7 +47,21 @@ type Engine struct {
 	// what hosts' rules found in the day before a set, by the set's version; it is read once.
 	beforeOf uint64
 	before   float64
+	found    found
 }
+
+// found is what the rules of a set found since it was pushed, as far as was read. A day of
+// looking every two seconds reads each finding once. Nothing is counted here: since when a
+// host uses the set may yet change, and be told after what it found.
+type found struct {
+	of   uint64 // the set's version
+	last int64  // the newest finding's number
+	by   map[string][]int64
+	n    int
+}
+
+// maxFound bounds how many are kept: more than a large fleet is allowed in a day.
+const maxFound = 200_000
 
 // New makes an Engine.
 func New(cfg Config) (*Engine, error) {
@@ -81,7 +95,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-poll.C:
 		}
 		if !e.cfg.Log.IsLeader() {
-			e.led = time.Time{}
+			e.led, e.found = time.Time{}, found{}
 			continue
 		}
 		if e.led.IsZero() {
@@ -145,23 +159,41 @@ func (e *Engine) look(ctx context.Context, set *store.RuleSet) (v view, err erro
 	if v.hosts, err = e.cfg.DB.RuleHosts(ctx); err != nil {
 		return v, fmt.Errorf("reading what hosts use: %w", err)
 	}
-	since := map[string]int64{}
-	for _, h := range v.hosts {
-		if h.Held.GetVersion() == set.Version {
-			since[h.ID] = max(h.Since, set.PutAt)
-		}
-	}
-	ids := setOf(set.IDs)
-	_, err = e.cfg.DB.RuleFindings(ctx, set.PutAt, func(host, rule string, at int64) {
-		if from, uses := since[host]; uses && ids[rule] && at >= from {
-			v.findings[host]++
-		}
-	})
-	if err != nil {
+	if err := e.readFound(ctx, set); err != nil {
 		return v, fmt.Errorf("counting what rules found: %w", err)
+	}
+	for _, h := range v.hosts {
+		if h.Held.GetVersion() != set.Version {
+			continue
+		}
+		for _, at := range e.found.by[h.ID] {
+			if at >= max(h.Since, set.PutAt) {
+				v.findings[h.ID]++
+			}
+		}
 	}
 	v.before, err = e.rateBefore(ctx, set, len(v.hosts))
 	return v, err
+}
+
+// readFound reads what was found since it looked last; after an error, all again.
+func (e *Engine) readFound(ctx context.Context, set *store.RuleSet) error {
+	if e.found.of != set.Version {
+		e.found = found{of: set.Version, by: map[string][]int64{}}
+	}
+	ids := setOf(set.IDs)
+	last, _, err := e.cfg.DB.RuleFindingsAfter(ctx, e.found.last, set.PutAt, func(host, rule string, at int64) {
+		if ids[rule] && e.found.n < maxFound {
+			e.found.by[host] = append(e.found.by[host], at)
+			e.found.n++
+		}
+	})
+	if err != nil {
+		e.found = found{}
+		return err
+	}
+	e.found.last = last
+	return nil
 }
 
 // rateBefore is how many findings the rules of the set's base made in the day before it was
