@@ -115,18 +115,24 @@ func (s *Server) usesRules(ctx context.Context, n *session, held *sensorv1.Rules
 	s.orderRules(n, plan)
 }
 
-// orderRules tells a host which rules to use, when it was not told so in this session.
-func (s *Server) orderRules(n *session, plan *rulePlan) (sent bool) {
+// orderRules tells a host which rules to use, when it was not told so in this session. It
+// goes by the newest plan also when that came while it was at it: of two entries that follow
+// each other the later one's order is the last.
+func (s *Server) orderRules(n *session, plan *rulePlan) {
 	held := n.rules.held.Load()
-	if held == nil {
-		return false
+	for held != nil {
+		if newest := s.plan.Load(); newest != nil {
+			plan = newest
+		}
+		order := plan.order(n.host, held)
+		if order == nil || n.rules.told.Swap(order.GetUse()+1) == order.GetUse()+1 {
+			return
+		}
+		n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Rules{Rules: order}})
+		if newest := s.plan.Load(); newest == nil || newest == plan {
+			return
+		}
 	}
-	order := plan.order(n.host, held)
-	if order == nil || n.rules.told.Swap(order.GetUse()+1) == order.GetUse()+1 {
-		return false
-	}
-	n.send(&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Rules{Rules: order}})
-	return true
 }
 
 // rulePlan is what the store has, read again when an entry changed it.
