@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -25,6 +26,13 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "drill" && os.Args[2] == "act" {
 		unix.Umask(0o077) // as the sensor's program has it
 		os.Exit(Act(context.Background(), os.Args[3:]))
+	}
+	if os.Getenv(envHostile) != "" {
+		if err := hostile(os.Getenv(envOutside)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	if base := os.Getenv(envRun); base != "" {
 		if _, err := Run(context.Background(), Config{Base: base, Drills: drill.All()}); err != nil {
