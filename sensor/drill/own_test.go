@@ -25,7 +25,7 @@ func TestOwn(t *testing.T) {
 		os.Mkdir(private+"/real", 0o700), os.Symlink("real", private+"/inside"), unix.Mkfifo(private+"/pipe", 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{Drill: drill.Drill{Private: private}, dir: filepath.Join(t.TempDir(), "0badc0de")}
+	s := &stage{Drill: drill.Drill{Private: private}, ctx: t.Context(), dir: filepath.Join(t.TempDir(), "0badc0de")}
 	for _, path := range []string{"/file", "/folder/precious", "/folder/new", "/folder/deep/er", "/dangling", "/pipe", "/../x"} {
 		for name, do := range map[string]func(*stage) error{
 			"adds": adds(private+path, "x"), "cuts": cuts(private + path), "types": types(private+path, "x"),
