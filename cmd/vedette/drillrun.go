@@ -92,12 +92,12 @@ something was missed, failed, left behind or, of a control, found.`,
 				}
 			}
 			if closing {
-				s.closeDrilled(ctx, all, run.Nonce)
+				s.closeDrilled(ctx, all, run)
 			}
 			if _, said := output.Print(s.Printer, drilledTable(), output.Rows(all)); said != nil {
 				return said
 			}
-			return errors.Join(err, s.tally(all, run))
+			return errors.Join(err, failed, s.tally(all, run))
 		}),
 	}
 	f := c.Flags()
@@ -153,6 +153,9 @@ func (s *session) sensorRun(ctx context.Context, program string, args, ids []str
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if err != nil { // of the run as a whole, or it says again what the drills say
+		return &run, exit(exitPartial, "%s, which says above what went wrong: %w", program, err)
 	}
 	return &run, nil
 }
@@ -336,12 +339,21 @@ func (s *session) wouldDo(ctx context.Context, all []*drilled, run *drill.Run) e
 	return nil
 }
 
-// closeDrilled closes the incidents that hold nothing but this run's findings.
-func (s *session) closeDrilled(ctx context.Context, all []*drilled, nonce string) {
+// ofRun says that a finding comes from the run's own program as root. A mark alone is an
+// argument, which any process of the host can copy.
+func ofRun(f *sensorv1.Finding, run *drill.Run) bool {
+	return slices.ContainsFunc(append([]*sensorv1.Process{f.GetProcess()}, f.GetAncestors()...), func(p *sensorv1.Process) bool {
+		return run.Program != "" && string(p.GetImage()) == run.Program && p.GetUid() == 0 &&
+			slices.ContainsFunc(p.GetArgv(), func(arg []byte) bool { return drill.OfMark(run.Nonce, string(arg)) != "" })
+	})
+}
+
+// closeDrilled closes the incidents that hold nothing but findings of this run's own program.
+func (s *session) closeDrilled(ctx context.Context, all []*drilled, run *drill.Run) {
 	ours := map[string]bool{}
 	for _, d := range all {
 		for _, row := range d.findings {
-			ours[row.GetFinding().GetId()] = true
+			ours[row.GetFinding().GetId()] = ofRun(row.GetFinding(), run)
 		}
 	}
 	for _, d := range all {
@@ -350,12 +362,12 @@ func (s *session) closeDrilled(ctx context.Context, all []*drilled, nonce string
 			continue
 		}
 		if slices.ContainsFunc(i.GetFindings(), func(id string) bool { return !ours[id] }) {
-			s.say("incident %s holds findings that are no drill's: it stays open", i.GetId())
+			s.say("incident %s holds findings that are not for certain a drill's: it stays open", i.GetId())
 			continue
 		}
 		limited, cancel := s.limit(ctx)
 		closed, err := s.api.CloseIncident(limited, &operatorv1.CloseIncidentRequest{
-			Id: i.GetId(), Disposition: "benign", Reason: "drill " + nonce + ": " + d.ID, IdempotencyKey: client.NewID("key"),
+			Id: i.GetId(), Disposition: "benign", Reason: "drill " + run.Nonce + ": " + d.ID, IdempotencyKey: client.NewID("key"),
 		})
 		cancel()
 		if err != nil {

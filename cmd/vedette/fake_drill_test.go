@@ -21,9 +21,11 @@ func drilledFindings() []*operatorv1.FindingRow {
 		}
 		return p
 	}
+	marked := process("drill-work", "drill", "act", "vdrill-0badc0de.cron-entry", "cron-entry")
+	marked.Image = []byte("/var/lib/vedette-drill/0badc0de/drill-work")
 	return []*operatorv1.FindingRow{
 		{Host: web1, HostName: "web1", Incident: fixedIncident().GetId(), Finding: &sensorv1.Finding{Id: found, Time: at(8), Title: "A cron file", Techniques: []string{"T1053"},
-			Process: process("sh", "-c", "x"), Ancestors: []*sensorv1.Process{process("drill-work", "drill", "act", "vdrill-0badc0de.cron-entry", "cron-entry")}}},
+			Process: process("sh", "-c", "x"), Ancestors: []*sensorv1.Process{marked}}},
 		{Host: web1, HostName: "web1", Finding: &sensorv1.Finding{Id: "f-other", Time: at(9), Title: "Somebody else's", Process: process("vdrill-0badc0df.timer-unit")}},
 	}
 }

@@ -112,7 +112,7 @@ var stealth = []Drill{
 }
 
 var impairment = []Drill{
-	{ID: "log-cut", Title: "Log emptied", Techniques: "T1685.006", Private: "/var/log", Does: "empties a made-up auth.log", Expect: "the emptied log"},
+	{ID: "log-cut", Title: "Log emptied", Techniques: "T1685.006", Private: "/var/log", Paths: "/var/log/auth.log", Does: "empties a made-up auth.log", Expect: "the emptied log"},
 	{ID: "history-off", Title: "History turned away", Techniques: "T1690", Private: "/root", Paths: "/root/.bash_history", Does: "makes root's history a link to /dev/null", Expect: "the link"},
 	{ID: "firewall-flushed", Title: "Firewall emptied", Techniques: "T1686", Network: true, Needs: "nft", Does: "flushes the rules of a private network, which has none", Expect: "the command"},
 	{ID: "certificate-added", Title: "Root certificate installed", Techniques: "T1553.004", Private: "/usr/local /etc", Paths: "/usr/local/share", Does: "writes an empty certificate to /usr/local/share/ca-certificates", Expect: "the change of whom the host trusts"},

@@ -14,12 +14,14 @@ const (
 
 // Run is what a host's run of drills was: what vedette-sensor drill run -o json prints.
 type Run struct {
-	Host   string    `json:"host"` // its id; empty: it is not enrolled
-	Nonce  string    `json:"nonce"`
-	Began  time.Time `json:"began"`
-	Ended  time.Time `json:"ended"`
-	Shared bool      `json:"shared"` // all drills share one storyline, that of who ran them
-	Drills []Done    `json:"drills"`
+	Host  string `json:"host"` // its id; empty: it is not enrolled
+	Nonce string `json:"nonce"`
+	// Program is what its drills' first processes run: nobody but root can have put it there.
+	Program string    `json:"program"`
+	Began   time.Time `json:"began"`
+	Ended   time.Time `json:"ended"`
+	Shared  bool      `json:"shared"` // all drills share one storyline, that of who ran them
+	Drills  []Done    `json:"drills"`
 }
 
 // Done is one drill of a run.

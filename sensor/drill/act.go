@@ -246,13 +246,16 @@ func (s *stage) copied(path, part string, args ...string) *exec.Cmd {
 // part runs another process of the drill to its end.
 func (s *stage) part(part string, args ...string) error { return passOn(s.self(part, args...).Run()) }
 
+func (s *stage) placeName(hidden bool) string {
+	if hidden {
+		return ".vedette-drill-" + filepath.Base(s.dir)
+	}
+	return "vedette-drill-" + filepath.Base(s.dir)
+}
+
 // place makes a folder of this run's on the host; the journal knows of it first.
 func (s *stage) place(parent string, hidden bool) (string, error) {
-	name := "vedette-drill-" + filepath.Base(s.dir)
-	if hidden {
-		name = "." + name
-	}
-	path := filepath.Join(parent, name)
+	path := filepath.Join(parent, s.placeName(hidden))
 	if err := note(s.dir, entry{Mark: s.mark, Undo: "remove", Path: path}); err != nil {
 		return "", err
 	}
@@ -270,6 +273,10 @@ func (s *stage) copyTool(name, to string) error {
 	if from == "" {
 		return lacks(name)
 	}
+	to, err := s.own(to)
+	if err != nil {
+		return err
+	}
 	if err := copyFile(from, to, 0o755); err != nil {
 		return fmt.Errorf("copying %s: %w", name, err)
 	}
@@ -286,24 +293,11 @@ func (s *stage) implant(parent, name string) (string, error) {
 	return path, copyProgram(path)
 }
 
-// write makes or changes a file; folders that are missing are made. It is for overlays and scratch.
-func write(path, text string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("making a folder: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", path, err)
-	}
-	_, err = io.WriteString(f, text)
-	return errors.Join(err, f.Close())
-}
-
 // documents makes files with nothing in them that is anybody's.
 func (s *stage) documents(n int) (string, error) {
 	dir := filepath.Join(s.scratch, "documents")
 	for i := range n {
-		if err := write(filepath.Join(dir, fmt.Sprintf("report-%03d.txt", i)), strings.Repeat("nothing of anybody's\n", 200)); err != nil {
+		if err := s.write(filepath.Join(dir, fmt.Sprintf("report-%03d.txt", i)), strings.Repeat("nothing of anybody's\n", 200)); err != nil {
 			return "", err
 		}
 	}

@@ -21,7 +21,10 @@ var prepared = map[string]func(*stage) error{
 	"timestomp": adds("/usr/local/bin/vedette-drill", ""), "extended-attribute": adds("/usr/local/bin/vedette-drill", ""),
 	"program-replaced": func(s *stage) error { return s.inert("/usr/sbin/vedette-drill") },
 	"setuid-bit": func(s *stage) error {
-		return errors.Join(os.MkdirAll("/usr/local/bin", 0o755), s.inert("/usr/local/bin/vedette-drill"))
+		if _, err := s.folder("/usr/local/bin"); err != nil {
+			return err
+		}
+		return s.inert("/usr/local/bin/vedette-drill")
 	},
 	"authorized-key": adds("/root/.ssh/known_hosts", ""), "shell-profile": adds("/root/.bashrc", ""),
 	"private-keys": adds("/root/.ssh/id_ed25519", "made up\n"), "secret-files": adds("/root/.aws/credentials", "[default]\naws_access_key_id = made-up\n"),
@@ -44,7 +47,7 @@ func init() { // they name each other
 		"send":   func(s *stage) error { return dial(s.ctx, s.args[0], 1<<20) },
 		"shell":  shellFor,
 		"proxy":  handOn,
-		"write":  func(s *stage) error { return write(s.args[0], s.args[1]) },
+		"write":  func(s *stage) error { return s.write(s.args[0], s.args[1]) },
 		"trace":  traceAndWrite, "dump": traceAndRead, "memory": writeMemory, "foreign": writeForeign,
 		"userns": makeUserNamespace,
 	}
@@ -72,9 +75,8 @@ func init() { // they name each other
 		"cron-entry": types("/etc/cron.d/vedette-drill", "# a drill's\n"),
 		"at-job":     adds("/var/spool/cron/atjobs/a0000101b8f0aa", "#!/bin/sh\ntrue\n", "/var/spool/at/a0000101b8f0aa", "#!/bin/sh\ntrue\n"),
 		"timer-unit": func(s *stage) error {
-			return errors.Join(write("/etc/systemd/system/vedette-drill.timer", "[Timer]\nOnCalendar=yearly\n"),
-				os.MkdirAll("/etc/systemd/system/timers.target.wants", 0o755),
-				os.Symlink("/etc/systemd/system/vedette-drill.timer", "/etc/systemd/system/timers.target.wants/vedette-drill.timer"))
+			return errors.Join(s.write("/etc/systemd/system/vedette-drill.timer", "[Timer]\nOnCalendar=yearly\n"),
+				s.link("/etc/systemd/system/vedette-drill.timer", "/etc/systemd/system/timers.target.wants/vedette-drill.timer"))
 		},
 		"start-service": func(s *stage) error {
 			return s.run("systemctl", "--no-block", "start", "vedette-drill-that-is-not-there.service")
@@ -112,16 +114,10 @@ func init() { // they name each other
 			return errors.Join(s.part("dial", netPeer+":8080"), cmd.Wait())
 		},
 
-		"service-unit":   adds("/etc/systemd/system/vedette-drill.service", "[Service]\nExecStart=/bin/true\n"),
-		"authorized-key": types("/root/.ssh/authorized_keys", "# a drill's\n"),
-		"account-added":  types("/etc/passwd", "vdrill:x:65533:65534::/nonexistent:/usr/sbin/nologin\n"),
-		"account-changed": func(*stage) error {
-			raw, err := os.ReadFile("/etc/shadow")
-			if err != nil {
-				return lacks("/etc/shadow")
-			}
-			return os.WriteFile("/etc/shadow", raw, 0o640)
-		},
+		"service-unit":    adds("/etc/systemd/system/vedette-drill.service", "[Service]\nExecStart=/bin/true\n"),
+		"authorized-key":  types("/root/.ssh/authorized_keys", "# a drill's\n"),
+		"account-added":   types("/etc/passwd", "vdrill:x:65533:65534::/nonexistent:/usr/sbin/nologin\n"),
+		"account-changed": rewrites("/etc/shadow"),
 		"group-joined":    adds("/etc/group", "vdrill:x:65533:\n"),
 		"shell-profile":   types("/etc/profile.d/vedette-drill.sh", "# a drill's\n", "/root/.bashrc", "# a drill's\n"),
 		"udev-rule":       adds("/etc/udev/rules.d/99-vedette-drill.rules", "# a drill's\n"),
@@ -129,13 +125,13 @@ func init() { // they name each other
 		"package-hook":    adds("/etc/apt/apt.conf.d/99vedette-drill", "// a drill's\n"),
 		"rc-script":       types("/etc/rc.local", "#!/bin/sh\nexit 0\n"),
 		"autostart-entry": adds("/etc/xdg/autostart/vedette-drill.desktop", "[Desktop Entry]\nHidden=true\n"),
-		"module-autoload": func(*stage) error {
+		"module-autoload": func(s *stage) error {
 			var u unix.Utsname
 			if err := unix.Uname(&u); err != nil {
 				return err
 			}
-			return errors.Join(write("/usr/lib/modules/"+unix.ByteSliceToString(u.Release[:])+"/extra/vedette_drill.ko", ""),
-				write("/etc/modules-load.d/vedette-drill.conf", "# a drill's\n"))
+			return errors.Join(s.write("/usr/lib/modules/"+unix.ByteSliceToString(u.Release[:])+"/extra/vedette_drill.ko", ""),
+				s.write("/etc/modules-load.d/vedette-drill.conf", "# a drill's\n"))
 		},
 		"pam-changed": adds("/etc/pam.d/vedette-drill", "# a drill's\n"),
 		"web-shell": func(s *stage) error {
@@ -143,12 +139,16 @@ func init() { // they name each other
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(os.MkdirAll("/var/www/html", 0o755), os.Chown("/var/www/html", int(who.Uid), int(who.Gid))); err != nil {
+			root, err := s.folder("/var/www/html")
+			if err != nil {
+				return err
+			}
+			if err := os.Chown(root, int(who.Uid), int(who.Gid)); err != nil {
 				return fmt.Errorf("making a web root: %w", err)
 			}
 			cmd := s.self("write", "/var/www/html/vedette-drill.php", "")
 			cmd.SysProcAttr.Credential, cmd.Dir = who, "/"
-			return cmd.Run()
+			return passOn(cmd.Run())
 		},
 		"program-replaced": func(s *stage) error {
 			const over = "/usr/sbin/vedette-drill"
@@ -157,10 +157,8 @@ func init() { // they name each other
 		"sleep-masked":  masks("sleep.target"),
 		"socket-filter": filterPackets,
 
-		"sudo-rule": types("/etc/sudoers.d/vedette-drill", "# a drill's\n"),
-		"setuid-bit": func(s *stage) error {
-			return os.Chmod("/usr/local/bin/vedette-drill", 0o755|os.ModeSetuid)
-		},
+		"sudo-rule":        types("/etc/sudoers.d/vedette-drill", "# a drill's\n"),
+		"setuid-bit":       owning("/usr/local/bin/vedette-drill", func(_ *stage, to string) error { return os.Chmod(to, 0o755|os.ModeSetuid) }),
 		"ptrace-injection": onSleeper("trace"),
 		"proc-memory":      onSleeper("memory"),
 		"foreign-write":    onSleeper("foreign"),
@@ -199,10 +197,10 @@ func init() { // they name each other
 			return err
 		},
 		"self-deleted": runDeleted,
-		"history-cut":  func(*stage) error { return os.Truncate("/root/.bash_history", 0) },
-		"timestomp": func(s *stage) error {
+		"history-cut":  cuts("/root/.bash_history"),
+		"timestomp": owning("/usr/local/bin/vedette-drill", func(s *stage, _ string) error {
 			return s.run("touch", "-r", "/etc/passwd", "/usr/local/bin/vedette-drill")
-		},
+		}),
 		"bind-mount": hideProcess,
 		"loader-proxy": func(s *stage) error {
 			loader := firstOf("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-x86_64.so.1")
@@ -218,7 +216,7 @@ func init() { // they name each other
 		"compile-and-run": func(s *stage) error {
 			dir, err := s.place("/tmp", false)
 			if err == nil {
-				err = write(filepath.Join(dir, "x.c"), "int main(void) { return 0; }\n")
+				err = s.write(filepath.Join(dir, "x.c"), "int main(void) { return 0; }\n")
 			}
 			if err != nil {
 				return err
@@ -229,20 +227,20 @@ func init() { // they name each other
 			return attempt(s.command(filepath.Join(dir, "x")))
 		},
 		"interrupts-ignored": func(s *stage) error { return s.run("nohup", "sleep", "0.5") },
-		"extended-attribute": func(*stage) error {
-			if err := unix.Setxattr("/usr/local/bin/vedette-drill", "user.vedette", []byte(strings.Repeat("A", 2048)), 0); err != nil {
+		"extended-attribute": owning("/usr/local/bin/vedette-drill", func(_ *stage, to string) error {
+			if err := unix.Setxattr(to, "user.vedette", []byte(strings.Repeat("A", 2048)), 0); err != nil {
 				return lacks(fmt.Sprintf("user attributes on overlays in memory (%v)", err))
 			}
 			return nil
-		},
+		}),
 
-		"log-cut": func(*stage) error { return os.Truncate("/var/log/auth.log", 0) },
-		"history-off": func(*stage) error {
-			return errors.Join(os.Remove("/root/.bash_history"), os.Symlink("/dev/null", "/root/.bash_history"))
-		},
+		"log-cut": cuts("/var/log/auth.log"),
+		"history-off": owning("/root/.bash_history", func(s *stage, to string) error {
+			return errors.Join(os.Remove(to), s.link("/dev/null", to))
+		}),
 		"firewall-flushed":    func(s *stage) error { return s.run("nft", "flush", "ruleset") },
 		"certificate-added":   adds("/usr/local/share/ca-certificates/vedette-drill.crt", "", "/etc/ssl/certs/vedette-drill.pem", ""),
-		"permissions-widened": func(s *stage) error { return s.run("chmod", "0666", "/etc/shadow") },
+		"permissions-widened": owning("/etc/shadow", func(s *stage, _ string) error { return s.run("chmod", "0666", "/etc/shadow") }),
 		"audit-changed":       adds("/etc/audit/rules.d/vedette-drill.rules", "-D\n"),
 		"agent-disabled":      masks("auditd.service"),
 	}
@@ -253,9 +251,9 @@ func init() { // they name each other
 
 // adds writes to files, which are in overlays: path, text, path, text.
 func adds(files ...string) func(*stage) error {
-	return func(*stage) error {
+	return func(s *stage) error {
 		for i := 0; i+1 < len(files); i += 2 {
-			if err := write(files[i], files[i+1]); err != nil {
+			if err := s.write(files[i], files[i+1]); err != nil {
 				return err
 			}
 		}
@@ -267,8 +265,12 @@ func adds(files ...string) func(*stage) error {
 func types(files ...string) func(*stage) error {
 	return func(s *stage) error {
 		for i := 0; i+1 < len(files); i += 2 {
-			if err := os.MkdirAll(filepath.Dir(files[i]), 0o755); err != nil {
-				return fmt.Errorf("making a folder: %w", err)
+			_, err := s.folder(filepath.Dir(files[i]))
+			if err == nil {
+				_, err = s.own(files[i]) // a shell follows links
+			}
+			if err != nil {
+				return err
 			}
 			if err := s.run("sh", "-c", "printf '%s' '"+strings.ReplaceAll(files[i+1], "'", "")+"' >>"+files[i]); err != nil {
 				return err
@@ -283,9 +285,7 @@ func types(files ...string) func(*stage) error {
 
 // masks a unit where systemd of the host does not look.
 func masks(unit string) func(*stage) error {
-	return func(*stage) error {
-		return errors.Join(os.MkdirAll("/etc/systemd/system", 0o755), os.Symlink("/dev/null", "/etc/systemd/system/"+unit))
-	}
+	return func(s *stage) error { return s.link("/dev/null", "/etc/systemd/system/"+unit) }
 }
 
 // talk has somebody to talk to while do does.
@@ -320,7 +320,7 @@ func fromPlace(parent string, hidden bool, name, text string) func(*stage) error
 			}
 			return attempt(s.command(path))
 		}
-		if err := write(path, text); err != nil {
+		if err := s.write(path, text); err != nil {
 			return err
 		}
 		return s.run("sh", path)

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var moreBodies = map[string]func(*stage) error{
@@ -30,8 +32,14 @@ var moreBodies = map[string]func(*stage) error{
 		if err := note(s.dir, entry{Mark: s.mark, Undo: "remove", Path: path}); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, []byte("made up\n"), 0o600); err != nil {
+		// Everybody may write in /tmp: what is there already is somebody else's.
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
 			return fmt.Errorf("making a ticket cache: %w", err)
+		}
+		_, err = f.WriteString("made up\n")
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("writing a ticket cache: %w", err)
 		}
 		return s.run("cp", path, "tickets")
 	},
@@ -50,7 +58,7 @@ var moreBodies = map[string]func(*stage) error{
 
 	"ssh-onward": func(s *stage) error {
 		return s.talk(peerSink, netPeer+":22", func() error {
-			return s.run("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@"+netPeer, "id")
+			return s.run("ssh", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@"+netPeer, "id")
 		})
 	},
 	"tool-sent": func(s *stage) error {
@@ -58,7 +66,7 @@ var moreBodies = map[string]func(*stage) error{
 			return err
 		}
 		return s.talk(peerSink, netPeer+":22", func() error {
-			return s.run("scp", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "tool", "root@"+netPeer+":/tmp/")
+			return s.run("scp", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "tool", "root@"+netPeer+":/tmp/")
 		})
 	},
 	"archive": func(s *stage) error {
@@ -158,8 +166,10 @@ var moreBodies = map[string]func(*stage) error{
 	},
 	"backups-removed": func(s *stage) error { return s.sh("rm -rf /var/backups/*") },
 	"defacement":      adds("/etc/motd", "A drill was here.\n", "/etc/update-motd.d/99-vedette-drill", "#!/bin/sh\necho A drill was here.\n"),
-	"account-locked":  func(s *stage) error { return s.run("sed", "-i", "s/^\\([^:]*\\):/\\1:!/", "/etc/shadow") },
-	"data-changed":    adds("/etc/hosts", "# a drill was here\n"),
+	"account-locked": owning("/etc/shadow", func(s *stage, _ string) error {
+		return s.run("sed", "-i", "s/^\\([^:]*\\):/\\1:!/", "/etc/shadow")
+	}),
+	"data-changed": adds("/etc/hosts", "# a drill was here\n"),
 }
 
 // reads runs one of the host's programs.
@@ -284,5 +294,5 @@ func encrypt(s *stage) error {
 			return err
 		}
 	}
-	return write(filepath.Join(dir, "README_TO_RESTORE.txt"), "A drill was here; there is nothing to restore.\n")
+	return s.write(filepath.Join(dir, "README_TO_RESTORE.txt"), "A drill was here; there is nothing to restore.\n")
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -153,7 +154,7 @@ func Clean(base string) (cleaned []string, err error) {
 	if base == "" {
 		base = DefaultBase
 	}
-	if _, err := os.Stat(base); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(base); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	unlock, err := lock(base)
@@ -164,6 +165,9 @@ func Clean(base string) (cleaned []string, err error) {
 	return cleanAll(base)
 }
 
+// runMark is in a run's folder before anything else: a folder without it is left alone.
+const runMark = ".vedette-drill-run"
+
 func cleanAll(base string) (cleaned []string, err error) {
 	entries, err := os.ReadDir(base)
 	if err != nil {
@@ -172,7 +176,12 @@ func cleanAll(base string) (cleaned []string, err error) {
 	var errs []error
 	for _, e := range entries {
 		if e.IsDir() && len(e.Name()) == 8 && strings.Trim(e.Name(), "0123456789abcdef") == "" {
-			if err := cleanRun(filepath.Join(base, e.Name())); err != nil {
+			dir := filepath.Join(base, e.Name())
+			if st, err := os.Lstat(filepath.Join(dir, runMark)); err != nil || !st.Mode().IsRegular() || ours(dir) != nil {
+				_ = unix.Rmdir(dir) // ours if it is empty: a run that was killed before or after all else
+				continue
+			}
+			if err := cleanRun(dir); err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -193,7 +202,20 @@ func cleanRun(dir string) error {
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	// The mark goes after all else, or what is left is nobody's.
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("removing a run's folder: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != runMark {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
 		return fmt.Errorf("removing a run's folder: %w", err)
 	}
 	return nil
@@ -216,19 +238,30 @@ func unmountBelow(dir string) error {
 	return nil
 }
 
-// lock lets one run at a time have the base folder.
+// baseMark is in the base folder, and made with it: a folder without it is not ours. It is the lock.
+const baseMark = ".vedette-drill"
+
+// lock lets one run at a time have the base folder, which is made when it is not there. What
+// is there and not ours is left as it is.
 func lock(base string) (unlock func(), err error) {
-	if err := os.MkdirAll(base, 0o711); err != nil {
+	flags := os.O_RDWR | unix.O_NOFOLLOW
+	switch err := os.Mkdir(base, 0o711); {
+	case err == nil:
+		if err := os.Chmod(base, 0o711); err != nil { // whatever the umask is
+			return nil, fmt.Errorf("making the drills' folder: %w", err)
+		}
+		flags |= os.O_CREATE | os.O_EXCL
+	case !errors.Is(err, fs.ErrExist):
 		return nil, fmt.Errorf("making the drills' folder: %w", err)
+	default:
+		if err := ours(base); err != nil {
+			return nil, err
+		}
 	}
-	if err := os.Chmod(base, 0o711); err != nil {
-		return nil, fmt.Errorf("making the drills' folder: %w", err)
+	f, err := os.OpenFile(filepath.Join(base, baseMark), flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is no folder of drills, it has no file %s: name one with --dir that is not there yet, or remove this one if nothing in it is needed", base, baseMark)
 	}
-	st, err := os.Lstat(base)
-	if err != nil || !st.IsDir() {
-		return nil, fmt.Errorf("the drills' folder %s is no folder", base)
-	}
-	f, err := os.OpenFile(filepath.Join(base, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
@@ -236,4 +269,20 @@ func lock(base string) (unlock func(), err error) {
 		return nil, errors.Join(ErrBusy, f.Close())
 	}
 	return func() { _ = f.Close() }, nil // closing gives it back
+}
+
+// ours says why nobody else can have put there what lies in a folder, or that they can.
+func ours(dir string) error {
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return fmt.Errorf("looking at the drills' folder: %w", err)
+	}
+	raw, ok := st.Sys().(*syscall.Stat_t)
+	switch {
+	case !st.IsDir():
+		return fmt.Errorf("%s is no folder (a link is none): name one with --dir that is not there yet", dir)
+	case !ok || int(raw.Uid) != os.Geteuid() || st.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("%s belongs to somebody else or others may write in it: name a folder with --dir that is not there yet", dir)
+	}
+	return nil
 }

@@ -92,7 +92,7 @@ func Run(ctx context.Context, cfg Config) (*drill.Run, error) {
 	if err := r.begin(); err != nil {
 		return nil, errors.Join(err, cleanRun(r.dir))
 	}
-	run := &drill.Run{Nonce: r.nonce, Began: time.Now(), Shared: cfg.ScopeKind != "cgroup" && !r.units, Drills: []drill.Done{}}
+	run := &drill.Run{Nonce: r.nonce, Program: filepath.Join(r.dir, programName), Began: time.Now(), Shared: cfg.ScopeKind != "cgroup" && !r.units, Drills: []drill.Done{}}
 	for _, d := range cfg.Drills {
 		if ctx.Err() != nil {
 			break
@@ -121,9 +121,20 @@ func (r *runner) begin() error {
 		return fmt.Errorf("drawing a nonce: %w", err)
 	}
 	r.nonce = hex.EncodeToString(raw[:])
-	r.dir = filepath.Join(r.cfg.Base, r.nonce)
+	base, err := filepath.Abs(r.cfg.Base)
+	if err == nil {
+		base, err = filepath.EvalSymlinks(base) // as the sensor sees it
+	}
+	if err != nil {
+		return fmt.Errorf("making the run's folder: %w", err)
+	}
+	dir := filepath.Join(base, r.nonce)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return fmt.Errorf("making the run's folder: %w", err)
+	}
+	r.dir = dir
 	// Others may pass through but not look: some drills run as a service's account.
-	if err := errors.Join(os.Mkdir(r.dir, 0o711), os.Chmod(r.dir, 0o711)); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, runMark), nil, 0o600), os.Chmod(dir, 0o711)); err != nil {
 		return fmt.Errorf("making the run's folder: %w", err)
 	}
 	if err := copyProgram(filepath.Join(r.dir, programName)); err != nil {

@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -25,6 +26,13 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "drill" && os.Args[2] == "act" {
 		unix.Umask(0o077) // as the sensor's program has it
 		os.Exit(Act(context.Background(), os.Args[3:]))
+	}
+	if os.Getenv(envHostile) != "" {
+		if err := hostile(os.Getenv(envOutside)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	if base := os.Getenv(envRun); base != "" {
 		if _, err := Run(context.Background(), Config{Base: base, Drills: drill.All()}); err != nil {
@@ -73,7 +81,7 @@ func base(t *testing.T) string {
 			t.Error(err)
 		}
 	})
-	return dir
+	return filepath.Join(dir, "drills")
 }
 
 // everything is what all drills are about on this host, and the places where they make something.
@@ -245,7 +253,7 @@ func TestForeignJournal(t *testing.T) {
 
 // Ensure two runs do not meet.
 func TestOneRun(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "drills")
 	unlock, err := lock(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -256,5 +264,52 @@ func TestOneRun(t *testing.T) {
 	unlock()
 	if _, err := Clean(dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// Ensure a folder that is not ours is left as it is, and so is what lies in ours and is no run's.
+func TestForeignFolder(t *testing.T) {
+	foreign := t.TempDir()
+	link, open := filepath.Join(t.TempDir(), "link"), filepath.Join(t.TempDir(), "open")
+	unlock, err := lock(open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := errors.Join(os.Mkdir(filepath.Join(foreign, "0badc0de"), 0o700), os.WriteFile(filepath.Join(foreign, "0badc0de", "precious"), nil, 0o600),
+		os.Symlink(foreign, link), os.Chmod(foreign, 0o750), os.Chmod(open, 0o777)); err != nil { //nolint:gosec // what is refused
+		t.Fatal(err)
+	}
+	before := look(drill.Drill{Paths: foreign + " " + link + " " + open})
+	for _, dir := range []string{foreign, link, open} {
+		if _, err := Clean(dir); err == nil || !strings.Contains(err.Error(), "--dir") {
+			t.Errorf("cleaning %s: got %v, want what to do", dir, err)
+		}
+		if _, err := lock(dir); err == nil {
+			t.Errorf("%s is taken", dir)
+		}
+	}
+	if changed := before.differs(look(drill.Drill{Paths: foreign + " " + link + " " + open})); len(changed) > 0 {
+		t.Error(changed)
+	}
+	if err := os.Chmod(open, 0o711); err != nil { //nolint:gosec // as it was made
+		t.Fatal(err)
+	}
+	for _, name := range []string{"0badc0de", "0badc0df", "0badc0d0"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(open, name), 0o700), os.WriteFile(filepath.Join(open, name, "precious"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(open, "0badc0df", runMark), nil, 0o600), os.Remove(filepath.Join(open, "0badc0d0", "precious"))); err != nil {
+		t.Fatal(err)
+	}
+	if cleaned, err := Clean(open); err != nil || len(cleaned) != 1 || cleaned[0] != "0badc0df" {
+		t.Errorf("cleaned %v (%v), want the run with a mark", cleaned, err)
+	}
+	if _, err := os.Stat(filepath.Join(open, "0badc0de", "precious")); err != nil {
+		t.Errorf("what is no run's: %v", err)
+	}
+	if there, err := os.ReadDir(open); err != nil || len(there) != 2 {
+		t.Errorf("there is %v (%v), want the mark and what is no run's", there, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -52,23 +53,52 @@ func appearance(path string) string {
 	case st.Mode().Type() == fs.ModeSymlink:
 		to, _ := os.Readlink(path)
 		text += " " + to
-	case st.Mode().IsRegular():
-		f, err := os.Open(path)
-		if err != nil {
-			break
+		// What a drill would write through a link is what it leads to.
+		if there, err := os.Stat(path); err == nil {
+			text += content(path, there)
 		}
-		defer f.Close()
-		sum := sha256.New()
-		n, _ := io.CopyN(sum, f, maxHashed)
-		text += fmt.Sprintf(" %d %d %x %d", st.Size(), n, sum.Sum(nil), st.ModTime().UnixNano())
+	default:
+		text += content(path, st)
 	}
 	return text
+}
+
+// content of an ordinary file. A log has none, only its size: its host writes to it meanwhile.
+func content(path string, st fs.FileInfo) string {
+	if !st.Mode().IsRegular() {
+		return ""
+	}
+	if strings.HasPrefix(path, "/var/log/") {
+		return fmt.Sprint(grows, st.Size())
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	sum := sha256.New()
+	n, _ := io.CopyN(sum, f, maxHashed)
+	return fmt.Sprintf(" %d %d %x %d", st.Size(), n, sum.Sum(nil), st.ModTime().UnixNano())
+}
+
+// grows comes before the size of what may have grown.
+const grows = " at least "
+
+func same(before, after string) bool {
+	was, least, grew := strings.Cut(before, grows)
+	is, size, grown := strings.Cut(after, grows)
+	if !grew || !grown {
+		return before == after
+	}
+	m, err1 := strconv.ParseInt(least, 10, 64)
+	n, err2 := strconv.ParseInt(size, 10, 64)
+	return was == is && err1 == nil && err2 == nil && n >= m
 }
 
 // differs names what is not as it was.
 func (s sight) differs(after sight) (left []string) {
 	for _, path := range slices.Sorted(maps.Keys(s)) {
-		if after[path] != s[path] {
+		if !same(s[path], after[path]) {
 			left = append(left, path+" is not as it was")
 		}
 	}
