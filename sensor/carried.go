@@ -105,7 +105,7 @@ func (s *Sensor) carry(ctx context.Context) error {
 			next, err := searchOf(t, now)
 			if err != nil {
 				s.losses.add("carried-marks", "refused", 1)
-				s.log.Warn("a mark from another host is refused", "from", t.GetStoryline(), "reason", err)
+				s.log.Warn("a mark from another host is refused", "from", fmt.Sprintf("%.128q", t.GetStoryline()), "reason", err)
 				continue
 			}
 			searching = append(searching, next)
@@ -129,8 +129,8 @@ func (s *Sensor) found(searching []search, now time.Time) (left []search) {
 }
 
 func (s *Sensor) carryTo(p *event.Process, flow *event.Flow, from string, now time.Time) {
-	s.baseline.MarkTainted(p.Anchor)
+	s.baseline.MarkSuspect(p.Anchor) // as long as its flows are noted; a node's word is enough for it
 	s.taint(p)
 	s.append(uplink.RecordFromFlowNote(s.detector.Carry(p, flow, from, now)), false)
-	s.log.Info("a connection brought the mark of another host's storyline", "from", from, "peer", flow.Remote.String(), "process", p.Image, "pid", p.Key.PID)
+	s.log.Info("a connection brought the mark of another host's storyline", "from", fmt.Sprintf("%.128q", from), "peer", flow.Remote.String(), "process", p.Image, "pid", p.Key.PID)
 }

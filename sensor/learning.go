@@ -53,6 +53,9 @@ type learningBook struct {
 	// baseline and unknow are set before the uplink runs.
 	baseline learner
 	unknow   func(keys ...uint64) error
+	// deciding is held from what is forgotten here to its being forgotten in the kernel, so that
+	// the kernel is told to keep nothing of it back in between (keeper).
+	deciding sync.Locker
 	// skew is how far the coordinators' clock is ahead of this one; nil: not at all.
 	skew func() time.Duration
 
@@ -77,7 +80,7 @@ type storedAnswer struct {
 }
 
 func openLearning(path, cluster, host string, roots func() *x509.CertPool, log *slog.Logger) *learningBook {
-	b := &learningBook{path: path, cluster: cluster, host: host, roots: roots, log: log}
+	b := &learningBook{path: path, cluster: cluster, host: host, roots: roots, log: log, deciding: new(sync.Mutex)}
 	raw, err := os.ReadFile(path)
 	if err == nil {
 		if len(raw) > maxLearningFile {
@@ -233,10 +236,7 @@ func (b *learningBook) forget(signed *sensorv1.SignedUnlearn) *sensorv1.Unlearnt
 		return &sensorv1.Unlearnt{Id: u.GetId(), Behaviours: b.stored.Answers[i].Behaviours}
 	}
 	match, keys := b.matching(u)
-	n, kernel := b.baseline.Unlearn(match, keys...)
-	if len(kernel) > 0 {
-		err = b.unknow(kernel...)
-	}
+	n, kernel, err := b.unlearn(match, keys)
 	if err != nil {
 		b.log.Error("the kernel still keeps back what is to be forgotten", "error", err)
 		return &sensorv1.Unlearnt{Id: u.GetId(), Failure: bounded(fmt.Errorf("telling the kernel: %w", err))}
@@ -249,6 +249,15 @@ func (b *learningBook) forget(signed *sensorv1.SignedUnlearn) *sensorv1.Unlearnt
 		b.log.Error("the answer to an order to forget is not saved; after a restart it may be carried out again", "error", err)
 	}
 	return &sensorv1.Unlearnt{Id: u.GetId(), Behaviours: uint32(n)} //nolint:gosec // bounded by the baseline
+}
+
+func (b *learningBook) unlearn(match func(event.Behaviour, time.Time) bool, keys []event.BehaviourKey) (n int, kernel []uint64, err error) {
+	b.deciding.Lock()
+	defer b.deciding.Unlock()
+	if n, kernel = b.baseline.Unlearn(match, keys...); len(kernel) > 0 {
+		err = b.unknow(kernel...)
+	}
+	return n, kernel, err
 }
 
 // bounded is an error as a coordinator takes it.

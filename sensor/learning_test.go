@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -160,6 +161,15 @@ func TestForget(t *testing.T) {
 	l := &learnt{learning: true, kernel: []uint64{7, 8}}
 	var told []uint64
 	b := learningOf(t, path, ca, l, func(keys ...uint64) error { told = append(told, keys...); return nil })
+	deciding := new(sync.Mutex)
+	b.deciding = deciding
+	b.unknow = func(keys ...uint64) error {
+		if deciding.TryLock() {
+			t.Error("the kernel may be told to keep back what is being forgotten")
+		}
+		told = append(told, keys...)
+		return nil
+	}
 	b.takePack(packBy(t, &responder, "ann", now, 5))
 	one := func(l *sensorv1.Learning) *sensorv1.Unlearnt {
 		t.Helper()

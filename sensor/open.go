@@ -144,6 +144,7 @@ func (s *Sensor) openStages() (err error) {
 		return fmt.Errorf("opening the baseline: %w", err)
 	}
 	s.onClose(s.baseline.Close)
+	s.learning.deciding = &s.keeper.deciding
 	s.learning.begin(s.baseline, s.source.Unknow)
 	s.detector, err = detect.New(detect.Config{
 		RulesDir: s.cfg.RulesDir, AlertBudget: s.cfg.AlertBudget, Window: s.cfg.Baseline.Window, Odds: s.baseline.Odds(), Logger: s.log,

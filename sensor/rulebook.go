@@ -115,6 +115,10 @@ func (b *ruleBook) restore(raw []byte) error {
 // take is told by a session what this host is to use; it is carried out by run.
 func (b *ruleBook) take(order *sensorv1.Rules) {
 	b.mu.Lock()
+	if before := b.order; before != nil && len(order.GetSets()) == 0 {
+		// Its node takes what it sent before for held.
+		order = &sensorv1.Rules{Use: order.GetUse(), Sets: before.GetSets()}
+	}
 	b.order = order
 	b.mu.Unlock()
 	select {

@@ -233,3 +233,15 @@ func TestRuleBookUpgrade(t *testing.T) {
 		t.Errorf("the next release uses version %d", v)
 	}
 }
+
+// Ensure an order that replaces one which waits does not lose the sets that came with it.
+func TestWaitingOrderKeepsItsSets(t *testing.T) {
+	ca, now := linktest.NewCA(t), time.Now()
+	by := &rulesBy{t: t, admin: ca.IssueBetween(link.KindOperator, "ann", "admin", now.Add(-time.Hour), now.Add(time.Hour)), at: now.Add(-time.Minute)}
+	b := openRules(filepath.Join(t.TempDir(), "rules.json"), linktest.Cluster, ca.Roots, slog.New(slog.DiscardHandler))
+	b.take(&sensorv1.Rules{Use: 1, Sets: []*sensorv1.SignedRules{by.sign(1, nil, "title: x\n")}})
+	b.take(&sensorv1.Rules{Use: 1})
+	if set, due, err := b.next(); err != nil || !due || set.Version != 1 {
+		t.Errorf("got version %d, %v, %v", set.Version, due, err)
+	}
+}

@@ -15,6 +15,10 @@ import (
 // in two looks, so that a file that is being written is not read in its middle.
 const lookEvery = 2 * time.Second
 
+// obeyEvery separates two orders that change rules, whatever a node sends: making rules ready
+// takes a processor's time.
+const obeyEvery = 10 * time.Second
+
 // useRules makes the built-in rules, a set of the cluster's and those of rules_dir ready
 // beside the ones in use, and puts them in their place between two events. On an error
 // nothing changed.
@@ -110,13 +114,27 @@ func (s *Sensor) watchRules(ctx context.Context) error {
 		s.log.Warn("rules_dir cannot be looked at; its rules stay as they are", "error", err)
 	}
 	last := inUse
+	var obeyed time.Time
+	var due <-chan time.Time // when the newest order is obeyed; nil: none waits
+	obey := func() {
+		due = nil
+		if s.obeyRules() {
+			obeyed = time.Now()
+		}
+		settle.Reset(trialTime)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.rules.wake:
-			s.obeyRules()
-			settle.Reset(trialTime)
+			if wait := obeyEvery - time.Since(obeyed); wait <= 0 {
+				obey()
+			} else if due == nil {
+				due = time.After(wait)
+			}
+		case <-due:
+			obey()
 		case <-settle.C:
 			s.rules.settled()
 		case <-tick.C:
@@ -137,14 +155,15 @@ func (s *Sensor) watchRules(ctx context.Context) error {
 	}
 }
 
-// obeyRules does what the newest order says, and tells the cluster what came of it.
-func (s *Sensor) obeyRules() {
+// obeyRules does what the newest order says, and tells the cluster what came of it. It says
+// whether that was work.
+func (s *Sensor) obeyRules() (worked bool) {
 	set, due, err := s.rules.next()
 	if err != nil {
 		s.log.Error("rules from the cluster are not taken; those in use stay", "error", err)
 		s.rules.used(set.Version, nil, 0, err)
 		s.uplink.TellRules()
-		return
+		return true
 	}
 	if due {
 		refused, cost, err := s.useRules(set)
@@ -157,6 +176,7 @@ func (s *Sensor) obeyRules() {
 		s.rules.used(set.Version, refused, cost, err)
 	}
 	s.uplink.TellRules()
+	return due
 }
 
 // reloadDir reads rules_dir anew, beside the set in use.

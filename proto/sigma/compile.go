@@ -59,7 +59,15 @@ func (e atLeast) eval(r Record) bool {
 
 // Compile makes a rule ready for each kind of record that it is about. The error is
 // an *Error; with Unsupported it is that of the kind of record that came nearest.
-func Compile(rule *Rule, schema Schema) ([]*Matcher, error) {
+func Compile(rule *Rule, schema Schema) ([]*Matcher, error) { return compileIn(rule, schema, nil) }
+
+// CompileWithin is Compile for a rule that nobody has signed: its regular expressions have at
+// most so many instructions, those for all kinds of records together.
+func CompileWithin(rule *Rule, schema Schema, instructions int) ([]*Matcher, error) {
+	return compileIn(rule, schema, &instructions)
+}
+
+func compileIn(rule *Rule, schema Schema, room *int) ([]*Matcher, error) {
 	var compiled []*Matcher
 	var nearest error
 	for i := range schema {
@@ -67,7 +75,7 @@ func Compile(rule *Rule, schema Schema) ([]*Matcher, error) {
 		if !rule.about(source) {
 			continue
 		}
-		m, err := compileFor(rule, source)
+		m, err := compileFor(rule, source, room)
 		var refused *Error
 		switch {
 		case err == nil:
@@ -97,8 +105,8 @@ func (r *Rule) about(s *Source) bool {
 	return r.Service == s.Service && (r.Category == "" || r.Category == s.Category)
 }
 
-func compileFor(rule *Rule, source *Source) (*Matcher, error) {
-	c := &compiler{rule: rule, source: source, done: map[string]compiledSearch{}}
+func compileFor(rule *Rule, source *Source, room *int) (*Matcher, error) {
+	c := &compiler{rule: rule, source: source, room: room, done: map[string]compiledSearch{}}
 	var any anyOf
 	for _, text := range rule.condition {
 		tree, err := parseCondition(text.text, rule)
@@ -130,6 +138,7 @@ type compiler struct {
 	source *Source
 	done   map[string]compiledSearch
 	tests  int
+	room   *int // instructions that are left; nil: no bound
 	// lacks is the first search that this kind of record can never fulfil.
 	lacks *Error
 }

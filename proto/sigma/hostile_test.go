@@ -90,3 +90,21 @@ func TestHostileValues(t *testing.T) {
 		}
 	}
 }
+
+// Ensure a pattern that becomes large is refused before it does.
+func TestHostilePatternIsNotCompiled(t *testing.T) {
+	head := "title: T\nlogsource: {category: process_creation, product: linux}\ndetection:\n  s:\n    Image|re: '"
+	file, refused := ParseFile("h.yml", []byte(head+"(?:"+strings.Repeat("ab", 450)+"){1000}'\n  condition: s\n"))
+	if len(refused) > 0 {
+		t.Fatal(refused)
+	}
+	var err error
+	made := testing.Benchmark(func(b *testing.B) {
+		for range b.N {
+			_, err = Compile(file.Rules[0], testSchema)
+		}
+	}).AllocedBytesPerOp()
+	if err == nil || !strings.Contains(err.Error(), "steps") || made > 1<<20 {
+		t.Errorf("%v, after %d bytes", err, made)
+	}
+}

@@ -17,17 +17,18 @@ import (
 // Bounds of a rule file; a rule beyond them is an attack or a mistake.
 const (
 	maxFile      = 256 << 10
-	maxDocuments = 64    // rules in one file
-	maxValues    = 4096  // values in one rule
-	maxValue     = 4096  // bytes of one value
-	maxPattern   = 1024  // bytes of one regular expression
-	maxProgram   = 1024  // instructions that it compiles to: each is a step for each byte
-	maxWildcards = 64    // * and ? in one value
-	maxVariants  = 256   // texts that one value stands for (windash, base64offset)
-	maxDepth     = 32    // nesting of YAML and of conditions
-	maxTokens    = 512   // of a condition
-	maxTests     = 16384 // of a condition with all that it refers to, as often as it does
-	maxField     = 128   // numbers of fields, see Fields
+	maxDocuments = 64             // rules in one file
+	maxValues    = 4096           // values in one rule
+	maxValue     = 4096           // bytes of one value
+	maxPattern   = 1024           // bytes of one regular expression
+	maxProgram   = 1024           // instructions that it compiles to: each is a step for each byte
+	maxWritten   = 4 * maxProgram // of them by its text, which may be simplified yet
+	maxWildcards = 64             // * and ? in one value
+	maxVariants  = 256            // texts that one value stands for (windash, base64offset)
+	maxDepth     = 32             // nesting of YAML and of conditions
+	maxTokens    = 512            // of a condition
+	maxTests     = 16384          // of a condition with all that it refers to, as often as it does
+	maxField     = 128            // numbers of fields, see Fields
 )
 
 // Error is why a rule was refused.

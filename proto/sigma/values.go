@@ -224,15 +224,42 @@ func (c *compiler) pattern(line int, name, flags, pattern string) (*regexp.Regex
 	if err != nil {
 		return nil, "", c.refuse(line, true, "%s: %v; only expressions that take linear time are evaluated (RE2: no look-around, no back-references)", name, err)
 	}
+	tooLarge := func() error {
+		return c.refuse(line, false, "%s: compiles to more than %d steps; use fewer or smaller repetitions", name, maxProgram)
+	}
+	if written(parsed) > maxWritten {
+		return nil, "", tooLarge()
+	}
 	program, err := syntax.Compile(parsed.Simplify())
 	if err != nil || len(program.Inst) > maxProgram {
-		return nil, "", c.refuse(line, false, "%s: compiles to more than %d steps; use fewer or smaller repetitions", name, maxProgram)
+		return nil, "", tooLarge()
+	}
+	if c.room != nil {
+		if *c.room -= len(program.Inst); *c.room < 0 {
+			return nil, "", c.refuse(line, false, "%s: its regular expressions together compile to too many steps; use fewer, or smaller repetitions", name)
+		}
 	}
 	re, err := regexp.Compile(pattern)
 	if err != nil {
 		return nil, "", c.refuse(line, true, "%s: %v", name, err)
 	}
 	return re, pattern, nil
+}
+
+// written is about how many instructions a pattern becomes at least, without making them:
+// repetitions multiply.
+func written(re *syntax.Regexp) int {
+	size := 1
+	if re.Op == syntax.OpLiteral {
+		size = len(re.Rune)
+	}
+	for _, sub := range re.Sub {
+		size = min(size+written(sub), maxWritten+1)
+	}
+	if re.Op == syntax.OpRepeat {
+		size *= max(re.Min, re.Max, 1)
+	}
+	return min(size, maxWritten+1)
 }
 
 // globs are the texts that a value stands for.

@@ -129,6 +129,7 @@ type Baseline struct {
 	excepted map[event.BehaviourKey]struct{}
 	families map[event.BehaviourKey]int // known ones, without versions
 	paused   time.Time                  // learns nothing before
+	pausing  bool                       // and the log says so
 
 	kept    map[uint64]*entry   // what the kernel counts, by its own keys
 	prior   Prior               // nil: nothing is known of other hosts
@@ -213,7 +214,7 @@ func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.tick(o.Time)
-		return event.Verdict{Learning: b.learning(), Watched: b.observed}
+		return event.Verdict{Learning: b.learning(), Paused: b.pausedAt(b.lastTick), Watched: b.observed}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -227,6 +228,7 @@ func (b *Baseline) Observe(o *event.Observation) event.Verdict {
 	v := event.Verdict{
 		Behaviour: event.Behaviour{Key: key, Kind: kind, Subject: subjectName, Object: objectName},
 		Tracked:   true, New: e == nil || !e.clean, Learning: b.learning(),
+		Paused:   b.pausedAt(b.lastTick),
 		Watched:  b.observed,
 		HostBits: b.surprise(kind, subjectName, objectName, e),
 	}
@@ -314,6 +316,9 @@ func (b *Baseline) distrust(anchor event.ProcessKey, at time.Time) {
 		delete(b.tainted, oldest)
 	}
 	b.tainted[anchor] = at
+	if marked {
+		return // since the mark it has touched nothing
+	}
 	for e, by := range b.touched {
 		if by != anchor {
 			continue
@@ -339,6 +344,9 @@ func (b *Baseline) tick(now time.Time) {
 		// A longer gap means that the machine slept or the clock was set.
 		b.observed += min(step, max(b.cfg.Window, time.Minute))
 		b.lastTick = now
+	}
+	if b.pausing {
+		b.notePause(b.lastTick)
 	}
 	if w := b.windowOf(now); w > b.window {
 		b.settle()

@@ -178,7 +178,7 @@ func TestPause(t *testing.T) {
 		}
 		return v
 	}
-	if v := work(b); !v.New || v.Known {
+	if v := work(b); !v.New || v.Known || !v.Paused {
 		t.Errorf("learnt during an incident: %+v", v)
 	}
 	if err := b.Close(); err != nil {
@@ -190,7 +190,7 @@ func TestPause(t *testing.T) {
 	}
 	c.now = epoch.Add(maxPause + time.Minute)
 	b.Observe(exec(c.now, "/bin/sh", "/usr/bin/during"))
-	if v := work(b); v.New || !v.Known {
+	if v := work(b); v.New || !v.Known || v.Paused {
 		t.Errorf("a day later: %+v", v)
 	}
 	b.Pause(c.now.Add(time.Hour))

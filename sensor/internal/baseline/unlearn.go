@@ -16,7 +16,8 @@ const maxPause = 24 * time.Hour
 
 // Pause has the host learn nothing before a time, at most maxPause from now; what it learnt in
 // the window that runs does not count. A time that has passed ends it. Whoever may say it can
-// make a host tell more than it must, and never less.
+// make a host tell more than it must, and never less: what is told from stands still meanwhile
+// (detect's calibration), or what nobody lets the host learn would pass for ordinary there.
 func (b *Baseline) Pause(until time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -28,6 +29,21 @@ func (b *Baseline) Pause(until time.Time) {
 	if until.After(now) {
 		b.lossy = true
 	}
+	b.notePause(now)
+}
+
+// notePause has the log say when a pause begins and when it ends; the lock is held.
+func (b *Baseline) notePause(now time.Time) {
+	paused := b.pausedAt(now)
+	if paused == b.pausing {
+		return
+	}
+	b.pausing = paused
+	if paused {
+		b.cfg.Logger.Warn("a coordinator has this host learn nothing", "until", b.paused.UTC().Format(time.RFC3339))
+		return
+	}
+	b.cfg.Logger.Info("this host learns again")
 }
 
 func (b *Baseline) pausedAt(now time.Time) bool { return now.Before(b.paused) }
@@ -39,12 +55,14 @@ func (b *Baseline) pausedAt(now time.Time) bool { return now.Before(b.paused) }
 func (b *Baseline) Unlearn(match func(event.Behaviour, time.Time) bool, keys ...event.BehaviourKey) (forgot int, kernel []uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	named := make(map[event.BehaviourKey]bool, len(keys))
 	for _, key := range keys {
+		named[key] = true
 		b.except(key)
 	}
 	gone := make(map[*entry]bool)
 	for _, e := range b.entries {
-		if !slices.Contains(keys, e.key) && !match(event.Behaviour{Key: e.key, Kind: e.kind, Subject: e.subject, Object: e.object}, time.Unix(0, e.first)) {
+		if !named[e.key] && !match(event.Behaviour{Key: e.key, Kind: e.kind, Subject: e.subject, Object: e.object}, time.Unix(0, e.first)) {
 			continue
 		}
 		b.except(e.key)

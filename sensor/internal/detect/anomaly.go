@@ -144,7 +144,7 @@ func (e *Engine) weigh(o *event.Observation, v event.Verdict, s *story, all term
 	a.shown = s.shown
 	a.sum = s.shown.score(a.fresh, v.Behaviour.Subject, a.terms, o.Time)
 	e.last = Oddness{a.own, a.whole, a.whole >= e.odds.need-suspectBits}
-	e.odds.note(a.whole, o.Process.Anchor, s.within(storyFor, o.Time))
+	e.odds.note(a.whole, o.Process.Anchor, s.within(storyFor, o.Time) || s.carriedAt(o.Time))
 	return a
 }
 

@@ -20,6 +20,9 @@ import (
 // storyline in it has a finding, or when its oddest had one by then. What was told because of
 // its oddness counts as one window at the score that was told from, whatever it had: else
 // the distribution would end where the budget cuts, and what is told would sink for ever.
+// While a coordinator has the host learn nothing, all of this stands still: what stays new
+// because of that is no measure of an ordinary day, and whoever has a node could else make the
+// host deaf.
 // A young host goes by the prior, which counts as much as priorDays of its own; above the
 // fifth or so oddest window the tail has the prior's slope.
 //
@@ -43,6 +46,7 @@ type calibration struct {
 	worst    float64
 	who      event.ProcessKey
 	excluded bool // the window at hand taught nothing
+	frozen   bool // nothing of it counts, what was told neither: learning was paused
 	findings int  // in it
 	waiting  []waiting
 	// need is the score that is told, and plain what it would be without the correction.
@@ -194,11 +198,11 @@ func (c *calibration) advance(now time.Time, learning bool) {
 		// Windows in which nothing at all came count, but for a gap: then the machine slept,
 		// or the clock was set.
 		n := min(index-c.index, max(1, int64(time.Hour/c.window)))
-		if !learning {
+		if !learning && !c.frozen {
 			c.close(float64(n))
 		}
 	}
-	c.index, c.worst, c.who, c.excluded, c.findings = index, 0, event.ProcessKey{}, false, 0
+	c.index, c.worst, c.who, c.excluded, c.frozen, c.findings = index, 0, event.ProcessKey{}, false, false, 0
 }
 
 // close takes the window at hand in, and n-1 without anything.

@@ -158,3 +158,23 @@ func FuzzCalibration(f *testing.F) {
 		}
 	})
 }
+
+// Ensure a host that nobody lets learn is not made deaf by what stays new because of it: neither its
+// oddest storylines nor what was told of them move the score that is told.
+func TestPausedLearningCalibratesNothing(t *testing.T) {
+	for name, told := range map[string]bool{"odd": false, "told": true} {
+		c := newCalibration(0.5, 10*time.Minute)
+		before := c.need
+		for i := range 14 * 144 {
+			c.advance(epoch.Add(time.Duration(i)*10*time.Minute), false)
+			c.frozen = true
+			c.note(before-1, event.ProcessKey{PID: uint32(i), Start: 1}, false)
+			if told {
+				c.spend()
+			}
+		}
+		if c.need != before {
+			t.Errorf("%s: after two weeks of a pause it tells from %.1f bits, before from %.1f", name, c.need, before)
+		}
+	}
+}

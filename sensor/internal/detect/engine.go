@@ -243,6 +243,7 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 	}
 	e.recent.note(o)
 	e.odds.advance(o.Time, v.Learning || v.Early)
+	e.odds.frozen = e.odds.frozen || v.Paused
 	e.last = Oddness{}
 	story := e.follow(o)
 	if open, ok := o.Event.(*event.FlowOpen); ok && open.Dir == event.Inbound && !open.Failed {

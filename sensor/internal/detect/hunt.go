@@ -10,8 +10,12 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
-// maxHuntRule bounds a rule that comes with a question.
-const maxHuntRule = 64 << 10
+// What a rule that comes with a question may be, whoever asks: its bytes, and the instructions of
+// all its regular expressions, which are a step each for each byte of what was recorded.
+const (
+	maxHuntRule    = 16 << 10
+	maxHuntProgram = 16 << 10
+)
 
 // untold are the fields that recorded events do not tell: what the sensor knew only then.
 // A rule is judged as if an event had none of them, and who asks is told so.
@@ -51,7 +55,7 @@ func NewHunt(text string) (*Hunt, error) {
 	case len(file.Rules) != 1:
 		return nil, fmt.Errorf("it holds %d rules: ask with one at a time", len(file.Rules))
 	}
-	matchers, err := sigma.Compile(file.Rules[0], taxonomy.Schema)
+	matchers, err := sigma.CompileWithin(file.Rules[0], taxonomy.Schema, maxHuntProgram)
 	if err != nil {
 		return nil, err
 	}

@@ -69,3 +69,14 @@ func TestHuntRuleRefused(t *testing.T) {
 		}
 	}
 }
+
+// Ensure what a hunt's regular expressions cost together has a bound, however small each is.
+func TestHuntRuleIsBounded(t *testing.T) {
+	head := "title: x\nlogsource: {category: process_creation, product: linux}\ndetection:\n  s:\n    CommandLine|re:\n"
+	if _, err := NewHunt(head + strings.Repeat("      - a{900}b\n", 10) + "  condition: s\n"); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewHunt(head + strings.Repeat("      - a{900}b\n", 100) + "  condition: s\n"); err == nil || !strings.Contains(err.Error(), "together") {
+		t.Errorf("100 large expressions: %v", err)
+	}
+}

@@ -145,6 +145,11 @@ type storyLookup struct {
 	name string
 }
 
+// carriedAt says whether the mark of another host's storyline is on it.
+func (s *story) carriedAt(now time.Time) bool {
+	return !s.carried.IsZero() && now.Sub(s.carried) < carriedFor
+}
+
 func (s *story) mark(now time.Time) { s.marked = now }
 
 func (s *story) within(d time.Duration, now time.Time) bool {
@@ -218,7 +223,7 @@ func (s *story) evidence(p *event.Process, current *event.Flow) (flows []*event.
 
 // note tells a flow of a storyline with findings: what joins hosts.
 func (e *Engine) note(o *event.Observation, s *story) *event.FlowNote {
-	if o.Flow == nil || !s.within(storyFor, o.Time) && (s.carried.IsZero() || o.Time.Sub(s.carried) >= carriedFor) {
+	if o.Flow == nil || !s.within(storyFor, o.Time) && !s.carriedAt(o.Time) {
 		return nil
 	}
 	if !s.notes.allow(o.Time, e.cfg.NoteBudget) {

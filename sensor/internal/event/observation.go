@@ -118,6 +118,7 @@ type Verdict struct {
 	New       bool   // never seen on this host before
 	Known     bool   // seen in enough distinct windows
 	Learning  bool   // the host is still learning: novelty alone is no finding
+	Paused    bool   // a coordinator has the host learn nothing
 	Early     bool   // judged although the host learns: a pack says what is usual on its like
 	Seen      uint64 // times before
 	// ImageNew: the acting image itself was never seen on this host.

@@ -53,6 +53,7 @@ type session struct {
 	ruled    bool          // the node sent rules: it knows the message
 	renewal  *renewal
 	pack     pack.Joiner // the reader's
+	lessons  lessons
 
 	questions *questions
 }
@@ -81,7 +82,7 @@ func (u *Uplink) session(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	s := &session{u: u, conn: conn, room: make(chan struct{}, 1), retrust: make(chan struct{}, 1), questions: newQuestions()}
+	s := &session{u: u, conn: conn, room: make(chan struct{}, 1), retrust: make(chan struct{}, 1), questions: newQuestions(), lessons: newLessons()}
 	err = s.run(ctx, node)
 	code, reason := link.CodeOK, ""
 	switch {
@@ -132,7 +133,7 @@ func (s *session) run(ctx context.Context, node string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context) error{s.sendBatches, s.watch, s.renew, s.answer, s.refuse} {
+	for _, part := range []func(context.Context) error{s.sendBatches, s.watch, s.renew, s.answer, s.refuse, s.learn} {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {
 				cancel(err)
@@ -353,7 +354,7 @@ func (s *session) handle(ctx context.Context, m *sensorv1.CoordinatorMessage) er
 	case *sensorv1.CoordinatorMessage_Pack:
 		return s.packPart(body.Pack)
 	case *sensorv1.CoordinatorMessage_Learning:
-		return s.learning(body.Learning)
+		s.learning(body.Learning)
 	case *sensorv1.CoordinatorMessage_Question:
 		return s.question(ctx, body.Question)
 	case *sensorv1.CoordinatorMessage_Refusal:

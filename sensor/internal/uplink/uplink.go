@@ -160,6 +160,8 @@ type Uplink struct {
 	// askAgain is when a host that may not come back, for notBack, asks again; Run's.
 	askAgain time.Time
 	notBack  error
+	// packAt is when a pack was handed on last; the session's learner's.
+	packAt time.Time
 
 	mu      sync.Mutex
 	current *session

@@ -29,10 +29,13 @@ const (
 	// pieceBytes is where a piece is sent: small enough that a grant's answer does not wait
 	// long behind it.
 	pieceBytes = 32 << 10
-	// restEvery is how many records are read between two looks at what that cost.
+	// restEvery is how many records are read between two looks at what that cost, and restAfter
+	// how long at most: one record can cost as much as thousands, by what is asked.
 	restEvery = 256
-	// maxSeen bounds the processes that are remembered as parents.
-	maxSeen = 8192
+	restAfter = time.Millisecond
+	// maxSeen and maxSeenBytes bound the processes that are remembered as parents.
+	maxSeen      = 8192
+	maxSeenBytes = 4 << 20
 )
 
 // Config is what answers are made of.
@@ -71,7 +74,9 @@ type question struct {
 	end    *sensorv1.Answer
 
 	read    uint64
+	rested  time.Time
 	seen    map[event.ProcessKey]*recorder.Process
+	held    int // bytes of seen, about
 	losses  losses
 	absence absence
 	unknown bool // the parent of the record at hand was asked for in vain
@@ -81,7 +86,7 @@ type question struct {
 // part of the answer. Untouched by what ask wants, it ends within MaxTime.
 func Run(ctx context.Context, cfg Config, ask *sensorv1.Ask, send func(*sensorv1.Answer) error) error {
 	q := &question{cfg: cfg, send: send, piece: &sensorv1.Answer{}, end: &sensorv1.Answer{Done: true},
-		seen: map[event.ProcessKey]*recorder.Process{}, rows: MaxRows, bytes: MaxBytes}
+		seen: map[event.ProcessKey]*recorder.Process{}, rows: MaxRows, bytes: MaxBytes, rested: time.Now()}
 	err := q.prepare(ask)
 	if err == nil {
 		err = q.answer(ctx, within(ask.GetMaxMillis()))
@@ -182,16 +187,12 @@ func nanos(t time.Time) int64 {
 
 // take looks at one record.
 func (q *question) take(ctx context.Context, r *recorder.Record) error {
-	if q.read++; q.read%restEvery == 0 && q.cfg.Rest != nil {
-		if err := q.cfg.Rest(ctx); err != nil {
-			return err
-		}
+	q.read++
+	if err := q.rest(ctx); err != nil {
+		return err
 	}
 	if p := r.Process; p != nil && p.Described {
-		if len(q.seen) >= maxSeen {
-			clear(q.seen)
-		}
-		q.seen[p.Key] = p
+		q.remember(p)
 	}
 	// When the sensor did not run is told by its next start, which may be later.
 	q.absence.take(r, q.since, q.until)
@@ -210,6 +211,48 @@ func (q *question) take(ctx context.Context, r *recorder.Record) error {
 		return nil
 	}
 	return q.found(v)
+}
+
+// rest is between two records: who asked may have gone, and what they cost is held to its pace.
+func (q *question) rest(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if q.cfg.Rest == nil || q.read%restEvery != 0 && time.Since(q.rested) < restAfter {
+		return nil
+	}
+	err := q.cfg.Rest(ctx)
+	q.rested = time.Now()
+	return err
+}
+
+// remember keeps a process as a parent of what is read next.
+func (q *question) remember(p *recorder.Process) {
+	before := q.seen[p.Key]
+	if before == p {
+		return
+	}
+	size := sizeOf(p)
+	if len(q.seen) >= maxSeen || q.held+size > maxSeenBytes {
+		clear(q.seen)
+		q.held, before = 0, nil
+	}
+	if before != nil {
+		q.held -= sizeOf(before)
+	}
+	q.seen[p.Key] = p
+	q.held += size
+}
+
+// sizeOf is about what a process takes of memory.
+func sizeOf(p *recorder.Process) int {
+	size := 512 + len(p.Image) + len(p.User) + len(p.Cwd) + len(p.Unit) + len(p.Container) + len(p.Interpreter) + len(p.Script)
+	for _, texts := range [][]string{p.Argv, p.Traits} {
+		for _, s := range texts {
+			size += 16 + len(s)
+		}
+	}
+	return size
 }
 
 // found puts a record into the answer, unless there is no room.
