@@ -38,6 +38,8 @@ const (
 	maxPiece = 512 << 10
 	// leastPiece is what a piece counts at least: in memory it is more than on the wire.
 	leastPiece = 1 << 10
+	// maxEmpty is how many pieces of an answer may say nothing.
+	maxEmpty = 64
 	// maxAnswers bounds all answers that wait at this node, in bytes.
 	maxAnswers = 64 << 20
 	// maxLate is how many pieces may come for questions that nobody waits for any more: as
@@ -72,6 +74,7 @@ type question struct {
 	held  int64 // bytes of queue
 	err   error
 	done  bool // the last piece came, or err is set
+	empty int  // pieces that said nothing
 }
 
 // answerRoom is what the node has for answers.
@@ -238,9 +241,12 @@ func (q *question) add(room *answerRoom, piece *sensorv1.Answer, size int64) err
 	case q.done:
 		return fmt.Errorf("%w: an answer goes on behind its end", errProtocol)
 	}
-	if rows == 0 && !piece.GetDone() {
-		q.done, q.err = true, errors.New("it answered with nothing, and not for the last time")
-		return fmt.Errorf("%w: an empty piece of an answer", errProtocol)
+	if rows == 0 && !piece.GetDone() { // it says nothing, and is not kept
+		if q.empty++; q.empty > maxEmpty {
+			q.done, q.err = true, errors.New("it answered with nothing again and again")
+			return fmt.Errorf("%w: more than %d empty pieces of an answer", errProtocol, maxEmpty)
+		}
+		return nil
 	}
 	if rows > q.rows || bytes > q.bytes {
 		q.done, q.err = true, errors.New("it answered with more than was asked for")
