@@ -216,7 +216,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
-	rolls, err := rings.New(rings.Config{Log: node, DB: node.DB(), Logger: logger})
+	sets, err := rings.New(rings.Config{Log: node, DB: node.DB(), Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	}
 	group.Go(func() error { return incidents.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
-	group.Go(func() error { return rolls.Run(ctx) })
+	group.Go(func() error { return sets.Run(ctx) })
 	group.Go(func() error { return history.Run(ctx) })
 	group.Go(func() error { return groups.Run(ctx) })
 	group.Go(func() error { return changes.Run(ctx) })

@@ -66,7 +66,7 @@ const maxFound = 200_000
 // New makes an Engine.
 func New(cfg Config) (*Engine, error) {
 	if cfg.Log == nil || cfg.DB == nil {
-		return nil, errors.New("rollout configuration: Log and DB must be set")
+		return nil, errors.New("rings configuration: Log and DB must be set")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
