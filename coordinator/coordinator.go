@@ -27,6 +27,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/control"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/export"
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/investigate"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/notify"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/respond"
 	"github.com/vedette-edr/vedette/coordinator/internal/engine/retention"
@@ -204,7 +205,11 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
-	incidents, err := correlate.New(correlate.Config{Log: node, DB: node.DB(), Logger: logger})
+	incidents, err := correlate.New(correlate.Config{Log: node, DB: node.DB(), Logger: logger, Investigated: investigate.Within})
+	if err != nil {
+		return err
+	}
+	investigator, err := investigate.New(investigate.Config{NodeID: c.cfg.ID, Log: node, DB: node.DB(), Asker: asker, Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -264,6 +269,7 @@ func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 		group.Go(func() error { return api.RunOpen(ctx, p.open) })
 	}
 	group.Go(func() error { return incidents.Run(ctx) })
+	group.Go(func() error { return investigator.Run(ctx) })
 	group.Go(func() error { return silences.Run(ctx) })
 	group.Go(func() error { return sets.Run(ctx) })
 	group.Go(func() error { return history.Run(ctx) })

@@ -14,6 +14,7 @@ import (
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
+	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
@@ -89,19 +90,20 @@ func (a *app) findingShowCommand() *cobra.Command {
 		Example: "  vedette finding show 01JDGF2J3Z8QK9W3V5T0YXN7RM",
 		Args:    exactly("FINDING"),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
-			row, err := s.api.Finding(ctx, args[0])
+			res, err := s.api.FindingDetail(ctx, args[0])
 			if err != nil {
 				return err
 			}
+			row := res.GetFinding()
 			return s.Show(output.Shown{
-				Name: row.GetFinding().GetId(), Value: shape.FromFinding(row),
-				Page: func(g *output.Page) { findingPage(g, row) },
+				Name: row.GetFinding().GetId(), Value: shape.FromFindingDetail(res),
+				Page: func(g *output.Page) { findingPage(g, row, res.GetInvestigation()) },
 			})
 		}),
 	}
 }
 
-func findingPage(g *output.Page, row *operatorv1.FindingRow) {
+func findingPage(g *output.Page, row *operatorv1.FindingRow, in *raftv1.Investigation) {
 	f := row.GetFinding()
 	host := first(row.GetHostName(), row.GetHost())
 	g.Title(severityColour(f.GetSeverity()), fmt.Sprintf("%s on %s: %s", strings.ToUpper(first(f.GetSeverity(), "finding")), host, f.GetTitle()))
@@ -123,6 +125,9 @@ func findingPage(g *output.Page, row *operatorv1.FindingRow) {
 	}
 	g.Field("state", strings.TrimSpace(row.GetDisposition()+" "+row.GetIncident()))
 	g.Field("finding", f.GetId())
+	if in != nil {
+		g.Painted(endColour(in.GetVerdict()), "investigated", fmt.Sprintf("%s (%s): %s", in.GetVerdict(), chance(in), in.GetBecause()))
+	}
 	if f.GetLearning() {
 		g.Painted(output.Yellow, "learning", "the host was still learning what is normal there")
 	}
@@ -135,6 +140,9 @@ func findingPage(g *output.Page, row *operatorv1.FindingRow) {
 	name := handle(row.GetHost(), row.GetHostName())
 	if row.GetIncident() != "" {
 		g.Try("The whole story", output.Command([]string{"vedette", "incident", "show", row.GetIncident()}))
+	}
+	if in != nil {
+		g.Try("What was found out about it", output.Command([]string{"vedette", "investigation", "show", f.GetId()}))
 	}
 	g.Try("What else this storyline did", output.Command([]string{"vedette", "finding", "list", "--host", name, "--storyline", f.GetStoryline()}))
 	g.Try("Cut the host off while you look", output.Command([]string{"vedette", "isolate", name, "--reason", "finding " + f.GetId()}))

@@ -162,6 +162,18 @@ func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse, names map
 			g.Item(fmt.Sprintf("%s → %s at %s, %s: %s", e.GetFrom(), e.GetTo(), clock(e.GetTime()), e.GetKind(), e.GetEvidence()))
 		}
 	}
+	for _, in := range res.GetInvestigations() {
+		g.Section(fmt.Sprintf("Investigated on %s: %s (%s)", name(in.GetHost()), in.GetVerdict(), chance(in)))
+		for line := range strings.Lines(in.GetAccount()) {
+			g.Text(strings.TrimRight(line, "\n"))
+		}
+		for _, limit := range in.GetLimits() {
+			g.Item("limit: " + limit)
+		}
+		if len(in.GetFindings()) > 0 {
+			g.Try("All of it", output.Command([]string{"vedette", "investigation", "show", in.GetFindings()[0]}))
+		}
+	}
 	for _, f := range res.GetFindings() {
 		g.Section(fmt.Sprintf("Finding %s on %s: %s", f.GetFinding().GetId(), name(f.GetHost()), f.GetFinding().GetTitle()))
 		g.Text(f.GetFinding().GetReason())

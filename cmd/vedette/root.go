@@ -65,7 +65,7 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.campaignCommand(), a.huntCommand(), a.baselineCommand(), a.isolationCommand(), a.operationCommand(), a.intentCommand(), a.ruleCommand(), a.auditCommand(), a.drillCommand())
+	group("look", a.statusCommand(), a.watchCommand(), a.hostCommand(), a.findingCommand(), a.incidentCommand(), a.investigationCommand(), a.campaignCommand(), a.huntCommand(), a.baselineCommand(), a.isolationCommand(), a.operationCommand(), a.intentCommand(), a.ruleCommand(), a.auditCommand(), a.drillCommand())
 	group("act", a.isolateCommand(), a.releaseCommand(), a.containCommand(), a.approveCommand(), a.vetoCommand(), a.automationCommand())
 	group("run", a.clusterCommand(), a.tokenCommand(), a.operatorCommand(), a.debugCommand())
 	group("self", a.configCommand(), a.versionCommand())

@@ -59,8 +59,13 @@ func (c *Client) Findings(ctx context.Context, req *operatorv1.ListFindingsReque
 
 // Finding returns one finding.
 func (c *Client) Finding(ctx context.Context, id string) (*operatorv1.FindingRow, error) {
-	res, err := call(ctx, c, api.GetFinding, &operatorv1.GetFindingRequest{Id: id})
+	res, err := c.FindingDetail(ctx, id)
 	return res.GetFinding(), err
+}
+
+// FindingDetail returns one finding with what was found out about its storyline.
+func (c *Client) FindingDetail(ctx context.Context, id string) (*operatorv1.GetFindingResponse, error) {
+	return call(ctx, c, api.GetFinding, &operatorv1.GetFindingRequest{Id: id})
 }
 
 // Incidents yields incidents, newest first. The request's page token
@@ -77,6 +82,22 @@ func (c *Client) Incidents(ctx context.Context, req *operatorv1.ListIncidentsReq
 // Incident returns one incident with its findings.
 func (c *Client) Incident(ctx context.Context, id string) (*operatorv1.GetIncidentResponse, error) {
 	return call(ctx, c, api.GetIncident, &operatorv1.GetIncidentRequest{Id: id})
+}
+
+// Investigations yields investigations, the last begun first; the request is as for Incidents.
+func (c *Client) Investigations(ctx context.Context, req *operatorv1.ListInvestigationsRequest) iter.Seq2[*raftv1.Investigation, error] {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*raftv1.Investigation, string, error) {
+		res, err := call(ctx, c, api.ListInvestigations, &operatorv1.ListInvestigationsRequest{
+			Verdict: req.GetVerdict(), Host: req.GetHost(), Since: req.GetSince(), PageSize: size(req.GetPageSize()), PageToken: token,
+		})
+		return res.GetInvestigations(), res.GetPageToken(), err
+	})
+}
+
+// Investigation returns what was found out about a host's storyline; host is its id.
+func (c *Client) Investigation(ctx context.Context, host, storyline string) (*raftv1.Investigation, error) {
+	res, err := call(ctx, c, api.GetInvestigation, &operatorv1.GetInvestigationRequest{Host: host, Storyline: storyline})
+	return res.GetInvestigation(), err
 }
 
 // Campaigns yields campaigns, newest first; the request is as for Incidents.

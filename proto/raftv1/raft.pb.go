@@ -75,6 +75,7 @@ type Command struct {
 	//	*Command_NoteHunt
 	//	*Command_PutCampaign
 	//	*Command_PutDrills
+	//	*Command_PutInvestigation
 	//	*Command_PutRules
 	//	*Command_AdvanceRules
 	//	*Command_HaltRules
@@ -511,6 +512,15 @@ func (x *Command) GetPutDrills() *PutDrills {
 	return nil
 }
 
+func (x *Command) GetPutInvestigation() *PutInvestigation {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutInvestigation); ok {
+			return x.PutInvestigation
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutRules() *PutRules {
 	if x != nil {
 		if x, ok := x.Body.(*Command_PutRules); ok {
@@ -715,6 +725,10 @@ type Command_PutDrills struct {
 	PutDrills *PutDrills `protobuf:"bytes,71,opt,name=put_drills,json=putDrills,proto3,oneof"`
 }
 
+type Command_PutInvestigation struct {
+	PutInvestigation *PutInvestigation `protobuf:"bytes,72,opt,name=put_investigation,json=putInvestigation,proto3,oneof"`
+}
+
 type Command_PutRules struct {
 	PutRules *PutRules `protobuf:"bytes,60,opt,name=put_rules,json=putRules,proto3,oneof"`
 }
@@ -812,6 +826,8 @@ func (*Command_NoteHunt) isCommand_Body() {}
 func (*Command_PutCampaign) isCommand_Body() {}
 
 func (*Command_PutDrills) isCommand_Body() {}
+
+func (*Command_PutInvestigation) isCommand_Body() {}
 
 func (*Command_PutRules) isCommand_Body() {}
 
@@ -4991,7 +5007,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\xb6\x18\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\x88\x19\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -5046,7 +5062,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\tnote_hunt\x18: \x01(\v2\x19.vedette.raft.v1.NoteHuntH\x00R\bnoteHunt\x12A\n" +
 	"\fput_campaign\x18D \x01(\v2\x1c.vedette.raft.v1.PutCampaignH\x00R\vputCampaign\x12;\n" +
 	"\n" +
-	"put_drills\x18G \x01(\v2\x1a.vedette.raft.v1.PutDrillsH\x00R\tputDrills\x128\n" +
+	"put_drills\x18G \x01(\v2\x1a.vedette.raft.v1.PutDrillsH\x00R\tputDrills\x12P\n" +
+	"\x11put_investigation\x18H \x01(\v2!.vedette.raft.v1.PutInvestigationH\x00R\x10putInvestigation\x128\n" +
 	"\tput_rules\x18< \x01(\v2\x19.vedette.raft.v1.PutRulesH\x00R\bputRules\x12D\n" +
 	"\radvance_rules\x18= \x01(\v2\x1d.vedette.raft.v1.AdvanceRulesH\x00R\fadvanceRules\x12;\n" +
 	"\n" +
@@ -5473,28 +5490,29 @@ var file_vedette_raft_proto_goTypes = []any{
 	nil,                                // 62: vedette.raft.v1.CreateToken.LabelsEntry
 	(*PutCampaign)(nil),                // 63: vedette.raft.v1.PutCampaign
 	(*PutDrills)(nil),                  // 64: vedette.raft.v1.PutDrills
-	(*PutRules)(nil),                   // 65: vedette.raft.v1.PutRules
-	(*AdvanceRules)(nil),               // 66: vedette.raft.v1.AdvanceRules
-	(*HaltRules)(nil),                  // 67: vedette.raft.v1.HaltRules
-	(*NoteRules)(nil),                  // 68: vedette.raft.v1.NoteRules
-	(*sensorv1.SignedPack)(nil),        // 69: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 70: vedette.sensor.v1.SignedUnlearn
-	(*sensorv1.Unlearnt)(nil),          // 71: vedette.sensor.v1.Unlearnt
-	(*sensorv1.Batch)(nil),             // 72: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 73: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 74: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 75: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 76: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 77: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 78: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 79: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 80: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 81: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 82: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 83: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 84: vedette.sensor.v1.SignedTrust
-	(*sensorv1.Ask)(nil),               // 85: vedette.sensor.v1.Ask
-	(*sensorv1.Answer)(nil),            // 86: vedette.sensor.v1.Answer
+	(*PutInvestigation)(nil),           // 65: vedette.raft.v1.PutInvestigation
+	(*PutRules)(nil),                   // 66: vedette.raft.v1.PutRules
+	(*AdvanceRules)(nil),               // 67: vedette.raft.v1.AdvanceRules
+	(*HaltRules)(nil),                  // 68: vedette.raft.v1.HaltRules
+	(*NoteRules)(nil),                  // 69: vedette.raft.v1.NoteRules
+	(*sensorv1.SignedPack)(nil),        // 70: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 71: vedette.sensor.v1.SignedUnlearn
+	(*sensorv1.Unlearnt)(nil),          // 72: vedette.sensor.v1.Unlearnt
+	(*sensorv1.Batch)(nil),             // 73: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 74: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 75: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 76: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 77: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 78: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 79: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 80: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 81: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 82: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 83: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 84: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 85: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 86: vedette.sensor.v1.Ask
+	(*sensorv1.Answer)(nil),            // 87: vedette.sensor.v1.Answer
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	9,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -5538,63 +5556,64 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	59, // 38: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
 	63, // 39: vedette.raft.v1.Command.put_campaign:type_name -> vedette.raft.v1.PutCampaign
 	64, // 40: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
-	65, // 41: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
-	66, // 42: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
-	67, // 43: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
-	68, // 44: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
-	2,  // 45: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
-	3,  // 46: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
-	69, // 47: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
-	70, // 48: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	5,  // 49: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
-	71, // 50: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	7,  // 51: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
-	10, // 52: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	72, // 53: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	73, // 54: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	74, // 55: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	62, // 56: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	74, // 57: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	73, // 58: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	75, // 59: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	76, // 60: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	77, // 61: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	78, // 62: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	79, // 63: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	80, // 64: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	77, // 65: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	21, // 66: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	22, // 67: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	20, // 68: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	75, // 69: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	81, // 70: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	73, // 71: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	28, // 72: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
-	31, // 73: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	82, // 74: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	33, // 75: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	37, // 76: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	36, // 77: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
-	35, // 78: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	39, // 79: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	41, // 80: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	75, // 81: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	75, // 82: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	83, // 83: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	50, // 84: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	84, // 85: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	55, // 86: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	56, // 87: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	56, // 88: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	58, // 89: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	58, // 90: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	85, // 91: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
-	86, // 92: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
-	93, // [93:93] is the sub-list for method output_type
-	93, // [93:93] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	65, // 41: vedette.raft.v1.Command.put_investigation:type_name -> vedette.raft.v1.PutInvestigation
+	66, // 42: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
+	67, // 43: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
+	68, // 44: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
+	69, // 45: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
+	2,  // 46: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
+	3,  // 47: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
+	70, // 48: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
+	71, // 49: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	5,  // 50: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
+	72, // 51: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	7,  // 52: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
+	10, // 53: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	73, // 54: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	74, // 55: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	75, // 56: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	62, // 57: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	75, // 58: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	74, // 59: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	76, // 60: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	77, // 61: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	78, // 62: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	79, // 63: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	80, // 64: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	81, // 65: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	78, // 66: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	21, // 67: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	22, // 68: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	20, // 69: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	76, // 70: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	82, // 71: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	74, // 72: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	28, // 73: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
+	31, // 74: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	83, // 75: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	33, // 76: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	37, // 77: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	36, // 78: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
+	35, // 79: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	39, // 80: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	41, // 81: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	76, // 82: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	76, // 83: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	84, // 84: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	50, // 85: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	85, // 86: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	55, // 87: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	56, // 88: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	56, // 89: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	58, // 90: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	58, // 91: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	86, // 92: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
+	87, // 93: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
+	94, // [94:94] is the sub-list for method output_type
+	94, // [94:94] is the sub-list for method input_type
+	94, // [94:94] is the sub-list for extension type_name
+	94, // [94:94] is the sub-list for extension extendee
+	0,  // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -5604,6 +5623,7 @@ func file_vedette_raft_proto_init() {
 	}
 	file_vedette_campaign_proto_init()
 	file_vedette_drill_proto_init()
+	file_vedette_investigation_proto_init()
 	file_vedette_raft_rules_proto_init()
 	file_vedette_raft_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_Ingest)(nil),
@@ -5647,6 +5667,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_NoteHunt)(nil),
 		(*Command_PutCampaign)(nil),
 		(*Command_PutDrills)(nil),
+		(*Command_PutInvestigation)(nil),
 		(*Command_PutRules)(nil),
 		(*Command_AdvanceRules)(nil),
 		(*Command_HaltRules)(nil),

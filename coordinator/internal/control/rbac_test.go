@@ -28,6 +28,7 @@ var wanted = map[string]string{
 	"ListIncidents": "yyyy", "GetIncident": "yyyy", "SelectHosts": "yyyy", "ListIsolations": "yyyy", "GetOperation": "yyyy",
 	"ListAudit": "yyyy", "ListMembers": "yyyy", "Watch": "yyyy",
 	"ListCampaigns": "yyyy", "GetCampaign": "yyyy",
+	"ListInvestigations": "yyyy", "GetInvestigation": "yyyy",
 	"CloseIncident": "nyyy",
 	"SubmitGrant":   "nnyy",
 	"PreviewOrder":  "yyyy", "ListOperations": "yyyy", "ApproveOperation": "nnyy", "VetoOperation": "nnyy",

@@ -110,7 +110,11 @@ func (s *Server) GetFinding(ctx context.Context, r *operatorv1.GetFindingRequest
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &operatorv1.GetFindingResponse{Finding: finding}, s.sayRollOuts(ctx, finding)
+	investigation, err := s.investigationOf(ctx, finding.GetHost(), finding.GetFinding().GetStoryline())
+	if err != nil {
+		return nil, err
+	}
+	return &operatorv1.GetFindingResponse{Finding: finding, Investigation: investigation}, s.sayRollOuts(ctx, finding)
 }
 
 // ListIncidents implements the service.
@@ -145,7 +149,11 @@ func (s *Server) GetIncident(ctx context.Context, r *operatorv1.GetIncidentReque
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings}, s.sayRollOuts(ctx, findings...)
+	investigations, err := s.investigationsOf(ctx, incident.GetStorylines())
+	if err != nil {
+		return nil, err
+	}
+	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings, Investigations: investigations}, s.sayRollOuts(ctx, findings...)
 }
 
 // ListIsolations implements the service; it is linearizable.

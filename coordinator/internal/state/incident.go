@@ -88,6 +88,9 @@ func (a *applier) closeIncident(in *raftv1.CloseIncident) (*raftv1.Result, error
 	if err := a.tx.SetIncidentFindings(in.GetId(), in.GetId(), "closed"); err != nil {
 		return nil, fmt.Errorf("closing findings: %w", err)
 	}
+	if err := a.judge(incident); err != nil {
+		return nil, err
+	}
 	if err := a.audit("incident-close", in.GetId(), "%s: %s", in.GetDisposition(), in.GetReason()); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,9 @@ const (
 		AND NOT EXISTS (SELECT 1 FROM findings WHERE incident = i.id AND incident <> '') ORDER BY n LIMIT ?3`
 	// A closed campaign outlives its incidents.
 	freeCampaigns = `SELECT n FROM campaigns WHERE status = 'closed' AND max(closed_at, ?1, last_seen) < ?2 AND n < (SELECT max(n) FROM campaigns) ORDER BY n LIMIT ?3`
+	// What was found out goes with the findings that it was found out about.
+	freeInvestigations = `SELECT n FROM investigations v WHERE ended < ?1 AND n < (SELECT max(n) FROM investigations)
+		AND NOT EXISTS (SELECT 1 FROM findings f WHERE f.host = v.host AND f.storyline = v.storyline) ORDER BY ended, n LIMIT ?2`
 	// An operation goes when none of its hosts has anything pending or applied.
 	freeRows = `SELECT i.n FROM operations o CROSS JOIN isolations i ON i.operation = o.n
 		WHERE o.state IN ('ordered', 'vetoed') AND o.requested_at < ?1 AND o.n < (SELECT max(n) FROM operations)
@@ -69,6 +72,7 @@ func (tx *Tx) Retain(c *raftv1.Retain) (gone int64, err error) {
 	}{
 		{"DELETE FROM incidents WHERE n IN (" + freeIncidents + ")", []val{began, c.GetIncidentsBefore()}},
 		{"DELETE FROM campaigns WHERE n IN (" + freeCampaigns + ")", []val{began, c.GetIncidentsBefore()}},
+		{"DELETE FROM investigations WHERE n IN (" + freeInvestigations + ")", []val{c.GetFindingsBefore()}},
 		{"DELETE FROM isolations WHERE n IN (" + freeRows + ")", []val{c.GetOperationsBefore()}},
 		{"DELETE FROM operations WHERE n IN (" + freeOperations + ")", []val{c.GetOperationsBefore()}},
 		{"DELETE FROM idempotency WHERE n IN (" + freeKeys + ")", []val{began, c.GetKeysBefore()}},

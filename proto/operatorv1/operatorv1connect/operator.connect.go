@@ -63,6 +63,12 @@ const (
 	// OperatorServiceCloseIncidentProcedure is the fully-qualified name of the OperatorService's
 	// CloseIncident RPC.
 	OperatorServiceCloseIncidentProcedure = "/vedette.operator.v1.OperatorService/CloseIncident"
+	// OperatorServiceListInvestigationsProcedure is the fully-qualified name of the OperatorService's
+	// ListInvestigations RPC.
+	OperatorServiceListInvestigationsProcedure = "/vedette.operator.v1.OperatorService/ListInvestigations"
+	// OperatorServiceGetInvestigationProcedure is the fully-qualified name of the OperatorService's
+	// GetInvestigation RPC.
+	OperatorServiceGetInvestigationProcedure = "/vedette.operator.v1.OperatorService/GetInvestigation"
 	// OperatorServiceListCampaignsProcedure is the fully-qualified name of the OperatorService's
 	// ListCampaigns RPC.
 	OperatorServiceListCampaignsProcedure = "/vedette.operator.v1.OperatorService/ListCampaigns"
@@ -206,6 +212,9 @@ type OperatorServiceClient interface {
 	ListIncidents(context.Context, *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error)
 	GetIncident(context.Context, *operatorv1.GetIncidentRequest) (*operatorv1.GetIncidentResponse, error)
 	CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error)
+	// What was found out about storylines with findings, with nobody asking.
+	ListInvestigations(context.Context, *operatorv1.ListInvestigationsRequest) (*operatorv1.ListInvestigationsResponse, error)
+	GetInvestigation(context.Context, *operatorv1.GetInvestigationRequest) (*operatorv1.GetInvestigationResponse, error)
 	ListCampaigns(context.Context, *operatorv1.ListCampaignsRequest) (*operatorv1.ListCampaignsResponse, error)
 	GetCampaign(context.Context, *operatorv1.GetCampaignRequest) (*operatorv1.GetCampaignResponse, error)
 	// Resolves a selection to hosts, for a preview and for the grant that the operator signs.
@@ -341,6 +350,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceCloseIncidentProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("CloseIncident")),
+			connect.WithClientOptions(opts...),
+		),
+		listInvestigations: connect.NewClient[operatorv1.ListInvestigationsRequest, operatorv1.ListInvestigationsResponse](
+			httpClient,
+			baseURL+OperatorServiceListInvestigationsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListInvestigations")),
+			connect.WithClientOptions(opts...),
+		),
+		getInvestigation: connect.NewClient[operatorv1.GetInvestigationRequest, operatorv1.GetInvestigationResponse](
+			httpClient,
+			baseURL+OperatorServiceGetInvestigationProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetInvestigation")),
 			connect.WithClientOptions(opts...),
 		),
 		listCampaigns: connect.NewClient[operatorv1.ListCampaignsRequest, operatorv1.ListCampaignsResponse](
@@ -618,60 +639,62 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // operatorServiceClient implements OperatorServiceClient.
 type operatorServiceClient struct {
-	getStatus        *connect.Client[operatorv1.GetStatusRequest, operatorv1.GetStatusResponse]
-	listHosts        *connect.Client[operatorv1.ListHostsRequest, operatorv1.ListHostsResponse]
-	getHost          *connect.Client[operatorv1.GetHostRequest, operatorv1.GetHostResponse]
-	getHostHistory   *connect.Client[operatorv1.GetHostHistoryRequest, operatorv1.GetHostHistoryResponse]
-	listFindings     *connect.Client[operatorv1.ListFindingsRequest, operatorv1.ListFindingsResponse]
-	getFinding       *connect.Client[operatorv1.GetFindingRequest, operatorv1.GetFindingResponse]
-	listIncidents    *connect.Client[operatorv1.ListIncidentsRequest, operatorv1.ListIncidentsResponse]
-	getIncident      *connect.Client[operatorv1.GetIncidentRequest, operatorv1.GetIncidentResponse]
-	closeIncident    *connect.Client[operatorv1.CloseIncidentRequest, operatorv1.CloseIncidentResponse]
-	listCampaigns    *connect.Client[operatorv1.ListCampaignsRequest, operatorv1.ListCampaignsResponse]
-	getCampaign      *connect.Client[operatorv1.GetCampaignRequest, operatorv1.GetCampaignResponse]
-	selectHosts      *connect.Client[operatorv1.SelectHostsRequest, operatorv1.SelectHostsResponse]
-	previewOrder     *connect.Client[operatorv1.PreviewOrderRequest, operatorv1.PreviewOrderResponse]
-	submitGrant      *connect.Client[operatorv1.SubmitGrantRequest, operatorv1.SubmitGrantResponse]
-	listOperations   *connect.Client[operatorv1.ListOperationsRequest, operatorv1.ListOperationsResponse]
-	approveOperation *connect.Client[operatorv1.ApproveOperationRequest, operatorv1.ApproveOperationResponse]
-	vetoOperation    *connect.Client[operatorv1.VetoOperationRequest, operatorv1.VetoOperationResponse]
-	applyIntent      *connect.Client[operatorv1.ApplyIntentRequest, operatorv1.ApplyIntentResponse]
-	getIntent        *connect.Client[operatorv1.GetIntentRequest, operatorv1.GetIntentResponse]
-	listIntents      *connect.Client[operatorv1.ListIntentsRequest, operatorv1.ListIntentsResponse]
-	testIntent       *connect.Client[operatorv1.TestIntentRequest, operatorv1.TestIntentResponse]
-	getScorecard     *connect.Client[operatorv1.GetScorecardRequest, operatorv1.GetScorecardResponse]
-	putRules         *connect.Client[operatorv1.PutRulesRequest, operatorv1.PutRulesResponse]
-	haltRules        *connect.Client[operatorv1.HaltRulesRequest, operatorv1.HaltRulesResponse]
-	getRules         *connect.Client[operatorv1.GetRulesRequest, operatorv1.GetRulesResponse]
-	listRules        *connect.Client[operatorv1.ListRulesRequest, operatorv1.ListRulesResponse]
-	listIsolations   *connect.Client[operatorv1.ListIsolationsRequest, operatorv1.ListIsolationsResponse]
-	getOperation     *connect.Client[operatorv1.GetOperationRequest, operatorv1.GetOperationResponse]
-	listAudit        *connect.Client[operatorv1.ListAuditRequest, operatorv1.ListAuditResponse]
-	createToken      *connect.Client[operatorv1.CreateTokenRequest, operatorv1.CreateTokenResponse]
-	listMembers      *connect.Client[operatorv1.ListMembersRequest, operatorv1.ListMembersResponse]
-	removeMember     *connect.Client[operatorv1.RemoveMemberRequest, operatorv1.RemoveMemberResponse]
-	putSignedNodes   *connect.Client[operatorv1.PutSignedNodesRequest, operatorv1.PutSignedNodesResponse]
-	debugInfo        *connect.Client[operatorv1.DebugInfoRequest, operatorv1.DebugInfoResponse]
-	backup           *connect.Client[operatorv1.BackupRequest, operatorv1.BackupResponse]
-	removeHost       *connect.Client[operatorv1.RemoveHostRequest, operatorv1.RemoveHostResponse]
-	listOperators    *connect.Client[operatorv1.ListOperatorsRequest, operatorv1.ListOperatorsResponse]
-	putRevocations   *connect.Client[operatorv1.PutRevocationsRequest, operatorv1.PutRevocationsResponse]
-	getTrust         *connect.Client[operatorv1.GetTrustRequest, operatorv1.GetTrustResponse]
-	prepareRoot      *connect.Client[operatorv1.PrepareRootRequest, operatorv1.PrepareRootResponse]
-	putTrust         *connect.Client[operatorv1.PutTrustRequest, operatorv1.PutTrustResponse]
-	listCheckpoints  *connect.Client[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse]
-	listBehaviours   *connect.Client[operatorv1.ListBehavioursRequest, operatorv1.ListBehavioursResponse]
-	diffBaselines    *connect.Client[operatorv1.DiffBaselinesRequest, operatorv1.DiffBaselinesResponse]
-	listRoles        *connect.Client[operatorv1.ListRolesRequest, operatorv1.ListRolesResponse]
-	getPack          *connect.Client[operatorv1.GetPackRequest, operatorv1.GetPackResponse]
-	putPack          *connect.Client[operatorv1.PutPackRequest, operatorv1.PutPackResponse]
-	unlearn          *connect.Client[operatorv1.UnlearnRequest, operatorv1.UnlearnResponse]
-	listUnlearns     *connect.Client[operatorv1.ListUnlearnsRequest, operatorv1.ListUnlearnsResponse]
-	listRollOuts     *connect.Client[operatorv1.ListRollOutsRequest, operatorv1.ListRollOutsResponse]
-	putDrills        *connect.Client[operatorv1.PutDrillsRequest, operatorv1.PutDrillsResponse]
-	listDrills       *connect.Client[operatorv1.ListDrillsRequest, operatorv1.ListDrillsResponse]
-	watch            *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
-	hunt             *connect.Client[operatorv1.HuntRequest, operatorv1.HuntResponse]
+	getStatus          *connect.Client[operatorv1.GetStatusRequest, operatorv1.GetStatusResponse]
+	listHosts          *connect.Client[operatorv1.ListHostsRequest, operatorv1.ListHostsResponse]
+	getHost            *connect.Client[operatorv1.GetHostRequest, operatorv1.GetHostResponse]
+	getHostHistory     *connect.Client[operatorv1.GetHostHistoryRequest, operatorv1.GetHostHistoryResponse]
+	listFindings       *connect.Client[operatorv1.ListFindingsRequest, operatorv1.ListFindingsResponse]
+	getFinding         *connect.Client[operatorv1.GetFindingRequest, operatorv1.GetFindingResponse]
+	listIncidents      *connect.Client[operatorv1.ListIncidentsRequest, operatorv1.ListIncidentsResponse]
+	getIncident        *connect.Client[operatorv1.GetIncidentRequest, operatorv1.GetIncidentResponse]
+	closeIncident      *connect.Client[operatorv1.CloseIncidentRequest, operatorv1.CloseIncidentResponse]
+	listInvestigations *connect.Client[operatorv1.ListInvestigationsRequest, operatorv1.ListInvestigationsResponse]
+	getInvestigation   *connect.Client[operatorv1.GetInvestigationRequest, operatorv1.GetInvestigationResponse]
+	listCampaigns      *connect.Client[operatorv1.ListCampaignsRequest, operatorv1.ListCampaignsResponse]
+	getCampaign        *connect.Client[operatorv1.GetCampaignRequest, operatorv1.GetCampaignResponse]
+	selectHosts        *connect.Client[operatorv1.SelectHostsRequest, operatorv1.SelectHostsResponse]
+	previewOrder       *connect.Client[operatorv1.PreviewOrderRequest, operatorv1.PreviewOrderResponse]
+	submitGrant        *connect.Client[operatorv1.SubmitGrantRequest, operatorv1.SubmitGrantResponse]
+	listOperations     *connect.Client[operatorv1.ListOperationsRequest, operatorv1.ListOperationsResponse]
+	approveOperation   *connect.Client[operatorv1.ApproveOperationRequest, operatorv1.ApproveOperationResponse]
+	vetoOperation      *connect.Client[operatorv1.VetoOperationRequest, operatorv1.VetoOperationResponse]
+	applyIntent        *connect.Client[operatorv1.ApplyIntentRequest, operatorv1.ApplyIntentResponse]
+	getIntent          *connect.Client[operatorv1.GetIntentRequest, operatorv1.GetIntentResponse]
+	listIntents        *connect.Client[operatorv1.ListIntentsRequest, operatorv1.ListIntentsResponse]
+	testIntent         *connect.Client[operatorv1.TestIntentRequest, operatorv1.TestIntentResponse]
+	getScorecard       *connect.Client[operatorv1.GetScorecardRequest, operatorv1.GetScorecardResponse]
+	putRules           *connect.Client[operatorv1.PutRulesRequest, operatorv1.PutRulesResponse]
+	haltRules          *connect.Client[operatorv1.HaltRulesRequest, operatorv1.HaltRulesResponse]
+	getRules           *connect.Client[operatorv1.GetRulesRequest, operatorv1.GetRulesResponse]
+	listRules          *connect.Client[operatorv1.ListRulesRequest, operatorv1.ListRulesResponse]
+	listIsolations     *connect.Client[operatorv1.ListIsolationsRequest, operatorv1.ListIsolationsResponse]
+	getOperation       *connect.Client[operatorv1.GetOperationRequest, operatorv1.GetOperationResponse]
+	listAudit          *connect.Client[operatorv1.ListAuditRequest, operatorv1.ListAuditResponse]
+	createToken        *connect.Client[operatorv1.CreateTokenRequest, operatorv1.CreateTokenResponse]
+	listMembers        *connect.Client[operatorv1.ListMembersRequest, operatorv1.ListMembersResponse]
+	removeMember       *connect.Client[operatorv1.RemoveMemberRequest, operatorv1.RemoveMemberResponse]
+	putSignedNodes     *connect.Client[operatorv1.PutSignedNodesRequest, operatorv1.PutSignedNodesResponse]
+	debugInfo          *connect.Client[operatorv1.DebugInfoRequest, operatorv1.DebugInfoResponse]
+	backup             *connect.Client[operatorv1.BackupRequest, operatorv1.BackupResponse]
+	removeHost         *connect.Client[operatorv1.RemoveHostRequest, operatorv1.RemoveHostResponse]
+	listOperators      *connect.Client[operatorv1.ListOperatorsRequest, operatorv1.ListOperatorsResponse]
+	putRevocations     *connect.Client[operatorv1.PutRevocationsRequest, operatorv1.PutRevocationsResponse]
+	getTrust           *connect.Client[operatorv1.GetTrustRequest, operatorv1.GetTrustResponse]
+	prepareRoot        *connect.Client[operatorv1.PrepareRootRequest, operatorv1.PrepareRootResponse]
+	putTrust           *connect.Client[operatorv1.PutTrustRequest, operatorv1.PutTrustResponse]
+	listCheckpoints    *connect.Client[operatorv1.ListCheckpointsRequest, operatorv1.ListCheckpointsResponse]
+	listBehaviours     *connect.Client[operatorv1.ListBehavioursRequest, operatorv1.ListBehavioursResponse]
+	diffBaselines      *connect.Client[operatorv1.DiffBaselinesRequest, operatorv1.DiffBaselinesResponse]
+	listRoles          *connect.Client[operatorv1.ListRolesRequest, operatorv1.ListRolesResponse]
+	getPack            *connect.Client[operatorv1.GetPackRequest, operatorv1.GetPackResponse]
+	putPack            *connect.Client[operatorv1.PutPackRequest, operatorv1.PutPackResponse]
+	unlearn            *connect.Client[operatorv1.UnlearnRequest, operatorv1.UnlearnResponse]
+	listUnlearns       *connect.Client[operatorv1.ListUnlearnsRequest, operatorv1.ListUnlearnsResponse]
+	listRollOuts       *connect.Client[operatorv1.ListRollOutsRequest, operatorv1.ListRollOutsResponse]
+	putDrills          *connect.Client[operatorv1.PutDrillsRequest, operatorv1.PutDrillsResponse]
+	listDrills         *connect.Client[operatorv1.ListDrillsRequest, operatorv1.ListDrillsResponse]
+	watch              *connect.Client[operatorv1.WatchRequest, operatorv1.WatchResponse]
+	hunt               *connect.Client[operatorv1.HuntRequest, operatorv1.HuntResponse]
 }
 
 // GetStatus calls vedette.operator.v1.OperatorService.GetStatus.
@@ -749,6 +772,24 @@ func (c *operatorServiceClient) GetIncident(ctx context.Context, req *operatorv1
 // CloseIncident calls vedette.operator.v1.OperatorService.CloseIncident.
 func (c *operatorServiceClient) CloseIncident(ctx context.Context, req *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error) {
 	response, err := c.closeIncident.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListInvestigations calls vedette.operator.v1.OperatorService.ListInvestigations.
+func (c *operatorServiceClient) ListInvestigations(ctx context.Context, req *operatorv1.ListInvestigationsRequest) (*operatorv1.ListInvestigationsResponse, error) {
+	response, err := c.listInvestigations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetInvestigation calls vedette.operator.v1.OperatorService.GetInvestigation.
+func (c *operatorServiceClient) GetInvestigation(ctx context.Context, req *operatorv1.GetInvestigationRequest) (*operatorv1.GetInvestigationResponse, error) {
+	response, err := c.getInvestigation.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -1160,6 +1201,9 @@ type OperatorServiceHandler interface {
 	ListIncidents(context.Context, *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error)
 	GetIncident(context.Context, *operatorv1.GetIncidentRequest) (*operatorv1.GetIncidentResponse, error)
 	CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error)
+	// What was found out about storylines with findings, with nobody asking.
+	ListInvestigations(context.Context, *operatorv1.ListInvestigationsRequest) (*operatorv1.ListInvestigationsResponse, error)
+	GetInvestigation(context.Context, *operatorv1.GetInvestigationRequest) (*operatorv1.GetInvestigationResponse, error)
 	ListCampaigns(context.Context, *operatorv1.ListCampaignsRequest) (*operatorv1.ListCampaignsResponse, error)
 	GetCampaign(context.Context, *operatorv1.GetCampaignRequest) (*operatorv1.GetCampaignResponse, error)
 	// Resolves a selection to hosts, for a preview and for the grant that the operator signs.
@@ -1291,6 +1335,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceCloseIncidentProcedure,
 		svc.CloseIncident,
 		connect.WithSchema(operatorServiceMethods.ByName("CloseIncident")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListInvestigationsHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceListInvestigationsProcedure,
+		svc.ListInvestigations,
+		connect.WithSchema(operatorServiceMethods.ByName("ListInvestigations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetInvestigationHandler := connect.NewUnaryHandlerSimple(
+		OperatorServiceGetInvestigationProcedure,
+		svc.GetInvestigation,
+		connect.WithSchema(operatorServiceMethods.ByName("GetInvestigation")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListCampaignsHandler := connect.NewUnaryHandlerSimple(
@@ -1583,6 +1639,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceGetIncidentHandler.ServeHTTP(w, r)
 		case OperatorServiceCloseIncidentProcedure:
 			operatorServiceCloseIncidentHandler.ServeHTTP(w, r)
+		case OperatorServiceListInvestigationsProcedure:
+			operatorServiceListInvestigationsHandler.ServeHTTP(w, r)
+		case OperatorServiceGetInvestigationProcedure:
+			operatorServiceGetInvestigationHandler.ServeHTTP(w, r)
 		case OperatorServiceListCampaignsProcedure:
 			operatorServiceListCampaignsHandler.ServeHTTP(w, r)
 		case OperatorServiceGetCampaignProcedure:
@@ -1716,6 +1776,14 @@ func (UnimplementedOperatorServiceHandler) GetIncident(context.Context, *operato
 
 func (UnimplementedOperatorServiceHandler) CloseIncident(context.Context, *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.CloseIncident is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListInvestigations(context.Context, *operatorv1.ListInvestigationsRequest) (*operatorv1.ListInvestigationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.ListInvestigations is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetInvestigation(context.Context, *operatorv1.GetInvestigationRequest) (*operatorv1.GetInvestigationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vedette.operator.v1.OperatorService.GetInvestigation is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListCampaigns(context.Context, *operatorv1.ListCampaignsRequest) (*operatorv1.ListCampaignsResponse, error) {

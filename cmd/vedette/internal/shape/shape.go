@@ -433,6 +433,8 @@ type IncidentDetail struct {
 	CloseReason string    `json:"close_reason"`
 	Edges       []Edge    `json:"edges"`
 	Findings    []Finding `json:"findings"`
+	// Investigations are of its storylines, those that were investigated.
+	Investigations []Investigation `json:"investigations"`
 }
 
 // FromIncident shapes an incident.
@@ -451,12 +453,15 @@ func FromIncident(i *raftv1.Incident) Incident {
 // FromIncidentDetail shapes an incident with its findings.
 func FromIncidentDetail(res *operatorv1.GetIncidentResponse) IncidentDetail {
 	i := res.GetIncident()
-	out := IncidentDetail{FromIncident(i), i.GetDisposition(), i.GetClosedBy(), i.GetCloseReason(), []Edge{}, []Finding{}}
+	out := IncidentDetail{FromIncident(i), i.GetDisposition(), i.GetClosedBy(), i.GetCloseReason(), []Edge{}, []Finding{}, []Investigation{}}
 	for _, e := range i.GetEdges() {
 		out.Edges = append(out.Edges, Edge{e.GetFrom(), e.GetTo(), e.GetKind(), Time(e.GetTime()), e.GetEvidence()})
 	}
 	for _, f := range res.GetFindings() {
 		out.Findings = append(out.Findings, FromFinding(f))
+	}
+	for _, in := range res.GetInvestigations() {
+		out.Investigations = append(out.Investigations, FromInvestigation(in))
 	}
 	return out
 }

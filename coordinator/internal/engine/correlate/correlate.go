@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -45,6 +46,9 @@ type Config struct {
 	// joined ones included, from which it becomes an incident without any single
 	// finding of severity high (default 120: more than one strong anomaly).
 	Threshold float64
+	// Investigated is how long a storyline with no finding of severity high waits for what the
+	// investigator says before its scores make it an incident; 0: not at all.
+	Investigated time.Duration
 	// Horizon is how long a storyline waits for more (default 24 h).
 	Horizon time.Duration
 	// Settle is how long the engine collects before it plans, so that a burst of
@@ -67,6 +71,7 @@ type Engine struct {
 	// goroutine has them.
 	window         *window
 	findings, flow uint64
+	verdicts       uint64
 	ledger         *ledger
 	roster         *roster
 	usual          *customs
@@ -129,7 +134,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			e.window = nil
 		default:
 		}
-		if e.window != nil && !dirty && failed == 0 {
+		if e.window != nil && !dirty && failed == 0 && len(e.window.waiting) == 0 {
 			continue
 		}
 		if err := e.step(ctx); err != nil && ctx.Err() == nil {
@@ -178,7 +183,7 @@ func (e *Engine) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 	case *raftv1.Command_RequestResponse:
 		e.touch(cmd.GetRequestResponse().GetHosts())
 		signal(e.wake)
-	case *raftv1.Command_RaiseSilence:
+	case *raftv1.Command_RaiseSilence, *raftv1.Command_PutInvestigation:
 		signal(e.wake)
 	}
 }
@@ -253,6 +258,9 @@ func (e *Engine) step(ctx context.Context) error {
 	e.forget()
 	e.window.touchHosts(touched)
 	e.usual.begin(ctx)
+	if e.cfg.Investigated > 0 {
+		e.window.waits = e.cfg.Now().Add(-e.cfg.Investigated).UnixNano()
+	}
 	components := e.window.components(e.ledger, e.cfg.Threshold)
 	if err := e.usual.failed(); err != nil {
 		return err
@@ -270,6 +278,7 @@ func (e *Engine) step(ctx context.Context) error {
 		return err
 	}
 	clear(e.window.changed)
+	maps.Copy(e.window.changed, e.window.waiting)
 	return nil
 }
 
@@ -287,7 +296,7 @@ func (e *Engine) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.window, e.ledger, e.findings, e.flow = newWindow(), newLedger(open), from, from
+	e.window, e.ledger, e.findings, e.flow, e.verdicts = newWindow(), newLedger(open), from, from, from
 	return e.beginCampaigns(ctx, open)
 }
 
@@ -353,9 +362,27 @@ func (e *Engine) take(ctx context.Context) error {
 			}
 		}
 		if next == e.flow {
-			return nil
+			break
 		}
 		e.flow = next
+	}
+	return e.hear(ctx)
+}
+
+// hear takes in what the investigator said since.
+func (e *Engine) hear(ctx context.Context) error {
+	for {
+		said, next, err := e.cfg.DB.InvestigationsSince(ctx, e.verdicts, store.MaxPage)
+		if err != nil {
+			return fmt.Errorf("reading investigations: %w", err)
+		}
+		for _, in := range said {
+			e.window.judged(storyKey{in.GetHost(), in.GetStoryline()}, in)
+		}
+		if next == e.verdicts {
+			return nil
+		}
+		e.verdicts = next
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 )
@@ -36,19 +37,36 @@ type component struct {
 	findings []*operatorv1.FindingRow // all, by time
 	severity int
 	score    float64
+	// incident says that the investigator takes one of its storylines for one; unheard is when the
+	// newest finding was stored that he has not spoken of (Unix ns).
+	incident bool
+	heard    bool // he spoke of all its findings
+	unheard  int64
 }
 
 // components joins what changed with the storylines that hops, or one open incident, connect
 // it to, and keeps what deserves a person: a severity of high or above, or enough score in sum.
 // What a host reports while it learns adds no score, for there everything is new. What is
 // connected to nothing that changed is not looked at: a plan costs what is new, not what is known.
+//
+// What the investigator says comes before the sum: an incident is one whatever the scores, a
+// storyline that stands alone is none if he says so, what is benign adds no score, and what
+// he has not looked at waits for him.
 func (w *window) components(open *ledger, threshold float64) (kept []component) {
 	seen := make(map[storyKey]bool)
+	clear(w.waiting)
 	for key := range w.changed {
 		if s := w.stories[key]; s == nil || len(s.findings) == 0 || seen[key] {
 			continue
 		}
-		if c := w.component(key, open, seen); c.severity >= high || c.score >= threshold {
+		c := w.component(key, open, seen)
+		switch {
+		case c.severity >= high || c.incident || len(open.about(c.stories)) > 0:
+			kept = append(kept, c)
+		case c.score < threshold, len(c.stories) == 1 && c.heard:
+		case w.waits != 0 && c.unheard > w.waits:
+			w.waiting[key] = true
+		default:
 			kept = append(kept, c)
 		}
 	}
@@ -83,13 +101,34 @@ func (w *window) component(of storyKey, open *ledger, seen map[storyKey]bool) (c
 	})
 	slices.SortFunc(c.hops, compareHops)
 	slices.SortFunc(c.findings, compareRows)
-	for _, row := range c.findings {
+	for _, s := range c.stories {
+		c.weigh(s)
+	}
+	c.heard = c.unheard == 0
+	return c
+}
+
+// weigh adds a storyline to what the component says.
+func (c *component) weigh(s *story) {
+	c.incident = c.incident || s.verdict == state.VerdictIncident
+	for _, row := range s.findings {
 		c.severity = max(c.severity, severityOf(row))
-		if !row.GetFinding().GetLearning() {
+		heard := row.GetStoredAt() <= s.heard
+		if !heard {
+			c.unheard = max(c.unheard, row.GetStoredAt())
+		}
+		if !row.GetFinding().GetLearning() && (s.verdict != state.VerdictBenign || !heard) {
 			c.score += row.GetFinding().GetScore()
 		}
 	}
-	return c
+}
+
+// judged takes in what the investigator says of a storyline.
+func (w *window) judged(key storyKey, in *raftv1.Investigation) {
+	if s := w.stories[key]; s != nil && in.GetEnded() > s.heard {
+		s.verdict, s.heard = in.GetVerdict(), in.GetEnded()
+		w.changed[key] = true
+	}
 }
 
 // facts is what the account needs to know beside the findings.

@@ -33,6 +33,9 @@ type story struct {
 	shared map[indicator]int64
 	// carried is the other end, "HOST/STORYLINE", that it has its mark from; empty: it has none from elsewhere.
 	carried string
+	// verdict is the investigator's of it, and heard when it ended (Unix ns); empty and 0: none yet.
+	verdict string
+	heard   int64
 }
 
 // tuple is a flow as both ends see it: client is who connected.
@@ -71,6 +74,11 @@ type window struct {
 	ages              ages
 	// changed are the storylines of which something is new since the last plan.
 	changed map[storyKey]bool
+	// waiting are storylines whose scores would make them an incident that the investigator has
+	// not spoken of yet.
+	waiting map[storyKey]bool
+	// waits is when the last finding was stored that nobody waits for any more (Unix ns); 0: nobody waits.
+	waits   int64
 	dropped int
 }
 
@@ -83,6 +91,7 @@ func newWindow() *window {
 		pushed:   make(map[pushKey]int),
 		sharing:  make(map[indicator]map[storyKey]bool),
 		changed:  make(map[storyKey]bool),
+		waiting:  make(map[storyKey]bool),
 	}
 }
 

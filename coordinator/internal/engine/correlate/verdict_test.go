@@ -1,0 +1,56 @@
+package correlate
+
+import (
+	"testing"
+
+	"github.com/vedette-edr/vedette/proto/raftv1"
+)
+
+// Ensure scores wait for the investigator, that what he closes adds none, that what he takes
+// for an incident is one, and that he is not waited for for ever, nor for a grave finding.
+func TestVerdict(t *testing.T) {
+	const soon, late = 5, 50
+	tests := []struct {
+		name     string
+		severity string
+		verdict  string
+		heard    int64
+		waits    int64
+		kept     bool
+		waiting  bool
+	}{
+		{name: "not heard yet", severity: "low", waits: soon, waiting: true},
+		{name: "not heard in time", severity: "low", waits: late, kept: true},
+		{name: "nobody is waited for", severity: "low", kept: true},
+		{name: "a grave finding", severity: "high", waits: soon, kept: true},
+		{name: "watching", severity: "low", verdict: "watching", heard: late, waits: soon},
+		{name: "benign", severity: "low", verdict: "benign", heard: late, waits: soon},
+		{name: "benign, and then more", severity: "low", verdict: "benign", heard: soon, waits: late, kept: true},
+		{name: "a grave finding that was called benign", severity: "high", verdict: "benign", heard: late, waits: soon, kept: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w, l := newWindow(), newLedger(nil)
+			w.waits = tt.waits
+			for n := range 3 {
+				r := row("a", "1", n+1, severity(tt.severity))
+				r.StoredAt = 10
+				r.Finding.Score = 60
+				w.addFinding(r)
+			}
+			if tt.verdict != "" {
+				w.judged(storyKey{"h-a", "1"}, &raftv1.Investigation{Verdict: tt.verdict, Ended: tt.heard})
+			}
+			kept := len(w.components(l, 120)) > 0
+			if waiting := len(w.waiting) > 0; kept != tt.kept || waiting != tt.waiting {
+				t.Errorf("kept %v, waiting %v", kept, waiting)
+			}
+		})
+	}
+	w, l := newWindow(), newLedger(nil)
+	w.addFinding(row("a", "1", 1, severity("low")))
+	w.judged(storyKey{"h-a", "1"}, &raftv1.Investigation{Verdict: "incident", Ended: 9})
+	if kept := w.components(l, 120); len(kept) != 1 {
+		t.Errorf("%d incidents of what the investigator takes for one", len(kept))
+	}
+}
