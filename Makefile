@@ -28,8 +28,8 @@ TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 .PHONY: up demo bench evasion isolation sim torture eval drill
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
-demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
-	@exec scripts/bootstrap.sh demo
+demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes; HANDS_OFF=1: contained with nobody typing
+	@exec scripts/bootstrap.sh demo $(if $(HANDS_OFF),-hands-off)
 bench: ## (root) the figures of this machine beside their targets; out/bench.jsonl
 	@exec scripts/bootstrap.sh bench
 evasion: ## (root) what has blinded other sensors, tried on this one; out/evasion.jsonl

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -153,7 +154,7 @@ func (c *evidence) gap() string {
 		return fmt.Sprintf("%d of the recorder's records could not be read", a.GetDamaged())
 	case lossCount(a.GetLosses()) > 0:
 		return fmt.Sprintf("%d events were lost in that time", lossCount(a.GetLosses()))
-	case len(a.GetUnwatched()) > 0:
+	case c.unwatched():
 		return "the sensor did not run all of that time"
 	case len(a.GetRows()) == 0:
 		return "its recorder has nothing of the storyline"
@@ -165,6 +166,17 @@ func (c *evidence) gap() string {
 	}
 	return ""
 }
+
+// unwatched says whether the storyline may have done something while the sensor did not run:
+// not before its first record, unless that is of the moment when the sensor began again.
+func (c *evidence) unwatched() bool {
+	return slices.ContainsFunc(c.answer.GetUnwatched(), func(u *sensorv1.Unwatched) bool {
+		return u.GetUntil() == 0 || c.did.from == 0 || u.GetUntil()+int64(aroundStart) >= c.did.from
+	})
+}
+
+// aroundStart is how long after its start a sensor tells of what runs already.
+const aroundStart = 3 * time.Second
 
 func lossCount(losses []*sensorv1.Loss) (n uint64) {
 	for _, l := range losses {
