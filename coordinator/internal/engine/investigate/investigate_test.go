@@ -16,6 +16,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/inquire"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/drill"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -289,6 +290,14 @@ func TestPrecedents(t *testing.T) {
 	after := other()
 	if after.GetConfidence() >= before.GetConfidence() || !strings.Contains(fmt.Sprint(after.GetTerms()), "as benign 5 times") {
 		t.Errorf("%.2f, after five judgements %.2f: %v", before.GetConfidence(), after.GetConfidence(), after.GetTerms())
+	}
+	drills := found("medium", "odd connection")
+	drills.RuleId, drills.Ancestors = "another", []*sensorv1.Process{{Argv: [][]byte{[]byte(drill.Mark("ab", "x"))}}}
+	w.finds(drills)
+	w.must(&raftv1.Command{Body: &raftv1.Command_PutIncident{PutIncident: &raftv1.PutIncident{Incident: &raftv1.Incident{Id: "inc-drill", Findings: []string{drills.GetId()}}}}})
+	w.must(&raftv1.Command{Body: &raftv1.Command_CloseIncident{CloseIncident: &raftv1.CloseIncident{Id: "inc-drill", Disposition: "benign"}}})
+	if benign, _, err := w.db.Precedent(t.Context(), state.Sign(drills)); err != nil || benign != 0 {
+		t.Errorf("a drill that was closed counts %d, %v", benign, err)
 	}
 	closes("malicious")
 	if in := other(); in.GetConfidence() <= before.GetConfidence() || !strings.Contains(fmt.Sprint(in.GetTerms()), "as malicious 1 times") {
