@@ -118,7 +118,7 @@ func (c *evidence) judge() *raftv1.Investigation {
 // decide says how it ends, and why.
 func (c *evidence) decide(chance float64) (verdict, because string) {
 	switch {
-	case c.worst() >= high && !c.learning():
+	case c.worst() >= high:
 		return state.VerdictIncident, fmt.Sprintf("a finding of severity %s always goes to a person", severities[c.worst()])
 	case chance >= surely:
 		return state.VerdictIncident, fmt.Sprintf("its signs add up to a chance of %.0f %% that it deserves a person", 100*chance)
@@ -297,7 +297,7 @@ func (c *evidence) unless(verdict string, total float64, checks []check) (all []
 	need := math.Log2(surely/(1-surely)) - total
 	switch verdict {
 	case state.VerdictIncident:
-		if c.worst() >= high && !c.learning() {
+		if c.worst() >= high {
 			return []string{line("Only a person closes a finding of severity %s.", severities[c.worst()])}
 		}
 		return []string{line("%.1f bits less, as when people close what looks the same as benign: never more than %.0f bits.", -need, -mostBenign)}
