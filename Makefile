@@ -25,7 +25,7 @@ PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | c
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
-.PHONY: up demo bench evasion isolation sim torture eval drill
+.PHONY: up demo bench evasion isolation sim torture eval drill quiet
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
 demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes; HANDS_OFF=1: contained with nobody typing
@@ -41,6 +41,8 @@ sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for 
 
 eval: ## how well it decides, on histories whose truth is known; HOSTS=8 of each role; out/eval.jsonl and pictures in out/eval/
 	@exec scripts/bootstrap.sh eval -hosts '$(or $(HOSTS),8)'
+quiet: ## (root) an hour of ordinary work (MINUTES=n, NIGHTLY=1: eight hours) with a sensor beside it: 0 incidents; out/quiet.jsonl
+	@exec scripts/bootstrap.sh quiet -minutes '$(or $(MINUTES),$(if $(NIGHTLY),480,60))' -seed '$(or $(SEED),1)'
 torture: ## (root) kills, partitions, power cuts on a real cluster: what was lost; SEED=n again, NIGHTLY=1 for a night; out/torture.jsonl
 	@exec scripts/bootstrap.sh torture -seed '$(or $(SEED),0)' $(if $(NIGHTLY),-nightly)
 drill: ## (root) every drill against a real sensor: what is proven and missed by ATT&CK technique; out/drill.jsonl, out/drill-layer.json
@@ -96,7 +98,7 @@ bin/skewed/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -overlay bin/skewed/_clock/overlay.json -tags failpoint,skew -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture bin/vedette-eval bin/vedette-drill: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture bin/vedette-eval bin/vedette-drill bin/vedette-quiet: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 
