@@ -35,6 +35,9 @@ func main() {
 	flag.DurationVar(&cfg.teach, "teach", 0, "of that, teaching (default: a quarter, ten minutes at most)")
 	flag.Uint64Var(&cfg.seed, "seed", 1, "the order of the work")
 	flag.Parse()
+	if flag.Arg(0) == spawnRole {
+		os.Exit(spawn(flag.Args()[1:]))
+	}
 	if *only != "" {
 		cfg.only = strings.Split(*only, ",")
 	}

@@ -92,6 +92,9 @@ func (p *player) report(ctx context.Context, c *lab.Cluster, cfg config, began t
 		return err
 	}
 	p.table(findings, ends, incidents)
+	if err := pages(ctx, c, findings); err != nil {
+		return err
+	}
 	rows := p.skips
 	for _, w := range all {
 		if p.done[w.name] > 0 || p.failed[w.name] != nil {
@@ -103,6 +106,24 @@ func (p *player) report(ctx context.Context, c *lab.Cluster, cfg config, began t
 		}
 	}
 	return figure.Report(os.Stdout, "out", "quiet", append(rows, figures(findings, ends, incidents, hosts[sensorName], cfg, lasted)...))
+}
+
+// maxPages of findings are written out for whoever looks for their cause.
+const maxPages = 50
+
+func pages(ctx context.Context, c *lab.Cluster, findings []finding) error {
+	var text []byte
+	for _, f := range findings[:min(len(findings), maxPages)] {
+		page, err := c.CLI(ctx, "finding", "show", f.ID)
+		if err != nil {
+			return err
+		}
+		text = append(append(text, page...), "\n----\n"...)
+	}
+	if err := os.MkdirAll("out", 0o755); err != nil {
+		return fmt.Errorf("making the folder of figures: %w", err)
+	}
+	return os.WriteFile("out/quiet-findings.txt", text, 0o644)
 }
 
 func figures(findings []finding, ends []investigation, incidents []incident, host lab.Host, cfg config, lasted time.Duration) []figure.Row {
@@ -152,18 +173,18 @@ func (p *player) table(findings []finding, ends []investigation, incidents []inc
 	for _, in := range ends {
 		said[in.Storyline] = in
 	}
-	fmt.Fprintln(out, "WORK\tROUNDS\tFINDING\tSEVERITY\tKIND\tTEACHING\tENDED AS\tID")
+	fmt.Fprintln(out, "WORK\tROUNDS\tFINDING\tSEVERITY\tKIND\tTEACHING\tENDED AS\tSTORYLINE\tID")
 	quiet := map[string]bool{}
 	for name := range p.done {
 		quiet[name] = true
 	}
 	for _, f := range findings {
 		delete(quiet, f.of())
-		fmt.Fprintf(out, "%s\t%d\t%s\t%s\t%s\t%v\t%s\t%s\n", f.of(), p.done[f.of()], f.Title, f.Evidence.Severity, f.Kind, f.Evidence.Learning, said[f.Storyline].Verdict, f.ID)
+		fmt.Fprintf(out, "%s\t%d\t%s\t%s\t%s\t%v\t%s\t%s\t%s\n", f.of(), p.done[f.of()], f.Title, f.Evidence.Severity, f.Kind, f.Evidence.Learning, said[f.Storyline].Verdict, f.Storyline, f.ID)
 	}
 	for _, w := range all {
 		if quiet[w.name] {
-			fmt.Fprintf(out, "%s\t%d\t-\t\t\t\t\t\n", w.name, p.done[w.name])
+			fmt.Fprintf(out, "%s\t%d\t-\t\t\t\t\t\t\n", w.name, p.done[w.name])
 		}
 	}
 	for _, in := range incidents {

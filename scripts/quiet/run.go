@@ -189,23 +189,45 @@ func (p *player) shell(ctx context.Context, w work, script string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, "/bin/bash", "-c", script, mark+w.name)
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, self, spawnRole, w.as, "/bin/bash", "-c", script, mark+w.name)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.folder(w), log, log
 	cmd.Env = append(os.Environ(), "Q="+p.folder(w), "P="+strconv.Itoa(w.port))
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(p.group.Fd())}
-	if w.as != "" {
-		uid, gid, err := account(w.as)
-		if err != nil {
-			return err
-		}
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // of the system's own list
-	}
+	cmd.ExtraFiles = []*os.File{p.group}
 	if err := cmd.Run(); err != nil {
 		tail, _ := os.ReadFile(log.Name()) // for the words; its absence is no further fault
 		tail = tail[max(0, len(tail)-300):]
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(tail)))
 	}
 	return nil
+}
+
+const spawnRole = "spawn"
+
+// spawn starts a program in the cgroup, as an account when one is named, and waits for it. It
+// stands outside, and each begins a storyline of its own, as sessions and services do on a host.
+func spawn(args []string) int {
+	const group = 3 // ExtraFiles begin there
+	syscall.CloseOnExec(group)
+	cmd := exec.Command(args[1], args[2:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: group, Pdeathsig: syscall.SIGKILL}
+	if args[0] != "" {
+		uid, gid, err := account(args[0])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // of the system's own list
+	}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 func account(name string) (uid, gid int, err error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/drill"
+	"github.com/vedette-edr/vedette/proto/hunt"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -39,6 +40,7 @@ type world struct {
 	answer *sensorv1.Answer
 	err    error
 	asked  []*sensorv1.Ask
+	second *sensorv1.Answer // to a second question
 }
 
 func (w *world) IsLeader() bool                    { return true }
@@ -52,7 +54,10 @@ func (w *world) Propose(_ context.Context, cmd *raftv1.Command) (res *raftv1.Res
 
 func (w *world) Ask(_ context.Context, _ inquire.Target, ask *sensorv1.Ask) (*sensorv1.Answer, error) {
 	w.asked = append(w.asked, ask)
-	return w.answer, w.err
+	if len(w.asked) > 1 && w.second != nil {
+		return w.second, nil
+	}
+	return proto.CloneOf(w.answer), w.err
 }
 
 func newWorld(t *testing.T) *world {
@@ -208,6 +213,41 @@ func TestVerdicts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Ensure of a storyline that did too much to be read what is weighed is asked for by itself,
+// and that only when it comes whole anything is closed.
+func TestTooMuch(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		second  *sensorv1.Answer
+		verdict string
+	}{
+		{"nothing that matters", whole(ran("/usr/bin/python3")), state.VerdictBenign},
+		{"a package manager at its work", whole(installs("binary", "create", "/usr/bin/hello"), installs("persistence", "create", "/lib/systemd/system/a.service")), state.VerdictBenign},
+		{"somebody else at the same", whole(filed("binary", "create", "/usr/bin/hello"), filed("persistence", "create", "/lib/systemd/system/a.service")), state.VerdictWatching},
+		{"a package manager at the credentials", whole(installs("credential", "write", "/etc/shadow"), installs("module", "create", "/lib/modules/a.ko")), state.VerdictWatching},
+		{"too much again", &sensorv1.Answer{Done: true, Rows: []*sensorv1.Sighting{ran("/usr/bin/python3")}, Limited: "rows"}, state.VerdictWatching},
+		{"no second answer", &sensorv1.Answer{Done: true, Error: "busy"}, state.VerdictWatching},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.answer, w.second = &sensorv1.Answer{Done: true, Rows: []*sensorv1.Sighting{ran("/usr/bin/python3")}, Limited: "rows"}, tt.second
+			w.finds(found("low", "odd program"))
+			if in := w.said(); in.GetVerdict() != tt.verdict || len(w.asked) != 2 {
+				t.Errorf("%s because %s, after %d questions", in.GetVerdict(), in.GetBecause(), len(w.asked))
+			}
+			if _, err := hunt.Parse(w.asked[1].GetExpression()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func installs(class, op, path string) *sensorv1.Sighting {
+	r := filed(class, op, path)
+	r.Process.Image = []byte("/usr/bin/dpkg")
+	return r
 }
 
 // Ensure a storyline is looked at once for what it has, again for what is new, and by a new
