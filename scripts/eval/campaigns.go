@@ -20,14 +20,14 @@ const (
 	campaignSeed  = 201
 	campaignHosts = 1000
 	// Weeks of a run: of a short one, and of -full.
-	campaignWeeks, campaignWeeksFull = 1, 5
+	campaignWeeks, campaignWeeksFull = 3, 10
 )
 
 func campaignsTable(ctx context.Context, w io.Writer, cfg config) ([]figure.Row, error) {
 	hosts, weeks := campaignHosts, campaignWeeks
 	switch {
 	case cfg.quick:
-		hosts = campaigneval.Least
+		hosts, weeks = campaigneval.Least, 1
 	case cfg.full:
 		weeks = campaignWeeksFull
 	}

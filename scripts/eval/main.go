@@ -53,7 +53,7 @@ func main() {
 	_ = flag.String("bin", "bin", "folder of the built programs; not needed yet")
 	flag.StringVar(&cfg.out, "out", "out", "folder for eval.jsonl and eval/")
 	flag.StringVar(&cfg.only, "only", "", "these tables alone, by comma: "+names())
-	flag.IntVar(&cfg.hosts, "hosts", 0, "hosts of each role for the baseline; 0: 3, 8 with -full")
+	flag.IntVar(&cfg.hosts, "hosts", 0, "hosts of each role for the baseline; 0: 8, 32 with -full")
 	flag.Uint64Var(&cfg.seed, "seed", developed+1, "seed of the baseline's first host")
 	flag.StringVar(&cfg.sigma, "sigma", sigmaDir(), "folder of Sigma rules to judge")
 	flag.BoolVar(&cfg.quick, "quick", false, "as little of each as there can be: to try the evaluation itself")
@@ -61,12 +61,12 @@ func main() {
 	flag.BoolVar(&cfg.words, "words", false, "print what was told of ordinary work, with its terms, rules that are not mapped, campaigns that are wrong")
 	flag.Parse()
 	if cfg.hosts <= 0 {
-		cfg.hosts = 3
+		cfg.hosts = 8
 		switch {
 		case cfg.quick:
 			cfg.hosts = 2
 		case cfg.full:
-			cfg.hosts = 8
+			cfg.hosts = 32
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

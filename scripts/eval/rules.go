@@ -57,8 +57,14 @@ func rulesTable(_ context.Context, w io.Writer, cfg config) ([]figure.Row, error
 	return rulesRows(r), nil
 }
 
+// errEmpty: a folder without a rule says nothing of rules.
+var errEmpty = errors.New("the folder has no *.yml")
+
 func rulesRows(r ruleeval.Result) []figure.Row {
 	of := fmt.Sprintf("of %d files", r.Files)
+	if r.Files == 0 {
+		return []figure.Row{figure.Missing("rules: parsed", "rules", fmt.Sprintf("= %d", sigmaRules), errEmpty)}
+	}
 	mapped := figure.AtLeast("rules: mapped, every field is one that the sensor supplies", float64(r.Mapped), mappedTarget, "rules",
 		fmt.Sprintf("%s; %d by bare words in our events' texts, %d by some of their branches, %d of auditd's PATH, of which the sensor has no reads", of, r.Words, r.Partial, r.Reads))
 	if r.Files != sigmaRules {
