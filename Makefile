@@ -39,8 +39,8 @@ isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 secon
 sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for HOLD=90s; SEED=1, HERD=leader, all or none; out/sim.jsonl
 	@exec scripts/bootstrap.sh sim -size '$(SIZE)' -hold '$(HOLD)' -seed '$(or $(SEED),1)' -herd '$(HERD)'
 
-eval: ## how well it decides, on histories whose truth is known; HOSTS=8 of each role; out/eval.jsonl and pictures in out/eval/
-	@exec scripts/bootstrap.sh eval -hosts '$(or $(HOSTS),8)'
+eval: ## how well it decides, where the truth is known: baseline, rules, investigator, campaigns; FULL=1 for the long run, ONLY=a,b; out/eval.jsonl, pictures in out/eval/
+	@exec scripts/bootstrap.sh eval -only '$(ONLY)' -hosts '$(or $(HOSTS),0)' $(if $(FULL),-full)
 quiet: ## (root) an hour of ordinary work (MINUTES=n, NIGHTLY=1: eight hours) with a sensor beside it: 0 incidents; out/quiet.jsonl
 	@exec scripts/bootstrap.sh quiet -minutes '$(or $(MINUTES),$(if $(NIGHTLY),480,60))' -seed '$(or $(SEED),1)'
 torture: ## (root) kills, partitions, power cuts on a real cluster: what was lost; SEED=n again, NIGHTLY=1 for a night; out/torture.jsonl
@@ -98,8 +98,11 @@ bin/skewed/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -overlay bin/skewed/_clock/overlay.json -tags failpoint,skew -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture bin/vedette-eval bin/vedette-drill bin/vedette-quiet: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture bin/vedette-drill bin/vedette-quiet: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
+# It plays the coordinator's engine, and what that imports has the store's cgo in it.
+bin/vedette-eval: FORCE
+	@CGO_ENABLED=1 $(GOBUILD) -o $@ ./scripts/$(@F:vedette-%=%)
 FORCE:
 
 TOOL_golangci-lint         := github.com/golangci/golangci-lint/v2/cmd/golangci-lint

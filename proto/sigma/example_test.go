@@ -178,7 +178,7 @@ func tryExamples(t *testing.T, tree fs.FS) {
 			return refused[0]
 		}
 		for _, r := range file.Rules {
-			for field := range everything(r).Fields {
+			for field := range Complete(r)[0].Fields {
 				if _, known := all.Fields[field]; !known {
 					all.Fields[field] = len(all.Fields) + 1
 				}

@@ -115,6 +115,9 @@ func draw(path, title, x, y string, all []series) error {
 		var d strings.Builder
 		for k, p := range s.points {
 			px, py := at(p)
+			if len(s.points) == 1 { // a rule without a knob
+				fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>`, px, py, colours[i%len(colours)])
+			}
 			fmt.Fprintf(&d, "%c%.1f %.1f", "ML"[min(k, 1)], px, py)
 		}
 		fmt.Fprintf(&b, `<path d="%s" fill="none" stroke="%s" stroke-width="2"/><text x="%g" y="%g" fill="%s">%s</text>`+"\n",

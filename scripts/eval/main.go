@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -23,49 +22,56 @@ import (
 // config says what to evaluate, and on what.
 type config struct {
 	out   string // folder of pictures and rows
-	only  string // one table's name; empty: all
+	only  string // names of tables, by comma; empty: all
 	hosts int    // per role
 	seed  uint64 // of the first host; others follow
+	sigma string // folder of rules that others wrote
 	quick bool
-	words bool // print what was told of ordinary work
+	full  bool
+	words bool // print what was told of ordinary work, and what of rules and campaigns is amiss
 }
 
 // developed is the first seed that parameters were never looked at with.
 const developed = 1000
 
-// tables are the parts of deciding, in their order.
-var tables = []struct {
+// table is one part of deciding: it prints what belongs beside its figures, writes its
+// pictures, and returns the figures.
+type table struct {
 	name string
 	run  func(context.Context, io.Writer, config) ([]figure.Row, error)
-}{
+}
+
+// tables are the parts of deciding, in their order; each has its file.
+var tables = []table{
 	{"baseline", baselineTable},
+	{"rules", rulesTable},
+	{"campaigns", campaignsTable},
 }
 
 func main() {
 	var cfg config
 	_ = flag.String("bin", "bin", "folder of the built programs; not needed yet")
 	flag.StringVar(&cfg.out, "out", "out", "folder for eval.jsonl and eval/")
-	flag.StringVar(&cfg.only, "only", "", "one table alone: baseline")
-	flag.IntVar(&cfg.hosts, "hosts", 8, "hosts of each role")
-	flag.Uint64Var(&cfg.seed, "seed", developed+1, "seed of the first host")
-	flag.BoolVar(&cfg.quick, "quick", false, "two hosts of each role: to try the evaluation itself")
-	flag.BoolVar(&cfg.words, "words", false, "print what was told of ordinary work, with its terms")
+	flag.StringVar(&cfg.only, "only", "", "these tables alone, by comma: "+names())
+	flag.IntVar(&cfg.hosts, "hosts", 0, "hosts of each role for the baseline; 0: 8, 32 with -full")
+	flag.Uint64Var(&cfg.seed, "seed", developed+1, "seed of the baseline's first host")
+	flag.StringVar(&cfg.sigma, "sigma", sigmaDir(), "folder of Sigma rules to judge")
+	flag.BoolVar(&cfg.quick, "quick", false, "as little of each as there can be: to try the evaluation itself")
+	flag.BoolVar(&cfg.full, "full", false, "all hosts and weeks that the targets are of")
+	flag.BoolVar(&cfg.words, "words", false, "print what was told of ordinary work, with its terms, rules that are not mapped, campaigns that are wrong")
 	flag.Parse()
-	if cfg.quick {
-		cfg.hosts = 2
+	if cfg.hosts <= 0 {
+		cfg.hosts = 8
+		switch {
+		case cfg.quick:
+			cfg.hosts = 2
+		case cfg.full:
+			cfg.hosts = 32
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	var rows []figure.Row
-	var err error
-	for _, t := range tables {
-		if cfg.only != "" && cfg.only != t.name {
-			continue
-		}
-		more, failed := t.run(ctx, os.Stdout, cfg)
-		rows, err = append(rows, more...), errors.Join(err, failed)
-	}
-	if err = errors.Join(err, figure.Report(os.Stdout, cfg.out, "eval", rows)); err != nil {
+	if err := run(ctx, os.Stdout, cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "eval:", err)
 		os.Exit(1)
 	}

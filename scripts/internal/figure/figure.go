@@ -60,9 +60,20 @@ var ErrMissed = errors.New("not every figure was reached")
 
 // Report prints rows to w and writes them to dir/name.jsonl.
 func Report(w io.Writer, dir, name string, rows []Row) error {
+	missed := Print(w, rows)
+	if err := Write(dir, name, rows); err != nil {
+		return err
+	}
+	if missed > 0 {
+		return fmt.Errorf("%w: %d of %d", ErrMissed, missed, len(rows))
+	}
+	return nil
+}
+
+// Print prints rows to w as one table, and says how many are not at their figure.
+func Print(w io.Writer, rows []Row) (missed int) {
 	table := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "FIGURE\tVALUE\tUNIT\tTARGET\tOK\tNOTE")
-	missed := 0
 	for _, r := range rows {
 		mark := "yes"
 		if !r.OK {
@@ -71,16 +82,8 @@ func Report(w io.Writer, dir, name string, rows []Row) error {
 		}
 		fmt.Fprintf(table, "%s\t%.4g\t%s\t%s\t%s\t%s\n", r.Name, r.Value, r.Unit, r.Target, mark, r.Note)
 	}
-	if err := table.Flush(); err != nil {
-		return fmt.Errorf("printing figures: %w", err)
-	}
-	if err := Write(dir, name, rows); err != nil {
-		return err
-	}
-	if missed > 0 {
-		return fmt.Errorf("%w: %d of %d", ErrMissed, missed, len(rows))
-	}
-	return nil
+	table.Flush()
+	return missed
 }
 
 // Write writes rows to dir/name.jsonl.

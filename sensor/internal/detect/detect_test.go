@@ -15,51 +15,6 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/event"
 )
 
-var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-
-// host builds observations as enrich does.
-type host struct {
-	now  time.Time
-	pid  uint32
-	port uint16
-}
-
-func newHost() *host { return &host{now: epoch, pid: 100, port: 40000} }
-
-func (h *host) tick() time.Time {
-	h.now = h.now.Add(10 * time.Millisecond)
-	return h.now
-}
-
-func (h *host) process(parent *event.Process, image string, argv ...string) *event.Process {
-	h.pid++
-	p := &event.Process{Key: event.ProcessKey{PID: h.pid, Start: uint64(h.pid) * 1000}, Parent: parent, Image: image, Argv: argv, User: "root"}
-	p.Anchor = p.Key
-	if parent != nil && parent.Key.PID > 1 {
-		p.Anchor, p.Origin, p.UID, p.User = parent.Anchor, parent.Origin, parent.UID, parent.User
-	}
-	return p
-}
-
-func (h *host) exec(p *event.Process) *event.Observation {
-	before := p.Parent
-	return &event.Observation{Event: &event.Exec{Header: event.Header{Process: p.Key}}, Time: h.tick(), Process: p, Before: before}
-}
-
-func (h *host) open(p *event.Process, dir event.Direction, remote string) *event.Observation {
-	h.port++
-	r := netip.MustParseAddrPort(remote)
-	l := netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), h.port)
-	if dir == event.Inbound {
-		l = netip.MustParseAddrPort("10.0.0.1:80")
-	}
-	id := event.FlowID{Cookie: uint64(h.port)}
-	return &event.Observation{
-		Event: &event.FlowOpen{Header: event.Header{Process: p.Key}, Flow: id, Proto: 6, Dir: dir, Local: l, Remote: r},
-		Time:  h.tick(), Process: p, Flow: &event.Flow{ID: id, Proto: 6, Dir: dir, Local: l, Remote: r, Opened: h.now},
-	}
-}
-
 func engine(t testing.TB, change ...func(*Config)) *Engine {
 	t.Helper()
 	cfg := Config{Now: func() time.Time { return epoch }, Entropy: bytes.NewReader(bytes.Repeat([]byte{7}, 1<<20))}

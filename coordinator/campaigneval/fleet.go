@@ -1,7 +1,6 @@
-package correlate
+package campaigneval
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
@@ -11,36 +10,37 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/engine/correlate"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
-// A fleet with its habits, a week of what is found on it, and the attacks in it. It makes what
-// sensors would tell, findings and flow notes with the marks that connections carry, and nothing
-// of the engine's. A seed is a week.
-
 const (
-	evalWeek = 7 * 24 * time.Hour
+	week     = 7 * 24 * time.Hour
 	sshImage = "/usr/bin/ssh"
 )
 
-var evalStart = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+var start = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 
-// told is one record at a time on a host.
-type evalRecord struct {
+// record is one thing that was told of a host at a time.
+type record struct {
 	at   time.Time
 	host int
 	row  *operatorv1.FindingRow
 	note *sensorv1.FlowNote
 }
 
-// evalAttack is what a campaign truly is.
-type evalAttack struct {
+// attack is what a campaign truly is.
+type attack struct {
 	kind   string
 	hosts  map[string]bool
 	last   time.Time // of its last record
 	joined time.Time // when one campaign had all its hosts
+	one    bool      // whether one has them at the end, and no other any
 }
+
+// storyKey is a storyline of a host.
+type storyKey struct{ host, storyline string }
 
 type edgeKey struct {
 	host  int
@@ -49,62 +49,65 @@ type edgeKey struct {
 	port  uint16
 }
 
-type evalFleet struct {
+// fleet is hosts with their habits, a week of what is found on them, and the attacks in it. It
+// makes what sensors would tell, findings and flow notes with the marks that connections carry,
+// and nothing of the engine's. A seed is a week.
+type fleet struct {
 	r       *rand.Rand
 	n       int
-	records []evalRecord
-	attacks []*evalAttack
-	habits  map[edgeKey]habit
+	records []record
+	attacks []*attack
+	habits  map[edgeKey]correlate.Habit
 	peers   map[edgeKey]int // of a host's image and port; peer is unset
 	seen    map[string]int  // on how many hosts an indicator's object is usual
-	owners  map[storyKey]*evalAttack
-	links   []evalLink
+	owners  map[storyKey]*attack
+	links   []link
 	taken   []int // by attacks
 	serial  int
 }
 
-// evalLink is a connection between two storylines, and whether its host ever made such before:
+// link is a connection between two storylines, and whether its host ever made such before:
 // all that the simplest rule sees.
-type evalLink struct {
+type link struct {
 	from, to     storyKey
 	fresh, alike bool
 }
 
 // Hubs stand at the beginning of the fleet.
 const (
-	evalManagers = 3
-	evalBackup   = 3
-	evalMonitor  = 4
-	evalBastion  = 5 // 5, 6, 7
-	evalRunner   = 8
-	evalFirst    = 10
+	managers    = 3
+	backupHost  = 3
+	monitor     = 4
+	bastionHost = 5 // 5, 6, 7
+	runner      = 8
+	first       = 10
 )
 
-func newEvalFleet(seed uint64, n int) *evalFleet {
-	f := &evalFleet{r: rand.New(rand.NewPCG(seed, 11)), n: n, habits: map[edgeKey]habit{}, peers: map[edgeKey]int{}, seen: map[string]int{}, owners: map[storyKey]*evalAttack{}}
+func newFleet(seed uint64, n int) *fleet {
+	f := &fleet{r: rand.New(rand.NewPCG(seed, 11)), n: n, habits: map[edgeKey]correlate.Habit{}, peers: map[edgeKey]int{}, seen: map[string]int{}, owners: map[storyKey]*attack{}}
 	f.learn()
 	f.benign()
-	f.attack()
-	slices.SortStableFunc(f.records, func(a, b evalRecord) int { return a.at.Compare(b.at) })
+	f.strike()
+	slices.SortStableFunc(f.records, func(a, b record) int { return a.at.Compare(b.at) })
 	return f
 }
 
-func (f *evalFleet) id(i int) string { return fmt.Sprintf("h-%04d", i) }
+func (f *fleet) id(i int) string { return fmt.Sprintf("h-%04d", i) }
 
-func (f *evalFleet) addr(i int) netip.Addr {
+func (f *fleet) addr(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 20, byte(i >> 8), byte(i)})
 }
 
-func (f *evalFleet) chance(p float64) bool { return f.r.Float64() < p }
+func (f *fleet) chance(p float64) bool { return f.r.Float64() < p }
 
-func (f *evalFleet) when() time.Time {
-	return evalStart.Add(time.Duration(f.r.Int64N(int64(evalWeek - 2*time.Hour))))
+func (f *fleet) when() time.Time {
+	return start.Add(time.Duration(f.r.Int64N(int64(week - 2*time.Hour))))
 }
 
 // some are n other hosts that are no hubs.
-func (f *evalFleet) some(n int, not ...int) (hosts []int) {
+func (f *fleet) some(n int, not ...int) (hosts []int) {
 	for len(hosts) < n {
-		i := evalFirst + f.r.IntN(f.n-evalFirst)
+		i := first + f.r.IntN(f.n-first)
 		if !slices.Contains(hosts, i) && !slices.Contains(not, i) {
 			hosts = append(hosts, i)
 		}
@@ -113,80 +116,80 @@ func (f *evalFleet) some(n int, not ...int) (hosts []int) {
 }
 
 // victims are hosts of an attack; each is in one attack of the week only.
-func (f *evalFleet) victims(n int) []int {
+func (f *fleet) victims(n int) []int {
 	hosts := f.some(n, f.taken...)
 	f.taken = append(f.taken, hosts...)
 	return hosts
 }
 
-func (f *evalFleet) habit(host int, image string, peer int, port uint16, count uint64, days int) {
+func (f *fleet) habit(host int, image string, peer int, port uint16, count uint64, days int) {
 	key := edgeKey{host, image, f.addr(peer), port}
 	if _, known := f.habits[key]; !known {
 		f.peers[edgeKey{host, image, netip.Addr{}, port}]++
 	}
-	f.habits[key] = habit{Count: count, Since: evalStart.Add(-time.Duration(days) * 24 * time.Hour).UnixNano()}
+	f.habits[key] = correlate.Habit{Count: count, Since: start.Add(-time.Duration(days) * 24 * time.Hour).UnixNano()}
 }
 
 // learn is what the fleet was used to before the week.
-func (f *evalFleet) learn() {
-	for i := evalFirst; i < f.n; i++ {
-		for m := range evalManagers {
-			if i%evalManagers == m && !f.chance(0.03) { // a few hosts are new to their manager
+func (f *fleet) learn() {
+	for i := first; i < f.n; i++ {
+		for m := range managers {
+			if i%managers == m && !f.chance(0.03) { // a few hosts are new to their manager
 				f.habit(m, sshImage, i, 22, 30, 30)
 			}
 		}
 		if !f.chance(0.03) {
-			f.habit(evalBackup, sshImage, i, 22, 30, 30)
+			f.habit(backupHost, sshImage, i, 22, 30, 30)
 		}
-		f.habit(evalMonitor, "/usr/lib/monitor/check", i, 5666, 8000, 30)
+		f.habit(monitor, "/usr/lib/monitor/check", i, 5666, 8000, 30)
 		for b := range 3 {
 			if f.chance(0.4) {
-				f.habit(evalBastion+b, sshImage, i, 22, uint64(3+f.r.IntN(40)), 60)
+				f.habit(bastionHost+b, sshImage, i, 22, uint64(3+f.r.IntN(40)), 60)
 			}
 		}
 		if i%4 == 1 && !f.chance(0.05) {
-			f.habit(evalRunner, sshImage, i, 22, uint64(5+f.r.IntN(60)), 60)
+			f.habit(runner, sshImage, i, 22, uint64(5+f.r.IntN(60)), 60)
 		}
 		for range 3 { // ordinary services
-			f.habit(i, "/usr/bin/java", evalFirst+f.r.IntN(f.n-evalFirst), 5432, 90_000, 60)
+			f.habit(i, "/usr/bin/java", first+f.r.IntN(f.n-first), 5432, 90_000, 60)
 		}
 	}
 	f.seen["/bin/sh"], f.seen["/usr/bin/python3"], f.seen[sshImage] = f.n, f.n*9/10, f.n
 	f.seen["example.org"], f.seen["example.net"] = f.n, f.n/3
 	f.seen["in tcp 10.99.0.1 22"] = f.n / 10 // the gateway's other users
 	for b := range 3 {
-		f.seen["in tcp "+f.addr(evalBastion+b).String()+" 22"] = f.n * 2 / 5
+		f.seen["in tcp "+f.addr(bastionHost+b).String()+" 22"] = f.n * 2 / 5
 	}
-	f.seen["in tcp "+f.addr(evalRunner).String()+" 22"] = f.n / 4
-	for m := range evalManagers {
+	f.seen["in tcp "+f.addr(runner).String()+" 22"] = f.n / 4
+	for m := range managers {
 		f.seen["in tcp "+f.addr(m).String()+" 22"] = f.n / 3
 	}
 }
 
-// Edge, Hosts and Fleet are what the store would say.
-func (f *evalFleet) Edge(host, image string, flow tuple, _ string, _ int64) (h habit) {
+// Reach, Hosts and Fleet are what the store would say.
+func (f *fleet) Reach(host, image string, server netip.AddrPort) (h correlate.Habit) {
 	var i int
 	_, _ = fmt.Sscanf(host, "h-%d", &i)
-	h = f.habits[edgeKey{i, image, flow.server.Addr(), flow.server.Port()}]
-	h.Peers = f.peers[edgeKey{i, image, netip.Addr{}, flow.server.Port()}]
+	h = f.habits[edgeKey{i, image, server.Addr(), server.Port()}]
+	h.Peers = f.peers[edgeKey{i, image, netip.Addr{}, server.Port()}]
 	return h
 }
 
-func (f *evalFleet) Hosts(i indicator) int { return f.seen[i.usual] }
-func (f *evalFleet) Fleet() int            { return f.n }
+func (f *fleet) Hosts(object string) int { return f.seen[object] }
+func (f *fleet) Fleet() int              { return f.n }
 
 // work is a storyline of a host.
 type work struct {
-	f       *evalFleet
+	f       *fleet
 	host    int
 	name    string
 	tainted bool // it has a finding, or another's mark
-	attack  *evalAttack
+	attack  *attack
 	origin  *sensorv1.Flow
 	login   *sensorv1.Login
 }
 
-func (f *evalFleet) work(host int, a *evalAttack) *work {
+func (f *fleet) work(host int, a *attack) *work {
 	f.serial++
 	if a != nil {
 		a.hosts[f.id(host)] = true
@@ -200,7 +203,7 @@ func (f *evalFleet) work(host int, a *evalAttack) *work {
 
 func (s *work) key() storyKey { return storyKey{s.f.id(s.host), s.name} }
 
-func (s *work) add(r evalRecord) {
+func (s *work) add(r record) {
 	r.host = s.host
 	if s.attack != nil && r.at.After(s.attack.last) {
 		s.attack.last = r.at
@@ -236,7 +239,7 @@ func (s *work) finds(at time.Time, severity string, score float64, marks ...mark
 	for _, m := range marks {
 		m(fd)
 	}
-	s.add(evalRecord{at: at, row: &operatorv1.FindingRow{Host: s.f.id(s.host), HostName: s.f.id(s.host), Disposition: "new", StoredAt: at.UnixNano(), Finding: fd}})
+	s.add(record{at: at, row: &operatorv1.FindingRow{Host: s.f.id(s.host), HostName: s.f.id(s.host), Disposition: "new", StoredAt: at.UnixNano(), Finding: fd}})
 }
 
 // way is how a connection is seen at its other end.
@@ -266,35 +269,27 @@ func (s *work) goes(at time.Time, to int, image string, port uint16, user string
 	next.origin = in
 	next.login = &sensorv1.Login{User: user, Source: in.Remote}
 	if _, usual := f.habits[edgeKey{s.host, image, server, port}]; how != unseen {
-		f.links = append(f.links, evalLink{s.key(), next.key(), !usual, how == seenAlike})
+		f.links = append(f.links, link{s.key(), next.key(), !usual, how == seenAlike})
 	}
 	if how == unseen {
 		next.origin, next.login = nil, nil
 		return next
 	}
 	if s.tainted { // its flows are noted, and the mark goes with them
-		s.add(evalRecord{at: at.Add(30 * time.Millisecond), note: &sensorv1.FlowNote{Storyline: s.name, Process: &sensorv1.Process{Image: []byte(image)}, Flow: out}})
+		s.add(record{at: at.Add(30 * time.Millisecond), note: &sensorv1.FlowNote{Storyline: s.name, Process: &sensorv1.Process{Image: []byte(image)}, Flow: out}})
 		closed := proto.CloneOf(out)
 		closed.Closed = at.Add(time.Minute).UnixNano()
-		s.add(evalRecord{at: at.Add(time.Minute), note: &sensorv1.FlowNote{Storyline: s.name, Process: &sensorv1.Process{Image: []byte(image)}, Flow: closed}})
+		s.add(record{at: at.Add(time.Minute), note: &sensorv1.FlowNote{Storyline: s.name, Process: &sensorv1.Process{Image: []byte(image)}, Flow: closed}})
 		server := &sensorv1.Process{Image: []byte("/usr/sbin/sshd")}
 		if how == seenAlike {
 			next.tainted = true
-			next.add(evalRecord{at: at.Add(300 * time.Millisecond), note: &sensorv1.FlowNote{Storyline: next.name, Process: server, Flow: in, Carried: f.id(s.host) + "/" + s.name}})
+			next.add(record{at: at.Add(300 * time.Millisecond), note: &sensorv1.FlowNote{Storyline: next.name, Process: server, Flow: in, Carried: f.id(s.host) + "/" + s.name}})
 		}
 		closedIn := proto.CloneOf(in)
 		closedIn.Closed = at.Add(time.Minute + skew).UnixNano()
-		next.add(evalRecord{at: at.Add(time.Minute + 50*time.Millisecond), note: &sensorv1.FlowNote{Storyline: next.name, Process: server, Flow: closedIn}})
+		next.add(record{at: at.Add(time.Minute + 50*time.Millisecond), note: &sensorv1.FlowNote{Storyline: next.name, Process: server, Flow: closedIn}})
 	}
 	return next
 }
 
 func pick[T any](r *rand.Rand, all ...T) T { return all[r.IntN(len(all))] }
-
-func sortedHosts(set map[string]bool) (hosts []string) {
-	for h := range set {
-		hosts = append(hosts, h)
-	}
-	slices.SortFunc(hosts, cmp.Compare[string])
-	return hosts
-}

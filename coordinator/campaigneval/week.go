@@ -1,4 +1,4 @@
-package correlate
+package campaigneval
 
 import (
 	"fmt"
@@ -8,11 +8,11 @@ import (
 // benign is a week of ordinary work, with what is found in it although nothing is wrong. The
 // rates are harsher than the alert budget: 0.3 findings a host and day, and one in fifteen of
 // them is of severity high.
-func (f *evalFleet) benign() {
+func (f *fleet) benign() {
 	f.noise()
 	for day := range 7 {
-		at := evalStart.Add(time.Duration(day) * 24 * time.Hour)
-		for m := range evalManagers {
+		at := start.Add(time.Duration(day) * 24 * time.Hour)
+		for m := range managers {
 			f.push(m, at.Add(time.Duration(6+m)*time.Hour), 0.3, 0.03, "")
 		}
 		f.backup(at.Add(2 * time.Hour))
@@ -24,7 +24,7 @@ func (f *evalFleet) benign() {
 		}
 		for range max(1, f.n/100) { // monitoring finds something to restart
 			to := f.some(1)[0]
-			s := f.work(evalMonitor, nil)
+			s := f.work(monitor, nil)
 			s.tainted = f.chance(0.2)
 			if s.tainted {
 				s.finds(at.Add(time.Hour), "medium", 50)
@@ -40,9 +40,9 @@ func (f *evalFleet) benign() {
 }
 
 // noise is what has to do with nothing else.
-func (f *evalFleet) noise() {
+func (f *fleet) noise() {
 	for range int(0.3 * 7 * float64(f.n)) {
-		host, at := evalFirst+f.r.IntN(f.n-evalFirst), f.when()
+		host, at := first+f.r.IntN(f.n-first), f.when()
 		s := f.work(host, nil)
 		severity, score := pick(f.r, "low", "medium", "medium"), 30+40*f.r.Float64()
 		if f.chance(1. / 15) {
@@ -74,13 +74,13 @@ func (f *evalFleet) noise() {
 }
 
 // push is a config manager's round over its hosts.
-func (f *evalFleet) push(manager int, at time.Time, found, atTarget float64, rollout string) {
+func (f *fleet) push(manager int, at time.Time, found, atTarget float64, rollout string) {
 	s := f.work(manager, nil)
 	if f.chance(found) {
 		s.finds(at, "medium", 55, program("/usr/bin/python3", ""))
 	}
-	for i := evalFirst; i < f.n; i++ {
-		if i%evalManagers != manager {
+	for i := first; i < f.n; i++ {
+		if i%managers != manager {
 			continue
 		}
 		at = at.Add(time.Duration(f.r.Int64N(int64(3 * time.Second))))
@@ -95,12 +95,12 @@ func (f *evalFleet) push(manager int, at time.Time, found, atTarget float64, rol
 	}
 }
 
-func (f *evalFleet) backup(at time.Time) {
-	s := f.work(evalBackup, nil)
+func (f *fleet) backup(at time.Time) {
+	s := f.work(backupHost, nil)
 	if f.chance(0.3) {
 		s.finds(at, "medium", 50)
 	}
-	for i := evalFirst; i < f.n; i++ {
+	for i := first; i < f.n; i++ {
 		at = at.Add(time.Duration(f.r.Int64N(int64(4 * time.Second))))
 		n := s.goes(at, i, sshImage, 22, "backup", seenAlike)
 		if f.chance(0.01) {
@@ -110,8 +110,8 @@ func (f *evalFleet) backup(at time.Time) {
 }
 
 // admin is a person who goes from a bastion to some hosts, one in ten of them for the first time.
-func (f *evalFleet) admin(at time.Time) {
-	bastion := evalBastion + f.r.IntN(3)
+func (f *fleet) admin(at time.Time) {
+	bastion := bastionHost + f.r.IntN(3)
 	s := f.work(bastion, nil)
 	switch {
 	case f.chance(0.01):
@@ -135,8 +135,8 @@ func (f *evalFleet) admin(at time.Time) {
 }
 
 // deploy brings a program that was built a moment ago to the hosts that run it.
-func (f *evalFleet) deploy(at time.Time) {
-	s := f.work(evalRunner, nil)
+func (f *fleet) deploy(at time.Time) {
+	s := f.work(runner, nil)
 	if f.chance(0.2) {
 		s.finds(at, "medium", 55)
 	}
@@ -145,7 +145,7 @@ func (f *evalFleet) deploy(at time.Time) {
 	for _, to := range f.some(3 + f.r.IntN(18)) {
 		at = at.Add(time.Duration(1+f.r.IntN(20)) * time.Second)
 		if !f.chance(0.05) {
-			f.habit(evalRunner, sshImage, to, 22, uint64(5+f.r.IntN(60)), 60)
+			f.habit(runner, sshImage, to, 22, uint64(5+f.r.IntN(60)), 60)
 		}
 		n := s.goes(at, to, sshImage, 22, "ci", seenAlike)
 		if f.chance(0.3) {
@@ -155,15 +155,15 @@ func (f *evalFleet) deploy(at time.Time) {
 }
 
 // attackKinds are the campaigns, ten of each in a fleet of 1,000.
-var attackKinds = map[string]func(f *evalFleet, a *evalAttack, at time.Time){
-	"ssh key hop": (*evalFleet).sshHop, "scp and run": (*evalFleet).scpRun, "stolen agent": (*evalFleet).stolenAgent,
-	"web shell to database": (*evalFleet).webShell, "cron worm": (*evalFleet).cronWorm, "slow hop": (*evalFleet).slowHop, "through NAT": (*evalFleet).natHop,
+var attackKinds = map[string]func(f *fleet, a *attack, at time.Time){
+	"ssh key hop": (*fleet).sshHop, "scp and run": (*fleet).scpRun, "stolen agent": (*fleet).stolenAgent,
+	"web shell to database": (*fleet).webShell, "cron worm": (*fleet).cronWorm, "slow hop": (*fleet).slowHop, "through NAT": (*fleet).natHop,
 }
 
-func (f *evalFleet) attack() {
+func (f *fleet) strike() {
 	for _, kind := range []string{"ssh key hop", "scp and run", "stolen agent", "web shell to database", "cron worm", "slow hop", "through NAT"} {
 		for range max(1, f.n/100) {
-			a := &evalAttack{kind: kind, hosts: map[string]bool{}}
+			a := &attack{kind: kind, hosts: map[string]bool{}}
 			attackKinds[kind](f, a, f.when())
 			f.attacks = append(f.attacks, a)
 		}
@@ -171,7 +171,7 @@ func (f *evalFleet) attack() {
 }
 
 // maybe is what is found at a hop: mostly something, not always, and not always grave.
-func (f *evalFleet) maybe(s *work, at time.Time, marks ...mark) {
+func (f *fleet) maybe(s *work, at time.Time, marks ...mark) {
 	switch {
 	case f.chance(0.25):
 		s.finds(at, "high", 75, marks...)
@@ -180,7 +180,7 @@ func (f *evalFleet) maybe(s *work, at time.Time, marks ...mark) {
 	}
 }
 
-func (f *evalFleet) hops(a *evalAttack, at time.Time, hosts []int, apart func() time.Duration, how way) {
+func (f *fleet) hops(a *attack, at time.Time, hosts []int, apart func() time.Duration, how way) {
 	s := f.work(hosts[0], a)
 	s.finds(at, "high", 80)
 	for i, to := range hosts[1:] {
@@ -194,25 +194,25 @@ func (f *evalFleet) hops(a *evalAttack, at time.Time, hosts []int, apart func() 
 	}
 }
 
-func (f *evalFleet) minutes(most int) func() time.Duration {
+func (f *fleet) minutes(most int) func() time.Duration {
 	return func() time.Duration { return time.Duration(30+f.r.IntN(most*60)) * time.Second }
 }
 
-func (f *evalFleet) sshHop(a *evalAttack, at time.Time) {
+func (f *fleet) sshHop(a *attack, at time.Time) {
 	f.hops(a, at, f.victims(3+f.r.IntN(3)), f.minutes(20), seenAlike)
 }
 
-func (f *evalFleet) natHop(a *evalAttack, at time.Time) {
+func (f *fleet) natHop(a *attack, at time.Time) {
 	f.hops(a, at, f.victims(2+f.r.IntN(2)), f.minutes(20), translated1)
 }
 
 // slowHop waits for days; the week is compressed, its clock is not.
-func (f *evalFleet) slowHop(a *evalAttack, _ time.Time) {
-	at := evalStart.Add(time.Duration(f.r.Int64N(int64(20 * time.Hour))))
+func (f *fleet) slowHop(a *attack, _ time.Time) {
+	at := start.Add(time.Duration(f.r.Int64N(int64(20 * time.Hour))))
 	f.hops(a, at, f.victims(3), func() time.Duration { return 72*time.Hour + time.Duration(f.r.IntN(3600))*time.Second }, seenAlike)
 }
 
-func (f *evalFleet) scpRun(a *evalAttack, at time.Time) {
+func (f *fleet) scpRun(a *attack, at time.Time) {
 	f.serial++
 	tool := program("/dev/shm/x", fmt.Sprint(f.serial))
 	c2 := asks(fmt.Sprintf("c%d.example", f.serial))
@@ -232,8 +232,8 @@ func (f *evalFleet) scpRun(a *evalAttack, at time.Time) {
 }
 
 // stolenAgent goes where the bastion always goes, by the same program.
-func (f *evalFleet) stolenAgent(a *evalAttack, at time.Time) {
-	bastion := evalBastion + f.r.IntN(3)
+func (f *fleet) stolenAgent(a *attack, at time.Time) {
+	bastion := bastionHost + f.r.IntN(3)
 	s := f.work(bastion, a)
 	s.finds(at, "high", 80)
 	for _, to := range f.victims(2 + f.r.IntN(3)) {
@@ -245,7 +245,7 @@ func (f *evalFleet) stolenAgent(a *evalAttack, at time.Time) {
 }
 
 // webShell uses the service's own way to the database, by another program.
-func (f *evalFleet) webShell(a *evalAttack, at time.Time) {
+func (f *fleet) webShell(a *attack, at time.Time) {
 	hosts := f.victims(2)
 	f.habit(hosts[0], "/usr/bin/php-fpm", hosts[1], 5432, 90_000, 60)
 	s := f.work(hosts[0], a)
@@ -255,7 +255,7 @@ func (f *evalFleet) webShell(a *evalAttack, at time.Time) {
 }
 
 // cronWorm spreads to two hosts from each, and fetches itself from outside.
-func (f *evalFleet) cronWorm(a *evalAttack, at time.Time) {
+func (f *fleet) cronWorm(a *attack, at time.Time) {
 	f.serial++
 	tool := program("/var/tmp/.k", fmt.Sprint(f.serial))
 	c2 := asks(fmt.Sprintf("w%d.example", f.serial))
