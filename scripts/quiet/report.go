@@ -149,9 +149,9 @@ func figures(findings []finding, ends []investigation, incidents []incident, hos
 			fmt.Sprintf("the budget of %g a day makes %.3f in this time; the target is what it gives in 99 of 100 such times", budget, budget*days)),
 		figure.Info("findings by rules, after teaching", float64(rules), "findings", ""),
 		figure.Info("findings while it was taught", float64(teaching), "findings", ""),
-		figure.Info("storylines closed as benign", float64(verdicts["benign"]), "storylines", ""),
-		figure.Info("storylines watched", float64(verdicts["watching"]), "storylines", ""),
-		figure.Exactly("storylines taken for an incident", float64(verdicts["incident"]), 0, "storylines", ""),
+		figure.Info("investigator: storylines of ordinary work closed as benign", float64(verdicts["benign"]), "storylines", ""),
+		figure.Info("investigator: storylines of ordinary work watched", float64(verdicts["watching"]), "storylines", ""),
+		figure.Exactly("investigator: storylines of ordinary work taken for an incident", float64(verdicts["incident"]), 0, "storylines", ""),
 		figure.Info("events seen", float64(host.Total), "events", fmt.Sprintf("%d lost, each told; %d behaviours learnt", host.Lost, host.Baseline.Behaviours)),
 	}
 }
