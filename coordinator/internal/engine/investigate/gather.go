@@ -317,7 +317,7 @@ func (d *deeds) file(r *sensorv1.Sighting) {
 	case "module":
 		count(&d.modules, path)
 	case "history", "log":
-		if op != "create" && op != "write" { // to write on is what they are for
+		if op == "unlink" || op == "truncate" || op == "rename" { // to write on is what they are for
 			count(&d.histories, path+" ("+op+")")
 		}
 	}
