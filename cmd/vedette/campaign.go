@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vedette-edr/vedette/cmd/vedette/internal/attack"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/graph"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
@@ -188,10 +187,10 @@ func campaignPage(g *output.Page, c *raftv1.Campaign, incidents []*raftv1.Incide
 	}
 	if len(c.GetTechniques()) > 0 {
 		g.Section("Techniques")
-		order, of := attack.ByTactic(c.GetTechniques())
+		order, of := byTactic(c.GetTechniques())
 		for _, tactic := range order {
 			for n, id := range of[tactic] {
-				g.Field([]string{first(tactic, "Other"), ""}[min(n, 1)], attack.Label(id))
+				g.Field([]string{first(tactic, "Other"), ""}[min(n, 1)], techniqueLabel(id))
 			}
 		}
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vedette-edr/vedette/cmd/vedette/internal/attack"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
@@ -121,7 +120,7 @@ func findingPage(g *output.Page, row *operatorv1.FindingRow, in *raftv1.Investig
 		if i > 0 {
 			label = ""
 		}
-		g.Field(label, attack.Label(id))
+		g.Field(label, techniqueLabel(id))
 	}
 	g.Field("state", strings.TrimSpace(row.GetDisposition()+" "+row.GetIncident()))
 	g.Field("finding", f.GetId())

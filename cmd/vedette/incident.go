@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/vedette-edr/vedette/cmd/vedette/internal/attack"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/output"
 	"github.com/vedette-edr/vedette/cmd/vedette/internal/shape"
 	"github.com/vedette-edr/vedette/coordinator/client"
@@ -147,7 +146,7 @@ func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse, names map
 		if n > 0 {
 			label = ""
 		}
-		g.Field(label, attack.Label(id))
+		g.Field(label, techniqueLabel(id))
 	}
 
 	if len(i.GetTimeline()) > 0 {
