@@ -116,10 +116,11 @@ func (res *Result) read(files fs.FS) (found []*sigma.Rule, err error) {
 func (res *Result) judge(r *sigma.Rule) {
 	matchers, err := sigma.Compile(r, taxonomy.Schema)
 	if err != nil {
-		reason := err.Error()
-		if refused := (*sigma.Error)(nil); errors.As(err, &refused) {
-			reason = refused.Msg
+		refused := (*sigma.Error)(nil)
+		if !errors.As(err, &refused) || !refused.Unsupported {
+			return // it is among those that are wrong in themselves
 		}
+		reason := refused.Msg
 		if r.Service != "" && r.Service != "auditd" {
 			reason = "a log file's text, which the sensor does not read"
 		}
