@@ -25,11 +25,11 @@ PINNED  := $(shell cat scripts/tools/go.mod scripts/tools/go.sum | sha256sum | c
 TOOLS   ?= $(CURDIR)/bin/tools/$(PINNED)
 
 ##@ Run
-.PHONY: up demo bench evasion isolation sim torture eval drill
+.PHONY: up demo bench evasion isolation sim torture eval drill quiet
 up: ## (root) three coordinators and a sensor on this host, with a live view; Ctrl-C ends all of it
 	@exec scripts/bootstrap.sh up
-demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes
-	@exec scripts/bootstrap.sh demo
+demo: ## (root) an attack over three of four hosts, found, contained, proven, released; < 3 minutes; HANDS_OFF=1: contained with nobody typing
+	@exec scripts/bootstrap.sh demo $(if $(HANDS_OFF),-hands-off)
 bench: ## (root) the figures of this machine beside their targets; out/bench.jsonl
 	@exec scripts/bootstrap.sh bench
 evasion: ## (root) what has blinded other sensors, tried on this one; out/evasion.jsonl
@@ -39,8 +39,10 @@ isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 secon
 sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for HOLD=90s; SEED=1, HERD=leader, all or none; out/sim.jsonl
 	@exec scripts/bootstrap.sh sim -size '$(SIZE)' -hold '$(HOLD)' -seed '$(or $(SEED),1)' -herd '$(HERD)'
 
-eval: ## how well it decides, where the truth is known: baseline, rules, campaigns; FULL=1 for the long run, ONLY=a,b; out/eval.jsonl, pictures in out/eval/
+eval: ## how well it decides, where the truth is known: baseline, rules, investigator, campaigns; FULL=1 for the long run, ONLY=a,b; out/eval.jsonl, pictures in out/eval/
 	@exec scripts/bootstrap.sh eval -only '$(ONLY)' -hosts '$(or $(HOSTS),0)' $(if $(FULL),-full)
+quiet: ## (root) an hour of ordinary work (MINUTES=n, NIGHTLY=1: eight hours) with a sensor beside it: 0 incidents; out/quiet.jsonl
+	@exec scripts/bootstrap.sh quiet -minutes '$(or $(MINUTES),$(if $(NIGHTLY),480,60))' -seed '$(or $(SEED),1)'
 torture: ## (root) kills, partitions, power cuts on a real cluster: what was lost; SEED=n again, NIGHTLY=1 for a night; out/torture.jsonl
 	@exec scripts/bootstrap.sh torture -seed '$(or $(SEED),0)' $(if $(NIGHTLY),-nightly)
 drill: ## (root) every drill against a real sensor: what is proven and missed by ATT&CK technique; out/drill.jsonl, out/drill-layer.json
@@ -96,7 +98,7 @@ bin/skewed/vedette-coordinator: FORCE
 	@CGO_ENABLED=1 $(GOBUILD) -overlay bin/skewed/_clock/overlay.json -tags failpoint,skew -o $@ ./cmd/vedette-coordinator
 bin/vedette bin/vedette-sensor: FORCE
 	@$(STATIC) -o $@ ./cmd/$(@F)
-bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture bin/vedette-drill: FORCE
+bin/vedette-up bin/vedette-demo bin/vedette-bench bin/vedette-evasion bin/vedette-vmtest bin/vedette-isolation bin/vedette-sim bin/vedette-torture bin/vedette-drill bin/vedette-quiet: FORCE
 	@$(STATIC) -o $@ ./scripts/$(@F:vedette-%=%)
 # It plays the coordinator's engine, and what that imports has the store's cgo in it.
 bin/vedette-eval: FORCE

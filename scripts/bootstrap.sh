@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|eval|drill|vmtest: makes this machine able to build and run Vedette,
+# bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|eval|drill|quiet|vmtest: makes this machine able to build and run Vedette,
 # builds it, and becomes bin/vedette-MODE. Every step that is already done costs
 # a few milliseconds, so it runs each time.
 set -u
-mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|eval|drill|vmtest"}
+mode=${1:?"usage: bootstrap.sh up|demo|bench|evasion|isolation|sim|torture|eval|drill|quiet|vmtest"}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . scripts/env.sh

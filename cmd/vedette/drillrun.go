@@ -35,6 +35,7 @@ type drilled struct {
 	host     string
 	findings []*operatorv1.FindingRow
 	incident *raftv1.Incident
+	ended    string // how the investigator ended what made no incident
 	respond  string
 }
 
@@ -278,37 +279,6 @@ func (d *drilled) after() time.Duration {
 
 func (d *drilled) why() string {
 	return strings.Join(fields(append([]string{d.Why}, d.Left...)...), "; ")
-}
-
-// investigated asks for the incidents that the findings went into.
-func (s *session) investigated(ctx context.Context, all []*drilled) {
-	for _, d := range all {
-		for _, row := range d.findings {
-			if row.GetIncident() == "" || d.incident != nil {
-				continue
-			}
-			limited, cancel := s.limit(ctx)
-			res, err := s.api.Incident(limited, row.GetIncident())
-			cancel()
-			if err != nil {
-				s.say("incident %s cannot be read: %s", row.GetIncident(), err)
-				continue
-			}
-			d.incident = res.GetIncident()
-		}
-	}
-}
-
-func (d *drilled) investigation() string {
-	switch {
-	case d.incident.GetStatus() == "closed":
-		return "closed as " + d.incident.GetDisposition()
-	case d.incident != nil:
-		return "incident"
-	case len(d.findings) > 0:
-		return "recorded" // below what makes an incident, by itself
-	}
-	return ""
 }
 
 // everything is an intent that permits all, to ask what automation would do at most. It is

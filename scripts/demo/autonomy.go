@@ -55,9 +55,9 @@ type operation struct {
 }
 
 // permit applies the intent; what is found from here on is judged by it.
-func (s *story) permit(ctx context.Context) error {
+func (s *story) permit(ctx context.Context, text string) error {
 	path := filepath.Join(s.lab.Dir, "intent.yaml")
-	if err := os.WriteFile(path, []byte(intentFile), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return err
 	}
 	if out, err := s.cluster.CLI(ctx, "intent", "apply", path, "--reason", "demo", "--yes", "--wait", "--timeout", "20s"); err != nil {

@@ -24,6 +24,7 @@ const home = "/run/vedette-demo"
 func main() {
 	bin := flag.String("bin", "bin", "folder of the built programs")
 	keep := flag.Bool("keep-logs", false, "leave the logs in "+home+" at the end")
+	handsOff := flag.Bool("hands-off", false, "people set beforehand what automation may do, and type nothing when it happens")
 	flag.Parse()
 	if flag.Arg(0) == "role" {
 		if err := role(flag.Args()[1:]); err != nil {
@@ -45,7 +46,7 @@ func main() {
 	// The story takes about a minute and a half; three minutes is the promise.
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("the demo took longer than its three minutes"))
 	defer cancel()
-	if err := run(ctx, *bin, *keep); err != nil {
+	if err := run(ctx, *bin, *keep, *handsOff); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo: FAILED: %v\n", err)
 		os.Exit(1)
 	}

@@ -31,7 +31,7 @@ func settle() error {
 	return syscall.Exec(stage, os.Args, os.Environ())
 }
 
-func run(ctx context.Context, bin string, keep bool) (err error) {
+func run(ctx context.Context, bin string, keep, handsOff bool) (err error) {
 	l, err := lab.New(bin, home)
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func run(ctx context.Context, bin string, keep bool) (err error) {
 		}
 		err = errors.Join(err, figure.Write("out", "demo", n.rows))
 	}()
-	s := &story{lab: l, say: n}
+	s := &story{lab: l, say: n, handsOff: handsOff}
 	err = s.tell(ctx)
 	n.part("Clean removal")
 	if closing := l.Close(); closing != nil {

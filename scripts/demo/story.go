@@ -30,31 +30,48 @@ type story struct {
 	say     *narrator
 	world   *world
 	cluster *lab.Cluster
+	// handsOff: people set beforehand what automation may do, and type nothing afterwards.
+	handsOff bool
+}
+
+// step is one part of the story.
+type step struct {
+	title string
+	do    func(context.Context) error
 }
 
 func (s *story) tell(ctx context.Context) error {
-	steps := []struct {
-		title string
-		do    func(context.Context) error
-	}{
-		{"Three coordinator nodes and four hosts, each in its own network namespace", s.stage},
-		{fmt.Sprintf("Ordinary work, learnt for %.0f s", learnFor.Seconds()), s.learn},
-		{"The attack: a hole in the shop on web1, ssh to app1, a new program on db1", s.attack},
-		{"What the sensors found", s.findings},
-		{"One incident", s.incident},
-		{"The campaign: how it moved, and what joins it", s.campaign},
-		{"What automation may do: db1 at once, app1 with approval, web1 unless vetoed", s.permit},
-		{"The attacker goes on", s.automation},
-		{"Isolation of the whole fleet: two operators", s.isolate},
-		{"Release", s.release},
-	}
-	for _, step := range steps {
+	for _, step := range s.steps() {
 		s.say.part(step.title)
 		if err := step.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.title, err)
 		}
 	}
 	return nil
+}
+
+func (s *story) steps() []step {
+	begin := []step{
+		{"Three coordinator nodes and four hosts, each in its own network namespace", s.stage},
+		{fmt.Sprintf("Ordinary work, learnt for %.0f s", learnFor.Seconds()), s.learn},
+	}
+	attack := []step{
+		{"The attack: a hole in the shop on web1, ssh to app1, a new program on db1", s.attack},
+		{"What the sensors found", s.findings},
+		{"One incident", s.incident},
+		{"The campaign: how it moved, and what joins it", s.campaign},
+		{"The investigation, with nobody asking", s.investigation},
+	}
+	if s.handsOff {
+		before := step{"What automation may do, set beforehand", func(ctx context.Context) error { return s.permit(ctx, handsOffIntent) }}
+		return slices.Concat(begin, []step{before}, attack, []step{{"Contained, with nobody typing", s.contained}})
+	}
+	return slices.Concat(begin, attack, []step{
+		{"What automation may do: db1 at once, app1 with approval, web1 unless vetoed", func(ctx context.Context) error { return s.permit(ctx, intentFile) }},
+		{"The attacker goes on", s.automation},
+		{"Isolation of the whole fleet: two operators", s.isolate},
+		{"Release", s.release},
+	})
 }
 
 func (s *story) stage(ctx context.Context) (err error) {

@@ -203,13 +203,16 @@ func report(ctx context.Context, c *lab.Cluster, cfg config, results []result) (
 	if err := c.JSON(ctx, &status, "status"); err != nil {
 		return nil, err
 	}
-	count := map[string][]string{}
+	count, ended := map[string][]string{}, map[string][]string{}
 	unclean, named := []string{}, 0
 	techniques := map[string]bool{}
 	for _, r := range results {
 		count[r.Verdict] = append(count[r.Verdict], r.Drill)
 		if !r.Clean {
 			unclean = append(unclean, r.Drill)
+		}
+		if r.Verdict == "proven" {
+			ended[r.Investigated] = append(ended[r.Investigated], r.Drill)
 		}
 		if r.Verdict == "proven" && len(r.Named) > 0 {
 			named++
@@ -226,6 +229,10 @@ func report(ctx context.Context, c *lab.Cluster, cfg config, results []result) (
 		figure.Info("drills proven", number(count["proven"]), "drills", fmt.Sprintf("%d with the technique named by a finding", named)),
 		figure.Info("drills missed", number(count["missed"]), "drills", list(count["missed"])),
 		figure.Info("techniques proven", float64(status.Drills.Proven), "techniques", fmt.Sprintf("as vedette status says; %d missed, %d gaps closed", status.Drills.Missed, status.Drills.Closed)),
+		figure.Info("investigator: attacks that went to a person", number(ended["incident"])+number(ended["closed as benign"]), "drills", "of those that were found; the run closes its own afterwards"),
+		figure.Info("investigator: attacks that are watched", number(ended["watching"]), "drills", list(ended["watching"])),
+		figure.Info("investigator: attacks that it closed as benign", number(ended["benign"]), "drills", list(ended["benign"])),
+		figure.Info("investigator: attacks that it has not looked at", number(ended["recorded"]), "drills", list(ended["recorded"])),
 		figure.Exactly("drills failed", number(count["failed"]), 0, "drills", list(count["failed"])),
 		figure.Exactly("controls found", number(count["noisy"]), 0, "controls", list(count["noisy"])),
 		figure.Exactly("drills that left something", number(unclean), 0, "drills", list(unclean)),

@@ -45,6 +45,7 @@ type table struct {
 var tables = []table{
 	{"baseline", baselineTable},
 	{"rules", rulesTable},
+	{"investigator", investigatorTable},
 	{"campaigns", campaignsTable},
 }
 

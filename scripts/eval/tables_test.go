@@ -117,3 +117,22 @@ func TestRoleRow(t *testing.T) {
 		t.Errorf("%+v, %+v", low, fit)
 	}
 }
+
+// Ensure the investigator's table has what the last runs of drills and of ordinary work said
+// of him, with its misses and its time, and says which of them was not run.
+func TestInvestigatorTable(t *testing.T) {
+	dir := t.TempDir()
+	if err := figure.Write(dir, "drill", []figure.Row{figure.Info("drills done", 3, "", ""), figure.Exactly("investigator: closed", 1, 0, "drills", "x")}); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := investigatorTable(t.Context(), io.Discard, config{out: dir})
+	if err != nil || len(rows) != 2 {
+		t.Fatalf("%v, %v", rows, err)
+	}
+	if r := rows[0]; r.Name != "drill, investigator: closed" || r.OK || !strings.Contains(r.Note, "x (run of 20") {
+		t.Errorf("%+v", r)
+	}
+	if r := rows[1]; !strings.Contains(r.Note, "make quiet") {
+		t.Errorf("%+v", r)
+	}
+}

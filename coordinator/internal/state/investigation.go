@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/proto/drill"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -98,7 +99,7 @@ func (a *applier) judge(incident *raftv1.Incident) error {
 	counted := make(map[string]bool)
 	for _, f := range findings {
 		sign := Sign(f)
-		if counted[string(sign)] {
+		if counted[string(sign)] || drilled(f) {
 			continue
 		}
 		counted[string(sign)] = true
@@ -107,6 +108,20 @@ func (a *applier) judge(incident *raftv1.Incident) error {
 		}
 	}
 	return nil
+}
+
+// drilled says whether a finding bears a drill's mark. To close a drill's incident teaches
+// nothing: what it did was an attack's. Who copies a mark only keeps his own from being
+// counted.
+func drilled(f *sensorv1.Finding) bool {
+	for _, p := range append([]*sensorv1.Process{f.GetProcess()}, f.GetAncestors()...) {
+		for _, arg := range p.GetArgv() {
+			if strings.HasPrefix(string(arg), drill.MarkPrefix) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Sign is what a finding has in common with others that look the same: its kind and rule, the

@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"testing"
+	"time"
 
 	"github.com/vedette-edr/vedette/proto/raftv1"
 )
@@ -52,5 +53,18 @@ func TestVerdict(t *testing.T) {
 	w.judged(storyKey{"h-a", "1"}, &raftv1.Investigation{Verdict: "incident", Ended: 9})
 	if kept := w.components(l, 120); len(kept) != 1 {
 		t.Errorf("%d incidents of what the investigator takes for one", len(kept))
+	}
+
+	// Two hosts that a flow joins: what was closed on one of them adds nothing.
+	for _, closed := range []bool{false, true} {
+		w := newWindow()
+		w.addFinding(row("a", "1", 1, severity("low"), score(70), sends(tcp(false, "10.0.0.1", 4000, "10.0.0.2", 22, 1))))
+		w.addFinding(row("b", "2", 1, severity("low"), score(70), cameBy(tcp(true, "10.0.0.2", 22, "10.0.0.1", 4000, 1))))
+		if closed {
+			w.judged(storyKey{"h-b", "2"}, &raftv1.Investigation{Verdict: "benign", Ended: t0.Add(time.Hour).UnixNano()})
+		}
+		if kept := len(w.components(newLedger(nil), 120)) > 0; kept == closed {
+			t.Errorf("closed %v: kept %v", closed, kept)
+		}
 	}
 }

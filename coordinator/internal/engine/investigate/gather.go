@@ -19,6 +19,7 @@ import (
 const (
 	maxFindings  = 200
 	maxRows      = 500
+	maxTelling   = 2000
 	maxBytes     = 1 << 20
 	maxMillis    = 5000
 	askFor       = 10 * time.Second
@@ -37,6 +38,7 @@ type evidence struct {
 	question   string
 	answer     *sensorv1.Answer
 	unanswered string
+	shortened  bool // of what it did only what matters was read
 	did        deeds
 	fleet      int
 	usual      map[string]uint64 // by image: on how many hosts at least
@@ -96,7 +98,26 @@ func (e *Engine) ask(ctx context.Context, c *evidence) {
 		return
 	}
 	c.answer = answer
+	if answer.GetLimited() == "" {
+		return
+	}
+	// It did more than is read. What matters of it is asked for by itself: when that comes whole,
+	// nothing that would be weighed is missing.
+	question := c.question + " and (" + telling + ")"
+	more, err := e.cfg.Asker.Ask(ctx, target, &sensorv1.Ask{What: &sensorv1.Ask_Expression{Expression: question},
+		Since: c.findings[0].GetFinding().GetTime() - int64(askBefore), MaxRows: maxTelling, MaxBytes: maxBytes, MaxMillis: maxMillis, Asker: "node:" + e.cfg.NodeID})
+	if err != nil || more.GetError() != "" || more.GetLimited() != "" || more.GetDamaged() > 0 {
+		return
+	}
+	c.question, c.shortened = question, true
+	more.Scanned += answer.GetScanned()
+	more.Losses = append(more.GetLosses(), answer.GetLosses()...)
+	c.answer = more
 }
+
+// telling is what read makes something of.
+const telling = `class in ("credential", "persistence", "binary", "module", "web", "history", "log") or unexplained == true or ` +
+	`trait in ("memfd", "deleted", "world-writable-dir", "hidden-path") or type == "flow-open" or type == "login"`
 
 // compare reads how usual it is in the fleet, and how people judged what looks the same.
 func (e *Engine) compare(ctx context.Context, c *evidence) (err error) {
@@ -192,6 +213,7 @@ type deeds struct {
 	// By class of file: what was read or changed. Of credential files every opening counts, of the
 	// others only what changes them.
 	credentials, persistence, binaries, modules, histories []counted
+	installed                                              int       // files of these kinds that a package manager put in place
 	unexplained                                            []counted // gains of privilege that nothing allows
 	odd                                                    []counted // programs in memory, deleted, or where everybody may write
 	from, until                                            int64
@@ -283,6 +305,10 @@ func (d *deeds) file(r *sensorv1.Sighting) {
 	if op == "map-exec" { // it changes nothing
 		return
 	}
+	if packagers[string(r.GetProcess().GetImage())] && (class == "persistence" || class == "binary" || class == "web") {
+		d.installed++ // what its scripts do is another program's
+		return
+	}
 	switch class {
 	case "persistence":
 		count(&d.persistence, path)
@@ -296,6 +322,11 @@ func (d *deeds) file(r *sensorv1.Sighting) {
 		}
 	}
 }
+
+// packagers put files in place as packages have them: that is their work. Whoever changes one of
+// these programs has changed a program.
+var packagers = map[string]bool{"/usr/bin/dpkg": true, "/usr/bin/rpm": true, "/usr/bin/dnf": true, "/usr/bin/dnf5": true, "/usr/bin/zypper": true,
+	"/usr/bin/pacman": true, "/sbin/apk": true, "/usr/sbin/apk": true}
 
 func text(r *sensorv1.Sighting, name string) string {
 	for _, d := range r.GetDetails() {

@@ -16,6 +16,8 @@ import (
 	"github.com/vedette-edr/vedette/coordinator/internal/inquire"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
+	"github.com/vedette-edr/vedette/proto/drill"
+	"github.com/vedette-edr/vedette/proto/hunt"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -38,6 +40,7 @@ type world struct {
 	answer *sensorv1.Answer
 	err    error
 	asked  []*sensorv1.Ask
+	second *sensorv1.Answer // to a second question
 }
 
 func (w *world) IsLeader() bool                    { return true }
@@ -51,7 +54,10 @@ func (w *world) Propose(_ context.Context, cmd *raftv1.Command) (res *raftv1.Res
 
 func (w *world) Ask(_ context.Context, _ inquire.Target, ask *sensorv1.Ask) (*sensorv1.Answer, error) {
 	w.asked = append(w.asked, ask)
-	return w.answer, w.err
+	if len(w.asked) > 1 && w.second != nil {
+		return w.second, nil
+	}
+	return proto.CloneOf(w.answer), w.err
 }
 
 func newWorld(t *testing.T) *world {
@@ -171,6 +177,10 @@ func TestVerdicts(t *testing.T) {
 			&sensorv1.Answer{Done: true, Rows: ordinary, Damaged: 1}, nil, "watching", "could not be read", ""},
 		{"the same, while the sensor did not run", []*sensorv1.Finding{found("low", "odd program")},
 			&sensorv1.Answer{Done: true, Rows: ordinary, Unwatched: []*sensorv1.Unwatched{{}}}, nil, "watching", "did not run", ""},
+		{"the same, of a sensor that did not run long before", []*sensorv1.Finding{found("low", "odd program")},
+			&sensorv1.Answer{Done: true, Rows: ordinary, Unwatched: []*sensorv1.Unwatched{{Until: epoch.Add(-time.Minute).UnixNano()}}}, nil, "benign", "", ""},
+		{"the same, of a sensor that began when the storyline was there", []*sensorv1.Finding{found("low", "odd program")},
+			&sensorv1.Answer{Done: true, Rows: ordinary, Unwatched: []*sensorv1.Unwatched{{Until: epoch.Add(-time.Second).UnixNano()}}}, nil, "watching", "did not run", ""},
 		{"the same, of which the recorder has nothing", []*sensorv1.Finding{found("low", "odd program")}, whole(), nil, "watching", "has nothing of the storyline", ""},
 		{"a middling sign", []*sensorv1.Finding{found("medium", "odd connection")}, whole(ordinary...), nil, "watching", "too little to wake anybody", "It would be an incident"},
 		{"a middling sign whose storyline took credentials and stays", []*sensorv1.Finding{found("medium", "odd connection", "T1071.001")},
@@ -203,6 +213,41 @@ func TestVerdicts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Ensure of a storyline that did too much to be read what is weighed is asked for by itself,
+// and that only when it comes whole anything is closed.
+func TestTooMuch(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		second  *sensorv1.Answer
+		verdict string
+	}{
+		{"nothing that matters", whole(ran("/usr/bin/python3")), state.VerdictBenign},
+		{"a package manager at its work", whole(installs("binary", "create", "/usr/bin/hello"), installs("persistence", "create", "/lib/systemd/system/a.service")), state.VerdictBenign},
+		{"somebody else at the same", whole(filed("binary", "create", "/usr/bin/hello"), filed("persistence", "create", "/lib/systemd/system/a.service")), state.VerdictWatching},
+		{"a package manager at the credentials", whole(installs("credential", "write", "/etc/shadow"), installs("module", "create", "/lib/modules/a.ko")), state.VerdictWatching},
+		{"too much again", &sensorv1.Answer{Done: true, Rows: []*sensorv1.Sighting{ran("/usr/bin/python3")}, Limited: "rows"}, state.VerdictWatching},
+		{"no second answer", &sensorv1.Answer{Done: true, Error: "busy"}, state.VerdictWatching},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.answer, w.second = &sensorv1.Answer{Done: true, Rows: []*sensorv1.Sighting{ran("/usr/bin/python3")}, Limited: "rows"}, tt.second
+			w.finds(found("low", "odd program"))
+			if in := w.said(); in.GetVerdict() != tt.verdict || len(w.asked) != 2 {
+				t.Errorf("%s because %s, after %d questions", in.GetVerdict(), in.GetBecause(), len(w.asked))
+			}
+			if _, err := hunt.Parse(w.asked[1].GetExpression()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func installs(class, op, path string) *sensorv1.Sighting {
+	r := filed(class, op, path)
+	r.Process.Image = []byte("/usr/bin/dpkg")
+	return r
 }
 
 // Ensure a storyline is looked at once for what it has, again for what is new, and by a new
@@ -285,6 +330,14 @@ func TestPrecedents(t *testing.T) {
 	after := other()
 	if after.GetConfidence() >= before.GetConfidence() || !strings.Contains(fmt.Sprint(after.GetTerms()), "as benign 5 times") {
 		t.Errorf("%.2f, after five judgements %.2f: %v", before.GetConfidence(), after.GetConfidence(), after.GetTerms())
+	}
+	drills := found("medium", "odd connection")
+	drills.RuleId, drills.Ancestors = "another", []*sensorv1.Process{{Argv: [][]byte{[]byte(drill.Mark("ab", "x"))}}}
+	w.finds(drills)
+	w.must(&raftv1.Command{Body: &raftv1.Command_PutIncident{PutIncident: &raftv1.PutIncident{Incident: &raftv1.Incident{Id: "inc-drill", Findings: []string{drills.GetId()}}}}})
+	w.must(&raftv1.Command{Body: &raftv1.Command_CloseIncident{CloseIncident: &raftv1.CloseIncident{Id: "inc-drill", Disposition: "benign"}}})
+	if benign, _, err := w.db.Precedent(t.Context(), state.Sign(drills)); err != nil || benign != 0 {
+		t.Errorf("a drill that was closed counts %d, %v", benign, err)
 	}
 	closes("malicious")
 	if in := other(); in.GetConfidence() <= before.GetConfidence() || !strings.Contains(fmt.Sprint(in.GetTerms()), "as malicious 1 times") {

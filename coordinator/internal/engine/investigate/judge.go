@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -117,7 +118,7 @@ func (c *evidence) judge() *raftv1.Investigation {
 // decide says how it ends, and why.
 func (c *evidence) decide(chance float64) (verdict, because string) {
 	switch {
-	case c.worst() >= high && !c.learning():
+	case c.worst() >= high:
 		return state.VerdictIncident, fmt.Sprintf("a finding of severity %s always goes to a person", severities[c.worst()])
 	case chance >= surely:
 		return state.VerdictIncident, fmt.Sprintf("its signs add up to a chance of %.0f %% that it deserves a person", 100*chance)
@@ -153,7 +154,7 @@ func (c *evidence) gap() string {
 		return fmt.Sprintf("%d of the recorder's records could not be read", a.GetDamaged())
 	case lossCount(a.GetLosses()) > 0:
 		return fmt.Sprintf("%d events were lost in that time", lossCount(a.GetLosses()))
-	case len(a.GetUnwatched()) > 0:
+	case c.unwatched():
 		return "the sensor did not run all of that time"
 	case len(a.GetRows()) == 0:
 		return "its recorder has nothing of the storyline"
@@ -165,6 +166,17 @@ func (c *evidence) gap() string {
 	}
 	return ""
 }
+
+// unwatched says whether the storyline may have done something while the sensor did not run:
+// not before its first record, unless that is of the moment when the sensor began again.
+func (c *evidence) unwatched() bool {
+	return slices.ContainsFunc(c.answer.GetUnwatched(), func(u *sensorv1.Unwatched) bool {
+		return u.GetUntil() == 0 || c.did.from == 0 || u.GetUntil()+int64(aroundStart) >= c.did.from
+	})
+}
+
+// aroundStart is how long after its start a sensor tells of what runs already.
+const aroundStart = 3 * time.Second
 
 func lossCount(losses []*sensorv1.Loss) (n uint64) {
 	for _, l := range losses {
@@ -285,7 +297,7 @@ func (c *evidence) unless(verdict string, total float64, checks []check) (all []
 	need := math.Log2(surely/(1-surely)) - total
 	switch verdict {
 	case state.VerdictIncident:
-		if c.worst() >= high && !c.learning() {
+		if c.worst() >= high {
 			return []string{line("Only a person closes a finding of severity %s.", severities[c.worst()])}
 		}
 		return []string{line("%.1f bits less, as when people close what looks the same as benign: never more than %.0f bits.", -need, -mostBenign)}

@@ -64,6 +64,9 @@ func (c *evidence) account(in *raftv1.Investigation) []string {
 		lines = append(lines, line("Asked, its recorder tells %d things of this storyline, from %s to %s UTC: %d programs run, %d connections, %d look-ups, %d files, %d uses of privilege, %d logins.",
 			len(c.answer.GetRows()), clock(d.from), clock(d.until), d.execs, d.flows, d.lookups, d.files, d.privileges, d.logins))
 	}
+	if d.installed > 0 {
+		lines = append(lines, line("A package manager put %d files in place.", d.installed))
+	}
 	if len(d.programs) > 0 {
 		lines = append(lines, line("It ran %s.", names(d.programs, 6)))
 	}
@@ -237,6 +240,9 @@ func (c *evidence) recommended(in *raftv1.Investigation) (next []string) {
 func (c *evidence) limits() (all []string) {
 	if gap := c.gap(); gap != "" {
 		all = append(all, line("%s.", upper(gap)))
+	}
+	if c.shortened {
+		all = append(all, "It did more than is told here: what is weighed was asked for by itself, and came whole.")
 	}
 	for _, l := range c.answer.GetLosses() {
 		if l.GetCount() > 0 {
