@@ -156,14 +156,6 @@ if [ "$mode" = vmtest ]; then
 	trap - EXIT
 	exec bin/vedette-vmtest "$@"
 fi
-if [ "$mode" = eval ]; then
-	step "fetching Go modules" go mod download
-	step "building vedette-eval" make bin/vedette-eval
-	vedette_give_back
-	rm -f "$log"
-	trap - EXIT
-	exec bin/vedette-eval "$@"
-fi
 if [ "$mode" = isolation ]; then
 	if ! { command -v nft && command -v tc && command -v busybox; } >/dev/null; then
 		step "installing nft, tc and busybox (to attack, to lease)" install_isolation
@@ -178,6 +170,14 @@ fi
 c_compiler_works || step "installing a C compiler (for SQLite)" \
 	install_packages "gcc libc6-dev" "gcc glibc-devel"
 c_compiler_works || fail "still no working C compiler; install gcc and the C library's headers (libc6-dev or glibc-devel)."
+if [ "$mode" = eval ]; then
+	step "fetching Go modules" go mod download
+	step "building vedette-eval" make bin/vedette-eval
+	vedette_give_back
+	rm -f "$log"
+	trap - EXIT
+	exec bin/vedette-eval "$@"
+fi
 # What is run in a root of its own finds no libraries there.
 [ "$mode" != evasion ] || c_compiler_works -static || step "installing the static C library (for the evasions)" \
 	install_packages "libc6-dev" "glibc-static"

@@ -40,9 +40,9 @@ func TestScore(t *testing.T) {
 	}
 	one, other := storyKey{"a", "1"}, storyKey{"b", "1"}
 	for _, tt := range []struct {
-		name                       string
-		sets                       []group
-		joined, named, right, alse int
+		name                        string
+		sets                        []group
+		joined, named, right, wrong int
 	}{
 		{"whole", []group{{stories: []storyKey{one, other}, hosts: hosts("a b")}}, 1, 2, 2, 0},
 		{"with another", []group{{stories: []storyKey{one, other, {"c", "1"}}, hosts: hosts("a b c")}}, 1, 3, 2, 0},
@@ -52,7 +52,7 @@ func TestScore(t *testing.T) {
 		{"of one host", []group{{stories: []storyKey{one}, hosts: hosts("a")}}, 0, 0, 0, 0},
 	} {
 		s := f.score(tt.sets)
-		if s.Attacks != 1 || s.Joined != tt.joined || s.Named != tt.named || s.Right != tt.right || s.False != tt.alse {
+		if s.Attacks != 1 || s.Joined != tt.joined || s.Named != tt.named || s.Right != tt.right || s.False != tt.wrong {
 			t.Errorf("%s: %+v", tt.name, s)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,6 +97,9 @@ type series struct {
 
 var colours = []string{"#c0392b", "#2471a3", "#239b56", "#b7950b"}
 
+// apart is how far the next point of a line is at least: tens of thousands would be no picture.
+const apart = 0.5
+
 // draw writes a picture of curves over the unit square.
 func draw(path, title, x, y string, all []series) error {
 	const size, edge = 420.0, 56.0
@@ -113,8 +117,13 @@ func draw(path, title, x, y string, all []series) error {
 	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text><text transform="translate(16 %g) rotate(-90)" text-anchor="middle">%s</text>`+"\n", edge+size/2, edge+size+36, x, edge+size/2, y)
 	for i, s := range all {
 		var d strings.Builder
+		lastX, lastY := -1.0, -1.0
 		for k, p := range s.points {
 			px, py := at(p)
+			if k > 0 && k < len(s.points)-1 && max(math.Abs(px-lastX), math.Abs(py-lastY)) < apart {
+				continue
+			}
+			lastX, lastY = px, py
 			if len(s.points) == 1 { // a rule without a knob
 				fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>`, px, py, colours[i%len(colours)])
 			}

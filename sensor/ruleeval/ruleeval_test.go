@@ -53,6 +53,7 @@ func TestRun(t *testing.T) {
 		"good.yml":   "title: Good\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image|endswith: /xyz}, condition: s}\nlevel: low\n",
 		"lacks.yml":  "title: Lacks\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {NoSuchField: x}, condition: s}\nlevel: low\n",
 		"wrong.yml":  "title: Wrong\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: x}, condition: s and}\nlevel: low\n",
+		"net.yml":    "title: Net\nlogsource: {product: linux, category: network_connection}\ndetection: {s: {DestinationIp|cidr: zz}, condition: s}\nlevel: low\n",
 		"absent.yml": "title: Absent\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: x}, condition: other}\nlevel: low\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -63,7 +64,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Files != 4 || r.Compiled != 2 || len(r.Wrong) != 2 || r.Mapped != 1 || len(r.Unmapped) != 1 {
+	if r.Files != 5 || r.Parsed != 3 || r.Compiled != 2 || len(r.Wrong) != 3 || r.Mapped != 1 || len(r.Unmapped) != 1 {
 		t.Errorf("%+v", r)
 	}
 	if want := (Tried{Rules: r.Theirs.Rules, Used: 1, Positive: 1, Negative: 1}); r.Theirs.Used != 1 || r.Theirs.Positive != 1 || r.Theirs.Negative != 1 {
