@@ -341,4 +341,3 @@ func TestTechniquesByFile(t *testing.T) {
 		}
 	}
 }
-
