@@ -84,6 +84,15 @@ unshare -m sh -c "mount --bind $Q/tabs /var/spool/cron/crontabs && mount --bind 
 		round: `S="ssh $(cat $Q/opts) root@127.0.0.1"; T=$Q/remote/.tasks/$RANDOM; $S "mkdir -p $T && chmod 700 $T" && printf 'import json,os,sys\nprint(json.dumps({"changed": os.path.exists(sys.argv[1])}))\n' | $S "cat >$T/module.py" && $S "python3 $T/module.py /etc/hostname && rm -rf $T" && date | $S "mkdir -p $Q/etc && cat >$Q/etc/app.conf.new && cmp -s $Q/etc/app.conf.new $Q/etc/app.conf || install -m 644 $Q/etc/app.conf.new $Q/etc/app.conf" && tar -cf - -C /usr/share/doc/bash . | $S "mkdir -p $Q/deploy && tar -xf - -C $Q/deploy"`,
 	},
 	{
+		name: "settings", needs: []string{"sshd", "ssh", "ssh-keygen", "unshare", "useradd"}, port: 18485,
+		// What configuration management changes on a host, for which attackers change it too: an account with its key,
+		// a job, a unit, a service told. The host's /etc is seen through an overlay: nothing of it is changed.
+		begin: sshdKeys + ` && mkdir -p $Q/up $Q/wk && (unshare -m sh -c "mount -t overlay overlay -o lowerdir=/etc,upperdir=$Q/up,workdir=$Q/wk /etc && exec $(command -v sshd) -D -f $Q/sshd_config" & echo $! >$Q/pid) && sleep 0.5`,
+		round: `S="ssh $(cat $Q/opts) root@127.0.0.1"; $S "id deploy >/dev/null 2>&1 || useradd -l -M -d $Q/home deploy; mkdir -p -m 700 $Q/home/.ssh" && $S "cat >$Q/home/.ssh/authorized_keys && chmod 600 $Q/home/.ssh/authorized_keys" <$Q/key.pub &&
+printf '[Service]\nExecStart=/usr/bin/sleep 600\n# %s\n' $RANDOM | $S "cat >$Q/app.service && install -m 644 $Q/app.service /etc/systemd/system/app.service" && printf '17 3 * * * root df -h\n# %s\n' $RANDOM | $S "cat >$Q/app.cron && install -m 644 $Q/app.cron /etc/cron.d/app" && printf 'net.core.somaxconn = 4096\n' | $S "cat >/etc/sysctl.d/60-app.conf" &&
+$S "if [ -s $Q/app.pid ]; then kill \$(cat $Q/app.pid); fi; setsid sleep 600 >/dev/null 2>&1 & echo \$! >$Q/app.pid" && $S "userdel deploy; rm -f /etc/cron.d/app"`,
+	},
+	{
 		name: "look", needs: []string{"ps", "free", "ss"},
 		// What monitoring and people who look after a machine ask it.
 		round: `uptime; free -m; ps aux --sort=-%cpu | head -5; df -h; ss -ltn; cat /proc/loadavg; who; last -n 2; id; uname -a; ls -la /etc | tail -2; du -sh /var/log; journalctl -n 1 2>/dev/null; find /etc -newer /etc/hostname -maxdepth 1 | head -3`,
@@ -91,4 +100,6 @@ unshare -m sh -c "mount --bind $Q/tabs /var/spool/cron/crontabs && mount --bind 
 }
 
 // sshd is an own one on loopback with keys of its own.
-const sshd = `cd $Q && ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f key && printf 'Port %s\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %s/key.pub\nStrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\n' $P $Q $Q >sshd_config && mkdir -p /run/sshd && ($(command -v sshd) -D -f $Q/sshd_config & echo $! >$Q/pid) && echo "-q -p $P -i $Q/key -o StrictHostKeyChecking=no -o UserKnownHostsFile=$Q/known -o BatchMode=yes" >$Q/opts && sleep 0.5`
+const sshd = sshdKeys + ` && ($(command -v sshd) -D -f $Q/sshd_config & echo $! >$Q/pid) && sleep 0.5`
+
+const sshdKeys = `cd $Q && ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f key && printf 'Port %s\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %s/key.pub\nStrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\n' $P $Q $Q >sshd_config && mkdir -p /run/sshd && echo "-q -p $P -i $Q/key -o StrictHostKeyChecking=no -o UserKnownHostsFile=$Q/known -o BatchMode=yes" >$Q/opts`
