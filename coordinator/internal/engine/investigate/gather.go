@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/inquire"
@@ -67,7 +68,7 @@ func (e *Engine) gather(ctx context.Context, key storyKey) (*evidence, error) {
 		return nil, fmt.Errorf("reading host: %w", err)
 	}
 	e.ask(ctx, c)
-	c.did = read(c.answer.GetRows())
+	c.did = read(slices.DeleteFunc(slices.Clone(c.answer.GetRows()), c.told))
 	if err := e.compare(ctx, c); err != nil {
 		return nil, err
 	}
@@ -75,6 +76,13 @@ func (e *Engine) gather(ctx context.Context, key storyKey) (*evidence, error) {
 		return nil, fmt.Errorf("reading isolations: %w", err)
 	}
 	return c, nil
+}
+
+// told says whether a finding is about this very file: what it says is weighed by it alone.
+func (c *evidence) told(r *sensorv1.Sighting) bool {
+	return r.GetKind() == "file" && slices.ContainsFunc(c.findings, func(row *operatorv1.FindingRow) bool {
+		return sameEvent(row.GetFinding(), r.GetTime(), r.GetProcess())
+	})
 }
 
 // ask has the recorder tell what the storyline did. A host that does not answer limits what is

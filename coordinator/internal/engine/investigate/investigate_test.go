@@ -215,6 +215,28 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// Ensure what several rules and the recorder tell of one event is one reason, the gravest, and
+// that the same at another time is another.
+func TestOneEvent(t *testing.T) {
+	w := newWorld(t)
+	medium, low := found("medium", "start-up changed"), found("low", "cron table changed")
+	cron := filed("persistence", "create", "/etc/cron.d/x")
+	cron.Process.Pid = medium.GetProcess().GetPid()
+	w.answer = whole(cron, ran("/usr/bin/install"))
+	w.finds(low, medium)
+	once := w.said()
+	if n := len(once.GetTerms()); n != 2 || once.GetVerdict() != state.VerdictWatching {
+		t.Errorf("%s by %d terms: %v", once.GetVerdict(), n, once.GetTerms())
+	}
+	later := filed("persistence", "create", "/etc/cron.d/y")
+	later.Time += int64(time.Second)
+	w.answer = whole(cron, later)
+	w.finds(found("low", "cron table changed"))
+	if twice := w.said(); len(twice.GetTerms()) != 4 {
+		t.Errorf("%v", twice.GetTerms())
+	}
+}
+
 // Ensure of a storyline that did too much to be read what is weighed is asked for by itself,
 // and that only when it comes whole anything is closed.
 func TestTooMuch(t *testing.T) {

@@ -191,6 +191,9 @@ func (c *evidence) signs() (terms []reason) {
 	sums := make([]float64, len(severities))
 	for _, row := range c.findings {
 		f := row.GetFinding()
+		if c.outdone(f) {
+			continue
+		}
 		key := f.GetKind() + "\x00" + f.GetRuleId() + "\x00" + f.GetTitle()
 		severity := severityOf(f)
 		bits := forSeverity[severity]
@@ -211,6 +214,31 @@ func (c *evidence) signs() (terms []reason) {
 	}
 	return terms
 }
+
+// outdone says whether another finding tells the same event, and more severely or before:
+// three rules that match one write are one reason.
+func (c *evidence) outdone(f *sensorv1.Finding) bool {
+	before := true
+	for _, row := range c.findings {
+		other := row.GetFinding()
+		if other == f {
+			before = false
+			continue
+		}
+		if more := severityOf(other) - severityOf(f); sameEvent(other, f.GetTime(), f.GetProcess()) && (more > 0 || more == 0 && before) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameEvent says whether a finding is about what a process did at a time.
+func sameEvent(f *sensorv1.Finding, at int64, p *sensorv1.Process) bool {
+	return f.GetProcess().GetPid() == p.GetPid() && f.GetTime()-at < int64(oneEvent) && at-f.GetTime() < int64(oneEvent)
+}
+
+// oneEvent is how far apart two tell the same.
+const oneEvent = time.Millisecond
 
 // oddness is half the bits that the rarity of such a window has: a host has many windows, and
 // what is rare is mostly new and harmless.
