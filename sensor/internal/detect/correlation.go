@@ -19,6 +19,10 @@ type correlation struct {
 	silent     bool // it is told by the correlations that refer to it alone
 }
 
+// correlatorLimits: what is counted holds its event, and that a process with its arguments and
+// those above it, a kilobyte and more.
+var correlatorLimits = sigma.CorrelatorLimits{Groups: 2048, Entries: 4096}
+
 // makeCorrelator takes the correlations up when all rules are there. One that refers to
 // what is not used here is refused alone. The built-in rules are told by themselves
 // whatever an operator's correlation says of them: it must not make a blind spot.
@@ -30,7 +34,7 @@ func (b *book) makeCorrelator(parsed []*sigma.Correlation, builtin map[*sigma.Ru
 		}
 	}
 	var refused []error
-	b.correlator, refused = sigma.NewCorrelator(sigma.DefaultCorrelatorLimits, matchers, parsed)
+	b.correlator, refused = sigma.NewCorrelator(correlatorLimits, matchers, parsed)
 	unsupported := 0
 	for _, err := range refused {
 		unsupported += b.reject(err, unsupported)

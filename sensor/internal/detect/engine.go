@@ -143,6 +143,7 @@ type Engine struct {
 	odds      *calibration
 	last      Oddness // of the observation at hand
 	budget    window
+	weak      window // of budget, what is weak has taken
 	// tamperBudget is apart, so that a flood of findings does not hide why it is there.
 	tamperBudget window
 
@@ -284,6 +285,9 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 	return append(findings, ended...), notes
 }
 
+// weakPart: findings below medium have this part of the budgets.
+const weakPart = 4
+
 // tell applies the limits; a finding that passes them is counted and marks its process.
 func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Finding {
 	now := f.Time
@@ -304,7 +308,10 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 		e.stats.Suppressed++
 		return nil
 	}
-	if !story.told.allow(now, e.cfg.StoryBudget) || !e.budget.allow(now, e.cfg.Budget) {
+	// What is weak has a part of both budgets, so that no noise takes the place of what is grave.
+	weak := e.severity[f.Severity] < e.severity[event.Medium]
+	if weak && (!story.weak.allow(now, max(e.cfg.StoryBudget/weakPart, 1)) || !e.weak.allow(now, max(e.cfg.Budget/weakPart, 1))) ||
+		!story.told.allow(now, e.cfg.StoryBudget) || !e.budget.allow(now, e.cfg.Budget) {
 		r.held++
 		e.stats.Suppressed++
 		e.stats.OverBudget++

@@ -132,6 +132,7 @@ type story struct {
 	carried time.Time // when the mark of another host's storyline came; zero: none did
 	notes   window
 	told    window
+	weak    window   // of told, findings below medium
 	shown   *showing // nil: nothing odd yet
 }
 
