@@ -268,7 +268,9 @@ struct watch_key {
 	u64 inode;
 	u64 name; /* 0: the inode itself */
 	u32 device;
-	u32 pad;
+	/* 1: a directory. On an overlay over more than one file system directories have numbers
+	 * of its own, and files those of their layer: one number may be both. */
+	u32 directory;
 };
 struct watch {
 	u32 id;

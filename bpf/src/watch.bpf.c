@@ -12,6 +12,7 @@ enum {
 	WATCH_DEPTH = 10,
 	ALIASES_MAX = 4, /* names of one inode that are looked at */
 	NAME_MAX = 255,
+	S_IFDIR = 0040000,
 };
 
 /* What names are hashed for; one that stands in a directory's children is another. */
@@ -86,6 +87,7 @@ __attribute__((noinline)) int look(u64 from, u64 leaf, u32 leaf_length)
 
 		key.inode = LOAD(inode->i_ino);
 		key.name = 0;
+		key.directory = below || (LOAD(inode->i_mode) & S_IFMT) == S_IFDIR;
 		w = bpf_map_lookup_elem(&watched, &key);
 		if (w) {
 			u32 flags = w->flags;

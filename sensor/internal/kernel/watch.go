@@ -53,8 +53,8 @@ const (
 
 // watchKey and watchValue are struct watch_key and struct watch.
 type watchKey struct {
-	Inode, Name uint64
-	Device, _   uint32
+	Inode, Name       uint64
+	Device, Directory uint32 // Directory is 1 of one: on overlays a file may have its number
 }
 
 type watchValue struct {
@@ -80,11 +80,8 @@ type identity struct {
 	mode   uint32
 }
 
-// namespace is a mount namespace that something was executed in.
-type namespace struct {
-	pid   uint32
-	since time.Time
-	used  time.Time
+func (id identity) key() watchKey {
+	return watchKey{Inode: id.inode, Device: id.device, Directory: boolKnob(id.mode&unix.S_IFMT == unix.S_IFDIR)}
 }
 
 // watcher keeps the kernel's table of watched identities.
@@ -168,6 +165,8 @@ func (w *watcher) complete(ev event.Event) bool {
 	switch ev := ev.(type) {
 	case *event.Exec:
 		w.executed(ev)
+	case *event.Exit:
+		w.exited(ev)
 	case *event.File:
 		return w.completeFile(ev)
 	}
@@ -204,36 +203,6 @@ func (w *watcher) completeFile(ev *event.File) bool {
 	return told || !only
 }
 
-// executed notes the mount namespace of an exec.
-func (w *watcher) executed(ev *event.Exec) {
-	ns := ev.Image.MountNS
-	if ns == w.own || ns == 0 {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := time.Now()
-	s := w.spaces[ns]
-	if s == nil {
-		if len(w.spaces) >= maxNamespaces {
-			var oldest uint32
-			for id, other := range w.spaces {
-				if o := w.spaces[oldest]; o == nil || other.used.Before(o.used) {
-					oldest = id
-				}
-			}
-			delete(w.spaces, oldest)
-			w.gap[fmt.Sprintf("files are watched in the %d mount namespaces that were executed in last", maxNamespaces)] = true
-		}
-		s = &namespace{since: now}
-		w.spaces[ns] = s
-	}
-	s.pid, s.used = ev.Process.PID, now
-	if now.Sub(s.since) < settling {
-		w.soon()
-	}
-}
-
 func (w *watcher) gaps() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -265,17 +234,26 @@ func (w *watcher) refresh() error {
 		return fmt.Errorf("looking up watched paths: %w", err)
 	}
 	w.mu.Lock()
-	spaces := maps.Clone(w.spaces)
+	spaces := make(map[uint32]namespace, len(w.spaces))
+	for ns, s := range w.spaces {
+		spaces[ns] = *s
+	}
 	w.mu.Unlock()
+	members := members{}
 	for ns, s := range spaces {
-		var st unix.Stat_t
-		proc := fmt.Sprintf("/proc/%d", s.pid)
-		if unix.Stat(proc+"/ns/mnt", &st) != nil || uint32(st.Ino) != ns || l.namespace(proc+"/root") != nil { //nolint:gosec // as above
-			w.mu.Lock()
-			if w.spaces[ns] == s { // its process has ended, and none came after it
-				delete(w.spaces, ns)
-			}
-			w.mu.Unlock()
+		held := members.of(ns, s)
+		looked := held != 0 && l.namespace(fmt.Sprintf("/proc/%d/root", held)) == nil
+		w.mu.Lock()
+		switch now := w.spaces[ns]; {
+		case now == nil:
+		case looked:
+			now.held = held
+		case held == 0 && now.pid == s.pid: // all of its processes have ended, and none came after them
+			delete(w.spaces, ns)
+		}
+		w.mu.Unlock()
+		if held != 0 && !inNamespace(held, ns) { // it ended in the meantime: another may stand for it
+			w.soon()
 		}
 	}
 	return w.apply(l.want)
@@ -346,7 +324,7 @@ func (l *look) path(p WatchPath, name string) {
 	}
 	if found {
 		entry.prefix = name
-		l.add(watchKey{Inode: id.inode, Device: id.device}, entry, self)
+		l.add(id.key(), entry, self)
 	}
 	// Its name in its directory: for when it comes, goes or is replaced.
 	dir, base := path.Split(name)
@@ -393,7 +371,7 @@ func (l *look) name(dir identity, base string, where uint64, entry watched, flag
 	if where == nameInChild {
 		mark = watchStars
 	}
-	key := watchKey{Inode: dir.inode, Device: dir.device}
+	key := dir.key()
 	value := l.want[key]
 	value.Flags |= mark
 	l.want[key] = value
