@@ -92,10 +92,9 @@ func (e *Engine) anomaly(o *event.Observation, v event.Verdict, s *story) *event
 	}
 	what := string(v.Behaviour.Key[:])
 	key := tellKey{what: what, who: o.Process.Key}
-	if _, done := e.told.get(key); done {
+	if !e.told.first(key) {
 		return nil
 	}
-	e.told.put(key, struct{}{})
 	s.shown.tell(a.terms, o.Time)
 
 	f := e.draft(o, v, s)

@@ -134,7 +134,7 @@ type Engine struct {
 	recent    recent
 	stories   *lru[event.ProcessKey, *story]
 	marked    *lru[event.ProcessKey, mark]     // processes with findings
-	told      *lru[tellKey, struct{}]          // (rule or behaviour, process)
+	told      *once                            // (rule or behaviour, process)
 	accepting *lru[event.ProcessKey, struct{}] // processes that accepted connections
 	servers   *lru[string, struct{}]           // programs that did
 	young     *lru[string, time.Time]          // images first seen after learning
@@ -189,7 +189,7 @@ func New(cfg Config) (*Engine, error) {
 		book:      newBook(cfg),
 		stories:   newLRU[event.ProcessKey, *story](cfg.MaxStorylines),
 		marked:    newLRU[event.ProcessKey, mark](cfg.MaxProcesses),
-		told:      newLRU[tellKey, struct{}](cfg.MaxProcesses),
+		told:      newOnce(cfg.MaxProcesses),
 		accepting: newLRU[event.ProcessKey, struct{}](cfg.MaxProcesses),
 		servers:   newLRU[string, struct{}](1024),
 		young:     newLRU[string, time.Time](1024),

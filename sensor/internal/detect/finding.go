@@ -50,10 +50,9 @@ func (e *Engine) ruleFinding(o *event.Observation, v event.Verdict, s *story, r 
 			key.peer += "\x00" + o.Target.Image
 		}
 	}
-	if _, done := e.told.get(key); done {
+	if !e.told.first(key) {
 		return nil
 	}
-	e.told.put(key, struct{}{})
 	f := e.draft(o, v, s)
 	f.Kind, f.Title, f.RuleID = "rule", r.Rule.Title, r.id
 	f.Severity, f.Techniques = r.severity, slices.Clone(r.techniques)
@@ -93,10 +92,9 @@ func (e *Engine) followUp(o *event.Observation, v event.Verdict, s *story) *even
 	if o.Flow.Dir == event.Inbound {
 		key.peer = "in " + o.Flow.Remote.Addr().String()
 	}
-	if _, done := e.told.get(key); done {
+	if !e.told.first(key) {
 		return nil
 	}
-	e.told.put(key, struct{}{})
 	f := e.draft(o, v, s)
 	f.Kind, f.RuleID = "follow-up", FollowUpRule
 	f.Title = "Connection of a suspect process: " + plain(base(o.Process.Image), 60)

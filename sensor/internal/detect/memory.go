@@ -2,6 +2,7 @@ package detect
 
 import (
 	"container/list"
+	"hash/maphash"
 	"io"
 	"time"
 
@@ -47,6 +48,35 @@ func (l *lru[K, V]) put(key K, value V) {
 		l.order.Remove(oldest)
 	}
 	l.by[key] = l.order.PushBack(&lruItem[K, V]{key, value})
+}
+
+// once remembers the last so many things that were done, by 64 bits of each: two are taken for one
+// another once in some 10^15, and who chooses a key does not know the seed.
+type once struct {
+	seed maphash.Seed
+	done map[uint64]struct{}
+	ring []uint64 // what was done, in order; next is the oldest when it is full
+	next int
+}
+
+func newOnce(limit int) *once {
+	return &once{seed: maphash.MakeSeed(), done: map[uint64]struct{}{}, ring: make([]uint64, 0, limit)}
+}
+
+// first says whether it is done for the first time.
+func (o *once) first(key tellKey) bool {
+	h := maphash.Comparable(o.seed, key)
+	if _, ok := o.done[h]; ok {
+		return false
+	}
+	o.done[h] = struct{}{}
+	if len(o.ring) < cap(o.ring) {
+		o.ring = append(o.ring, h)
+		return true
+	}
+	delete(o.done, o.ring[o.next])
+	o.ring[o.next], o.next = h, (o.next+1)%len(o.ring)
+	return true
 }
 
 // window counts what happened in the current minute.
