@@ -24,7 +24,7 @@ var members = []member{
 	{"event_head", "time", 8, 8}, {"event_head", "start", 16, 8}, {"event_head", "parent_start", 24, 8},
 	{"event_head", "cgroup", 32, 8}, {"event_head", "key", 40, 8}, {"event_head", "pid", 48, 4},
 	{"event_head", "tid", 52, 4}, {"event_head", "parent_pid", 56, 4}, {"event_head", "uid", 60, 4},
-	{"event_head", "netns", 64, 4}, {"event_head", "comm", 72, 16},
+	{"event_head", "netns", 64, 4}, {"event_head", "lag", 68, 4}, {"event_head", "comm", 72, 16},
 	{"event_exec", "device", 88, 8}, {"event_exec", "inode", 96, 8}, {"event_exec", "change", 104, 8},
 	{"event_exec", "file_size", 112, 8}, {"event_exec", "nlink", 120, 4}, {"event_exec", "mount_ns", 124, 4},
 	{"event_exec", "old_tid", 128, 4}, {"event_exec", "real_uid", 132, 4}, {"event_exec", "gid", 136, 4},

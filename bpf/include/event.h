@@ -72,7 +72,9 @@ struct event_head {
 	u32 parent_pid;
 	u32 uid; /* effective, initial user namespace */
 	u32 netns; /* inode */
-	u32 pad;
+	/* How much later than time the event is to be handed on, in units of 1024 ns: after it was
+	 * told who did it, which an event that is known to nobody yet makes the kernel tell first. */
+	u32 lag;
 	u8 comm[COMM_LEN];
 };
 

@@ -107,13 +107,13 @@ INLINE void tell_dns(struct __sk_buff *skb, struct event_flow *flow, struct owne
 		if (is_known(p, key, e->head.time))
 			return;
 		e->head.key = key;
-		catch_up(owner->pid);
+		introduce(&e->head, owner->pid);
 	} else if (keep_known && key && p && !(p->flags & PROCESS_TAINTED) && find_known(key)) {
 		/* Flows are named by what is in it, for as long as it says; who asked need
 		 * not be told for that. */
 		e->head.flags |= DNS_KNOWN;
 	} else {
-		catch_up(owner->pid);
+		introduce(&e->head, owner->pid);
 	}
 	size = sizeof(*e) + length;
 	e->head.size = size;

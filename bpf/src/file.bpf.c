@@ -138,7 +138,7 @@ __attribute__((noinline)) int tell_file(u32 critical)
 		count_loss(LOSS_FILE_SAMPLED);
 		return 0;
 	}
-	catch_up(e->head.pid);
+	introduce(&e->head, e->head.pid);
 	used = *(volatile u32 *)&space->used;
 	if (used > sizeof(space->data))
 		return 0; /* cannot be; for the verifier */

@@ -6,13 +6,15 @@
 //	p = process_of(pid, start);
 //	key = …;                                 hash of who (p->image) did what to what
 //	if (is_known(p, key, now)) return 0;     counted, and that is all
-//	catch_up(pid);                           its fork and exec, when they were known
-//	head.key = key; tell(…);
+//	head.key = key;
+//	introduce(&head, pid);                   its fork and exec, when they were known
+//	tell(…);
 
 enum {
 	/* Ancestors that one event may have to tell. A longer line of processes that did
 	 * only what is known loses its top: user space reads that from /proc. */
 	UNTOLD_MAX = 8,
+	LAG_SHIFT = 10, /* of event_head.lag */
 };
 
 /* What a behaviour key begins with, so that two kinds never have one key. */
@@ -133,8 +135,8 @@ INLINE void tell_process(u32 pid, struct process *p)
 }
 
 /* Tells who a process is, unless it was told: its ancestors first, as far as they
- * live. One that ended was told at its end when anybody came of it. A function of
- * its own to the verifier, which looks at it once and not at each call. */
+ * live. One that ended was told at its end when anybody came of it. Returns how many were.
+ * A function of its own to the verifier, which looks at it once and not at each call. */
 __attribute__((noinline)) int catch_up(u32 pid)
 {
 	u32 line[UNTOLD_MAX];
@@ -161,5 +163,17 @@ __attribute__((noinline)) int catch_up(u32 pid)
 		if (p && !(p->flags & PROCESS_TOLD))
 			tell_process(pid, p);
 	}
-	return 0;
+	return n;
+}
+
+/* Tells who did what the head is of. The event began before that, and lies in a ring of its
+ * own as a rule: the reader, which goes by time, is told by how much it must come later. */
+INLINE void introduce(struct event_head *head, u32 pid)
+{
+	u64 now;
+
+	if (!catch_up(pid))
+		return;
+	now = bpf_ktime_get_boot_ns();
+	head->lag = now > head->time ? ((now - head->time) >> LAG_SHIFT) + 1 : 1;
 }

@@ -63,7 +63,7 @@ INLINE void head_of_owner(struct event_head *head, enum event_type type, u32 siz
 	head->parent_pid = owner->parent_pid;
 	head->uid = owner->uid;
 	head->netns = owner->netns;
-	head->pad = 0;
+	head->lag = 0;
 	__builtin_memcpy(head->comm, owner->comm, COMM_LEN);
 }
 

@@ -162,9 +162,9 @@ __attribute__((noinline)) int tell_privilege(u32 slot, u64 c, u64 d)
 	if (is_known(p, head->key, head->time))
 		return 0;
 	if (p)
-		catch_up(head->pid);
+		introduce(head, head->pid);
 	if (space->event.target_pid)
-		catch_up(space->event.target_pid);
+		introduce(head, space->event.target_pid);
 	size = *(volatile u32 *)&space->used;
 	KEEP(size);
 	if (size > PRIVILEGE_TEXT_MAX + NAME_ROOM)

@@ -70,7 +70,7 @@ INLINE void tell_socket(struct task_struct *task, u16 family, u16 type, u32 prot
 	event.type = type;
 	event.protocol = protocol;
 	event.result = result;
-	catch_up(task->tgid);
+	introduce(&event.head, task->tgid);
 	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_SOCKET_RING_FULL);
 }
 
@@ -131,7 +131,7 @@ INLINE void settle_accept(struct task_struct *task, s64 fd)
 		if (p->flags & PROCESS_TAINTED)
 			event.head.flags |= FLOW_TAINTED;
 	}
-	catch_up(task->tgid);
+	introduce(&event.head, task->tgid);
 	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_FLOW_RING_FULL);
 }
 

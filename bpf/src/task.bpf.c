@@ -65,7 +65,7 @@ INLINE void fill_head(struct event_head *head, enum event_type type, u32 size, s
 	head->key = 0;
 	head->uid = task->cred->euid.val;
 	head->netns = task->nsproxy->net_ns->ns.inum;
-	head->pad = 0;
+	head->lag = 0;
 	__builtin_memcpy(head->comm, task->comm, COMM_LEN);
 }
 

@@ -174,7 +174,7 @@ static __attribute__((noinline)) void tell_flow(struct sock *sk, struct owner *o
 	}
 	if (p && (p->flags & PROCESS_TAINTED))
 		event.head.flags |= FLOW_TAINTED;
-	catch_up(owner->pid);
+	introduce(&event.head, owner->pid);
 	tell(&bulk, &event, sizeof(event), wake_when_full(&bulk, bulk_wake_bytes, event.head.time), LOSS_FLOW_RING_FULL);
 }
 

@@ -83,8 +83,10 @@ INLINE int datagram(struct __sk_buff *skb, u32 way)
 		else if (p && (p->flags & PROCESS_TAINTED))
 			e->head.flags |= FLOW_TAINTED;
 		/* Both ends of a race see the flow; only the one that put it in tells it. */
-		if (!bpf_map_update_elem(&udp_flows, key, &space->flow, BPF_NOEXIST) && !(e->head.flags & FLOW_KNOWN) && !catch_up(owner->pid))
+		if (!bpf_map_update_elem(&udp_flows, key, &space->flow, BPF_NOEXIST) && !(e->head.flags & FLOW_KNOWN)) {
+			introduce(&e->head, owner->pid);
 			tell(&bulk, e, sizeof(*e), wake_when_full(&bulk, bulk_wake_bytes, now), LOSS_FLOW_RING_FULL);
+		}
 		flow = bpf_map_lookup_elem(&udp_flows, key);
 		if (!flow) {
 			count_loss(LOSS_UDP_TABLE_FULL);

@@ -115,7 +115,7 @@ func (r *ring) peek(end uint64) (raw []byte, next uint64, state peeked, err erro
 // advance gives what was read back to the kernel.
 func (r *ring) advance(to uint64) { atomic.StoreUint64(r.consumed, to) }
 
-// merge hands the records of both rings to each in the order of their times,
+// merge hands the records of both rings to each in the order of their turns,
 // which must not keep the bytes. It stops early, and says so, at a critical
 // record that is still being written: what is younger waits for it.
 func merge(critical, bulk *ring, criticalEnd, bulkEnd uint64, each func(raw []byte)) (done bool, err error) {
@@ -134,7 +134,7 @@ func merge(critical, bulk *ring, criticalEnd, bulkEnd uint64, each func(raw []by
 		switch {
 		case cState == nothing && bState != found:
 			return true, nil
-		case bState != found || cState == found && recordTime(c) <= recordTime(b):
+		case bState != found || cState == found && recordTurn(c) <= recordTurn(b):
 			each(c)
 			critical.advance(cNext)
 		default:
@@ -144,12 +144,15 @@ func merge(critical, bulk *ring, criticalEnd, bulkEnd uint64, each func(raw []by
 	}
 }
 
-// recordTime is a record's event_head.time; a record too short for one goes first
-// and is counted as malformed.
-func recordTime(raw []byte) uint64 {
-	const at = 8 // offsetof(struct event_head, time), checked by the layout test
-	if len(raw) < at+8 {
+// recordTurn is when a record is to be handed on: its event_head.time, and lag after it. A record
+// too short for them goes first and is counted as malformed.
+func recordTurn(raw []byte) uint64 {
+	const ( // offsetof(struct event_head, …), checked by the contract's test
+		atTime, atLag = 8, 68
+		lagShift      = 10
+	)
+	if len(raw) < atLag+4 {
 		return 0
 	}
-	return binary.LittleEndian.Uint64(raw[at:])
+	return binary.LittleEndian.Uint64(raw[atTime:]) + uint64(binary.LittleEndian.Uint32(raw[atLag:]))<<lagShift
 }
