@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -269,12 +270,13 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 		}
 	}
 	findings = append(findings, e.correlated(hits, v)...)
-	if len(findings) == 0 {
+	// What a rule says weakly must not stand for what is odd or of a suspect.
+	if !e.grave(findings) {
 		if f := e.anomaly(o, v, story); f != nil {
 			findings = append(findings, f)
 		}
 	}
-	if len(findings) == 0 {
+	if !e.grave(findings) {
 		if f := e.followUp(o, v, story); f != nil {
 			findings = append(findings, f)
 		}
@@ -284,6 +286,13 @@ func (e *Engine) Evaluate(o *event.Observation, v event.Verdict) (findings []*ev
 	}
 	return append(findings, ended...), notes
 }
+
+// grave says whether one of them is medium or more.
+func (e *Engine) grave(findings []*event.Finding) bool {
+	return slices.ContainsFunc(findings, func(f *event.Finding) bool { return !e.isWeak(f.Severity) })
+}
+
+func (e *Engine) isWeak(level event.Severity) bool { return e.severity[level] < e.severity[event.Medium] }
 
 // weakPart: findings below medium have this part of the budgets.
 const weakPart = 4
@@ -298,7 +307,7 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 		e.repeats.put(same, r)
 	}
 	// The mark is set even when nothing is told: what follows is of the same storyline.
-	if e.severity[f.Severity] >= e.severity[event.Medium] {
+	if !e.isWeak(f.Severity) {
 		e.marked.put(f.Process.Key, mark{f.RuleID, f.Title, f.Techniques, f.Severity})
 		story.mark(now)
 		e.odds.taint(f.Process.Anchor)
@@ -309,8 +318,7 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 		return nil
 	}
 	// What is weak has a part of both budgets, so that no noise takes the place of what is grave.
-	weak := e.severity[f.Severity] < e.severity[event.Medium]
-	if weak && (!story.weak.allow(now, max(e.cfg.StoryBudget/weakPart, 1)) || !e.weak.allow(now, max(e.cfg.Budget/weakPart, 1))) ||
+	if e.isWeak(f.Severity) && (!story.weak.allow(now, max(e.cfg.StoryBudget/weakPart, 1)) || !e.weak.allow(now, max(e.cfg.Budget/weakPart, 1))) ||
 		!story.told.allow(now, e.cfg.StoryBudget) || !e.budget.allow(now, e.cfg.Budget) {
 		r.held++
 		e.stats.Suppressed++
