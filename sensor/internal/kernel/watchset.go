@@ -85,6 +85,11 @@ func DefaultWatch() (set []WatchPath) {
 		"/etc/modules", "/etc/modules-load.d/", "/etc/modprobe.d/", "/etc/udev/rules.d/", "/usr/lib/udev/rules.d/", "/run/udev/rules.d/",
 		"/etc/xdg/autostart/", "/etc/update-motd.d/", "/etc/apt/apt.conf.d/", "/etc/NetworkManager/dispatcher.d/", "/etc/dbus-1/",
 		"/etc/hosts", "/etc/resolv.conf")
+	// Whom the host trusts, what it records of itself, and what it says to who logs in.
+	add(event.FileCredential, nil, "/usr/local/share/ca-certificates/", "/etc/pki/ca-trust/source/", "/etc/ca-certificates/trust-source/",
+		"/etc/ca-certificates.conf", "/etc/ssl/certs/ca-certificates.crt")
+	add(event.FileOther, nil, "/etc/audit/", "/etc/rsyslog.conf", "/etc/rsyslog.d/", "/etc/selinux/config", "/etc/apparmor.d/",
+		"/etc/motd", "/etc/issue", "/etc/issue.net")
 	for _, home := range []string{"/root/", "/home/*/"} {
 		for _, name := range []string{".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".profile", ".zshrc", ".zshenv", ".zprofile",
 			".zlogin", ".kshrc", ".config/autostart/", ".config/systemd/", ".config/fish/", ".pam_environment"} {
