@@ -122,6 +122,20 @@ func (e *Expr) Kind() Kind { return e.kind }
 // String is the expression as it was written.
 func (e *Expr) String() string { return e.text }
 
+// Storyline is the one that all records are of which it finds; "" when they may be of others.
+func (e *Expr) Storyline() string {
+	all, ok := e.root.(allOf)
+	if !ok {
+		all = allOf{e.root}
+	}
+	for _, n := range all {
+		if is, ok := n.(texts); ok && is.field == Storyline && is.operator == "==" {
+			return is.value
+		}
+	}
+	return ""
+}
+
 // NeedsParent says whether it looks at what the record's process descends from.
 func (e *Expr) NeedsParent() bool {
 	return e.root != nil && e.root.uses(func(f Field) bool { return fields[f].parent })

@@ -47,7 +47,7 @@ func TestRecent(t *testing.T) {
 	dir, _ := filled(t, 12000)
 	want, _ := all(t, dir)
 	var got []*Record
-	reached, err := Recent(t.Context(), dir, time.Time{}, time.Time{}, func(r *Record) error {
+	reached, err := Recent(t.Context(), dir, time.Time{}, time.Time{}, nil, func(r *Record) error {
 		got = append(got, r)
 		return nil
 	})
@@ -78,12 +78,12 @@ func TestRecentSpan(t *testing.T) {
 	dir, c := filled(t, 12000)
 	since := c.wall.Add(-10 * time.Minute)
 	read := 0
-	reached, err := Recent(t.Context(), dir, since, time.Time{}, func(*Record) error { read++; return nil })
+	reached, err := Recent(t.Context(), dir, since, time.Time{}, nil, func(*Record) error { read++; return nil })
 	if err != nil || !reached.Covered.Equal(since) || read < 600 || read > 9000 {
 		t.Errorf("%v, %+v, %d records read", err, reached, read)
 	}
 	last := time.Time{}
-	reached, err = Recent(t.Context(), dir, time.Time{}, time.Time{}, func(r *Record) error {
+	reached, err = Recent(t.Context(), dir, time.Time{}, time.Time{}, nil, func(r *Record) error {
 		if r.Time.Before(last) { // the second segment
 			return ErrStop
 		}
@@ -93,15 +93,15 @@ func TestRecentSpan(t *testing.T) {
 	if err != nil || reached.Covered.IsZero() || !reached.Covered.After(reached.Oldest) {
 		t.Errorf("%v, %+v", err, reached)
 	}
-	reached, err = Recent(t.Context(), dir, time.Time{}, time.Time{}, func(*Record) error { return ErrStop })
+	reached, err = Recent(t.Context(), dir, time.Time{}, time.Time{}, nil, func(*Record) error { return ErrStop })
 	if err != nil || !reached.Covered.IsZero() || reached.Oldest.IsZero() {
 		t.Errorf("%v, %+v", err, reached)
 	}
 	boom := errors.New("boom")
-	if _, err = Recent(t.Context(), dir, time.Time{}, time.Time{}, func(*Record) error { return boom }); !errors.Is(err, boom) {
+	if _, err = Recent(t.Context(), dir, time.Time{}, time.Time{}, nil, func(*Record) error { return boom }); !errors.Is(err, boom) {
 		t.Errorf("got %v", err)
 	}
-	if _, err = Recent(t.Context(), filepath.Join(dir, "none"), time.Time{}, time.Time{}, nil); !errors.Is(err, ErrNone) {
+	if _, err = Recent(t.Context(), filepath.Join(dir, "none"), time.Time{}, time.Time{}, nil, nil); !errors.Is(err, ErrNone) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -122,7 +122,7 @@ func TestRecentDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := uint64(0)
-	reached, err := Recent(t.Context(), dir, time.Time{}, time.Time{}, func(*Record) error { read++; return nil })
+	reached, err := Recent(t.Context(), dir, time.Time{}, time.Time{}, nil, func(*Record) error { read++; return nil })
 	if err != nil || reached.Damaged == 0 || read+reached.Damaged != uint64(len(want)) {
 		t.Errorf("%v: %d read, %d damaged, of %d", err, read, reached.Damaged, len(want))
 	}

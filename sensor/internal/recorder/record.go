@@ -96,8 +96,8 @@ func boundedArgv(argv []string) ([]string, bool) {
 	return argv, true
 }
 
-func decodeProcess(raw []byte) (*Process, error) {
-	c := cursor{rest: raw}
+func decodeProcess(raw string) (*Process, error) {
+	c := cursor{rest: []byte(raw)}
 	p := &Process{Described: true}
 	p.Key = event.ProcessKey{PID: c.uint32(), Start: c.uint()}
 	p.Parent = event.ProcessKey{PID: c.uint32(), Start: c.uint()}
@@ -138,30 +138,49 @@ const (
 type glossary struct {
 	boot    [16]byte
 	chapter uint64
-	known   map[uint64]*Process
+	known   map[uint64]entry
 	bytes   int
+	// wanted says whether a record of a storyline is looked at; nil: all are. What a storm of
+	// processes left is a hundred times what one storyline of it is asked for.
+	wanted func(storyline event.ProcessKey) bool
+}
+
+// entry is a description as it was read, a fifth of what it is when somebody asks for it.
+type entry struct {
+	raw     string
+	process *Process // nil: nobody has asked yet
 }
 
 // turn forgets what an earlier chapter described.
 func (g *glossary) turn(h header) {
 	if g.known == nil || h.opens || h.chapter != g.chapter || h.boot != g.boot {
-		*g = glossary{boot: h.boot, chapter: h.chapter, known: map[uint64]*Process{}}
+		*g = glossary{boot: h.boot, chapter: h.chapter, known: map[uint64]entry{}, wanted: g.wanted}
 	}
 }
 
 // describe takes a description, unless the file has more than a writer would write.
-func (g *glossary) describe(id uint64, raw []byte) error {
-	p, err := decodeProcess(raw)
-	if err != nil {
-		return err
-	}
+func (g *glossary) describe(id uint64, raw []byte) {
 	if g.bytes += len(raw); g.bytes <= maxDescribed+maxRaw {
-		g.known[id] = p
+		g.known[id] = entry{raw: string(raw)}
 	}
-	return nil
 }
 
-// records decodes a block's records in order and returns how many it had whole.
+// process is who was described by a number; nil when nobody was.
+func (g *glossary) process(id uint64) (*Process, error) {
+	d, ok := g.known[id]
+	if !ok || d.process != nil {
+		return d.process, nil
+	}
+	p, err := decodeProcess(d.raw)
+	if err != nil {
+		return nil, err
+	}
+	g.known[id] = entry{process: p}
+	return p, nil
+}
+
+// records decodes a block's records in order, hands those that are wanted to each and returns
+// how many it had whole.
 func (g *glossary) records(h header, raw []byte, each func(*Record) bool) (n uint32, err error) {
 	g.turn(h)
 	c := cursor{rest: raw}
@@ -175,42 +194,62 @@ func (g *glossary) records(h header, raw []byte, each func(*Record) bool) (n uin
 		if c.err != nil {
 			return n, c.err
 		}
-		r, err := g.record(body, boot)
+		r := Record{Boot: h.boot, BootNs: boot}
+		wanted, err := g.record(&r, body)
 		if err != nil {
 			return n, err
 		}
 		boot = r.BootNs
-		r.Boot, r.Time = h.boot, time.Unix(0, h.wall(boot)).UTC()
 		n++
-		if !each(r) {
+		if !wanted {
+			continue
+		}
+		r.Time = time.Unix(0, h.wall(boot)).UTC()
+		if !each(&r) {
 			return n, nil
 		}
 	}
 	return n, nil
 }
 
-func (g *glossary) record(body []byte, boot uint64) (*Record, error) {
+// record reads one record, whose BootNs is that of the one before it; false: it is not wanted,
+// and only its time was read.
+func (g *glossary) record(r *Record, body []byte) (wanted bool, err error) {
 	c := cursor{rest: body}
-	r := &Record{Type: c.text(), BootNs: boot + uint64(c.int())} //nolint:gosec // wraps back to where it came from
+	kind := c.take(c.uint())
+	r.BootNs += uint64(c.int()) //nolint:gosec // wraps back to where it came from
 	has := c.byte()
+	var id uint64
+	var key event.ProcessKey
 	if has&hasProcess != 0 {
-		id := c.uint()
-		key := event.ProcessKey{PID: c.uint32(), Start: c.uint()}
+		id, key = c.uint(), event.ProcessKey{PID: c.uint32(), Start: c.uint()}
 		if has&hasDescription != 0 {
 			if raw := c.take(c.uint()); c.err == nil {
-				c.err = g.describe(id, raw)
+				g.describe(id, raw)
 			}
-		}
-		if r.Process = g.known[id]; r.Process == nil || r.Process.Key != key {
-			r.Process = &Process{Key: key}
 		}
 	}
 	if has&hasStoryline != 0 {
 		r.Storyline = event.ProcessKey{PID: c.uint32(), Start: c.uint()}
 	}
+	if c.err != nil {
+		return false, c.err
+	}
+	if has&hasProcess != 0 {
+		if g.wanted != nil && !g.wanted(r.Storyline) {
+			return false, nil
+		}
+		if r.Process, err = g.process(id); err != nil {
+			return false, err
+		}
+		if r.Process == nil || r.Process.Key != key {
+			r.Process = &Process{Key: key}
+		}
+	}
+	r.Type = string(kind)
 	if has&hasFlow != 0 {
 		r.Flow = c.flow()
 	}
 	r.Attrs = c.attrs()
-	return r, c.err
+	return true, c.err
 }

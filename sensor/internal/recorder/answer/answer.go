@@ -64,6 +64,7 @@ const (
 type question struct {
 	cfg    Config
 	judge  func(*view) bool
+	only   event.ProcessKey // the storyline that it asks for; zero: any
 	send   func(*sensorv1.Answer) error
 	since  time.Time
 	until  time.Time
@@ -144,6 +145,7 @@ func (q *question) prepare(ask *sensorv1.Ask) error {
 		if err != nil {
 			return fmt.Errorf("this sensor does not understand the expression (is it older than what asked?): %w", err)
 		}
+		q.only = storylineOf(e.Storyline())
 		m := e.Matcher()
 		q.judge = func(v *view) bool { return m.Match(v) }
 	case *sensorv1.Ask_Rule:
@@ -165,7 +167,7 @@ func (q *question) prepare(ask *sensorv1.Ask) error {
 func (q *question) answer(ctx context.Context, limit time.Duration) error {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	reached, err := recorder.Recent(timed, q.cfg.Dir, q.since, q.until, func(r *recorder.Record) error { return q.take(timed, r) })
+	reached, err := recorder.Recent(timed, q.cfg.Dir, q.since, q.until, q.wanted(timed), func(r *recorder.Record) error { return q.take(timed, r) })
 	q.end.Damaged = reached.Damaged
 	q.end.ReachesBack, q.end.CoveredFrom = nanos(reached.Oldest), nanos(reached.Covered)
 	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
@@ -183,6 +185,22 @@ func nanos(t time.Time) int64 {
 		return 0
 	}
 	return t.UnixNano()
+}
+
+// wanted says which records are looked at: nil, all of them, when the question is not about one
+// storyline alone. Those that are passed over are read too, at the same pace.
+func (q *question) wanted(ctx context.Context) func(event.ProcessKey) bool {
+	if q.only == (event.ProcessKey{}) {
+		return nil
+	}
+	return func(storyline event.ProcessKey) bool {
+		if storyline == q.only {
+			return true
+		}
+		q.read++
+		_ = q.rest(ctx) // that ctx has ended is seen by who reads the next block
+		return false
+	}
 }
 
 // take looks at one record.

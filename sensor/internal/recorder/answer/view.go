@@ -285,6 +285,19 @@ func storyline(key event.ProcessKey) string {
 	return fmt.Sprintf("%d.%d", key.PID, key.Start)
 }
 
+// storylineOf reads what storyline writes; zero when it is nothing of the kind.
+func storylineOf(text string) (key event.ProcessKey) {
+	var pid uint32
+	var start uint64
+	if n, err := fmt.Sscanf(text, "%d.%d", &pid, &start); n != 2 || err != nil {
+		return key
+	}
+	if key = (event.ProcessKey{PID: pid, Start: start}); storyline(key) != text {
+		return event.ProcessKey{}
+	}
+	return key
+}
+
 // sighting is the record as it is told.
 func (v *view) sighting() *sensorv1.Sighting {
 	r := v.r
