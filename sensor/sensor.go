@@ -30,11 +30,6 @@ import (
 	"github.com/vedette-edr/vedette/sensor/internal/uplink"
 )
 
-// gcPercent lets the heap grow to three times what is live, some 6 MiB, before it is
-// collected: a collection reads all that is live, whatever made it due. The memory
-// limit holds above it.
-const gcPercent = 200
-
 // Sensor is the agent on one host.
 type Sensor struct {
 	cfg      Config
@@ -90,7 +85,7 @@ func New(cfg Config, version string, log *slog.Logger) (_ *Sensor, err error) {
 	// not keep up with a burst; more would only be handed work, and take it from the host.
 	runtime.GOMAXPROCS(2)
 	debug.SetMemoryLimit(cfg.MemoryLimitBytes)
-	debug.SetGCPercent(gcPercent)
+	boundGarbage()
 	s := &Sensor{
 		cfg: cfg, version: version, log: log, pid: uint32(os.Getpid()),
 		watched: make(chan struct{}), evidence: newEvidence(), verdicts: make(chan respond.LocalOrder, maxVerdicts), keeper: keeper{taints: make(chan event.ProcessKey, maxTaintWait)}, carried: newCarrier(),

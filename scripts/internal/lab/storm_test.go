@@ -69,7 +69,7 @@ func TestProcessStorm(t *testing.T) {
 		return counted()+d.Lost >= seconds*perSecond, err
 	})
 	peak := r.peak(t)
-	t.Logf("counted %d, lost %d of %d events, finding at most %s, memory at most %.1f MiB", counted(), d.Lost, d.Total, slowest.Round(time.Millisecond), float64(peak)/(1<<20))
+	t.Logf("counted %d, lost %d of %d events %+v, finding at most %s, memory at most %.1f MiB", counted(), d.Lost, d.Total, d.Losses, slowest.Round(time.Millisecond), float64(peak)/(1<<20))
 	if counted() > seconds*perSecond || counted()+d.Lost < seconds*perSecond {
 		t.Errorf("%d counted and %d lost of %d starts: %+v", counted(), d.Lost, seconds*perSecond, d.Losses)
 	}

@@ -103,7 +103,7 @@ func (r *reader) file(path string, from, to time.Time) error {
 
 // segment reads one segment's bytes.
 func (r *reader) segment(data []byte) {
-	r.words = glossary{wanted: r.words.wanted}
+	r.words.forget()
 	scan(data, func(h header, payload []byte) bool {
 		if r.err = r.ctx.Err(); r.err == nil {
 			r.expect(h.first)

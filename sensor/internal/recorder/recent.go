@@ -89,7 +89,8 @@ func (r *reader) recent(w *window, path string, from, to time.Time) (began time.
 	if closed && (span{min: sealed.wallMin, max: sealed.wallMax}).outside(from, to) {
 		return began, nil
 	}
-	r.next, r.words, r.err = 0, glossary{wanted: r.words.wanted}, nil
+	r.next, r.err = 0, nil
+	r.words.forget()
 	err = w.scan(f, func(h header, payload []byte) bool {
 		if r.err = r.ctx.Err(); r.err != nil {
 			return false

@@ -96,8 +96,8 @@ func boundedArgv(argv []string) ([]string, bool) {
 	return argv, true
 }
 
-func decodeProcess(raw string) (*Process, error) {
-	c := cursor{rest: []byte(raw)}
+func decodeProcess(raw []byte) (*Process, error) {
+	c := cursor{rest: raw}
 	p := &Process{Described: true}
 	p.Key = event.ProcessKey{PID: c.uint32(), Start: c.uint()}
 	p.Parent = event.ProcessKey{PID: c.uint32(), Start: c.uint()}
@@ -139,29 +139,41 @@ type glossary struct {
 	boot    [16]byte
 	chapter uint64
 	known   map[uint64]entry
+	raw     []byte // of the descriptions, one after another
 	bytes   int
 	// wanted says whether a record of a storyline is looked at; nil: all are. What a storm of
 	// processes left is a hundred times what one storyline of it is asked for.
 	wanted func(storyline event.ProcessKey) bool
 }
 
-// entry is a description as it was read, a fifth of what it is when somebody asks for it.
+// entry is where a description lies as it was read, a fifth of what it is when somebody asks for it.
 type entry struct {
-	raw     string
-	process *Process // nil: nobody has asked yet
+	from, to int
+	process  *Process // nil: nobody has asked yet
 }
 
 // turn forgets what an earlier chapter described.
 func (g *glossary) turn(h header) {
 	if g.known == nil || h.opens || h.chapter != g.chapter || h.boot != g.boot {
-		*g = glossary{boot: h.boot, chapter: h.chapter, known: map[uint64]entry{}, wanted: g.wanted}
+		g.forget()
+		g.boot, g.chapter = h.boot, h.chapter
 	}
+}
+
+// forget is for another segment; what took room is used again.
+func (g *glossary) forget() {
+	if g.known == nil {
+		g.known = map[uint64]entry{}
+	}
+	clear(g.known)
+	g.boot, g.chapter, g.raw, g.bytes = [16]byte{}, 0, g.raw[:0], 0
 }
 
 // describe takes a description, unless the file has more than a writer would write.
 func (g *glossary) describe(id uint64, raw []byte) {
 	if g.bytes += len(raw); g.bytes <= maxDescribed+maxRaw {
-		g.known[id] = entry{raw: string(raw)}
+		g.raw = append(g.raw, raw...)
+		g.known[id] = entry{from: len(g.raw) - len(raw), to: len(g.raw)}
 	}
 }
 
@@ -171,7 +183,7 @@ func (g *glossary) process(id uint64) (*Process, error) {
 	if !ok || d.process != nil {
 		return d.process, nil
 	}
-	p, err := decodeProcess(d.raw)
+	p, err := decodeProcess(g.raw[d.from:d.to])
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +196,7 @@ func (g *glossary) process(id uint64) (*Process, error) {
 func (g *glossary) records(h header, raw []byte, each func(*Record) bool) (n uint32, err error) {
 	g.turn(h)
 	c := cursor{rest: raw}
-	boot := uint64(0)
+	r, boot := &Record{}, uint64(0)
 	for len(c.rest) > 0 {
 		size := c.take(4)
 		if size == nil {
@@ -194,8 +206,8 @@ func (g *glossary) records(h header, raw []byte, each func(*Record) bool) (n uin
 		if c.err != nil {
 			return n, c.err
 		}
-		r := Record{Boot: h.boot, BootNs: boot}
-		wanted, err := g.record(&r, body)
+		*r = Record{Boot: h.boot, BootNs: boot}
+		wanted, err := g.record(r, body)
 		if err != nil {
 			return n, err
 		}
@@ -205,9 +217,10 @@ func (g *glossary) records(h header, raw []byte, each func(*Record) bool) (n uin
 			continue
 		}
 		r.Time = time.Unix(0, h.wall(boot)).UTC()
-		if !each(&r) {
+		if !each(r) {
 			return n, nil
 		}
+		r = &Record{} // that one is each's to keep
 	}
 	return n, nil
 }
