@@ -304,8 +304,11 @@ func composed(wishes []wish) (texts []string) {
 	return texts
 }
 
-// sample is a text that fits a glob.
+// sample is a text that fits.
 func (t text) sample() string {
+	if t.shape != shapeGlob {
+		return t.literal
+	}
 	var s strings.Builder
 	for _, p := range t.glob {
 		switch {

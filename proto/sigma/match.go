@@ -252,6 +252,9 @@ func newText(field int, glob []part, cased bool) expression {
 	case len(short) == 3 && star(0) && plain(1) && star(2):
 		t.shape, t.literal = shapeContains, short[1].literal
 	}
+	if t.shape != shapeGlob {
+		t.glob = nil // all of it is in the literal; a thousand of them are kept
+	}
 	return t
 }
 

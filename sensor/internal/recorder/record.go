@@ -55,10 +55,7 @@ func appendProcess(b []byte, p *event.Process) []byte {
 	if p.Parent != nil {
 		parent = p.Parent.Key
 	}
-	for _, key := range []event.ProcessKey{p.Key, parent} {
-		b = binary.AppendUvarint(b, uint64(key.PID))
-		b = binary.AppendUvarint(b, key.Start)
-	}
+	b = appendKey(appendKey(b, p.Key), parent)
 	b = appendText(b, bounded(p.Image))
 	argv, whole := boundedArgv(p.Argv)
 	b = appendTexts(b, argv)
@@ -74,6 +71,10 @@ func appendProcess(b []byte, p *event.Process) []byte {
 		return append(b, 0)
 	}
 	return append(append(b, byte(len(p.SHA256))), p.SHA256[:]...)
+}
+
+func appendKey(b []byte, key event.ProcessKey) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(key.PID)), key.Start)
 }
 
 // maxTraits is more than there are kinds of.
@@ -142,7 +143,8 @@ type glossary struct {
 	raw     []byte // of the descriptions, one after another
 	bytes   int
 	// wanted says whether a record of a storyline is looked at; nil: all are. What a storm of
-	// processes left is a hundred times what one storyline of it is asked for.
+	// processes left is a hundred times what one storyline of it is asked for. A process that
+	// came into another storyline is described there anew.
 	wanted func(storyline event.ProcessKey) bool
 }
 
@@ -234,12 +236,11 @@ func (g *glossary) record(r *Record, body []byte) (wanted bool, err error) {
 	has := c.byte()
 	var id uint64
 	var key event.ProcessKey
+	var description []byte
 	if has&hasProcess != 0 {
 		id, key = c.uint(), event.ProcessKey{PID: c.uint32(), Start: c.uint()}
 		if has&hasDescription != 0 {
-			if raw := c.take(c.uint()); c.err == nil {
-				g.describe(id, raw)
-			}
+			description = c.take(c.uint())
 		}
 	}
 	if has&hasStoryline != 0 {
@@ -251,6 +252,9 @@ func (g *glossary) record(r *Record, body []byte) (wanted bool, err error) {
 	if has&hasProcess != 0 {
 		if g.wanted != nil && !g.wanted(r.Storyline) {
 			return false, nil
+		}
+		if has&hasDescription != 0 {
+			g.describe(id, description)
 		}
 		if r.Process, err = g.process(id); err != nil {
 			return false, err

@@ -242,8 +242,7 @@ func (r *Recorder) write(kind string, boot uint64, key *event.ProcessKey, p *eve
 	}
 	if p != nil && p.Anchor != (event.ProcessKey{}) {
 		raw[has] |= hasStoryline
-		raw = binary.AppendUvarint(raw, uint64(p.Anchor.PID))
-		raw = binary.AppendUvarint(raw, p.Anchor.Start)
+		raw = appendKey(raw, p.Anchor)
 	}
 	if f != nil {
 		raw[has] |= hasFlow
@@ -274,7 +273,11 @@ func (r *Recorder) process(raw []byte, has int, key event.ProcessKey, p *event.P
 	id := r.recently(p)
 	if p != nil && id == 0 {
 		r.scratch = appendProcess(r.scratch[:0], p)
+		size := len(r.scratch)
+		// Described anew in another storyline: who reads one of them reads nothing of the other.
+		r.scratch = appendKey(r.scratch, p.Anchor)
 		sum := maphash.Bytes(r.seed, r.scratch)
+		r.scratch = r.scratch[:size]
 		var known bool
 		if id, known = r.ids[sum]; !known {
 			id = uint64(len(r.ids)) + 1
@@ -286,8 +289,7 @@ func (r *Recorder) process(raw []byte, has int, key event.ProcessKey, p *event.P
 		r.recent[r.next], r.next = described{p, id}, (r.next+1)%recentProcesses
 	}
 	raw = binary.AppendUvarint(raw, id)
-	raw = binary.AppendUvarint(raw, uint64(key.PID))
-	raw = binary.AppendUvarint(raw, key.Start)
+	raw = appendKey(raw, key)
 	if raw[has]&hasDescription != 0 {
 		raw = append(binary.AppendUvarint(raw, uint64(len(r.scratch))), r.scratch...)
 	}

@@ -50,6 +50,10 @@ func TestOneStoryline(t *testing.T) {
 		h.pass(time.Millisecond)
 	}
 	h.day()
+	// Who serves a connection that was accepted is of another storyline from then on.
+	served := *shell
+	served.Anchor = event.ProcessKey{PID: 20, Start: 200}
+	h.rec.Record(&event.File{Header: h.head(&served), Op: event.FileWrite, Class: event.FileWeb, Path: []byte("/var/www/x.php")}, &served, nil)
 	h.stop(t)
 	const one = `storyline == "10.100"`
 	quick := ask(t, h.config(), expression("any where "+one))
@@ -66,6 +70,10 @@ func TestOneStoryline(t *testing.T) {
 	}
 	if none := ask(t, h.config(), expression(`any where storyline == "nonsense"`)); len(none.GetRows()) != 0 || none.GetScanned() != whole.GetScanned() {
 		t.Errorf("a storyline that cannot be: %d rows of %d", len(none.GetRows()), none.GetScanned())
+	}
+	later := ask(t, h.config(), expression(`any where storyline == "20.200"`)).GetRows()
+	if len(later) != 1 || string(later[0].GetProcess().GetImage()) != shell.Image {
+		t.Errorf("of the storyline that it came into: %v", later)
 	}
 	took := func(question string) uint64 {
 		var before, after runtime.MemStats
