@@ -287,13 +287,18 @@ func (s *Spool) commit() {
 }
 
 func (s *segment) read(e entry) ([]byte, error) {
-	f, err := os.Open(s.path)
-	if err != nil {
-		return nil, err
+	// What is still written to is read where it is written: somebody may have removed its name.
+	from, open := s.file.(io.ReaderAt)
+	if !open {
+		f, err := os.Open(s.path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		from = f
 	}
-	defer f.Close()
 	data := make([]byte, recordHeader+int(e.size))
-	if _, err := f.ReadAt(data, int64(e.offset)); err != nil {
+	if _, err := from.ReadAt(data, int64(e.offset)); err != nil {
 		return nil, err
 	}
 	sequence, _, payload, err := decodeRecord(data)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -195,4 +197,19 @@ func TestGroupCommit(t *testing.T) {
 		}
 		_ = s.Close()
 	})
+}
+
+// Ensure what was written is handed out though somebody removed the folder since.
+func TestFolderRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := open(t, dir, spool.Config{})
+	put(t, s, true, "a", "b", "c")
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, true, "d")
+	names, _, _ := drain(t, s, 2)
+	if got := strings.Join(names, ""); got != "abcd" {
+		t.Errorf("got %q: %v", got, s.Losses())
+	}
 }

@@ -96,7 +96,7 @@ func (c *Config) populate() error {
 	}
 	if c.Create == nil {
 		c.Create = func(path string) (File, error) {
-			return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+			return os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
 		}
 	}
 	if c.Now == nil {
