@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -141,6 +142,10 @@ func (s *Spool) fail(err error) {
 	s.cfg.Logger.Error("spool disk fails; records are kept in memory until it works again", "err", err, "memory_bytes", s.cfg.MaxMemory)
 	for c := range s.current.chains {
 		for _, seg := range s.current.chains[c].segments {
+			if _, err := os.Stat(seg.path); errors.Is(err, fs.ErrNotExist) {
+				seg.unnamed = true // and open until what is in it was sent: nobody else can read it
+				continue
+			}
 			_ = seg.seal() // its failure is why we are here
 		}
 	}
@@ -287,18 +292,8 @@ func (s *Spool) commit() {
 }
 
 func (s *segment) read(e entry) ([]byte, error) {
-	// What is still written to is read where it is written: somebody may have removed its name.
-	from, open := s.file.(io.ReaderAt)
-	if !open {
-		f, err := os.Open(s.path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		from = f
-	}
 	data := make([]byte, recordHeader+int(e.size))
-	if _, err := from.ReadAt(data, int64(e.offset)); err != nil {
+	if err := s.readAt(data, int64(e.offset)); err != nil {
 		return nil, err
 	}
 	sequence, _, payload, err := decodeRecord(data)
@@ -306,6 +301,22 @@ func (s *segment) read(e entry) ([]byte, error) {
 		err = errRecord
 	}
 	return payload, err
+}
+
+// readAt reads what is still written to where it is written: somebody may have removed its name.
+func (s *segment) readAt(data []byte, offset int64) error {
+	if open, can := s.file.(io.ReaderAt); can {
+		if _, err := open.ReadAt(data, offset); err == nil {
+			return nil
+		}
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.ReadAt(data, offset)
+	return err
 }
 
 // lose counts a record that did not read back, once.

@@ -28,6 +28,7 @@ type segment struct {
 	entries []entry
 	size    int64
 	file    File // open while it is appended to
+	unnamed bool // somebody removed its name while it was
 }
 
 func (s *segment) lastSequence() uint64 {
@@ -126,7 +127,7 @@ func (s *stream) acknowledge(sequence uint64, keepLast bool) error {
 			if seg.lastSequence() > s.acked || (keepLast && seg.lastSequence() == s.last) {
 				return false
 			}
-			if seg.file != nil && seg.size < smallSegment {
+			if seg.file != nil && seg.size < smallSegment && !seg.unnamed {
 				return false // still being filled; not worth a new file for each ack
 			}
 			failures = append(failures, seg.remove())
