@@ -292,7 +292,9 @@ func (e *Engine) grave(findings []*event.Finding) bool {
 	return slices.ContainsFunc(findings, func(f *event.Finding) bool { return !e.isWeak(f.Severity) })
 }
 
-func (e *Engine) isWeak(level event.Severity) bool { return e.severity[level] < e.severity[event.Medium] }
+func (e *Engine) isWeak(level event.Severity) bool {
+	return e.severity[level] < e.severity[event.Medium]
+}
 
 // weakPart: findings below medium have this part of the budgets.
 const weakPart = 4
