@@ -40,17 +40,19 @@ func (s *Sensor) judge(o *event.Observation) {
 		return
 	}
 	findings, notes := s.detector.Evaluate(o, verdict)
+	if !slices.ContainsFunc(findings, taints) && (!verdict.Known || verdict.HourBits > 0) && s.detector.Oddness().Suspect {
+		s.baseline.MarkSuspect(o.Process.Anchor)
+	}
 	if len(findings) == 0 {
-		if (!verdict.Known || verdict.HourBits > 0) && s.detector.Oddness().Suspect {
-			s.baseline.MarkSuspect(o.Process.Anchor)
-		}
 		s.keepBack(o, verdict)
 	}
 	for _, f := range findings {
 		f.Losses = s.losses.window()
 		if f.Kind != detect.KindTamper {
-			s.baseline.MarkTainted(f.Process.Anchor)
-			s.taint(f.Process)
+			if taints(f) {
+				s.baseline.MarkTainted(f.Process.Anchor)
+				s.taint(f.Process)
+			}
 			if login := s.sessions.Evidence(f.Process); login != "" {
 				f.Reason += " " + login
 				f.Login = s.sessions.Entry(f.Process)
@@ -62,6 +64,12 @@ func (s *Sensor) judge(o *event.Observation) {
 	for _, n := range notes {
 		s.append(uplink.RecordFromFlowNote(n), false)
 	}
+}
+
+// taints says whether a finding has its storyline teach nothing and tell everything. A weak one is
+// of what people and programs do as well: were it not learnt, it would be found for ever.
+func taints(f *event.Finding) bool {
+	return f.Kind != detect.KindTamper && f.Severity != event.Low && f.Severity != event.Informational
 }
 
 // ownLink tells the sensor's own flows to its coordinators, which are what it is
