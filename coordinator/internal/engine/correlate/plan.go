@@ -38,7 +38,7 @@ type component struct {
 	severity int
 	score    float64
 	// incident says that the investigator takes one of its storylines for one; unheard is when the
-	// newest finding was stored that he has not spoken of (Unix ns).
+	// oldest finding was stored that he has not spoken of (Unix ns).
 	incident bool
 	heard    bool // he spoke of all its findings
 	unheard  int64
@@ -111,11 +111,18 @@ func (w *window) component(of storyKey, open *ledger, seen map[storyKey]bool) (c
 // weigh adds a storyline to what the component says.
 func (c *component) weigh(s *story) {
 	c.incident = c.incident || s.verdict == state.VerdictIncident
+	upTo := int64(0) // what is older than what he read he read as well, or it is too old
+	for _, row := range s.findings {
+		if s.heard[row.GetFinding().GetId()] {
+			upTo = max(upTo, row.GetStoredAt())
+		}
+	}
 	for _, row := range s.findings {
 		c.severity = max(c.severity, severityOf(row))
-		heard := row.GetStoredAt() <= s.heard
-		if !heard {
-			c.unheard = max(c.unheard, row.GetStoredAt())
+		heard := row.GetStoredAt() <= upTo
+		// The oldest that was not: with the newest a trickle of findings would put it off for ever.
+		if !heard && (c.unheard == 0 || row.GetStoredAt() < c.unheard) {
+			c.unheard = row.GetStoredAt()
 		}
 		if !row.GetFinding().GetLearning() && (s.verdict != state.VerdictBenign || !heard) {
 			c.score += row.GetFinding().GetScore()
@@ -125,10 +132,15 @@ func (c *component) weigh(s *story) {
 
 // judged takes in what the investigator says of a storyline.
 func (w *window) judged(key storyKey, in *raftv1.Investigation) {
-	if s := w.stories[key]; s != nil && in.GetEnded() > s.heard {
-		s.verdict, s.heard = in.GetVerdict(), in.GetEnded()
-		w.changed[key] = true
+	s := w.stories[key]
+	if s == nil {
+		return
 	}
+	s.verdict, s.heard = in.GetVerdict(), make(map[string]bool, len(in.GetFindings()))
+	for _, id := range in.GetFindings() {
+		s.heard[id] = true
+	}
+	w.changed[key] = true
 }
 
 // facts is what the account needs to know beside the findings.

@@ -33,9 +33,9 @@ type story struct {
 	shared map[indicator]int64
 	// carried is the other end, "HOST/STORYLINE", that it has its mark from; empty: it has none from elsewhere.
 	carried string
-	// verdict is the investigator's of it, and heard when it ended (Unix ns); empty and 0: none yet.
+	// verdict is the investigator's of it, and heard are the findings that it is about; none yet: empty.
 	verdict string
-	heard   int64
+	heard   map[string]bool
 }
 
 // tuple is a flow as both ends see it: client is who connected.

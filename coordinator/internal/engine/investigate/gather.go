@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/inquire"
@@ -25,6 +26,7 @@ const (
 	maxMillis    = 5000
 	askFor       = 10 * time.Second
 	askBefore    = 10 * time.Minute // what led to a finding
+	horizon      = 24 * time.Hour   // what is older than the newest finding by more is not weighed
 	maxLookedUp  = 12               // programs whose prevalence is read
 	peopleBefore = 8                // findings whose precedents are read
 )
@@ -40,6 +42,7 @@ type evidence struct {
 	answer     *sensorv1.Answer
 	unanswered string
 	shortened  bool // of what it did only what matters was read
+	closed     int  // findings that people closed, and not as malicious
 	did        deeds
 	fleet      int
 	usual      map[string]uint64 // by image: on how many hosts at least
@@ -58,8 +61,8 @@ func (e *Engine) gather(ctx context.Context, key storyKey) (*evidence, error) {
 	if len(rows) == 0 {
 		return nil, nil //nolint:nilnil // they are older than what is kept
 	}
-	for i := range rows {
-		c.findings = append(c.findings, rows[len(rows)-1-i])
+	if err := e.open(ctx, c, rows); err != nil || len(c.findings) == 0 {
+		return nil, err
 	}
 	if c.host, err = e.cfg.DB.Host(ctx, key.host); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
@@ -78,11 +81,56 @@ func (e *Engine) gather(ctx context.Context, key storyKey) (*evidence, error) {
 	return c, nil
 }
 
+// open takes of a storyline's findings, newest first, those that are to be weighed. What people
+// closed counts no more, unless as malicious; nor does what is older than the horizon: a service
+// is one storyline for as long as it runs.
+func (e *Engine) open(ctx context.Context, c *evidence, rows []*operatorv1.FindingRow) error {
+	malicious := map[string]bool{}
+	for _, row := range slices.Backward(rows) {
+		if row.GetHost() != c.key.host || row.GetFinding().GetTime() < rows[0].GetFinding().GetTime()-int64(horizon) {
+			continue // a host may be called what another's number is
+		}
+		if id := row.GetIncident(); row.GetDisposition() == "closed" {
+			is, known := malicious[id]
+			if !known {
+				incident, err := e.cfg.DB.Incident(ctx, id)
+				if err != nil && !errors.Is(err, store.ErrNotFound) {
+					return fmt.Errorf("reading incident: %w", err)
+				}
+				is = incident.GetDisposition() == "malicious"
+				malicious[id] = is
+			}
+			if !is {
+				c.closed++
+				continue
+			}
+		}
+		c.findings = append(c.findings, row)
+	}
+	return nil
+}
+
 // told says whether a finding is about this very file: what it says is weighed by it alone.
 func (c *evidence) told(r *sensorv1.Sighting) bool {
+	path := text(r, "path")
 	return r.GetKind() == "file" && slices.ContainsFunc(c.findings, func(row *operatorv1.FindingRow) bool {
-		return sameEvent(row.GetFinding(), r.GetTime(), r.GetProcess())
+		return sameEvent(row.GetFinding(), r.GetTime(), r.GetProcess()) && strings.Contains(row.GetFinding().GetReason(), path)
 	})
+}
+
+// asked is since when the recorder is asked.
+func (c *evidence) asked() int64 { return c.findings[0].GetFinding().GetTime() - int64(askBefore) }
+
+// root is when the storyline's first process began; 0 when no finding tells of it.
+func (c *evidence) root() int64 {
+	for _, row := range c.findings {
+		for _, p := range append([]*sensorv1.Process{row.GetFinding().GetProcess()}, row.GetFinding().GetAncestors()...) {
+			if fmt.Sprintf("%d.%d", p.GetPid(), p.GetStart()) == c.key.storyline {
+				return p.GetStartTime()
+			}
+		}
+	}
+	return 0
 }
 
 // ask has the recorder tell what the storyline did. A host that does not answer limits what is
@@ -100,7 +148,7 @@ func (e *Engine) ask(ctx context.Context, c *evidence) {
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	answer, err := e.cfg.Asker.Ask(ctx, target, &sensorv1.Ask{What: &sensorv1.Ask_Expression{Expression: c.question},
-		Since: c.findings[0].GetFinding().GetTime() - int64(askBefore), MaxRows: maxRows, MaxBytes: maxBytes, MaxMillis: maxMillis, Asker: "node:" + e.cfg.NodeID})
+		Since: c.asked(), MaxRows: maxRows, MaxBytes: maxBytes, MaxMillis: maxMillis, Asker: "node:" + e.cfg.NodeID})
 	if err != nil {
 		c.unanswered = err.Error()
 		return
@@ -113,7 +161,7 @@ func (e *Engine) ask(ctx context.Context, c *evidence) {
 	// nothing that would be weighed is missing.
 	question := c.question + " and (" + telling + ")"
 	more, err := e.cfg.Asker.Ask(ctx, target, &sensorv1.Ask{What: &sensorv1.Ask_Expression{Expression: question},
-		Since: c.findings[0].GetFinding().GetTime() - int64(askBefore), MaxRows: maxTelling, MaxBytes: maxBytes, MaxMillis: maxMillis, Asker: "node:" + e.cfg.NodeID})
+		Since: c.asked(), MaxRows: maxTelling, MaxBytes: maxBytes, MaxMillis: maxMillis, Asker: "node:" + e.cfg.NodeID})
 	if err != nil || more.GetError() != "" || more.GetLimited() != "" || more.GetDamaged() > 0 {
 		return
 	}
@@ -137,19 +185,26 @@ func (e *Engine) compare(ctx context.Context, c *evidence) (err error) {
 			return fmt.Errorf("reading how usual a program is: %w", err)
 		}
 	}
-	for i, row := range c.findings {
-		if i == peopleBefore {
+	signs := map[string]bool{}
+	for _, row := range c.findings {
+		sign := state.Sign(row.GetFinding())
+		if signs[string(sign)] {
+			continue
+		}
+		if len(signs) == peopleBefore {
+			c.benign = 0 // what is beyond may be what nobody ever judged
 			break
 		}
-		benign, malicious, err := e.cfg.DB.Precedent(ctx, state.Sign(row.GetFinding()))
+		benign, malicious, err := e.cfg.DB.Precedent(ctx, sign)
 		if err != nil {
 			return fmt.Errorf("reading precedents: %w", err)
 		}
 		c.malicious += malicious
 		// What nobody ever judged is not made harmless by what came beside it.
-		if i == 0 || benign < c.benign {
+		if len(signs) == 0 || benign < c.benign {
 			c.benign = benign
 		}
+		signs[string(sign)] = true
 	}
 	return e.rolledOut(ctx, c)
 }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,8 +47,30 @@ const (
 	// maxWaiting storylines in all and of one host. One beyond is not looked at, which is told.
 	maxWaiting = 10_000
 	maxOfHost  = 64
-	// maxRounds of one storyline: whoever goes on for longer is an incident or never will be.
-	maxRounds = 50
+	// atOneHost: a host answers one question at a time, and one that answers late holds up no other.
+	atOneHost = 2
+	// maxLater storylines of a host wait for another look with nothing new.
+	maxLater = 256
+)
+
+// A storyline that goes on and on is looked at ever more rarely, and never not at all.
+func restAfter(rounds uint32) time.Duration {
+	switch {
+	case rounds < 10:
+		return again
+	case rounds < 50:
+		return time.Minute
+	case rounds < 200:
+		return 10 * time.Minute
+	}
+	return time.Hour
+}
+
+// Looks with nothing new: at what was not answered in full, and once at what was closed, because
+// what is done a moment later need not make a finding.
+var (
+	afterGap    = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, time.Hour}
+	afterBenign = []time.Duration{2 * time.Minute}
 )
 
 // Log is the replicated log as the engine uses it.
@@ -83,6 +106,7 @@ type storyKey struct{ host, storyline string }
 type waiting struct {
 	due   time.Time
 	began int64 // when its first finding was stored
+	tries int   // looks with nothing new before this one
 }
 
 // Engine investigates while this node leads.
@@ -93,15 +117,23 @@ type Engine struct {
 	next    uint64
 	waiting map[storyKey]waiting
 	ofHost  map[string]int
+	later   map[storyKey]waiting // for another look with nothing new
+	laterOf map[string]int
 	looking map[storyKey]bool
-	looked  map[storyKey]time.Time // of the last while
+	busy    map[string]int         // looks under way, by host
+	rests   map[storyKey]time.Time // until when
 	ended   chan outcome
 	left    uint64 // were too many to look at
 }
 
+// outcome is what came of a look.
 type outcome struct {
-	key storyKey
-	err error
+	key    storyKey
+	of     waiting
+	err    error
+	rounds uint32
+	gap    bool // what matters was not all seen
+	benign bool
 }
 
 // New makes an Engine.
@@ -121,9 +153,10 @@ func New(cfg Config) (*Engine, error) {
 }
 
 func (e *Engine) clear() {
-	e.next, e.waiting, e.ofHost, e.looked = 0, make(map[storyKey]waiting), make(map[string]int), make(map[storyKey]time.Time)
+	e.next, e.waiting, e.ofHost, e.rests = 0, make(map[storyKey]waiting), make(map[string]int), make(map[storyKey]time.Time)
+	e.later, e.laterOf = make(map[storyKey]waiting), make(map[string]int)
 	if e.looking == nil {
-		e.looking = make(map[storyKey]bool)
+		e.looking, e.busy = make(map[storyKey]bool), make(map[string]int)
 	}
 }
 
@@ -150,7 +183,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 		err := e.step(ctx, func(key storyKey, w waiting) bool {
 			return lookers.TryGo(func() error {
-				e.ended <- outcome{key, e.look(ctx, key, w.began)}
+				select {
+				case e.ended <- e.look(ctx, key, w):
+				case <-ctx.Done(): // nobody takes it any more
+				}
 				return nil
 			})
 		})
@@ -161,16 +197,43 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// took notes the end of a look. One that failed is tried again, as long as somebody waits for it.
+// took notes the end of a look. One that failed is tried again.
 func (e *Engine) took(o outcome) {
 	delete(e.looking, o.key)
-	e.looked[o.key] = e.cfg.Now()
-	if o.err == nil {
+	if e.busy[o.key.host]--; e.busy[o.key.host] <= 0 {
+		delete(e.busy, o.key.host)
+	}
+	now := e.cfg.Now()
+	e.rests[o.key] = now.Add(restAfter(o.rounds))
+	if _, has := e.waiting[o.key]; has || e.next == 0 {
 		return
 	}
-	e.cfg.Logger.Debug("a storyline was not investigated", "host", o.key.host, "storyline", o.key.storyline, "error", o.err)
-	if _, has := e.waiting[o.key]; !has && e.next > 0 {
-		e.wait(o.key, e.cfg.Now().UnixNano(), e.cfg.Now().Add(again))
+	if o.err != nil {
+		e.cfg.Logger.Debug("a storyline was not investigated", "host", o.key.host, "storyline", o.key.storyline, "error", o.err)
+		e.wait(o.key, waiting{now.Add(again), o.of.began, o.of.tries})
+		return
+	}
+	var looks []time.Duration
+	switch {
+	case o.gap:
+		looks = afterGap
+	case o.benign:
+		looks = afterBenign
+	}
+	if o.of.tries < len(looks) && len(e.later) < maxWaiting && e.laterOf[o.key.host] < maxLater {
+		e.later[o.key] = waiting{now.Add(looks[o.of.tries]), o.of.began, o.of.tries + 1}
+		e.laterOf[o.key.host]++
+	}
+}
+
+// forgetLater is for who has something new, or whose time has come.
+func (e *Engine) forgetLater(key storyKey) {
+	if _, has := e.later[key]; !has {
+		return
+	}
+	delete(e.later, key)
+	if e.laterOf[key.host]--; e.laterOf[key.host] <= 0 {
+		delete(e.laterOf, key.host)
 	}
 }
 
@@ -184,21 +247,36 @@ func (e *Engine) step(ctx context.Context, begin func(storyKey, waiting) bool) e
 	if err := e.follow(ctx); err != nil {
 		return err
 	}
-	now, begun := e.cfg.Now(), 0
+	now := e.cfg.Now()
+	for key, w := range e.later {
+		if !w.due.After(now) {
+			e.forgetLater(key)
+			e.wait(key, w)
+		}
+	}
+	var due []storyKey
 	for key, w := range e.waiting {
-		if begun == perTick || w.due.After(now) || e.looking[key] {
+		if !w.due.After(now) && !e.looking[key] {
+			due = append(due, key)
+		}
+	}
+	slices.SortFunc(due, func(a, b storyKey) int { return e.waiting[a].due.Compare(e.waiting[b].due) })
+	begun := 0
+	for _, key := range due {
+		if e.busy[key.host] >= atOneHost {
 			continue
 		}
-		if !begin(key, w) {
+		if begun == perTick || !begin(key, e.waiting[key]) {
 			break
 		}
 		e.looking[key] = true
+		e.busy[key.host]++
 		e.drop(key)
 		begun++
 	}
-	for key, at := range e.looked {
-		if now.Sub(at) > again || now.Before(at) {
-			delete(e.looked, key)
+	for key, until := range e.rests {
+		if !until.After(now) {
+			delete(e.rests, key)
 		}
 	}
 	return nil
@@ -251,26 +329,29 @@ func (e *Engine) take(ctx context.Context, row *operatorv1.FindingRow) error {
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("reading investigation: %w", err)
 		}
-		if have.GetEnded() > row.GetStoredAt() {
+		// By what it read, and not by clocks: nodes' differ, and a look takes a while. One that its
+		// host did not answer is no look.
+		if slices.Contains(have.GetFindings(), row.GetFinding().GetId()) && (have.GetAnswered() > 0 || have.GetVerdict() == state.VerdictIncident) {
 			return nil
 		}
 	}
 	due := now.Add(settle)
-	if at, has := e.looked[key]; has && at.Add(again).After(due) {
-		due = at.Add(again)
+	if until := e.rests[key]; until.After(due) {
+		due = until
 	}
-	e.wait(key, row.GetStoredAt(), due)
+	e.forgetLater(key)
+	e.wait(key, waiting{due: due, began: row.GetStoredAt()})
 	return nil
 }
 
-func (e *Engine) wait(key storyKey, began int64, due time.Time) {
+func (e *Engine) wait(key storyKey, w waiting) {
 	if len(e.waiting) >= maxWaiting || e.ofHost[key.host] >= maxOfHost {
 		if e.left++; e.left&(e.left-1) == 0 { // at each doubling
 			e.cfg.Logger.Warn("more storylines have findings than can be investigated: what makes an incident by itself still does", "host", key.host, "left_out", e.left)
 		}
 		return
 	}
-	e.waiting[key] = waiting{due, began}
+	e.waiting[key] = w
 	e.ofHost[key.host]++
 }
 
@@ -282,7 +363,14 @@ func (e *Engine) drop(key storyKey) {
 }
 
 // look investigates one storyline and has the log keep what came of it.
-func (e *Engine) look(ctx context.Context, key storyKey, began int64) error {
+func (e *Engine) look(ctx context.Context, key storyKey, of waiting) outcome {
+	o := outcome{key: key, of: of}
+	o.err = e.investigate(ctx, &o)
+	return o
+}
+
+func (e *Engine) investigate(ctx context.Context, o *outcome) error {
+	key := o.key
 	ctx, cancel := context.WithTimeout(ctx, Within)
 	defer cancel()
 	c, err := e.gather(ctx, key)
@@ -293,15 +381,16 @@ func (e *Engine) look(ctx context.Context, key storyKey, began int64) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("reading investigation: %w", err)
 	}
-	if before.GetRounds() >= maxRounds {
-		return nil
-	}
 	out := c.judge()
-	out.Began, out.Ended, out.Rounds = began, e.cfg.Now().UnixNano(), before.GetRounds()+1
+	out.Began, out.Ended, out.Rounds = o.of.began, e.cfg.Now().UnixNano(), before.GetRounds()+1
 	if before.GetBegan() > 0 {
 		out.Began = before.GetBegan()
 	}
+	o.rounds, o.gap, o.benign = out.GetRounds(), c.gap() != "", out.GetVerdict() == state.VerdictBenign
 	fit(out)
+	if !e.cfg.Log.IsLeader() {
+		return errors.New("this node leads no more")
+	}
 	res, err := e.cfg.Log.Propose(ctx, &raftv1.Command{Time: e.cfg.Now().UnixNano(), Actor: "engine:investigate",
 		Body: &raftv1.Command_PutInvestigation{PutInvestigation: &raftv1.PutInvestigation{Investigation: out}}})
 	switch {

@@ -105,7 +105,7 @@ func (w *world) rounds() {
 	w.t.Helper()
 	for range 3 {
 		if err := w.e.step(w.t.Context(), func(key storyKey, at waiting) bool {
-			w.e.ended <- outcome{key, w.e.look(w.t.Context(), key, at.began)}
+			w.e.ended <- w.e.look(w.t.Context(), key, at)
 			return true
 		}); err != nil {
 			w.t.Fatal(err)
@@ -219,7 +219,7 @@ func TestVerdicts(t *testing.T) {
 // that the same at another time is another.
 func TestOneEvent(t *testing.T) {
 	w := newWorld(t)
-	medium, low := found("medium", "start-up changed"), found("low", "cron table changed")
+	medium, low := did(found("medium", "start-up changed"), "made /etc/cron.d/x"), did(found("low", "cron table changed"), "made /etc/cron.d/x")
 	cron := filed("persistence", "create", "/etc/cron.d/x")
 	cron.Process.Pid = medium.GetProcess().GetPid()
 	w.answer = whole(cron, ran("/usr/bin/install"))

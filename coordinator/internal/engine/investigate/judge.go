@@ -128,7 +128,7 @@ func (c *evidence) decide(chance float64) (verdict, because string) {
 	if gap := c.gap(); gap != "" {
 		return state.VerdictWatching, "nothing speaks for an attack but what was found, and it is not closed because " + gap
 	}
-	why := "the recorder tells all that the storyline did, and none of it is what attacks are made of"
+	why := fmt.Sprintf("the recorder tells all that the storyline did since %s UTC, and none of it is what attacks are made of", clock(c.asked()))
 	switch {
 	case c.rollOut != nil:
 		why = fmt.Sprintf("it is part of a roll-out: the same came to %d hosts, on %d of them by %s", c.rollOut.GetRollOut().GetHosts(),
@@ -152,6 +152,8 @@ func (c *evidence) gap() string {
 		return "it did more than was read (limit of " + a.GetLimited() + ")"
 	case a.GetDamaged() > 0:
 		return fmt.Sprintf("%d of the recorder's records could not be read", a.GetDamaged())
+	case a.GetCoveredFrom() > c.asked()+int64(time.Second) && c.root() < a.GetCoveredFrom()-int64(aroundStart):
+		return "its recorder reaches back to " + clock(a.GetCoveredFrom()) + " UTC, and the storyline may have begun before"
 	case lossCount(a.GetLosses()) > 0:
 		return fmt.Sprintf("%d events were lost in that time", lossCount(a.GetLosses()))
 	case c.unwatched():
@@ -196,16 +198,16 @@ func (c *evidence) signs() (terms []reason) {
 		}
 		key := f.GetKind() + "\x00" + f.GetRuleId() + "\x00" + f.GetTitle()
 		severity := severityOf(f)
-		bits := forSeverity[severity]
+		bits, most := forSeverity[severity], mostOfSeverity[severity]
 		text := fmt.Sprintf("%s finding: %s", severities[severity], f.GetTitle())
 		if odd := oddness(f); odd > bits {
-			bits = odd
+			bits, most = odd, max(most, mostOdd)
 			text += fmt.Sprintf(" (an ordinary window of this host is as odd once in %.0f)", 1/f.GetPValue())
 		}
 		if f.GetLearning() {
 			bits /= 2
 		}
-		if bits = min(bits, max(mostOfSeverity[severity], mostOdd)-sums[severity]); said[key] || bits <= 0 {
+		if bits = min(bits, most-sums[severity]); said[key] || bits <= 0 {
 			continue
 		}
 		said[key] = true
@@ -225,7 +227,7 @@ func (c *evidence) outdone(f *sensorv1.Finding) bool {
 			before = false
 			continue
 		}
-		if more := severityOf(other) - severityOf(f); sameEvent(other, f.GetTime(), f.GetProcess()) && (more > 0 || more == 0 && before) {
+		if more := severityOf(other) - severityOf(f); sameEvent(other, f.GetTime(), f.GetProcess()) && sameDeed(other, f) && (more > 0 || more == 0 && before) {
 			return true
 		}
 	}
@@ -234,7 +236,18 @@ func (c *evidence) outdone(f *sensorv1.Finding) bool {
 
 // sameEvent says whether a finding is about what a process did at a time.
 func sameEvent(f *sensorv1.Finding, at int64, p *sensorv1.Process) bool {
-	return f.GetProcess().GetPid() == p.GetPid() && f.GetTime()-at < int64(oneEvent) && at-f.GetTime() < int64(oneEvent)
+	return p != nil && f.GetProcess().GetPid() == p.GetPid() && f.GetProcess().GetStart() == p.GetStart() && f.GetTime()-at < int64(oneEvent) && at-f.GetTime() < int64(oneEvent)
+}
+
+// sameDeed says whether two findings of one moment are of one thing that was done: two rules say
+// it in the same first sentence, and what is found odd says it in its own way.
+func sameDeed(a, b *sensorv1.Finding) bool {
+	if a.GetKind() != "rule" || b.GetKind() != "rule" {
+		return true
+	}
+	did, _, _ := strings.Cut(a.GetReason(), ". ")
+	other, _, _ := strings.Cut(b.GetReason(), ". ")
+	return strings.TrimSuffix(did, ".") == strings.TrimSuffix(other, ".")
 }
 
 // oneEvent is how far apart two tell the same.
@@ -308,7 +321,7 @@ func (c *evidence) excuses() (terms []reason) {
 // everywhere says that all of its programs are used by much of the fleet.
 func (c *evidence) everywhere() string {
 	programs := c.programs(maxLookedUp)
-	if c.fleet < loneBelow || len(programs) == 0 {
+	if c.fleet < loneBelow || len(programs) == 0 || len(programs) == maxLookedUp || c.shortened {
 		return ""
 	}
 	for _, image := range programs {

@@ -225,7 +225,7 @@ func (c *evidence) recommended(in *raftv1.Investigation) (next []string) {
 		return nil
 	}
 	if in.GetVerdict() == state.VerdictIncident && c.host.GetIsolation() != "applied" && c.host.GetIsolation() != "pending" {
-		next = append(next, fmt.Sprintf("vedette isolate %s --reason %q", c.key.host, "finding "+c.lead().GetId()))
+		next = append(next, "vedette isolate "+shell(c.key.host)+" --reason "+shell("finding "+c.lead().GetId()))
 	}
 	if len(c.did.addresses) > 0 {
 		host, _, _ := strings.Cut(c.did.addresses[0].name, " ")
@@ -233,13 +233,26 @@ func (c *evidence) recommended(in *raftv1.Investigation) (next []string) {
 			next = append(next, fmt.Sprintf("vedette hunt 'network where remote.address == %q' --all --since 24h", peer.Addr()))
 		}
 	}
-	return append(next, fmt.Sprintf("vedette hunt --like %s --all --since 24h", c.lead().GetId()))
+	return append(next, "vedette hunt --like "+shell(c.lead().GetId())+" --all --since 24h")
+}
+
+// shell quotes an argument for one: a finding is called what its sensor says.
+func shell(arg string) string {
+	if arg != "" && !strings.HasPrefix(arg, "-") && strings.IndexFunc(arg, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune("-_.:@", r)
+	}) < 0 {
+		return arg
+	}
+	return "'" + strings.ReplaceAll(line("%s", arg), "'", `'\''`) + "'"
 }
 
 // limits say what the claim does not cover.
 func (c *evidence) limits() (all []string) {
 	if gap := c.gap(); gap != "" {
 		all = append(all, line("%s.", upper(gap)))
+	}
+	if c.closed > 0 {
+		all = append(all, line("%d findings of it were closed before and count no more.", c.closed))
 	}
 	if c.shortened {
 		all = append(all, "It did more than is told here: what is weighed was asked for by itself, and came whole.")
