@@ -123,6 +123,17 @@ func (w *world) login() error {
 			return err
 		}
 	}
+	public, err := os.ReadFile(hostKey + ".pub")
+	if err != nil {
+		return err
+	}
+	var known strings.Builder
+	for _, h := range w.hosts {
+		fmt.Fprintf(&known, "%s %s", h.v4, public)
+	}
+	if err := os.WriteFile(w.knownHosts(), []byte(known.String()), 0o600); err != nil {
+		return err
+	}
 	for _, h := range w.hosts {
 		config := filepath.Join(w.lab.Dir, "sshd_"+h.name)
 		text := fmt.Sprintf(`ListenAddress %s
@@ -145,7 +156,14 @@ Subsystem sftp internal-sftp
 	return nil
 }
 
-// ssh is the command line that reaches a host.
+func (w *world) knownHosts() string { return filepath.Join(w.lab.Dir, "known_hosts") }
+
+// sshKnown is the command line by which the administrator reaches a host: he knows whom he asks.
+func (w *world) sshKnown(to host) []string {
+	return []string{"ssh", "-q", "-i", w.key, "-o", "UserKnownHostsFile=" + w.knownHosts(), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "root@" + to.v4}
+}
+
+// ssh is the command line by which an intruder does, who trusts any.
 func (w *world) ssh(to host) []string {
 	return []string{"ssh", "-q", "-i", w.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
 		"-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "root@" + to.v4}
@@ -200,7 +218,7 @@ func (w *world) ordinary(ctx context.Context) error {
 	var text strings.Builder
 	text.WriteString("while :; do\n")
 	for _, h := range w.hosts[:3] {
-		fmt.Fprintf(&text, "  %s 'uptime; df -h / | tail -1; ls /var/log | wc -l' >/dev/null\n", strings.Join(w.ssh(h), " "))
+		fmt.Fprintf(&text, "  %s 'uptime; df -h / | tail -1; ls /var/log | wc -l' >/dev/null\n", strings.Join(w.sshKnown(h), " "))
 	}
 	text.WriteString("  sleep 1\ndone\n")
 	if err := os.WriteFile(script, []byte(text.String()), 0o700); err != nil {
