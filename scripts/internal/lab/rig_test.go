@@ -27,8 +27,7 @@ func (r *rig) stop(t *testing.T) {
 }
 
 // again starts the sensor that was stopped, and waits until it watches (not
-// until it reports: there may be nobody to report to). A start is no figure here: beside two
-// emulated guests the kernel may take half a minute to check and attach the programs.
+// until it reports: there may be nobody to report to).
 func (r *rig) again(t *testing.T) {
 	t.Helper()
 	before := r.logged(t, "sensor runs")
@@ -36,7 +35,7 @@ func (r *rig) again(t *testing.T) {
 	if r.sensor, err = r.cluster.StartSensor(t.Context(), r.spec); err != nil {
 		t.Fatal(err)
 	}
-	r.until(t, time.Minute, "the sensor to watch", func(context.Context) (bool, error) {
+	r.until(t, 20*time.Second, "the sensor to watch", func(context.Context) (bool, error) {
 		select {
 		case <-r.sensor.Exited():
 			t.Fatalf("the sensor ended:\n%s", r.sensor.Tail())
