@@ -48,11 +48,11 @@ func (s *Sensor) judge(o *event.Observation) {
 	}
 	for _, f := range findings {
 		f.Losses = s.losses.window()
+		if taints(f) {
+			s.baseline.MarkTainted(f.Process.Anchor)
+			s.taint(f.Process)
+		}
 		if f.Kind != detect.KindTamper {
-			if taints(f) {
-				s.baseline.MarkTainted(f.Process.Anchor)
-				s.taint(f.Process)
-			}
 			if login := s.sessions.Evidence(f.Process); login != "" {
 				f.Reason += " " + login
 				f.Login = s.sessions.Entry(f.Process)

@@ -44,7 +44,9 @@ func newWarmHost(t *testing.T, n int, learnFor time.Duration, pack *baseline.Pac
 func (h *warmHost) judge(o *event.Observation) {
 	found, _ := h.detector.Evaluate(o, h.baseline.Observe(o))
 	for _, f := range found {
-		h.baseline.MarkTainted(f.Process.Anchor)
+		if taints(f) {
+			h.baseline.MarkTainted(f.Process.Anchor)
+		}
 	}
 	h.findings = append(h.findings, found...)
 }
