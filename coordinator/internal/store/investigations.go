@@ -133,7 +133,8 @@ func (db *DB) Investigation(ctx context.Context, host, storyline string) (in *ra
 }
 
 // InvestigationsSince are those that entries after index stored, oldest first, and the index
-// to ask with next; one entry stores one.
+// to ask with next. Most entries store one; who closes an incident of more than limit storylines
+// has what is beyond the page passed over, of which only the disposition is new.
 func (db *DB) InvestigationsSince(ctx context.Context, index uint64, limit uint32) (out []*raftv1.Investigation, next uint64, err error) {
 	next = index
 	err = db.each(ctx, func(s scanner) error {

@@ -100,12 +100,7 @@ func TestLooksAgain(t *testing.T) {
 	if in := w.said(); in.GetVerdict() != state.VerdictBenign {
 		t.Errorf("%s because %s", in.GetVerdict(), in.GetBecause())
 	}
-	w.answer = whole(ran("/usr/bin/python3"), filed("credential", "write", "/etc/shadow"), filed("persistence", "create", "/etc/cron.d/x"))
-	w.now = w.now.Add(afterBenign[0])
-	if in := w.said(); in.GetVerdict() != state.VerdictBenign {
-		// It had two looks with nothing new by then, and a closed one is due for one alone.
-		t.Logf("looked at again: %s", in.GetVerdict())
-	}
+
 	w = newWorld(t)
 	w.answer = whole(ran("/usr/bin/python3"))
 	w.finds(found("low", "odd program"))
@@ -165,5 +160,71 @@ func TestRecommendedCommands(t *testing.T) {
 		if got := shell(arg); got != want {
 			t.Errorf("%q: %s, want %s", arg, got, want)
 		}
+	}
+}
+
+// Ensure many weak findings add up to what the documents say and no more, and that nothing is
+// excused by what is usual when not every program was looked up.
+func TestBoundsOfWeakAndUsual(t *testing.T) {
+	w := newWorld(t)
+	w.answer = whole(ran("/usr/bin/python3"))
+	for n := range 12 {
+		w.finds(did(found("informational", fmt.Sprint("odd ", n)), fmt.Sprint("did ", n)))
+		w.now = w.now.Add(time.Second)
+	}
+	sum := 0.0
+	for _, term := range w.said().GetTerms() {
+		if strings.Contains(term.GetText(), "finding:") {
+			sum += term.GetBits()
+		}
+	}
+	if sum != mostOfSeverity[0] {
+		t.Errorf("twelve informational findings are %.1f bits, want %.1f", sum, mostOfSeverity[0])
+	}
+	c := &evidence{fleet: 10, usual: map[string]uint64{}}
+	for n := range maxLookedUp {
+		if excuse := c.everywhere(); n > 0 && excuse == "" {
+			t.Errorf("%d programs of the whole fleet are no excuse", n)
+		}
+		image := fmt.Sprint("/usr/bin/", n)
+		c.usual[image] = 10
+		c.did.programs = append(c.did.programs, counted{image, 1})
+	}
+	if excuse := c.everywhere(); excuse != "" {
+		t.Errorf("there may be more programs than were looked up: %s", excuse)
+	}
+}
+
+// Ensure one host's storylines hold up no other's, and who waited longest is next.
+func TestOneHostHoldsUpNoOther(t *testing.T) {
+	w := newWorld(t)
+	for n := range 5 {
+		f := found("low", "odd program")
+		f.Storyline = fmt.Sprint(n, ".1")
+		w.finds(f)
+		w.now = w.now.Add(time.Millisecond)
+		if err := w.e.step(t.Context(), func(storyKey, waiting) bool { return false }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.now = w.now.Add(settle)
+	var begun []string
+	for range 3 {
+		if err := w.e.step(t.Context(), func(key storyKey, _ waiting) bool {
+			begun = append(begun, key.storyline)
+			return true
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := strings.Join(begun, " "); got != "0.1 1.1" {
+		t.Errorf("begun at one host that answers none: %s, want the two that wait longest", got)
+	}
+	w.e.took(outcome{key: storyKey{host, "0.1"}})
+	if err := w.e.step(t.Context(), func(key storyKey, _ waiting) bool {
+		begun = append(begun, key.storyline)
+		return true
+	}); err != nil || len(begun) != 3 || begun[2] != "2.1" {
+		t.Errorf("after one has ended: %v, %v", begun, err)
 	}
 }

@@ -113,7 +113,7 @@ func (e *Engine) open(ctx context.Context, c *evidence, rows []*operatorv1.Findi
 // told says whether a finding is about this very file: what it says is weighed by it alone.
 func (c *evidence) told(r *sensorv1.Sighting) bool {
 	path := text(r, "path")
-	return r.GetKind() == "file" && slices.ContainsFunc(c.findings, func(row *operatorv1.FindingRow) bool {
+	return r.GetKind() == "file" && path != "" && slices.ContainsFunc(c.findings, func(row *operatorv1.FindingRow) bool {
 		return sameEvent(row.GetFinding(), r.GetTime(), r.GetProcess()) && strings.Contains(row.GetFinding().GetReason(), path)
 	})
 }
