@@ -100,13 +100,18 @@ func TestLooksAgain(t *testing.T) {
 	if in := w.said(); in.GetVerdict() != state.VerdictBenign {
 		t.Errorf("%s because %s", in.GetVerdict(), in.GetBecause())
 	}
+	w.answer = whole(ran("/usr/bin/python3"), filed("credential", "write", "/etc/shadow"), filed("persistence", "create", "/etc/cron.d/x"))
+	w.now = w.now.Add(afterBenign)
+	if in := w.said(); in.GetVerdict() != state.VerdictWatching {
+		t.Errorf("what it did a moment after it was heard at last and closed is not seen: %s", in.GetVerdict())
+	}
 
 	w = newWorld(t)
 	w.answer = whole(ran("/usr/bin/python3"))
 	w.finds(found("low", "odd program"))
 	w.said()
 	w.answer = whole(ran("/usr/bin/python3"), filed("credential", "write", "/etc/shadow"), filed("persistence", "create", "/etc/cron.d/x"))
-	w.now = w.now.Add(afterBenign[0])
+	w.now = w.now.Add(afterBenign)
 	if in := w.said(); in.GetVerdict() != state.VerdictWatching {
 		t.Errorf("what it did a moment after it was closed is not seen: %s", in.GetVerdict())
 	}

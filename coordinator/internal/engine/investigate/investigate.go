@@ -68,10 +68,9 @@ func restAfter(rounds uint32) time.Duration {
 
 // Looks with nothing new: at what was not answered in full, and once at what was closed, because
 // what is done a moment later need not make a finding.
-var (
-	afterGap    = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, time.Hour}
-	afterBenign = []time.Duration{2 * time.Minute}
-)
+var afterGap = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, time.Hour}
+
+const afterBenign = 2 * time.Minute
 
 // Log is the replicated log as the engine uses it.
 type Log interface {
@@ -106,7 +105,9 @@ type storyKey struct{ host, storyline string }
 type waiting struct {
 	due   time.Time
 	began int64 // when its first finding was stored
-	tries int   // looks with nothing new before this one
+	// Of the looks with nothing new before this one: those for want of an answer, and whether it was closed.
+	unheard int
+	closed  bool
 }
 
 // Engine investigates while this node leads.
@@ -210,18 +211,22 @@ func (e *Engine) took(o outcome) {
 	}
 	if o.err != nil {
 		e.cfg.Logger.Debug("a storyline was not investigated", "host", o.key.host, "storyline", o.key.storyline, "error", o.err)
-		e.wait(o.key, waiting{now.Add(again), o.of.began, o.of.tries})
+		next := o.of
+		next.due = now.Add(again)
+		e.wait(o.key, next)
 		return
 	}
-	var looks []time.Duration
+	next := o.of
 	switch {
-	case o.gap:
-		looks = afterGap
-	case o.benign:
-		looks = afterBenign
+	case o.gap && o.of.unheard < len(afterGap):
+		next.due, next.unheard = now.Add(afterGap[o.of.unheard]), o.of.unheard+1
+	case !o.gap && o.benign && !o.of.closed:
+		next.due, next.closed = now.Add(afterBenign), true
+	default:
+		return
 	}
-	if o.of.tries < len(looks) && len(e.later) < maxWaiting && e.laterOf[o.key.host] < maxLater {
-		e.later[o.key] = waiting{now.Add(looks[o.of.tries]), o.of.began, o.of.tries + 1}
+	if len(e.later) < maxWaiting && e.laterOf[o.key.host] < maxLater {
+		e.later[o.key] = next
 		e.laterOf[o.key.host]++
 	}
 }
