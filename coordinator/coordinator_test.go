@@ -241,7 +241,7 @@ func TestIncidentSurvivesFailover(t *testing.T) {
 		return nil
 	})
 	closed, err := c.api.CloseIncident(t.Context(), &operatorv1.CloseIncidentRequest{Id: id, Disposition: "benign", Reason: "exercise", IdempotencyKey: "c1"})
-	if err != nil || closed.GetStatus() != "closed" || closed.GetClosedBy() != "operator:admin" {
+	if in := closed.GetIncident(); err != nil || in.GetStatus() != "closed" || in.GetClosedBy() != "operator:admin" {
 		t.Errorf("closing: %v, %v", closed, err)
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vedette-edr/vedette/coordinator/client"
 	"github.com/vedette-edr/vedette/proto/frame"
 	"github.com/vedette-edr/vedette/proto/link"
+	"github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/pack"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -135,12 +137,7 @@ func TestLearningReachesHost(t *testing.T) {
 		incident = in[0].GetId()
 		return nil
 	})
-	if _, err := c.api.CloseIncident(ctx, &operatorv1.CloseIncidentRequest{Id: incident, Disposition: "benign", Reason: "exercise", IdempotencyKey: "c1"}); err != nil {
-		t.Fatal(err)
-	}
-	if l := again.learning(); l.GetPauseUntil() != 0 {
-		t.Errorf("after it was closed: %v", l)
-	}
+	c.tellOf(t, host.id, incident, again)
 
 	// Nobody asked it.
 	again.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Unlearnt{Unlearnt: &sensorv1.Unlearnt{Id: id}}})
@@ -156,4 +153,62 @@ func TestLearningReachesHost(t *testing.T) {
 	}
 	old.batch(boot, 1, does(2, true, "/usr/bin/c"))
 	old.wantAck(2) // and nothing before it that it does not know
+}
+
+// tellOf closes an incident, and has the one host of it take what it was.
+func (c *testCluster) tellOf(t *testing.T, host, incident string, session *testSession) {
+	t.Helper()
+	ctx := t.Context()
+	of, err := c.api.Incident(ctx, incident)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range of.GetFindings() {
+		row.Finding.PValue = 0.001 // a rule's finding is nothing to measure by
+	}
+	dispositions, leftOut, err := c.api.Dispositions(of, false)
+	if err != nil || leftOut != 0 || len(dispositions) != 1 {
+		t.Fatalf("%d hosts to be told, %d left out: %v", len(dispositions), leftOut, err)
+	}
+	closing := &operatorv1.CloseIncidentRequest{Id: incident, Disposition: "malicious", Reason: "exercise", IdempotencyKey: "c1", Dispositions: dispositions}
+	if _, err := c.api.CloseIncident(ctx, closing); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("closed as one thing, and told as another: %v", err)
+	}
+	closing.Disposition = "benign"
+	other, err := c.admin.NewOperator(client.NewOperator{Name: "bob", Role: operator.RoleHunter})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.as(other).CloseIncident(ctx, closing); !errors.Is(err, client.ErrDenied) {
+		t.Errorf("what another operator signed is taken: %v", err)
+	}
+	for range 2 { // as one does who got no answer
+		if res, err := c.api.CloseIncident(ctx, closing); err != nil || res.GetUntold() != "" || res.GetTold() != 1 {
+			t.Fatalf("closing: %v, %v", res, err)
+		}
+	}
+	// Who learns nothing of an attack is told so, and what it was, in one order or the other.
+	var told *sensorv1.Learning
+	for learns := false; told == nil || !learns; {
+		l := session.learning()
+		learns = l.GetPauseUntil() == 0
+		if len(l.GetDispositions()) > 0 {
+			told = l
+		}
+	}
+	d, by, err := pack.VerifyDisposition(told.GetDispositions()[0], c.operators(), c.admin.ClusterID, time.Now())
+	if err != nil || by.ID != "admin" || d.GetHost() != host || d.GetMalicious() || d.GetIncident() != incident || len(d.GetFindings()) != 1 {
+		t.Fatalf("got %v by %v, %v", d, by, err)
+	}
+	session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Unlearnt{Unlearnt: &sensorv1.Unlearnt{Id: d.GetId(), Behaviours: 1}}})
+	eventually(t, "the answer", func() error {
+		of, err := c.api.Incident(ctx, incident)
+		if err != nil {
+			return err
+		}
+		if rows := of.GetDispositions(); len(rows) != 1 || rows[0].GetState() != "done" || rows[0].GetTaken() != 1 || rows[0].GetHost() != host {
+			return fmt.Errorf("%v", rows)
+		}
+		return nil
+	})
 }

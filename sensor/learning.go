@@ -26,8 +26,8 @@ import (
 const (
 	// maxLearningFile bounds the stored pack and answers.
 	maxLearningFile = 4 << 20
-	// maxAnswers of orders to forget are remembered, so that one that comes again is not
-	// carried out again.
+	// maxAnswers to orders to forget and dispositions are remembered, so that one that comes again
+	// is not carried out again.
 	maxAnswers = 1000
 	// maxMadeRoles are remembered with when their packs were made: a host has one role at a time.
 	maxMadeRoles = 256
@@ -41,7 +41,7 @@ type learner interface {
 	State() event.BaselineState
 }
 
-// learningBook holds the pack that this host goes by, and what it was told to forget. Who may say
+// learningBook holds the pack that this host goes by, and answers to what it was told. Who may say
 // what is package pack's; what a pack may bring about is package baseline's.
 type learningBook struct {
 	path    string
@@ -50,8 +50,9 @@ type learningBook struct {
 	roots   func() *x509.CertPool
 	revoked func(chain [][]byte) error
 	log     *slog.Logger
-	// baseline and unknow are set before the uplink runs.
+	// baseline, judged and unknow are set before the uplink runs.
 	baseline learner
+	judged   judged
 	unknow   func(keys ...uint64) error
 	// deciding is held from what is forgotten here to its being forgotten in the kernel, so that
 	// the kernel is told to keep nothing of it back in between (keeper).
@@ -198,7 +199,7 @@ func packOf(p *sensorv1.Pack, trusted bool) *baseline.Pack {
 	return out
 }
 
-// takeLearning is told whether this host may learn, and what it is to forget.
+// takeLearning is told whether this host may learn, what it is to forget, and what its findings were.
 func (b *learningBook) takeLearning(l *sensorv1.Learning) (answers []*sensorv1.Unlearnt) {
 	until := time.Time{}
 	if l.GetPauseUntil() != 0 {
@@ -210,45 +211,78 @@ func (b *learningBook) takeLearning(l *sensorv1.Learning) (answers []*sensorv1.U
 	for _, signed := range l.GetUnlearn() {
 		answers = append(answers, b.forget(signed))
 	}
-	return answers
+	for _, signed := range l.GetDispositions() {
+		answers = append(answers, b.dispose(signed))
+	}
+	return slices.DeleteFunc(answers, func(a *sensorv1.Unlearnt) bool { return a == nil })
 }
 
 // forget carries an order out, once.
 func (b *learningBook) forget(signed *sensorv1.SignedUnlearn) *sensorv1.Unlearnt {
 	u, _, err := pack.VerifyUnlearn(signed, b.roots(), b.cluster, time.Now())
-	if err == nil && b.revoked != nil {
-		err = b.revoked(signed.GetSignature().GetChain())
-	}
-	if err == nil && u.GetHost() != b.host {
-		err = fmt.Errorf("the order to forget is for host %s, this is %s", u.GetHost(), b.host)
-	}
-	if err != nil {
+	if err = b.addressed(u.GetHost(), signed.GetSignature(), err); err != nil {
 		b.log.Error("an order to forget is not carried out", "error", err)
-		id := ""
-		if named, err := pack.DecodeUnlearn(signed.GetPayload()); err == nil {
-			id = named.GetId()
-		}
-		return &sensorv1.Unlearnt{Id: id, Failure: bounded(err)}
+		named, _ := pack.DecodeUnlearn(signed.GetPayload()) // nil where it cannot be read
+		return refused(named.GetId(), err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i := slices.IndexFunc(b.stored.Answers, func(a storedAnswer) bool { return a.ID == u.GetId() }); i >= 0 {
-		return &sensorv1.Unlearnt{Id: u.GetId(), Behaviours: b.stored.Answers[i].Behaviours}
+	if earlier := b.answered(asOrder, u.GetId()); earlier != nil {
+		return earlier
 	}
 	match, keys := b.matching(u)
 	n, kernel, err := b.unlearn(match, keys)
 	if err != nil {
 		b.log.Error("the kernel still keeps back what is to be forgotten", "error", err)
-		return &sensorv1.Unlearnt{Id: u.GetId(), Failure: bounded(fmt.Errorf("telling the kernel: %w", err))}
+		return refused(u.GetId(), fmt.Errorf("telling the kernel: %w", err))
 	}
 	b.log.Info("forgotten by order", "order", u.GetId(), "operator", u.GetOperator(), "behaviours", n, "kernel_keys", len(kernel))
-	if b.stored.Answers = append(b.stored.Answers, storedAnswer{u.GetId(), uint32(n)}); len(b.stored.Answers) > maxAnswers { //nolint:gosec // bounded by the baseline
+	return b.answer(asOrder, u.GetId(), n)
+}
+
+// addressed says whether what was verified, or not, is by nobody who was revoked and for this host.
+func (b *learningBook) addressed(host string, by *sensorv1.Signature, err error) error {
+	if err == nil && b.revoked != nil {
+		err = b.revoked(by.GetChain())
+	}
+	if err == nil && host != b.host {
+		err = fmt.Errorf("it is for host %s, this is %s", host, b.host)
+	}
+	return err
+}
+
+// What was answered is kept by kind, or one order could pass for another with its id.
+const (
+	asOrder       = ""
+	asDisposition = "disposition/"
+)
+
+// refused answers what is not carried out; nil where not even its id can be read: it is no answer to anything.
+func refused(id string, err error) *sensorv1.Unlearnt {
+	if id == "" {
+		return nil
+	}
+	return &sensorv1.Unlearnt{Id: id, Failure: bounded(err)}
+}
+
+// answered is what was answered before, nil for nothing; the lock is held.
+func (b *learningBook) answered(as, id string) *sensorv1.Unlearnt {
+	i := slices.IndexFunc(b.stored.Answers, func(a storedAnswer) bool { return a.ID == as+id })
+	if i < 0 {
+		return nil
+	}
+	return &sensorv1.Unlearnt{Id: id, Behaviours: b.stored.Answers[i].Behaviours}
+}
+
+// answer makes one, and remembers it; the lock is held.
+func (b *learningBook) answer(as, id string, n int) *sensorv1.Unlearnt {
+	if b.stored.Answers = append(b.stored.Answers, storedAnswer{as + id, uint32(n)}); len(b.stored.Answers) > maxAnswers { //nolint:gosec // bounded by the baseline
 		b.stored.Answers = b.stored.Answers[1:]
 	}
 	if err := b.save(); err != nil {
-		b.log.Error("the answer to an order to forget is not saved; after a restart it may be carried out again", "error", err)
+		b.log.Error("an answer to a coordinator is not saved; after a restart it may be carried out again", "error", err)
 	}
-	return &sensorv1.Unlearnt{Id: u.GetId(), Behaviours: uint32(n)} //nolint:gosec // bounded by the baseline
+	return &sensorv1.Unlearnt{Id: id, Behaviours: uint32(n)} //nolint:gosec // bounded by the baseline
 }
 
 func (b *learningBook) unlearn(match func(event.Behaviour, time.Time) bool, keys []event.BehaviourKey) (n int, kernel []uint64, err error) {

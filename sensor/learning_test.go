@@ -195,11 +195,13 @@ func TestForget(t *testing.T) {
 	for name, bad := range map[string]*sensorv1.Learning{
 		"another host's": order(responder, "ul-2", "h-2", "/tmp/x", 0),
 		"a hunter's":     order(issue("hunter"), "ul-3", "h-1", "/tmp/x", 0),
-		"nonsense":       {Unlearn: []*sensorv1.SignedUnlearn{{Payload: []byte("x")}}},
 	} {
 		if got := one(bad); got.GetFailure() == "" || l.forgot != 1 {
 			t.Errorf("%s: %v, carried out %d times", name, got, l.forgot)
 		}
+	}
+	if got := b.takeLearning(&sensorv1.Learning{Unlearn: []*sensorv1.SignedUnlearn{{Payload: []byte("x")}}}); len(got) != 0 || l.forgot != 1 {
+		t.Errorf("nonsense, which names no order, is answered with %v", got)
 	}
 	if got := one(order(responder, "ul-4", "h-1", "", 40)); got.GetFailure() == "" {
 		t.Errorf("the kernel failed: %v", got)

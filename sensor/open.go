@@ -146,12 +146,14 @@ func (s *Sensor) openStages() (err error) {
 	s.onClose(s.baseline.Close)
 	s.learning.deciding = &s.keeper.deciding
 	s.learning.begin(s.baseline, s.source.Unknow)
+	odds, told := s.baseline.Odds()
 	s.detector, err = detect.New(detect.Config{
-		RulesDir: s.cfg.RulesDir, AlertBudget: s.cfg.AlertBudget, Window: s.cfg.Baseline.Window, Odds: s.baseline.Odds(), Logger: s.log,
+		RulesDir: s.cfg.RulesDir, AlertBudget: s.cfg.AlertBudget, Window: s.cfg.Baseline.Window, Odds: odds, Told: told, Logger: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("loading rules: %w", err)
 	}
+	s.learning.judged = judgedBy{s.detector, s.baseline}
 	s.rules.begin(s.useRules)
 	return s.openRecorder()
 }

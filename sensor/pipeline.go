@@ -118,7 +118,7 @@ func (s *Sensor) summary(now time.Time) {
 		s.baseline.MarkLoss()
 		s.detector.MarkLoss()
 	}
-	if err := s.baseline.KeepOdds(s.detector.Odds()); err != nil {
+	if err := s.baseline.KeepOdds(s.detector.Odds(), s.detector.Told()); err != nil {
 		s.log.Error("keeping how odd this host's storylines are", "error", err)
 	}
 	summary := s.baseline.Harvest(now, s.health(), losses)

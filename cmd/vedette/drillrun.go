@@ -336,6 +336,7 @@ func (s *session) closeDrilled(ctx context.Context, all []*drilled, run *drill.R
 			continue
 		}
 		limited, cancel := s.limit(ctx)
+		// Without a word to the sensors: a drill is an attack in all that they measure.
 		closed, err := s.api.CloseIncident(limited, &operatorv1.CloseIncidentRequest{
 			Id: i.GetId(), Disposition: "benign", Reason: "drill " + run.Nonce + ": " + d.ID, IdempotencyKey: client.NewID("key"),
 		})
@@ -346,7 +347,7 @@ func (s *session) closeDrilled(ctx context.Context, all []*drilled, run *drill.R
 		}
 		for _, other := range all {
 			if other.incident.GetId() == i.GetId() {
-				other.incident = closed
+				other.incident = closed.GetIncident()
 			}
 		}
 	}

@@ -60,6 +60,8 @@ type fake struct {
 	// the order to forget that was given last, and how often was asked what became of it
 	unlearn      *sensorv1.Unlearn
 	unlearnAsked int
+	// what the hosts of an incident were told when it was closed
+	disposed []*sensorv1.Disposition
 	// how often was asked for hosts and for the intent when the last was applied
 	quick, asked int
 }
@@ -327,25 +329,6 @@ func (f *fake) GetFinding(_ context.Context, r *operatorv1.GetFindingRequest) (*
 
 func (f *fake) ListIncidents(context.Context, *operatorv1.ListIncidentsRequest) (*operatorv1.ListIncidentsResponse, error) {
 	return &operatorv1.ListIncidentsResponse{Incidents: append(fixedIncidents(), fixedIncident())}, nil
-}
-
-func (f *fake) GetIncident(_ context.Context, r *operatorv1.GetIncidentRequest) (*operatorv1.GetIncidentResponse, error) {
-	if r.GetId() != fixedIncident().GetId() {
-		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("no incident %q", r.GetId()))
-	}
-	return &operatorv1.GetIncidentResponse{Incident: fixedIncident(), Findings: fixedFindings()[:1]}, nil
-}
-
-func (f *fake) CloseIncident(_ context.Context, r *operatorv1.CloseIncidentRequest) (*operatorv1.CloseIncidentResponse, error) {
-	if r.GetId() != fixedIncident().GetId() {
-		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("no incident %q", r.GetId()))
-	}
-	if r.GetIdempotencyKey() == "" {
-		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no idempotency key"))
-	}
-	i := fixedIncident()
-	i.Status, i.Disposition, i.CloseReason = "closed", r.GetDisposition(), r.GetReason()
-	return &operatorv1.CloseIncidentResponse{Incident: i}, nil
 }
 
 func (f *fake) SubmitGrant(_ context.Context, r *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {

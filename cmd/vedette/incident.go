@@ -181,6 +181,7 @@ func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse, names map
 			g.Line(1, output.Plain, flowLine(flow))
 		}
 	}
+	dispositionPart(g, res.GetDispositions(), name)
 	points(g, "Done so far", i.GetActionsTaken())
 	points(g, "What limits this account", i.GetLimits())
 	g.Section("Next")
@@ -198,6 +199,31 @@ func incidentPage(g *output.Page, res *operatorv1.GetIncidentResponse, names map
 	g.Try("Judge it (or --as malicious)", output.Command([]string{"vedette", "incident", "close", i.GetId(), "--as", "benign", "--reason"})+" …")
 }
 
+// dispositionPart says which of the hosts' sensors have learnt what the incident was.
+func dispositionPart(g *output.Page, rows []*operatorv1.DispositionRow, name func(string) string) {
+	if len(rows) == 0 {
+		return
+	}
+	g.Section("What its sensors were told")
+	for _, r := range rows {
+		said := plural(int(r.GetFindings()), "odd finding") + " called benign"
+		if r.GetMalicious() {
+			said = plural(int(r.GetFindings()), "odd finding") + " called malicious"
+		}
+		switch r.GetState() {
+		case "done":
+			said += fmt.Sprintf(": it still knew %d, and took the word at %s", r.GetTaken(), clock(r.GetAnsweredAt()))
+		case "failed":
+			said += ": it refused: " + r.GetFailure()
+		case "expired":
+			said += ": it has not answered in 30 days, and is asked no more"
+		default:
+			said += ": it has not answered yet"
+		}
+		g.Item(name(r.GetHost()) + ": " + said)
+	}
+}
+
 func points(g *output.Page, head string, items []string) {
 	if len(items) == 0 {
 		return
@@ -208,13 +234,47 @@ func points(g *output.Page, head string, items []string) {
 	}
 }
 
+// closeIncident closes one, and tells the sensors of its hosts what it was.
+func (s *session) closeIncident(ctx context.Context, req *operatorv1.CloseIncidentRequest) (*raftv1.Incident, error) {
+	of, err := s.api.Incident(ctx, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	signed, leftOut, err := s.api.Dispositions(of, req.GetDisposition() == "malicious")
+	if err != nil {
+		return nil, err
+	}
+	req.Dispositions = signed
+	res, err := s.api.CloseIncident(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	switch told := int(res.GetTold()); {
+	case res.GetUntold() != "":
+		s.say("vedette: %s is closed, but its sensors are not told what it was: %s; then close it as this once more", req.GetId(), res.GetUntold())
+	case told < len(req.GetDispositions()):
+		s.say("vedette: %s is closed, but %d of the %s to be told what it was are: an older node answered, or hosts are gone or have too much waiting", req.GetId(), told, plural(len(req.GetDispositions()), "host"))
+	}
+	if leftOut > 0 {
+		s.say("vedette: %s is closed; the sensors of %s are not told what it was, those of the first %d are", req.GetId(), plural(leftOut, "host"), len(signed))
+	}
+	return res.GetIncident(), nil
+}
+
 func (a *app) incidentCloseCommand() *cobra.Command {
 	var as, reason, key string
 	c := &cobra.Command{
 		Use:   "close INCIDENT... --as benign|malicious --reason TEXT",
 		Short: "close incidents with a judgement",
 		Long: `Closes incidents with a judgement, which is kept in the audit record. It gives no
-host back: that is 'vedette release'.`,
+host back: that is 'vedette release'.
+
+The sensors learn from it, by an order that is signed with your key on this machine. What was
+told because it was odd and is benign counts as an ordinary day's from now on, and may be learnt;
+what is malicious is unlearnt, and takes nothing of the budget for findings. What rules match is
+told as before, and the score that is told from stays within its bounds whatever is closed.
+'incident show' says which hosts have taken it; one that is away does when it comes back, within
+30 days.`,
 		Example: `  vedette incident close inc-abcdefghijkl --as benign --reason "backup migration, change 4711"
   vedette incident close inc-abcdefghijkl --as malicious --reason "web shell, host rebuilt"`,
 		Args:              atLeast("INCIDENT"),
@@ -232,7 +292,7 @@ host back: that is 'vedette release'.`,
 			var closed []*raftv1.Incident
 			var failures []error
 			for _, id := range unique(args) {
-				i, err := s.api.CloseIncident(ctx, &operatorv1.CloseIncidentRequest{
+				i, err := s.closeIncident(ctx, &operatorv1.CloseIncidentRequest{
 					Id: id, Disposition: as, Reason: reason, IdempotencyKey: first(key, client.NewID("key")),
 				})
 				if err != nil {

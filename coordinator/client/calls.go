@@ -115,13 +115,6 @@ func (c *Client) Campaign(ctx context.Context, id string) (*operatorv1.GetCampai
 	return call(ctx, c, api.GetCampaign, &operatorv1.GetCampaignRequest{Id: id})
 }
 
-// CloseIncident closes one incident. The request must carry an idempotency key,
-// because it may be sent to more than one node.
-func (c *Client) CloseIncident(ctx context.Context, req *operatorv1.CloseIncidentRequest) (*raftv1.Incident, error) {
-	res, err := call(ctx, c, api.CloseIncident, req)
-	return res.GetIncident(), err
-}
-
 // SubmitGrant commits a signed grant. The request must carry an idempotency key.
 func (c *Client) SubmitGrant(ctx context.Context, req *operatorv1.SubmitGrantRequest) (*operatorv1.SubmitGrantResponse, error) {
 	return call(ctx, c, api.SubmitGrant, req)

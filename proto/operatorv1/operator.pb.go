@@ -2825,6 +2825,7 @@ type GetIncidentResponse struct {
 	Incident       *raftv1.Incident        `protobuf:"bytes,1,opt,name=incident,proto3" json:"incident,omitempty"`
 	Findings       []*FindingRow           `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
 	Investigations []*raftv1.Investigation `protobuf:"bytes,3,rep,name=investigations,proto3" json:"investigations,omitempty"` // of its storylines
+	Dispositions   []*DispositionRow       `protobuf:"bytes,4,rep,name=dispositions,proto3" json:"dispositions,omitempty"`     // what its hosts were told when it was closed, at most a page
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2880,6 +2881,130 @@ func (x *GetIncidentResponse) GetInvestigations() []*raftv1.Investigation {
 	return nil
 }
 
+func (x *GetIncidentResponse) GetDispositions() []*DispositionRow {
+	if x != nil {
+		return x.Dispositions
+	}
+	return nil
+}
+
+// A disposition on its way to a host's sensor.
+type DispositionRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Operator      string                 `protobuf:"bytes,3,opt,name=operator,proto3" json:"operator,omitempty"`
+	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`
+	Malicious     bool                   `protobuf:"varint,5,opt,name=malicious,proto3" json:"malicious,omitempty"`
+	Findings      uint32                 `protobuf:"varint,6,opt,name=findings,proto3" json:"findings,omitempty"` // that it is of
+	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`        // pending done failed expired
+	Taken         uint32                 `protobuf:"varint,8,opt,name=taken,proto3" json:"taken,omitempty"`       // findings that the sensor still knew
+	Failure       string                 `protobuf:"bytes,9,opt,name=failure,proto3" json:"failure,omitempty"`
+	AnsweredAt    int64                  `protobuf:"varint,10,opt,name=answered_at,json=answeredAt,proto3" json:"answered_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DispositionRow) Reset() {
+	*x = DispositionRow{}
+	mi := &file_vedette_operator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DispositionRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DispositionRow) ProtoMessage() {}
+
+func (x *DispositionRow) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_operator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DispositionRow.ProtoReflect.Descriptor instead.
+func (*DispositionRow) Descriptor() ([]byte, []int) {
+	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *DispositionRow) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DispositionRow) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DispositionRow) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *DispositionRow) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *DispositionRow) GetMalicious() bool {
+	if x != nil {
+		return x.Malicious
+	}
+	return false
+}
+
+func (x *DispositionRow) GetFindings() uint32 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
+}
+
+func (x *DispositionRow) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DispositionRow) GetTaken() uint32 {
+	if x != nil {
+		return x.Taken
+	}
+	return 0
+}
+
+func (x *DispositionRow) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *DispositionRow) GetAnsweredAt() int64 {
+	if x != nil {
+		return x.AnsweredAt
+	}
+	return 0
+}
+
 type ListInvestigationsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Verdict       string                 `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"` // benign watching incident, empty: all
@@ -2893,7 +3018,7 @@ type ListInvestigationsRequest struct {
 
 func (x *ListInvestigationsRequest) Reset() {
 	*x = ListInvestigationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3030,7 @@ func (x *ListInvestigationsRequest) String() string {
 func (*ListInvestigationsRequest) ProtoMessage() {}
 
 func (x *ListInvestigationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[42]
+	mi := &file_vedette_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3043,7 @@ func (x *ListInvestigationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvestigationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvestigationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{42}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListInvestigationsRequest) GetVerdict() string {
@@ -2966,7 +3091,7 @@ type ListInvestigationsResponse struct {
 
 func (x *ListInvestigationsResponse) Reset() {
 	*x = ListInvestigationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3103,7 @@ func (x *ListInvestigationsResponse) String() string {
 func (*ListInvestigationsResponse) ProtoMessage() {}
 
 func (x *ListInvestigationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[43]
+	mi := &file_vedette_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3116,7 @@ func (x *ListInvestigationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvestigationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvestigationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{43}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListInvestigationsResponse) GetInvestigations() []*raftv1.Investigation {
@@ -3018,7 +3143,7 @@ type GetInvestigationRequest struct {
 
 func (x *GetInvestigationRequest) Reset() {
 	*x = GetInvestigationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3155,7 @@ func (x *GetInvestigationRequest) String() string {
 func (*GetInvestigationRequest) ProtoMessage() {}
 
 func (x *GetInvestigationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[44]
+	mi := &file_vedette_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3168,7 @@ func (x *GetInvestigationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvestigationRequest.ProtoReflect.Descriptor instead.
 func (*GetInvestigationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{44}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetInvestigationRequest) GetHost() string {
@@ -3069,7 +3194,7 @@ type GetInvestigationResponse struct {
 
 func (x *GetInvestigationResponse) Reset() {
 	*x = GetInvestigationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3206,7 @@ func (x *GetInvestigationResponse) String() string {
 func (*GetInvestigationResponse) ProtoMessage() {}
 
 func (x *GetInvestigationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[45]
+	mi := &file_vedette_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3219,7 @@ func (x *GetInvestigationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvestigationResponse.ProtoReflect.Descriptor instead.
 func (*GetInvestigationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{45}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetInvestigationResponse) GetInvestigation() *raftv1.Investigation {
@@ -3110,13 +3235,15 @@ type CloseIncidentRequest struct {
 	Disposition    string                 `protobuf:"bytes,2,opt,name=disposition,proto3" json:"disposition,omitempty"` // benign malicious
 	Reason         string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// For the sensors of its hosts, signed by who closes it; may be none.
+	Dispositions  []*sensorv1.SignedDisposition `protobuf:"bytes,5,rep,name=dispositions,proto3" json:"dispositions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CloseIncidentRequest) Reset() {
 	*x = CloseIncidentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3128,7 +3255,7 @@ func (x *CloseIncidentRequest) String() string {
 func (*CloseIncidentRequest) ProtoMessage() {}
 
 func (x *CloseIncidentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[46]
+	mi := &file_vedette_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3141,7 +3268,7 @@ func (x *CloseIncidentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncidentRequest.ProtoReflect.Descriptor instead.
 func (*CloseIncidentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{46}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CloseIncidentRequest) GetId() string {
@@ -3172,16 +3299,27 @@ func (x *CloseIncidentRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *CloseIncidentRequest) GetDispositions() []*sensorv1.SignedDisposition {
+	if x != nil {
+		return x.Dispositions
+	}
+	return nil
+}
+
 type CloseIncidentResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Incident      *raftv1.Incident       `protobuf:"bytes,1,opt,name=incident,proto3" json:"incident,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Incident *raftv1.Incident       `protobuf:"bytes,1,opt,name=incident,proto3" json:"incident,omitempty"`
+	// Why the sensors are not told, though the incident is closed; empty: they are, or there was nothing to tell.
+	Untold string `protobuf:"bytes,2,opt,name=untold,proto3" json:"untold,omitempty"`
+	// Hosts of the request's dispositions that are told; an older node tells none and says nothing.
+	Told          uint32 `protobuf:"varint,3,opt,name=told,proto3" json:"told,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CloseIncidentResponse) Reset() {
 	*x = CloseIncidentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3331,7 @@ func (x *CloseIncidentResponse) String() string {
 func (*CloseIncidentResponse) ProtoMessage() {}
 
 func (x *CloseIncidentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[47]
+	mi := &file_vedette_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3344,7 @@ func (x *CloseIncidentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncidentResponse.ProtoReflect.Descriptor instead.
 func (*CloseIncidentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{47}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CloseIncidentResponse) GetIncident() *raftv1.Incident {
@@ -3214,6 +3352,20 @@ func (x *CloseIncidentResponse) GetIncident() *raftv1.Incident {
 		return x.Incident
 	}
 	return nil
+}
+
+func (x *CloseIncidentResponse) GetUntold() string {
+	if x != nil {
+		return x.Untold
+	}
+	return ""
+}
+
+func (x *CloseIncidentResponse) GetTold() uint32 {
+	if x != nil {
+		return x.Told
+	}
+	return 0
 }
 
 type ListCampaignsRequest struct {
@@ -3228,7 +3380,7 @@ type ListCampaignsRequest struct {
 
 func (x *ListCampaignsRequest) Reset() {
 	*x = ListCampaignsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3392,7 @@ func (x *ListCampaignsRequest) String() string {
 func (*ListCampaignsRequest) ProtoMessage() {}
 
 func (x *ListCampaignsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[48]
+	mi := &file_vedette_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3405,7 @@ func (x *ListCampaignsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCampaignsRequest.ProtoReflect.Descriptor instead.
 func (*ListCampaignsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{48}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListCampaignsRequest) GetStatus() string {
@@ -3294,7 +3446,7 @@ type ListCampaignsResponse struct {
 
 func (x *ListCampaignsResponse) Reset() {
 	*x = ListCampaignsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3458,7 @@ func (x *ListCampaignsResponse) String() string {
 func (*ListCampaignsResponse) ProtoMessage() {}
 
 func (x *ListCampaignsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[49]
+	mi := &file_vedette_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3471,7 @@ func (x *ListCampaignsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCampaignsResponse.ProtoReflect.Descriptor instead.
 func (*ListCampaignsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{49}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListCampaignsResponse) GetCampaigns() []*raftv1.Campaign {
@@ -3345,7 +3497,7 @@ type GetCampaignRequest struct {
 
 func (x *GetCampaignRequest) Reset() {
 	*x = GetCampaignRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3509,7 @@ func (x *GetCampaignRequest) String() string {
 func (*GetCampaignRequest) ProtoMessage() {}
 
 func (x *GetCampaignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[50]
+	mi := &file_vedette_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3522,7 @@ func (x *GetCampaignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCampaignRequest.ProtoReflect.Descriptor instead.
 func (*GetCampaignRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{50}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetCampaignRequest) GetId() string {
@@ -3390,7 +3542,7 @@ type GetCampaignResponse struct {
 
 func (x *GetCampaignResponse) Reset() {
 	*x = GetCampaignResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3554,7 @@ func (x *GetCampaignResponse) String() string {
 func (*GetCampaignResponse) ProtoMessage() {}
 
 func (x *GetCampaignResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[51]
+	mi := &file_vedette_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3567,7 @@ func (x *GetCampaignResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCampaignResponse.ProtoReflect.Descriptor instead.
 func (*GetCampaignResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{51}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetCampaignResponse) GetCampaign() *raftv1.Campaign {
@@ -3441,7 +3593,7 @@ type SelectHostsRequest struct {
 
 func (x *SelectHostsRequest) Reset() {
 	*x = SelectHostsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3453,7 +3605,7 @@ func (x *SelectHostsRequest) String() string {
 func (*SelectHostsRequest) ProtoMessage() {}
 
 func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[52]
+	mi := &file_vedette_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3466,7 +3618,7 @@ func (x *SelectHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsRequest.ProtoReflect.Descriptor instead.
 func (*SelectHostsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{52}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SelectHostsRequest) GetSelector() *Selector {
@@ -3486,7 +3638,7 @@ type SelectHostsResponse struct {
 
 func (x *SelectHostsResponse) Reset() {
 	*x = SelectHostsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3498,7 +3650,7 @@ func (x *SelectHostsResponse) String() string {
 func (*SelectHostsResponse) ProtoMessage() {}
 
 func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[53]
+	mi := &file_vedette_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3511,7 +3663,7 @@ func (x *SelectHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectHostsResponse.ProtoReflect.Descriptor instead.
 func (*SelectHostsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{53}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SelectHostsResponse) GetHosts() []*Host {
@@ -3540,7 +3692,7 @@ type PreviewOrderRequest struct {
 
 func (x *PreviewOrderRequest) Reset() {
 	*x = PreviewOrderRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3704,7 @@ func (x *PreviewOrderRequest) String() string {
 func (*PreviewOrderRequest) ProtoMessage() {}
 
 func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[54]
+	mi := &file_vedette_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3717,7 @@ func (x *PreviewOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderRequest.ProtoReflect.Descriptor instead.
 func (*PreviewOrderRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{54}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PreviewOrderRequest) GetSelector() *Selector {
@@ -3615,7 +3767,7 @@ type PreviewOrderResponse struct {
 
 func (x *PreviewOrderResponse) Reset() {
 	*x = PreviewOrderResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3627,7 +3779,7 @@ func (x *PreviewOrderResponse) String() string {
 func (*PreviewOrderResponse) ProtoMessage() {}
 
 func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[55]
+	mi := &file_vedette_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3640,7 +3792,7 @@ func (x *PreviewOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewOrderResponse.ProtoReflect.Descriptor instead.
 func (*PreviewOrderResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{55}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PreviewOrderResponse) GetHosts() []*Host {
@@ -3721,7 +3873,7 @@ type Dependent struct {
 
 func (x *Dependent) Reset() {
 	*x = Dependent{}
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3733,7 +3885,7 @@ func (x *Dependent) String() string {
 func (*Dependent) ProtoMessage() {}
 
 func (x *Dependent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[56]
+	mi := &file_vedette_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3746,7 +3898,7 @@ func (x *Dependent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
 func (*Dependent) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{56}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Dependent) GetHost() string {
@@ -3809,7 +3961,7 @@ type SubmitGrantRequest struct {
 
 func (x *SubmitGrantRequest) Reset() {
 	*x = SubmitGrantRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +3973,7 @@ func (x *SubmitGrantRequest) String() string {
 func (*SubmitGrantRequest) ProtoMessage() {}
 
 func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[57]
+	mi := &file_vedette_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +3986,7 @@ func (x *SubmitGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantRequest.ProtoReflect.Descriptor instead.
 func (*SubmitGrantRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{57}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SubmitGrantRequest) GetGrant() *sensorv1.SignedGrant {
@@ -3869,7 +4021,7 @@ type SubmitGrantResponse struct {
 
 func (x *SubmitGrantResponse) Reset() {
 	*x = SubmitGrantResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3881,7 +4033,7 @@ func (x *SubmitGrantResponse) String() string {
 func (*SubmitGrantResponse) ProtoMessage() {}
 
 func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[58]
+	mi := &file_vedette_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3894,7 +4046,7 @@ func (x *SubmitGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitGrantResponse.ProtoReflect.Descriptor instead.
 func (*SubmitGrantResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{58}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SubmitGrantResponse) GetOperation() string {
@@ -3944,7 +4096,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3956,7 +4108,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[59]
+	mi := &file_vedette_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3969,7 +4121,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{59}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Operation) GetId() string {
@@ -4102,7 +4254,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4266,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[60]
+	mi := &file_vedette_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4279,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{60}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListOperationsRequest) GetOpen() bool {
@@ -4161,7 +4313,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4325,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[61]
+	mi := &file_vedette_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4338,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{61}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -4215,7 +4367,7 @@ type ApproveOperationRequest struct {
 
 func (x *ApproveOperationRequest) Reset() {
 	*x = ApproveOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4227,7 +4379,7 @@ func (x *ApproveOperationRequest) String() string {
 func (*ApproveOperationRequest) ProtoMessage() {}
 
 func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[62]
+	mi := &file_vedette_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4240,7 +4392,7 @@ func (x *ApproveOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationRequest.ProtoReflect.Descriptor instead.
 func (*ApproveOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{62}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ApproveOperationRequest) GetOperation() string {
@@ -4280,7 +4432,7 @@ type ApproveOperationResponse struct {
 
 func (x *ApproveOperationResponse) Reset() {
 	*x = ApproveOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4292,7 +4444,7 @@ func (x *ApproveOperationResponse) String() string {
 func (*ApproveOperationResponse) ProtoMessage() {}
 
 func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[63]
+	mi := &file_vedette_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4305,7 +4457,7 @@ func (x *ApproveOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperationResponse.ProtoReflect.Descriptor instead.
 func (*ApproveOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{63}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ApproveOperationResponse) GetOperation() *Operation {
@@ -4326,7 +4478,7 @@ type VetoOperationRequest struct {
 
 func (x *VetoOperationRequest) Reset() {
 	*x = VetoOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4338,7 +4490,7 @@ func (x *VetoOperationRequest) String() string {
 func (*VetoOperationRequest) ProtoMessage() {}
 
 func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[64]
+	mi := &file_vedette_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4351,7 +4503,7 @@ func (x *VetoOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationRequest.ProtoReflect.Descriptor instead.
 func (*VetoOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{64}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *VetoOperationRequest) GetOperation() string {
@@ -4384,7 +4536,7 @@ type VetoOperationResponse struct {
 
 func (x *VetoOperationResponse) Reset() {
 	*x = VetoOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4396,7 +4548,7 @@ func (x *VetoOperationResponse) String() string {
 func (*VetoOperationResponse) ProtoMessage() {}
 
 func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[65]
+	mi := &file_vedette_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4409,7 +4561,7 @@ func (x *VetoOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperationResponse.ProtoReflect.Descriptor instead.
 func (*VetoOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{65}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *VetoOperationResponse) GetOperation() *Operation {
@@ -4429,7 +4581,7 @@ type ApplyIntentRequest struct {
 
 func (x *ApplyIntentRequest) Reset() {
 	*x = ApplyIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4441,7 +4593,7 @@ func (x *ApplyIntentRequest) String() string {
 func (*ApplyIntentRequest) ProtoMessage() {}
 
 func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[66]
+	mi := &file_vedette_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4454,7 +4606,7 @@ func (x *ApplyIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentRequest.ProtoReflect.Descriptor instead.
 func (*ApplyIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{66}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ApplyIntentRequest) GetIntent() *sensorv1.SignedIntent {
@@ -4480,7 +4632,7 @@ type ApplyIntentResponse struct {
 
 func (x *ApplyIntentResponse) Reset() {
 	*x = ApplyIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +4644,7 @@ func (x *ApplyIntentResponse) String() string {
 func (*ApplyIntentResponse) ProtoMessage() {}
 
 func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[67]
+	mi := &file_vedette_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +4657,7 @@ func (x *ApplyIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyIntentResponse.ProtoReflect.Descriptor instead.
 func (*ApplyIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{67}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ApplyIntentResponse) GetVersion() uint64 {
@@ -4524,7 +4676,7 @@ type GetIntentRequest struct {
 
 func (x *GetIntentRequest) Reset() {
 	*x = GetIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4536,7 +4688,7 @@ func (x *GetIntentRequest) String() string {
 func (*GetIntentRequest) ProtoMessage() {}
 
 func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[68]
+	mi := &file_vedette_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4549,7 +4701,7 @@ func (x *GetIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentRequest.ProtoReflect.Descriptor instead.
 func (*GetIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{68}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetIntentRequest) GetVersion() uint64 {
@@ -4571,7 +4723,7 @@ type GetIntentResponse struct {
 
 func (x *GetIntentResponse) Reset() {
 	*x = GetIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4583,7 +4735,7 @@ func (x *GetIntentResponse) String() string {
 func (*GetIntentResponse) ProtoMessage() {}
 
 func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[69]
+	mi := &file_vedette_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4596,7 +4748,7 @@ func (x *GetIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntentResponse.ProtoReflect.Descriptor instead.
 func (*GetIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{69}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetIntentResponse) GetIntent() *sensorv1.SignedIntent {
@@ -4637,7 +4789,7 @@ type ListIntentsRequest struct {
 
 func (x *ListIntentsRequest) Reset() {
 	*x = ListIntentsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4649,7 +4801,7 @@ func (x *ListIntentsRequest) String() string {
 func (*ListIntentsRequest) ProtoMessage() {}
 
 func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[70]
+	mi := &file_vedette_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4662,7 +4814,7 @@ func (x *ListIntentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntentsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{70}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListIntentsRequest) GetPageSize() uint32 {
@@ -4689,7 +4841,7 @@ type ListIntentsResponse struct {
 
 func (x *ListIntentsResponse) Reset() {
 	*x = ListIntentsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4853,7 @@ func (x *ListIntentsResponse) String() string {
 func (*ListIntentsResponse) ProtoMessage() {}
 
 func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[71]
+	mi := &file_vedette_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4866,7 @@ func (x *ListIntentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntentsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntentsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{71}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListIntentsResponse) GetIntents() []*sensorv1.SignedIntent {
@@ -4742,7 +4894,7 @@ type TestIntentRequest struct {
 
 func (x *TestIntentRequest) Reset() {
 	*x = TestIntentRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4754,7 +4906,7 @@ func (x *TestIntentRequest) String() string {
 func (*TestIntentRequest) ProtoMessage() {}
 
 func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[72]
+	mi := &file_vedette_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4767,7 +4919,7 @@ func (x *TestIntentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentRequest.ProtoReflect.Descriptor instead.
 func (*TestIntentRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{72}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TestIntentRequest) GetIntent() *sensorv1.Intent {
@@ -4802,7 +4954,7 @@ type TestIntentResponse struct {
 
 func (x *TestIntentResponse) Reset() {
 	*x = TestIntentResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4814,7 +4966,7 @@ func (x *TestIntentResponse) String() string {
 func (*TestIntentResponse) ProtoMessage() {}
 
 func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[73]
+	mi := &file_vedette_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4827,7 +4979,7 @@ func (x *TestIntentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestIntentResponse.ProtoReflect.Descriptor instead.
 func (*TestIntentResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{73}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *TestIntentResponse) GetVerdicts() []*Verdict {
@@ -4871,7 +5023,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4883,7 +5035,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[74]
+	mi := &file_vedette_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4896,7 +5048,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{74}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Verdict) GetFinding() string {
@@ -4985,7 +5137,7 @@ type GetScorecardRequest struct {
 
 func (x *GetScorecardRequest) Reset() {
 	*x = GetScorecardRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4997,7 +5149,7 @@ func (x *GetScorecardRequest) String() string {
 func (*GetScorecardRequest) ProtoMessage() {}
 
 func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[75]
+	mi := &file_vedette_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5010,7 +5162,7 @@ func (x *GetScorecardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardRequest.ProtoReflect.Descriptor instead.
 func (*GetScorecardRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{75}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetScorecardRequest) GetSince() int64 {
@@ -5029,7 +5181,7 @@ type GetScorecardResponse struct {
 
 func (x *GetScorecardResponse) Reset() {
 	*x = GetScorecardResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5041,7 +5193,7 @@ func (x *GetScorecardResponse) String() string {
 func (*GetScorecardResponse) ProtoMessage() {}
 
 func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[76]
+	mi := &file_vedette_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5054,7 +5206,7 @@ func (x *GetScorecardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScorecardResponse.ProtoReflect.Descriptor instead.
 func (*GetScorecardResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{76}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetScorecardResponse) GetScores() []*Score {
@@ -5088,7 +5240,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5100,7 +5252,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[77]
+	mi := &file_vedette_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5113,7 +5265,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{77}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Score) GetAction() string {
@@ -5240,7 +5392,7 @@ type Isolation struct {
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5252,7 +5404,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[78]
+	mi := &file_vedette_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5265,7 +5417,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{78}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Isolation) GetId() string {
@@ -5406,7 +5558,7 @@ type ListIsolationsRequest struct {
 
 func (x *ListIsolationsRequest) Reset() {
 	*x = ListIsolationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5418,7 +5570,7 @@ func (x *ListIsolationsRequest) String() string {
 func (*ListIsolationsRequest) ProtoMessage() {}
 
 func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[79]
+	mi := &file_vedette_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5431,7 +5583,7 @@ func (x *ListIsolationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIsolationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{79}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListIsolationsRequest) GetHost() string {
@@ -5472,7 +5624,7 @@ type ListIsolationsResponse struct {
 
 func (x *ListIsolationsResponse) Reset() {
 	*x = ListIsolationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5484,7 +5636,7 @@ func (x *ListIsolationsResponse) String() string {
 func (*ListIsolationsResponse) ProtoMessage() {}
 
 func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[80]
+	mi := &file_vedette_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5497,7 +5649,7 @@ func (x *ListIsolationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIsolationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIsolationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{80}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListIsolationsResponse) GetIsolations() []*Isolation {
@@ -5523,7 +5675,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5535,7 +5687,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[81]
+	mi := &file_vedette_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5548,7 +5700,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{81}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetOperationRequest) GetOperation() string {
@@ -5569,7 +5721,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5581,7 +5733,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[82]
+	mi := &file_vedette_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5594,7 +5746,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{82}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetOperationResponse) GetOperation() string {
@@ -5634,7 +5786,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5646,7 +5798,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[83]
+	mi := &file_vedette_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5659,7 +5811,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{83}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -5728,7 +5880,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5740,7 +5892,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[84]
+	mi := &file_vedette_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5753,7 +5905,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{84}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ListAuditRequest) GetAfter() uint64 {
@@ -5780,7 +5932,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5792,7 +5944,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[85]
+	mi := &file_vedette_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5805,7 +5957,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{85}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -5833,7 +5985,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5845,7 +5997,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[86]
+	mi := &file_vedette_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5858,7 +6010,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{86}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -5892,7 +6044,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5904,7 +6056,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[87]
+	mi := &file_vedette_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5917,7 +6069,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{87}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -5960,7 +6112,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5972,7 +6124,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[88]
+	mi := &file_vedette_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5985,7 +6137,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{88}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *Member) GetId() string {
@@ -6101,7 +6253,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6113,7 +6265,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[89]
+	mi := &file_vedette_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6126,7 +6278,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{89}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
 }
 
 type ListMembersResponse struct {
@@ -6140,7 +6292,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6152,7 +6304,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[90]
+	mi := &file_vedette_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6165,7 +6317,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{90}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -6198,7 +6350,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6210,7 +6362,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[91]
+	mi := &file_vedette_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6223,7 +6375,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{91}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -6241,7 +6393,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[92]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6253,7 +6405,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[92]
+	mi := &file_vedette_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6266,7 +6418,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{92}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
 }
 
 type PutSignedNodesRequest struct {
@@ -6278,7 +6430,7 @@ type PutSignedNodesRequest struct {
 
 func (x *PutSignedNodesRequest) Reset() {
 	*x = PutSignedNodesRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[93]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6290,7 +6442,7 @@ func (x *PutSignedNodesRequest) String() string {
 func (*PutSignedNodesRequest) ProtoMessage() {}
 
 func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[93]
+	mi := &file_vedette_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6303,7 +6455,7 @@ func (x *PutSignedNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesRequest.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{93}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *PutSignedNodesRequest) GetSigned() *sensorv1.SignedNodes {
@@ -6322,7 +6474,7 @@ type PutSignedNodesResponse struct {
 
 func (x *PutSignedNodesResponse) Reset() {
 	*x = PutSignedNodesResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[94]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6334,7 +6486,7 @@ func (x *PutSignedNodesResponse) String() string {
 func (*PutSignedNodesResponse) ProtoMessage() {}
 
 func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[94]
+	mi := &file_vedette_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6347,7 +6499,7 @@ func (x *PutSignedNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodesResponse.ProtoReflect.Descriptor instead.
 func (*PutSignedNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{94}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PutSignedNodesResponse) GetSerial() uint64 {
@@ -6365,7 +6517,7 @@ type DebugInfoRequest struct {
 
 func (x *DebugInfoRequest) Reset() {
 	*x = DebugInfoRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[95]
+	mi := &file_vedette_operator_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6377,7 +6529,7 @@ func (x *DebugInfoRequest) String() string {
 func (*DebugInfoRequest) ProtoMessage() {}
 
 func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[95]
+	mi := &file_vedette_operator_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6390,7 +6542,7 @@ func (x *DebugInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoRequest.ProtoReflect.Descriptor instead.
 func (*DebugInfoRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{95}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{96}
 }
 
 // Texts for people and for tools that know their formats. No key, token or secret is in any.
@@ -6414,7 +6566,7 @@ type DebugInfoResponse struct {
 
 func (x *DebugInfoResponse) Reset() {
 	*x = DebugInfoResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[96]
+	mi := &file_vedette_operator_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6426,7 +6578,7 @@ func (x *DebugInfoResponse) String() string {
 func (*DebugInfoResponse) ProtoMessage() {}
 
 func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[96]
+	mi := &file_vedette_operator_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6439,7 +6591,7 @@ func (x *DebugInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugInfoResponse.ProtoReflect.Descriptor instead.
 func (*DebugInfoResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{96}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *DebugInfoResponse) GetNodeId() string {
@@ -6537,7 +6689,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_vedette_operator_proto_msgTypes[97]
+	mi := &file_vedette_operator_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6549,7 +6701,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[97]
+	mi := &file_vedette_operator_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6562,7 +6714,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{97}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *LogLine) GetTime() int64 {
@@ -6595,7 +6747,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[98]
+	mi := &file_vedette_operator_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6607,7 +6759,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[98]
+	mi := &file_vedette_operator_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6620,7 +6772,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{98}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *WatchRequest) GetHost() string {
@@ -6649,7 +6801,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[99]
+	mi := &file_vedette_operator_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6661,7 +6813,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[99]
+	mi := &file_vedette_operator_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6674,7 +6826,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{99}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *WatchResponse) GetTime() int64 {
@@ -6794,7 +6946,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_vedette_operator_proto_msgTypes[100]
+	mi := &file_vedette_operator_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6806,7 +6958,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[100]
+	mi := &file_vedette_operator_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6819,7 +6971,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{100}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *HostChange) GetChange() string {
@@ -6847,7 +6999,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[101]
+	mi := &file_vedette_operator_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6859,7 +7011,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[101]
+	mi := &file_vedette_operator_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6872,7 +7024,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{101}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *BackupRequest) GetIdentity() bool {
@@ -6891,7 +7043,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[102]
+	mi := &file_vedette_operator_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6903,7 +7055,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[102]
+	mi := &file_vedette_operator_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6916,7 +7068,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{102}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -6937,7 +7089,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[103]
+	mi := &file_vedette_operator_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6949,7 +7101,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[103]
+	mi := &file_vedette_operator_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6962,7 +7114,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{103}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -6995,7 +7147,7 @@ type RemoveHostResponse struct {
 
 func (x *RemoveHostResponse) Reset() {
 	*x = RemoveHostResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[104]
+	mi := &file_vedette_operator_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7007,7 +7159,7 @@ func (x *RemoveHostResponse) String() string {
 func (*RemoveHostResponse) ProtoMessage() {}
 
 func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[104]
+	mi := &file_vedette_operator_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7020,7 +7172,7 @@ func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
 func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{104}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *RemoveHostResponse) GetHost() *Host {
@@ -7047,7 +7199,7 @@ type OperatorRow struct {
 
 func (x *OperatorRow) Reset() {
 	*x = OperatorRow{}
-	mi := &file_vedette_operator_proto_msgTypes[105]
+	mi := &file_vedette_operator_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7059,7 +7211,7 @@ func (x *OperatorRow) String() string {
 func (*OperatorRow) ProtoMessage() {}
 
 func (x *OperatorRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[105]
+	mi := &file_vedette_operator_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7072,7 +7224,7 @@ func (x *OperatorRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorRow.ProtoReflect.Descriptor instead.
 func (*OperatorRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{105}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *OperatorRow) GetName() string {
@@ -7139,7 +7291,7 @@ type ListOperatorsRequest struct {
 
 func (x *ListOperatorsRequest) Reset() {
 	*x = ListOperatorsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[106]
+	mi := &file_vedette_operator_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7151,7 +7303,7 @@ func (x *ListOperatorsRequest) String() string {
 func (*ListOperatorsRequest) ProtoMessage() {}
 
 func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[106]
+	mi := &file_vedette_operator_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7164,7 +7316,7 @@ func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{106}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{107}
 }
 
 type ListOperatorsResponse struct {
@@ -7177,7 +7329,7 @@ type ListOperatorsResponse struct {
 
 func (x *ListOperatorsResponse) Reset() {
 	*x = ListOperatorsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[107]
+	mi := &file_vedette_operator_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7189,7 +7341,7 @@ func (x *ListOperatorsResponse) String() string {
 func (*ListOperatorsResponse) ProtoMessage() {}
 
 func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[107]
+	mi := &file_vedette_operator_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7202,7 +7354,7 @@ func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{107}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ListOperatorsResponse) GetOperators() []*OperatorRow {
@@ -7229,7 +7381,7 @@ type PutRevocationsRequest struct {
 
 func (x *PutRevocationsRequest) Reset() {
 	*x = PutRevocationsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[108]
+	mi := &file_vedette_operator_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7241,7 +7393,7 @@ func (x *PutRevocationsRequest) String() string {
 func (*PutRevocationsRequest) ProtoMessage() {}
 
 func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[108]
+	mi := &file_vedette_operator_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7254,7 +7406,7 @@ func (x *PutRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*PutRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{108}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *PutRevocationsRequest) GetSigned() *sensorv1.SignedRevocations {
@@ -7280,7 +7432,7 @@ type PutRevocationsResponse struct {
 
 func (x *PutRevocationsResponse) Reset() {
 	*x = PutRevocationsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[109]
+	mi := &file_vedette_operator_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7292,7 +7444,7 @@ func (x *PutRevocationsResponse) String() string {
 func (*PutRevocationsResponse) ProtoMessage() {}
 
 func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[109]
+	mi := &file_vedette_operator_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7305,7 +7457,7 @@ func (x *PutRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*PutRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{109}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *PutRevocationsResponse) GetSerial() uint64 {
@@ -7324,7 +7476,7 @@ type ListCheckpointsRequest struct {
 
 func (x *ListCheckpointsRequest) Reset() {
 	*x = ListCheckpointsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[110]
+	mi := &file_vedette_operator_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7336,7 +7488,7 @@ func (x *ListCheckpointsRequest) String() string {
 func (*ListCheckpointsRequest) ProtoMessage() {}
 
 func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[110]
+	mi := &file_vedette_operator_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7349,7 +7501,7 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{110}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ListCheckpointsRequest) GetPageSize() uint32 {
@@ -7371,7 +7523,7 @@ type ListCheckpointsResponse struct {
 
 func (x *ListCheckpointsResponse) Reset() {
 	*x = ListCheckpointsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[111]
+	mi := &file_vedette_operator_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7383,7 +7535,7 @@ func (x *ListCheckpointsResponse) String() string {
 func (*ListCheckpointsResponse) ProtoMessage() {}
 
 func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[111]
+	mi := &file_vedette_operator_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7396,7 +7548,7 @@ func (x *ListCheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{111}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *ListCheckpointsResponse) GetCheckpoints() []*raftv1.Checkpoint {
@@ -7429,7 +7581,7 @@ type GetTrustRequest struct {
 
 func (x *GetTrustRequest) Reset() {
 	*x = GetTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[112]
+	mi := &file_vedette_operator_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7441,7 +7593,7 @@ func (x *GetTrustRequest) String() string {
 func (*GetTrustRequest) ProtoMessage() {}
 
 func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[112]
+	mi := &file_vedette_operator_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7454,7 +7606,7 @@ func (x *GetTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{112}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *GetTrustRequest) GetSeenSince() int64 {
@@ -7482,7 +7634,7 @@ type GetTrustResponse struct {
 
 func (x *GetTrustResponse) Reset() {
 	*x = GetTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[113]
+	mi := &file_vedette_operator_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7494,7 +7646,7 @@ func (x *GetTrustResponse) String() string {
 func (*GetTrustResponse) ProtoMessage() {}
 
 func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[113]
+	mi := &file_vedette_operator_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7507,7 +7659,7 @@ func (x *GetTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{113}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *GetTrustResponse) GetTrust() *sensorv1.SignedTrust {
@@ -7592,7 +7744,7 @@ type TrustCount struct {
 
 func (x *TrustCount) Reset() {
 	*x = TrustCount{}
-	mi := &file_vedette_operator_proto_msgTypes[114]
+	mi := &file_vedette_operator_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7604,7 +7756,7 @@ func (x *TrustCount) String() string {
 func (*TrustCount) ProtoMessage() {}
 
 func (x *TrustCount) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[114]
+	mi := &file_vedette_operator_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7617,7 +7769,7 @@ func (x *TrustCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustCount.ProtoReflect.Descriptor instead.
 func (*TrustCount) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{114}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *TrustCount) GetEpoch() uint64 {
@@ -7651,7 +7803,7 @@ type TrustHolder struct {
 
 func (x *TrustHolder) Reset() {
 	*x = TrustHolder{}
-	mi := &file_vedette_operator_proto_msgTypes[115]
+	mi := &file_vedette_operator_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7663,7 +7815,7 @@ func (x *TrustHolder) String() string {
 func (*TrustHolder) ProtoMessage() {}
 
 func (x *TrustHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[115]
+	mi := &file_vedette_operator_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7676,7 +7828,7 @@ func (x *TrustHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustHolder.ProtoReflect.Descriptor instead.
 func (*TrustHolder) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{115}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *TrustHolder) GetName() string {
@@ -7703,7 +7855,7 @@ type PrepareRootRequest struct {
 
 func (x *PrepareRootRequest) Reset() {
 	*x = PrepareRootRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[116]
+	mi := &file_vedette_operator_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7715,7 +7867,7 @@ func (x *PrepareRootRequest) String() string {
 func (*PrepareRootRequest) ProtoMessage() {}
 
 func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[116]
+	mi := &file_vedette_operator_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7728,7 +7880,7 @@ func (x *PrepareRootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRootRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{116}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *PrepareRootRequest) GetRenew() []byte {
@@ -7747,7 +7899,7 @@ type PrepareRootResponse struct {
 
 func (x *PrepareRootResponse) Reset() {
 	*x = PrepareRootResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[117]
+	mi := &file_vedette_operator_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7759,7 +7911,7 @@ func (x *PrepareRootResponse) String() string {
 func (*PrepareRootResponse) ProtoMessage() {}
 
 func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[117]
+	mi := &file_vedette_operator_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7772,7 +7924,7 @@ func (x *PrepareRootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRootResponse.ProtoReflect.Descriptor instead.
 func (*PrepareRootResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{117}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *PrepareRootResponse) GetRoot() []byte {
@@ -7794,7 +7946,7 @@ type PutTrustRequest struct {
 
 func (x *PutTrustRequest) Reset() {
 	*x = PutTrustRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[118]
+	mi := &file_vedette_operator_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7806,7 +7958,7 @@ func (x *PutTrustRequest) String() string {
 func (*PutTrustRequest) ProtoMessage() {}
 
 func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[118]
+	mi := &file_vedette_operator_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7819,7 +7971,7 @@ func (x *PutTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustRequest.ProtoReflect.Descriptor instead.
 func (*PutTrustRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{118}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *PutTrustRequest) GetSigned() *sensorv1.SignedTrust {
@@ -7859,7 +8011,7 @@ type PutTrustResponse struct {
 
 func (x *PutTrustResponse) Reset() {
 	*x = PutTrustResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[119]
+	mi := &file_vedette_operator_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7871,7 +8023,7 @@ func (x *PutTrustResponse) String() string {
 func (*PutTrustResponse) ProtoMessage() {}
 
 func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[119]
+	mi := &file_vedette_operator_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7884,7 +8036,7 @@ func (x *PutTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrustResponse.ProtoReflect.Descriptor instead.
 func (*PutTrustResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{119}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *PutTrustResponse) GetEpoch() uint64 {
@@ -7907,7 +8059,7 @@ type HuntRequest struct {
 
 func (x *HuntRequest) Reset() {
 	*x = HuntRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[120]
+	mi := &file_vedette_operator_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7919,7 +8071,7 @@ func (x *HuntRequest) String() string {
 func (*HuntRequest) ProtoMessage() {}
 
 func (x *HuntRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[120]
+	mi := &file_vedette_operator_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7932,7 +8084,7 @@ func (x *HuntRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntRequest.ProtoReflect.Descriptor instead.
 func (*HuntRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{120}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *HuntRequest) GetSelector() *Selector {
@@ -7973,7 +8125,7 @@ type HuntResponse struct {
 
 func (x *HuntResponse) Reset() {
 	*x = HuntResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[121]
+	mi := &file_vedette_operator_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7985,7 +8137,7 @@ func (x *HuntResponse) String() string {
 func (*HuntResponse) ProtoMessage() {}
 
 func (x *HuntResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[121]
+	mi := &file_vedette_operator_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7998,7 +8150,7 @@ func (x *HuntResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntResponse.ProtoReflect.Descriptor instead.
 func (*HuntResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{121}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *HuntResponse) GetBody() isHuntResponse_Body {
@@ -8097,7 +8249,7 @@ type HuntBegun struct {
 
 func (x *HuntBegun) Reset() {
 	*x = HuntBegun{}
-	mi := &file_vedette_operator_proto_msgTypes[122]
+	mi := &file_vedette_operator_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8109,7 +8261,7 @@ func (x *HuntBegun) String() string {
 func (*HuntBegun) ProtoMessage() {}
 
 func (x *HuntBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[122]
+	mi := &file_vedette_operator_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8122,7 +8274,7 @@ func (x *HuntBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntBegun.ProtoReflect.Descriptor instead.
 func (*HuntBegun) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{122}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *HuntBegun) GetId() string {
@@ -8150,7 +8302,7 @@ type HuntRow struct {
 
 func (x *HuntRow) Reset() {
 	*x = HuntRow{}
-	mi := &file_vedette_operator_proto_msgTypes[123]
+	mi := &file_vedette_operator_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8162,7 +8314,7 @@ func (x *HuntRow) String() string {
 func (*HuntRow) ProtoMessage() {}
 
 func (x *HuntRow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[123]
+	mi := &file_vedette_operator_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8175,7 +8327,7 @@ func (x *HuntRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntRow.ProtoReflect.Descriptor instead.
 func (*HuntRow) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{123}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *HuntRow) GetHost() string {
@@ -8217,7 +8369,7 @@ type HuntHost struct {
 
 func (x *HuntHost) Reset() {
 	*x = HuntHost{}
-	mi := &file_vedette_operator_proto_msgTypes[124]
+	mi := &file_vedette_operator_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8229,7 +8381,7 @@ func (x *HuntHost) String() string {
 func (*HuntHost) ProtoMessage() {}
 
 func (x *HuntHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[124]
+	mi := &file_vedette_operator_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8242,7 +8394,7 @@ func (x *HuntHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntHost.ProtoReflect.Descriptor instead.
 func (*HuntHost) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{124}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *HuntHost) GetHost() string {
@@ -8308,7 +8460,7 @@ type HuntProgress struct {
 
 func (x *HuntProgress) Reset() {
 	*x = HuntProgress{}
-	mi := &file_vedette_operator_proto_msgTypes[125]
+	mi := &file_vedette_operator_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8320,7 +8472,7 @@ func (x *HuntProgress) String() string {
 func (*HuntProgress) ProtoMessage() {}
 
 func (x *HuntProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[125]
+	mi := &file_vedette_operator_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8333,7 +8485,7 @@ func (x *HuntProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HuntProgress.ProtoReflect.Descriptor instead.
 func (*HuntProgress) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{125}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *HuntProgress) GetAsked() uint32 {
@@ -8387,7 +8539,7 @@ type PutDrillsRequest struct {
 
 func (x *PutDrillsRequest) Reset() {
 	*x = PutDrillsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[126]
+	mi := &file_vedette_operator_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8399,7 +8551,7 @@ func (x *PutDrillsRequest) String() string {
 func (*PutDrillsRequest) ProtoMessage() {}
 
 func (x *PutDrillsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[126]
+	mi := &file_vedette_operator_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8412,7 +8564,7 @@ func (x *PutDrillsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDrillsRequest.ProtoReflect.Descriptor instead.
 func (*PutDrillsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{126}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *PutDrillsRequest) GetResults() []*raftv1.DrillResult {
@@ -8430,7 +8582,7 @@ type PutDrillsResponse struct {
 
 func (x *PutDrillsResponse) Reset() {
 	*x = PutDrillsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[127]
+	mi := &file_vedette_operator_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8442,7 +8594,7 @@ func (x *PutDrillsResponse) String() string {
 func (*PutDrillsResponse) ProtoMessage() {}
 
 func (x *PutDrillsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[127]
+	mi := &file_vedette_operator_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8455,7 +8607,7 @@ func (x *PutDrillsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDrillsResponse.ProtoReflect.Descriptor instead.
 func (*PutDrillsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{127}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{128}
 }
 
 type ListDrillsRequest struct {
@@ -8469,7 +8621,7 @@ type ListDrillsRequest struct {
 
 func (x *ListDrillsRequest) Reset() {
 	*x = ListDrillsRequest{}
-	mi := &file_vedette_operator_proto_msgTypes[128]
+	mi := &file_vedette_operator_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8481,7 +8633,7 @@ func (x *ListDrillsRequest) String() string {
 func (*ListDrillsRequest) ProtoMessage() {}
 
 func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[128]
+	mi := &file_vedette_operator_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8494,7 +8646,7 @@ func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrillsRequest.ProtoReflect.Descriptor instead.
 func (*ListDrillsRequest) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{128}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ListDrillsRequest) GetHost() string {
@@ -8528,7 +8680,7 @@ type ListDrillsResponse struct {
 
 func (x *ListDrillsResponse) Reset() {
 	*x = ListDrillsResponse{}
-	mi := &file_vedette_operator_proto_msgTypes[129]
+	mi := &file_vedette_operator_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8540,7 +8692,7 @@ func (x *ListDrillsResponse) String() string {
 func (*ListDrillsResponse) ProtoMessage() {}
 
 func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[129]
+	mi := &file_vedette_operator_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8553,7 +8705,7 @@ func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrillsResponse.ProtoReflect.Descriptor instead.
 func (*ListDrillsResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{129}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *ListDrillsResponse) GetResults() []*raftv1.DrillResult {
@@ -8583,7 +8735,7 @@ type DrillCoverage struct {
 
 func (x *DrillCoverage) Reset() {
 	*x = DrillCoverage{}
-	mi := &file_vedette_operator_proto_msgTypes[130]
+	mi := &file_vedette_operator_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8595,7 +8747,7 @@ func (x *DrillCoverage) String() string {
 func (*DrillCoverage) ProtoMessage() {}
 
 func (x *DrillCoverage) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_operator_proto_msgTypes[130]
+	mi := &file_vedette_operator_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8608,7 +8760,7 @@ func (x *DrillCoverage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillCoverage.ProtoReflect.Descriptor instead.
 func (*DrillCoverage) Descriptor() ([]byte, []int) {
-	return file_vedette_operator_proto_rawDescGZIP(), []int{130}
+	return file_vedette_operator_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *DrillCoverage) GetProven() uint32 {
@@ -8888,11 +9040,25 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"$\n" +
 	"\x12GetIncidentRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xd1\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x9a\x02\n" +
 	"\x13GetIncidentResponse\x125\n" +
 	"\bincident\x18\x01 \x01(\v2\x19.vedette.raft.v1.IncidentR\bincident\x12;\n" +
 	"\bfindings\x18\x02 \x03(\v2\x1f.vedette.operator.v1.FindingRowR\bfindings\x12F\n" +
-	"\x0einvestigations\x18\x03 \x03(\v2\x1e.vedette.raft.v1.InvestigationR\x0einvestigations\"\x9b\x01\n" +
+	"\x0einvestigations\x18\x03 \x03(\v2\x1e.vedette.raft.v1.InvestigationR\x0einvestigations\x12G\n" +
+	"\fdispositions\x18\x04 \x03(\v2#.vedette.operator.v1.DispositionRowR\fdispositions\"\x85\x02\n" +
+	"\x0eDispositionRow\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1a\n" +
+	"\boperator\x18\x03 \x01(\tR\boperator\x12\x12\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x1c\n" +
+	"\tmalicious\x18\x05 \x01(\bR\tmalicious\x12\x1a\n" +
+	"\bfindings\x18\x06 \x01(\rR\bfindings\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\x12\x14\n" +
+	"\x05taken\x18\b \x01(\rR\x05taken\x12\x18\n" +
+	"\afailure\x18\t \x01(\tR\afailure\x12\x1f\n" +
+	"\vanswered_at\x18\n" +
+	" \x01(\x03R\n" +
+	"answeredAt\"\x9b\x01\n" +
 	"\x19ListInvestigationsRequest\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x14\n" +
@@ -8908,14 +9074,17 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tstoryline\x18\x02 \x01(\tR\tstoryline\"`\n" +
 	"\x18GetInvestigationResponse\x12D\n" +
-	"\rinvestigation\x18\x01 \x01(\v2\x1e.vedette.raft.v1.InvestigationR\rinvestigation\"\x89\x01\n" +
+	"\rinvestigation\x18\x01 \x01(\v2\x1e.vedette.raft.v1.InvestigationR\rinvestigation\"\xd3\x01\n" +
 	"\x14CloseIncidentRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vdisposition\x18\x02 \x01(\tR\vdisposition\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12'\n" +
-	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"N\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\x12H\n" +
+	"\fdispositions\x18\x05 \x03(\v2$.vedette.sensor.v1.SignedDispositionR\fdispositions\"z\n" +
 	"\x15CloseIncidentResponse\x125\n" +
-	"\bincident\x18\x01 \x01(\v2\x19.vedette.raft.v1.IncidentR\bincident\"\x80\x01\n" +
+	"\bincident\x18\x01 \x01(\v2\x19.vedette.raft.v1.IncidentR\bincident\x12\x16\n" +
+	"\x06untold\x18\x02 \x01(\tR\x06untold\x12\x12\n" +
+	"\x04told\x18\x03 \x01(\rR\x04told\"\x80\x01\n" +
 	"\x14ListCampaignsRequest\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x03R\x05since\x12\x1b\n" +
@@ -9412,7 +9581,7 @@ func file_vedette_operator_proto_rawDescGZIP() []byte {
 	return file_vedette_operator_proto_rawDescData
 }
 
-var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 135)
+var file_vedette_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 136)
 var file_vedette_operator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),           // 0: vedette.operator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 1: vedette.operator.v1.GetStatusResponse
@@ -9456,356 +9625,360 @@ var file_vedette_operator_proto_goTypes = []any{
 	(*ListIncidentsResponse)(nil),      // 39: vedette.operator.v1.ListIncidentsResponse
 	(*GetIncidentRequest)(nil),         // 40: vedette.operator.v1.GetIncidentRequest
 	(*GetIncidentResponse)(nil),        // 41: vedette.operator.v1.GetIncidentResponse
-	(*ListInvestigationsRequest)(nil),  // 42: vedette.operator.v1.ListInvestigationsRequest
-	(*ListInvestigationsResponse)(nil), // 43: vedette.operator.v1.ListInvestigationsResponse
-	(*GetInvestigationRequest)(nil),    // 44: vedette.operator.v1.GetInvestigationRequest
-	(*GetInvestigationResponse)(nil),   // 45: vedette.operator.v1.GetInvestigationResponse
-	(*CloseIncidentRequest)(nil),       // 46: vedette.operator.v1.CloseIncidentRequest
-	(*CloseIncidentResponse)(nil),      // 47: vedette.operator.v1.CloseIncidentResponse
-	(*ListCampaignsRequest)(nil),       // 48: vedette.operator.v1.ListCampaignsRequest
-	(*ListCampaignsResponse)(nil),      // 49: vedette.operator.v1.ListCampaignsResponse
-	(*GetCampaignRequest)(nil),         // 50: vedette.operator.v1.GetCampaignRequest
-	(*GetCampaignResponse)(nil),        // 51: vedette.operator.v1.GetCampaignResponse
-	(*SelectHostsRequest)(nil),         // 52: vedette.operator.v1.SelectHostsRequest
-	(*SelectHostsResponse)(nil),        // 53: vedette.operator.v1.SelectHostsResponse
-	(*PreviewOrderRequest)(nil),        // 54: vedette.operator.v1.PreviewOrderRequest
-	(*PreviewOrderResponse)(nil),       // 55: vedette.operator.v1.PreviewOrderResponse
-	(*Dependent)(nil),                  // 56: vedette.operator.v1.Dependent
-	(*SubmitGrantRequest)(nil),         // 57: vedette.operator.v1.SubmitGrantRequest
-	(*SubmitGrantResponse)(nil),        // 58: vedette.operator.v1.SubmitGrantResponse
-	(*Operation)(nil),                  // 59: vedette.operator.v1.Operation
-	(*ListOperationsRequest)(nil),      // 60: vedette.operator.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),     // 61: vedette.operator.v1.ListOperationsResponse
-	(*ApproveOperationRequest)(nil),    // 62: vedette.operator.v1.ApproveOperationRequest
-	(*ApproveOperationResponse)(nil),   // 63: vedette.operator.v1.ApproveOperationResponse
-	(*VetoOperationRequest)(nil),       // 64: vedette.operator.v1.VetoOperationRequest
-	(*VetoOperationResponse)(nil),      // 65: vedette.operator.v1.VetoOperationResponse
-	(*ApplyIntentRequest)(nil),         // 66: vedette.operator.v1.ApplyIntentRequest
-	(*ApplyIntentResponse)(nil),        // 67: vedette.operator.v1.ApplyIntentResponse
-	(*GetIntentRequest)(nil),           // 68: vedette.operator.v1.GetIntentRequest
-	(*GetIntentResponse)(nil),          // 69: vedette.operator.v1.GetIntentResponse
-	(*ListIntentsRequest)(nil),         // 70: vedette.operator.v1.ListIntentsRequest
-	(*ListIntentsResponse)(nil),        // 71: vedette.operator.v1.ListIntentsResponse
-	(*TestIntentRequest)(nil),          // 72: vedette.operator.v1.TestIntentRequest
-	(*TestIntentResponse)(nil),         // 73: vedette.operator.v1.TestIntentResponse
-	(*Verdict)(nil),                    // 74: vedette.operator.v1.Verdict
-	(*GetScorecardRequest)(nil),        // 75: vedette.operator.v1.GetScorecardRequest
-	(*GetScorecardResponse)(nil),       // 76: vedette.operator.v1.GetScorecardResponse
-	(*Score)(nil),                      // 77: vedette.operator.v1.Score
-	(*Isolation)(nil),                  // 78: vedette.operator.v1.Isolation
-	(*ListIsolationsRequest)(nil),      // 79: vedette.operator.v1.ListIsolationsRequest
-	(*ListIsolationsResponse)(nil),     // 80: vedette.operator.v1.ListIsolationsResponse
-	(*GetOperationRequest)(nil),        // 81: vedette.operator.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),       // 82: vedette.operator.v1.GetOperationResponse
-	(*AuditEntry)(nil),                 // 83: vedette.operator.v1.AuditEntry
-	(*ListAuditRequest)(nil),           // 84: vedette.operator.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),          // 85: vedette.operator.v1.ListAuditResponse
-	(*CreateTokenRequest)(nil),         // 86: vedette.operator.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 87: vedette.operator.v1.CreateTokenResponse
-	(*Member)(nil),                     // 88: vedette.operator.v1.Member
-	(*ListMembersRequest)(nil),         // 89: vedette.operator.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),        // 90: vedette.operator.v1.ListMembersResponse
-	(*RemoveMemberRequest)(nil),        // 91: vedette.operator.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 92: vedette.operator.v1.RemoveMemberResponse
-	(*PutSignedNodesRequest)(nil),      // 93: vedette.operator.v1.PutSignedNodesRequest
-	(*PutSignedNodesResponse)(nil),     // 94: vedette.operator.v1.PutSignedNodesResponse
-	(*DebugInfoRequest)(nil),           // 95: vedette.operator.v1.DebugInfoRequest
-	(*DebugInfoResponse)(nil),          // 96: vedette.operator.v1.DebugInfoResponse
-	(*LogLine)(nil),                    // 97: vedette.operator.v1.LogLine
-	(*WatchRequest)(nil),               // 98: vedette.operator.v1.WatchRequest
-	(*WatchResponse)(nil),              // 99: vedette.operator.v1.WatchResponse
-	(*HostChange)(nil),                 // 100: vedette.operator.v1.HostChange
-	(*BackupRequest)(nil),              // 101: vedette.operator.v1.BackupRequest
-	(*BackupResponse)(nil),             // 102: vedette.operator.v1.BackupResponse
-	(*RemoveHostRequest)(nil),          // 103: vedette.operator.v1.RemoveHostRequest
-	(*RemoveHostResponse)(nil),         // 104: vedette.operator.v1.RemoveHostResponse
-	(*OperatorRow)(nil),                // 105: vedette.operator.v1.OperatorRow
-	(*ListOperatorsRequest)(nil),       // 106: vedette.operator.v1.ListOperatorsRequest
-	(*ListOperatorsResponse)(nil),      // 107: vedette.operator.v1.ListOperatorsResponse
-	(*PutRevocationsRequest)(nil),      // 108: vedette.operator.v1.PutRevocationsRequest
-	(*PutRevocationsResponse)(nil),     // 109: vedette.operator.v1.PutRevocationsResponse
-	(*ListCheckpointsRequest)(nil),     // 110: vedette.operator.v1.ListCheckpointsRequest
-	(*ListCheckpointsResponse)(nil),    // 111: vedette.operator.v1.ListCheckpointsResponse
-	(*GetTrustRequest)(nil),            // 112: vedette.operator.v1.GetTrustRequest
-	(*GetTrustResponse)(nil),           // 113: vedette.operator.v1.GetTrustResponse
-	(*TrustCount)(nil),                 // 114: vedette.operator.v1.TrustCount
-	(*TrustHolder)(nil),                // 115: vedette.operator.v1.TrustHolder
-	(*PrepareRootRequest)(nil),         // 116: vedette.operator.v1.PrepareRootRequest
-	(*PrepareRootResponse)(nil),        // 117: vedette.operator.v1.PrepareRootResponse
-	(*PutTrustRequest)(nil),            // 118: vedette.operator.v1.PutTrustRequest
-	(*PutTrustResponse)(nil),           // 119: vedette.operator.v1.PutTrustResponse
-	(*HuntRequest)(nil),                // 120: vedette.operator.v1.HuntRequest
-	(*HuntResponse)(nil),               // 121: vedette.operator.v1.HuntResponse
-	(*HuntBegun)(nil),                  // 122: vedette.operator.v1.HuntBegun
-	(*HuntRow)(nil),                    // 123: vedette.operator.v1.HuntRow
-	(*HuntHost)(nil),                   // 124: vedette.operator.v1.HuntHost
-	(*HuntProgress)(nil),               // 125: vedette.operator.v1.HuntProgress
-	(*PutDrillsRequest)(nil),           // 126: vedette.operator.v1.PutDrillsRequest
-	(*PutDrillsResponse)(nil),          // 127: vedette.operator.v1.PutDrillsResponse
-	(*ListDrillsRequest)(nil),          // 128: vedette.operator.v1.ListDrillsRequest
-	(*ListDrillsResponse)(nil),         // 129: vedette.operator.v1.ListDrillsResponse
-	(*DrillCoverage)(nil),              // 130: vedette.operator.v1.DrillCoverage
-	nil,                                // 131: vedette.operator.v1.Host.LabelsEntry
-	nil,                                // 132: vedette.operator.v1.Selector.LabelsEntry
-	nil,                                // 133: vedette.operator.v1.Dependent.LabelsEntry
-	nil,                                // 134: vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	(*sensorv1.SignedNodes)(nil),       // 135: vedette.sensor.v1.SignedNodes
-	(*sensorv1.BaselineState)(nil),     // 136: vedette.sensor.v1.BaselineState
-	(*sensorv1.HostFacts)(nil),         // 137: vedette.sensor.v1.HostFacts
-	(*sensorv1.Health)(nil),            // 138: vedette.sensor.v1.Health
-	(*sensorv1.Loss)(nil),              // 139: vedette.sensor.v1.Loss
-	(*sensorv1.Behaviour)(nil),         // 140: vedette.sensor.v1.Behaviour
-	(sensorv1.BehaviourKind)(0),        // 141: vedette.sensor.v1.BehaviourKind
-	(*sensorv1.Pack)(nil),              // 142: vedette.sensor.v1.Pack
-	(*sensorv1.SignedPack)(nil),        // 143: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 144: vedette.sensor.v1.SignedUnlearn
-	(*raftv1.RollOut)(nil),             // 145: vedette.raft.v1.RollOut
-	(*sensorv1.Finding)(nil),           // 146: vedette.sensor.v1.Finding
-	(*raftv1.Investigation)(nil),       // 147: vedette.raft.v1.Investigation
-	(*raftv1.Incident)(nil),            // 148: vedette.raft.v1.Incident
-	(*raftv1.Campaign)(nil),            // 149: vedette.raft.v1.Campaign
-	(sensorv1.Action)(0),               // 150: vedette.sensor.v1.Action
-	(sensorv1.IsolationLevel)(0),       // 151: vedette.sensor.v1.IsolationLevel
-	(*sensorv1.Target)(nil),            // 152: vedette.sensor.v1.Target
-	(*sensorv1.SignedGrant)(nil),       // 153: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Signature)(nil),         // 154: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 155: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 156: vedette.sensor.v1.Intent
-	(*sensorv1.Summary)(nil),           // 157: vedette.sensor.v1.Summary
-	(*sensorv1.SignedRevocations)(nil), // 158: vedette.sensor.v1.SignedRevocations
-	(*raftv1.Checkpoint)(nil),          // 159: vedette.raft.v1.Checkpoint
-	(*sensorv1.SignedTrust)(nil),       // 160: vedette.sensor.v1.SignedTrust
-	(*sensorv1.Ask)(nil),               // 161: vedette.sensor.v1.Ask
-	(*sensorv1.Sighting)(nil),          // 162: vedette.sensor.v1.Sighting
-	(*sensorv1.Answer)(nil),            // 163: vedette.sensor.v1.Answer
-	(*raftv1.DrillResult)(nil),         // 164: vedette.raft.v1.DrillResult
-	(*PutRulesRequest)(nil),            // 165: vedette.operator.v1.PutRulesRequest
-	(*HaltRulesRequest)(nil),           // 166: vedette.operator.v1.HaltRulesRequest
-	(*GetRulesRequest)(nil),            // 167: vedette.operator.v1.GetRulesRequest
-	(*ListRulesRequest)(nil),           // 168: vedette.operator.v1.ListRulesRequest
-	(*PutRulesResponse)(nil),           // 169: vedette.operator.v1.PutRulesResponse
-	(*HaltRulesResponse)(nil),          // 170: vedette.operator.v1.HaltRulesResponse
-	(*GetRulesResponse)(nil),           // 171: vedette.operator.v1.GetRulesResponse
-	(*ListRulesResponse)(nil),          // 172: vedette.operator.v1.ListRulesResponse
+	(*DispositionRow)(nil),             // 42: vedette.operator.v1.DispositionRow
+	(*ListInvestigationsRequest)(nil),  // 43: vedette.operator.v1.ListInvestigationsRequest
+	(*ListInvestigationsResponse)(nil), // 44: vedette.operator.v1.ListInvestigationsResponse
+	(*GetInvestigationRequest)(nil),    // 45: vedette.operator.v1.GetInvestigationRequest
+	(*GetInvestigationResponse)(nil),   // 46: vedette.operator.v1.GetInvestigationResponse
+	(*CloseIncidentRequest)(nil),       // 47: vedette.operator.v1.CloseIncidentRequest
+	(*CloseIncidentResponse)(nil),      // 48: vedette.operator.v1.CloseIncidentResponse
+	(*ListCampaignsRequest)(nil),       // 49: vedette.operator.v1.ListCampaignsRequest
+	(*ListCampaignsResponse)(nil),      // 50: vedette.operator.v1.ListCampaignsResponse
+	(*GetCampaignRequest)(nil),         // 51: vedette.operator.v1.GetCampaignRequest
+	(*GetCampaignResponse)(nil),        // 52: vedette.operator.v1.GetCampaignResponse
+	(*SelectHostsRequest)(nil),         // 53: vedette.operator.v1.SelectHostsRequest
+	(*SelectHostsResponse)(nil),        // 54: vedette.operator.v1.SelectHostsResponse
+	(*PreviewOrderRequest)(nil),        // 55: vedette.operator.v1.PreviewOrderRequest
+	(*PreviewOrderResponse)(nil),       // 56: vedette.operator.v1.PreviewOrderResponse
+	(*Dependent)(nil),                  // 57: vedette.operator.v1.Dependent
+	(*SubmitGrantRequest)(nil),         // 58: vedette.operator.v1.SubmitGrantRequest
+	(*SubmitGrantResponse)(nil),        // 59: vedette.operator.v1.SubmitGrantResponse
+	(*Operation)(nil),                  // 60: vedette.operator.v1.Operation
+	(*ListOperationsRequest)(nil),      // 61: vedette.operator.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),     // 62: vedette.operator.v1.ListOperationsResponse
+	(*ApproveOperationRequest)(nil),    // 63: vedette.operator.v1.ApproveOperationRequest
+	(*ApproveOperationResponse)(nil),   // 64: vedette.operator.v1.ApproveOperationResponse
+	(*VetoOperationRequest)(nil),       // 65: vedette.operator.v1.VetoOperationRequest
+	(*VetoOperationResponse)(nil),      // 66: vedette.operator.v1.VetoOperationResponse
+	(*ApplyIntentRequest)(nil),         // 67: vedette.operator.v1.ApplyIntentRequest
+	(*ApplyIntentResponse)(nil),        // 68: vedette.operator.v1.ApplyIntentResponse
+	(*GetIntentRequest)(nil),           // 69: vedette.operator.v1.GetIntentRequest
+	(*GetIntentResponse)(nil),          // 70: vedette.operator.v1.GetIntentResponse
+	(*ListIntentsRequest)(nil),         // 71: vedette.operator.v1.ListIntentsRequest
+	(*ListIntentsResponse)(nil),        // 72: vedette.operator.v1.ListIntentsResponse
+	(*TestIntentRequest)(nil),          // 73: vedette.operator.v1.TestIntentRequest
+	(*TestIntentResponse)(nil),         // 74: vedette.operator.v1.TestIntentResponse
+	(*Verdict)(nil),                    // 75: vedette.operator.v1.Verdict
+	(*GetScorecardRequest)(nil),        // 76: vedette.operator.v1.GetScorecardRequest
+	(*GetScorecardResponse)(nil),       // 77: vedette.operator.v1.GetScorecardResponse
+	(*Score)(nil),                      // 78: vedette.operator.v1.Score
+	(*Isolation)(nil),                  // 79: vedette.operator.v1.Isolation
+	(*ListIsolationsRequest)(nil),      // 80: vedette.operator.v1.ListIsolationsRequest
+	(*ListIsolationsResponse)(nil),     // 81: vedette.operator.v1.ListIsolationsResponse
+	(*GetOperationRequest)(nil),        // 82: vedette.operator.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 83: vedette.operator.v1.GetOperationResponse
+	(*AuditEntry)(nil),                 // 84: vedette.operator.v1.AuditEntry
+	(*ListAuditRequest)(nil),           // 85: vedette.operator.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),          // 86: vedette.operator.v1.ListAuditResponse
+	(*CreateTokenRequest)(nil),         // 87: vedette.operator.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 88: vedette.operator.v1.CreateTokenResponse
+	(*Member)(nil),                     // 89: vedette.operator.v1.Member
+	(*ListMembersRequest)(nil),         // 90: vedette.operator.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 91: vedette.operator.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),        // 92: vedette.operator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 93: vedette.operator.v1.RemoveMemberResponse
+	(*PutSignedNodesRequest)(nil),      // 94: vedette.operator.v1.PutSignedNodesRequest
+	(*PutSignedNodesResponse)(nil),     // 95: vedette.operator.v1.PutSignedNodesResponse
+	(*DebugInfoRequest)(nil),           // 96: vedette.operator.v1.DebugInfoRequest
+	(*DebugInfoResponse)(nil),          // 97: vedette.operator.v1.DebugInfoResponse
+	(*LogLine)(nil),                    // 98: vedette.operator.v1.LogLine
+	(*WatchRequest)(nil),               // 99: vedette.operator.v1.WatchRequest
+	(*WatchResponse)(nil),              // 100: vedette.operator.v1.WatchResponse
+	(*HostChange)(nil),                 // 101: vedette.operator.v1.HostChange
+	(*BackupRequest)(nil),              // 102: vedette.operator.v1.BackupRequest
+	(*BackupResponse)(nil),             // 103: vedette.operator.v1.BackupResponse
+	(*RemoveHostRequest)(nil),          // 104: vedette.operator.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),         // 105: vedette.operator.v1.RemoveHostResponse
+	(*OperatorRow)(nil),                // 106: vedette.operator.v1.OperatorRow
+	(*ListOperatorsRequest)(nil),       // 107: vedette.operator.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),      // 108: vedette.operator.v1.ListOperatorsResponse
+	(*PutRevocationsRequest)(nil),      // 109: vedette.operator.v1.PutRevocationsRequest
+	(*PutRevocationsResponse)(nil),     // 110: vedette.operator.v1.PutRevocationsResponse
+	(*ListCheckpointsRequest)(nil),     // 111: vedette.operator.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),    // 112: vedette.operator.v1.ListCheckpointsResponse
+	(*GetTrustRequest)(nil),            // 113: vedette.operator.v1.GetTrustRequest
+	(*GetTrustResponse)(nil),           // 114: vedette.operator.v1.GetTrustResponse
+	(*TrustCount)(nil),                 // 115: vedette.operator.v1.TrustCount
+	(*TrustHolder)(nil),                // 116: vedette.operator.v1.TrustHolder
+	(*PrepareRootRequest)(nil),         // 117: vedette.operator.v1.PrepareRootRequest
+	(*PrepareRootResponse)(nil),        // 118: vedette.operator.v1.PrepareRootResponse
+	(*PutTrustRequest)(nil),            // 119: vedette.operator.v1.PutTrustRequest
+	(*PutTrustResponse)(nil),           // 120: vedette.operator.v1.PutTrustResponse
+	(*HuntRequest)(nil),                // 121: vedette.operator.v1.HuntRequest
+	(*HuntResponse)(nil),               // 122: vedette.operator.v1.HuntResponse
+	(*HuntBegun)(nil),                  // 123: vedette.operator.v1.HuntBegun
+	(*HuntRow)(nil),                    // 124: vedette.operator.v1.HuntRow
+	(*HuntHost)(nil),                   // 125: vedette.operator.v1.HuntHost
+	(*HuntProgress)(nil),               // 126: vedette.operator.v1.HuntProgress
+	(*PutDrillsRequest)(nil),           // 127: vedette.operator.v1.PutDrillsRequest
+	(*PutDrillsResponse)(nil),          // 128: vedette.operator.v1.PutDrillsResponse
+	(*ListDrillsRequest)(nil),          // 129: vedette.operator.v1.ListDrillsRequest
+	(*ListDrillsResponse)(nil),         // 130: vedette.operator.v1.ListDrillsResponse
+	(*DrillCoverage)(nil),              // 131: vedette.operator.v1.DrillCoverage
+	nil,                                // 132: vedette.operator.v1.Host.LabelsEntry
+	nil,                                // 133: vedette.operator.v1.Selector.LabelsEntry
+	nil,                                // 134: vedette.operator.v1.Dependent.LabelsEntry
+	nil,                                // 135: vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	(*sensorv1.SignedNodes)(nil),       // 136: vedette.sensor.v1.SignedNodes
+	(*sensorv1.BaselineState)(nil),     // 137: vedette.sensor.v1.BaselineState
+	(*sensorv1.HostFacts)(nil),         // 138: vedette.sensor.v1.HostFacts
+	(*sensorv1.Health)(nil),            // 139: vedette.sensor.v1.Health
+	(*sensorv1.Loss)(nil),              // 140: vedette.sensor.v1.Loss
+	(*sensorv1.Behaviour)(nil),         // 141: vedette.sensor.v1.Behaviour
+	(sensorv1.BehaviourKind)(0),        // 142: vedette.sensor.v1.BehaviourKind
+	(*sensorv1.Pack)(nil),              // 143: vedette.sensor.v1.Pack
+	(*sensorv1.SignedPack)(nil),        // 144: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 145: vedette.sensor.v1.SignedUnlearn
+	(*raftv1.RollOut)(nil),             // 146: vedette.raft.v1.RollOut
+	(*sensorv1.Finding)(nil),           // 147: vedette.sensor.v1.Finding
+	(*raftv1.Investigation)(nil),       // 148: vedette.raft.v1.Investigation
+	(*raftv1.Incident)(nil),            // 149: vedette.raft.v1.Incident
+	(*sensorv1.SignedDisposition)(nil), // 150: vedette.sensor.v1.SignedDisposition
+	(*raftv1.Campaign)(nil),            // 151: vedette.raft.v1.Campaign
+	(sensorv1.Action)(0),               // 152: vedette.sensor.v1.Action
+	(sensorv1.IsolationLevel)(0),       // 153: vedette.sensor.v1.IsolationLevel
+	(*sensorv1.Target)(nil),            // 154: vedette.sensor.v1.Target
+	(*sensorv1.SignedGrant)(nil),       // 155: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Signature)(nil),         // 156: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 157: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 158: vedette.sensor.v1.Intent
+	(*sensorv1.Summary)(nil),           // 159: vedette.sensor.v1.Summary
+	(*sensorv1.SignedRevocations)(nil), // 160: vedette.sensor.v1.SignedRevocations
+	(*raftv1.Checkpoint)(nil),          // 161: vedette.raft.v1.Checkpoint
+	(*sensorv1.SignedTrust)(nil),       // 162: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 163: vedette.sensor.v1.Ask
+	(*sensorv1.Sighting)(nil),          // 164: vedette.sensor.v1.Sighting
+	(*sensorv1.Answer)(nil),            // 165: vedette.sensor.v1.Answer
+	(*raftv1.DrillResult)(nil),         // 166: vedette.raft.v1.DrillResult
+	(*PutRulesRequest)(nil),            // 167: vedette.operator.v1.PutRulesRequest
+	(*HaltRulesRequest)(nil),           // 168: vedette.operator.v1.HaltRulesRequest
+	(*GetRulesRequest)(nil),            // 169: vedette.operator.v1.GetRulesRequest
+	(*ListRulesRequest)(nil),           // 170: vedette.operator.v1.ListRulesRequest
+	(*PutRulesResponse)(nil),           // 171: vedette.operator.v1.PutRulesResponse
+	(*HaltRulesResponse)(nil),          // 172: vedette.operator.v1.HaltRulesResponse
+	(*GetRulesResponse)(nil),           // 173: vedette.operator.v1.GetRulesResponse
+	(*ListRulesResponse)(nil),          // 174: vedette.operator.v1.ListRulesResponse
 }
 var file_vedette_operator_proto_depIdxs = []int32{
-	88,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
-	135, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	130, // 2: vedette.operator.v1.GetStatusResponse.drills:type_name -> vedette.operator.v1.DrillCoverage
-	131, // 3: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
-	136, // 4: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
-	137, // 5: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
-	138, // 6: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
-	139, // 7: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
-	132, // 8: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
+	89,  // 0: vedette.operator.v1.GetStatusResponse.members:type_name -> vedette.operator.v1.Member
+	136, // 1: vedette.operator.v1.GetStatusResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	131, // 2: vedette.operator.v1.GetStatusResponse.drills:type_name -> vedette.operator.v1.DrillCoverage
+	132, // 3: vedette.operator.v1.Host.labels:type_name -> vedette.operator.v1.Host.LabelsEntry
+	137, // 4: vedette.operator.v1.Host.baseline:type_name -> vedette.sensor.v1.BaselineState
+	138, // 5: vedette.operator.v1.Host.facts:type_name -> vedette.sensor.v1.HostFacts
+	139, // 6: vedette.operator.v1.Host.health:type_name -> vedette.sensor.v1.Health
+	140, // 7: vedette.operator.v1.Host.losses:type_name -> vedette.sensor.v1.Loss
+	133, // 8: vedette.operator.v1.Selector.labels:type_name -> vedette.operator.v1.Selector.LabelsEntry
 	3,   // 9: vedette.operator.v1.ListHostsRequest.selector:type_name -> vedette.operator.v1.Selector
 	2,   // 10: vedette.operator.v1.ListHostsResponse.hosts:type_name -> vedette.operator.v1.Host
 	2,   // 11: vedette.operator.v1.GetHostResponse.host:type_name -> vedette.operator.v1.Host
 	12,  // 12: vedette.operator.v1.GetHostResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	10,  // 13: vedette.operator.v1.GetHostHistoryResponse.rows:type_name -> vedette.operator.v1.HistoryRow
 	11,  // 14: vedette.operator.v1.GetHostHistoryResponse.reaches:type_name -> vedette.operator.v1.HistoryReach
-	140, // 15: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	141, // 16: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	141, // 15: vedette.operator.v1.BehaviourRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	142, // 16: vedette.operator.v1.ListBehavioursRequest.kind:type_name -> vedette.sensor.v1.BehaviourKind
 	12,  // 17: vedette.operator.v1.ListBehavioursResponse.behaviours:type_name -> vedette.operator.v1.BehaviourRow
 	17,  // 18: vedette.operator.v1.DiffBaselinesResponse.rows:type_name -> vedette.operator.v1.DifferenceRow
-	140, // 19: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	141, // 19: vedette.operator.v1.DifferenceRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
 	20,  // 20: vedette.operator.v1.ListRolesResponse.roles:type_name -> vedette.operator.v1.RoleRow
-	142, // 21: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
-	143, // 22: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
-	144, // 23: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
+	143, // 21: vedette.operator.v1.GetPackResponse.pack:type_name -> vedette.sensor.v1.Pack
+	144, // 22: vedette.operator.v1.PutPackRequest.signed:type_name -> vedette.sensor.v1.SignedPack
+	145, // 23: vedette.operator.v1.UnlearnRequest.signed:type_name -> vedette.sensor.v1.SignedUnlearn
 	29,  // 24: vedette.operator.v1.ListUnlearnsResponse.rows:type_name -> vedette.operator.v1.UnlearnRow
 	32,  // 25: vedette.operator.v1.ListRollOutsResponse.rows:type_name -> vedette.operator.v1.RollOutRow
-	140, // 26: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
-	145, // 27: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
-	146, // 28: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
+	141, // 26: vedette.operator.v1.RollOutRow.behaviour:type_name -> vedette.sensor.v1.Behaviour
+	146, // 27: vedette.operator.v1.RollOutRow.roll_out:type_name -> vedette.raft.v1.RollOut
+	147, // 28: vedette.operator.v1.FindingRow.finding:type_name -> vedette.sensor.v1.Finding
 	33,  // 29: vedette.operator.v1.ListFindingsResponse.findings:type_name -> vedette.operator.v1.FindingRow
 	33,  // 30: vedette.operator.v1.GetFindingResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	147, // 31: vedette.operator.v1.GetFindingResponse.investigation:type_name -> vedette.raft.v1.Investigation
-	148, // 32: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
-	148, // 33: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	148, // 31: vedette.operator.v1.GetFindingResponse.investigation:type_name -> vedette.raft.v1.Investigation
+	149, // 32: vedette.operator.v1.ListIncidentsResponse.incidents:type_name -> vedette.raft.v1.Incident
+	149, // 33: vedette.operator.v1.GetIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
 	33,  // 34: vedette.operator.v1.GetIncidentResponse.findings:type_name -> vedette.operator.v1.FindingRow
-	147, // 35: vedette.operator.v1.GetIncidentResponse.investigations:type_name -> vedette.raft.v1.Investigation
-	147, // 36: vedette.operator.v1.ListInvestigationsResponse.investigations:type_name -> vedette.raft.v1.Investigation
-	147, // 37: vedette.operator.v1.GetInvestigationResponse.investigation:type_name -> vedette.raft.v1.Investigation
-	148, // 38: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
-	149, // 39: vedette.operator.v1.ListCampaignsResponse.campaigns:type_name -> vedette.raft.v1.Campaign
-	149, // 40: vedette.operator.v1.GetCampaignResponse.campaign:type_name -> vedette.raft.v1.Campaign
-	148, // 41: vedette.operator.v1.GetCampaignResponse.incidents:type_name -> vedette.raft.v1.Incident
-	3,   // 42: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
-	2,   // 43: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
-	3,   // 44: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
-	150, // 45: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
-	151, // 46: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
-	152, // 47: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
-	2,   // 48: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
-	56,  // 49: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
-	133, // 50: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
-	153, // 51: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
-	153, // 52: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
-	59,  // 53: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
-	154, // 54: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
-	59,  // 55: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	59,  // 56: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
-	155, // 57: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
-	155, // 58: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
-	155, // 59: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
-	156, // 60: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
-	74,  // 61: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
-	77,  // 62: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
-	152, // 63: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
-	78,  // 64: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
-	78,  // 65: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
-	59,  // 66: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
-	83,  // 67: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
-	134, // 68: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
-	88,  // 69: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
-	135, // 70: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
-	135, // 71: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
-	97,  // 72: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
-	157, // 73: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
-	33,  // 74: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
-	148, // 75: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
-	78,  // 76: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
-	100, // 77: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
-	2,   // 78: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
-	105, // 79: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
-	158, // 80: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	158, // 81: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	159, // 82: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
-	160, // 83: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
-	160, // 84: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
-	114, // 85: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
-	115, // 86: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
-	115, // 87: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
-	160, // 88: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
-	3,   // 89: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
-	161, // 90: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
-	122, // 91: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
-	123, // 92: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
-	124, // 93: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
-	125, // 94: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
-	125, // 95: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
-	162, // 96: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
-	163, // 97: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
-	164, // 98: vedette.operator.v1.PutDrillsRequest.results:type_name -> vedette.raft.v1.DrillResult
-	164, // 99: vedette.operator.v1.ListDrillsResponse.results:type_name -> vedette.raft.v1.DrillResult
-	0,   // 100: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
-	4,   // 101: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
-	6,   // 102: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
-	8,   // 103: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
-	34,  // 104: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
-	36,  // 105: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
-	38,  // 106: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
-	40,  // 107: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
-	46,  // 108: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
-	42,  // 109: vedette.operator.v1.OperatorService.ListInvestigations:input_type -> vedette.operator.v1.ListInvestigationsRequest
-	44,  // 110: vedette.operator.v1.OperatorService.GetInvestigation:input_type -> vedette.operator.v1.GetInvestigationRequest
-	48,  // 111: vedette.operator.v1.OperatorService.ListCampaigns:input_type -> vedette.operator.v1.ListCampaignsRequest
-	50,  // 112: vedette.operator.v1.OperatorService.GetCampaign:input_type -> vedette.operator.v1.GetCampaignRequest
-	52,  // 113: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
-	54,  // 114: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
-	57,  // 115: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
-	60,  // 116: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
-	62,  // 117: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
-	64,  // 118: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
-	66,  // 119: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
-	68,  // 120: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
-	70,  // 121: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
-	72,  // 122: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
-	75,  // 123: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
-	165, // 124: vedette.operator.v1.OperatorService.PutRules:input_type -> vedette.operator.v1.PutRulesRequest
-	166, // 125: vedette.operator.v1.OperatorService.HaltRules:input_type -> vedette.operator.v1.HaltRulesRequest
-	167, // 126: vedette.operator.v1.OperatorService.GetRules:input_type -> vedette.operator.v1.GetRulesRequest
-	168, // 127: vedette.operator.v1.OperatorService.ListRules:input_type -> vedette.operator.v1.ListRulesRequest
-	79,  // 128: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
-	81,  // 129: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
-	84,  // 130: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
-	86,  // 131: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
-	89,  // 132: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
-	91,  // 133: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
-	93,  // 134: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
-	95,  // 135: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
-	101, // 136: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
-	103, // 137: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
-	106, // 138: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
-	108, // 139: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
-	112, // 140: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
-	116, // 141: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
-	118, // 142: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
-	110, // 143: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
-	13,  // 144: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
-	15,  // 145: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
-	18,  // 146: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
-	21,  // 147: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
-	23,  // 148: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
-	25,  // 149: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
-	27,  // 150: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
-	30,  // 151: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
-	126, // 152: vedette.operator.v1.OperatorService.PutDrills:input_type -> vedette.operator.v1.PutDrillsRequest
-	128, // 153: vedette.operator.v1.OperatorService.ListDrills:input_type -> vedette.operator.v1.ListDrillsRequest
-	98,  // 154: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
-	120, // 155: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
-	1,   // 156: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
-	5,   // 157: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
-	7,   // 158: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
-	9,   // 159: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
-	35,  // 160: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
-	37,  // 161: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
-	39,  // 162: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
-	41,  // 163: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
-	47,  // 164: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
-	43,  // 165: vedette.operator.v1.OperatorService.ListInvestigations:output_type -> vedette.operator.v1.ListInvestigationsResponse
-	45,  // 166: vedette.operator.v1.OperatorService.GetInvestigation:output_type -> vedette.operator.v1.GetInvestigationResponse
-	49,  // 167: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
-	51,  // 168: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
-	53,  // 169: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
-	55,  // 170: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
-	58,  // 171: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
-	61,  // 172: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
-	63,  // 173: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
-	65,  // 174: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
-	67,  // 175: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
-	69,  // 176: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
-	71,  // 177: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
-	73,  // 178: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
-	76,  // 179: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
-	169, // 180: vedette.operator.v1.OperatorService.PutRules:output_type -> vedette.operator.v1.PutRulesResponse
-	170, // 181: vedette.operator.v1.OperatorService.HaltRules:output_type -> vedette.operator.v1.HaltRulesResponse
-	171, // 182: vedette.operator.v1.OperatorService.GetRules:output_type -> vedette.operator.v1.GetRulesResponse
-	172, // 183: vedette.operator.v1.OperatorService.ListRules:output_type -> vedette.operator.v1.ListRulesResponse
-	80,  // 184: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
-	82,  // 185: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
-	85,  // 186: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
-	87,  // 187: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
-	90,  // 188: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
-	92,  // 189: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
-	94,  // 190: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
-	96,  // 191: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
-	102, // 192: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
-	104, // 193: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
-	107, // 194: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
-	109, // 195: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
-	113, // 196: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
-	117, // 197: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
-	119, // 198: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
-	111, // 199: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
-	14,  // 200: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
-	16,  // 201: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
-	19,  // 202: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
-	22,  // 203: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
-	24,  // 204: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
-	26,  // 205: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
-	28,  // 206: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
-	31,  // 207: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
-	127, // 208: vedette.operator.v1.OperatorService.PutDrills:output_type -> vedette.operator.v1.PutDrillsResponse
-	129, // 209: vedette.operator.v1.OperatorService.ListDrills:output_type -> vedette.operator.v1.ListDrillsResponse
-	99,  // 210: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
-	121, // 211: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
-	156, // [156:212] is the sub-list for method output_type
-	100, // [100:156] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	148, // 35: vedette.operator.v1.GetIncidentResponse.investigations:type_name -> vedette.raft.v1.Investigation
+	42,  // 36: vedette.operator.v1.GetIncidentResponse.dispositions:type_name -> vedette.operator.v1.DispositionRow
+	148, // 37: vedette.operator.v1.ListInvestigationsResponse.investigations:type_name -> vedette.raft.v1.Investigation
+	148, // 38: vedette.operator.v1.GetInvestigationResponse.investigation:type_name -> vedette.raft.v1.Investigation
+	150, // 39: vedette.operator.v1.CloseIncidentRequest.dispositions:type_name -> vedette.sensor.v1.SignedDisposition
+	149, // 40: vedette.operator.v1.CloseIncidentResponse.incident:type_name -> vedette.raft.v1.Incident
+	151, // 41: vedette.operator.v1.ListCampaignsResponse.campaigns:type_name -> vedette.raft.v1.Campaign
+	151, // 42: vedette.operator.v1.GetCampaignResponse.campaign:type_name -> vedette.raft.v1.Campaign
+	149, // 43: vedette.operator.v1.GetCampaignResponse.incidents:type_name -> vedette.raft.v1.Incident
+	3,   // 44: vedette.operator.v1.SelectHostsRequest.selector:type_name -> vedette.operator.v1.Selector
+	2,   // 45: vedette.operator.v1.SelectHostsResponse.hosts:type_name -> vedette.operator.v1.Host
+	3,   // 46: vedette.operator.v1.PreviewOrderRequest.selector:type_name -> vedette.operator.v1.Selector
+	152, // 47: vedette.operator.v1.PreviewOrderRequest.action:type_name -> vedette.sensor.v1.Action
+	153, // 48: vedette.operator.v1.PreviewOrderRequest.level:type_name -> vedette.sensor.v1.IsolationLevel
+	154, // 49: vedette.operator.v1.PreviewOrderRequest.target:type_name -> vedette.sensor.v1.Target
+	2,   // 50: vedette.operator.v1.PreviewOrderResponse.hosts:type_name -> vedette.operator.v1.Host
+	57,  // 51: vedette.operator.v1.PreviewOrderResponse.dependents:type_name -> vedette.operator.v1.Dependent
+	134, // 52: vedette.operator.v1.Dependent.labels:type_name -> vedette.operator.v1.Dependent.LabelsEntry
+	155, // 53: vedette.operator.v1.SubmitGrantRequest.grant:type_name -> vedette.sensor.v1.SignedGrant
+	155, // 54: vedette.operator.v1.Operation.grant:type_name -> vedette.sensor.v1.SignedGrant
+	60,  // 55: vedette.operator.v1.ListOperationsResponse.operations:type_name -> vedette.operator.v1.Operation
+	156, // 56: vedette.operator.v1.ApproveOperationRequest.signature:type_name -> vedette.sensor.v1.Signature
+	60,  // 57: vedette.operator.v1.ApproveOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	60,  // 58: vedette.operator.v1.VetoOperationResponse.operation:type_name -> vedette.operator.v1.Operation
+	157, // 59: vedette.operator.v1.ApplyIntentRequest.intent:type_name -> vedette.sensor.v1.SignedIntent
+	157, // 60: vedette.operator.v1.GetIntentResponse.intent:type_name -> vedette.sensor.v1.SignedIntent
+	157, // 61: vedette.operator.v1.ListIntentsResponse.intents:type_name -> vedette.sensor.v1.SignedIntent
+	158, // 62: vedette.operator.v1.TestIntentRequest.intent:type_name -> vedette.sensor.v1.Intent
+	75,  // 63: vedette.operator.v1.TestIntentResponse.verdicts:type_name -> vedette.operator.v1.Verdict
+	78,  // 64: vedette.operator.v1.GetScorecardResponse.scores:type_name -> vedette.operator.v1.Score
+	154, // 65: vedette.operator.v1.Isolation.target:type_name -> vedette.sensor.v1.Target
+	79,  // 66: vedette.operator.v1.ListIsolationsResponse.isolations:type_name -> vedette.operator.v1.Isolation
+	79,  // 67: vedette.operator.v1.GetOperationResponse.hosts:type_name -> vedette.operator.v1.Isolation
+	60,  // 68: vedette.operator.v1.GetOperationResponse.order:type_name -> vedette.operator.v1.Operation
+	84,  // 69: vedette.operator.v1.ListAuditResponse.entries:type_name -> vedette.operator.v1.AuditEntry
+	135, // 70: vedette.operator.v1.CreateTokenRequest.labels:type_name -> vedette.operator.v1.CreateTokenRequest.LabelsEntry
+	89,  // 71: vedette.operator.v1.ListMembersResponse.members:type_name -> vedette.operator.v1.Member
+	136, // 72: vedette.operator.v1.ListMembersResponse.signed_nodes:type_name -> vedette.sensor.v1.SignedNodes
+	136, // 73: vedette.operator.v1.PutSignedNodesRequest.signed:type_name -> vedette.sensor.v1.SignedNodes
+	98,  // 74: vedette.operator.v1.DebugInfoResponse.log:type_name -> vedette.operator.v1.LogLine
+	159, // 75: vedette.operator.v1.WatchResponse.summary:type_name -> vedette.sensor.v1.Summary
+	33,  // 76: vedette.operator.v1.WatchResponse.finding:type_name -> vedette.operator.v1.FindingRow
+	149, // 77: vedette.operator.v1.WatchResponse.incident:type_name -> vedette.raft.v1.Incident
+	79,  // 78: vedette.operator.v1.WatchResponse.isolation:type_name -> vedette.operator.v1.Isolation
+	101, // 79: vedette.operator.v1.WatchResponse.host_change:type_name -> vedette.operator.v1.HostChange
+	2,   // 80: vedette.operator.v1.RemoveHostResponse.host:type_name -> vedette.operator.v1.Host
+	106, // 81: vedette.operator.v1.ListOperatorsResponse.operators:type_name -> vedette.operator.v1.OperatorRow
+	160, // 82: vedette.operator.v1.ListOperatorsResponse.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	160, // 83: vedette.operator.v1.PutRevocationsRequest.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	161, // 84: vedette.operator.v1.ListCheckpointsResponse.checkpoints:type_name -> vedette.raft.v1.Checkpoint
+	162, // 85: vedette.operator.v1.ListCheckpointsResponse.trusts:type_name -> vedette.sensor.v1.SignedTrust
+	162, // 86: vedette.operator.v1.GetTrustResponse.trust:type_name -> vedette.sensor.v1.SignedTrust
+	115, // 87: vedette.operator.v1.GetTrustResponse.counts:type_name -> vedette.operator.v1.TrustCount
+	116, // 88: vedette.operator.v1.GetTrustResponse.nodes:type_name -> vedette.operator.v1.TrustHolder
+	116, // 89: vedette.operator.v1.GetTrustResponse.holders:type_name -> vedette.operator.v1.TrustHolder
+	162, // 90: vedette.operator.v1.PutTrustRequest.signed:type_name -> vedette.sensor.v1.SignedTrust
+	3,   // 91: vedette.operator.v1.HuntRequest.selector:type_name -> vedette.operator.v1.Selector
+	163, // 92: vedette.operator.v1.HuntRequest.ask:type_name -> vedette.sensor.v1.Ask
+	123, // 93: vedette.operator.v1.HuntResponse.begun:type_name -> vedette.operator.v1.HuntBegun
+	124, // 94: vedette.operator.v1.HuntResponse.row:type_name -> vedette.operator.v1.HuntRow
+	125, // 95: vedette.operator.v1.HuntResponse.host:type_name -> vedette.operator.v1.HuntHost
+	126, // 96: vedette.operator.v1.HuntResponse.progress:type_name -> vedette.operator.v1.HuntProgress
+	126, // 97: vedette.operator.v1.HuntResponse.end:type_name -> vedette.operator.v1.HuntProgress
+	164, // 98: vedette.operator.v1.HuntRow.sighting:type_name -> vedette.sensor.v1.Sighting
+	165, // 99: vedette.operator.v1.HuntHost.answer:type_name -> vedette.sensor.v1.Answer
+	166, // 100: vedette.operator.v1.PutDrillsRequest.results:type_name -> vedette.raft.v1.DrillResult
+	166, // 101: vedette.operator.v1.ListDrillsResponse.results:type_name -> vedette.raft.v1.DrillResult
+	0,   // 102: vedette.operator.v1.OperatorService.GetStatus:input_type -> vedette.operator.v1.GetStatusRequest
+	4,   // 103: vedette.operator.v1.OperatorService.ListHosts:input_type -> vedette.operator.v1.ListHostsRequest
+	6,   // 104: vedette.operator.v1.OperatorService.GetHost:input_type -> vedette.operator.v1.GetHostRequest
+	8,   // 105: vedette.operator.v1.OperatorService.GetHostHistory:input_type -> vedette.operator.v1.GetHostHistoryRequest
+	34,  // 106: vedette.operator.v1.OperatorService.ListFindings:input_type -> vedette.operator.v1.ListFindingsRequest
+	36,  // 107: vedette.operator.v1.OperatorService.GetFinding:input_type -> vedette.operator.v1.GetFindingRequest
+	38,  // 108: vedette.operator.v1.OperatorService.ListIncidents:input_type -> vedette.operator.v1.ListIncidentsRequest
+	40,  // 109: vedette.operator.v1.OperatorService.GetIncident:input_type -> vedette.operator.v1.GetIncidentRequest
+	47,  // 110: vedette.operator.v1.OperatorService.CloseIncident:input_type -> vedette.operator.v1.CloseIncidentRequest
+	43,  // 111: vedette.operator.v1.OperatorService.ListInvestigations:input_type -> vedette.operator.v1.ListInvestigationsRequest
+	45,  // 112: vedette.operator.v1.OperatorService.GetInvestigation:input_type -> vedette.operator.v1.GetInvestigationRequest
+	49,  // 113: vedette.operator.v1.OperatorService.ListCampaigns:input_type -> vedette.operator.v1.ListCampaignsRequest
+	51,  // 114: vedette.operator.v1.OperatorService.GetCampaign:input_type -> vedette.operator.v1.GetCampaignRequest
+	53,  // 115: vedette.operator.v1.OperatorService.SelectHosts:input_type -> vedette.operator.v1.SelectHostsRequest
+	55,  // 116: vedette.operator.v1.OperatorService.PreviewOrder:input_type -> vedette.operator.v1.PreviewOrderRequest
+	58,  // 117: vedette.operator.v1.OperatorService.SubmitGrant:input_type -> vedette.operator.v1.SubmitGrantRequest
+	61,  // 118: vedette.operator.v1.OperatorService.ListOperations:input_type -> vedette.operator.v1.ListOperationsRequest
+	63,  // 119: vedette.operator.v1.OperatorService.ApproveOperation:input_type -> vedette.operator.v1.ApproveOperationRequest
+	65,  // 120: vedette.operator.v1.OperatorService.VetoOperation:input_type -> vedette.operator.v1.VetoOperationRequest
+	67,  // 121: vedette.operator.v1.OperatorService.ApplyIntent:input_type -> vedette.operator.v1.ApplyIntentRequest
+	69,  // 122: vedette.operator.v1.OperatorService.GetIntent:input_type -> vedette.operator.v1.GetIntentRequest
+	71,  // 123: vedette.operator.v1.OperatorService.ListIntents:input_type -> vedette.operator.v1.ListIntentsRequest
+	73,  // 124: vedette.operator.v1.OperatorService.TestIntent:input_type -> vedette.operator.v1.TestIntentRequest
+	76,  // 125: vedette.operator.v1.OperatorService.GetScorecard:input_type -> vedette.operator.v1.GetScorecardRequest
+	167, // 126: vedette.operator.v1.OperatorService.PutRules:input_type -> vedette.operator.v1.PutRulesRequest
+	168, // 127: vedette.operator.v1.OperatorService.HaltRules:input_type -> vedette.operator.v1.HaltRulesRequest
+	169, // 128: vedette.operator.v1.OperatorService.GetRules:input_type -> vedette.operator.v1.GetRulesRequest
+	170, // 129: vedette.operator.v1.OperatorService.ListRules:input_type -> vedette.operator.v1.ListRulesRequest
+	80,  // 130: vedette.operator.v1.OperatorService.ListIsolations:input_type -> vedette.operator.v1.ListIsolationsRequest
+	82,  // 131: vedette.operator.v1.OperatorService.GetOperation:input_type -> vedette.operator.v1.GetOperationRequest
+	85,  // 132: vedette.operator.v1.OperatorService.ListAudit:input_type -> vedette.operator.v1.ListAuditRequest
+	87,  // 133: vedette.operator.v1.OperatorService.CreateToken:input_type -> vedette.operator.v1.CreateTokenRequest
+	90,  // 134: vedette.operator.v1.OperatorService.ListMembers:input_type -> vedette.operator.v1.ListMembersRequest
+	92,  // 135: vedette.operator.v1.OperatorService.RemoveMember:input_type -> vedette.operator.v1.RemoveMemberRequest
+	94,  // 136: vedette.operator.v1.OperatorService.PutSignedNodes:input_type -> vedette.operator.v1.PutSignedNodesRequest
+	96,  // 137: vedette.operator.v1.OperatorService.DebugInfo:input_type -> vedette.operator.v1.DebugInfoRequest
+	102, // 138: vedette.operator.v1.OperatorService.Backup:input_type -> vedette.operator.v1.BackupRequest
+	104, // 139: vedette.operator.v1.OperatorService.RemoveHost:input_type -> vedette.operator.v1.RemoveHostRequest
+	107, // 140: vedette.operator.v1.OperatorService.ListOperators:input_type -> vedette.operator.v1.ListOperatorsRequest
+	109, // 141: vedette.operator.v1.OperatorService.PutRevocations:input_type -> vedette.operator.v1.PutRevocationsRequest
+	113, // 142: vedette.operator.v1.OperatorService.GetTrust:input_type -> vedette.operator.v1.GetTrustRequest
+	117, // 143: vedette.operator.v1.OperatorService.PrepareRoot:input_type -> vedette.operator.v1.PrepareRootRequest
+	119, // 144: vedette.operator.v1.OperatorService.PutTrust:input_type -> vedette.operator.v1.PutTrustRequest
+	111, // 145: vedette.operator.v1.OperatorService.ListCheckpoints:input_type -> vedette.operator.v1.ListCheckpointsRequest
+	13,  // 146: vedette.operator.v1.OperatorService.ListBehaviours:input_type -> vedette.operator.v1.ListBehavioursRequest
+	15,  // 147: vedette.operator.v1.OperatorService.DiffBaselines:input_type -> vedette.operator.v1.DiffBaselinesRequest
+	18,  // 148: vedette.operator.v1.OperatorService.ListRoles:input_type -> vedette.operator.v1.ListRolesRequest
+	21,  // 149: vedette.operator.v1.OperatorService.GetPack:input_type -> vedette.operator.v1.GetPackRequest
+	23,  // 150: vedette.operator.v1.OperatorService.PutPack:input_type -> vedette.operator.v1.PutPackRequest
+	25,  // 151: vedette.operator.v1.OperatorService.Unlearn:input_type -> vedette.operator.v1.UnlearnRequest
+	27,  // 152: vedette.operator.v1.OperatorService.ListUnlearns:input_type -> vedette.operator.v1.ListUnlearnsRequest
+	30,  // 153: vedette.operator.v1.OperatorService.ListRollOuts:input_type -> vedette.operator.v1.ListRollOutsRequest
+	127, // 154: vedette.operator.v1.OperatorService.PutDrills:input_type -> vedette.operator.v1.PutDrillsRequest
+	129, // 155: vedette.operator.v1.OperatorService.ListDrills:input_type -> vedette.operator.v1.ListDrillsRequest
+	99,  // 156: vedette.operator.v1.OperatorService.Watch:input_type -> vedette.operator.v1.WatchRequest
+	121, // 157: vedette.operator.v1.OperatorService.Hunt:input_type -> vedette.operator.v1.HuntRequest
+	1,   // 158: vedette.operator.v1.OperatorService.GetStatus:output_type -> vedette.operator.v1.GetStatusResponse
+	5,   // 159: vedette.operator.v1.OperatorService.ListHosts:output_type -> vedette.operator.v1.ListHostsResponse
+	7,   // 160: vedette.operator.v1.OperatorService.GetHost:output_type -> vedette.operator.v1.GetHostResponse
+	9,   // 161: vedette.operator.v1.OperatorService.GetHostHistory:output_type -> vedette.operator.v1.GetHostHistoryResponse
+	35,  // 162: vedette.operator.v1.OperatorService.ListFindings:output_type -> vedette.operator.v1.ListFindingsResponse
+	37,  // 163: vedette.operator.v1.OperatorService.GetFinding:output_type -> vedette.operator.v1.GetFindingResponse
+	39,  // 164: vedette.operator.v1.OperatorService.ListIncidents:output_type -> vedette.operator.v1.ListIncidentsResponse
+	41,  // 165: vedette.operator.v1.OperatorService.GetIncident:output_type -> vedette.operator.v1.GetIncidentResponse
+	48,  // 166: vedette.operator.v1.OperatorService.CloseIncident:output_type -> vedette.operator.v1.CloseIncidentResponse
+	44,  // 167: vedette.operator.v1.OperatorService.ListInvestigations:output_type -> vedette.operator.v1.ListInvestigationsResponse
+	46,  // 168: vedette.operator.v1.OperatorService.GetInvestigation:output_type -> vedette.operator.v1.GetInvestigationResponse
+	50,  // 169: vedette.operator.v1.OperatorService.ListCampaigns:output_type -> vedette.operator.v1.ListCampaignsResponse
+	52,  // 170: vedette.operator.v1.OperatorService.GetCampaign:output_type -> vedette.operator.v1.GetCampaignResponse
+	54,  // 171: vedette.operator.v1.OperatorService.SelectHosts:output_type -> vedette.operator.v1.SelectHostsResponse
+	56,  // 172: vedette.operator.v1.OperatorService.PreviewOrder:output_type -> vedette.operator.v1.PreviewOrderResponse
+	59,  // 173: vedette.operator.v1.OperatorService.SubmitGrant:output_type -> vedette.operator.v1.SubmitGrantResponse
+	62,  // 174: vedette.operator.v1.OperatorService.ListOperations:output_type -> vedette.operator.v1.ListOperationsResponse
+	64,  // 175: vedette.operator.v1.OperatorService.ApproveOperation:output_type -> vedette.operator.v1.ApproveOperationResponse
+	66,  // 176: vedette.operator.v1.OperatorService.VetoOperation:output_type -> vedette.operator.v1.VetoOperationResponse
+	68,  // 177: vedette.operator.v1.OperatorService.ApplyIntent:output_type -> vedette.operator.v1.ApplyIntentResponse
+	70,  // 178: vedette.operator.v1.OperatorService.GetIntent:output_type -> vedette.operator.v1.GetIntentResponse
+	72,  // 179: vedette.operator.v1.OperatorService.ListIntents:output_type -> vedette.operator.v1.ListIntentsResponse
+	74,  // 180: vedette.operator.v1.OperatorService.TestIntent:output_type -> vedette.operator.v1.TestIntentResponse
+	77,  // 181: vedette.operator.v1.OperatorService.GetScorecard:output_type -> vedette.operator.v1.GetScorecardResponse
+	171, // 182: vedette.operator.v1.OperatorService.PutRules:output_type -> vedette.operator.v1.PutRulesResponse
+	172, // 183: vedette.operator.v1.OperatorService.HaltRules:output_type -> vedette.operator.v1.HaltRulesResponse
+	173, // 184: vedette.operator.v1.OperatorService.GetRules:output_type -> vedette.operator.v1.GetRulesResponse
+	174, // 185: vedette.operator.v1.OperatorService.ListRules:output_type -> vedette.operator.v1.ListRulesResponse
+	81,  // 186: vedette.operator.v1.OperatorService.ListIsolations:output_type -> vedette.operator.v1.ListIsolationsResponse
+	83,  // 187: vedette.operator.v1.OperatorService.GetOperation:output_type -> vedette.operator.v1.GetOperationResponse
+	86,  // 188: vedette.operator.v1.OperatorService.ListAudit:output_type -> vedette.operator.v1.ListAuditResponse
+	88,  // 189: vedette.operator.v1.OperatorService.CreateToken:output_type -> vedette.operator.v1.CreateTokenResponse
+	91,  // 190: vedette.operator.v1.OperatorService.ListMembers:output_type -> vedette.operator.v1.ListMembersResponse
+	93,  // 191: vedette.operator.v1.OperatorService.RemoveMember:output_type -> vedette.operator.v1.RemoveMemberResponse
+	95,  // 192: vedette.operator.v1.OperatorService.PutSignedNodes:output_type -> vedette.operator.v1.PutSignedNodesResponse
+	97,  // 193: vedette.operator.v1.OperatorService.DebugInfo:output_type -> vedette.operator.v1.DebugInfoResponse
+	103, // 194: vedette.operator.v1.OperatorService.Backup:output_type -> vedette.operator.v1.BackupResponse
+	105, // 195: vedette.operator.v1.OperatorService.RemoveHost:output_type -> vedette.operator.v1.RemoveHostResponse
+	108, // 196: vedette.operator.v1.OperatorService.ListOperators:output_type -> vedette.operator.v1.ListOperatorsResponse
+	110, // 197: vedette.operator.v1.OperatorService.PutRevocations:output_type -> vedette.operator.v1.PutRevocationsResponse
+	114, // 198: vedette.operator.v1.OperatorService.GetTrust:output_type -> vedette.operator.v1.GetTrustResponse
+	118, // 199: vedette.operator.v1.OperatorService.PrepareRoot:output_type -> vedette.operator.v1.PrepareRootResponse
+	120, // 200: vedette.operator.v1.OperatorService.PutTrust:output_type -> vedette.operator.v1.PutTrustResponse
+	112, // 201: vedette.operator.v1.OperatorService.ListCheckpoints:output_type -> vedette.operator.v1.ListCheckpointsResponse
+	14,  // 202: vedette.operator.v1.OperatorService.ListBehaviours:output_type -> vedette.operator.v1.ListBehavioursResponse
+	16,  // 203: vedette.operator.v1.OperatorService.DiffBaselines:output_type -> vedette.operator.v1.DiffBaselinesResponse
+	19,  // 204: vedette.operator.v1.OperatorService.ListRoles:output_type -> vedette.operator.v1.ListRolesResponse
+	22,  // 205: vedette.operator.v1.OperatorService.GetPack:output_type -> vedette.operator.v1.GetPackResponse
+	24,  // 206: vedette.operator.v1.OperatorService.PutPack:output_type -> vedette.operator.v1.PutPackResponse
+	26,  // 207: vedette.operator.v1.OperatorService.Unlearn:output_type -> vedette.operator.v1.UnlearnResponse
+	28,  // 208: vedette.operator.v1.OperatorService.ListUnlearns:output_type -> vedette.operator.v1.ListUnlearnsResponse
+	31,  // 209: vedette.operator.v1.OperatorService.ListRollOuts:output_type -> vedette.operator.v1.ListRollOutsResponse
+	128, // 210: vedette.operator.v1.OperatorService.PutDrills:output_type -> vedette.operator.v1.PutDrillsResponse
+	130, // 211: vedette.operator.v1.OperatorService.ListDrills:output_type -> vedette.operator.v1.ListDrillsResponse
+	100, // 212: vedette.operator.v1.OperatorService.Watch:output_type -> vedette.operator.v1.WatchResponse
+	122, // 213: vedette.operator.v1.OperatorService.Hunt:output_type -> vedette.operator.v1.HuntResponse
+	158, // [158:214] is the sub-list for method output_type
+	102, // [102:158] is the sub-list for method input_type
+	102, // [102:102] is the sub-list for extension type_name
+	102, // [102:102] is the sub-list for extension extendee
+	0,   // [0:102] is the sub-list for field type_name
 }
 
 func init() { file_vedette_operator_proto_init() }
@@ -9814,14 +9987,14 @@ func file_vedette_operator_proto_init() {
 		return
 	}
 	file_vedette_operator_rules_proto_init()
-	file_vedette_operator_proto_msgTypes[99].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[100].OneofWrappers = []any{
 		(*WatchResponse_Summary)(nil),
 		(*WatchResponse_Finding)(nil),
 		(*WatchResponse_Incident)(nil),
 		(*WatchResponse_Isolation)(nil),
 		(*WatchResponse_HostChange)(nil),
 	}
-	file_vedette_operator_proto_msgTypes[121].OneofWrappers = []any{
+	file_vedette_operator_proto_msgTypes[122].OneofWrappers = []any{
 		(*HuntResponse_Begun)(nil),
 		(*HuntResponse_Row)(nil),
 		(*HuntResponse_Host)(nil),
@@ -9834,7 +10007,7 @@ func file_vedette_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_operator_proto_rawDesc), len(file_vedette_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   135,
+			NumMessages:   136,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

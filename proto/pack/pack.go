@@ -1,5 +1,6 @@
 // Package pack reads, signs and verifies baseline packs, which say what the hosts of a role
-// have in common, and the orders by which an operator has a host forget what it learnt.
+// have in common, the orders by which an operator has a host forget what it learnt, and the
+// dispositions by which one says what a host's findings were.
 //
 // Invariant: what Verify calls an operator's was signed by one who may for exactly these
 // bytes. What nobody signed is a node's word, good for what package baseline of the sensor
@@ -28,8 +29,9 @@ import (
 
 // What separates these signatures from any other use of the same key.
 const (
-	packContext    = "vedette-pack-v1\x00"
-	unlearnContext = "vedette-unlearn-v1\x00"
+	packContext        = "vedette-pack-v1\x00"
+	unlearnContext     = "vedette-unlearn-v1\x00"
+	dispositionContext = "vedette-disposition-v1\x00"
 )
 
 const (
@@ -47,7 +49,7 @@ const (
 	KeySize = 16
 	// Lifetime is the longest that an operator's pack counts.
 	Lifetime = 180 * 24 * time.Hour
-	// UnlearnFor is how long an order to unlearn waits for its host.
+	// UnlearnFor is how long an order to unlearn, or a disposition, waits for its host.
 	UnlearnFor = 30 * 24 * time.Hour
 	// MinHosts is of how many hosts a pack must be that no operator signed.
 	MinHosts = 3
@@ -64,7 +66,7 @@ const (
 )
 
 var (
-	// ErrMalformed: not a pack or an order to unlearn, or one that breaks a bound.
+	// ErrMalformed: not a pack, an order to unlearn or a disposition, or one that breaks a bound.
 	ErrMalformed = errors.New("malformed pack")
 	// ErrTime: it has ended, or was made in the future.
 	ErrTime = errors.New("out of its time")
@@ -72,10 +74,11 @@ var (
 	ErrForeign = grant.ErrForeign
 )
 
-// maySignPack are the roles that say what is normal, and mayUnlearn those that say that
-// something was not.
+// maySignPack are the roles that say what is normal, mayDispose those that close incidents,
+// and mayUnlearn those that say of whatever they name that it was not.
 var (
 	maySignPack = []string{operator.RoleHunter, operator.RoleResponder, operator.RoleAdmin}
+	mayDispose  = maySignPack
 	mayUnlearn  = []string{operator.RoleResponder, operator.RoleAdmin}
 )
 

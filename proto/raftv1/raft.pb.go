@@ -76,6 +76,7 @@ type Command struct {
 	//	*Command_PutCampaign
 	//	*Command_PutDrills
 	//	*Command_PutInvestigation
+	//	*Command_PutDispositions
 	//	*Command_PutRules
 	//	*Command_AdvanceRules
 	//	*Command_HaltRules
@@ -521,6 +522,15 @@ func (x *Command) GetPutInvestigation() *PutInvestigation {
 	return nil
 }
 
+func (x *Command) GetPutDispositions() *PutDispositions {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutDispositions); ok {
+			return x.PutDispositions
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutRules() *PutRules {
 	if x != nil {
 		if x, ok := x.Body.(*Command_PutRules); ok {
@@ -729,6 +739,10 @@ type Command_PutInvestigation struct {
 	PutInvestigation *PutInvestigation `protobuf:"bytes,72,opt,name=put_investigation,json=putInvestigation,proto3,oneof"`
 }
 
+type Command_PutDispositions struct {
+	PutDispositions *PutDispositions `protobuf:"bytes,73,opt,name=put_dispositions,json=putDispositions,proto3,oneof"`
+}
+
 type Command_PutRules struct {
 	PutRules *PutRules `protobuf:"bytes,60,opt,name=put_rules,json=putRules,proto3,oneof"`
 }
@@ -828,6 +842,8 @@ func (*Command_PutCampaign) isCommand_Body() {}
 func (*Command_PutDrills) isCommand_Body() {}
 
 func (*Command_PutInvestigation) isCommand_Body() {}
+
+func (*Command_PutDispositions) isCommand_Body() {}
 
 func (*Command_PutRules) isCommand_Body() {}
 
@@ -1117,6 +1133,51 @@ func (*LearningOrder_Unlearn) isLearningOrder_Body() {}
 
 func (*LearningOrder_Unlearnt) isLearningOrder_Body() {}
 
+// What the operator who closed an incident tells its hosts.
+type PutDispositions struct {
+	state         protoimpl.MessageState        `protogen:"open.v1"`
+	Dispositions  []*sensorv1.SignedDisposition `protobuf:"bytes,1,rep,name=dispositions,proto3" json:"dispositions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutDispositions) Reset() {
+	*x = PutDispositions{}
+	mi := &file_vedette_raft_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutDispositions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutDispositions) ProtoMessage() {}
+
+func (x *PutDispositions) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutDispositions.ProtoReflect.Descriptor instead.
+func (*PutDispositions) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PutDispositions) GetDispositions() []*sensorv1.SignedDisposition {
+	if x != nil {
+		return x.Dispositions
+	}
+	return nil
+}
+
 type UnlearntBy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // from the certificate
@@ -1127,7 +1188,7 @@ type UnlearntBy struct {
 
 func (x *UnlearntBy) Reset() {
 	*x = UnlearntBy{}
-	mi := &file_vedette_raft_proto_msgTypes[5]
+	mi := &file_vedette_raft_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1200,7 @@ func (x *UnlearntBy) String() string {
 func (*UnlearntBy) ProtoMessage() {}
 
 func (x *UnlearntBy) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[5]
+	mi := &file_vedette_raft_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1213,7 @@ func (x *UnlearntBy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlearntBy.ProtoReflect.Descriptor instead.
 func (*UnlearntBy) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{5}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UnlearntBy) GetHost() string {
@@ -1179,7 +1240,7 @@ type NoteRollOuts struct {
 
 func (x *NoteRollOuts) Reset() {
 	*x = NoteRollOuts{}
-	mi := &file_vedette_raft_proto_msgTypes[6]
+	mi := &file_vedette_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1252,7 @@ func (x *NoteRollOuts) String() string {
 func (*NoteRollOuts) ProtoMessage() {}
 
 func (x *NoteRollOuts) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[6]
+	mi := &file_vedette_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1265,7 @@ func (x *NoteRollOuts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRollOuts.ProtoReflect.Descriptor instead.
 func (*NoteRollOuts) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{6}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NoteRollOuts) GetRollOuts() []*RollOut {
@@ -1228,7 +1289,7 @@ type RollOut struct {
 
 func (x *RollOut) Reset() {
 	*x = RollOut{}
-	mi := &file_vedette_raft_proto_msgTypes[7]
+	mi := &file_vedette_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1301,7 @@ func (x *RollOut) String() string {
 func (*RollOut) ProtoMessage() {}
 
 func (x *RollOut) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[7]
+	mi := &file_vedette_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1314,7 @@ func (x *RollOut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollOut.ProtoReflect.Descriptor instead.
 func (*RollOut) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{7}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RollOut) GetKey() []byte {
@@ -1307,7 +1368,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[8]
+	mi := &file_vedette_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1380,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[8]
+	mi := &file_vedette_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1393,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{8}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -1352,7 +1413,7 @@ type Ingest struct {
 
 func (x *Ingest) Reset() {
 	*x = Ingest{}
-	mi := &file_vedette_raft_proto_msgTypes[9]
+	mi := &file_vedette_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1425,7 @@ func (x *Ingest) String() string {
 func (*Ingest) ProtoMessage() {}
 
 func (x *Ingest) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[9]
+	mi := &file_vedette_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1438,7 @@ func (x *Ingest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingest.ProtoReflect.Descriptor instead.
 func (*Ingest) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{9}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Ingest) GetBatches() []*HostBatch {
@@ -1397,7 +1458,7 @@ type HostBatch struct {
 
 func (x *HostBatch) Reset() {
 	*x = HostBatch{}
-	mi := &file_vedette_raft_proto_msgTypes[10]
+	mi := &file_vedette_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1470,7 @@ func (x *HostBatch) String() string {
 func (*HostBatch) ProtoMessage() {}
 
 func (x *HostBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[10]
+	mi := &file_vedette_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1483,7 @@ func (x *HostBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBatch.ProtoReflect.Descriptor instead.
 func (*HostBatch) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{10}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HostBatch) GetHost() string {
@@ -1450,7 +1511,7 @@ type EnrollHost struct {
 
 func (x *EnrollHost) Reset() {
 	*x = EnrollHost{}
-	mi := &file_vedette_raft_proto_msgTypes[11]
+	mi := &file_vedette_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1523,7 @@ func (x *EnrollHost) String() string {
 func (*EnrollHost) ProtoMessage() {}
 
 func (x *EnrollHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[11]
+	mi := &file_vedette_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1536,7 @@ func (x *EnrollHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollHost.ProtoReflect.Descriptor instead.
 func (*EnrollHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{11}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EnrollHost) GetHost() string {
@@ -1512,7 +1573,7 @@ type CreateToken struct {
 
 func (x *CreateToken) Reset() {
 	*x = CreateToken{}
-	mi := &file_vedette_raft_proto_msgTypes[12]
+	mi := &file_vedette_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1585,7 @@ func (x *CreateToken) String() string {
 func (*CreateToken) ProtoMessage() {}
 
 func (x *CreateToken) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[12]
+	mi := &file_vedette_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1598,7 @@ func (x *CreateToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateToken.ProtoReflect.Descriptor instead.
 func (*CreateToken) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{12}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateToken) GetTokenId() string {
@@ -1591,7 +1652,7 @@ type ConsumeToken struct {
 
 func (x *ConsumeToken) Reset() {
 	*x = ConsumeToken{}
-	mi := &file_vedette_raft_proto_msgTypes[13]
+	mi := &file_vedette_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1664,7 @@ func (x *ConsumeToken) String() string {
 func (*ConsumeToken) ProtoMessage() {}
 
 func (x *ConsumeToken) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[13]
+	mi := &file_vedette_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1677,7 @@ func (x *ConsumeToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeToken.ProtoReflect.Descriptor instead.
 func (*ConsumeToken) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{13}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConsumeToken) GetTokenId() string {
@@ -1682,7 +1743,7 @@ type RequestResponse struct {
 
 func (x *RequestResponse) Reset() {
 	*x = RequestResponse{}
-	mi := &file_vedette_raft_proto_msgTypes[14]
+	mi := &file_vedette_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1755,7 @@ func (x *RequestResponse) String() string {
 func (*RequestResponse) ProtoMessage() {}
 
 func (x *RequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[14]
+	mi := &file_vedette_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1768,7 @@ func (x *RequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestResponse.ProtoReflect.Descriptor instead.
 func (*RequestResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{14}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RequestResponse) GetOperation() string {
@@ -1752,7 +1813,7 @@ type ApproveOperation struct {
 
 func (x *ApproveOperation) Reset() {
 	*x = ApproveOperation{}
-	mi := &file_vedette_raft_proto_msgTypes[15]
+	mi := &file_vedette_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1825,7 @@ func (x *ApproveOperation) String() string {
 func (*ApproveOperation) ProtoMessage() {}
 
 func (x *ApproveOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[15]
+	mi := &file_vedette_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1838,7 @@ func (x *ApproveOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveOperation.ProtoReflect.Descriptor instead.
 func (*ApproveOperation) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{15}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ApproveOperation) GetOperation() string {
@@ -1819,7 +1880,7 @@ type VetoOperation struct {
 
 func (x *VetoOperation) Reset() {
 	*x = VetoOperation{}
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1892,7 @@ func (x *VetoOperation) String() string {
 func (*VetoOperation) ProtoMessage() {}
 
 func (x *VetoOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[16]
+	mi := &file_vedette_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1905,7 @@ func (x *VetoOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VetoOperation.ProtoReflect.Descriptor instead.
 func (*VetoOperation) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{16}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VetoOperation) GetOperation() string {
@@ -1871,7 +1932,7 @@ type PutIntent struct {
 
 func (x *PutIntent) Reset() {
 	*x = PutIntent{}
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +1944,7 @@ func (x *PutIntent) String() string {
 func (*PutIntent) ProtoMessage() {}
 
 func (x *PutIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[17]
+	mi := &file_vedette_raft_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +1957,7 @@ func (x *PutIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIntent.ProtoReflect.Descriptor instead.
 func (*PutIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{17}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PutIntent) GetSigned() *sensorv1.SignedIntent {
@@ -1930,7 +1991,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2003,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[18]
+	mi := &file_vedette_raft_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2016,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{18}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProposeResponse) GetGrant() *sensorv1.Grant {
@@ -2017,7 +2078,7 @@ type StartOperation struct {
 
 func (x *StartOperation) Reset() {
 	*x = StartOperation{}
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2090,7 @@ func (x *StartOperation) String() string {
 func (*StartOperation) ProtoMessage() {}
 
 func (x *StartOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[19]
+	mi := &file_vedette_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2103,7 @@ func (x *StartOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOperation.ProtoReflect.Descriptor instead.
 func (*StartOperation) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{19}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StartOperation) GetOperation() string {
@@ -2081,7 +2142,7 @@ type Incident struct {
 
 func (x *Incident) Reset() {
 	*x = Incident{}
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2154,7 @@ func (x *Incident) String() string {
 func (*Incident) ProtoMessage() {}
 
 func (x *Incident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[20]
+	mi := &file_vedette_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2167,7 @@ func (x *Incident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incident.ProtoReflect.Descriptor instead.
 func (*Incident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{20}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Incident) GetId() string {
@@ -2268,7 +2329,7 @@ type TimelineEntry struct {
 
 func (x *TimelineEntry) Reset() {
 	*x = TimelineEntry{}
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2341,7 @@ func (x *TimelineEntry) String() string {
 func (*TimelineEntry) ProtoMessage() {}
 
 func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[21]
+	mi := &file_vedette_raft_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2354,7 @@ func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
 func (*TimelineEntry) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{21}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TimelineEntry) GetTime() int64 {
@@ -2337,7 +2398,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2410,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[22]
+	mi := &file_vedette_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2423,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{22}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2411,7 +2472,7 @@ type PutIncident struct {
 
 func (x *PutIncident) Reset() {
 	*x = PutIncident{}
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2484,7 @@ func (x *PutIncident) String() string {
 func (*PutIncident) ProtoMessage() {}
 
 func (x *PutIncident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[23]
+	mi := &file_vedette_raft_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2497,7 @@ func (x *PutIncident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIncident.ProtoReflect.Descriptor instead.
 func (*PutIncident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{23}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutIncident) GetIncident() *Incident {
@@ -2464,7 +2525,7 @@ type CloseIncident struct {
 
 func (x *CloseIncident) Reset() {
 	*x = CloseIncident{}
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2537,7 @@ func (x *CloseIncident) String() string {
 func (*CloseIncident) ProtoMessage() {}
 
 func (x *CloseIncident) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[24]
+	mi := &file_vedette_raft_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2550,7 @@ func (x *CloseIncident) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseIncident.ProtoReflect.Descriptor instead.
 func (*CloseIncident) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{24}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CloseIncident) GetId() string {
@@ -2522,7 +2583,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2595,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[25]
+	mi := &file_vedette_raft_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2608,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{25}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutNode) GetNode() *sensorv1.Node {
@@ -2566,7 +2627,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +2639,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[26]
+	mi := &file_vedette_raft_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +2652,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{26}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveNode) GetId() string {
@@ -2611,7 +2672,7 @@ type PutSignedNodes struct {
 
 func (x *PutSignedNodes) Reset() {
 	*x = PutSignedNodes{}
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2684,7 @@ func (x *PutSignedNodes) String() string {
 func (*PutSignedNodes) ProtoMessage() {}
 
 func (x *PutSignedNodes) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[27]
+	mi := &file_vedette_raft_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2697,7 @@ func (x *PutSignedNodes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSignedNodes.ProtoReflect.Descriptor instead.
 func (*PutSignedNodes) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{27}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PutSignedNodes) GetSigned() *sensorv1.SignedNodes {
@@ -2666,7 +2727,7 @@ type HostSession struct {
 
 func (x *HostSession) Reset() {
 	*x = HostSession{}
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +2739,7 @@ func (x *HostSession) String() string {
 func (*HostSession) ProtoMessage() {}
 
 func (x *HostSession) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[28]
+	mi := &file_vedette_raft_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,7 +2752,7 @@ func (x *HostSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSession.ProtoReflect.Descriptor instead.
 func (*HostSession) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{28}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HostSession) GetHost() string {
@@ -2775,7 +2836,7 @@ type BeginSessions struct {
 
 func (x *BeginSessions) Reset() {
 	*x = BeginSessions{}
-	mi := &file_vedette_raft_proto_msgTypes[29]
+	mi := &file_vedette_raft_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2848,7 @@ func (x *BeginSessions) String() string {
 func (*BeginSessions) ProtoMessage() {}
 
 func (x *BeginSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[29]
+	mi := &file_vedette_raft_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +2861,7 @@ func (x *BeginSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginSessions.ProtoReflect.Descriptor instead.
 func (*BeginSessions) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{29}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BeginSessions) GetSessions() []*HostSession {
@@ -2824,7 +2885,7 @@ type SessionsEnded struct {
 
 func (x *SessionsEnded) Reset() {
 	*x = SessionsEnded{}
-	mi := &file_vedette_raft_proto_msgTypes[30]
+	mi := &file_vedette_raft_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2897,7 @@ func (x *SessionsEnded) String() string {
 func (*SessionsEnded) ProtoMessage() {}
 
 func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[30]
+	mi := &file_vedette_raft_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +2910,7 @@ func (x *SessionsEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsEnded.ProtoReflect.Descriptor instead.
 func (*SessionsEnded) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{30}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SessionsEnded) GetNode() string {
@@ -2888,7 +2949,7 @@ type SessionEnd struct {
 
 func (x *SessionEnd) Reset() {
 	*x = SessionEnd{}
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +2961,7 @@ func (x *SessionEnd) String() string {
 func (*SessionEnd) ProtoMessage() {}
 
 func (x *SessionEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[31]
+	mi := &file_vedette_raft_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +2974,7 @@ func (x *SessionEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEnd.ProtoReflect.Descriptor instead.
 func (*SessionEnd) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{31}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SessionEnd) GetHost() string {
@@ -2963,7 +3024,7 @@ type RaiseSilence struct {
 
 func (x *RaiseSilence) Reset() {
 	*x = RaiseSilence{}
-	mi := &file_vedette_raft_proto_msgTypes[32]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3036,7 @@ func (x *RaiseSilence) String() string {
 func (*RaiseSilence) ProtoMessage() {}
 
 func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[32]
+	mi := &file_vedette_raft_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3049,7 @@ func (x *RaiseSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseSilence.ProtoReflect.Descriptor instead.
 func (*RaiseSilence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{32}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RaiseSilence) GetFinding() *sensorv1.Finding {
@@ -3015,7 +3076,7 @@ type SilentHost struct {
 
 func (x *SilentHost) Reset() {
 	*x = SilentHost{}
-	mi := &file_vedette_raft_proto_msgTypes[33]
+	mi := &file_vedette_raft_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3088,7 @@ func (x *SilentHost) String() string {
 func (*SilentHost) ProtoMessage() {}
 
 func (x *SilentHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[33]
+	mi := &file_vedette_raft_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3101,7 @@ func (x *SilentHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilentHost.ProtoReflect.Descriptor instead.
 func (*SilentHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{33}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SilentHost) GetHost() string {
@@ -3070,7 +3131,7 @@ type PutOperator struct {
 
 func (x *PutOperator) Reset() {
 	*x = PutOperator{}
-	mi := &file_vedette_raft_proto_msgTypes[34]
+	mi := &file_vedette_raft_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3143,7 @@ func (x *PutOperator) String() string {
 func (*PutOperator) ProtoMessage() {}
 
 func (x *PutOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[34]
+	mi := &file_vedette_raft_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3156,7 @@ func (x *PutOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOperator.ProtoReflect.Descriptor instead.
 func (*PutOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{34}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutOperator) GetName() string {
@@ -3142,7 +3203,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_vedette_raft_proto_msgTypes[35]
+	mi := &file_vedette_raft_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3215,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[35]
+	mi := &file_vedette_raft_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3228,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{35}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Result) GetRejected() string {
@@ -3229,7 +3290,7 @@ type SessionBegun struct {
 
 func (x *SessionBegun) Reset() {
 	*x = SessionBegun{}
-	mi := &file_vedette_raft_proto_msgTypes[36]
+	mi := &file_vedette_raft_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3241,7 +3302,7 @@ func (x *SessionBegun) String() string {
 func (*SessionBegun) ProtoMessage() {}
 
 func (x *SessionBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[36]
+	mi := &file_vedette_raft_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3254,7 +3315,7 @@ func (x *SessionBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionBegun.ProtoReflect.Descriptor instead.
 func (*SessionBegun) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{36}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SessionBegun) GetRejected() string {
@@ -3283,7 +3344,7 @@ type HostAck struct {
 
 func (x *HostAck) Reset() {
 	*x = HostAck{}
-	mi := &file_vedette_raft_proto_msgTypes[37]
+	mi := &file_vedette_raft_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3356,7 @@ func (x *HostAck) String() string {
 func (*HostAck) ProtoMessage() {}
 
 func (x *HostAck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[37]
+	mi := &file_vedette_raft_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3369,7 @@ func (x *HostAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostAck.ProtoReflect.Descriptor instead.
 func (*HostAck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{37}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *HostAck) GetHost() string {
@@ -3352,7 +3413,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3425,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[38]
+	mi := &file_vedette_raft_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3438,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{38}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ForwardReply) GetResult() *Result {
@@ -3442,7 +3503,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3454,7 +3515,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[39]
+	mi := &file_vedette_raft_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3467,7 +3528,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{39}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeStatus) GetVersion() string {
@@ -3575,7 +3636,7 @@ type ReportDivergence struct {
 
 func (x *ReportDivergence) Reset() {
 	*x = ReportDivergence{}
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3587,7 +3648,7 @@ func (x *ReportDivergence) String() string {
 func (*ReportDivergence) ProtoMessage() {}
 
 func (x *ReportDivergence) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[40]
+	mi := &file_vedette_raft_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3600,7 +3661,7 @@ func (x *ReportDivergence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDivergence.ProtoReflect.Descriptor instead.
 func (*ReportDivergence) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{40}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReportDivergence) GetNode() string {
@@ -3651,7 +3712,7 @@ type StateCheck struct {
 
 func (x *StateCheck) Reset() {
 	*x = StateCheck{}
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3663,7 +3724,7 @@ func (x *StateCheck) String() string {
 func (*StateCheck) ProtoMessage() {}
 
 func (x *StateCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[41]
+	mi := &file_vedette_raft_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3676,7 +3737,7 @@ func (x *StateCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCheck.ProtoReflect.Descriptor instead.
 func (*StateCheck) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{41}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StateCheck) GetWindow() uint64 {
@@ -3719,7 +3780,7 @@ type SuspectSensor struct {
 
 func (x *SuspectSensor) Reset() {
 	*x = SuspectSensor{}
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3792,7 @@ func (x *SuspectSensor) String() string {
 func (*SuspectSensor) ProtoMessage() {}
 
 func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[42]
+	mi := &file_vedette_raft_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3805,7 @@ func (x *SuspectSensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectSensor.ProtoReflect.Descriptor instead.
 func (*SuspectSensor) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{42}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SuspectSensor) GetHost() string {
@@ -3782,7 +3843,7 @@ type RestoreCluster struct {
 
 func (x *RestoreCluster) Reset() {
 	*x = RestoreCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[43]
+	mi := &file_vedette_raft_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3794,7 +3855,7 @@ func (x *RestoreCluster) String() string {
 func (*RestoreCluster) ProtoMessage() {}
 
 func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[43]
+	mi := &file_vedette_raft_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3807,7 +3868,7 @@ func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCluster.ProtoReflect.Descriptor instead.
 func (*RestoreCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{43}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RestoreCluster) GetNode() *sensorv1.Node {
@@ -3851,7 +3912,7 @@ type RecoverCluster struct {
 
 func (x *RecoverCluster) Reset() {
 	*x = RecoverCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +3924,7 @@ func (x *RecoverCluster) String() string {
 func (*RecoverCluster) ProtoMessage() {}
 
 func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +3937,7 @@ func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
 func (*RecoverCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RecoverCluster) GetNode() *sensorv1.Node {
@@ -3910,7 +3971,7 @@ type NoteBackup struct {
 
 func (x *NoteBackup) Reset() {
 	*x = NoteBackup{}
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +3983,7 @@ func (x *NoteBackup) String() string {
 func (*NoteBackup) ProtoMessage() {}
 
 func (x *NoteBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +3996,7 @@ func (x *NoteBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
 func (*NoteBackup) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *NoteBackup) GetIdentity() bool {
@@ -3956,7 +4017,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4029,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4042,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RemoveHost) GetHost() string {
@@ -4009,7 +4070,7 @@ type RetireHost struct {
 
 func (x *RetireHost) Reset() {
 	*x = RetireHost{}
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4021,7 +4082,7 @@ func (x *RetireHost) String() string {
 func (*RetireHost) ProtoMessage() {}
 
 func (x *RetireHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4034,7 +4095,7 @@ func (x *RetireHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireHost.ProtoReflect.Descriptor instead.
 func (*RetireHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RetireHost) GetHost() string {
@@ -4062,7 +4123,7 @@ type PutRevocations struct {
 
 func (x *PutRevocations) Reset() {
 	*x = PutRevocations{}
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4135,7 @@ func (x *PutRevocations) String() string {
 func (*PutRevocations) ProtoMessage() {}
 
 func (x *PutRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4148,7 @@ func (x *PutRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocations.ProtoReflect.Descriptor instead.
 func (*PutRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PutRevocations) GetSigned() *sensorv1.SignedRevocations {
@@ -4114,7 +4175,7 @@ type PutCheckpoint struct {
 
 func (x *PutCheckpoint) Reset() {
 	*x = PutCheckpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4187,7 @@ func (x *PutCheckpoint) String() string {
 func (*PutCheckpoint) ProtoMessage() {}
 
 func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4200,7 @@ func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCheckpoint.ProtoReflect.Descriptor instead.
 func (*PutCheckpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PutCheckpoint) GetCheckpoint() *Checkpoint {
@@ -4165,7 +4226,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[50]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4177,7 +4238,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[50]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4190,7 +4251,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Checkpoint) GetClusterId() string {
@@ -4264,7 +4325,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_vedette_raft_proto_msgTypes[51]
+	mi := &file_vedette_raft_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4276,7 +4337,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[51]
+	mi := &file_vedette_raft_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4289,7 +4350,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Retain) GetRows() uint32 {
@@ -4381,7 +4442,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_vedette_raft_proto_msgTypes[52]
+	mi := &file_vedette_raft_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +4454,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[52]
+	mi := &file_vedette_raft_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +4467,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{52}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Forget) GetSightings() uint32 {
@@ -4444,7 +4505,7 @@ type PutTrust struct {
 
 func (x *PutTrust) Reset() {
 	*x = PutTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[53]
+	mi := &file_vedette_raft_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4517,7 @@ func (x *PutTrust) String() string {
 func (*PutTrust) ProtoMessage() {}
 
 func (x *PutTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[53]
+	mi := &file_vedette_raft_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4530,7 @@ func (x *PutTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrust.ProtoReflect.Descriptor instead.
 func (*PutTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{53}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PutTrust) GetSigned() *sensorv1.SignedTrust {
@@ -4512,7 +4573,7 @@ type NoteTrust struct {
 
 func (x *NoteTrust) Reset() {
 	*x = NoteTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[54]
+	mi := &file_vedette_raft_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4524,7 +4585,7 @@ func (x *NoteTrust) String() string {
 func (*NoteTrust) ProtoMessage() {}
 
 func (x *NoteTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[54]
+	mi := &file_vedette_raft_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4537,7 +4598,7 @@ func (x *NoteTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteTrust.ProtoReflect.Descriptor instead.
 func (*NoteTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{54}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *NoteTrust) GetHosts() []*HostTrust {
@@ -4572,7 +4633,7 @@ type HostTrust struct {
 
 func (x *HostTrust) Reset() {
 	*x = HostTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[55]
+	mi := &file_vedette_raft_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4584,7 +4645,7 @@ func (x *HostTrust) String() string {
 func (*HostTrust) ProtoMessage() {}
 
 func (x *HostTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[55]
+	mi := &file_vedette_raft_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4597,7 +4658,7 @@ func (x *HostTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTrust.ProtoReflect.Descriptor instead.
 func (*HostTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{55}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *HostTrust) GetHost() string {
@@ -4631,7 +4692,7 @@ type HolderTrust struct {
 
 func (x *HolderTrust) Reset() {
 	*x = HolderTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[56]
+	mi := &file_vedette_raft_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4643,7 +4704,7 @@ func (x *HolderTrust) String() string {
 func (*HolderTrust) ProtoMessage() {}
 
 func (x *HolderTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[56]
+	mi := &file_vedette_raft_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4656,7 +4717,7 @@ func (x *HolderTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HolderTrust.ProtoReflect.Descriptor instead.
 func (*HolderTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{56}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *HolderTrust) GetName() string {
@@ -4686,7 +4747,7 @@ type ExportMark struct {
 
 func (x *ExportMark) Reset() {
 	*x = ExportMark{}
-	mi := &file_vedette_raft_proto_msgTypes[57]
+	mi := &file_vedette_raft_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4698,7 +4759,7 @@ func (x *ExportMark) String() string {
 func (*ExportMark) ProtoMessage() {}
 
 func (x *ExportMark) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[57]
+	mi := &file_vedette_raft_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4711,7 +4772,7 @@ func (x *ExportMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportMark.ProtoReflect.Descriptor instead.
 func (*ExportMark) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{57}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExportMark) GetSink() string {
@@ -4756,7 +4817,7 @@ type ExportPlace struct {
 
 func (x *ExportPlace) Reset() {
 	*x = ExportPlace{}
-	mi := &file_vedette_raft_proto_msgTypes[58]
+	mi := &file_vedette_raft_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4768,7 +4829,7 @@ func (x *ExportPlace) String() string {
 func (*ExportPlace) ProtoMessage() {}
 
 func (x *ExportPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[58]
+	mi := &file_vedette_raft_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4781,7 +4842,7 @@ func (x *ExportPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPlace.ProtoReflect.Descriptor instead.
 func (*ExportPlace) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{58}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExportPlace) GetFindings() int64 {
@@ -4831,7 +4892,7 @@ type NoteHunt struct {
 
 func (x *NoteHunt) Reset() {
 	*x = NoteHunt{}
-	mi := &file_vedette_raft_proto_msgTypes[59]
+	mi := &file_vedette_raft_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4843,7 +4904,7 @@ func (x *NoteHunt) String() string {
 func (*NoteHunt) ProtoMessage() {}
 
 func (x *NoteHunt) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[59]
+	mi := &file_vedette_raft_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4856,7 +4917,7 @@ func (x *NoteHunt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteHunt.ProtoReflect.Descriptor instead.
 func (*NoteHunt) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{59}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *NoteHunt) GetId() string {
@@ -4892,7 +4953,7 @@ type NodeQuestion struct {
 
 func (x *NodeQuestion) Reset() {
 	*x = NodeQuestion{}
-	mi := &file_vedette_raft_proto_msgTypes[60]
+	mi := &file_vedette_raft_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4904,7 +4965,7 @@ func (x *NodeQuestion) String() string {
 func (*NodeQuestion) ProtoMessage() {}
 
 func (x *NodeQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[60]
+	mi := &file_vedette_raft_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4917,7 +4978,7 @@ func (x *NodeQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeQuestion.ProtoReflect.Descriptor instead.
 func (*NodeQuestion) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{60}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *NodeQuestion) GetAsk() *sensorv1.Ask {
@@ -4947,7 +5008,7 @@ type NodeAnswer struct {
 
 func (x *NodeAnswer) Reset() {
 	*x = NodeAnswer{}
-	mi := &file_vedette_raft_proto_msgTypes[61]
+	mi := &file_vedette_raft_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4959,7 +5020,7 @@ func (x *NodeAnswer) String() string {
 func (*NodeAnswer) ProtoMessage() {}
 
 func (x *NodeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[61]
+	mi := &file_vedette_raft_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4972,7 +5033,7 @@ func (x *NodeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAnswer.ProtoReflect.Descriptor instead.
 func (*NodeAnswer) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{61}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *NodeAnswer) GetHost() string {
@@ -5007,7 +5068,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\x88\x19\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\xd7\x19\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -5063,7 +5124,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\fput_campaign\x18D \x01(\v2\x1c.vedette.raft.v1.PutCampaignH\x00R\vputCampaign\x12;\n" +
 	"\n" +
 	"put_drills\x18G \x01(\v2\x1a.vedette.raft.v1.PutDrillsH\x00R\tputDrills\x12P\n" +
-	"\x11put_investigation\x18H \x01(\v2!.vedette.raft.v1.PutInvestigationH\x00R\x10putInvestigation\x128\n" +
+	"\x11put_investigation\x18H \x01(\v2!.vedette.raft.v1.PutInvestigationH\x00R\x10putInvestigation\x12M\n" +
+	"\x10put_dispositions\x18I \x01(\v2 .vedette.raft.v1.PutDispositionsH\x00R\x0fputDispositions\x128\n" +
 	"\tput_rules\x18< \x01(\v2\x19.vedette.raft.v1.PutRulesH\x00R\bputRules\x12D\n" +
 	"\radvance_rules\x18= \x01(\v2\x1d.vedette.raft.v1.AdvanceRulesH\x00R\fadvanceRules\x12;\n" +
 	"\n" +
@@ -5087,7 +5149,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x04pack\x18\x01 \x01(\v2\x1d.vedette.sensor.v1.SignedPackH\x00R\x04pack\x12<\n" +
 	"\aunlearn\x18\x02 \x01(\v2 .vedette.sensor.v1.SignedUnlearnH\x00R\aunlearn\x129\n" +
 	"\bunlearnt\x18\x03 \x01(\v2\x1b.vedette.raft.v1.UnlearntByH\x00R\bunlearntB\x06\n" +
-	"\x04body\"Y\n" +
+	"\x04body\"[\n" +
+	"\x0fPutDispositions\x12H\n" +
+	"\fdispositions\x18\x01 \x03(\v2$.vedette.sensor.v1.SignedDispositionR\fdispositions\"Y\n" +
 	"\n" +
 	"UnlearntBy\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x127\n" +
@@ -5423,197 +5487,201 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*SetRoles)(nil),                   // 1: vedette.raft.v1.SetRoles
 	(*RoleGroup)(nil),                  // 2: vedette.raft.v1.RoleGroup
 	(*HostRole)(nil),                   // 3: vedette.raft.v1.HostRole
 	(*LearningOrder)(nil),              // 4: vedette.raft.v1.LearningOrder
-	(*UnlearntBy)(nil),                 // 5: vedette.raft.v1.UnlearntBy
-	(*NoteRollOuts)(nil),               // 6: vedette.raft.v1.NoteRollOuts
-	(*RollOut)(nil),                    // 7: vedette.raft.v1.RollOut
-	(*InitCluster)(nil),                // 8: vedette.raft.v1.InitCluster
-	(*Ingest)(nil),                     // 9: vedette.raft.v1.Ingest
-	(*HostBatch)(nil),                  // 10: vedette.raft.v1.HostBatch
-	(*EnrollHost)(nil),                 // 11: vedette.raft.v1.EnrollHost
-	(*CreateToken)(nil),                // 12: vedette.raft.v1.CreateToken
-	(*ConsumeToken)(nil),               // 13: vedette.raft.v1.ConsumeToken
-	(*RequestResponse)(nil),            // 14: vedette.raft.v1.RequestResponse
-	(*ApproveOperation)(nil),           // 15: vedette.raft.v1.ApproveOperation
-	(*VetoOperation)(nil),              // 16: vedette.raft.v1.VetoOperation
-	(*PutIntent)(nil),                  // 17: vedette.raft.v1.PutIntent
-	(*ProposeResponse)(nil),            // 18: vedette.raft.v1.ProposeResponse
-	(*StartOperation)(nil),             // 19: vedette.raft.v1.StartOperation
-	(*Incident)(nil),                   // 20: vedette.raft.v1.Incident
-	(*TimelineEntry)(nil),              // 21: vedette.raft.v1.TimelineEntry
-	(*Edge)(nil),                       // 22: vedette.raft.v1.Edge
-	(*PutIncident)(nil),                // 23: vedette.raft.v1.PutIncident
-	(*CloseIncident)(nil),              // 24: vedette.raft.v1.CloseIncident
-	(*PutNode)(nil),                    // 25: vedette.raft.v1.PutNode
-	(*RemoveNode)(nil),                 // 26: vedette.raft.v1.RemoveNode
-	(*PutSignedNodes)(nil),             // 27: vedette.raft.v1.PutSignedNodes
-	(*HostSession)(nil),                // 28: vedette.raft.v1.HostSession
-	(*BeginSessions)(nil),              // 29: vedette.raft.v1.BeginSessions
-	(*SessionsEnded)(nil),              // 30: vedette.raft.v1.SessionsEnded
-	(*SessionEnd)(nil),                 // 31: vedette.raft.v1.SessionEnd
-	(*RaiseSilence)(nil),               // 32: vedette.raft.v1.RaiseSilence
-	(*SilentHost)(nil),                 // 33: vedette.raft.v1.SilentHost
-	(*PutOperator)(nil),                // 34: vedette.raft.v1.PutOperator
-	(*Result)(nil),                     // 35: vedette.raft.v1.Result
-	(*SessionBegun)(nil),               // 36: vedette.raft.v1.SessionBegun
-	(*HostAck)(nil),                    // 37: vedette.raft.v1.HostAck
-	(*ForwardReply)(nil),               // 38: vedette.raft.v1.ForwardReply
-	(*NodeStatus)(nil),                 // 39: vedette.raft.v1.NodeStatus
-	(*ReportDivergence)(nil),           // 40: vedette.raft.v1.ReportDivergence
-	(*StateCheck)(nil),                 // 41: vedette.raft.v1.StateCheck
-	(*SuspectSensor)(nil),              // 42: vedette.raft.v1.SuspectSensor
-	(*RestoreCluster)(nil),             // 43: vedette.raft.v1.RestoreCluster
-	(*RecoverCluster)(nil),             // 44: vedette.raft.v1.RecoverCluster
-	(*NoteBackup)(nil),                 // 45: vedette.raft.v1.NoteBackup
-	(*RemoveHost)(nil),                 // 46: vedette.raft.v1.RemoveHost
-	(*RetireHost)(nil),                 // 47: vedette.raft.v1.RetireHost
-	(*PutRevocations)(nil),             // 48: vedette.raft.v1.PutRevocations
-	(*PutCheckpoint)(nil),              // 49: vedette.raft.v1.PutCheckpoint
-	(*Checkpoint)(nil),                 // 50: vedette.raft.v1.Checkpoint
-	(*Retain)(nil),                     // 51: vedette.raft.v1.Retain
-	(*Forget)(nil),                     // 52: vedette.raft.v1.Forget
-	(*PutTrust)(nil),                   // 53: vedette.raft.v1.PutTrust
-	(*NoteTrust)(nil),                  // 54: vedette.raft.v1.NoteTrust
-	(*HostTrust)(nil),                  // 55: vedette.raft.v1.HostTrust
-	(*HolderTrust)(nil),                // 56: vedette.raft.v1.HolderTrust
-	(*ExportMark)(nil),                 // 57: vedette.raft.v1.ExportMark
-	(*ExportPlace)(nil),                // 58: vedette.raft.v1.ExportPlace
-	(*NoteHunt)(nil),                   // 59: vedette.raft.v1.NoteHunt
-	(*NodeQuestion)(nil),               // 60: vedette.raft.v1.NodeQuestion
-	(*NodeAnswer)(nil),                 // 61: vedette.raft.v1.NodeAnswer
-	nil,                                // 62: vedette.raft.v1.CreateToken.LabelsEntry
-	(*PutCampaign)(nil),                // 63: vedette.raft.v1.PutCampaign
-	(*PutDrills)(nil),                  // 64: vedette.raft.v1.PutDrills
-	(*PutInvestigation)(nil),           // 65: vedette.raft.v1.PutInvestigation
-	(*PutRules)(nil),                   // 66: vedette.raft.v1.PutRules
-	(*AdvanceRules)(nil),               // 67: vedette.raft.v1.AdvanceRules
-	(*HaltRules)(nil),                  // 68: vedette.raft.v1.HaltRules
-	(*NoteRules)(nil),                  // 69: vedette.raft.v1.NoteRules
-	(*sensorv1.SignedPack)(nil),        // 70: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 71: vedette.sensor.v1.SignedUnlearn
-	(*sensorv1.Unlearnt)(nil),          // 72: vedette.sensor.v1.Unlearnt
-	(*sensorv1.Batch)(nil),             // 73: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 74: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 75: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 76: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 77: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 78: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 79: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 80: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 81: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 82: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 83: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 84: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 85: vedette.sensor.v1.SignedTrust
-	(*sensorv1.Ask)(nil),               // 86: vedette.sensor.v1.Ask
-	(*sensorv1.Answer)(nil),            // 87: vedette.sensor.v1.Answer
+	(*PutDispositions)(nil),            // 5: vedette.raft.v1.PutDispositions
+	(*UnlearntBy)(nil),                 // 6: vedette.raft.v1.UnlearntBy
+	(*NoteRollOuts)(nil),               // 7: vedette.raft.v1.NoteRollOuts
+	(*RollOut)(nil),                    // 8: vedette.raft.v1.RollOut
+	(*InitCluster)(nil),                // 9: vedette.raft.v1.InitCluster
+	(*Ingest)(nil),                     // 10: vedette.raft.v1.Ingest
+	(*HostBatch)(nil),                  // 11: vedette.raft.v1.HostBatch
+	(*EnrollHost)(nil),                 // 12: vedette.raft.v1.EnrollHost
+	(*CreateToken)(nil),                // 13: vedette.raft.v1.CreateToken
+	(*ConsumeToken)(nil),               // 14: vedette.raft.v1.ConsumeToken
+	(*RequestResponse)(nil),            // 15: vedette.raft.v1.RequestResponse
+	(*ApproveOperation)(nil),           // 16: vedette.raft.v1.ApproveOperation
+	(*VetoOperation)(nil),              // 17: vedette.raft.v1.VetoOperation
+	(*PutIntent)(nil),                  // 18: vedette.raft.v1.PutIntent
+	(*ProposeResponse)(nil),            // 19: vedette.raft.v1.ProposeResponse
+	(*StartOperation)(nil),             // 20: vedette.raft.v1.StartOperation
+	(*Incident)(nil),                   // 21: vedette.raft.v1.Incident
+	(*TimelineEntry)(nil),              // 22: vedette.raft.v1.TimelineEntry
+	(*Edge)(nil),                       // 23: vedette.raft.v1.Edge
+	(*PutIncident)(nil),                // 24: vedette.raft.v1.PutIncident
+	(*CloseIncident)(nil),              // 25: vedette.raft.v1.CloseIncident
+	(*PutNode)(nil),                    // 26: vedette.raft.v1.PutNode
+	(*RemoveNode)(nil),                 // 27: vedette.raft.v1.RemoveNode
+	(*PutSignedNodes)(nil),             // 28: vedette.raft.v1.PutSignedNodes
+	(*HostSession)(nil),                // 29: vedette.raft.v1.HostSession
+	(*BeginSessions)(nil),              // 30: vedette.raft.v1.BeginSessions
+	(*SessionsEnded)(nil),              // 31: vedette.raft.v1.SessionsEnded
+	(*SessionEnd)(nil),                 // 32: vedette.raft.v1.SessionEnd
+	(*RaiseSilence)(nil),               // 33: vedette.raft.v1.RaiseSilence
+	(*SilentHost)(nil),                 // 34: vedette.raft.v1.SilentHost
+	(*PutOperator)(nil),                // 35: vedette.raft.v1.PutOperator
+	(*Result)(nil),                     // 36: vedette.raft.v1.Result
+	(*SessionBegun)(nil),               // 37: vedette.raft.v1.SessionBegun
+	(*HostAck)(nil),                    // 38: vedette.raft.v1.HostAck
+	(*ForwardReply)(nil),               // 39: vedette.raft.v1.ForwardReply
+	(*NodeStatus)(nil),                 // 40: vedette.raft.v1.NodeStatus
+	(*ReportDivergence)(nil),           // 41: vedette.raft.v1.ReportDivergence
+	(*StateCheck)(nil),                 // 42: vedette.raft.v1.StateCheck
+	(*SuspectSensor)(nil),              // 43: vedette.raft.v1.SuspectSensor
+	(*RestoreCluster)(nil),             // 44: vedette.raft.v1.RestoreCluster
+	(*RecoverCluster)(nil),             // 45: vedette.raft.v1.RecoverCluster
+	(*NoteBackup)(nil),                 // 46: vedette.raft.v1.NoteBackup
+	(*RemoveHost)(nil),                 // 47: vedette.raft.v1.RemoveHost
+	(*RetireHost)(nil),                 // 48: vedette.raft.v1.RetireHost
+	(*PutRevocations)(nil),             // 49: vedette.raft.v1.PutRevocations
+	(*PutCheckpoint)(nil),              // 50: vedette.raft.v1.PutCheckpoint
+	(*Checkpoint)(nil),                 // 51: vedette.raft.v1.Checkpoint
+	(*Retain)(nil),                     // 52: vedette.raft.v1.Retain
+	(*Forget)(nil),                     // 53: vedette.raft.v1.Forget
+	(*PutTrust)(nil),                   // 54: vedette.raft.v1.PutTrust
+	(*NoteTrust)(nil),                  // 55: vedette.raft.v1.NoteTrust
+	(*HostTrust)(nil),                  // 56: vedette.raft.v1.HostTrust
+	(*HolderTrust)(nil),                // 57: vedette.raft.v1.HolderTrust
+	(*ExportMark)(nil),                 // 58: vedette.raft.v1.ExportMark
+	(*ExportPlace)(nil),                // 59: vedette.raft.v1.ExportPlace
+	(*NoteHunt)(nil),                   // 60: vedette.raft.v1.NoteHunt
+	(*NodeQuestion)(nil),               // 61: vedette.raft.v1.NodeQuestion
+	(*NodeAnswer)(nil),                 // 62: vedette.raft.v1.NodeAnswer
+	nil,                                // 63: vedette.raft.v1.CreateToken.LabelsEntry
+	(*PutCampaign)(nil),                // 64: vedette.raft.v1.PutCampaign
+	(*PutDrills)(nil),                  // 65: vedette.raft.v1.PutDrills
+	(*PutInvestigation)(nil),           // 66: vedette.raft.v1.PutInvestigation
+	(*PutRules)(nil),                   // 67: vedette.raft.v1.PutRules
+	(*AdvanceRules)(nil),               // 68: vedette.raft.v1.AdvanceRules
+	(*HaltRules)(nil),                  // 69: vedette.raft.v1.HaltRules
+	(*NoteRules)(nil),                  // 70: vedette.raft.v1.NoteRules
+	(*sensorv1.SignedPack)(nil),        // 71: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 72: vedette.sensor.v1.SignedUnlearn
+	(*sensorv1.SignedDisposition)(nil), // 73: vedette.sensor.v1.SignedDisposition
+	(*sensorv1.Unlearnt)(nil),          // 74: vedette.sensor.v1.Unlearnt
+	(*sensorv1.Batch)(nil),             // 75: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 76: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 77: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 78: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 79: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 80: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 81: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 82: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 83: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 84: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 85: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 86: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 87: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 88: vedette.sensor.v1.Ask
+	(*sensorv1.Answer)(nil),            // 89: vedette.sensor.v1.Answer
 }
 var file_vedette_raft_proto_depIdxs = []int32{
-	9,  // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
-	11, // 1: vedette.raft.v1.Command.enroll_host:type_name -> vedette.raft.v1.EnrollHost
-	12, // 2: vedette.raft.v1.Command.create_token:type_name -> vedette.raft.v1.CreateToken
-	13, // 3: vedette.raft.v1.Command.consume_token:type_name -> vedette.raft.v1.ConsumeToken
-	14, // 4: vedette.raft.v1.Command.request_response:type_name -> vedette.raft.v1.RequestResponse
-	23, // 5: vedette.raft.v1.Command.put_incident:type_name -> vedette.raft.v1.PutIncident
-	24, // 6: vedette.raft.v1.Command.close_incident:type_name -> vedette.raft.v1.CloseIncident
-	25, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
-	26, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
-	28, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
-	34, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
-	8,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
-	30, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
-	32, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
-	15, // 14: vedette.raft.v1.Command.approve_operation:type_name -> vedette.raft.v1.ApproveOperation
-	16, // 15: vedette.raft.v1.Command.veto_operation:type_name -> vedette.raft.v1.VetoOperation
-	17, // 16: vedette.raft.v1.Command.put_intent:type_name -> vedette.raft.v1.PutIntent
-	18, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
-	19, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
-	27, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
-	42, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
-	40, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
-	43, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
-	44, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
-	45, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
-	46, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
-	48, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
-	49, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
-	51, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
-	52, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
-	47, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
-	53, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
-	54, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
-	57, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
-	29, // 34: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
+	10, // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
+	12, // 1: vedette.raft.v1.Command.enroll_host:type_name -> vedette.raft.v1.EnrollHost
+	13, // 2: vedette.raft.v1.Command.create_token:type_name -> vedette.raft.v1.CreateToken
+	14, // 3: vedette.raft.v1.Command.consume_token:type_name -> vedette.raft.v1.ConsumeToken
+	15, // 4: vedette.raft.v1.Command.request_response:type_name -> vedette.raft.v1.RequestResponse
+	24, // 5: vedette.raft.v1.Command.put_incident:type_name -> vedette.raft.v1.PutIncident
+	25, // 6: vedette.raft.v1.Command.close_incident:type_name -> vedette.raft.v1.CloseIncident
+	26, // 7: vedette.raft.v1.Command.put_node:type_name -> vedette.raft.v1.PutNode
+	27, // 8: vedette.raft.v1.Command.remove_node:type_name -> vedette.raft.v1.RemoveNode
+	29, // 9: vedette.raft.v1.Command.host_session:type_name -> vedette.raft.v1.HostSession
+	35, // 10: vedette.raft.v1.Command.put_operator:type_name -> vedette.raft.v1.PutOperator
+	9,  // 11: vedette.raft.v1.Command.init_cluster:type_name -> vedette.raft.v1.InitCluster
+	31, // 12: vedette.raft.v1.Command.sessions_ended:type_name -> vedette.raft.v1.SessionsEnded
+	33, // 13: vedette.raft.v1.Command.raise_silence:type_name -> vedette.raft.v1.RaiseSilence
+	16, // 14: vedette.raft.v1.Command.approve_operation:type_name -> vedette.raft.v1.ApproveOperation
+	17, // 15: vedette.raft.v1.Command.veto_operation:type_name -> vedette.raft.v1.VetoOperation
+	18, // 16: vedette.raft.v1.Command.put_intent:type_name -> vedette.raft.v1.PutIntent
+	19, // 17: vedette.raft.v1.Command.propose_response:type_name -> vedette.raft.v1.ProposeResponse
+	20, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
+	28, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
+	43, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
+	41, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
+	44, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
+	45, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
+	46, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
+	47, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
+	49, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	50, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	52, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
+	53, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
+	48, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
+	54, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
+	55, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
+	58, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
+	30, // 34: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
 	1,  // 35: vedette.raft.v1.Command.set_roles:type_name -> vedette.raft.v1.SetRoles
 	4,  // 36: vedette.raft.v1.Command.learning_order:type_name -> vedette.raft.v1.LearningOrder
-	6,  // 37: vedette.raft.v1.Command.note_roll_outs:type_name -> vedette.raft.v1.NoteRollOuts
-	59, // 38: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
-	63, // 39: vedette.raft.v1.Command.put_campaign:type_name -> vedette.raft.v1.PutCampaign
-	64, // 40: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
-	65, // 41: vedette.raft.v1.Command.put_investigation:type_name -> vedette.raft.v1.PutInvestigation
-	66, // 42: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
-	67, // 43: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
-	68, // 44: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
-	69, // 45: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
-	2,  // 46: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
-	3,  // 47: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
-	70, // 48: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
-	71, // 49: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	5,  // 50: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
-	72, // 51: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	7,  // 52: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
-	10, // 53: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	73, // 54: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	74, // 55: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	75, // 56: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	62, // 57: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	75, // 58: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	74, // 59: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	76, // 60: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	77, // 61: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	78, // 62: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	79, // 63: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	80, // 64: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	81, // 65: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	78, // 66: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	21, // 67: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	22, // 68: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	20, // 69: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	76, // 70: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	82, // 71: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	74, // 72: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	28, // 73: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
-	31, // 74: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	83, // 75: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	33, // 76: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	37, // 77: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	36, // 78: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
-	35, // 79: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	39, // 80: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	41, // 81: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	76, // 82: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	76, // 83: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	84, // 84: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	50, // 85: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	85, // 86: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	55, // 87: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	56, // 88: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	56, // 89: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	58, // 90: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	58, // 91: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	86, // 92: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
-	87, // 93: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
-	94, // [94:94] is the sub-list for method output_type
-	94, // [94:94] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	7,  // 37: vedette.raft.v1.Command.note_roll_outs:type_name -> vedette.raft.v1.NoteRollOuts
+	60, // 38: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
+	64, // 39: vedette.raft.v1.Command.put_campaign:type_name -> vedette.raft.v1.PutCampaign
+	65, // 40: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
+	66, // 41: vedette.raft.v1.Command.put_investigation:type_name -> vedette.raft.v1.PutInvestigation
+	5,  // 42: vedette.raft.v1.Command.put_dispositions:type_name -> vedette.raft.v1.PutDispositions
+	67, // 43: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
+	68, // 44: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
+	69, // 45: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
+	70, // 46: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
+	2,  // 47: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
+	3,  // 48: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
+	71, // 49: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
+	72, // 50: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	6,  // 51: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
+	73, // 52: vedette.raft.v1.PutDispositions.dispositions:type_name -> vedette.sensor.v1.SignedDisposition
+	74, // 53: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	8,  // 54: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
+	11, // 55: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	75, // 56: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	76, // 57: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	77, // 58: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	63, // 59: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	77, // 60: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	76, // 61: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	78, // 62: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	79, // 63: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	80, // 64: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	81, // 65: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	82, // 66: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	83, // 67: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	80, // 68: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	22, // 69: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	23, // 70: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	21, // 71: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	78, // 72: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	84, // 73: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	76, // 74: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	29, // 75: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
+	32, // 76: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	85, // 77: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	34, // 78: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	38, // 79: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	37, // 80: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
+	36, // 81: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	40, // 82: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	42, // 83: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	78, // 84: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	78, // 85: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	86, // 86: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	51, // 87: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	87, // 88: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	56, // 89: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	57, // 90: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	57, // 91: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	59, // 92: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	59, // 93: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	88, // 94: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
+	89, // 95: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
+	96, // [96:96] is the sub-list for method output_type
+	96, // [96:96] is the sub-list for method input_type
+	96, // [96:96] is the sub-list for extension type_name
+	96, // [96:96] is the sub-list for extension extendee
+	0,  // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -5668,6 +5736,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_PutCampaign)(nil),
 		(*Command_PutDrills)(nil),
 		(*Command_PutInvestigation)(nil),
+		(*Command_PutDispositions)(nil),
 		(*Command_PutRules)(nil),
 		(*Command_AdvanceRules)(nil),
 		(*Command_HaltRules)(nil),
@@ -5684,7 +5753,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

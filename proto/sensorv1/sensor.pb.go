@@ -783,7 +783,7 @@ type SensorMessage_Trusted struct {
 }
 
 type SensorMessage_Unlearnt struct {
-	// What became of an order to unlearn.
+	// What became of an order to unlearn, or of a disposition.
 	Unlearnt *Unlearnt `protobuf:"bytes,9,opt,name=unlearnt,proto3,oneof"`
 }
 
@@ -3023,9 +3023,9 @@ func (x *SignedUnlearn) GetSignature() *Signature {
 
 type Unlearnt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Behaviours    uint32                 `protobuf:"varint,2,opt,name=behaviours,proto3" json:"behaviours,omitempty"` // that the host had and forgot
-	Failure       string                 `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`        // why it forgot nothing; empty: it did
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                  // of the order or of the disposition
+	Behaviours    uint32                 `protobuf:"varint,2,opt,name=behaviours,proto3" json:"behaviours,omitempty"` // that the host had and forgot; of a disposition: findings that it still knew
+	Failure       string                 `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`        // why nothing came of it; empty: it was carried out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3081,19 +3081,182 @@ func (x *Unlearnt) GetFailure() string {
 	return ""
 }
 
-// What a host may learn, and is to forget.
+// What a person said of one host's findings when they closed the incident that these are in.
+// SignedDisposition.payload is the exact bytes of this message. See package pack.
+type Disposition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Host          string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"` // its id
+	Incident      string                 `protobuf:"bytes,4,opt,name=incident,proto3" json:"incident,omitempty"`
+	Malicious     bool                   `protobuf:"varint,5,opt,name=malicious,proto3" json:"malicious,omitempty"` // else benign
+	Findings      []string               `protobuf:"bytes,6,rep,name=findings,proto3" json:"findings,omitempty"`    // ids of those that the host told because of how odd they were; ascending, none twice
+	Operator      string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`
+	IssuedAt      int64                  `protobuf:"varint,8,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"` // Unix ns
+	NotAfter      int64                  `protobuf:"varint,9,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // honoured only before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disposition) Reset() {
+	*x = Disposition{}
+	mi := &file_vedette_sensor_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disposition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disposition) ProtoMessage() {}
+
+func (x *Disposition) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disposition.ProtoReflect.Descriptor instead.
+func (*Disposition) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Disposition) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Disposition) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Disposition) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Disposition) GetIncident() string {
+	if x != nil {
+		return x.Incident
+	}
+	return ""
+}
+
+func (x *Disposition) GetMalicious() bool {
+	if x != nil {
+		return x.Malicious
+	}
+	return false
+}
+
+func (x *Disposition) GetFindings() []string {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *Disposition) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *Disposition) GetIssuedAt() int64 {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return 0
+}
+
+func (x *Disposition) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+type SignedDisposition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Signature     *Signature             `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedDisposition) Reset() {
+	*x = SignedDisposition{}
+	mi := &file_vedette_sensor_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedDisposition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedDisposition) ProtoMessage() {}
+
+func (x *SignedDisposition) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_sensor_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedDisposition.ProtoReflect.Descriptor instead.
+func (*SignedDisposition) Descriptor() ([]byte, []int) {
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SignedDisposition) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *SignedDisposition) GetSignature() *Signature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// What a host may learn, is to forget, and was told of its findings.
 type Learning struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// It has an open incident and learns nothing before (Unix ns); 0: it may learn.
-	PauseUntil    int64            `protobuf:"varint,1,opt,name=pause_until,json=pauseUntil,proto3" json:"pause_until,omitempty"`
-	Unlearn       []*SignedUnlearn `protobuf:"bytes,2,rep,name=unlearn,proto3" json:"unlearn,omitempty"`
+	PauseUntil    int64                `protobuf:"varint,1,opt,name=pause_until,json=pauseUntil,proto3" json:"pause_until,omitempty"`
+	Unlearn       []*SignedUnlearn     `protobuf:"bytes,2,rep,name=unlearn,proto3" json:"unlearn,omitempty"`
+	Dispositions  []*SignedDisposition `protobuf:"bytes,3,rep,name=dispositions,proto3" json:"dispositions,omitempty"` // an older sensor passes over them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Learning) Reset() {
 	*x = Learning{}
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3268,7 @@ func (x *Learning) String() string {
 func (*Learning) ProtoMessage() {}
 
 func (x *Learning) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[30]
+	mi := &file_vedette_sensor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3281,7 @@ func (x *Learning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Learning.ProtoReflect.Descriptor instead.
 func (*Learning) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{30}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Learning) GetPauseUntil() int64 {
@@ -3135,6 +3298,13 @@ func (x *Learning) GetUnlearn() []*SignedUnlearn {
 	return nil
 }
 
+func (x *Learning) GetDispositions() []*SignedDisposition {
+	if x != nil {
+		return x.Dispositions
+	}
+	return nil
+}
+
 type Loss struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Where         string                 `protobuf:"bytes,1,opt,name=where,proto3" json:"where,omitempty"`  // "ring:critical", "ring:bulk", "map:flows", "spool", "decode", …
@@ -3146,7 +3316,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3158,7 +3328,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[31]
+	mi := &file_vedette_sensor_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3171,7 +3341,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{31}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Loss) GetWhere() string {
@@ -3221,7 +3391,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3403,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[32]
+	mi := &file_vedette_sensor_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3416,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{32}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -3395,7 +3565,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3577,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[33]
+	mi := &file_vedette_sensor_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3590,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{33}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Flow) GetProtocol() uint32 {
@@ -3541,7 +3711,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3723,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[34]
+	mi := &file_vedette_sensor_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3736,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{34}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Finding) GetId() string {
@@ -3720,7 +3890,7 @@ type ScoreTerm struct {
 
 func (x *ScoreTerm) Reset() {
 	*x = ScoreTerm{}
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3732,7 +3902,7 @@ func (x *ScoreTerm) String() string {
 func (*ScoreTerm) ProtoMessage() {}
 
 func (x *ScoreTerm) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[35]
+	mi := &file_vedette_sensor_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3745,7 +3915,7 @@ func (x *ScoreTerm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreTerm.ProtoReflect.Descriptor instead.
 func (*ScoreTerm) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{35}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ScoreTerm) GetBits() float64 {
@@ -3776,7 +3946,7 @@ type FlowNote struct {
 
 func (x *FlowNote) Reset() {
 	*x = FlowNote{}
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +3958,7 @@ func (x *FlowNote) String() string {
 func (*FlowNote) ProtoMessage() {}
 
 func (x *FlowNote) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[36]
+	mi := &file_vedette_sensor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3971,7 @@ func (x *FlowNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowNote.ProtoReflect.Descriptor instead.
 func (*FlowNote) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{36}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FlowNote) GetStoryline() string {
@@ -3849,7 +4019,7 @@ type CarriedTaint struct {
 
 func (x *CarriedTaint) Reset() {
 	*x = CarriedTaint{}
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +4031,7 @@ func (x *CarriedTaint) String() string {
 func (*CarriedTaint) ProtoMessage() {}
 
 func (x *CarriedTaint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[37]
+	mi := &file_vedette_sensor_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +4044,7 @@ func (x *CarriedTaint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedTaint.ProtoReflect.Descriptor instead.
 func (*CarriedTaint) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{37}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CarriedTaint) GetProtocol() uint32 {
@@ -3937,7 +4107,7 @@ type Login struct {
 
 func (x *Login) Reset() {
 	*x = Login{}
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3949,7 +4119,7 @@ func (x *Login) String() string {
 func (*Login) ProtoMessage() {}
 
 func (x *Login) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[38]
+	mi := &file_vedette_sensor_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3962,7 +4132,7 @@ func (x *Login) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Login.ProtoReflect.Descriptor instead.
 func (*Login) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{38}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Login) GetUser() string {
@@ -4003,7 +4173,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +4185,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[39]
+	mi := &file_vedette_sensor_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +4198,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{39}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Target) GetStoryline() string {
@@ -4097,7 +4267,7 @@ type ProcessTarget struct {
 
 func (x *ProcessTarget) Reset() {
 	*x = ProcessTarget{}
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4109,7 +4279,7 @@ func (x *ProcessTarget) String() string {
 func (*ProcessTarget) ProtoMessage() {}
 
 func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[40]
+	mi := &file_vedette_sensor_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4122,7 +4292,7 @@ func (x *ProcessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessTarget.ProtoReflect.Descriptor instead.
 func (*ProcessTarget) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{40}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProcessTarget) GetPid() uint32 {
@@ -4174,7 +4344,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4186,7 +4356,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[41]
+	mi := &file_vedette_sensor_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4199,7 +4369,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{41}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Grant) GetNonce() []byte {
@@ -4348,7 +4518,7 @@ type SignedGrant struct {
 
 func (x *SignedGrant) Reset() {
 	*x = SignedGrant{}
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4360,7 +4530,7 @@ func (x *SignedGrant) String() string {
 func (*SignedGrant) ProtoMessage() {}
 
 func (x *SignedGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[42]
+	mi := &file_vedette_sensor_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4373,7 +4543,7 @@ func (x *SignedGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedGrant.ProtoReflect.Descriptor instead.
 func (*SignedGrant) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{42}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SignedGrant) GetPayload() []byte {
@@ -4410,7 +4580,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4422,7 +4592,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[43]
+	mi := &file_vedette_sensor_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4435,7 +4605,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{43}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Signature) GetSignature() []byte {
@@ -4464,7 +4634,7 @@ type HostProof struct {
 
 func (x *HostProof) Reset() {
 	*x = HostProof{}
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4646,7 @@ func (x *HostProof) String() string {
 func (*HostProof) ProtoMessage() {}
 
 func (x *HostProof) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[44]
+	mi := &file_vedette_sensor_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4659,7 @@ func (x *HostProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProof.ProtoReflect.Descriptor instead.
 func (*HostProof) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{44}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *HostProof) GetIndex() uint32 {
@@ -4516,7 +4686,7 @@ type GrantResult struct {
 
 func (x *GrantResult) Reset() {
 	*x = GrantResult{}
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4528,7 +4698,7 @@ func (x *GrantResult) String() string {
 func (*GrantResult) ProtoMessage() {}
 
 func (x *GrantResult) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[45]
+	mi := &file_vedette_sensor_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4541,7 +4711,7 @@ func (x *GrantResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
 func (*GrantResult) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{45}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GrantResult) GetNonce() []byte {
@@ -4582,7 +4752,7 @@ type IsolationStatus struct {
 
 func (x *IsolationStatus) Reset() {
 	*x = IsolationStatus{}
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4594,7 +4764,7 @@ func (x *IsolationStatus) String() string {
 func (*IsolationStatus) ProtoMessage() {}
 
 func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[46]
+	mi := &file_vedette_sensor_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4607,7 +4777,7 @@ func (x *IsolationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationStatus.ProtoReflect.Descriptor instead.
 func (*IsolationStatus) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{46}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *IsolationStatus) GetOperation() string {
@@ -4734,7 +4904,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4746,7 +4916,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[47]
+	mi := &file_vedette_sensor_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4759,7 +4929,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{47}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Intent) GetClusterId() string {
@@ -4877,7 +5047,7 @@ type SignedIntent struct {
 
 func (x *SignedIntent) Reset() {
 	*x = SignedIntent{}
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4889,7 +5059,7 @@ func (x *SignedIntent) String() string {
 func (*SignedIntent) ProtoMessage() {}
 
 func (x *SignedIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[48]
+	mi := &file_vedette_sensor_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4902,7 +5072,7 @@ func (x *SignedIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
 func (*SignedIntent) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{48}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SignedIntent) GetPayload() []byte {
@@ -4930,7 +5100,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4942,7 +5112,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[49]
+	mi := &file_vedette_sensor_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4955,7 +5125,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{49}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Group) GetName() string {
@@ -4990,7 +5160,7 @@ type Governor struct {
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_vedette_sensor_proto_msgTypes[50]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5002,7 +5172,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[50]
+	mi := &file_vedette_sensor_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5015,7 +5185,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{50}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Governor) GetHosts_10M() uint32 {
@@ -5073,7 +5243,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_vedette_sensor_proto_msgTypes[51]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5085,7 +5255,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[51]
+	mi := &file_vedette_sensor_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5098,7 +5268,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{51}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Opening) GetPrefix() string {
@@ -5145,7 +5315,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_vedette_sensor_proto_msgTypes[52]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5157,7 +5327,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[52]
+	mi := &file_vedette_sensor_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5170,7 +5340,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{52}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Renew) GetCsr() []byte {
@@ -5190,7 +5360,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_vedette_sensor_proto_msgTypes[53]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5202,7 +5372,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[53]
+	mi := &file_vedette_sensor_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5215,7 +5385,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{53}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -5243,7 +5413,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_vedette_sensor_proto_msgTypes[54]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5255,7 +5425,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[54]
+	mi := &file_vedette_sensor_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5268,7 +5438,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{54}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Refusal) GetCode() string {
@@ -5308,7 +5478,7 @@ type Revocations struct {
 
 func (x *Revocations) Reset() {
 	*x = Revocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[55]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5320,7 +5490,7 @@ func (x *Revocations) String() string {
 func (*Revocations) ProtoMessage() {}
 
 func (x *Revocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[55]
+	mi := &file_vedette_sensor_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5333,7 +5503,7 @@ func (x *Revocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
 func (*Revocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{55}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Revocations) GetClusterId() string {
@@ -5374,7 +5544,7 @@ type RevokedOperator struct {
 
 func (x *RevokedOperator) Reset() {
 	*x = RevokedOperator{}
-	mi := &file_vedette_sensor_proto_msgTypes[56]
+	mi := &file_vedette_sensor_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5386,7 +5556,7 @@ func (x *RevokedOperator) String() string {
 func (*RevokedOperator) ProtoMessage() {}
 
 func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[56]
+	mi := &file_vedette_sensor_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5399,7 +5569,7 @@ func (x *RevokedOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedOperator.ProtoReflect.Descriptor instead.
 func (*RevokedOperator) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{56}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RevokedOperator) GetName() string {
@@ -5426,7 +5596,7 @@ type SignedRevocations struct {
 
 func (x *SignedRevocations) Reset() {
 	*x = SignedRevocations{}
-	mi := &file_vedette_sensor_proto_msgTypes[57]
+	mi := &file_vedette_sensor_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5438,7 +5608,7 @@ func (x *SignedRevocations) String() string {
 func (*SignedRevocations) ProtoMessage() {}
 
 func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[57]
+	mi := &file_vedette_sensor_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5451,7 +5621,7 @@ func (x *SignedRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRevocations.ProtoReflect.Descriptor instead.
 func (*SignedRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{57}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SignedRevocations) GetPayload() []byte {
@@ -5489,7 +5659,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_vedette_sensor_proto_msgTypes[58]
+	mi := &file_vedette_sensor_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5501,7 +5671,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[58]
+	mi := &file_vedette_sensor_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5514,7 +5684,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{58}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Trust) GetClusterId() string {
@@ -5576,7 +5746,7 @@ type SignedTrust struct {
 
 func (x *SignedTrust) Reset() {
 	*x = SignedTrust{}
-	mi := &file_vedette_sensor_proto_msgTypes[59]
+	mi := &file_vedette_sensor_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5588,7 +5758,7 @@ func (x *SignedTrust) String() string {
 func (*SignedTrust) ProtoMessage() {}
 
 func (x *SignedTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[59]
+	mi := &file_vedette_sensor_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5601,7 +5771,7 @@ func (x *SignedTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedTrust.ProtoReflect.Descriptor instead.
 func (*SignedTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{59}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SignedTrust) GetPayload() []byte {
@@ -5629,7 +5799,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_vedette_sensor_proto_msgTypes[60]
+	mi := &file_vedette_sensor_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5641,7 +5811,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[60]
+	mi := &file_vedette_sensor_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5654,7 +5824,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{60}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Trusted) GetEpoch() uint64 {
@@ -5686,7 +5856,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_vedette_sensor_proto_msgTypes[61]
+	mi := &file_vedette_sensor_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5698,7 +5868,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[61]
+	mi := &file_vedette_sensor_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5711,7 +5881,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{61}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Question) GetId() uint64 {
@@ -5785,7 +5955,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_vedette_sensor_proto_msgTypes[62]
+	mi := &file_vedette_sensor_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5797,7 +5967,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[62]
+	mi := &file_vedette_sensor_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5810,7 +5980,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{62}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Ask) GetWhat() isAsk_What {
@@ -5927,7 +6097,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_vedette_sensor_proto_msgTypes[63]
+	mi := &file_vedette_sensor_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5939,7 +6109,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[63]
+	mi := &file_vedette_sensor_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5952,7 +6122,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{63}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -6057,7 +6227,7 @@ type Unwatched struct {
 
 func (x *Unwatched) Reset() {
 	*x = Unwatched{}
-	mi := &file_vedette_sensor_proto_msgTypes[64]
+	mi := &file_vedette_sensor_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6069,7 +6239,7 @@ func (x *Unwatched) String() string {
 func (*Unwatched) ProtoMessage() {}
 
 func (x *Unwatched) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[64]
+	mi := &file_vedette_sensor_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6082,7 +6252,7 @@ func (x *Unwatched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unwatched.ProtoReflect.Descriptor instead.
 func (*Unwatched) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{64}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Unwatched) GetFrom() int64 {
@@ -6120,7 +6290,7 @@ type Sighting struct {
 
 func (x *Sighting) Reset() {
 	*x = Sighting{}
-	mi := &file_vedette_sensor_proto_msgTypes[65]
+	mi := &file_vedette_sensor_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6132,7 +6302,7 @@ func (x *Sighting) String() string {
 func (*Sighting) ProtoMessage() {}
 
 func (x *Sighting) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[65]
+	mi := &file_vedette_sensor_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6145,7 +6315,7 @@ func (x *Sighting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sighting.ProtoReflect.Descriptor instead.
 func (*Sighting) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{65}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Sighting) GetTime() int64 {
@@ -6241,7 +6411,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_vedette_sensor_proto_msgTypes[66]
+	mi := &file_vedette_sensor_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6253,7 +6423,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[66]
+	mi := &file_vedette_sensor_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6266,7 +6436,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{66}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Detail) GetName() string {
@@ -6356,7 +6526,7 @@ type TextList struct {
 
 func (x *TextList) Reset() {
 	*x = TextList{}
-	mi := &file_vedette_sensor_proto_msgTypes[67]
+	mi := &file_vedette_sensor_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6368,7 +6538,7 @@ func (x *TextList) String() string {
 func (*TextList) ProtoMessage() {}
 
 func (x *TextList) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[67]
+	mi := &file_vedette_sensor_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6381,7 +6551,7 @@ func (x *TextList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextList.ProtoReflect.Descriptor instead.
 func (*TextList) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{67}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TextList) GetTexts() [][]byte {
@@ -6416,7 +6586,7 @@ type RuleSet struct {
 
 func (x *RuleSet) Reset() {
 	*x = RuleSet{}
-	mi := &file_vedette_sensor_proto_msgTypes[68]
+	mi := &file_vedette_sensor_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6428,7 +6598,7 @@ func (x *RuleSet) String() string {
 func (*RuleSet) ProtoMessage() {}
 
 func (x *RuleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[68]
+	mi := &file_vedette_sensor_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6441,7 +6611,7 @@ func (x *RuleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
 func (*RuleSet) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{68}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RuleSet) GetClusterId() string {
@@ -6538,7 +6708,7 @@ type RuleFile struct {
 
 func (x *RuleFile) Reset() {
 	*x = RuleFile{}
-	mi := &file_vedette_sensor_proto_msgTypes[69]
+	mi := &file_vedette_sensor_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6550,7 +6720,7 @@ func (x *RuleFile) String() string {
 func (*RuleFile) ProtoMessage() {}
 
 func (x *RuleFile) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[69]
+	mi := &file_vedette_sensor_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6563,7 +6733,7 @@ func (x *RuleFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleFile.ProtoReflect.Descriptor instead.
 func (*RuleFile) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{69}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RuleFile) GetPath() string {
@@ -6590,7 +6760,7 @@ type SignedRules struct {
 
 func (x *SignedRules) Reset() {
 	*x = SignedRules{}
-	mi := &file_vedette_sensor_proto_msgTypes[70]
+	mi := &file_vedette_sensor_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6602,7 +6772,7 @@ func (x *SignedRules) String() string {
 func (*SignedRules) ProtoMessage() {}
 
 func (x *SignedRules) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[70]
+	mi := &file_vedette_sensor_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6615,7 +6785,7 @@ func (x *SignedRules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRules.ProtoReflect.Descriptor instead.
 func (*SignedRules) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{70}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *SignedRules) GetPayload() []byte {
@@ -6644,7 +6814,7 @@ type Rules struct {
 
 func (x *Rules) Reset() {
 	*x = Rules{}
-	mi := &file_vedette_sensor_proto_msgTypes[71]
+	mi := &file_vedette_sensor_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6656,7 +6826,7 @@ func (x *Rules) String() string {
 func (*Rules) ProtoMessage() {}
 
 func (x *Rules) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[71]
+	mi := &file_vedette_sensor_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6669,7 +6839,7 @@ func (x *Rules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rules.ProtoReflect.Descriptor instead.
 func (*Rules) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{71}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Rules) GetSets() []*SignedRules {
@@ -6703,7 +6873,7 @@ type RulesHeld struct {
 
 func (x *RulesHeld) Reset() {
 	*x = RulesHeld{}
-	mi := &file_vedette_sensor_proto_msgTypes[72]
+	mi := &file_vedette_sensor_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6715,7 +6885,7 @@ func (x *RulesHeld) String() string {
 func (*RulesHeld) ProtoMessage() {}
 
 func (x *RulesHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[72]
+	mi := &file_vedette_sensor_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6728,7 +6898,7 @@ func (x *RulesHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RulesHeld.ProtoReflect.Descriptor instead.
 func (*RulesHeld) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{72}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RulesHeld) GetVersion() uint64 {
@@ -6792,7 +6962,7 @@ type RefusedRule struct {
 
 func (x *RefusedRule) Reset() {
 	*x = RefusedRule{}
-	mi := &file_vedette_sensor_proto_msgTypes[73]
+	mi := &file_vedette_sensor_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6804,7 +6974,7 @@ func (x *RefusedRule) String() string {
 func (*RefusedRule) ProtoMessage() {}
 
 func (x *RefusedRule) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_sensor_proto_msgTypes[73]
+	mi := &file_vedette_sensor_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6817,7 +6987,7 @@ func (x *RefusedRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedRule.ProtoReflect.Descriptor instead.
 func (*RefusedRule) Descriptor() ([]byte, []int) {
-	return file_vedette_sensor_proto_rawDescGZIP(), []int{73}
+	return file_vedette_sensor_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RefusedRule) GetPath() string {
@@ -7082,11 +7252,26 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\n" +
 	"behaviours\x18\x02 \x01(\rR\n" +
 	"behaviours\x12\x18\n" +
-	"\afailure\x18\x03 \x01(\tR\afailure\"g\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\"\xfc\x01\n" +
+	"\vDisposition\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x1a\n" +
+	"\bincident\x18\x04 \x01(\tR\bincident\x12\x1c\n" +
+	"\tmalicious\x18\x05 \x01(\bR\tmalicious\x12\x1a\n" +
+	"\bfindings\x18\x06 \x03(\tR\bfindings\x12\x1a\n" +
+	"\boperator\x18\a \x01(\tR\boperator\x12\x1b\n" +
+	"\tissued_at\x18\b \x01(\x03R\bissuedAt\x12\x1b\n" +
+	"\tnot_after\x18\t \x01(\x03R\bnotAfter\"i\n" +
+	"\x11SignedDisposition\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"\xb1\x01\n" +
 	"\bLearning\x12\x1f\n" +
 	"\vpause_until\x18\x01 \x01(\x03R\n" +
 	"pauseUntil\x12:\n" +
-	"\aunlearn\x18\x02 \x03(\v2 .vedette.sensor.v1.SignedUnlearnR\aunlearn\"H\n" +
+	"\aunlearn\x18\x02 \x03(\v2 .vedette.sensor.v1.SignedUnlearnR\aunlearn\x12H\n" +
+	"\fdispositions\x18\x03 \x03(\v2$.vedette.sensor.v1.SignedDispositionR\fdispositions\"H\n" +
 	"\x04Loss\x12\x14\n" +
 	"\x05where\x18\x01 \x01(\tR\x05where\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x14\n" +
@@ -7471,7 +7656,7 @@ func file_vedette_sensor_proto_rawDescGZIP() []byte {
 }
 
 var file_vedette_sensor_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
+var file_vedette_sensor_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_vedette_sensor_proto_goTypes = []any{
 	(EnrollKind)(0),            // 0: vedette.sensor.v1.EnrollKind
 	(BehaviourKind)(0),         // 1: vedette.sensor.v1.BehaviourKind
@@ -7508,159 +7693,163 @@ var file_vedette_sensor_proto_goTypes = []any{
 	(*Unlearn)(nil),            // 32: vedette.sensor.v1.Unlearn
 	(*SignedUnlearn)(nil),      // 33: vedette.sensor.v1.SignedUnlearn
 	(*Unlearnt)(nil),           // 34: vedette.sensor.v1.Unlearnt
-	(*Learning)(nil),           // 35: vedette.sensor.v1.Learning
-	(*Loss)(nil),               // 36: vedette.sensor.v1.Loss
-	(*Process)(nil),            // 37: vedette.sensor.v1.Process
-	(*Flow)(nil),               // 38: vedette.sensor.v1.Flow
-	(*Finding)(nil),            // 39: vedette.sensor.v1.Finding
-	(*ScoreTerm)(nil),          // 40: vedette.sensor.v1.ScoreTerm
-	(*FlowNote)(nil),           // 41: vedette.sensor.v1.FlowNote
-	(*CarriedTaint)(nil),       // 42: vedette.sensor.v1.CarriedTaint
-	(*Login)(nil),              // 43: vedette.sensor.v1.Login
-	(*Target)(nil),             // 44: vedette.sensor.v1.Target
-	(*ProcessTarget)(nil),      // 45: vedette.sensor.v1.ProcessTarget
-	(*Grant)(nil),              // 46: vedette.sensor.v1.Grant
-	(*SignedGrant)(nil),        // 47: vedette.sensor.v1.SignedGrant
-	(*Signature)(nil),          // 48: vedette.sensor.v1.Signature
-	(*HostProof)(nil),          // 49: vedette.sensor.v1.HostProof
-	(*GrantResult)(nil),        // 50: vedette.sensor.v1.GrantResult
-	(*IsolationStatus)(nil),    // 51: vedette.sensor.v1.IsolationStatus
-	(*Intent)(nil),             // 52: vedette.sensor.v1.Intent
-	(*SignedIntent)(nil),       // 53: vedette.sensor.v1.SignedIntent
-	(*Group)(nil),              // 54: vedette.sensor.v1.Group
-	(*Governor)(nil),           // 55: vedette.sensor.v1.Governor
-	(*Opening)(nil),            // 56: vedette.sensor.v1.Opening
-	(*Renew)(nil),              // 57: vedette.sensor.v1.Renew
-	(*Certificate)(nil),        // 58: vedette.sensor.v1.Certificate
-	(*Refusal)(nil),            // 59: vedette.sensor.v1.Refusal
-	(*Revocations)(nil),        // 60: vedette.sensor.v1.Revocations
-	(*RevokedOperator)(nil),    // 61: vedette.sensor.v1.RevokedOperator
-	(*SignedRevocations)(nil),  // 62: vedette.sensor.v1.SignedRevocations
-	(*Trust)(nil),              // 63: vedette.sensor.v1.Trust
-	(*SignedTrust)(nil),        // 64: vedette.sensor.v1.SignedTrust
-	(*Trusted)(nil),            // 65: vedette.sensor.v1.Trusted
-	(*Question)(nil),           // 66: vedette.sensor.v1.Question
-	(*Ask)(nil),                // 67: vedette.sensor.v1.Ask
-	(*Answer)(nil),             // 68: vedette.sensor.v1.Answer
-	(*Unwatched)(nil),          // 69: vedette.sensor.v1.Unwatched
-	(*Sighting)(nil),           // 70: vedette.sensor.v1.Sighting
-	(*Detail)(nil),             // 71: vedette.sensor.v1.Detail
-	(*TextList)(nil),           // 72: vedette.sensor.v1.TextList
-	(*RuleSet)(nil),            // 73: vedette.sensor.v1.RuleSet
-	(*RuleFile)(nil),           // 74: vedette.sensor.v1.RuleFile
-	(*SignedRules)(nil),        // 75: vedette.sensor.v1.SignedRules
-	(*Rules)(nil),              // 76: vedette.sensor.v1.Rules
-	(*RulesHeld)(nil),          // 77: vedette.sensor.v1.RulesHeld
-	(*RefusedRule)(nil),        // 78: vedette.sensor.v1.RefusedRule
-	nil,                        // 79: vedette.sensor.v1.Welcome.LabelsEntry
-	nil,                        // 80: vedette.sensor.v1.HostFacts.LabelsEntry
-	nil,                        // 81: vedette.sensor.v1.Group.LabelsEntry
+	(*Disposition)(nil),        // 35: vedette.sensor.v1.Disposition
+	(*SignedDisposition)(nil),  // 36: vedette.sensor.v1.SignedDisposition
+	(*Learning)(nil),           // 37: vedette.sensor.v1.Learning
+	(*Loss)(nil),               // 38: vedette.sensor.v1.Loss
+	(*Process)(nil),            // 39: vedette.sensor.v1.Process
+	(*Flow)(nil),               // 40: vedette.sensor.v1.Flow
+	(*Finding)(nil),            // 41: vedette.sensor.v1.Finding
+	(*ScoreTerm)(nil),          // 42: vedette.sensor.v1.ScoreTerm
+	(*FlowNote)(nil),           // 43: vedette.sensor.v1.FlowNote
+	(*CarriedTaint)(nil),       // 44: vedette.sensor.v1.CarriedTaint
+	(*Login)(nil),              // 45: vedette.sensor.v1.Login
+	(*Target)(nil),             // 46: vedette.sensor.v1.Target
+	(*ProcessTarget)(nil),      // 47: vedette.sensor.v1.ProcessTarget
+	(*Grant)(nil),              // 48: vedette.sensor.v1.Grant
+	(*SignedGrant)(nil),        // 49: vedette.sensor.v1.SignedGrant
+	(*Signature)(nil),          // 50: vedette.sensor.v1.Signature
+	(*HostProof)(nil),          // 51: vedette.sensor.v1.HostProof
+	(*GrantResult)(nil),        // 52: vedette.sensor.v1.GrantResult
+	(*IsolationStatus)(nil),    // 53: vedette.sensor.v1.IsolationStatus
+	(*Intent)(nil),             // 54: vedette.sensor.v1.Intent
+	(*SignedIntent)(nil),       // 55: vedette.sensor.v1.SignedIntent
+	(*Group)(nil),              // 56: vedette.sensor.v1.Group
+	(*Governor)(nil),           // 57: vedette.sensor.v1.Governor
+	(*Opening)(nil),            // 58: vedette.sensor.v1.Opening
+	(*Renew)(nil),              // 59: vedette.sensor.v1.Renew
+	(*Certificate)(nil),        // 60: vedette.sensor.v1.Certificate
+	(*Refusal)(nil),            // 61: vedette.sensor.v1.Refusal
+	(*Revocations)(nil),        // 62: vedette.sensor.v1.Revocations
+	(*RevokedOperator)(nil),    // 63: vedette.sensor.v1.RevokedOperator
+	(*SignedRevocations)(nil),  // 64: vedette.sensor.v1.SignedRevocations
+	(*Trust)(nil),              // 65: vedette.sensor.v1.Trust
+	(*SignedTrust)(nil),        // 66: vedette.sensor.v1.SignedTrust
+	(*Trusted)(nil),            // 67: vedette.sensor.v1.Trusted
+	(*Question)(nil),           // 68: vedette.sensor.v1.Question
+	(*Ask)(nil),                // 69: vedette.sensor.v1.Ask
+	(*Answer)(nil),             // 70: vedette.sensor.v1.Answer
+	(*Unwatched)(nil),          // 71: vedette.sensor.v1.Unwatched
+	(*Sighting)(nil),           // 72: vedette.sensor.v1.Sighting
+	(*Detail)(nil),             // 73: vedette.sensor.v1.Detail
+	(*TextList)(nil),           // 74: vedette.sensor.v1.TextList
+	(*RuleSet)(nil),            // 75: vedette.sensor.v1.RuleSet
+	(*RuleFile)(nil),           // 76: vedette.sensor.v1.RuleFile
+	(*SignedRules)(nil),        // 77: vedette.sensor.v1.SignedRules
+	(*Rules)(nil),              // 78: vedette.sensor.v1.Rules
+	(*RulesHeld)(nil),          // 79: vedette.sensor.v1.RulesHeld
+	(*RefusedRule)(nil),        // 80: vedette.sensor.v1.RefusedRule
+	nil,                        // 81: vedette.sensor.v1.Welcome.LabelsEntry
+	nil,                        // 82: vedette.sensor.v1.HostFacts.LabelsEntry
+	nil,                        // 83: vedette.sensor.v1.Group.LabelsEntry
 }
 var file_vedette_sensor_proto_depIdxs = []int32{
-	0,  // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
-	13, // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
-	14, // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
-	7,  // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
-	59, // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
-	14, // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
-	64, // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
-	11, // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
-	19, // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
-	57, // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
-	50, // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
-	9,  // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
-	65, // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
-	34, // 13: vedette.sensor.v1.SensorMessage.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	68, // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
-	77, // 15: vedette.sensor.v1.SensorMessage.rules:type_name -> vedette.sensor.v1.RulesHeld
-	12, // 16: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
-	59, // 17: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
-	20, // 18: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
-	21, // 19: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
-	47, // 20: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
-	58, // 21: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
-	15, // 22: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
-	53, // 23: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
-	31, // 24: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
-	35, // 25: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
-	66, // 26: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
-	42, // 27: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
-	76, // 28: vedette.sensor.v1.CoordinatorMessage.rules:type_name -> vedette.sensor.v1.Rules
-	13, // 29: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
-	65, // 30: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
-	77, // 31: vedette.sensor.v1.Hello.rules:type_name -> vedette.sensor.v1.RulesHeld
-	15, // 32: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
-	53, // 33: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
-	79, // 34: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
-	80, // 35: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
-	14, // 36: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
-	18, // 37: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
-	62, // 38: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
-	64, // 39: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
-	17, // 40: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
-	48, // 41: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
-	22, // 42: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
-	23, // 43: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
-	39, // 44: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
-	51, // 45: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
-	41, // 46: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
-	24, // 47: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
-	25, // 48: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
-	26, // 49: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
-	36, // 50: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
-	1,  // 51: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	27, // 52: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
-	29, // 53: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
-	1,  // 54: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
-	48, // 55: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
-	48, // 56: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
-	33, // 57: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	37, // 58: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
-	37, // 59: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
-	38, // 60: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
-	38, // 61: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
-	36, // 62: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
-	40, // 63: vedette.sensor.v1.Finding.terms:type_name -> vedette.sensor.v1.ScoreTerm
-	43, // 64: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
-	37, // 65: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
-	38, // 66: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
-	45, // 67: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
-	2,  // 68: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
-	3,  // 69: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
-	44, // 70: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
-	48, // 71: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
-	49, // 72: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
-	51, // 73: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
-	4,  // 74: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
-	2,  // 75: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
-	44, // 76: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
-	3,  // 77: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
-	54, // 78: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
-	55, // 79: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
-	56, // 80: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
-	48, // 81: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
-	81, // 82: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
-	54, // 83: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
-	61, // 84: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
-	48, // 85: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
-	48, // 86: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
-	67, // 87: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
-	70, // 88: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
-	36, // 89: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
-	69, // 90: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
-	37, // 91: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
-	38, // 92: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
-	71, // 93: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
-	72, // 94: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
-	74, // 95: vedette.sensor.v1.RuleSet.files:type_name -> vedette.sensor.v1.RuleFile
-	48, // 96: vedette.sensor.v1.SignedRules.signature:type_name -> vedette.sensor.v1.Signature
-	75, // 97: vedette.sensor.v1.Rules.sets:type_name -> vedette.sensor.v1.SignedRules
-	78, // 98: vedette.sensor.v1.RulesHeld.refused:type_name -> vedette.sensor.v1.RefusedRule
-	99, // [99:99] is the sub-list for method output_type
-	99, // [99:99] is the sub-list for method input_type
-	99, // [99:99] is the sub-list for extension type_name
-	99, // [99:99] is the sub-list for extension extendee
-	0,  // [0:99] is the sub-list for field type_name
+	0,   // 0: vedette.sensor.v1.EnrollRequest.kind:type_name -> vedette.sensor.v1.EnrollKind
+	13,  // 1: vedette.sensor.v1.EnrollRequest.facts:type_name -> vedette.sensor.v1.HostFacts
+	14,  // 2: vedette.sensor.v1.EnrollRequest.node:type_name -> vedette.sensor.v1.Node
+	7,   // 3: vedette.sensor.v1.EnrollReply.enrolled:type_name -> vedette.sensor.v1.Enrolled
+	61,  // 4: vedette.sensor.v1.EnrollReply.refusal:type_name -> vedette.sensor.v1.Refusal
+	14,  // 5: vedette.sensor.v1.Enrolled.nodes:type_name -> vedette.sensor.v1.Node
+	66,  // 6: vedette.sensor.v1.Enrolled.trust:type_name -> vedette.sensor.v1.SignedTrust
+	11,  // 7: vedette.sensor.v1.SensorMessage.hello:type_name -> vedette.sensor.v1.Hello
+	19,  // 8: vedette.sensor.v1.SensorMessage.batch:type_name -> vedette.sensor.v1.Batch
+	59,  // 9: vedette.sensor.v1.SensorMessage.renew:type_name -> vedette.sensor.v1.Renew
+	52,  // 10: vedette.sensor.v1.SensorMessage.grant_result:type_name -> vedette.sensor.v1.GrantResult
+	9,   // 11: vedette.sensor.v1.SensorMessage.goodbye:type_name -> vedette.sensor.v1.Goodbye
+	67,  // 12: vedette.sensor.v1.SensorMessage.trusted:type_name -> vedette.sensor.v1.Trusted
+	34,  // 13: vedette.sensor.v1.SensorMessage.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	70,  // 14: vedette.sensor.v1.SensorMessage.answer:type_name -> vedette.sensor.v1.Answer
+	79,  // 15: vedette.sensor.v1.SensorMessage.rules:type_name -> vedette.sensor.v1.RulesHeld
+	12,  // 16: vedette.sensor.v1.CoordinatorMessage.welcome:type_name -> vedette.sensor.v1.Welcome
+	61,  // 17: vedette.sensor.v1.CoordinatorMessage.refusal:type_name -> vedette.sensor.v1.Refusal
+	20,  // 18: vedette.sensor.v1.CoordinatorMessage.ack:type_name -> vedette.sensor.v1.Ack
+	21,  // 19: vedette.sensor.v1.CoordinatorMessage.resume:type_name -> vedette.sensor.v1.Resume
+	49,  // 20: vedette.sensor.v1.CoordinatorMessage.grant:type_name -> vedette.sensor.v1.SignedGrant
+	60,  // 21: vedette.sensor.v1.CoordinatorMessage.certificate:type_name -> vedette.sensor.v1.Certificate
+	15,  // 22: vedette.sensor.v1.CoordinatorMessage.nodes:type_name -> vedette.sensor.v1.NodeList
+	55,  // 23: vedette.sensor.v1.CoordinatorMessage.intent:type_name -> vedette.sensor.v1.SignedIntent
+	31,  // 24: vedette.sensor.v1.CoordinatorMessage.pack:type_name -> vedette.sensor.v1.PackPart
+	37,  // 25: vedette.sensor.v1.CoordinatorMessage.learning:type_name -> vedette.sensor.v1.Learning
+	68,  // 26: vedette.sensor.v1.CoordinatorMessage.question:type_name -> vedette.sensor.v1.Question
+	44,  // 27: vedette.sensor.v1.CoordinatorMessage.taint:type_name -> vedette.sensor.v1.CarriedTaint
+	78,  // 28: vedette.sensor.v1.CoordinatorMessage.rules:type_name -> vedette.sensor.v1.Rules
+	13,  // 29: vedette.sensor.v1.Hello.facts:type_name -> vedette.sensor.v1.HostFacts
+	67,  // 30: vedette.sensor.v1.Hello.trusted:type_name -> vedette.sensor.v1.Trusted
+	79,  // 31: vedette.sensor.v1.Hello.rules:type_name -> vedette.sensor.v1.RulesHeld
+	15,  // 32: vedette.sensor.v1.Welcome.nodes:type_name -> vedette.sensor.v1.NodeList
+	55,  // 33: vedette.sensor.v1.Welcome.intent:type_name -> vedette.sensor.v1.SignedIntent
+	81,  // 34: vedette.sensor.v1.Welcome.labels:type_name -> vedette.sensor.v1.Welcome.LabelsEntry
+	82,  // 35: vedette.sensor.v1.HostFacts.labels:type_name -> vedette.sensor.v1.HostFacts.LabelsEntry
+	14,  // 36: vedette.sensor.v1.NodeList.nodes:type_name -> vedette.sensor.v1.Node
+	18,  // 37: vedette.sensor.v1.NodeList.signed:type_name -> vedette.sensor.v1.SignedNodes
+	64,  // 38: vedette.sensor.v1.NodeList.revocations:type_name -> vedette.sensor.v1.SignedRevocations
+	66,  // 39: vedette.sensor.v1.NodeList.trust:type_name -> vedette.sensor.v1.SignedTrust
+	17,  // 40: vedette.sensor.v1.NodeAddresses.nodes:type_name -> vedette.sensor.v1.NodeAddress
+	50,  // 41: vedette.sensor.v1.SignedNodes.signature:type_name -> vedette.sensor.v1.Signature
+	22,  // 42: vedette.sensor.v1.Batch.records:type_name -> vedette.sensor.v1.Record
+	23,  // 43: vedette.sensor.v1.Record.summary:type_name -> vedette.sensor.v1.Summary
+	41,  // 44: vedette.sensor.v1.Record.finding:type_name -> vedette.sensor.v1.Finding
+	53,  // 45: vedette.sensor.v1.Record.isolation:type_name -> vedette.sensor.v1.IsolationStatus
+	43,  // 46: vedette.sensor.v1.Record.flow_note:type_name -> vedette.sensor.v1.FlowNote
+	24,  // 47: vedette.sensor.v1.Summary.new_behaviours:type_name -> vedette.sensor.v1.Behaviour
+	25,  // 48: vedette.sensor.v1.Summary.deltas:type_name -> vedette.sensor.v1.BehaviourDelta
+	26,  // 49: vedette.sensor.v1.Summary.health:type_name -> vedette.sensor.v1.Health
+	38,  // 50: vedette.sensor.v1.Summary.losses:type_name -> vedette.sensor.v1.Loss
+	1,   // 51: vedette.sensor.v1.Behaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	27,  // 52: vedette.sensor.v1.Health.baseline:type_name -> vedette.sensor.v1.BaselineState
+	29,  // 53: vedette.sensor.v1.Pack.behaviours:type_name -> vedette.sensor.v1.PackBehaviour
+	1,   // 54: vedette.sensor.v1.PackBehaviour.kind:type_name -> vedette.sensor.v1.BehaviourKind
+	50,  // 55: vedette.sensor.v1.SignedPack.signature:type_name -> vedette.sensor.v1.Signature
+	50,  // 56: vedette.sensor.v1.SignedUnlearn.signature:type_name -> vedette.sensor.v1.Signature
+	50,  // 57: vedette.sensor.v1.SignedDisposition.signature:type_name -> vedette.sensor.v1.Signature
+	33,  // 58: vedette.sensor.v1.Learning.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	36,  // 59: vedette.sensor.v1.Learning.dispositions:type_name -> vedette.sensor.v1.SignedDisposition
+	39,  // 60: vedette.sensor.v1.Finding.process:type_name -> vedette.sensor.v1.Process
+	39,  // 61: vedette.sensor.v1.Finding.ancestors:type_name -> vedette.sensor.v1.Process
+	40,  // 62: vedette.sensor.v1.Finding.flows:type_name -> vedette.sensor.v1.Flow
+	40,  // 63: vedette.sensor.v1.Finding.origin:type_name -> vedette.sensor.v1.Flow
+	38,  // 64: vedette.sensor.v1.Finding.losses:type_name -> vedette.sensor.v1.Loss
+	42,  // 65: vedette.sensor.v1.Finding.terms:type_name -> vedette.sensor.v1.ScoreTerm
+	45,  // 66: vedette.sensor.v1.Finding.login:type_name -> vedette.sensor.v1.Login
+	39,  // 67: vedette.sensor.v1.FlowNote.process:type_name -> vedette.sensor.v1.Process
+	40,  // 68: vedette.sensor.v1.FlowNote.flow:type_name -> vedette.sensor.v1.Flow
+	47,  // 69: vedette.sensor.v1.Target.process:type_name -> vedette.sensor.v1.ProcessTarget
+	2,   // 70: vedette.sensor.v1.Grant.action:type_name -> vedette.sensor.v1.Action
+	3,   // 71: vedette.sensor.v1.Grant.level:type_name -> vedette.sensor.v1.IsolationLevel
+	46,  // 72: vedette.sensor.v1.Grant.target:type_name -> vedette.sensor.v1.Target
+	50,  // 73: vedette.sensor.v1.SignedGrant.signatures:type_name -> vedette.sensor.v1.Signature
+	51,  // 74: vedette.sensor.v1.SignedGrant.proof:type_name -> vedette.sensor.v1.HostProof
+	53,  // 75: vedette.sensor.v1.GrantResult.status:type_name -> vedette.sensor.v1.IsolationStatus
+	4,   // 76: vedette.sensor.v1.IsolationStatus.state:type_name -> vedette.sensor.v1.IsolationState
+	2,   // 77: vedette.sensor.v1.IsolationStatus.action:type_name -> vedette.sensor.v1.Action
+	46,  // 78: vedette.sensor.v1.IsolationStatus.target:type_name -> vedette.sensor.v1.Target
+	3,   // 79: vedette.sensor.v1.IsolationStatus.level:type_name -> vedette.sensor.v1.IsolationLevel
+	56,  // 80: vedette.sensor.v1.Intent.groups:type_name -> vedette.sensor.v1.Group
+	57,  // 81: vedette.sensor.v1.Intent.governor:type_name -> vedette.sensor.v1.Governor
+	58,  // 82: vedette.sensor.v1.Intent.jump:type_name -> vedette.sensor.v1.Opening
+	50,  // 83: vedette.sensor.v1.SignedIntent.signature:type_name -> vedette.sensor.v1.Signature
+	83,  // 84: vedette.sensor.v1.Group.labels:type_name -> vedette.sensor.v1.Group.LabelsEntry
+	56,  // 85: vedette.sensor.v1.Governor.protected:type_name -> vedette.sensor.v1.Group
+	63,  // 86: vedette.sensor.v1.Revocations.operators:type_name -> vedette.sensor.v1.RevokedOperator
+	50,  // 87: vedette.sensor.v1.SignedRevocations.signature:type_name -> vedette.sensor.v1.Signature
+	50,  // 88: vedette.sensor.v1.SignedTrust.signature:type_name -> vedette.sensor.v1.Signature
+	69,  // 89: vedette.sensor.v1.Question.ask:type_name -> vedette.sensor.v1.Ask
+	72,  // 90: vedette.sensor.v1.Answer.rows:type_name -> vedette.sensor.v1.Sighting
+	38,  // 91: vedette.sensor.v1.Answer.losses:type_name -> vedette.sensor.v1.Loss
+	71,  // 92: vedette.sensor.v1.Answer.unwatched:type_name -> vedette.sensor.v1.Unwatched
+	39,  // 93: vedette.sensor.v1.Sighting.process:type_name -> vedette.sensor.v1.Process
+	40,  // 94: vedette.sensor.v1.Sighting.flow:type_name -> vedette.sensor.v1.Flow
+	73,  // 95: vedette.sensor.v1.Sighting.details:type_name -> vedette.sensor.v1.Detail
+	74,  // 96: vedette.sensor.v1.Detail.texts:type_name -> vedette.sensor.v1.TextList
+	76,  // 97: vedette.sensor.v1.RuleSet.files:type_name -> vedette.sensor.v1.RuleFile
+	50,  // 98: vedette.sensor.v1.SignedRules.signature:type_name -> vedette.sensor.v1.Signature
+	77,  // 99: vedette.sensor.v1.Rules.sets:type_name -> vedette.sensor.v1.SignedRules
+	80,  // 100: vedette.sensor.v1.RulesHeld.refused:type_name -> vedette.sensor.v1.RefusedRule
+	101, // [101:101] is the sub-list for method output_type
+	101, // [101:101] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_vedette_sensor_proto_init() }
@@ -7704,15 +7893,15 @@ func file_vedette_sensor_proto_init() {
 		(*Record_Isolation)(nil),
 		(*Record_FlowNote)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[61].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[63].OneofWrappers = []any{
 		(*Question_Ask)(nil),
 		(*Question_Cancel)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[62].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[64].OneofWrappers = []any{
 		(*Ask_Expression)(nil),
 		(*Ask_Rule)(nil),
 	}
-	file_vedette_sensor_proto_msgTypes[66].OneofWrappers = []any{
+	file_vedette_sensor_proto_msgTypes[68].OneofWrappers = []any{
 		(*Detail_Number)(nil),
 		(*Detail_Text)(nil),
 		(*Detail_Flag)(nil),
@@ -7724,7 +7913,7 @@ func file_vedette_sensor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_sensor_proto_rawDesc), len(file_vedette_sensor_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   77,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -88,9 +88,9 @@ type Result struct {
 
 // Finding is what was told.
 type Finding struct {
-	Kind, Title, Reason, Severity string
-	Score, PValue                 float64
-	Terms                         []string
+	ID, Kind, Title, Reason, Severity string
+	Score, PValue                     float64
+	Terms                             []string
 }
 
 // Open installs a sensor on a host.
@@ -237,13 +237,23 @@ func (h *Host) observe(at time.Time, o *event.Observation) Result {
 	}
 	for _, f := range findings {
 		h.baseline.MarkTainted(f.Process.Anchor)
-		told := Finding{Kind: f.Kind, Title: f.Title, Reason: f.Reason, Severity: string(f.Severity), Score: f.Score, PValue: f.PValue}
+		told := Finding{ID: f.ID, Kind: f.Kind, Title: f.Title, Reason: f.Reason, Severity: string(f.Severity), Score: f.Score, PValue: f.PValue}
 		for _, t := range f.Terms {
 			told.Terms = append(told.Terms, fmt.Sprintf("%+.1f %s", t.Bits, t.Text))
 		}
 		r.Findings = append(r.Findings, told)
 	}
 	return r
+}
+
+// Judge is a person's word on a finding, as sensor's dispose takes it.
+func (h *Host) Judge(finding string, malicious bool) {
+	about := h.detector.Dispose([]string{finding}, malicious)
+	if malicious {
+		h.baseline.Unlearn(func(event.Behaviour, time.Time) bool { return false }, about...)
+		return
+	}
+	h.baseline.Vouch(about...)
 }
 
 // Calibration is what the host's oddness is measured by at present: from how many bits

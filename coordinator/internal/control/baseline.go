@@ -211,17 +211,8 @@ func (s *Server) ListUnlearns(ctx context.Context, r *operatorv1.ListUnlearnsReq
 			return nil, readError(fmt.Errorf("reading an order to unlearn: %w", err))
 		}
 		row := &operatorv1.UnlearnRow{Id: u.GetId(), Host: k.Host, Operator: u.GetOperator(), Time: u.GetIssuedAt(), What: state.UnlearnInWords(u),
-			Reason: u.GetReason(), Behaviours: k.Behaviours, Failure: k.Failure, AnsweredAt: k.AnsweredAt}
-		switch {
-		case k.AnsweredAt == 0 && u.GetNotAfter() <= s.cfg.Now().UnixNano():
-			row.State = "expired"
-		case k.AnsweredAt == 0:
-			row.State = "pending"
-		case k.Failure != "":
-			row.State = "failed"
-		default:
-			row.State = "done"
-		}
+			Reason: u.GetReason(), Behaviours: k.Behaviours, Failure: k.Failure, AnsweredAt: k.AnsweredAt,
+			State: orderState(k.AnsweredAt, u.GetNotAfter(), k.Failure, s.cfg.Now().UnixNano())}
 		out.Rows = append(out.Rows, row)
 	}
 	return out, nil

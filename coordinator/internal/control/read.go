@@ -153,7 +153,11 @@ func (s *Server) GetIncident(ctx context.Context, r *operatorv1.GetIncidentReque
 	if err != nil {
 		return nil, err
 	}
-	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings, Investigations: investigations}, s.sayRollOuts(ctx, findings...)
+	dispositions, err := s.dispositionsOf(ctx, incident.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return &operatorv1.GetIncidentResponse{Incident: incident, Findings: findings, Investigations: investigations, Dispositions: dispositions}, s.sayRollOuts(ctx, findings...)
 }
 
 // ListIsolations implements the service; it is linearizable.

@@ -42,18 +42,35 @@ func (s *Server) CloseIncident(ctx context.Context, r *operatorv1.CloseIncidentR
 	if err := checkText(r.GetReason(), r.GetIdempotencyKey()); err != nil {
 		return nil, err
 	}
-	if _, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_CloseIncident{
-		CloseIncident: &raftv1.CloseIncident{Id: r.GetId(), Disposition: r.GetDisposition(), Reason: r.GetReason()}}}); err != nil {
+	if err := s.checkDispositions(ctx, r); err != nil {
+		return nil, err
+	}
+	rest, closed, err := s.untold(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if !closed || len(rest) == 0 {
+		if _, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: r.GetIdempotencyKey(), Body: &raftv1.Command_CloseIncident{
+			CloseIncident: &raftv1.CloseIncident{Id: r.GetId(), Disposition: r.GetDisposition(), Reason: r.GetReason()}}}); err != nil {
+			return nil, err
+		}
+	}
+	untold, err := s.tellSensors(ctx, rest)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	told, err := s.toldOf(ctx, r)
+	if err != nil {
 		return nil, err
 	}
 	incident, err := s.cfg.DB.Incident(ctx, r.GetId())
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &operatorv1.CloseIncidentResponse{Incident: incident}, nil
+	return &operatorv1.CloseIncidentResponse{Incident: incident, Untold: untold, Told: told}, nil
 }
 
 // CreateToken implements the service. The secret is in the answer and nowhere else.

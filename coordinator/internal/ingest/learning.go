@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,8 @@ type Learning interface {
 	Suspects(ctx context.Context) (map[string]bool, error)
 	// PendingUnlearns are the orders to forget that the host has not answered, oldest first.
 	PendingUnlearns(ctx context.Context, host string, now int64) ([]*sensorv1.SignedUnlearn, error)
+	// PendingDispositions are the same of what people said of its findings.
+	PendingDispositions(ctx context.Context, host string, now int64) ([]*sensorv1.SignedDisposition, error)
 }
 
 // Packs is what ingest reads of baseline packs.
@@ -53,13 +56,16 @@ type learns struct {
 
 	mu     sync.Mutex
 	paused time.Time       // until when it was told to learn nothing
-	orders map[string]bool // ids of orders to forget that it was sent
+	orders map[string]bool // ids of orders to forget and dispositions that it was sent
 }
 
 func (l *learns) begin(hello *sensorv1.Hello, host *operatorv1.Host) {
 	l.takes, l.has = len(hello.GetPack()) > 0, hello.GetPack()
 	l.fresh = host.GetBaseline() == nil || host.GetBaseline().GetLearning()
 }
+
+// maxOrders go into one message, well below a frame: a sensor lets few messages wait.
+const maxOrders = 32
 
 // maxTeaching is how many hosts are told at once what to learn and forget.
 const maxTeaching = 8
@@ -160,12 +166,8 @@ func (s *Server) bringLearning(ctx context.Context, n *session) error {
 		return err
 	}
 	s.pauseLearning(n, suspects[n.host])
-	orders, err := s.cfg.Learning.PendingUnlearns(ctx, n.host, s.cfg.Now().UnixNano())
-	if err != nil {
-		return fmt.Errorf("reading orders to forget: %w", err)
-	}
-	for _, signed := range orders {
-		n.unlearn(signed)
+	if err := s.bringOrders(ctx, n); err != nil {
+		return err
 	}
 	signed, err := s.packFor(ctx, n)
 	if err != nil || signed == nil {
@@ -270,45 +272,92 @@ func (s *Server) pushPack(signed *sensorv1.SignedPack) {
 	}
 }
 
-// unlearn sends an order to forget.
-func (n *session) unlearn(signed *sensorv1.SignedUnlearn) {
-	u, err := pack.DecodeUnlearn(signed.GetPayload())
-	if err != nil || !n.learns.takes {
-		return
+// bringOrders sends what waits for a host and was not sent in this session: what the store has, and
+// not what an entry brought, of which it may have taken nothing.
+func (s *Server) bringOrders(ctx context.Context, n *session) error {
+	now := s.cfg.Now().UnixNano()
+	unlearns, err := s.cfg.Learning.PendingUnlearns(ctx, n.host, now)
+	if err != nil {
+		return fmt.Errorf("reading orders to forget: %w", err)
+	}
+	dispositions, err := s.cfg.Learning.PendingDispositions(ctx, n.host, now)
+	if err != nil {
+		return fmt.Errorf("reading dispositions: %w", err)
 	}
 	n.learns.mu.Lock()
-	sent := n.learns.orders[u.GetId()]
-	if n.learns.orders == nil {
-		n.learns.orders = make(map[string]bool)
+	defer n.learns.mu.Unlock()
+	for some := range slices.Chunk(unlearns, maxOrders) {
+		n.order(&sensorv1.Learning{Unlearn: slices.DeleteFunc(some, func(signed *sensorv1.SignedUnlearn) bool {
+			u, err := pack.DecodeUnlearn(signed.GetPayload())
+			return err != nil || !n.learns.first(u.GetId())
+		})})
 	}
-	n.learns.orders[u.GetId()] = true
-	until := n.learns.paused
-	n.learns.mu.Unlock()
-	if !sent {
-		n.send(learning(until, signed))
+	for some := range slices.Chunk(dispositions, maxOrders) {
+		n.order(&sensorv1.Learning{Dispositions: slices.DeleteFunc(some, func(signed *sensorv1.SignedDisposition) bool {
+			d, err := pack.DecodeDisposition(signed.GetPayload())
+			return err != nil || !n.learns.first(d.GetId())
+		})})
+	}
+	return nil
+}
+
+// first says whether an order was not sent in this session, and notes that it is; the lock is held.
+func (l *learns) first(id string) bool {
+	if _, sent := l.orders[id]; sent {
+		return false
+	}
+	if l.orders == nil {
+		l.orders = make(map[string]bool)
+	}
+	l.orders[id] = true
+	return true
+}
+
+// order sends what operators signed; the lock is held, so that no older word on the pause overtakes a newer one.
+func (n *session) order(what *sensorv1.Learning) {
+	if len(what.GetUnlearn())+len(what.GetDispositions()) > 0 {
+		n.send(learning(n.learns.paused, what))
 	}
 }
 
-func learning(until time.Time, orders ...*sensorv1.SignedUnlearn) *sensorv1.CoordinatorMessage {
-	l := &sensorv1.Learning{Unlearn: orders}
+func learning(until time.Time, what *sensorv1.Learning) *sensorv1.CoordinatorMessage {
 	if !until.IsZero() {
-		l.PauseUntil = until.UnixNano()
+		what.PauseUntil = until.UnixNano()
 	}
-	return &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Learning{Learning: l}}
+	return &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Learning{Learning: what}}
 }
 
-func (s *Server) pushUnlearn(signed *sensorv1.SignedUnlearn) {
-	if u, err := pack.DecodeUnlearn(signed.GetPayload()); err == nil {
-		if n := s.session(u.GetHost()); n != nil {
-			n.unlearn(signed)
+// pushOrders brings hosts that are connected here what was just committed for them.
+func (s *Server) pushOrders(hosts []string) {
+	if s.cfg.Learning == nil {
+		return
+	}
+	for _, host := range hosts {
+		n := s.session(host)
+		if n == nil || !n.learns.takes {
+			continue
+		}
+		if err := s.bringOrders(s.running, n); err != nil && s.running.Err() == nil {
+			s.cfg.Logger.Warn("host not told what an operator signed; it is with its next session", "host", host, "error", err)
 		}
 	}
+}
+
+// disposedHosts are those that dispositions are for.
+func disposedHosts(all []*sensorv1.SignedDisposition) (hosts []string) {
+	for _, signed := range all {
+		if d, err := pack.DecodeDisposition(signed.GetPayload()); err == nil {
+			hosts = append(hosts, d.GetHost())
+		}
+	}
+	return hosts
 }
 
 // pauseLearning tells a host whether it may learn, when that is news to it.
 func (s *Server) pauseLearning(n *session, suspect bool) {
 	now := s.cfg.Now()
 	n.learns.mu.Lock()
+	defer n.learns.mu.Unlock()
 	until := time.Time{}
 	if suspect {
 		until = now.Add(pauseFor)
@@ -317,9 +366,8 @@ func (s *Server) pauseLearning(n *session, suspect bool) {
 	if !told {
 		n.learns.paused = until
 	}
-	n.learns.mu.Unlock()
 	if !told && n.learns.takes {
-		n.send(learning(until))
+		n.send(learning(until, &sensorv1.Learning{}))
 	}
 }
 
@@ -364,7 +412,11 @@ func (s *Server) learningCommitted(cmd *raftv1.Command) {
 	case cmd.GetLearningOrder().GetPack() != nil:
 		s.closing.Go(func() { s.pushPack(cmd.GetLearningOrder().GetPack()) })
 	case cmd.GetLearningOrder().GetUnlearn() != nil:
-		s.pushUnlearn(cmd.GetLearningOrder().GetUnlearn())
+		if u, err := pack.DecodeUnlearn(cmd.GetLearningOrder().GetUnlearn().GetPayload()); err == nil {
+			s.closing.Go(func() { s.pushOrders([]string{u.GetHost()}) })
+		}
+	case cmd.GetPutDispositions() != nil:
+		s.closing.Go(func() { s.pushOrders(disposedHosts(cmd.GetPutDispositions().GetDispositions())) })
 	case cmd.GetSetRoles() != nil:
 		s.closing.Go(func() { s.rolesChanged(cmd.GetSetRoles().GetHosts()) })
 	case cmd.GetCloseIncident() != nil, len(cmd.GetPutIncident().GetMerged()) > 0:
@@ -387,15 +439,15 @@ func (s *Server) unlearnt(ctx context.Context, n *session, answer *sensorv1.Unle
 	}
 	n.learns.mu.Unlock()
 	if !asked {
-		return fmt.Errorf("%w: an answer to an order to forget that was not given", errProtocol)
+		return fmt.Errorf("%w: an answer to an order that was not given", errProtocol)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
 	_, err := propose(ctx, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "host:" + n.host, Body: &raftv1.Command_LearningOrder{
 		LearningOrder: &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: n.host, Unlearnt: answer}}}}})
 	if err != nil {
-		// The host is asked again with its next session, and answers that it has nothing left to forget.
-		s.cfg.Logger.Warn("answer to an order to forget not noted", "host", n.host, "order", answer.GetId(), "error", err)
+		// The host is asked again with its next session, and answers the same.
+		s.cfg.Logger.Warn("answer to an order not noted", "host", n.host, "order", answer.GetId(), "error", err)
 	}
 	return nil
 }

@@ -219,6 +219,8 @@ func (a *applier) apply() (*raftv1.Result, error) {
 		return a.putDrills(body.PutDrills)
 	case *raftv1.Command_PutInvestigation:
 		return a.putInvestigation(body.PutInvestigation)
+	case *raftv1.Command_PutDispositions:
+		return a.putDispositions(body.PutDispositions)
 	case *raftv1.Command_PutRules:
 		return a.putRules(body.PutRules)
 	case *raftv1.Command_AdvanceRules:

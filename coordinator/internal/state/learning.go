@@ -119,7 +119,7 @@ func (a *applier) unlearnt(in *raftv1.UnlearntBy) (*raftv1.Result, error) {
 		return nil, fmt.Errorf("storing answer: %w", err)
 	}
 	if !waited {
-		return accept(""), nil // told twice
+		return a.disposed(host, in) // or told twice
 	}
 	return accept(in.GetUnlearnt().GetId()), a.auditAs("host:"+in.GetHost(), "unlearnt", in.GetHost(), "%s: %d behaviours %s",
 		in.GetUnlearnt().GetId(), in.GetUnlearnt().GetBehaviours(), in.GetUnlearnt().GetFailure())

@@ -28,7 +28,7 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	facts := &sensorv1.HostFacts{Name: name("name"), Labels: map[string]string{"b": "1", "a": name("label"), "c": "3"}}
 	token := name("token")
 	var body proto.Message
-	switch rapid.IntRange(0, 19).Draw(t, "kind") {
+	switch rapid.IntRange(0, 20).Draw(t, "kind") {
 	case 0:
 		body = &raftv1.InitCluster{ClusterId: "c-1"}
 	case 1:
@@ -75,7 +75,14 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	case 15:
 		body = &raftv1.NoteRollOuts{RollOuts: []*raftv1.RollOut{{Key: []byte(name("k")), Hosts: rapid.Uint32Range(0, 9).Draw(t, "hosts")}, {Key: []byte(name("k")), Hosts: 3, Installed: 3, By: "apt"}}}
 	case 16:
-		body = &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: name("h"), Unlearnt: &sensorv1.Unlearnt{Id: name("ul")}}}}
+		body = &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: name("h"), Unlearnt: &sensorv1.Unlearnt{Id: rapid.SampledFrom([]string{name("ul"), name("dsp")}).Draw(t, "answered")}}}}
+	case 17:
+		payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&sensorv1.Disposition{Id: name("dsp"), ClusterId: "c-1", Host: name("h"), Incident: name("inc"),
+			Findings: []string{name("h") + "-1"}, Operator: "hal", IssuedAt: now, NotAfter: now + 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = &raftv1.PutDispositions{Dispositions: []*sensorv1.SignedDisposition{{Payload: payload}}}
 	default:
 		body = &raftv1.Ingest{Batches: []*raftv1.HostBatch{drawBatch(t, name("h")), drawBatch(t, name("h"))}}
 	}

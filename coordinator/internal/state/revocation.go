@@ -73,6 +73,12 @@ func (a *applier) signatures() ([]*sensorv1.Signature, error) {
 		return []*sensorv1.Signature{body.PutRules.GetSigned().GetSignature()}, nil
 	case *raftv1.Command_LearningOrder:
 		return []*sensorv1.Signature{body.LearningOrder.GetPack().GetSignature(), body.LearningOrder.GetUnlearn().GetSignature()}, nil
+	case *raftv1.Command_PutDispositions:
+		var signatures []*sensorv1.Signature
+		for _, d := range body.PutDispositions.GetDispositions() {
+			signatures = append(signatures, d.GetSignature())
+		}
+		return signatures, nil
 	case *raftv1.Command_ApproveOperation:
 		kept, err := a.tx.Order(body.ApproveOperation.GetOperation())
 		if err != nil {

@@ -130,6 +130,9 @@ func (tx *Tx) dropLearning(host int64) error {
 	if _, err := tx.exec("DELETE FROM host_roles WHERE host = ?", host); err != nil {
 		return err
 	}
-	_, err := tx.exec("DELETE FROM unlearns WHERE host = ? AND answered_at = 0", host)
+	if _, err := tx.exec("DELETE FROM unlearns WHERE host = ? AND answered_at = 0", host); err != nil {
+		return err
+	}
+	_, err := tx.exec("DELETE FROM dispositions WHERE host = ? AND answered_at = 0", host)
 	return err
 }

@@ -140,6 +140,7 @@ type Baseline struct {
 	observed  time.Duration
 	faded     time.Duration // observed when the sums were last decayed
 	odds      []byte        // detect's calibration, kept for it
+	oddTold   []byte        // and the findings of it that were told
 	lastTick  time.Time
 	harvested time.Time
 
@@ -168,6 +169,7 @@ type entry struct {
 	known           bool
 	clean           bool  // seen outside of storylines with findings
 	told            bool  // a summary named it
+	vouched         bool  // a person said that it is ordinary: it is learnt in whatever storyline
 	toldAt          int64 // Unix ns of the last summary with its count as known; not kept over a restart
 	kept            int   // keys of the kernel's that count for it: while there are any it stays
 	rehoured        bool  // an hour was credited while there were
@@ -204,7 +206,7 @@ func (b *Baseline) reset() {
 	b.dirty = map[event.BehaviourKey]struct{}{}
 	b.losses = map[string]uint64{}
 	b.edges, b.things, b.known, b.observed = [kinds]int{}, [kinds]int{}, 0, 0
-	b.faded, b.odds = 0, nil
+	b.faded, b.odds, b.oddTold = 0, nil, nil
 }
 
 // Observe counts an observation's behaviour and says what was known of it before.
@@ -264,7 +266,7 @@ func (b *Baseline) learn(e *entry, anchor event.ProcessKey) {
 	if b.pausedAt(b.lastTick) {
 		return
 	}
-	if len(b.tainted) > 0 {
+	if len(b.tainted) > 0 && !e.vouched {
 		if _, bad := b.tainted[anchor]; bad {
 			return
 		}
@@ -320,7 +322,7 @@ func (b *Baseline) distrust(anchor event.ProcessKey, at time.Time) {
 		return // since the mark it has touched nothing
 	}
 	for e, by := range b.touched {
-		if by != anchor {
+		if by != anchor || e.vouched {
 			continue
 		}
 		delete(b.touched, e)

@@ -113,6 +113,9 @@ func (b *Baseline) read(tx *bbolt.Tx) error {
 	if v := meta.Get(keyOdds); len(v) > 0 && len(v) <= maxOdds {
 		b.odds = bytes.Clone(v)
 	}
+	if v := meta.Get(keyOddTold); len(v) > 0 && len(v) <= maxOdds {
+		b.oddTold = bytes.Clone(v)
+	}
 	b.faded = b.observed
 	behaviours, err := tx.CreateBucketIfNotExists(bucketBehaviours)
 	if err != nil {
@@ -144,7 +147,7 @@ func (b *Baseline) read(tx *bbolt.Tx) error {
 // encode: format byte, kind, flags, then uvarints and length-prefixed strings.
 func (e *entry) encode() []byte {
 	var flags byte
-	for i, set := range []bool{e.known, e.clean, e.told} {
+	for i, set := range []bool{e.known, e.clean, e.told, e.vouched} {
 		if set {
 			flags |= 1 << i
 		}
@@ -172,7 +175,7 @@ func decode(key, v []byte) (*entry, error) {
 	if e.kind < event.BehaviourExec || e.kind >= kinds {
 		return nil, errDamaged
 	}
-	e.known, e.clean, e.told = v[2]&1 != 0, v[2]&2 != 0, v[2]&4 != 0
+	e.known, e.clean, e.told, e.vouched = v[2]&1 != 0, v[2]&2 != 0, v[2]&4 != 0, v[2]&8 != 0
 	r := reader{rest: v[3:]}
 	e.count, e.pending = r.uvarint(), r.uvarint()
 	e.first, e.last = r.varint(), r.varint()
@@ -259,7 +262,7 @@ func (b *Baseline) flush() (err error) {
 		changes = append(changes, c)
 	}
 	clear(b.dirty)
-	observed, odds := b.observed, b.odds
+	observed, odds, oddTold := b.observed, b.odds, b.oddTold
 	excepted, paused := b.learningFile()
 	b.mu.Unlock()
 
@@ -297,7 +300,7 @@ func (b *Baseline) flush() (err error) {
 		}
 		meta := tx.Bucket(bucketMeta)
 		if odds != nil {
-			if err := meta.Put(keyOdds, odds); err != nil {
+			if err := errors.Join(meta.Put(keyOdds, odds), meta.Put(keyOddTold, oddTold)); err != nil {
 				return err
 			}
 		}

@@ -14,36 +14,41 @@ import (
 // What a behaviour has beside its counts is in a bucket of its own, so that a sensor
 // which does not know it still reads the counts, and one that finds none begins with
 // them: bucket "model", key → version, weight, observed, hours. meta "odds" is what
-// detect measured of this host's storylines, which is nothing without the baseline.
+// detect measured of this host's storylines, which is nothing without the baseline, and
+// "told" which findings it told because of that.
 var (
 	bucketModel = []byte("model")
 	keyOdds     = []byte("odds")
+	keyOddTold  = []byte("told")
 )
 
 const (
 	modelVersion = 1
-	// maxOdds bounds what is kept for detect.
+	// maxOdds bounds each of the two that are kept for detect.
 	maxOdds = 32 << 10
 )
 
 // Odds is what was last kept with KeepOdds; nil: nothing.
-func (b *Baseline) Odds() []byte {
+func (b *Baseline) Odds() (odds, told []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.odds
+	return b.odds, b.oddTold
 }
 
-// KeepOdds keeps detect's calibration with the baseline that it was measured with. It is
-// written with the next changes.
-func (b *Baseline) KeepOdds(odds []byte) error {
-	if len(odds) > maxOdds {
-		return fmt.Errorf("keeping the calibration: %d bytes, at most %d", len(odds), maxOdds)
+// KeepOdds keeps detect's calibration, and what was told by it, with the baseline that it was
+// measured with. It is written with the next changes.
+func (b *Baseline) KeepOdds(odds, told []byte) error {
+	if len(odds) > maxOdds || len(told) > maxOdds {
+		return fmt.Errorf("keeping the calibration: %d and %d bytes, at most %d", len(odds), len(told), maxOdds)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.odds = odds
+	b.odds, b.oddTold = odds, told
 	return nil
 }
+
+// Flush writes what is not yet written.
+func (b *Baseline) Flush() error { return b.flush() }
 
 func (e *entry) encodeModel() []byte {
 	v := make([]byte, 0, 48)

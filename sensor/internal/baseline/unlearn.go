@@ -77,8 +77,33 @@ func (b *Baseline) Unlearn(match func(event.Behaviour, time.Time) bool, keys ...
 	return len(gone), kernel
 }
 
-// forget takes from an entry what it taught.
+// Vouch says that behaviours are ordinary, by the word of a person who looked at a finding of each:
+// they are new no more, and are learnt as any other from now on, in storylines with findings too. Else
+// what a person calls benign would be found anew each time, since a storyline that is found
+// teaches nothing. What a storyline does beside them is judged as before. It answers how many the
+// host has.
+func (b *Baseline) Vouch(keys ...event.BehaviourKey) (have int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range keys {
+		e := b.entries[key]
+		if e == nil {
+			continue
+		}
+		have++
+		e.vouched = true
+		if !e.clean {
+			b.setClean(e, true)
+		}
+		b.changed[e] = struct{}{}
+		b.dirty[key] = struct{}{}
+	}
+	return have
+}
+
+// forget takes from an entry what it taught, and what was said for it.
 func (b *Baseline) forget(e *entry) {
+	e.vouched = false
 	if s := b.subjects[subjectKey{e.kind, e.subject}]; s != nil {
 		s.windows = max(s.windows-b.weightOf(e), 0)
 	}

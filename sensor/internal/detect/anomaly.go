@@ -101,7 +101,10 @@ func (e *Engine) anomaly(o *event.Observation, v event.Verdict, s *story) *event
 	f.Kind, f.Title = kind, title
 	f.Techniques = techniquesOf(o, kind)
 	e.explain(f, v, a, did)
-	return e.tell(f, what, s)
+	if f = e.tell(f, what, s); f != nil {
+		e.odds.spend(f.ID, v.Behaviour.Key, a.whole)
+	}
+	return f
 }
 
 // weighed is an observation's score.

@@ -29,7 +29,8 @@ import (
 // The allowed rate is the budget, corrected by what was really told (adaptive conformal
 // inference, Gibbs and Candès 2021): each finding takes stepPerFinding halvings off it, and
 // each day gives back as much as the budget's findings took. At most 2^maxLevel either
-// way, and the flood of a day counts as floodCounts budgets at most, or as one finding.
+// way, and the flood of a day counts as floodCounts budgets at most, or as one finding. What
+// people say of findings corrects both (Engine.Dispose).
 type calibration struct {
 	budget float64 // findings a day
 	window time.Duration
@@ -40,7 +41,9 @@ type calibration struct {
 	level    float64
 	realised float64 // findings a day, over the last week or so
 	credit   float64 // findings that may still count against the level today
-	told     uint64
+	// anomalies are the findings so far, and told those of them that a person may yet judge.
+	anomalies uint64
+	told      []toldOdd
 
 	index    int64 // of the window at hand; 0: none
 	worst    float64
@@ -125,9 +128,12 @@ type peak struct{ bits, rate float64 }
 func (c *calibration) peak() peak {
 	seen := 0.0
 	for i := binCount - 1; i >= lowestPeak*binsPerBit; i-- {
+		above := seen
 		if seen += c.bins[i]; seen >= leastPeak {
-			bits := float64(i) / binsPerBit
-			return peak{bits, c.mix(bits, seen)}
+			// As if the bin were evenly full: one window more must never make its like rarer.
+			part := (leastPeak - above) / c.bins[i]
+			bits := (float64(i) + 1 - part) / binsPerBit
+			return peak{bits, c.mix(bits, leastPeak)}
 		}
 	}
 	return peak{}
@@ -202,6 +208,7 @@ func (c *calibration) advance(now time.Time, learning bool) {
 			c.close(float64(n))
 		}
 	}
+	c.closeTold(0)
 	c.index, c.worst, c.who, c.excluded, c.frozen, c.findings = index, 0, event.ProcessKey{}, false, false, 0
 }
 
@@ -219,6 +226,7 @@ func (c *calibration) close(n float64) {
 	case counted > 0:
 		c.take(waiting{worst: c.need, count: n})
 		c.bins[bin(c.need)] += counted - 1
+		c.closeTold(int(counted))
 	case !c.excluded && c.findings == 0:
 		c.wait(n)
 	}
@@ -254,6 +262,9 @@ func (c *calibration) take(w waiting) {
 		for i := range c.bins {
 			c.bins[i] *= share
 		}
+		for i := range c.told {
+			c.told[i].weight *= share
+		}
 		c.days = keepDays
 	}
 }
@@ -267,12 +278,6 @@ func (c *calibration) note(bits float64, who event.ProcessKey, tainted bool) {
 	if bits > c.worst {
 		c.worst, c.who = bits, who
 	}
-}
-
-// spend notes a finding that the budget is of.
-func (c *calibration) spend() {
-	c.findings++
-	c.told++
 }
 
 // taint notes that a storyline has a finding: no window of it, nor the one at hand,

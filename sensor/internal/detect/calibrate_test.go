@@ -20,7 +20,7 @@ func watched(c *calibration, from time.Time, days int, score func() float64) (to
 		c.note(bits, who, false)
 		if bits >= c.need {
 			c.taint(who)
-			c.spend()
+			c.spend("", event.BehaviourKey{}, bits)
 			told++
 		}
 	}
@@ -170,7 +170,7 @@ func TestPausedLearningCalibratesNothing(t *testing.T) {
 			c.frozen = true
 			c.note(before-1, event.ProcessKey{PID: uint32(i), Start: 1}, false)
 			if told {
-				c.spend()
+				c.spend("", event.BehaviourKey{}, before)
 			}
 		}
 		if c.need != before {

@@ -36,8 +36,9 @@ type Config struct {
 	AlertBudget float64
 	// Window is the length of the windows that oddness is measured in (default 10m).
 	Window time.Duration
-	// Odds is what an earlier run measured, from Engine.Odds; nil: nothing.
-	Odds []byte
+	// Odds is what an earlier run measured, from Engine.Odds, and Told what it told, from
+	// Engine.Told; nil: nothing.
+	Odds, Told []byte
 	// Budget is the number of findings a minute that this host may tell, whatever
 	// happens (default 120): a flood must not become the coordinator's flood.
 	// StoryBudget is the same for one storyline (default 40), so that one cannot
@@ -206,6 +207,11 @@ func New(cfg Config) (*Engine, error) {
 			cfg.Logger.Warn("what was measured of this host's storylines cannot be read; it is measured anew", "error", err)
 		}
 	}
+	if len(cfg.Told) > 0 {
+		if err := e.odds.decodeTold(cfg.Told); err != nil {
+			cfg.Logger.Warn("what was told cannot be read; what people say of it changes nothing here", "error", err)
+		}
+	}
 	if err := e.load(Set{}); err != nil {
 		return nil, err
 	}
@@ -228,7 +234,7 @@ func (e *Engine) Stats() Stats {
 	s.Storylines, s.Tainted = e.stories.len(), e.marked.len()
 	s.Rules = len(e.ids)
 	s.Correlations = e.correlator.Stats()
-	s.Anomalies, s.TellFrom, s.Realised = e.odds.told, e.odds.need, e.odds.realised
+	s.Anomalies, s.TellFrom, s.Realised = e.odds.anomalies, e.odds.need, e.odds.realised
 	return s
 }
 
@@ -330,9 +336,6 @@ func (e *Engine) tell(f *event.Finding, what string, story *story) *event.Findin
 	if r.held > 0 {
 		f.Reason += fmt.Sprintf(" The same was seen %d more times in this storyline and is not told one by one.", r.held)
 		r.held = 0
-	}
-	if f.PValue > 0 {
-		e.odds.spend()
 	}
 	f.ID = e.ulids.make(e.cfg.Now())
 	e.stats.Findings++
