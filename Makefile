@@ -39,7 +39,7 @@ isolation: ## (root) what leaks out of an isolated host, by path; PHASE=60 secon
 sim: ## a fleet of SIZE=1000 real sessions against three nodes on loopback, for HOLD=90s; SEED=1, HERD=leader, all or none; out/sim.jsonl
 	@exec scripts/bootstrap.sh sim -size '$(SIZE)' -hold '$(HOLD)' -seed '$(or $(SEED),1)' -herd '$(HERD)'
 
-eval: ## how well it decides, where the truth is known: baseline, rules, investigator, campaigns; FULL=1 for the long run, ONLY=a,b; out/eval.jsonl, pictures in out/eval/
+eval: ## how well it decides, where the truth is known: baseline, dispositions, rules, investigator, campaigns; FULL=1 for the long run, ONLY=a,b; out/eval.jsonl, pictures in out/eval/
 	@exec scripts/bootstrap.sh eval -only '$(ONLY)' -hosts '$(or $(HOSTS),0)' $(if $(FULL),-full)
 quiet: ## (root) an hour of ordinary work (MINUTES=n, NIGHTLY=1: eight hours) with a sensor beside it: 0 incidents; out/quiet.jsonl
 	@exec scripts/bootstrap.sh quiet -minutes '$(or $(MINUTES),$(if $(NIGHTLY),480,60))' -seed '$(or $(SEED),1)'

@@ -71,6 +71,7 @@ func (s *story) steps() []step {
 		{"The attacker goes on", s.automation},
 		{"Isolation of the whole fleet: two operators", s.isolate},
 		{"Release", s.release},
+		{"A person's word, and who learns from it", s.judged},
 	})
 }
 

@@ -44,6 +44,7 @@ type table struct {
 // tables are the parts of deciding, in their order; each has its file.
 var tables = []table{
 	{"baseline", baselineTable},
+	{"dispositions", dispositionsTable},
 	{"rules", rulesTable},
 	{"investigator", investigatorTable},
 	{"campaigns", campaignsTable},
