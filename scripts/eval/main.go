@@ -11,12 +11,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/vedette-edr/vedette/scripts/internal/figure"
 )
 
 // config says what to evaluate, and on what.
@@ -33,22 +30,6 @@ type config struct {
 
 // developed is the first seed that parameters were never looked at with.
 const developed = 1000
-
-// table is one part of deciding: it prints what belongs beside its figures, writes its
-// pictures, and returns the figures.
-type table struct {
-	name string
-	run  func(context.Context, io.Writer, config) ([]figure.Row, error)
-}
-
-// tables are the parts of deciding, in their order; each has its file.
-var tables = []table{
-	{"baseline", baselineTable},
-	{"dispositions", dispositionsTable},
-	{"rules", rulesTable},
-	{"investigator", investigatorTable},
-	{"campaigns", campaignsTable},
-}
 
 func main() {
 	var cfg config

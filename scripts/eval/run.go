@@ -13,6 +13,22 @@ import (
 	"github.com/vedette-edr/vedette/scripts/internal/figure"
 )
 
+// table is one part of deciding: it prints what belongs beside its figures, writes its
+// pictures, and returns the figures.
+type table struct {
+	name string
+	run  func(context.Context, io.Writer, config) ([]figure.Row, error)
+}
+
+// tables are the parts of deciding, in their order; each has its file.
+var tables = []table{
+	{"baseline", baselineTable},
+	{"dispositions", dispositionsTable},
+	{"rules", rulesTable},
+	{"investigator", investigatorTable},
+	{"campaigns", campaignsTable},
+}
+
 // errTable: -only names a table that is none.
 var errTable = errors.New("no such table")
 
