@@ -95,11 +95,18 @@ func TestLearningReachesHost(t *testing.T) {
 		t.Fatalf("got %v by %v, %v", p, signer, err)
 	}
 
+	c.tellFleet(t)
+
 	id, err := c.api.Unlearn(ctx, &sensorv1.Unlearn{Host: host.id, Subject: []byte("/tmp/x"), Reason: "an implant"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	order := session.learning()
+	order := session.next(func(m *sensorv1.CoordinatorMessage) bool {
+		if m.GetPack() != nil {
+			t.Error("a sensor that would take the fleet's pack for its role's is sent it")
+		}
+		return m.GetLearning() != nil
+	}).GetLearning()
 	if len(order.GetUnlearn()) != 1 || order.GetPauseUntil() != 0 {
 		t.Fatalf("got %v", order)
 	}
@@ -211,4 +218,40 @@ func (c *testCluster) tellOf(t *testing.T, host, incident string, session *testS
 		}
 		return nil
 	})
+}
+
+// tellFleet brings a pack of the whole fleet into force: a host that takes one has it at once, one that comes later with its
+// session, one that has it no more, and an older sensor never.
+func (c *testCluster) tellFleet(t *testing.T) {
+	t.Helper()
+	ctx, at := t.Context(), c.nodes[0].cfg.Advertise
+	open := func(held []byte) *testSession {
+		session, err := c.enrol(0).dial(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
+			Protocol: frame.ProtocolVersion, SensorVersion: "test", Boot: newBoot(), Facts: &sensorv1.HostFacts{Name: "web-1"}, Pack: []byte{1}, FleetPack: held}}})
+		session.next(func(m *sensorv1.CoordinatorMessage) bool { return m.GetWelcome() != nil })
+		session.pack() // its role's
+		return session
+	}
+	takes := open([]byte{0})
+	made, res, err := c.api.MakePack(ctx, "group:"+pack.Fleet, 50, time.Hour)
+	if err != nil || res.GetPack().GetRole() != pack.Fleet || res.GetPack().GetOf() != 3 {
+		t.Fatalf("making the fleet's pack: %v, %v", res, err)
+	}
+	if hosts, err := c.api.PutPack(ctx, made); err != nil || hosts != 3 {
+		t.Fatalf("for %d hosts, %v", hosts, err)
+	}
+	for _, session := range []*testSession{takes, open([]byte{0})} {
+		p, signer, err := pack.Verify(session.pack(), c.operators(), c.admin.ClusterID, time.Now())
+		if err != nil || signer == nil || p.GetRole() != pack.Fleet || len(p.GetBehaviours()) != 2 {
+			t.Fatalf("got %v by %v, %v", p, signer, err)
+		}
+	}
+	roles, err := c.api.Roles(ctx)
+	if err != nil || len(roles.GetRoles()) == 0 || roles.GetRoles()[len(roles.GetRoles())-1].GetBasis() != "fleet" {
+		t.Errorf("the groups are %v, %v", roles, err)
+	}
 }

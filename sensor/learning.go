@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/pack"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 	"github.com/vedette-edr/vedette/sensor/internal/baseline"
@@ -24,8 +25,8 @@ import (
 )
 
 const (
-	// maxLearningFile bounds the stored pack and answers.
-	maxLearningFile = 4 << 20
+	// maxLearningFile bounds the stored packs and answers.
+	maxLearningFile = 8 << 20
 	// maxAnswers to orders to forget and dispositions are remembered, so that one that comes again
 	// is not carried out again.
 	maxAnswers = 1000
@@ -36,12 +37,12 @@ const (
 // learner is what this host learns from, as the book uses it.
 type learner interface {
 	UsePack(*baseline.Pack)
+	UseFleet(*baseline.Pack)
 	Pause(until time.Time)
 	Unlearn(match func(event.Behaviour, time.Time) bool, keys ...event.BehaviourKey) (forgot int, kernel []uint64)
-	State() event.BaselineState
 }
 
-// learningBook holds the pack that this host goes by, and answers to what it was told. Who may say
+// learningBook holds the packs that this host goes by, and answers to what it was told. Who may say
 // what is package pack's; what a pack may bring about is package baseline's.
 type learningBook struct {
 	path    string
@@ -50,8 +51,9 @@ type learningBook struct {
 	roots   func() *x509.CertPool
 	revoked func(chain [][]byte) error
 	log     *slog.Logger
-	// baseline, judged and unknow are set before the uplink runs.
+	// baseline, learns, judged and unknow are set before the uplink runs.
 	baseline learner
+	learns   func() bool // whether novelty is no finding yet
 	judged   judged
 	unknow   func(keys ...uint64) error
 	// deciding is held from what is forgotten here to its being forgotten in the kernel, so that
@@ -64,11 +66,13 @@ type learningBook struct {
 	stored storedLearning
 	pack   *sensorv1.Pack // in use, without its behaviours; nil: none
 	sum    []byte         // its payload's
+	fleet  []byte         // of the payload of the fleet's pack in use; nil: none
 }
 
 // storedLearning is the file.
 type storedLearning struct {
-	Pack    []byte         `json:"pack"` // sensorv1.SignedPack
+	Pack    []byte         `json:"pack"`            // sensorv1.SignedPack
+	Fleet   []byte         `json:"fleet,omitempty"` // the same of the whole fleet
 	Answers []storedAnswer `json:"answers"`
 	// Made is when the newest pack that an operator signed for each role was made (Unix ns): an older
 	// one is not taken, whatever came between.
@@ -98,38 +102,40 @@ func openLearning(path, cluster, host string, roots func() *x509.CertPool, log *
 	return b
 }
 
-// begin uses the pack that was stored, as far as it counts still.
-func (b *learningBook) begin(l learner, unknow func(keys ...uint64) error) {
-	b.baseline, b.unknow = l, unknow
-	if len(b.stored.Pack) == 0 {
-		return
-	}
-	signed := new(sensorv1.SignedPack)
-	err := proto.Unmarshal(b.stored.Pack, signed)
-	if err == nil {
-		err = b.use(signed)
-	}
-	if err == nil {
-		return
-	}
-	b.log.Info("the stored baseline pack counts no more", "reason", err)
-	b.stored.Pack = nil
-	if err := b.save(); err != nil {
-		b.log.Warn("the stored baseline pack is not removed", "error", err)
+// begin uses the packs that were stored, as far as they count still.
+func (b *learningBook) begin(l learner, learns func() bool, unknow func(keys ...uint64) error) {
+	b.baseline, b.learns, b.unknow = l, learns, unknow
+	for _, stored := range []*[]byte{&b.stored.Pack, &b.stored.Fleet} {
+		if len(*stored) == 0 {
+			continue
+		}
+		signed := new(sensorv1.SignedPack)
+		err := proto.Unmarshal(*stored, signed)
+		if err == nil {
+			err = b.use(signed)
+		}
+		if err == nil {
+			continue
+		}
+		b.log.Info("a stored baseline pack counts no more", "reason", err)
+		*stored = nil
+		if err := b.save(); err != nil {
+			b.log.Warn("the stored baseline pack is not removed", "error", err)
+		}
 	}
 }
 
-// held names the pack in use.
-func (b *learningBook) held() []byte {
+// held names the packs in use.
+func (b *learningBook) held() (role, fleet []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.sum
+	return b.sum, b.fleet
 }
 
 // errNoUse: a pack that this host does not take, for a reason that is nobody's fault.
 var errNoUse = errors.New("the pack is of no use here")
 
-// takePack is told a pack by a coordinator.
+// takePack is told a pack by a coordinator, of its role or of the fleet.
 func (b *learningBook) takePack(signed *sensorv1.SignedPack) {
 	err := b.use(signed)
 	switch {
@@ -142,7 +148,13 @@ func (b *learningBook) takePack(signed *sensorv1.SignedPack) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stored.Pack, err = proto.Marshal(signed); err == nil {
+	raw, err := proto.Marshal(signed)
+	if err == nil {
+		if bytes.Equal(b.fleet, pack.Sum(signed)) {
+			b.stored.Fleet = raw
+		} else {
+			b.stored.Pack = raw
+		}
 		err = b.save()
 	}
 	if err != nil {
@@ -158,33 +170,69 @@ func (b *learningBook) use(signed *sensorv1.SignedPack) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if p.GetRole() == pack.Fleet {
+		return b.useFleet(signed, p, signer)
+	}
 	held := b.pack
 	if held.GetOperator() != "" && held.GetNotAfter() <= now.UnixNano() {
 		held = nil
 	}
 	switch {
-	case signer != nil && b.revoked != nil && b.revoked(signed.GetSignature().GetChain()) != nil:
-		return fmt.Errorf("the pack: %w; another operator imports it again", b.revoked(signed.GetSignature().GetChain()))
+	case signer != nil && b.repealed(signed) != nil:
+		return b.repealed(signed)
 	case signer != nil && p.GetMadeAt() < b.stored.Made[p.GetRole()], signer != nil && held != nil && bytes.Equal(b.sum, pack.Sum(signed)):
 		return fmt.Errorf("%w: it is in use, or one for its role that was made later was", errNoUse)
 	case signer == nil && held.GetOperator() != "":
 		return fmt.Errorf("%w: an operator's is in use", errNoUse)
 	case signer == nil && p.GetOf() < pack.MinHosts:
 		return fmt.Errorf("%w: a node made it of %d hosts, of fewer than %d it says nothing of a role", errNoUse, p.GetOf(), pack.MinHosts)
-	case signer == nil && !b.baseline.State().Learning:
+	case signer == nil && !b.learns():
 		return fmt.Errorf("%w: this host has learnt, and a node's word does not count any more", errNoUse)
 	}
 	if signer != nil {
-		if b.stored.Made == nil || len(b.stored.Made) >= maxMadeRoles {
-			b.stored.Made = make(map[string]int64)
-		}
-		b.stored.Made[p.GetRole()] = p.GetMadeAt()
+		b.made(p)
 	}
 	b.baseline.UsePack(packOf(p, signer != nil))
 	b.log.Info("baseline pack in use", "role", p.GetRole(), "behaviours", len(p.GetBehaviours()), "hosts", p.GetOf(), "signed_by", p.GetOperator())
 	p.Behaviours = nil
 	b.pack, b.sum = p, pack.Sum(signed)
 	return nil
+}
+
+// useFleet takes an operator's pack of the whole fleet; the lock is held.
+func (b *learningBook) useFleet(signed *sensorv1.SignedPack, p *sensorv1.Pack, signer *link.Peer) error {
+	switch {
+	case signer == nil:
+		return fmt.Errorf("%w: nobody signed the fleet's pack", errNoUse)
+	case b.repealed(signed) != nil:
+		return b.repealed(signed)
+	case p.GetMadeAt() < b.stored.Made[pack.Fleet], bytes.Equal(b.fleet, pack.Sum(signed)):
+		return fmt.Errorf("%w: it is in use, or one that was made later was", errNoUse)
+	}
+	b.made(p)
+	b.baseline.UseFleet(packOf(p, true))
+	b.log.Info("the fleet's baseline pack in use", "behaviours", len(p.GetBehaviours()), "hosts", p.GetOf(), "signed_by", p.GetOperator())
+	b.fleet = pack.Sum(signed)
+	return nil
+}
+
+// repealed says that who signed a pack is no operator any more.
+func (b *learningBook) repealed(signed *sensorv1.SignedPack) error {
+	if b.revoked == nil {
+		return nil
+	}
+	if err := b.revoked(signed.GetSignature().GetChain()); err != nil {
+		return fmt.Errorf("the pack: %w; another operator imports it again", err)
+	}
+	return nil
+}
+
+// made remembers when the newest that an operator signed for a role was made.
+func (b *learningBook) made(p *sensorv1.Pack) {
+	if b.stored.Made == nil || len(b.stored.Made) >= maxMadeRoles {
+		b.stored.Made = make(map[string]int64)
+	}
+	b.stored.Made[p.GetRole()] = p.GetMadeAt()
 }
 
 func packOf(p *sensorv1.Pack, trusted bool) *baseline.Pack {
@@ -316,7 +364,11 @@ func (b *learningBook) matching(u *sensorv1.Unlearn) (match func(event.Behaviour
 		}
 		return false
 	}
-	if signed := new(sensorv1.SignedPack); subject != "" && proto.Unmarshal(b.stored.Pack, signed) == nil {
+	for _, stored := range [][]byte{b.stored.Pack, b.stored.Fleet} {
+		signed := new(sensorv1.SignedPack)
+		if subject == "" || proto.Unmarshal(stored, signed) != nil {
+			continue
+		}
 		inUse, _ := pack.Decode(signed.GetPayload()) // nil where none is
 		for _, one := range inUse.GetBehaviours() {
 			named := event.Behaviour{Kind: event.BehaviourKind(one.GetKind()), Subject: string(one.GetSubject()), Object: string(one.GetObject())} //nolint:gosec // checked by package pack

@@ -21,6 +21,7 @@ import (
 // learnt is a baseline that notes what it is told.
 type learnt struct {
 	pack     *baseline.Pack
+	fleet    *baseline.Pack
 	paused   time.Time
 	forgot   int
 	asked    []event.BehaviourKey
@@ -28,9 +29,9 @@ type learnt struct {
 	kernel   []uint64
 }
 
-func (l *learnt) UsePack(p *baseline.Pack)   { l.pack = p }
-func (l *learnt) Pause(until time.Time)      { l.paused = until }
-func (l *learnt) State() event.BaselineState { return event.BaselineState{Learning: l.learning} }
+func (l *learnt) UsePack(p *baseline.Pack)  { l.pack = p }
+func (l *learnt) UseFleet(p *baseline.Pack) { l.fleet = p }
+func (l *learnt) Pause(until time.Time)     { l.paused = until }
 func (l *learnt) Unlearn(match func(event.Behaviour, time.Time) bool, keys ...event.BehaviourKey) (int, []uint64) {
 	l.forgot++
 	l.asked = keys
@@ -49,8 +50,13 @@ func (l *learnt) Unlearn(match func(event.Behaviour, time.Time) bool, keys ...ev
 func learningOf(t *testing.T, path string, ca *linktest.CA, l *learnt, unknow func(...uint64) error) *learningBook {
 	t.Helper()
 	b := openLearning(path, linktest.Cluster, "h-1", ca.Roots, slog.New(slog.DiscardHandler))
-	b.begin(l, unknow)
+	b.begin(l, func() bool { return l.learning }, unknow)
 	return b
+}
+
+func roleHeld(b *learningBook) []byte {
+	role, _ := b.held()
+	return role
 }
 
 func packBy(t *testing.T, cert *tls.Certificate, operator string, made time.Time, of uint32) *sensorv1.SignedPack {
@@ -88,12 +94,12 @@ func TestTakePack(t *testing.T) {
 	b := learningOf(t, path, ca, l, nil)
 	want := func(what string, trusted bool, signed *sensorv1.SignedPack) {
 		t.Helper()
-		if l.pack == nil || l.pack.Trusted != trusted || string(b.held()) != string(pack.Sum(signed)) {
+		if l.pack == nil || l.pack.Trusted != trusted || string(roleHeld(b)) != string(pack.Sum(signed)) {
 			t.Errorf("%s: in use is %+v", what, l.pack)
 		}
 	}
 	b.takePack(packBy(t, nil, "", now, 2))
-	if l.pack != nil || b.held() != nil {
+	if l.pack != nil || roleHeld(b) != nil {
 		t.Error("a node's pack of two hosts is taken")
 	}
 	node := packBy(t, nil, "", now, 5)
@@ -134,6 +140,43 @@ func TestTakePack(t *testing.T) {
 	b.takePack(second)
 	if settled.pack == nil || !settled.pack.Trusted {
 		t.Error("a host that has learnt does not take an operator's pack")
+	}
+}
+
+// Ensure the fleet's pack stands beside the role's, counts as an operator signed it and from no one else, goes by the
+// newest, is there after a restart, and is asked when something is to be forgotten.
+func TestTakeFleetPack(t *testing.T) {
+	ca := linktest.NewCA(t)
+	now := time.Now()
+	ann := ca.IssueBetween(link.KindOperator, "ann", "hunter", now.Add(-time.Hour), now.Add(time.Hour))
+	path := filepath.Join(t.TempDir(), "learning.json")
+	l := &learnt{learning: true}
+	b := learningOf(t, path, ca, l, nil)
+	fleet := func() []byte { _, sum := b.held(); return sum }
+	b.takePack(packFor(t, pack.Fleet, nil, "", now, 50))
+	if l.fleet != nil || l.pack != nil || fleet() != nil {
+		t.Error("a fleet's pack that nobody signed is taken")
+	}
+	role, first, second := packBy(t, &ann, "ann", now, 5), packFor(t, pack.Fleet, &ann, "ann", now.Add(-time.Minute), 50), packFor(t, pack.Fleet, &ann, "ann", now, 60)
+	b.takePack(role)
+	b.takePack(second)
+	b.takePack(first)
+	if l.fleet == nil || l.fleet.Of != 60 || string(fleet()) != string(pack.Sum(second)) || l.pack.Of != 5 || string(roleHeld(b)) != string(pack.Sum(role)) {
+		t.Errorf("in use are %+v and %+v", l.pack, l.fleet)
+	}
+	l = &learnt{}
+	b = learningOf(t, path, ca, l, nil)
+	if l.fleet == nil || l.fleet.Of != 60 || l.pack == nil || l.pack.Of != 5 {
+		t.Errorf("after a restart %+v and %+v", l.pack, l.fleet)
+	}
+	b.stored.Pack = nil
+	if _, keys := b.matching(&sensorv1.Unlearn{Subject: []byte("/tmp/x")}); len(keys) != 1 || keys[0] != baseline.KeyOf(event.BehaviourExec, "/bin/sh", "/tmp/x") {
+		t.Errorf("of the fleet's pack is forgotten %x", keys)
+	}
+	b.revoked = func([][]byte) error { return errors.New("revoked") }
+	b.takePack(packFor(t, pack.Fleet, &ann, "ann", now.Add(time.Second), 70))
+	if l.fleet.Of != 60 {
+		t.Error("a revoked operator's is taken")
 	}
 }
 

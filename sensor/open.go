@@ -49,7 +49,7 @@ func (s *Sensor) openResponder() (err error) {
 		OnIntent:      s.intent.take,
 		OnPack:        s.learning.takePack,
 		OnLearning:    s.learning.takeLearning,
-		Pack:          s.learning.held,
+		Packs:         s.learning.held,
 		OnTaint:       s.carried.take,
 		OnRules:       func(r *sensorv1.Rules) { s.rules.take(r) },
 		RulesHeld:     func() *sensorv1.RulesHeld { return s.rules.held() },
@@ -145,7 +145,7 @@ func (s *Sensor) openStages() (err error) {
 	}
 	s.onClose(s.baseline.Close)
 	s.learning.deciding = &s.keeper.deciding
-	s.learning.begin(s.baseline, s.source.Unknow)
+	s.learning.begin(s.baseline, func() bool { return s.baseline.State().Learning }, s.source.Unknow)
 	odds, told := s.baseline.Odds()
 	s.detector, err = detect.New(detect.Config{
 		RulesDir: s.cfg.RulesDir, AlertBudget: s.cfg.AlertBudget, Window: s.cfg.Baseline.Window, Odds: odds, Told: told, Logger: s.log,

@@ -24,19 +24,27 @@ import (
 // maxPackFile bounds a pack's file: its payload, and the signature with its chain.
 const maxPackFile = pack.MaxPayload + 32<<10
 
+// wholeFleet is every host, and fleetShare how many of them make a thing worth saying of the fleet.
+const (
+	wholeFleet = "group:" + pack.Fleet
+	fleetShare = 0.05
+)
+
 func (a *app) baselineExportCommand() *cobra.Command {
 	var out string
 	var share float64
+	var shared func() bool
 	c := &cobra.Command{
 		Use:   "export GROUP|HOST --out FILE",
 		Short: "write a signed pack of what a role group or a host does",
-		Long: `Makes a pack of what at least a share of a role group's hosts do (group:NAME), or of what is
-known on one host, signs it with your key on this machine and writes it to a new file of mode
+		Long: `Makes a pack of what at least a share of a role group's hosts do (group:NAME), of the whole
+fleet (group:*), or of what is known on one host, signs it with your key on this machine and writes it to a new file of mode
 0600. At most 256 hosts of a group are looked at; what hosts with an open incident do is in
 no pack. It holds 8192 behaviours at most, the commonest. The file proves who exported it and
 goes into force with 'baseline import' alone. It takes a hunter.`,
 		Example: `  vedette baseline export group:web --out web.pack
-  vedette baseline export web1 --out web1.pack`,
+  vedette baseline export web1 --out web1.pack
+  vedette baseline export 'group:*' --out fleet.pack`,
 		Args: exactly("GROUP or HOST"),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			if out == "" {
@@ -44,6 +52,9 @@ goes into force with 'baseline import' alone. It takes a hunter.`,
 			}
 			if share <= 0 || share > 1 {
 				return usage("--share %g is not above 0 and at most 1", share)
+			}
+			if args[0] == wholeFleet && !shared() {
+				share = fleetShare
 			}
 			signed, res, err := s.api.MakePack(ctx, args[0], uint32(share*1000), client.PackGood)
 			if err != nil {
@@ -65,7 +76,8 @@ goes into force with 'baseline import' alone. It takes a hunter.`,
 	}
 	f := c.Flags()
 	f.StringVar(&out, "out", "", "the new `file`")
-	f.Float64Var(&share, "share", float64(pack.DefaultPermille)/1000, "the share of the group's hosts that must do it")
+	f.Float64Var(&share, "share", float64(pack.DefaultPermille)/1000, "the share of the group's hosts that must do it (of the whole fleet 0.05)")
+	shared = func() bool { return f.Changed("share") }
 	return c
 }
 
@@ -93,7 +105,10 @@ your key on this machine and gives it to the hosts of its role group. It takes a
 
 From then on, for as long as it counts, what is in the pack is not new on those hosts: alone it
 makes no finding, and it still matches every rule. So look at what you import: a pack of a
-group that was attacked has the attack in it. 'baseline import --dry-run -o json' lists it.`,
+group that was attacked has the attack in it. 'baseline import --dry-run -o json' lists it.
+
+The fleet's pack (of group:*) goes to every host and says how many do a thing, and no more: what
+many do surprises less, and is as new as before. One that was made for a role can't become it.`,
 		Example: `  vedette baseline import web.pack
   vedette baseline import web1.pack --role web --ttl 720h`,
 		Args: exactly("FILE"),
@@ -104,6 +119,9 @@ group that was attacked has the attack in it. 'baseline import --dry-run -o json
 			}
 			if role = first(strings.TrimPrefix(role, "group:"), p.GetRole()); strings.HasPrefix(role, "h-") {
 				return usage("the pack is of one host, %s: say with --role for which group", role)
+			}
+			if (role == pack.Fleet) != (p.GetRole() == pack.Fleet) {
+				return usage("the pack of the whole fleet, and no other, is for the whole fleet: leave --role out, or export the group's")
 			}
 			s.say("%s of %s, exported by %s at %s: for role group %s", plural(len(p.GetBehaviours()), "behaviour"), plural(int(p.GetOf()), "host"), by, clock(p.GetMadeAt()), role)
 			if dryRun {
@@ -117,7 +135,7 @@ group that was attacked has the attack in it. 'baseline import --dry-run -o json
 					return usage("nobody can be asked here (no terminal): repeat with --yes, or look first with --dry-run")
 				}
 				defer func() { _ = tty.Close() }()
-				if err := ask(ctx, tty, fmt.Sprintf("About to say that this is normal on the hosts of %s. Type yes to go on: ", role), "yes"); err != nil {
+				if err := ask(ctx, tty, question(role), "yes"); err != nil {
 					return err
 				}
 			}
@@ -131,7 +149,11 @@ group that was attacked has the attack in it. 'baseline import --dry-run -o json
 			if err != nil {
 				return err
 			}
-			s.say("in force for %s now, and for those that come to the group", plural(int(hosts), "host")) //nolint:gosec // a count
+			if hosts == 0 {
+				s.say("in force, but no host is in role group %s yet: 'vedette baseline groups' lists the groups", role)
+			} else {
+				s.say("in force for %s now, and for those that come to the group", plural(int(hosts), "host")) //nolint:gosec // a count
+			}
 			return s.showPack(p, 0, signed)
 		}),
 	}
@@ -141,6 +163,13 @@ group that was attacked has the attack in it. 'baseline import --dry-run -o json
 	f.BoolVar(&dryRun, "dry-run", false, "show what is in it, and do nothing")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
+}
+
+func question(role string) string {
+	if role == pack.Fleet {
+		return "About to tell every host how many do this. Type yes to go on: "
+	}
+	return fmt.Sprintf("About to say that this is normal on the hosts of %s. Type yes to go on: ", role)
 }
 
 // readPack reads a file that 'baseline export' wrote.

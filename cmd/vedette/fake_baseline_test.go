@@ -72,6 +72,12 @@ func (f *fake) PutPack(_ context.Context, r *operatorv1.PutPackRequest) (*operat
 	if err != nil || signer == nil {
 		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("no operator's: %w", err))
 	}
+	if p.GetRole() == "nobody" {
+		return &operatorv1.PutPackResponse{}, nil
+	}
+	if p.GetRole() == pack.Fleet {
+		return &operatorv1.PutPackResponse{Hosts: 4}, nil
+	}
 	if p.GetRole() != "web" {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("role "+p.GetRole()))
 	}

@@ -29,7 +29,9 @@ import (
 
 // What separates these signatures from any other use of the same key.
 const (
-	packContext        = "vedette-pack-v1\x00"
+	packContext = "vedette-pack-v1\x00"
+	// An older sensor would take the fleet's pack for its role's: it finds no signature that it knows.
+	fleetContext       = "vedette-fleet-pack-v1\x00"
 	unlearnContext     = "vedette-unlearn-v1\x00"
 	dispositionContext = "vedette-disposition-v1\x00"
 )
@@ -39,6 +41,8 @@ const (
 	MaxBehaviours = 8192
 	// MaxPayload bounds a payload, in bytes: it travels in one entry of the log.
 	MaxPayload = 640 << 10
+	// Fleet is in the place of a role group's name in a pack of the whole fleet.
+	Fleet = "*"
 	// MaxRole bounds the name of a role group, in bytes.
 	MaxRole = 128
 	// MaxName bounds a subject or an object, in bytes.
@@ -161,7 +165,17 @@ func check(p *sensorv1.Pack) error {
 	return nil
 }
 
-// ValidRole says whether a role group may have a name.
+// ValidGroup says whether a role group may have a name.
+func ValidGroup(name string) bool { return name != Fleet && ValidRole(name) }
+
+func contextOf(p *sensorv1.Pack) string {
+	if p.GetRole() == Fleet {
+		return fleetContext
+	}
+	return packContext
+}
+
+// ValidRole says whether a pack may be for what has a name.
 func ValidRole(name string) bool {
 	return name != "" && len(name) <= MaxRole && !slices.ContainsFunc([]byte(name), func(c byte) bool { return c <= ' ' || c > '~' })
 }
@@ -173,7 +187,7 @@ func Sign(key crypto.Signer, chain [][]byte, p *sensorv1.Pack) (*sensorv1.Signed
 	if err != nil {
 		return nil, fmt.Errorf("signing the pack: %w", err)
 	}
-	signature, err := grant.SignAs(packContext, key, chain, payload)
+	signature, err := grant.SignAs(contextOf(p), key, chain, payload)
 	if err != nil {
 		return nil, fmt.Errorf("signing the pack: %w", err)
 	}
@@ -202,7 +216,7 @@ func Verify(signed *sensorv1.SignedPack, roots *x509.CertPool, cluster string, n
 		}
 		return p, nil, nil
 	}
-	signer, err := grant.VerifyAs(packContext, maySignPack, signed.GetSignature(), signed.GetPayload(), roots, cluster, now)
+	signer, err := grant.VerifyAs(contextOf(p), maySignPack, signed.GetSignature(), signed.GetPayload(), roots, cluster, now)
 	switch {
 	case err != nil:
 		return nil, nil, fmt.Errorf("the pack: %w", err)

@@ -56,6 +56,11 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// As an older sensor looks for: it would take the fleet's for its role's.
+	asRole, err := grant.SignAs("vedette-pack-v1\x00", alice.PrivateKey.(crypto.Signer), alice.Certificate, sign(t, alice, with(func(p *sensorv1.Pack) { p.Role = pack.Fleet })).GetPayload())
+	if err != nil {
+		t.Fatal(err)
+	}
 	disordered := good(now)
 	raw, _ := proto.MarshalOptions{Deterministic: true}.Marshal(disordered)
 	if slices.IsSortedFunc(disordered.GetBehaviours(), pack.Order) {
@@ -77,6 +82,8 @@ func TestVerify(t *testing.T) {
 		{"nothing", nil, "", pack.ErrMalformed},
 		{"another pack's signature", forged, "", grant.ErrSignature},
 		{"signed as an order to forget", &sensorv1.SignedPack{Payload: sign(t, alice, good(now)).GetPayload(), Signature: asUnlearn}, "", grant.ErrSignature},
+		{"the fleet's", sign(t, alice, with(func(p *sensorv1.Pack) { p.Role = pack.Fleet })), "alice", nil},
+		{"the fleet's, signed as a role's", &sensorv1.SignedPack{Payload: sign(t, alice, with(func(p *sensorv1.Pack) { p.Role = pack.Fleet })).GetPayload(), Signature: asRole}, "", grant.ErrSignature},
 		{"in disorder", &sensorv1.SignedPack{Payload: raw, Signature: sign(t, alice, good(now)).GetSignature()}, "", pack.ErrMalformed},
 		{"a viewer", sign(t, issue(ca, link.KindOperator, "alice", "viewer"), good(now)), "", grant.ErrForbidden},
 		{"another's name", sign(t, issue(ca, link.KindOperator, "bob", "admin"), good(now)), "", grant.ErrForbidden},

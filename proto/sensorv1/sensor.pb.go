@@ -1144,6 +1144,8 @@ type Hello struct {
 	// The newest form of Question that the sensor answers; 0: none. A sensor that does not
 	// know questions would end the session over one.
 	Questions uint32 `protobuf:"varint,9,opt,name=questions,proto3" json:"questions,omitempty"`
+	// The same of the fleet's pack. Empty: a sensor that would take one for its role's.
+	FleetPack []byte `protobuf:"bytes,13,opt,name=fleet_pack,json=fleetPack,proto3" json:"fleet_pack,omitempty"`
 	// It takes a CarriedTaint. An older one would take it for a broken protocol.
 	Carries       bool       `protobuf:"varint,12,opt,name=carries,proto3" json:"carries,omitempty"`
 	Rules         *RulesHeld `protobuf:"bytes,11,opt,name=rules,proto3" json:"rules,omitempty"`
@@ -1249,6 +1251,13 @@ func (x *Hello) GetQuestions() uint32 {
 		return x.Questions
 	}
 	return 0
+}
+
+func (x *Hello) GetFleetPack() []byte {
+	if x != nil {
+		return x.FleetPack
+	}
+	return nil
 }
 
 func (x *Hello) GetCarries() bool {
@@ -2558,7 +2567,7 @@ func (x *BaselineState) GetLearning() bool {
 type Pack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`                          // the role group's name, or a host's id
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`                          // the role group's name, or a host's id; "*": of the whole fleet, which says how usual things are and nothing else
 	MadeAt        int64                  `protobuf:"varint,3,opt,name=made_at,json=madeAt,proto3" json:"made_at,omitempty"`       // Unix ns; of two packs by operators the later counts
 	Of            uint32                 `protobuf:"varint,4,opt,name=of,proto3" json:"of,omitempty"`                             // hosts that it was made of
 	Permille      uint32                 `protobuf:"varint,5,opt,name=permille,proto3" json:"permille,omitempty"`                 // share of them that must have a behaviour for it to be here
@@ -2790,6 +2799,7 @@ type PackPart struct {
 	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`  // from 0, in order
 	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	Fleet         bool                   `protobuf:"varint,5,opt,name=fleet,proto3" json:"fleet,omitempty"` // it is the fleet's: waits beside the role's, and takes not its place
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2850,6 +2860,13 @@ func (x *PackPart) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *PackPart) GetFleet() bool {
+	if x != nil {
+		return x.Fleet
+	}
+	return false
 }
 
 // What a host is to forget. SignedUnlearn.payload is the exact bytes of this message.
@@ -7074,7 +7091,7 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\x05taint\x18\r \x01(\v2\x1f.vedette.sensor.v1.CarriedTaintH\x00R\x05taint\x120\n" +
 	"\x05rules\x18\n" +
 	" \x01(\v2\x18.vedette.sensor.v1.RulesH\x00R\x05rulesB\x06\n" +
-	"\x04body\"\xa9\x03\n" +
+	"\x04body\"\xc8\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12%\n" +
 	"\x0esensor_version\x18\x02 \x01(\tR\rsensorVersion\x122\n" +
@@ -7087,7 +7104,9 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\atrusted\x18\b \x01(\v2\x1a.vedette.sensor.v1.TrustedR\atrusted\x12\x12\n" +
 	"\x04pack\x18\n" +
 	" \x01(\fR\x04pack\x12\x1c\n" +
-	"\tquestions\x18\t \x01(\rR\tquestions\x12\x18\n" +
+	"\tquestions\x18\t \x01(\rR\tquestions\x12\x1d\n" +
+	"\n" +
+	"fleet_pack\x18\r \x01(\fR\tfleetPack\x12\x18\n" +
 	"\acarries\x18\f \x01(\bR\acarries\x122\n" +
 	"\x05rules\x18\v \x01(\v2\x1c.vedette.sensor.v1.RulesHeldR\x05rules\"\x99\x03\n" +
 	"\aWelcome\x12\x1a\n" +
@@ -7225,12 +7244,13 @@ const file_vedette_sensor_proto_rawDesc = "" +
 	"\n" +
 	"SignedPack\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12:\n" +
-	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"b\n" +
+	"\tsignature\x18\x02 \x01(\v2\x1c.vedette.sensor.v1.SignatureR\tsignature\"x\n" +
 	"\bPackPart\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\fR\x06sha256\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\xfe\x01\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\x12\x14\n" +
+	"\x05fleet\x18\x05 \x01(\bR\x05fleet\"\xfe\x01\n" +
 	"\aUnlearn\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +

@@ -53,6 +53,9 @@ type learns struct {
 	takes bool   // the sensor knows of it: an older one would end the session
 	fresh bool   // its host has not learnt enough yet
 	has   []byte // the pack that it goes by
+	fleet []byte // the same of the fleet's; empty: an older sensor, which would take one for its role's
+	// sending is held for one pack's parts: a sensor joins one at a time.
+	sending sync.Mutex
 
 	mu     sync.Mutex
 	paused time.Time       // until when it was told to learn nothing
@@ -60,7 +63,7 @@ type learns struct {
 }
 
 func (l *learns) begin(hello *sensorv1.Hello, host *operatorv1.Host) {
-	l.takes, l.has = len(hello.GetPack()) > 0, hello.GetPack()
+	l.takes, l.has, l.fleet = len(hello.GetPack()) > 0, hello.GetPack(), hello.GetFleetPack()
 	l.fresh = host.GetBaseline() == nil || host.GetBaseline().GetLearning()
 }
 
@@ -170,10 +173,17 @@ func (s *Server) bringLearning(ctx context.Context, n *session) error {
 		return err
 	}
 	signed, err := s.packFor(ctx, n)
-	if err != nil || signed == nil {
+	if err == nil && signed != nil {
+		err = s.sendPack(ctx, n, signed, false)
+	}
+	if err != nil || len(n.learns.fleet) == 0 {
 		return err
 	}
-	return s.sendPack(ctx, n, signed)
+	signed, err = s.cfg.Packs.RolePack(ctx, pack.Fleet, s.cfg.Now().UnixNano())
+	if err != nil || signed == nil || bytes.Equal(pack.Sum(signed), n.learns.fleet) {
+		return err
+	}
+	return s.sendPack(ctx, n, signed, true)
 }
 
 // packFor is an operator's pack for the host's role, or for a host that knows little yet what its
@@ -227,13 +237,16 @@ func (s *Server) made(ctx context.Context, role string) (*sensorv1.SignedPack, e
 
 // sendPack waits until the sensor has it, or does not read: a pack is large, and one for
 // thousands of hosts is not to lie before each of them at once.
-func (s *Server) sendPack(ctx context.Context, n *session, signed *sensorv1.SignedPack) error {
+func (s *Server) sendPack(ctx context.Context, n *session, signed *sensorv1.SignedPack, fleet bool) error {
 	parts, err := pack.Parts(signed)
 	if err != nil {
 		return err
 	}
+	n.learns.sending.Lock()
+	defer n.learns.sending.Unlock()
 	wrote := make(chan struct{}, len(parts))
 	for _, part := range parts {
+		part.Fleet = fleet
 		n.queue(outgoing{&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Pack{Pack: part}}, wrote})
 	}
 	timer := time.NewTimer(partTime)
@@ -256,6 +269,14 @@ func (s *Server) pushPack(signed *sensorv1.SignedPack) {
 	if err != nil || s.cfg.Packs == nil {
 		return
 	}
+	if p.GetRole() == pack.Fleet {
+		for _, n := range s.open() {
+			if n.learns.takes && len(n.learns.fleet) > 0 && s.sendPack(s.running, n, signed, true) != nil {
+				return
+			}
+		}
+		return
+	}
 	hosts, err := s.cfg.Packs.RoleHosts(s.running, p.GetRole())
 	if err != nil {
 		s.cfg.Logger.Warn("pack not pushed to the sensors; they get it when they connect", "role", p.GetRole(), "error", err)
@@ -266,7 +287,7 @@ func (s *Server) pushPack(signed *sensorv1.SignedPack) {
 		if n == nil || !n.learns.takes {
 			continue
 		}
-		if err := s.sendPack(s.running, n, signed); err != nil {
+		if err := s.sendPack(s.running, n, signed, false); err != nil {
 			return
 		}
 	}

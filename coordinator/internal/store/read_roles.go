@@ -139,6 +139,15 @@ func (db *DB) Roles(ctx context.Context) (out *operatorv1.ListRolesResponse, err
 	if err != nil {
 		return nil, err
 	}
+	// The fleet's pack belongs to no group, and is shown as one.
+	err = db.each(ctx, func(s scanner) error {
+		r := &operatorv1.RoleRow{Name: pack.Fleet, Basis: "fleet"}
+		out.Roles = append(out.Roles, r)
+		return s.Scan(&r.Hosts, &r.PackOperator, &r.PackMadeAt, &r.PackNotAfter)
+	}, "SELECT (SELECT count(*) FROM hosts WHERE removed = 0), operator, made_at, not_after FROM packs WHERE role = ?", pack.Fleet)
+	if err != nil {
+		return nil, err
+	}
 	err = db.each(ctx, func(s scanner) error { return s.Scan(&out.Without) },
 		"SELECT count(*) FROM hosts h WHERE h.removed = 0 AND NOT EXISTS (SELECT 1 FROM host_roles r WHERE r.host = h.n)")
 	return out, err
@@ -154,14 +163,14 @@ func (db *DB) RoleOf(ctx context.Context, host string) (role string, err error) 
 	var operators map[string]string
 	err = db.each(ctx, func(s scanner) error { return s.Scan(labelsColumn{&operators}, &role) },
 		"SELECT h.labels, coalesce(r.role, '') FROM hosts h LEFT JOIN host_roles r ON r.host = h.n WHERE h.id = ? AND h.removed = 0", host)
-	if role == "" && pack.ValidRole(operators[label]) {
+	if role == "" && pack.ValidGroup(operators[label]) {
 		role = operators[label]
 	}
 	return role, err
 }
 
-// RoleMembers are at most limit rows of a role group's hosts, evenly from all of them, and how
-// many there are.
+// RoleMembers are at most limit rows of a role group's hosts, or of all hosts for pack.Fleet, evenly from
+// all of them, and how many there are.
 func (db *DB) RoleMembers(ctx context.Context, role string, limit int) (rows []int64, of int, err error) {
 	var all []int64
 	err = db.each(ctx, func(s scanner) error {
@@ -169,7 +178,8 @@ func (db *DB) RoleMembers(ctx context.Context, role string, limit int) (rows []i
 		err := s.Scan(&n)
 		all = append(all, n)
 		return err
-	}, "SELECT host FROM host_roles WHERE role = ? ORDER BY host", role)
+	}, `SELECT host FROM host_roles WHERE role = ?1 AND ?1 <> ?2
+		UNION ALL SELECT n FROM hosts WHERE ?1 = ?2 AND removed = 0 ORDER BY 1`, role, pack.Fleet)
 	if err != nil || len(all) <= limit {
 		return all, len(all), err
 	}

@@ -126,6 +126,7 @@ type Baseline struct {
 	tainted map[event.ProcessKey]time.Time
 
 	pack     *packed // what peers do; nil: nobody said
+	fleet    *packed // how usual things are in the whole fleet; nil: nobody said
 	excepted map[event.BehaviourKey]struct{}
 	families map[event.BehaviourKey]int // known ones, without versions
 	paused   time.Time                  // learns nothing before

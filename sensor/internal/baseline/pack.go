@@ -23,6 +23,9 @@ type Pack struct {
 	Behaviours []Packed
 }
 
+// The pack of the whole fleet (UseFleet) only says how many hosts do a thing: it makes nothing new or
+// not, and nothing judged or not. It is an operator's, or none.
+
 // Packed is one behaviour of a pack.
 type Packed struct {
 	Kind            event.BehaviourKind
@@ -51,13 +54,37 @@ type packed struct {
 	warm       bool // it fits; stays so
 }
 
-// UsePack replaces the pack; nil is none.
+// UsePack replaces the role's pack; nil is none.
 func (b *Baseline) UsePack(p *Pack) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.pack, b.prior = nil, nil
-	if p == nil || len(p.Behaviours) == 0 || !p.Trusted && !b.learning() {
-		return
+	b.pack = nil
+	if p != nil && (p.Trusted || b.learning()) {
+		b.pack = b.packed(p)
+	}
+	if b.pack != nil {
+		for key := range b.entries {
+			b.pack.meet(key)
+		}
+	}
+	b.askPeers()
+}
+
+// UseFleet replaces the fleet's pack; nil is none, and one that is nobody's word as well.
+func (b *Baseline) UseFleet(p *Pack) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fleet = nil
+	if p != nil && p.Trusted {
+		b.fleet = b.packed(p)
+	}
+	b.askPeers()
+}
+
+// packed is a pack as it is asked, without what this host was told to forget; nil: it is empty.
+func (b *Baseline) packed(p *Pack) *packed {
+	if len(p.Behaviours) == 0 {
+		return nil
 	}
 	n := &packed{trusted: p.Trusted, of: p.Of, until: p.Until, hosts: make(map[event.BehaviourKey]uint32, len(p.Behaviours)), images: map[string]struct{}{}}
 	for _, one := range p.Behaviours {
@@ -71,10 +98,23 @@ func (b *Baseline) UsePack(p *Pack) {
 			n.images[image] = struct{}{}
 		}
 	}
-	for key := range b.entries {
-		n.meet(key)
+	return n
+}
+
+// peers are the two packs as a Prior.
+type peers struct{ group, fleet *packed }
+
+// Group implements Prior.
+func (p peers) Group(one event.Behaviour) event.Share { return p.group.share(one) }
+
+// Fleet implements Prior.
+func (p peers) Fleet(one event.Behaviour) event.Share { return p.fleet.share(one) }
+
+// askPeers makes the packs in use the prior, after one of them has changed.
+func (b *Baseline) askPeers() {
+	if b.prior = nil; b.pack != nil || b.fleet != nil {
+		b.prior = peers{b.pack, b.fleet}
 	}
-	b.pack, b.prior = n, n
 }
 
 // meet counts a behaviour that is new on this host.
@@ -88,8 +128,14 @@ func (p *packed) meet(key event.BehaviourKey) {
 
 // endPack drops a pack that counts no more. It is asked before anything is judged.
 func (b *Baseline) endPack(now time.Time) {
-	if p := b.pack; p != nil && (!p.until.IsZero() && !now.Before(p.until) || !p.trusted && !b.learning()) {
-		b.pack, b.prior = nil, nil
+	ended := func(p *packed) bool { return p != nil && !p.until.IsZero() && !now.Before(p.until) }
+	if ended(b.pack) || b.pack != nil && !b.pack.trusted && !b.learning() {
+		b.pack = nil
+		b.askPeers()
+	}
+	if ended(b.fleet) {
+		b.fleet = nil
+		b.askPeers()
 	}
 }
 
@@ -115,17 +161,14 @@ func (b *Baseline) byPack(v *event.Verdict, e *entry, image string) {
 	}
 }
 
-// Group implements Prior. Of what the pack does not have nobody can say how many have it: they are
-// fewer than its share.
-func (p *packed) Group(one event.Behaviour) event.Share {
-	if hosts := p.hosts[one.Key]; hosts > 0 {
-		return event.Share{Have: hosts, Of: p.of}
+// share is how many have a behaviour. Of what the pack does not have nobody can say how many: they are
+// fewer than its least share.
+func (p *packed) share(one event.Behaviour) event.Share {
+	if p == nil || p.hosts[one.Key] == 0 {
+		return event.Share{}
 	}
-	return event.Share{}
+	return event.Share{Have: p.hosts[one.Key], Of: p.of}
 }
-
-// Fleet implements Prior: a pack says nothing of other roles.
-func (p *packed) Fleet(event.Behaviour) event.Share { return event.Share{} }
 
 // except takes behaviours out of every pack, this one and those to come: somebody said that they
 // were not normal. Beyond maxExcepted an arbitrary one is forgotten to be forgotten.
@@ -137,7 +180,9 @@ func (b *Baseline) except(key event.BehaviourKey) {
 		}
 	}
 	b.excepted[key] = struct{}{}
-	if b.pack != nil {
-		delete(b.pack.hosts, key)
+	for _, p := range []*packed{b.pack, b.fleet} {
+		if p != nil {
+			delete(p.hosts, key)
+		}
 	}
 }

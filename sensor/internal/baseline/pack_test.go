@@ -98,6 +98,56 @@ func TestOperatorsPack(t *testing.T) {
 	}
 }
 
+// Ensure the fleet's pack makes what many do less surprising, on a host with or without its role's pack, and changes
+// nothing else: not what is new, judged or learnt; that nobody's word counts for nothing, and that it ends.
+func TestFleetPack(t *testing.T) {
+	c := &clock{epoch}
+	cfg := config(c)
+	cfg.LearnFor = -1
+	b := open(t, filepath.Join(t.TempDir(), "b.db"), cfg)
+	for range 50 {
+		b.Observe(exec(c.now, "/usr/sbin/cron", "/usr/sbin/cron"))
+		c.now = c.now.Add(cfg.Window)
+	}
+	fleet := common(60)
+	fleet.Of, fleet.Until = 40, c.now.Add(time.Hour)
+	for i := range fleet.Behaviours {
+		fleet.Behaviours[i].Hosts = 20
+	}
+	n := 0
+	observe := func() event.Verdict { n++; return b.Observe(exec(c.now, "/usr/sbin/cron", tool(n))) }
+	b.UseFleet(&fleet)
+	if v := observe(); v.Fleet.Of != 0 || v.Surprise != v.HostBits {
+		t.Errorf("a fleet's pack that nobody signed counts: %+v", v)
+	}
+	fleet.Trusted = true
+	b.UseFleet(&fleet)
+	if v := observe(); v.Fleet != (event.Share{Have: 20, Of: 40}) || v.Group.Of != 0 || v.Surprise > v.HostBits-2 || !v.New || !v.ImageNew || v.Known || v.Learning {
+		t.Errorf("what half of the fleet does: %+v", v)
+	}
+	if v := b.Observe(exec(c.now, "/usr/sbin/cron", "/opt/own")); v.Fleet.Of != 0 || v.Surprise != v.HostBits || v.Learning {
+		t.Errorf("what nobody does: %+v", v)
+	}
+	role := common(60)
+	role.Trusted = true
+	b.UsePack(&role)
+	if v := observe(); v.Fleet.Of != 40 || v.Group.Of != 5 || v.New {
+		t.Errorf("beside the role's: %+v", v)
+	}
+	b.UsePack(nil)
+	b.Unlearn(func(event.Behaviour, time.Time) bool { return false }, KeyOf(event.BehaviourExec, "/usr/sbin/cron", tool(n+1)))
+	if v := observe(); v.Fleet.Of != 0 {
+		t.Errorf("of what was forgotten the fleet is asked: %+v", v)
+	}
+	if v := observe(); v.Fleet.Of != 40 {
+		t.Errorf("without the role's: %+v", v)
+	}
+	c.now = fleet.Until
+	if v := observe(); v.Fleet.Of != 0 || v.Surprise != v.HostBits {
+		t.Errorf("after its end: %+v", v)
+	}
+}
+
 // Ensure what was unlearnt is new, tells the kernel's keys, keeps its counts, and stays so over a
 // restart, whatever a pack says.
 func TestUnlearn(t *testing.T) {

@@ -17,22 +17,27 @@ const (
 
 // lessons are what a session's node said of learning and is not done yet.
 type lessons struct {
-	waiting chan *sensorv1.Learning
-	pack    chan *sensorv1.SignedPack
+	waiting     chan *sensorv1.Learning
+	pack, fleet chan *sensorv1.SignedPack
 }
 
 func newLessons() lessons {
-	return lessons{make(chan *sensorv1.Learning, maxLessons), make(chan *sensorv1.SignedPack, 1)}
+	return lessons{make(chan *sensorv1.Learning, maxLessons), make(chan *sensorv1.SignedPack, 1), make(chan *sensorv1.SignedPack, 1)}
 }
 
-// packHeld says which pack this host goes by, and with one zero byte that it would take one.
-func (s *session) packHeld() []byte {
-	if s.u.cfg.Pack != nil {
-		if sum := s.u.cfg.Pack(); len(sum) > 0 {
-			return sum
-		}
+// packsHeld say which packs this host goes by, of its role and of the fleet, and with one zero byte that
+// it would take one.
+func (s *session) packsHeld() (role, fleet []byte) {
+	if s.u.cfg.Packs != nil {
+		role, fleet = s.u.cfg.Packs()
 	}
-	return []byte{0}
+	none := func(sum []byte) []byte {
+		if len(sum) == 0 {
+			return []byte{0}
+		}
+		return sum
+	}
+	return none(role), none(fleet)
 }
 
 // packPart takes a part of a pack, and hands the pack on with the last one.
@@ -44,11 +49,15 @@ func (s *session) packPart(part *sensorv1.PackPart) error {
 	if signed == nil || s.u.cfg.OnPack == nil {
 		return nil
 	}
+	slot := s.lessons.pack
+	if part.GetFleet() {
+		slot = s.lessons.fleet
+	}
 	select { // the newest counts; this is the only one that puts one there
-	case <-s.lessons.pack:
+	case <-slot:
 	default:
 	}
-	s.lessons.pack <- signed
+	slot <- signed
 	return nil
 }
 
@@ -68,15 +77,18 @@ func (s *session) learning(l *sensorv1.Learning) {
 // grants would wait behind it. What waits ends with the session; the next one's node says it again.
 func (s *session) learn(ctx context.Context) error {
 	for {
-		packs, due := s.lessons.pack, (<-chan time.Time)(nil)
+		packs, fleets, due := s.lessons.pack, s.lessons.fleet, (<-chan time.Time)(nil)
 		if wait := packEvery - time.Since(s.u.packAt); wait > 0 {
-			packs, due = nil, time.After(wait)
+			packs, fleets, due = nil, nil, time.After(wait)
 		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-due:
 		case signed := <-packs:
+			s.u.packAt = time.Now()
+			s.u.cfg.OnPack(signed)
+		case signed := <-fleets:
 			s.u.packAt = time.Now()
 			s.u.cfg.OnPack(signed)
 		case l := <-s.lessons.waiting:

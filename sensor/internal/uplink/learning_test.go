@@ -20,7 +20,7 @@ func TestLearning(t *testing.T) {
 	id, dir := enrollAt(t, n)
 	packs, held := make(chan *sensorv1.SignedPack, 4), []byte(nil)
 	startHost(t, id, dir, func(c *uplink.Config) {
-		c.Pack = func() []byte { return held }
+		c.Packs = func() ([]byte, []byte) { return held, []byte("fleet's") }
 		c.OnPack = func(signed *sensorv1.SignedPack) { packs <- signed }
 		c.OnLearning = func(l *sensorv1.Learning) (out []*sensorv1.Unlearnt) {
 			for _, u := range l.GetUnlearn() {
@@ -29,8 +29,8 @@ func TestLearning(t *testing.T) {
 			return out
 		}
 	})
-	if hello := <-n.hellos; !bytes.Equal(hello.GetPack(), []byte{0}) {
-		t.Errorf("without a pack it says %x", hello.GetPack())
+	if hello := <-n.hellos; !bytes.Equal(hello.GetPack(), []byte{0}) || string(hello.GetFleetPack()) != "fleet's" {
+		t.Errorf("without a role's pack it says %x and %x", hello.GetPack(), hello.GetFleetPack())
 	}
 	until(t, "a session", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.sessions) == 1 })
 	parts, err := pack.Parts(&sensorv1.SignedPack{Payload: bytes.Repeat([]byte("x"), 600<<10)})

@@ -198,10 +198,11 @@ func (s *session) hello() (*sensorv1.Welcome, error) {
 	if err := s.stream.SetReadDeadline(began.Add(welcomeTimeout)); err != nil {
 		return nil, err
 	}
+	role, fleet := s.packsHeld()
 	if err := s.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
 		Protocol: frame.ProtocolVersion, SensorVersion: s.u.cfg.Version, Facts: s.u.cfg.Facts(), Boot: boot,
 		KernelBoot: s.u.cfg.KernelBoot, Instance: s.u.instance, KeepAliveMs: uint32(s.u.cfg.KeepAlive.Milliseconds()),
-		Trusted: s.u.id.holds(), Pack: s.packHeld(), Questions: s.u.answers(), Carries: s.u.cfg.OnTaint != nil, Rules: s.u.rulesHeld(),
+		Trusted: s.u.id.holds(), Pack: role, FleetPack: fleet, Questions: s.u.answers(), Carries: s.u.cfg.OnTaint != nil, Rules: s.u.rulesHeld(),
 	}}}); err != nil {
 		return nil, err
 	}

@@ -88,11 +88,11 @@ type Config struct {
 	// signs, so that they do not come all at once. Default 10 min.
 	RenewSpread time.Duration
 	// OnPack takes a baseline pack, unverified, and OnLearning whether the host may learn and
-	// what it is to forget; it answers each order. They may be nil. Pack is the payload's hash of
-	// the pack in use, nil for none.
+	// what it is to forget; it answers each order. They may be nil. Packs are the payloads' hashes of
+	// the packs in use, of the host's role and of the fleet, nil for none.
 	OnPack     func(*sensorv1.SignedPack)
 	OnLearning func(*sensorv1.Learning) []*sensorv1.Unlearnt
-	Pack       func() []byte
+	Packs      func() (role, fleet []byte)
 	// Pinned are the only addresses worth dialling while this host is isolated, none
 	// while it is not. It may be nil.
 	Pinned func() []netip.AddrPort

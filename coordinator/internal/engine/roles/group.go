@@ -57,7 +57,7 @@ func plan(hosts []store.HostSketch, have []*raftv1.RoleGroup) (out *raftv1.SetRo
 	near := make([]uint32, len(hosts))
 	labelled := make(map[string]bool)
 	for i, h := range hosts {
-		if pack.ValidRole(h.Label) && !isSimilar(h.Label) {
+		if pack.ValidGroup(h.Label) && !isSimilar(h.Label) {
 			role[i], near[i] = h.Label, 1000
 			labelled[h.Label] = true
 		}
