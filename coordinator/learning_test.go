@@ -3,6 +3,7 @@ package coordinator_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -253,5 +254,41 @@ func (c *testCluster) tellFleet(t *testing.T) {
 	roles, err := c.api.Roles(ctx)
 	if err != nil || len(roles.GetRoles()) == 0 || roles.GetRoles()[len(roles.GetRoles())-1].GetBasis() != "fleet" {
 		t.Errorf("the groups are %v, %v", roles, err)
+	}
+}
+
+// Ensure packs for groups to come are few, and that those for groups with hosts are not counted among them.
+func TestIdlePacks(t *testing.T) {
+	c := startCluster(t, 1)
+	ctx := t.Context()
+	peer, boot := c.enrol(0), newBoot()
+	session, _ := peer.open(c.nodes[0].cfg.Advertise, boot)
+	session.batch(boot, 0, does(1, true, "/usr/bin/a"))
+	session.wantAck(1)
+	_, res, err := c.api.MakePack(ctx, peer.id, 0, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(role string) error {
+		signed, err := c.api.SignPack(res.GetPack(), role, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.api.PutPack(ctx, signed)
+		return err
+	}
+	for i := range 16 {
+		if err := put(fmt.Sprint("to-come-", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put("to-come-16"); err == nil || !strings.Contains(err.Error(), "wait for groups without hosts") {
+		t.Errorf("one too many: %v", err)
+	}
+	if err := put("to-come-3"); err != nil {
+		t.Errorf("one in another's place: %v", err)
+	}
+	if err := put(pack.Fleet); err != nil {
+		t.Errorf("the fleet's: %v", err)
 	}
 }

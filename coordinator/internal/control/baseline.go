@@ -22,6 +22,8 @@ const (
 	compared = 64
 	// packed is of how many of a group's hosts a pack is made.
 	packed = 256
+	// maxIdlePacks is how many packs may wait for groups that have no hosts.
+	maxIdlePacks = 16
 )
 
 // ListBehaviours implements the service.
@@ -153,6 +155,9 @@ func (s *Server) PutPack(ctx context.Context, r *operatorv1.PutPackRequest) (*op
 	if caller := operator(ctx); signer.ID != caller.ID {
 		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("operator %q submits a pack that %q signed: each signs their own", caller.ID, signer.ID))
 	}
+	if err := s.boundIdle(ctx, p.GetRole()); err != nil {
+		return nil, err
+	}
 	if _, err := s.propose(ctx, &raftv1.Command{IdempotencyKey: fmt.Sprintf("pack/%s/%d", p.GetRole()[:min(64, len(p.GetRole()))], p.GetMadeAt()),
 		Body: &raftv1.Command_LearningOrder{LearningOrder: &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Pack{Pack: r.GetSigned()}}}}); err != nil {
 		return nil, err
@@ -160,6 +165,23 @@ func (s *Server) PutPack(ctx context.Context, r *operatorv1.PutPackRequest) (*op
 	s.cfg.Logger.Info("baseline pack signed", "operator", signer.ID, "role", p.GetRole(), "behaviours", len(p.GetBehaviours()))
 	_, hosts, err := s.cfg.DB.RoleMembers(ctx, p.GetRole(), 1)
 	return &operatorv1.PutPackResponse{Hosts: uint64(hosts)}, readError(err) //nolint:gosec // a count
+}
+
+// boundIdle refuses one pack too many for groups that have no hosts: whoever may sign could else fill every
+// node's state with packs that nobody goes by.
+func (s *Server) boundIdle(ctx context.Context, role string) error {
+	if err := s.barrier(ctx); err != nil {
+		return err
+	}
+	_, hosts, err := s.cfg.DB.RoleMembers(ctx, role, 1)
+	if err != nil || hosts > 0 {
+		return readError(err)
+	}
+	idle, err := s.cfg.DB.IdlePacks(ctx, role, s.cfg.Now().UnixNano())
+	if err != nil || idle < maxIdlePacks {
+		return readError(err)
+	}
+	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("no host is in role group %q, and %d packs wait for groups without hosts already: enrol its first host, or give the name of a group that 'vedette baseline groups' lists", role, idle))
 }
 
 func packError(err error) error {

@@ -209,6 +209,13 @@ func (db *DB) RolePack(ctx context.Context, role string, now int64) (signed *sen
 	return signed, err
 }
 
+// IdlePacks is how many packs count for roles, but for one, that no host has.
+func (db *DB) IdlePacks(ctx context.Context, but string, now int64) (n int, err error) {
+	err = db.each(ctx, func(s scanner) error { return s.Scan(&n) }, `SELECT count(*) FROM packs p WHERE p.role <> ? AND p.role <> ? AND p.not_after > ?
+		AND NOT EXISTS (SELECT 1 FROM host_roles r WHERE r.role = p.role)`, but, pack.Fleet, now)
+	return n, err
+}
+
 // PackOf is what so great a share of some hosts do, unsigned and without a name: what is known
 // on at least one of them. What is beyond a pack's bounds is left out, the rarest first.
 func (db *DB) PackOf(ctx context.Context, hosts []int64, permille uint32) (p *sensorv1.Pack, leftOut int, err error) {
