@@ -15,7 +15,9 @@ import (
 // judged is what a person's word about findings changes: how odd an ordinary day is, and what of
 // the baseline is ordinary by that word. Both are bounded there.
 type judged interface {
-	Dispose(findings []string, malicious bool) []event.BehaviourKey
+	// About are the behaviours that findings are about which nobody has judged; Dispose judges them.
+	About(findings []string) []event.BehaviourKey
+	Dispose(findings []string, malicious bool)
 	Vouch(keys ...event.BehaviourKey) int
 	// Keep writes what they changed.
 	Keep() error
@@ -45,8 +47,7 @@ func (b *learningBook) dispose(signed *sensorv1.SignedDisposition) *sensorv1.Unl
 	if earlier := b.answered(asDisposition, d.GetId()); earlier != nil {
 		return earlier
 	}
-	about := b.judged.Dispose(d.GetFindings(), d.GetMalicious())
-	changed := 0
+	about, changed := b.judged.About(d.GetFindings()), 0
 	switch {
 	case len(about) == 0:
 	case d.GetMalicious():
@@ -58,6 +59,7 @@ func (b *learningBook) dispose(signed *sensorv1.SignedDisposition) *sensorv1.Unl
 	default:
 		changed = b.judged.Vouch(about...)
 	}
+	b.judged.Dispose(d.GetFindings(), d.GetMalicious())
 	b.log.Info("a person said what findings were", "incident", d.GetIncident(), "operator", d.GetOperator(), "malicious", d.GetMalicious(),
 		"findings", len(d.GetFindings()), "known", len(about), "behaviours", changed)
 	if err := b.judged.Keep(); err != nil {

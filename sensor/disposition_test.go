@@ -27,9 +27,12 @@ type spoken struct {
 
 func (s *spoken) Keep() error { s.kept++; return nil }
 
-func (s *spoken) Dispose(findings []string, malicious bool) []event.BehaviourKey {
+func (s *spoken) Dispose(findings []string, malicious bool) {
 	s.findings, s.malicious = findings, malicious
 	s.disposed++
+}
+
+func (s *spoken) About(findings []string) []event.BehaviourKey {
 	if slices.Contains(findings, "f-1") {
 		return []event.BehaviourKey{{7}}
 	}
@@ -108,9 +111,16 @@ func TestTakeDisposition(t *testing.T) {
 	if got := b.takeLearning(&sensorv1.Learning{Dispositions: []*sensorv1.SignedDisposition{{Payload: []byte("x")}}}); len(got) != 0 || s.disposed != taken {
 		t.Errorf("nonsense, which names no disposition, is answered with %v", got)
 	}
+	works := b.unknow
 	b.unknow = func(...uint64) error { return errors.New("no kernel") }
-	if got := one(said(hunter, "dsp-7", "h-1", true, "f-1")); got.GetFailure() == "" {
-		t.Errorf("the kernel failed: %v", got)
+	for range 2 { // and is to be carried out still
+		if got := one(said(hunter, "dsp-7", "h-1", true, "f-1")); got.GetFailure() == "" || s.disposed != taken {
+			t.Errorf("the kernel failed: %v", got)
+		}
+	}
+	b.unknow = works
+	if got := one(said(hunter, "dsp-7", "h-1", true, "f-1")); got.GetFailure() != "" || got.GetBehaviours() != 1 {
+		t.Errorf("the kernel works again: %v", got)
 	}
 	taken = s.disposed
 	b.revoked = func([][]byte) error { return errors.New("revoked") }

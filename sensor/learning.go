@@ -229,10 +229,19 @@ func (b *learningBook) repealed(signed *sensorv1.SignedPack) error {
 
 // made remembers when the newest that an operator signed for a role was made.
 func (b *learningBook) made(p *sensorv1.Pack) {
-	if b.stored.Made == nil || len(b.stored.Made) >= maxMadeRoles {
+	if b.stored.Made == nil {
 		b.stored.Made = make(map[string]int64)
 	}
 	b.stored.Made[p.GetRole()] = p.GetMadeAt()
+	for len(b.stored.Made) > maxMadeRoles {
+		oldest := ""
+		for role, at := range b.stored.Made {
+			if role != p.GetRole() && role != pack.Fleet && (oldest == "" || at < b.stored.Made[oldest]) {
+				oldest = role
+			}
+		}
+		delete(b.stored.Made, oldest)
+	}
 }
 
 func packOf(p *sensorv1.Pack, trusted bool) *baseline.Pack {
@@ -302,7 +311,7 @@ func (b *learningBook) addressed(host string, by *sensorv1.Signature, err error)
 // What was answered is kept by kind, or one order could pass for another with its id.
 const (
 	asOrder       = ""
-	asDisposition = "disposition/"
+	asDisposition = "dsp/" // no order has an id that begins so
 )
 
 // refused answers what is not carried out; nil where not even its id can be read: it is no answer to anything.

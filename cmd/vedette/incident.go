@@ -256,7 +256,7 @@ func (s *session) closeIncident(ctx context.Context, req *operatorv1.CloseIncide
 		s.say("vedette: %s is closed, but %d of the %s to be told what it was are: an older node answered, or hosts are gone or have too much waiting", req.GetId(), told, plural(len(req.GetDispositions()), "host"))
 	}
 	if leftOut > 0 {
-		s.say("vedette: %s is closed; the sensors of %s are not told what it was, those of the first %d are", req.GetId(), plural(leftOut, "host"), len(signed))
+		s.say("vedette: %s is closed; the sensors of %s beyond the first %d are not told what it was", req.GetId(), plural(leftOut, "host"), len(signed))
 	}
 	return res.GetIncident(), nil
 }

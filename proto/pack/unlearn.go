@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/vedette-edr/vedette/proto/grant"
@@ -48,6 +49,8 @@ func VerifyUnlearn(signed *sensorv1.SignedUnlearn, roots *x509.CertPool, cluster
 	}
 	given, end := time.Unix(0, u.GetIssuedAt()), time.Unix(0, u.GetNotAfter())
 	switch {
+	case strings.HasPrefix(u.GetId(), "dsp"):
+		return nil, link.Peer{}, fmt.Errorf("%w: the id %.64q is a disposition's", ErrMalformed, u.GetId())
 	case u.GetClusterId() != cluster:
 		return nil, link.Peer{}, fmt.Errorf("the order to unlearn is %w: it is for %q, this is %q", ErrForeign, u.GetClusterId(), cluster)
 	case given.After(now.Add(clockSkew)) || !end.After(now) || end.Sub(given) > UnlearnFor:

@@ -248,7 +248,8 @@ func (h *Host) observe(at time.Time, o *event.Observation) Result {
 
 // Judge is a person's word on a finding, as sensor's dispose takes it.
 func (h *Host) Judge(finding string, malicious bool) {
-	about := h.detector.Dispose([]string{finding}, malicious)
+	about := h.detector.About([]string{finding})
+	h.detector.Dispose([]string{finding}, malicious)
 	if malicious {
 		h.baseline.Unlearn(func(event.Behaviour, time.Time) bool { return false }, about...)
 		return

@@ -155,6 +155,8 @@ func (s *Server) PutPack(ctx context.Context, r *operatorv1.PutPackRequest) (*op
 	if caller := operator(ctx); signer.ID != caller.ID {
 		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("operator %q submits a pack that %q signed: each signs their own", caller.ID, signer.ID))
 	}
+	s.packing.Lock()
+	defer s.packing.Unlock() // else many at once would each find room
 	if err := s.boundIdle(ctx, p.GetRole()); err != nil {
 		return nil, err
 	}

@@ -145,6 +145,7 @@ type Server struct {
 	replays  chan struct{} // holds one for each replay that runs
 	backups  chan struct{} // holds one while a backup is made
 	hunts    chan struct{} // holds one for each hunt that runs
+	packing  sync.Mutex    // held while a pack is looked at and proposed
 	// deniedAll are requests; unshaken are connections that never came to one.
 	deniedAll, unshaken atomic.Uint64
 

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
-	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/pack"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -27,7 +25,7 @@ func (s *Server) checkDispositions(ctx context.Context, r *operatorv1.CloseIncid
 	if len(r.GetDispositions()) > maxDisposed {
 		return invalid("%d hosts to be told, at most %d", len(r.GetDispositions()), maxDisposed)
 	}
-	caller := operator(ctx)
+	caller, seen := operator(ctx), map[string]bool{}
 	for _, signed := range r.GetDispositions() {
 		d, signer, err := pack.VerifyDisposition(signed, s.operatorRoots(), s.cfg.Authority.Cluster(), s.cfg.Now())
 		switch {
@@ -38,7 +36,10 @@ func (s *Server) checkDispositions(ctx context.Context, r *operatorv1.CloseIncid
 		case d.GetIncident() != r.GetId() || state.DispositionInWords(d.GetMalicious()) != r.GetDisposition():
 			return invalid("a disposition says that incident %q was %s, and %q is to be closed as %s",
 				d.GetIncident(), state.DispositionInWords(d.GetMalicious()), r.GetId(), r.GetDisposition())
+		case seen[d.GetHost()]:
+			return invalid("two dispositions are for host %s: one says it all", d.GetHost())
 		}
+		seen[d.GetHost()] = true
 	}
 	return nil
 }
@@ -56,13 +57,9 @@ func (s *Server) untold(ctx context.Context, r *operatorv1.CloseIncidentRequest)
 	if err != nil {
 		return nil, false, readError(err)
 	}
-	kept, err := s.cfg.DB.Dispositions(ctx, r.GetId())
+	told, err := s.hostsTold(ctx, r)
 	if err != nil {
-		return nil, false, readError(err)
-	}
-	told := make(map[string]bool, len(kept))
-	for _, k := range kept {
-		told[k.Host] = true
+		return nil, false, err
 	}
 	for _, signed := range r.GetDispositions() {
 		if d, err := pack.DecodeDisposition(signed.GetPayload()); err == nil && !told[d.GetHost()] {
@@ -93,17 +90,29 @@ func (s *Server) tellSensors(ctx context.Context, dispositions []*sensorv1.Signe
 	return "", nil
 }
 
+// hostsTold are the hosts that were told of an incident what a request says, and took it or still may.
+func (s *Server) hostsTold(ctx context.Context, r *operatorv1.CloseIncidentRequest) (map[string]bool, error) {
+	rows, err := s.dispositionsOf(ctx, r.GetId())
+	told := make(map[string]bool, len(rows))
+	for _, row := range rows {
+		if (row.GetState() == orderDone || row.GetState() == orderPending) && state.DispositionInWords(row.GetMalicious()) == r.GetDisposition() {
+			told[row.GetHost()] = true
+		}
+	}
+	return told, err
+}
+
 // toldOf is how many hosts of a request are told what it says.
 func (s *Server) toldOf(ctx context.Context, r *operatorv1.CloseIncidentRequest) (told uint32, err error) {
 	if len(r.GetDispositions()) == 0 {
 		return 0, nil
 	}
-	kept, err := s.cfg.DB.Dispositions(ctx, r.GetId())
+	hosts, err := s.hostsTold(ctx, r)
 	if err != nil {
-		return 0, readError(err)
+		return 0, err
 	}
 	for _, signed := range r.GetDispositions() {
-		if slices.ContainsFunc(kept, func(k store.Disposition) bool { return bytes.Equal(k.Signed.GetPayload(), signed.GetPayload()) }) {
+		if d, err := pack.DecodeDisposition(signed.GetPayload()); err == nil && hosts[d.GetHost()] {
 			told++
 		}
 	}
@@ -129,15 +138,22 @@ func (s *Server) dispositionsOf(ctx context.Context, incident string) (out []*op
 	return out, nil
 }
 
-// orderState is how far a host is with what it was told.
+// How far a host is with what it was told.
+const (
+	orderPending = "pending"
+	orderDone    = "done"
+	orderFailed  = "failed"
+	orderExpired = "expired"
+)
+
 func orderState(answered, notAfter int64, failure string, now int64) string {
 	switch {
 	case answered == 0 && notAfter <= now:
-		return "expired"
+		return orderExpired
 	case answered == 0:
-		return "pending"
+		return orderPending
 	case failure != "":
-		return "failed"
+		return orderFailed
 	}
-	return "done"
+	return orderDone
 }

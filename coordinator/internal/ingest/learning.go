@@ -25,46 +25,67 @@ type Learning interface {
 	PendingDispositions(ctx context.Context, host string, now int64) ([]*sensorv1.SignedDisposition, error)
 }
 
-// Packs is what ingest reads of baseline packs.
-type Packs interface {
-	// RoleOf is a host's role group, "" for none.
-	RoleOf(ctx context.Context, host string) (string, error)
-	RoleHosts(ctx context.Context, role string) ([]string, error)
-	// RolePack is the one that an operator signed, nil for none.
-	RolePack(ctx context.Context, role string, now int64) (*sensorv1.SignedPack, error)
-	// MadePack is one of what most hosts of a role do now, unsigned; nil when there are too few.
-	MadePack(ctx context.Context, role string) (*sensorv1.Pack, error)
-}
-
 const (
 	// pauseFor is how long a host with an open incident learns nothing when nobody says so
 	// again, and pauseAgain how often somebody does.
 	pauseFor   = 2 * time.Hour
 	pauseAgain = 30 * time.Minute
-	// madeFor is how long a pack that this node made is given out, maxMade how many are kept.
-	madeFor = time.Hour
-	maxMade = 64
-	// partTime is the most that a pack waits for a sensor that does not read.
-	partTime = 2 * time.Second
 )
 
 // learns is a session's part of it.
 type learns struct {
-	takes bool   // the sensor knows of it: an older one would end the session
-	fresh bool   // its host has not learnt enough yet
-	has   []byte // the pack that it goes by
-	fleet []byte // the same of the fleet's; empty: an older sensor, which would take one for its role's
-	// sending is held for one pack's parts: a sensor joins one at a time.
-	sending sync.Mutex
+	takes  bool // the sensor knows of it: an older one would end the session
+	fleets bool // and of the fleet's pack: an older one would take it for its role's
 
 	mu     sync.Mutex
+	fresh  bool            // its host has not learnt enough yet
+	has    []byte          // the pack that it goes by, or was sent last
+	fleet  []byte          // the same of the fleet's
+	begun  bool            // it was looked whether its host has an open incident
 	paused time.Time       // until when it was told to learn nothing
 	orders map[string]bool // ids of orders to forget and dispositions that it was sent
+
+	// sending is held for one pack's parts: a sensor joins one at a time.
+	sending sync.Mutex
 }
 
-func (l *learns) begin(hello *sensorv1.Hello, host *operatorv1.Host) {
-	l.takes, l.has, l.fleet = len(hello.GetPack()) > 0, hello.GetPack(), hello.GetFleetPack()
+// learnsOf is what a sensor says of it with its first message.
+func learnsOf(hello *sensorv1.Hello) *learns {
+	return &learns{takes: len(hello.GetPack()) > 0, fleets: len(hello.GetFleetPack()) > 0, has: hello.GetPack(), fleet: hello.GetFleetPack()}
+}
+
+// begin notes what the store knows of the host.
+func (l *learns) begin(host *operatorv1.Host) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.fresh = host.GetBaseline() == nil || host.GetBaseline().GetLearning()
+}
+
+// lacks says whether a pack is news to the sensor.
+func (l *learns) lacks(signed *sensorv1.SignedPack, fleet bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := l.has
+	if fleet {
+		held = l.fleet
+	}
+	return signed != nil && !bytes.Equal(pack.Sum(signed), held)
+}
+
+func (l *learns) sent(signed *sensorv1.SignedPack, fleet bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if fleet {
+		l.fleet = pack.Sum(signed)
+	} else {
+		l.has = pack.Sum(signed)
+	}
+}
+
+func (l *learns) isFresh() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fresh
 }
 
 // maxOrders go into one message, well below a frame: a sensor lets few messages wait.
@@ -72,17 +93,6 @@ const maxOrders = 32
 
 // maxTeaching is how many hosts are told at once what to learn and forget.
 const maxTeaching = 8
-
-// madePacks are those that this node made.
-type madePacks struct {
-	mu   sync.Mutex
-	made map[string]madePack
-}
-
-type madePack struct {
-	signed *sensorv1.SignedPack
-	at     time.Time
-}
 
 // suspectHosts are those with open incidents, read once after each change of one: thousands of hosts
 // may come back at once.
@@ -176,121 +186,14 @@ func (s *Server) bringLearning(ctx context.Context, n *session) error {
 	if err == nil && signed != nil {
 		err = s.sendPack(ctx, n, signed, false)
 	}
-	if err != nil || len(n.learns.fleet) == 0 {
+	if err != nil || !n.learns.fleets {
 		return err
 	}
 	signed, err = s.cfg.Packs.RolePack(ctx, pack.Fleet, s.cfg.Now().UnixNano())
-	if err != nil || signed == nil || bytes.Equal(pack.Sum(signed), n.learns.fleet) {
+	if err != nil || !n.learns.lacks(signed, true) {
 		return err
 	}
 	return s.sendPack(ctx, n, signed, true)
-}
-
-// packFor is an operator's pack for the host's role, or for a host that knows little yet what its
-// peers do; nil when there is none that it lacks.
-func (s *Server) packFor(ctx context.Context, n *session) (*sensorv1.SignedPack, error) {
-	role, err := s.cfg.Packs.RoleOf(ctx, n.host)
-	if err != nil || role == "" {
-		return nil, err
-	}
-	signed, err := s.cfg.Packs.RolePack(ctx, role, s.cfg.Now().UnixNano())
-	if err != nil {
-		return nil, err
-	}
-	if signed == nil && n.learns.fresh {
-		signed, err = s.made(ctx, role)
-	}
-	if err != nil || signed == nil || bytes.Equal(pack.Sum(signed), n.learns.has) {
-		return nil, err
-	}
-	return signed, nil
-}
-
-// made makes a role's pack, one at a time.
-func (s *Server) made(ctx context.Context, role string) (*sensorv1.SignedPack, error) {
-	m := &s.packs
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := s.cfg.Now()
-	if kept, ok := m.made[role]; ok && now.Sub(kept.at) < madeFor {
-		return kept.signed, nil
-	}
-	p, err := s.cfg.Packs.MadePack(ctx, role)
-	if err != nil {
-		return nil, fmt.Errorf("making a pack of role %s: %w", role, err)
-	}
-	var signed *sensorv1.SignedPack
-	if p != nil {
-		p.ClusterId, p.Role, p.MadeAt = s.cfg.Authority.Cluster(), role, now.UnixNano()
-		payload, err := pack.Encode(p)
-		if err != nil {
-			return nil, fmt.Errorf("making a pack of role %s: %w", role, err)
-		}
-		signed = &sensorv1.SignedPack{Payload: payload}
-	}
-	if m.made == nil || len(m.made) >= maxMade {
-		m.made = make(map[string]madePack)
-	}
-	m.made[role] = madePack{signed, now}
-	return signed, nil
-}
-
-// sendPack waits until the sensor has it, or does not read: a pack is large, and one for
-// thousands of hosts is not to lie before each of them at once.
-func (s *Server) sendPack(ctx context.Context, n *session, signed *sensorv1.SignedPack, fleet bool) error {
-	parts, err := pack.Parts(signed)
-	if err != nil {
-		return err
-	}
-	n.learns.sending.Lock()
-	defer n.learns.sending.Unlock()
-	wrote := make(chan struct{}, len(parts))
-	for _, part := range parts {
-		part.Fleet = fleet
-		n.queue(outgoing{&sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Pack{Pack: part}}, wrote})
-	}
-	timer := time.NewTimer(partTime)
-	defer timer.Stop()
-	for range parts {
-		select {
-		case <-wrote:
-		case <-timer.C:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-// pushPack gives a pack that was just committed to the role's hosts that are connected here.
-func (s *Server) pushPack(signed *sensorv1.SignedPack) {
-	p, err := pack.Decode(signed.GetPayload())
-	if err != nil || s.cfg.Packs == nil {
-		return
-	}
-	if p.GetRole() == pack.Fleet {
-		for _, n := range s.open() {
-			if n.learns.takes && len(n.learns.fleet) > 0 && s.sendPack(s.running, n, signed, true) != nil {
-				return
-			}
-		}
-		return
-	}
-	hosts, err := s.cfg.Packs.RoleHosts(s.running, p.GetRole())
-	if err != nil {
-		s.cfg.Logger.Warn("pack not pushed to the sensors; they get it when they connect", "role", p.GetRole(), "error", err)
-		return
-	}
-	for _, host := range hosts {
-		n := s.session(host)
-		if n == nil || !n.learns.takes {
-			continue
-		}
-		if err := s.sendPack(s.running, n, signed, false); err != nil {
-			return
-		}
-	}
 }
 
 // bringOrders sends what waits for a host and was not sent in this session: what the store has, and
@@ -307,6 +210,9 @@ func (s *Server) bringOrders(ctx context.Context, n *session) error {
 	}
 	n.learns.mu.Lock()
 	defer n.learns.mu.Unlock()
+	if !n.learns.begun {
+		return nil // an order would end a pause that nobody has looked for yet; they come when somebody has
+	}
 	for some := range slices.Chunk(unlearns, maxOrders) {
 		n.order(&sensorv1.Learning{Unlearn: slices.DeleteFunc(some, func(signed *sensorv1.SignedUnlearn) bool {
 			u, err := pack.DecodeUnlearn(signed.GetPayload())
@@ -379,6 +285,7 @@ func (s *Server) pauseLearning(n *session, suspect bool) {
 	now := s.cfg.Now()
 	n.learns.mu.Lock()
 	defer n.learns.mu.Unlock()
+	n.learns.begun = true
 	until := time.Time{}
 	if suspect {
 		until = now.Add(pauseFor)

@@ -50,7 +50,7 @@ type session struct {
 	trust     atomic.Uint64 // epoch of the list of trusted authorities that it holds
 	rules     rulesOf
 	conduct   conduct
-	learns    learns
+	learns    *learns
 	answers   uint32 // the newest form of question that it answers; 0: none
 
 	writer  sync.WaitGroup      // the goroutine that writes what is queued, while there is any
@@ -128,7 +128,7 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 	_ = stream.SetReadDeadline(time.Time{})
 	hello := first.GetHello()
 	n := &session{server: s, conn: conn, host: conn.Peer().ID, machine: hello.GetFacts().GetMachineIdHash(),
-		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(), answers: hello.GetQuestions()}
+		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(), answers: hello.GetQuestions(), learns: learnsOf(hello)}
 	var welcome *sensorv1.Welcome
 	refused, registered := s.check(ctx, hello, n.host), false
 	if refused == nil {
@@ -283,7 +283,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	if err != nil {
 		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
-	n.learns.begin(hello, known)
+	n.learns.begin(known)
 	welcome := &sensorv1.Welcome{Protocol: frame.ProtocolVersion, HostId: n.host, NodeId: s.cfg.NodeID, CoordinatorVersion: s.cfg.Version,
 		Acked: acked, Nodes: nodes, Time: s.cfg.Now().UnixNano(),
 		Intent: intent, Labels: known.GetLabels()}

@@ -28,11 +28,18 @@ func (a *applier) putDispositions(in *raftv1.PutDispositions) (*raftv1.Result, e
 		if refused, err := a.ours(d.GetClusterId()); refused != nil || err != nil {
 			return refused, err
 		}
+		// One from later on, or for ever, would wait for as long.
+		if now := a.cmd.GetTime(); d.GetIssuedAt() > now+clockSkew || d.GetNotAfter() <= now || d.GetNotAfter()-d.GetIssuedAt() > int64(pack.UnlearnFor) {
+			return reject(RejectInvalid, "the disposition is out of its time: set the clock of the machine that it was signed on"), nil
+		}
 		host, refused, err := a.disposes(d)
 		if refused != nil || err != nil {
 			return refused, err
 		}
 		hosts[i], all[i] = host, d
+	}
+	if err := a.tx.PruneDispositions(); err != nil {
+		return nil, fmt.Errorf("removing old dispositions: %w", err)
 	}
 	for i, d := range all {
 		if hosts[i] == 0 {

@@ -14,8 +14,13 @@ import (
 
 func disposed(t testing.TB, id, host, incident string, malicious bool) *sensorv1.SignedDisposition {
 	t.Helper()
+	return disposedAt(t, id, host, incident, malicious, now, now+1e12)
+}
+
+func disposedAt(t testing.TB, id, host, incident string, malicious bool, given, end int64) *sensorv1.SignedDisposition {
+	t.Helper()
 	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&sensorv1.Disposition{Id: id, ClusterId: "c-1", Host: host, Incident: incident,
-		Malicious: malicious, Findings: []string{host + "-1"}, Operator: "hal", IssuedAt: now, NotAfter: now + 1e12})
+		Malicious: malicious, Findings: []string{host + "-1"}, Operator: "hal", IssuedAt: given, NotAfter: end})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +65,9 @@ func TestPutDispositions(t *testing.T) {
 	}
 	l.want(state.RejectInvalid, put(many...))
 	l.want(state.RejectInvalid, put())
+	for _, times := range [][2]int64{{now + 1e12, now + 2e12}, {now - 2e12, now}, {now, now + 1<<60}} {
+		l.want(state.RejectInvalid, put(disposedAt(t, "dsp-t", "h-1", "inc-1", false, times[0], times[1])))
+	}
 	l.want(state.RejectInvalid, put(&sensorv1.SignedDisposition{Payload: []byte("x")}))
 
 	answer := func(host string, with *sensorv1.Unlearnt) *raftv1.Command {

@@ -28,7 +28,7 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	facts := &sensorv1.HostFacts{Name: name("name"), Labels: map[string]string{"b": "1", "a": name("label"), "c": "3"}}
 	token := name("token")
 	var body proto.Message
-	switch rapid.IntRange(0, 20).Draw(t, "kind") {
+	switch rapid.IntRange(0, 21).Draw(t, "kind") {
 	case 0:
 		body = &raftv1.InitCluster{ClusterId: "c-1"}
 	case 1:
@@ -77,12 +77,15 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	case 16:
 		body = &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: name("h"), Unlearnt: &sensorv1.Unlearnt{Id: rapid.SampledFrom([]string{name("ul"), name("dsp")}).Draw(t, "answered")}}}}
 	case 17:
-		payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&sensorv1.Disposition{Id: name("dsp"), ClusterId: "c-1", Host: name("h"), Incident: name("inc"),
-			Findings: []string{name("h") + "-1"}, Operator: "hal", IssuedAt: now, NotAfter: now + 1})
+		host := rapid.SampledFrom([]string{disposedHost, name("h")}).Draw(t, "host")
+		payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&sensorv1.Disposition{Id: name("dsp"), ClusterId: "c-1", Host: host, Incident: disposedIncident,
+			Findings: []string{host + "-1"}, Operator: "hal", IssuedAt: now, NotAfter: now + 9})
 		if err != nil {
 			t.Fatal(err)
 		}
 		body = &raftv1.PutDispositions{Dispositions: []*sensorv1.SignedDisposition{{Payload: payload}}}
+	case 18:
+		body = &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: disposedHost, Unlearnt: &sensorv1.Unlearnt{Id: name("dsp")}}}}
 	default:
 		body = &raftv1.Ingest{Batches: []*raftv1.HostBatch{drawBatch(t, name("h")), drawBatch(t, name("h"))}}
 	}
@@ -92,6 +95,17 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 		cmd.IdempotencyKey = name("key")
 	}
 	return cmd
+}
+
+// A host of which an incident was closed: what is told of one needs much that came before.
+const disposedHost, disposedIncident = "h-told", "inc-told"
+
+func closedCase() []*raftv1.Command {
+	return []*raftv1.Command{
+		command(&raftv1.InitCluster{ClusterId: "c-1"}), command(&raftv1.EnrollHost{Host: disposedHost, Facts: &sensorv1.HostFacts{Name: disposedHost}}), batch(disposedHost, 0, 1),
+		command(&raftv1.PutIncident{Incident: &raftv1.Incident{Id: disposedIncident, Findings: []string{disposedHost + "-1"}}}),
+		command(&raftv1.CloseIncident{Id: disposedIncident, Disposition: "benign", Reason: "known"}),
+	}
 }
 
 func drawBatch(t *rapid.T, host string) *raftv1.HostBatch {
@@ -129,7 +143,7 @@ func TestSameLogSameState(t *testing.T) {
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
-		commands := rapid.SliceOfN(rapid.Custom(drawCommand), 1, 40).Draw(rt, "log")
+		commands := append(closedCase(), rapid.SliceOfN(rapid.Custom(drawCommand), 1, 40).Draw(rt, "log")...)
 		crash := rapid.IntRange(0, len(commands)).Draw(rt, "crash")
 		from := rapid.IntRange(0, crash).Draw(rt, "replay from")
 		work := filepath.Join(dir, fmt.Sprint(run))

@@ -16,16 +16,19 @@ const (
 	maxDispositionsWaiting = 64
 )
 
+// PruneDispositions removes those that are too many.
+func (tx *Tx) PruneDispositions() error {
+	_, err := tx.exec(`DELETE FROM dispositions WHERE n <= (SELECT max(n) FROM dispositions) - ? AND (answered_at > 0 OR not_after <= ?)
+		OR n <= (SELECT max(n) FROM dispositions) - ?`, int64(maxDispositions), tx.Time, int64(mostDispositions))
+	return err
+}
+
 // AddDisposition notes what a host is told of its findings; false when it has the id of one that was, or too
 // many wait for the host.
 func (tx *Tx) AddDisposition(host int64, signed *sensorv1.SignedDisposition, d *sensorv1.Disposition) (bool, error) {
 	body, err := encode(signed)
 	if err != nil {
 		return false, fmt.Errorf("encoding disposition: %w", err)
-	}
-	if _, err := tx.exec(`DELETE FROM dispositions WHERE n <= (SELECT max(n) FROM dispositions) - ? AND (answered_at > 0 OR not_after <= ?)
-		OR n <= (SELECT max(n) FROM dispositions) - ?`, int64(maxDispositions), tx.Time, int64(mostDispositions)); err != nil {
-		return false, err
 	}
 	n, err := tx.exec(`INSERT INTO dispositions (id, host, incident, signed, not_after, answered_at, findings, failure)
 		SELECT ?1, ?2, ?3, ?4, ?5, 0, 0, '' WHERE (SELECT count(*) FROM dispositions WHERE host = ?2 AND answered_at = 0 AND not_after > ?6) < ?7

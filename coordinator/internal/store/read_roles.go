@@ -163,6 +163,9 @@ func (db *DB) RoleOf(ctx context.Context, host string) (role string, err error) 
 	var operators map[string]string
 	err = db.each(ctx, func(s scanner) error { return s.Scan(labelsColumn{&operators}, &role) },
 		"SELECT h.labels, coalesce(r.role, '') FROM hosts h LEFT JOIN host_roles r ON r.host = h.n WHERE h.id = ? AND h.removed = 0", host)
+	if role == pack.Fleet {
+		role = "" // an older release could have one of this name
+	}
 	if role == "" && pack.ValidGroup(operators[label]) {
 		role = operators[label]
 	}

@@ -41,30 +41,38 @@ const (
 	benignBits = 3.0
 )
 
-// Dispose takes what a person said of findings, by their ids, once for each; what was not told because
-// of its oddness, or too long ago, is passed over. It answers the behaviours that they are about.
+// About are the behaviours that findings are about, by their ids: those that were told because of their
+// oddness, not too long ago, and of which nobody has said what they were.
+func (e *Engine) About(findings []string) (keys []event.BehaviourKey) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.odds.told {
+		if t.said == undisposed && slices.Contains(findings, t.id) {
+			keys = append(keys, t.key)
+		}
+	}
+	return keys
+}
+
+// Dispose takes what a person said of findings, by their ids, once for each of those that About knows.
 //
 // A benign one shows that an ordinary day of this host has a storyline so odd: it counts from now on at
 // its own score, or benignBits above what was told from. A malicious one shows nothing of ordinary days: it counts no more, and
 // gives back what it took off the budget, which is one of false alarms. The bounds of the
 // score that is told from are the same whatever people say (lowestNeed, highestNeed).
-func (e *Engine) Dispose(findings []string, bad bool) (about []event.BehaviourKey) {
+func (e *Engine) Dispose(findings []string, bad bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	said := benign
 	if bad {
 		said = malicious
 	}
-	for _, id := range findings {
-		i := slices.IndexFunc(e.odds.told, func(t toldOdd) bool { return t.id == id && t.said == undisposed })
-		if i < 0 {
-			continue
+	for i := range e.odds.told {
+		if t := &e.odds.told[i]; t.said == undisposed && slices.Contains(findings, t.id) {
+			t.said = said
 		}
-		about = append(about, e.odds.told[i].key)
-		e.odds.told[i].said = said
 	}
 	e.odds.settleTold()
-	return about
 }
 
 // Told are the findings that Dispose knows, for Config.Told of the next run.

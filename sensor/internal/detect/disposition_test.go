@@ -150,6 +150,10 @@ func TestDispositionsAreBounded(t *testing.T) {
 	if c.need > highestNeed || c.level < -maxLevel || len(c.told) > maxTold {
 		t.Errorf("told from %.1f bits, at most %.1f; level %.1f; %d wait", c.need, highestNeed, c.level, len(c.told))
 	}
+	// What is far above is as rare still, or nothing would be grave any more.
+	if often, usual := c.rate(highestNeed+benignBits+10), c.rate(highestNeed+benignBits); often > usual/8 {
+		t.Errorf("10 bits above all that was told come %v times a day, what was told %v", often, usual)
+	}
 	for i := range 90 {
 		id := fmt.Sprint("m", i)
 		at = tellOne(c, at, id, 60)
@@ -280,14 +284,22 @@ func TestDispose(t *testing.T) {
 		t.Fatalf("got %+v", found)
 	}
 	id := found[0].ID
-	if about := e.Dispose([]string{"", "another"}, false); len(about) != 0 {
+	if about := e.About([]string{"", "another"}); len(about) != 0 {
 		t.Errorf("what was not told is known as %v", about)
 	}
-	if about := e.Dispose([]string{"another", id, id}, false); len(about) != 1 || about[0] != v.Behaviour.Key {
-		t.Errorf("the finding is about %v", about)
+	for range 2 {
+		if about := e.About([]string{"another", id, id}); len(about) != 1 || about[0] != v.Behaviour.Key {
+			t.Errorf("the finding is about %v", about)
+		}
 	}
-	if about := e.Dispose([]string{id}, true); len(about) != 0 {
-		t.Errorf("the same finding is judged twice: %v", about)
+	e.Dispose([]string{"another"}, true)
+	e.Dispose([]string{id}, false)
+	if about := e.About([]string{id}); len(about) != 0 || e.odds.told[0].said != benign {
+		t.Errorf("a finding that was judged may be again: %v", about)
+	}
+	e.Dispose([]string{id}, true)
+	if e.odds.told[0].said != benign {
+		t.Error("a finding is judged twice")
 	}
 	if s := e.Stats(); s.Anomalies != 1 {
 		t.Errorf("%d odd findings", s.Anomalies)
