@@ -11,7 +11,7 @@ import (
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
-// What is kept: of a host the storylines that were judged last, of signs those seen first.
+// What is kept: of a host the storylines that were looked at last, of signs those seen first.
 const (
 	maxInvestigationsOfHost = 1000
 	maxPrecedents           = 20_000
@@ -39,7 +39,7 @@ func (tx *Tx) PutInvestigation(index uint64, host int64, in *raftv1.Investigatio
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec("DELETE FROM investigations WHERE n IN (SELECT n FROM investigations WHERE host = ? ORDER BY n DESC LIMIT -1 OFFSET ?)",
+	_, err = tx.exec("DELETE FROM investigations WHERE n IN (SELECT n FROM investigations WHERE host = ? ORDER BY idx DESC LIMIT -1 OFFSET ?)",
 		host, int64(maxInvestigationsOfHost))
 	return err
 }
