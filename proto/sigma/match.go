@@ -94,9 +94,13 @@ type matches struct {
 	field    int
 	re       *regexp.Regexp
 	literals []string // one of them is in every match; see literalsOf
+	folded   []string // the same of folded texts, where letters' case keeps literals from being told
 }
 
 func (e matches) eval(r Record) bool {
+	if len(e.folded) > 0 && !some(r.Folded(e.field), func(v string) bool { return holdsOne(v, e.folded) }) {
+		return false
+	}
 	for _, v := range r.Field(e.field) {
 		if e.one(v) {
 			return true

@@ -177,7 +177,7 @@ func (c *compiler) test(i item, field int, m modifiers, v value) (expression, er
 		if err != nil {
 			return nil, err
 		}
-		return c.possible(i, field, matches{field, re, literalsOf(pattern)}), nil
+		return c.possible(i, field, matchesOf(field, re, pattern)), nil
 	}
 	globs, err := c.globs(line, name, m, v.text)
 	if err != nil {
