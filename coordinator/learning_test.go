@@ -208,17 +208,54 @@ func (c *testCluster) tellOf(t *testing.T, host, incident string, session *testS
 	if err != nil || by.ID != "admin" || d.GetHost() != host || d.GetMalicious() || d.GetIncident() != incident || len(d.GetFindings()) != 1 {
 		t.Fatalf("got %v by %v, %v", d, by, err)
 	}
-	session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Unlearnt{Unlearnt: &sensorv1.Unlearnt{Id: d.GetId(), Behaviours: 1}}})
-	eventually(t, "the answer", func() error {
-		of, err := c.api.Incident(ctx, incident)
+	answered := func(id, failure, states string) {
+		t.Helper()
+		session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Unlearnt{Unlearnt: &sensorv1.Unlearnt{Id: id, Behaviours: 1, Failure: failure}}})
+		eventually(t, "the answer", func() error {
+			of, err := c.api.Incident(ctx, incident)
+			if err != nil {
+				return err
+			}
+			got := ""
+			for _, row := range of.GetDispositions() {
+				got += row.GetState() + " "
+			}
+			if got != states {
+				return fmt.Errorf("%v", of.GetDispositions())
+			}
+			return nil
+		})
+	}
+	answered(d.GetId(), "the kernel refuses", "failed ")
+
+	// Who refused is told again, once and by no more than one word; who took it is not.
+	again := func() *operatorv1.CloseIncidentRequest {
+		t.Helper()
+		signed, _, err := c.api.Dispositions(of, false)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		if rows := of.GetDispositions(); len(rows) != 1 || rows[0].GetState() != "done" || rows[0].GetTaken() != 1 || rows[0].GetHost() != host {
-			return fmt.Errorf("%v", rows)
-		}
-		return nil
-	})
+		return &operatorv1.CloseIncidentRequest{Id: incident, Disposition: "benign", Reason: "exercise", IdempotencyKey: client.NewID("key"), Dispositions: signed}
+	}
+	twice := again()
+	twice.Dispositions = append(twice.Dispositions, again().GetDispositions()...)
+	if _, err := c.api.CloseIncident(ctx, twice); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("two words for one host: %v", err)
+	}
+	if res, err := c.api.CloseIncident(ctx, again()); err != nil || res.GetTold() != 1 {
+		t.Fatalf("telling again: %v, %v", res, err)
+	}
+	for told = nil; len(told.GetDispositions()) == 0; {
+		told = session.learning()
+	}
+	second, err := pack.DecodeDisposition(told.GetDispositions()[0].GetPayload())
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered(second.GetId(), "", "failed done ")
+	if _, err := c.api.CloseIncident(ctx, again()); err == nil || !strings.Contains(err.Error(), "incident-closed") {
+		t.Errorf("telling who took it: %v", err)
+	}
 }
 
 // tellFleet brings a pack of the whole fleet into force: a host that takes one has it at once, one that comes later with its

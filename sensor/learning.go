@@ -311,7 +311,7 @@ func (b *learningBook) addressed(host string, by *sensorv1.Signature, err error)
 // What was answered is kept by kind, or one order could pass for another with its id.
 const (
 	asOrder       = ""
-	asDisposition = "dsp/" // no order has an id that begins so
+	asDisposition = pack.DispositionID // no order has an id that begins so
 )
 
 // refused answers what is not carried out; nil where not even its id can be read: it is no answer to anything.

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -177,6 +178,20 @@ func TestTakeFleetPack(t *testing.T) {
 	b.takePack(packFor(t, pack.Fleet, &ann, "ann", now.Add(time.Second), 70))
 	if l.fleet.Of != 60 {
 		t.Error("a revoked operator's is taken")
+	}
+}
+
+// Ensure what is remembered of many roles' packs is bounded, and that the fleet's and the newest stay: else an older one
+// could be brought back.
+func TestMadeIsBounded(t *testing.T) {
+	b := &learningBook{}
+	b.made(&sensorv1.Pack{Role: pack.Fleet, MadeAt: 1})
+	for i := range 2 * maxMadeRoles {
+		b.made(&sensorv1.Pack{Role: fmt.Sprint("role-", i), MadeAt: int64(i + 2)})
+	}
+	newest := fmt.Sprint("role-", 2*maxMadeRoles-1)
+	if n := len(b.stored.Made); n != maxMadeRoles || b.stored.Made[pack.Fleet] != 1 || b.stored.Made[newest] == 0 || b.stored.Made["role-0"] != 0 {
+		t.Errorf("%d roles, the fleet's %d, the newest %d, the oldest %d", n, b.stored.Made[pack.Fleet], b.stored.Made[newest], b.stored.Made["role-0"])
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -20,8 +19,7 @@ const (
 	// maxDispositionID bounds its id, in bytes.
 	maxDispositionID = 64
 	// maxFindingID bounds a finding's id, in bytes.
-	maxFindingID   = 64
-	maxDisposition = 16 << 10
+	maxFindingID = 64
 )
 
 // SignDisposition makes the signed form of what the operator whom it names said of a host's findings.
@@ -29,13 +27,9 @@ func SignDisposition(key crypto.Signer, chain [][]byte, d *sensorv1.Disposition)
 	if err := checkDisposition(d); err != nil {
 		return nil, err
 	}
-	payload, err := encode(d, maxDisposition)
+	payload, signature, err := dispositionOrder.sign(key, chain, d)
 	if err != nil {
 		return nil, err
-	}
-	signature, err := grant.SignAs(dispositionContext, key, chain, payload)
-	if err != nil {
-		return nil, fmt.Errorf("signing the disposition: %w", err)
 	}
 	return &sensorv1.SignedDisposition{Payload: payload, Signature: signature}, nil
 }
@@ -43,7 +37,7 @@ func SignDisposition(key crypto.Signer, chain [][]byte, d *sensorv1.Disposition)
 // DecodeDisposition reads a payload that nobody has verified.
 func DecodeDisposition(payload []byte) (*sensorv1.Disposition, error) {
 	d := new(sensorv1.Disposition)
-	if err := decode(payload, maxDisposition, d); err != nil {
+	if err := decode(payload, dispositionOrder.most, d); err != nil {
 		return nil, err
 	}
 	return d, checkDisposition(d)
@@ -56,19 +50,9 @@ func VerifyDisposition(signed *sensorv1.SignedDisposition, roots *x509.CertPool,
 	if err != nil {
 		return nil, link.Peer{}, err
 	}
-	given, end := time.Unix(0, d.GetIssuedAt()), time.Unix(0, d.GetNotAfter())
-	switch {
-	case d.GetClusterId() != cluster:
-		return nil, link.Peer{}, fmt.Errorf("the disposition is %w: it is for %q, this is %q", ErrForeign, d.GetClusterId(), cluster)
-	case given.After(now.Add(clockSkew)) || !end.After(now) || end.Sub(given) > UnlearnFor:
-		return nil, link.Peer{}, fmt.Errorf("the disposition is %w: given at %s, good until %s, and it is %s here", ErrTime, stamp(given), stamp(end), stamp(now))
-	}
-	signer, err := grant.VerifyAs(dispositionContext, mayDispose, signed.GetSignature(), signed.GetPayload(), roots, cluster, now)
-	switch {
-	case err != nil:
-		return nil, link.Peer{}, fmt.Errorf("the disposition: %w", err)
-	case signer.ID != d.GetOperator():
-		return nil, link.Peer{}, fmt.Errorf("the disposition: %w: it names %q and %q signed it", grant.ErrForbidden, d.GetOperator(), signer.ID)
+	signer, err := dispositionOrder.verify(d, signed.GetPayload(), signed.GetSignature(), roots, cluster, now)
+	if err != nil {
+		return nil, link.Peer{}, err
 	}
 	return d, signer, nil
 }

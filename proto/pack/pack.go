@@ -31,9 +31,7 @@ import (
 const (
 	packContext = "vedette-pack-v1\x00"
 	// An older sensor would take the fleet's pack for its role's: it finds no signature that it knows.
-	fleetContext       = "vedette-fleet-pack-v1\x00"
-	unlearnContext     = "vedette-unlearn-v1\x00"
-	dispositionContext = "vedette-disposition-v1\x00"
+	fleetContext = "vedette-fleet-pack-v1\x00"
 )
 
 const (

@@ -220,6 +220,7 @@ func TestVerifyUnlearn(t *testing.T) {
 	}{
 		{"a responder", as(rae, order(same)), nil},
 		{"a hunter", as(issue("rae", "hunter"), order(same)), grant.ErrForbidden},
+		{"by a disposition's id", as(rae, order(func(u *sensorv1.Unlearn) { u.Id = "dsp-1" })), pack.ErrMalformed},
 		{"another's name", as(issue("bob", "admin"), order(same)), grant.ErrForbidden},
 		{"another cluster's", as(rae, order(func(u *sensorv1.Unlearn) { u.ClusterId = "c-other" })), pack.ErrForeign},
 		{"ended", as(rae, order(func(u *sensorv1.Unlearn) { u.IssuedAt, u.NotAfter = 1, 2 })), pack.ErrTime},

@@ -7,26 +7,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/link"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
-
-// maxUnlearn bounds a payload, in bytes.
-const maxUnlearn = 16 << 10
 
 // SignUnlearn makes the signed form of an order to forget.
 func SignUnlearn(key crypto.Signer, chain [][]byte, u *sensorv1.Unlearn) (*sensorv1.SignedUnlearn, error) {
 	if err := checkUnlearn(u); err != nil {
 		return nil, err
 	}
-	payload, err := encode(u, maxUnlearn)
+	payload, signature, err := unlearnOrder.sign(key, chain, u)
 	if err != nil {
 		return nil, err
-	}
-	signature, err := grant.SignAs(unlearnContext, key, chain, payload)
-	if err != nil {
-		return nil, fmt.Errorf("signing the order to unlearn: %w", err)
 	}
 	return &sensorv1.SignedUnlearn{Payload: payload, Signature: signature}, nil
 }
@@ -34,7 +26,7 @@ func SignUnlearn(key crypto.Signer, chain [][]byte, u *sensorv1.Unlearn) (*senso
 // DecodeUnlearn reads a payload that nobody has verified.
 func DecodeUnlearn(payload []byte) (*sensorv1.Unlearn, error) {
 	u := new(sensorv1.Unlearn)
-	if err := decode(payload, maxUnlearn, u); err != nil {
+	if err := decode(payload, unlearnOrder.most, u); err != nil {
 		return nil, err
 	}
 	return u, checkUnlearn(u)
@@ -47,21 +39,12 @@ func VerifyUnlearn(signed *sensorv1.SignedUnlearn, roots *x509.CertPool, cluster
 	if err != nil {
 		return nil, link.Peer{}, err
 	}
-	given, end := time.Unix(0, u.GetIssuedAt()), time.Unix(0, u.GetNotAfter())
-	switch {
-	case strings.HasPrefix(u.GetId(), "dsp"):
+	if strings.HasPrefix(u.GetId(), DispositionID) {
 		return nil, link.Peer{}, fmt.Errorf("%w: the id %.64q is a disposition's", ErrMalformed, u.GetId())
-	case u.GetClusterId() != cluster:
-		return nil, link.Peer{}, fmt.Errorf("the order to unlearn is %w: it is for %q, this is %q", ErrForeign, u.GetClusterId(), cluster)
-	case given.After(now.Add(clockSkew)) || !end.After(now) || end.Sub(given) > UnlearnFor:
-		return nil, link.Peer{}, fmt.Errorf("the order to unlearn is %w: given at %s, good until %s, and it is %s here", ErrTime, stamp(given), stamp(end), stamp(now))
 	}
-	signer, err := grant.VerifyAs(unlearnContext, mayUnlearn, signed.GetSignature(), signed.GetPayload(), roots, cluster, now)
-	switch {
-	case err != nil:
-		return nil, link.Peer{}, fmt.Errorf("the order to unlearn: %w", err)
-	case signer.ID != u.GetOperator():
-		return nil, link.Peer{}, fmt.Errorf("the order to unlearn: %w: it names %q and %q signed it", grant.ErrForbidden, u.GetOperator(), signer.ID)
+	signer, err := unlearnOrder.verify(u, signed.GetPayload(), signed.GetSignature(), roots, cluster, now)
+	if err != nil {
+		return nil, link.Peer{}, err
 	}
 	return u, signer, nil
 }

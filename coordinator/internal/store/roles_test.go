@@ -189,3 +189,28 @@ func TestSketches(t *testing.T) {
 		t.Errorf("a page of one: %d, next %d, %v", len(some), next, err)
 	}
 }
+
+// Ensure no host has the fleet's name for its role, whatever an older release or its label says: its role's pack would be
+// the fleet's.
+func TestNobodyIsTheFleet(t *testing.T) {
+	db := webHosts(t, 1)
+	if err := db.Update(db.AppliedIndex()+1, func(tx *Tx) error {
+		if err := tx.AddHost("h-star", &sensorv1.HostFacts{}, map[string]string{"role": pack.Fleet}, 1); err != nil {
+			return err
+		}
+		if _, err := tx.PutRole(&raftv1.RoleGroup{Name: pack.Fleet, Basis: "label"}); err != nil {
+			return err
+		}
+		return tx.SetHostRole(1, pack.Fleet, 1000)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]string{"h-0": "web", "h-star": ""} {
+		if got, err := db.RoleOf(t.Context(), host); err != nil || got != want {
+			t.Errorf("%s has role %q, want %q (%v)", host, got, want, err)
+		}
+	}
+	if rows, of, err := db.RoleMembers(t.Context(), pack.Fleet, 10); err != nil || of != 2 || len(rows) != 2 {
+		t.Errorf("of the fleet are %d hosts, %v, %v", of, rows, err)
+	}
+}
