@@ -39,6 +39,11 @@ const (
 	gather = 10 * time.Second
 	// maxTold bounds the hosts of one command; those beyond are in the next one.
 	maxTold = 10_000
+	// lookShare bounds looking to a part of the time (a 20th), as far as pollMost allows: after
+	// a dead node ten thousand are missing for a minute, and each look reads them all, on the
+	// processors that are to take them in again.
+	lookShare = 20
+	pollMost  = 3 * time.Second
 	// membersEvery is how often the leader asks who lives, and membersTime how long it waits.
 	membersEvery = 2 * time.Second
 	membersTime  = 1500 * time.Millisecond
@@ -61,7 +66,7 @@ type Config struct {
 	// NodeLost is how long a node may not answer until its sessions count as ended
 	// (default 10 s).
 	NodeLost time.Duration
-	// Poll is how often the engine looks (default 500 ms).
+	// Poll is how often the engine looks while few are missing (default 500 ms).
 	Poll time.Duration
 	// Now is the clock.
 	Now func() time.Time
@@ -73,6 +78,8 @@ type Engine struct {
 	// first is when this leader saw each one missing: clocks of nodes may differ, and
 	// a wait must not be longer for it. Only Run's goroutine has it.
 	first map[key]time.Time
+	// looked is how long reading who is missing took the last time; also Run's alone.
+	looked time.Duration
 
 	mu sync.Mutex // guards away
 	// away are the nodes that do not answer, since when.
@@ -112,10 +119,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	asking.Go(func() { e.ask(ctx) })
-	poll := time.NewTicker(e.cfg.Poll)
+	poll := time.NewTimer(e.cfg.Poll)
 	defer poll.Stop()
 	leading, failed := false, false
-	for {
+	for ; ; poll.Reset(e.pause()) {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -140,6 +147,11 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 		failed = err != nil
 	}
+}
+
+// pause is how long until the next look.
+func (e *Engine) pause() time.Duration {
+	return max(e.cfg.Poll, min(pollMost, e.looked*lookShare))
 }
 
 // ask keeps away up to date while this node leads.
@@ -246,7 +258,9 @@ func (e *Engine) endLost(ctx context.Context) error {
 
 // step tells who is missing for long enough.
 func (e *Engine) step(ctx context.Context) error {
+	began := time.Now()
 	missing, err := e.cfg.DB.Unheard(ctx, maxTold)
+	e.looked = time.Since(began)
 	if err != nil {
 		return fmt.Errorf("reading who is missing: %w", err)
 	}

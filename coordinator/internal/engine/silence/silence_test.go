@@ -206,3 +206,23 @@ func TestSilenceAfterFindings(t *testing.T) {
 		t.Errorf("told: %v", told)
 	}
 }
+
+// Ensure that a look that reads thousands does not follow the last one at once, and that
+// silences are told in time all the same.
+func TestLooksShareOfTheTime(t *testing.T) {
+	e, l := newEngine(t, 1)
+	for _, tt := range []struct{ looked, want time.Duration }{
+		{0, e.cfg.Poll},
+		{10 * time.Millisecond, e.cfg.Poll},
+		{50 * time.Millisecond, time.Second},
+		{time.Minute, pollMost},
+	} {
+		e.looked = tt.looked
+		if got := e.pause(); got != tt.want {
+			t.Errorf("after a look of %s the next is in %s, want %s", tt.looked, got, tt.want)
+		}
+	}
+	if after(e, l, 0); e.looked <= 0 || e.looked >= time.Minute {
+		t.Errorf("a look took %s", e.looked)
+	}
+}
