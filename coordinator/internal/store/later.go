@@ -180,7 +180,7 @@ func (tx *Tx) runBulk(b *bulk, chunk int, values []val) error {
 		tx.db.bulks[key] = s
 	}
 	// Not Exec, which crosses into C for every value.
-	rows, err := s.Query(values)
+	rows, err := s.QueryContext(unending, tx.named(values))
 	if err != nil {
 		return err
 	}
