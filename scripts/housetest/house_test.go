@@ -79,6 +79,9 @@ func TestRulesBite(t *testing.T) {
 		{"failed to", "sensor/a.go", doc + "var e = fmt.Errorf(\"failed to open: %w\", err)\n", "say what was being done"},
 		{"wide interface", "sensor/a.go", doc + "type i interface { A(); B(); C(); D(); E() }\n", "at most 4"},
 		{"leftover", "sensor/a.go", doc + "// TODO: later\n", "left behind"},
+		{"a program", "docs/vedette", elf + "\x02\x01", "is a built program"},
+		{"a program at the root, which git ignores", "vedette", elf + "\x02\x01", ""},
+		{"an object", "bpf/cut_bpfel.o", elf + "\x02\x01", ""},
 		{"C without licence", "bpf/src/a.c", "int x;\n", "SPDX"},
 		{"C with licence", "bpf/src/a.c", "// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause\nint x;\n", ""},
 	}

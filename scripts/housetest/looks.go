@@ -25,6 +25,7 @@ var leftover = regexp.MustCompile(`\b(TODO|FIXME|XXX|HACK)\b`)
 func checkLooks(files []file) []string {
 	var problems []string
 	for _, f := range files {
+		problems = append(problems, checkProgram(f)...)
 		problems = append(problems, checkSize(f)...)
 		problems = append(problems, checkText(f)...)
 		if f.isGo() && !f.isGenerated() {
@@ -32,6 +33,19 @@ func checkLooks(files []file) []string {
 		}
 	}
 	return append(problems, checkPackages(files)...)
+}
+
+// elf is how a program begins.
+const elf = "\x7fELF"
+
+// checkProgram: what `go build` leaves at the root is nobody's to commit, and ignored by git.
+func checkProgram(f file) []string {
+	object := f.dir() == "bpf" && path.Ext(f.path) == ".o"
+	built := f.dir() == "." && strings.HasPrefix(f.path, "vedette")
+	if object || built || !bytes.HasPrefix(f.source, []byte(elf)) {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s is a built program: remove it, make builds into bin/\n\twhy: nobody can review it, and whoever clones the tree carries it for ever", f.path)}
 }
 
 func checkSize(f file) []string {

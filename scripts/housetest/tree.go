@@ -8,10 +8,12 @@ package housetest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -45,8 +47,8 @@ func newFile(name string, source []byte) (file, error) {
 	return f, nil
 }
 
-// readTree reads every Go, C and shell source below root. What make makes, and
-// test data, is not source.
+// readTree reads every Go, C and shell source below root, and the first bytes of all else.
+// What make makes, and test data, is not source.
 func readTree(root string) ([]file, error) {
 	var files []file
 	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
@@ -59,14 +61,15 @@ func readTree(root string) ([]file, error) {
 			}
 			return nil
 		}
-		if !slices.Contains([]string{".go", ".c", ".h", ".sh"}, filepath.Ext(name)) {
-			return nil
-		}
-		source, err := os.ReadFile(name)
-		if err != nil {
+		relative, err := filepath.Rel(root, name)
+		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
-		relative, err := filepath.Rel(root, name)
+		read := os.ReadFile
+		if !slices.Contains([]string{".go", ".c", ".h", ".sh"}, filepath.Ext(name)) {
+			read = readHead
+		}
+		source, err := read(name)
 		if err != nil {
 			return err
 		}
@@ -78,6 +81,21 @@ func readTree(root string) ([]file, error) {
 		return nil, fmt.Errorf("reading the tree: %w", err)
 	}
 	return files, nil
+}
+
+// readHead is enough to tell a program from a text.
+func readHead(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, len(elf))
+	n, err := io.ReadFull(f, head)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return head[:n], err
 }
 
 // dir is the package of the file as a path of the tree.
