@@ -187,7 +187,8 @@ const writerOptions = "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&
 // readerOptions: a page that is not in a reader's cache is most often in the system's, a copy
 // away. Four caches of SQLite's usual 2 MB cost a node as much as a hundred sessions. A sensor
 // that connects is a dozen small reads, of which parsing is the larger part: they stay prepared.
-const readerOptions = "_query_only=true&_busy_timeout=5000&_cache_size=-512&_stmt_cache_size=40"
+// No lock of SQLite's own here either: the pool gives a connection to one goroutine at a time.
+const readerOptions = "_query_only=true&_busy_timeout=5000&_cache_size=-512&_stmt_cache_size=40&_mutex=no"
 
 // The WAL may grow to 4,096 pages (16 MiB) before a checkpoint: an fsync each 1,000 pages
 // is what would limit the writer.
