@@ -51,8 +51,8 @@ func storedHistory(ctx context.Context, b *bench) []figure.Row {
 	}
 	rows := []figure.Row{
 		figure.AtMost(yearName, sum/(1<<30), 20, "GiB", strings.Join(parts, "; ")),
-		figure.AtMost(entryName, took["entry_that_removes_rows_p99"], 100, "ms", fmt.Sprintf("200 rows; of %d hosts; load %s", hosts, loadNow())),
-		figure.AtMost("history: entry that forgets sightings, p99", took["entry_that_forgets_p99"], 100, "ms", "200 of a host, with the fleet's counts"),
+		figure.AtMost(entryName, took["entry_that_removes_rows_p99"], 100, "ms", fmt.Sprintf("128 rows; of %d hosts; load %s", hosts, loadNow())),
+		figure.AtMost("history: entry that forgets sightings, p99", took["entry_that_forgets_p99"], 100, "ms", "128 of a host, with the fleet's counts"),
 		figure.AtMost("history: entry that drops a partition, worst", took["entry_that_drops_a_partition_worst"], 100, "ms", fmt.Sprintf("at most %d rows", hosts*30)),
 	}
 	for _, name := range slices.Sorted(maps.Keys(took)) {

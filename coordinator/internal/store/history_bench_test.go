@@ -217,7 +217,7 @@ func (h *historyBench) ingest() time.Duration {
 // remove takes the time of entries that remove, each followed by one that stores: what an entry that
 // comes meanwhile waits at most, and how long it takes itself.
 func (h *historyBench) remove() {
-	const rows = 200
+	const rows = 128 // as the engine has it
 	before := h.now
 	h.now += 500 * day
 	var quiet, beside, removing, dropping, forgetting []time.Duration

@@ -26,7 +26,7 @@ type Log interface {
 
 const (
 	// rows of an entry: some milliseconds of the writer's time.
-	rows = 200
+	rows = 128
 	// hostsPerEntry bounds the hosts of one Forget, whose shelves are read whole.
 	hostsPerEntry = 20
 	// entries of one step: the next one goes on.
