@@ -5,6 +5,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -142,9 +143,24 @@ func (p *Process) Stop() error {
 		}
 		_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
 		<-p.exited
-		return errors.Join(fmt.Errorf("%s did not end within 10 s of SIGTERM and was killed; see %s", p.Name, p.LogPath), p.closeLog())
+		return errors.Join(fmt.Errorf("%s did not end within 10 s of SIGTERM and was killed; see %s\n%s", p.Name, p.LogPath, p.hung()), p.closeLog())
 	}
 	return p.closeLog()
+}
+
+// hung is where a Go program stood when it was told SIGQUIT, and what it had said before: a
+// test's folder is gone when somebody asks.
+func (p *Process) hung() string {
+	raw, err := os.ReadFile(p.LogPath)
+	if err != nil {
+		return err.Error()
+	}
+	const before, after = 2000, 8000
+	at := bytes.LastIndex(raw, []byte("SIGQUIT: quit"))
+	if at < 0 {
+		return p.Tail()
+	}
+	return string(raw[max(0, at-before):min(len(raw), at+after)])
 }
 
 // closeLog may be called again: what was stopped is stopped once more by Close.

@@ -35,6 +35,11 @@ func (r *rig) again(t *testing.T) {
 	if r.sensor, err = r.cluster.StartSensor(t.Context(), r.spec); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("the sensor said:\n%s", r.sensor.Tail())
+		}
+	}()
 	r.until(t, 20*time.Second, "the sensor to watch", func(context.Context) (bool, error) {
 		select {
 		case <-r.sensor.Exited():
