@@ -21,7 +21,7 @@ import (
 
 func main() {
 	cfg := config{coordinator: "failpoint"}
-	nightly := flag.Bool("nightly", false, fmt.Sprintf("a night's work: %d kills, %d operations", nightlyKills, nightlyOps))
+	flag.BoolVar(&cfg.nightly, "nightly", false, fmt.Sprintf("a night's work: %d kills, %d operations, %s and %s away", nightlyKills, nightlyOps, nightlySize, nightlyAway))
 	flag.StringVar(&cfg.bin, "bin", "bin", "folder of the built programs; failpoint/ in it has the coordinator that can be told where to die")
 	flag.Uint64Var(&cfg.seed, "seed", 0, "decides the plan; 0 draws one, which is printed")
 	flag.IntVar(&cfg.kills, "kills", 120, "how many nodes are killed: of each six the leader five times, and a node at a named place")
@@ -38,9 +38,8 @@ func main() {
 	flag.BoolVar(&cfg.keep, "keep", false, "keep the folder with the nodes' logs and data")
 	flag.BoolVar(&cfg.brief, "brief", false, "without what takes its time however little is asked for")
 	flag.Parse()
-	if *nightly {
-		cfg.kills, cfg.ops, cfg.minutes = nightlyKills, nightlyOps, nightlyMinutes
-		cfg.mutations, cfg.damaged = nightlyMutations, nightlyDamaged
+	if cfg.nightly {
+		cfg.night()
 	}
 	if cfg.seed == 0 {
 		cfg.seed = uint64(time.Now().UnixNano()) % 1_000_000 //nolint:gosec // not negative

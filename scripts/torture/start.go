@@ -35,6 +35,8 @@ type config struct {
 	coordinator string
 	keep        bool
 	brief       bool
+	// nightly gives each part the share of the time that it has of a night.
+	nightly bool
 }
 
 const (
@@ -43,7 +45,15 @@ const (
 	// A night's work.
 	nightlyKills, nightlyOps, nightlyMinutes = 1000, 1_000_000, 480
 	nightlyMutations, nightlyDamaged         = 100_000, 500
+	nightlySize, nightlyAway                 = "2GiB", 10 * time.Minute
 )
+
+// night asks for a night's work.
+func (c *config) night() {
+	c.kills, c.ops, c.minutes = nightlyKills, nightlyOps, nightlyMinutes
+	c.mutations, c.damaged = nightlyMutations, nightlyDamaged
+	c.size, c.away = nightlySize, nightlyAway
+}
 
 func start(cfg config) error {
 	if cfg.plan {
