@@ -225,13 +225,15 @@ func (k *killed) rows(cfg config, compared, differing int, err error) []figure.R
 	note := fmt.Sprintf("seed %d", cfg.seed)
 	rows := []figure.Row{
 		figure.AtLeast("nodes killed", float64(k.done), float64(cfg.kills), "", note),
-		figure.Info("of these, the leader", float64(k.leaders), "", ""),
+		figure.AtLeast("of these, the leader", float64(k.leaders), float64(leadersOf(cfg.kills)), "", "five of each six"),
 		figure.Info("of these, at a named place", float64(k.places), "", missedText(k.missed)),
 		figure.Exactly("acknowledged lost", float64(k.tally.lost), 0, "", fmt.Sprintf("of %d, each looked for at every node, by host, boot and sequence, findings by id", k.tally.acknowledged)),
 		figure.Exactly("acknowledged doubled", float64(k.tally.doubled), 0, "", ""),
 		figure.Exactly("states that differ at one entry", float64(differing), 0, "", fmt.Sprintf("of %d entries that several nodes, or one before and after its crash, speak of", compared)),
 	}
-	if len(k.first) > 0 {
+	if len(k.first) == 0 {
+		rows = append(rows, figure.Missing("leader killed → writes resume, p99", "s", fmt.Sprintf("≤ %g", failoverMost), errors.New("no leader was killed")))
+	} else {
 		for _, of := range []struct {
 			name string
 			all  []time.Duration

@@ -96,6 +96,9 @@ func planKills(seed uint64, n, nodes int) []kill {
 	return steps
 }
 
+// leadersOf so many kills are leaders' at least.
+func leadersOf(kills int) int { return kills * 5 / 6 }
+
 func printPlan(w io.Writer, cfg config) error {
 	fmt.Fprintf(w, "seed %d\n", cfg.seed)
 	for i, k := range planKills(cfg.seed, cfg.kills, nodes) {

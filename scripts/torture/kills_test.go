@@ -1,0 +1,54 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
+)
+
+// row is the one of that name.
+func row(t *testing.T, rows []figure.Row, name string) figure.Row {
+	t.Helper()
+	i := slices.IndexFunc(rows, func(r figure.Row) bool { return r.Name == name })
+	if i < 0 {
+		t.Fatalf("no row %q in %v", name, rows)
+	}
+	return rows[i]
+}
+
+// Ensure that a failover's figure of few kills, or of none, does not pass for the figure of all.
+func TestLeaderKillsAreJudged(t *testing.T) {
+	const leaders, p99 = "of these, the leader", "leader killed → writes resume, p99"
+	for _, tt := range []struct {
+		kills, leaders int
+		want           bool
+	}{{30, 25, true}, {30, 24, false}, {1000, 833, true}, {1000, 832, false}, {4, 3, true}, {4, 2, false}} {
+		k := killed{done: tt.kills, leaders: tt.leaders}
+		for range tt.leaders {
+			k.first, k.most = append(k.first, time.Second), append(k.most, time.Second)
+		}
+		rows := k.rows(config{kills: tt.kills}, 1, 0, nil)
+		if got := row(t, rows, leaders); got.OK != tt.want {
+			t.Errorf("%d of %d kills: %+v", tt.leaders, tt.kills, got)
+		}
+		if got := row(t, rows, p99); !got.OK {
+			t.Errorf("%d kills: %+v", tt.leaders, got)
+		}
+		planned := 0
+		for _, k := range planKills(3, tt.kills, nodes) {
+			if k.leader {
+				planned++
+			}
+		}
+		if planned < leadersOf(tt.kills) {
+			t.Errorf("of %d kills the plan has %d of leaders, which is judged as too few", tt.kills, planned)
+		}
+	}
+	var none killed
+	if got := row(t, none.rows(config{kills: 30}, 1, 0, nil), p99); got.OK || !strings.Contains(got.Note, "no leader") {
+		t.Errorf("without a kill: %+v", got)
+	}
+}
