@@ -28,10 +28,44 @@ const (
 
 // killed is what came of the kills.
 type killed struct {
-	done, leaders, places int
-	missed                map[string]int // places that were not reached
-	first, most           []time.Duration
-	tally                 tally
+	done, leaders int
+	visits
+	first, most []time.Duration
+	tally       tally
+}
+
+// visits is how often a node came to each place where it was to die, and how often it did not.
+type visits struct{ reached, missed map[string]int }
+
+func newVisits() visits { return visits{map[string]int{}, map[string]int{}} }
+
+// times is how often a node died at a place.
+func (v *visits) times() (n int) {
+	for _, one := range v.reached {
+		n += one
+	}
+	return n
+}
+
+// row says how many places no node came to, which is judged once each place had its turn. A
+// place that was missed at one turn and reached at another was tried.
+func (v *visits) row(kills int) figure.Row {
+	const name = "places never reached"
+	all := kills >= killsOfAllPlaces()
+	var never []string
+	for _, p := range points {
+		if v.reached[p.name] == 0 && (all || v.missed[p.name] > 0) {
+			never = append(never, p.name)
+		}
+	}
+	note := fmt.Sprintf("of %d", len(points))
+	if len(never) > 0 {
+		note += ": " + strings.Join(never, ", ")
+	}
+	if all {
+		return figure.Exactly(name, float64(len(never)), 0, "", note)
+	}
+	return figure.Info(name, float64(len(points)-len(v.reached)), "", fmt.Sprintf("%s; each has its turn in %d kills", note, killsOfAllPlaces()))
 }
 
 func kills(ctx context.Context, cfg config, dir string) []figure.Row {
@@ -44,7 +78,7 @@ func kills(ctx context.Context, cfg config, dir string) []figure.Row {
 	if err != nil {
 		return []figure.Row{figure.Missing(name, "", fmt.Sprintf("≥ %d", cfg.kills), err)}
 	}
-	out := killed{missed: map[string]int{}}
+	out := killed{visits: newVisits()}
 	var end tally
 	all, err := r.sensors(ctx, killSensors)
 	if err == nil {
@@ -118,7 +152,7 @@ func (r *rig) one(ctx context.Context, k kill, p *pushers, out *killed) error {
 		out.first = append(out.first, first)
 	}
 	if k.at.name != "" {
-		if err := r.place(ctx, k, victim, out); err != nil {
+		if err := r.place(ctx, k, victim, &out.visits); err != nil {
 			return err
 		}
 	}
@@ -165,7 +199,7 @@ func (r *rig) resumed(ctx context.Context, at time.Time, p *pushers, many int) (
 }
 
 // place starts a dead node so that it dies at one place of its program.
-func (r *rig) place(ctx context.Context, k kill, victim int, out *killed) error {
+func (r *rig) place(ctx context.Context, k kill, victim int, v *visits) error {
 	if err := r.damage(victim, k.at.with); err != nil {
 		return err
 	}
@@ -188,9 +222,9 @@ func (r *rig) place(ctx context.Context, k kill, victim int, out *killed) error 
 		if !strings.HasSuffix(strings.TrimSpace(p.Tail()), "failpoint reached: "+k.at.name) {
 			return fmt.Errorf("it ended by itself:\n%s", lastLines(p.Tail(), 12))
 		}
-		out.places++
+		v.reached[k.at.name]++
 	case <-patience.C:
-		out.missed[k.at.name]++
+		v.missed[k.at.name]++
 		p.Kill()
 	case <-ctx.Done():
 		p.Kill()
@@ -226,7 +260,8 @@ func (k *killed) rows(cfg config, compared, differing int, err error) []figure.R
 	rows := []figure.Row{
 		figure.AtLeast("nodes killed", float64(k.done), float64(cfg.kills), "", note),
 		figure.AtLeast("of these, the leader", float64(k.leaders), float64(leadersOf(cfg.kills)), "", "five of each six"),
-		figure.Info("of these, at a named place", float64(k.places), "", missedText(k.missed)),
+		figure.Info("of these, at a named place", float64(k.times()), "", k.missedText()),
+		k.row(cfg.kills),
 		figure.Exactly("acknowledged lost", float64(k.tally.lost), 0, "", fmt.Sprintf("of %d, each looked for at every node, by host, boot and sequence, findings by id", k.tally.acknowledged)),
 		figure.Exactly("acknowledged doubled", float64(k.tally.doubled), 0, "", ""),
 		figure.Exactly("states that differ at one entry", float64(differing), 0, "", fmt.Sprintf("of %d entries that several nodes, or one before and after its crash, speak of", compared)),
@@ -254,12 +289,12 @@ func (k *killed) rows(cfg config, compared, differing int, err error) []figure.R
 	return rows
 }
 
-func missedText(missed map[string]int) string {
-	if len(missed) == 0 {
+func (v *visits) missedText() string {
+	if len(v.missed) == 0 {
 		return "each was reached"
 	}
 	var names []string
-	for name, n := range missed {
+	for name, n := range v.missed {
 		names = append(names, fmt.Sprintf("%s ×%d", name, n))
 	}
 	slices.Sort(names)

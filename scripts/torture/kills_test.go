@@ -52,3 +52,29 @@ func TestLeaderKillsAreJudged(t *testing.T) {
 		t.Errorf("without a kill: %+v", got)
 	}
 }
+
+// Ensure that a place which no node ever came to is told by its name, once each had its turn, and
+// that one which was missed at one turn alone is not.
+func TestPlacesNeverReached(t *testing.T) {
+	const never = "places never reached"
+	all := newVisits()
+	for _, p := range points {
+		all.reached[p.name]++
+	}
+	all.missed["commit.after"]++
+	if got := all.row(killsOfAllPlaces()); !got.OK || got.Value != 0 || got.Target == "" || strings.Contains(got.Note, "commit.after") {
+		t.Errorf("each was reached: %+v", got)
+	}
+	delete(all.reached, "commit.after")
+	delete(all.reached, "migrate.after") // not even tried: a run that ended before its turn
+	if got := all.row(killsOfAllPlaces()); got.OK || got.Value != 2 || !strings.Contains(got.Note, "commit.after, migrate.after") {
+		t.Errorf("two were not reached: %+v", got)
+	}
+	if got := all.row(killsOfAllPlaces() - 1); !got.OK || got.Value != 2 || got.Target != "" || !strings.Contains(got.Note, "commit.after;") {
+		t.Errorf("not each had its turn: %+v", got)
+	}
+	k := killed{visits: newVisits()}
+	if got := row(t, k.rows(config{kills: killsOfAllPlaces()}, 1, 0, nil), never); got.OK || got.Value != float64(len(points)) {
+		t.Errorf("of kills that came to no place: %+v", got)
+	}
+}

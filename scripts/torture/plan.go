@@ -99,6 +99,9 @@ func planKills(seed uint64, n, nodes int) []kill {
 // leadersOf so many kills are leaders' at least.
 func leadersOf(kills int) int { return kills * 5 / 6 }
 
+// killsOfAllPlaces is after how many kills each place had its turn.
+func killsOfAllPlaces() int { return 6 * len(points) }
+
 func printPlan(w io.Writer, cfg config) error {
 	fmt.Fprintf(w, "seed %d\n", cfg.seed)
 	for i, k := range planKills(cfg.seed, cfg.kills, nodes) {

@@ -88,7 +88,7 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 		return []figure.Row{figure.Missing("power cuts", "", want, err)}
 	}
 	var done, rooms int
-	places := killed{missed: map[string]int{}}
+	places := newVisits()
 	var total tally
 	all, err := r.sensors(ctx, killSensors)
 	if err == nil {
@@ -121,7 +121,7 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 	_, differing, digestErr := r.digests()
 	err = errors.Join(err, digestErr, r.close(cfg.keep || err != nil))
 	rows := []figure.Row{
-		figure.AtLeast("power cuts", float64(done), float64(count), "", fmt.Sprintf("seed %d; %d of the whole room, %d of a node at a named place (%s); what was not synced is gone", cfg.seed, rooms, places.places, missedText(places.missed))),
+		figure.AtLeast("power cuts", float64(done), float64(count), "", fmt.Sprintf("seed %d; %d of the whole room, %d of a node at a named place (%s); what was not synced is gone", cfg.seed, rooms, places.times(), places.missedText())),
 		figure.Exactly("acknowledged lost by power cuts", float64(total.lost), 0, "", fmt.Sprintf("of %d", total.acknowledged)),
 		figure.Exactly("acknowledged doubled by power cuts", float64(total.doubled), 0, "", ""),
 		figure.Exactly("states that differ at one entry after power cuts", float64(differing), 0, "", ""),
@@ -133,7 +133,7 @@ func power(ctx context.Context, cfg config, dir string) []figure.Row {
 }
 
 // cut takes the power from one node or all, and gives it back.
-func (r *rig) cut(ctx context.Context, d *disks, c cut, p *pushers, places *killed) (t tally, err error) {
+func (r *rig) cut(ctx context.Context, d *disks, c cut, p *pushers, places *visits) (t tally, err error) {
 	hit := []int{c.node}
 	if c.room {
 		hit = []int{0, 1, 2}

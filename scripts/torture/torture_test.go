@@ -35,7 +35,7 @@ func TestPlan(t *testing.T) {
 		t.Error("two seeds have one plan")
 	}
 	leaders, places := 0, map[string]int{}
-	for _, k := range planKills(7, 6*len(points), nodes) {
+	for _, k := range planKills(7, killsOfAllPlaces(), nodes) {
 		if k.leader {
 			leaders++
 		}
