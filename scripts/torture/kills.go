@@ -92,9 +92,9 @@ func kills(ctx context.Context, cfg config, dir string) []figure.Row {
 		err = errors.Join(err, endErr)
 	}
 	out.tally.add(end)
-	compared, differing, digestErr := r.digests()
+	states, digestErr := r.digests()
 	err = errors.Join(err, digestErr, r.close(cfg.keep || err != nil))
-	return out.rows(cfg, compared, differing, err)
+	return out.rows(cfg, states, err)
 }
 
 // kill follows the plan.
@@ -255,7 +255,7 @@ func (r *rig) damage(node int, what damage) error {
 	return nil
 }
 
-func (k *killed) rows(cfg config, compared, differing int, err error) []figure.Row {
+func (k *killed) rows(cfg config, states told, err error) []figure.Row {
 	note := fmt.Sprintf("seed %d", cfg.seed)
 	rows := []figure.Row{
 		figure.AtLeast("nodes killed", float64(k.done), float64(cfg.kills), "", note),
@@ -264,8 +264,8 @@ func (k *killed) rows(cfg config, compared, differing int, err error) []figure.R
 		k.row(cfg.kills),
 		figure.Exactly("acknowledged lost", float64(k.tally.lost), 0, "", fmt.Sprintf("of %d, each looked for at every node, by host, boot and sequence, findings by id", k.tally.acknowledged)),
 		figure.Exactly("acknowledged doubled", float64(k.tally.doubled), 0, "", ""),
-		figure.Exactly("states that differ at one entry", float64(differing), 0, "", fmt.Sprintf("of %d entries that several nodes, or one before and after its crash, speak of", compared)),
 	}
+	rows = append(rows, states.rows("")...)
 	if len(k.first) == 0 {
 		rows = append(rows, figure.Missing("leader killed → writes resume, p99", "s", fmt.Sprintf("≤ %g", failoverMost), errors.New("no leader was killed")))
 	} else {

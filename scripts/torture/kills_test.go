@@ -19,8 +19,9 @@ func row(t *testing.T, rows []figure.Row, name string) figure.Row {
 	return rows[i]
 }
 
-// Ensure that a failover's figure of few kills, or of none, does not pass for the figure of all.
-func TestLeaderKillsAreJudged(t *testing.T) {
+// Ensure that a failover's figure of few kills, or of none, does not pass for the figure of all,
+// and that no difference among no states is no figure either.
+func TestKillsAreJudged(t *testing.T) {
 	const leaders, p99 = "of these, the leader", "leader killed → writes resume, p99"
 	for _, tt := range []struct {
 		kills, leaders int
@@ -30,7 +31,7 @@ func TestLeaderKillsAreJudged(t *testing.T) {
 		for range tt.leaders {
 			k.first, k.most = append(k.first, time.Second), append(k.most, time.Second)
 		}
-		rows := k.rows(config{kills: tt.kills}, 1, 0, nil)
+		rows := k.rows(config{kills: tt.kills}, told{}, nil)
 		if got := row(t, rows, leaders); got.OK != tt.want {
 			t.Errorf("%d of %d kills: %+v", tt.leaders, tt.kills, got)
 		}
@@ -47,8 +48,11 @@ func TestLeaderKillsAreJudged(t *testing.T) {
 			t.Errorf("of %d kills the plan has %d of leaders, which is judged as too few", tt.kills, planned)
 		}
 	}
+	if got := row(t, (&killed{}).rows(config{}, told{}, nil), "entries at which several nodes told their states"); got.OK {
+		t.Errorf("nothing was compared: %+v", got)
+	}
 	var none killed
-	if got := row(t, none.rows(config{kills: 30}, 1, 0, nil), p99); got.OK || !strings.Contains(got.Note, "no leader") {
+	if got := row(t, none.rows(config{kills: 30}, told{}, nil), p99); got.OK || !strings.Contains(got.Note, "no leader") {
 		t.Errorf("without a kill: %+v", got)
 	}
 }
@@ -74,7 +78,7 @@ func TestPlacesNeverReached(t *testing.T) {
 		t.Errorf("not each had its turn: %+v", got)
 	}
 	k := killed{visits: newVisits()}
-	if got := row(t, k.rows(config{kills: killsOfAllPlaces()}, 1, 0, nil), never); got.OK || got.Value != float64(len(points)) {
+	if got := row(t, k.rows(config{kills: killsOfAllPlaces()}, told{}, nil), never); got.OK || got.Value != float64(len(points)) {
 		t.Errorf("of kills that came to no place: %+v", got)
 	}
 }
