@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,10 @@ const (
 	mutatedFiles = 18
 	// damagedIn is how long a node may take to refuse its files, or to be as the others again.
 	damagedIn = 60 * time.Second
+	// thereIn is how long a node may take to have a file of a kind, such as its first snapshot.
+	thereIn = 15 * time.Second
+
+	damagedInCluster = "files damaged in a cluster"
 )
 
 // kinds of files in a node's directory; of several that match one is drawn.
@@ -60,10 +65,54 @@ func planMutations(seed uint64, n, nodes int) (all []mutation) {
 	d := dice(seed, "mutations")
 	order := d.Perm(len(fileKinds))
 	for i := range n {
-		all = append(all, mutation{node: d.IntN(nodes), kind: fileKinds[order[i%len(order)]], how: hows[d.IntN(len(hows))], where: d.Float64(),
-			killed: d.IntN(2) == 0, which: d.IntN(1 << 16), noise: d.Uint64()})
+		m := mutation{node: d.IntN(nodes), kind: fileKinds[order[i%len(order)]], how: hows[d.IntN(len(hows))], where: d.Float64(),
+			killed: d.IntN(2) == 0, which: d.IntN(1 << 16), noise: d.Uint64()}
+		switch {
+		case m.kind == "state.db-wal" || m.kind == "state.db-shm":
+			m.killed = true // a node that is stopped leaves neither
+		case m.kind == "state.db" && i < len(order):
+			m.how, m.where, m.killed = "cut", 0.1+0.8*m.where, false // so that each plan has one that is plain
+		}
+		all = append(all, m)
 	}
 	return all
+}
+
+// plain says that the node cannot but see it: of what it reads when it starts nothing is left,
+// or of its state, which no journal mends, less than SQLite's first page says.
+func (m mutation) plain() bool {
+	switch m.kind {
+	case "state.db":
+		return m.how == "cut" && m.where >= 0.1 && m.where <= 0.9 && !m.killed
+	case "cluster.json", "ca.crt", "ca.key", "operators.crt", "node.crt", "node.key": // each is less than a page
+		return m.how == "a page of zeros" || m.how == "a page of noise"
+	}
+	return false
+}
+
+// files are those of its kind; of a snapshot that is being made nothing is ever read.
+func (m mutation) files(dir string) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, m.kind))
+	paths = slices.DeleteFunc(paths, func(path string) bool { return strings.HasSuffix(filepath.Dir(path), ".tmp") })
+	slices.Sort(paths)
+	return paths, err
+}
+
+// damage says whether a file is another than before: the one that was drawn may be empty, or
+// zeros where it is to be zeros, and then the next is taken.
+func (m mutation) damage(dir string) (changed bool, err error) {
+	paths, err := m.files(dir)
+	for i := range paths {
+		path := paths[(m.which+i)%len(paths)]
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return false, err
+		}
+		if after := m.damaged(slices.Clone(content)); !bytes.Equal(after, content) {
+			return true, os.WriteFile(path, after, 0o600)
+		}
+	}
+	return false, err
 }
 
 // damaged is the content as the step leaves it. What is preallocated and empty is not drawn.
@@ -134,23 +183,30 @@ func mutateInProcess(ctx context.Context, cfg config) (rows []figure.Row) {
 // came is what came of the damage to a cluster's nodes.
 type came struct {
 	refused, healed, harmless map[string]int
-	done, spread              int
-	tally                     tally
+	// unchanged are steps that found nothing to damage: they are not done.
+	unchanged    map[string]int
+	done, spread int
+	// seen is how many of those that are plain were refused or healed.
+	seen  int
+	tally tally
+}
+
+func newCame() came {
+	return came{refused: map[string]int{}, healed: map[string]int{}, harmless: map[string]int{}, unchanged: map[string]int{}}
 }
 
 func mutateCluster(ctx context.Context, cfg config, dir string) []figure.Row {
-	const name = "files damaged in a cluster"
-	target := fmt.Sprintf("≥ %d", cfg.damaged)
 	r, err := newRig(ctx, cfg, dir, ",digest-every:20,look-ms:300", nothingFirst)
 	if err != nil {
-		return []figure.Row{figure.Missing(name, "", target, err)}
+		return []figure.Row{figure.Missing(damagedInCluster, "", fmt.Sprintf("≥ %d", cfg.damaged), err)}
 	}
-	out := came{refused: map[string]int{}, healed: map[string]int{}, harmless: map[string]int{}}
+	out := newCame()
 	all, err := r.sensors(ctx, killSensors)
 	if err == nil {
 		p := push(context.WithoutCancel(ctx), all, killRhythm)
-		for i, m := range planMutations(cfg.seed, cfg.damaged, nodes) {
-			if ctx.Err() != nil {
+		// In the place of steps that changed nothing come the plan's next ones.
+		for i, m := range planMutations(cfg.seed, cfg.damaged+len(fileKinds), nodes) {
+			if ctx.Err() != nil || out.done == cfg.damaged {
 				break
 			}
 			one := r.mutate(context.WithoutCancel(ctx), m, &out)
@@ -158,7 +214,6 @@ func mutateCluster(ctx context.Context, cfg config, dir string) []figure.Row {
 				err = fmt.Errorf("damage %d, %s: %w", i+1, m, one)
 				break
 			}
-			out.done++
 		}
 		err = errors.Join(err, p.stop())
 	}
@@ -166,25 +221,51 @@ func mutateCluster(ctx context.Context, cfg config, dir string) []figure.Row {
 		out.tally, err = r.exactly(context.WithoutCancel(ctx), all)
 	}
 	err = errors.Join(err, r.close(cfg.keep || err != nil))
-	rows := []figure.Row{figure.AtLeast(name, float64(out.done), float64(cfg.damaged), "", fmt.Sprintf("seed %d; three nodes, one after the other, under writes", cfg.seed))}
-	for _, kind := range fileKinds {
-		refused, healed, harmless := out.refused[kind], out.healed[kind], out.harmless[kind]
-		if n := refused + healed + harmless; n > 0 {
-			rows = append(rows, figure.Info(kind+" damaged in a cluster", float64(n), "", fmt.Sprintf("%d refused with what to do, %d re-synced or made anew, %d harmless: the whole state is the others'", refused, healed, harmless)))
-		}
-	}
-	rows = append(rows,
-		figure.Exactly("damage that spread: states that differ at one entry afterwards", float64(out.spread), 0, "", ""),
-		figure.Exactly("acknowledged lost by damage", float64(out.tally.lost), 0, "", fmt.Sprintf("of %d", out.tally.acknowledged)),
-		figure.Exactly("acknowledged doubled by damage", float64(out.tally.doubled), 0, "", ""))
+	rows := out.rows(cfg)
 	if err != nil {
 		rows = append(rows, figure.Missing("the plan of damage", "", "followed to its end", brief(cfg, err)))
 	}
 	return rows
 }
 
+func (out *came) rows(cfg config) []figure.Row {
+	plain, unchanged := 0, 0
+	for _, m := range planMutations(cfg.seed, cfg.damaged, nodes) {
+		if m.plain() {
+			plain++
+		}
+	}
+	var of []string
+	for _, kind := range fileKinds {
+		if n := out.unchanged[kind]; n > 0 {
+			unchanged += n
+			of = append(of, fmt.Sprintf("%s ×%d", kind, n))
+		}
+	}
+	rows := []figure.Row{
+		figure.AtLeast(damagedInCluster, float64(out.done), float64(cfg.damaged), "", fmt.Sprintf("seed %d; three nodes, one after the other, under writes; each changed a file", cfg.seed)),
+		figure.AtLeast("of these, plain to see, and refused or made anew", float64(out.seen), float64(plain), "", "a state that is cut, nothing left of a key, a certificate or the node's description"),
+		figure.Info("steps that found nothing to change, which are not counted", float64(unchanged), "", strings.Join(of, ", ")),
+	}
+	for _, kind := range fileKinds {
+		refused, healed, harmless := out.refused[kind], out.healed[kind], out.harmless[kind]
+		if n := refused + healed + harmless; n > 0 {
+			rows = append(rows, figure.Info(kind+" damaged in a cluster", float64(n), "", fmt.Sprintf("%d refused with what to do, %d re-synced or made anew, %d harmless: the whole state is the others'", refused, healed, harmless)))
+		}
+	}
+	return append(rows,
+		figure.Exactly("damage that spread: states that differ at one entry afterwards", float64(out.spread), 0, "", ""),
+		figure.Exactly("acknowledged lost by damage", float64(out.tally.lost), 0, "", fmt.Sprintf("of %d", out.tally.acknowledged)),
+		figure.Exactly("acknowledged doubled by damage", float64(out.tally.doubled), 0, "", ""))
+}
+
 // mutate damages a file of one node that does not run, starts it and waits for what comes of it.
 func (r *rig) mutate(ctx context.Context, m mutation, out *came) error {
+	// Where none comes, the step finds nothing to damage.
+	_ = until(ctx, thereIn, "a file to damage", func(context.Context) (bool, error) {
+		paths, err := m.files(r.data(m.node))
+		return len(paths) > 0, err
+	})
 	p := r.Members[id(m.node)]
 	if m.killed {
 		p.Kill()
@@ -195,20 +276,13 @@ func (r *rig) mutate(ctx context.Context, m mutation, out *came) error {
 	if err := errors.Join(os.RemoveAll(whole), program(ctx, "cp", "-a", dir, whole)); err != nil {
 		return err
 	}
-	paths, err := filepath.Glob(filepath.Join(dir, m.kind))
+	changed, err := m.damage(dir)
 	if err != nil {
 		return err
 	}
-	if len(paths) > 0 { // a stopped node leaves no journal
-		slices.Sort(paths)
-		path := paths[m.which%len(paths)]
-		content, err := os.ReadFile(path)
-		if err == nil {
-			err = os.WriteFile(path, m.damaged(content), 0o600)
-		}
-		if err != nil {
-			return err
-		}
+	if !changed {
+		out.unchanged[m.kind]++
+		return errors.Join(r.start(ctx, m.node, ""), r.level(ctx))
 	}
 	from := r.said()
 	if err := r.start(ctx, m.node, ""); err != nil {
@@ -222,13 +296,18 @@ func (r *rig) mutate(ctx context.Context, m mutation, out *came) error {
 		return fmt.Errorf("it panicked:\n%s", lastLines(text, 30))
 	}
 	settled := r.said()
+	out.done++
+	healed := strings.Contains(text, "set aside") || strings.Contains(text, "this node serves")
+	if m.plain() && (refused || healed) {
+		out.seen++
+	}
 	switch {
 	case refused:
 		out.refused[m.kind]++
 		if err := errors.Join(os.RemoveAll(dir), program(ctx, "cp", "-a", whole, dir), r.start(ctx, m.node, "")); err != nil {
 			return err
 		}
-	case strings.Contains(text, "set aside") || strings.Contains(text, "this node serves"):
+	case healed:
 		out.healed[m.kind]++
 	default:
 		out.harmless[m.kind]++
