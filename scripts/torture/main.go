@@ -26,6 +26,7 @@ func main() {
 	flag.Uint64Var(&cfg.seed, "seed", 0, "decides the plan; 0 draws one, which is printed")
 	flag.IntVar(&cfg.kills, "kills", 120, "how many nodes are killed: of each six the leader five times, and a node at a named place")
 	flag.IntVar(&cfg.ops, "ops", 5000, "how many operations are held to a single machine's answers")
+	flag.DurationVar(&cfg.lasts, "lasts", 0, "how long they are asked for, in one round, however many they are; 0: until -ops are done")
 	flag.Float64Var(&cfg.minutes, "minutes", 18, "stop after so many, in good order; what was not done is a row that is missing")
 	flag.IntVar(&cfg.mutations, "mutations", 10_000, "how often files are damaged and opened in a process")
 	flag.IntVar(&cfg.damaged, "damaged", 14, "how often a file of a running cluster's node is damaged")

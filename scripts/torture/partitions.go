@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -44,7 +45,11 @@ func answers(ctx context.Context, cfg config, dir string) (rows []figure.Row) {
 	out := answered{faults: map[string]int{}, others: map[string]int64{}}
 	faults := planFaults(cfg.seed, planAhead)
 	var err error
-	for round := 0; err == nil && ctx.Err() == nil && out.operations < cfg.ops; {
+	round := 0
+	goesOn := func(err error, until int) bool {
+		return err == nil && ctx.Err() == nil && out.operations < until && (cfg.lasts == 0 || round == 0)
+	}
+	for goesOn(err, cfg.ops) {
 		err = func() error {
 			more := ""
 			if cfg.defect == "read-barrier" {
@@ -57,13 +62,24 @@ func answers(ctx context.Context, cfg config, dir string) (rows []figure.Row) {
 			if round == 0 && !cfg.brief {
 				rows = append(rows, r.flaps(ctx, dice(cfg.seed, "flaps")))
 			}
-			for until := min(cfg.ops, out.operations+clusterOps); err == nil && ctx.Err() == nil && out.operations < until; round++ {
+			for until := min(cfg.ops, out.operations+clusterOps); goesOn(err, until); round++ {
 				err = r.round(ctx, cfg, round, min(roundOps, until-out.operations), &faults, &out)
 			}
 			return errors.Join(err, r.close(cfg.keep || err != nil || out.violations > 0))
 		}()
 	}
 	return append(out.rows(cfg, err), rows...)
+}
+
+// faults is how many a round has at least.
+func (c *config) faults() int {
+	switch {
+	case c.lasts > 0:
+		return len(faultKinds)
+	case c.brief:
+		return 1
+	}
+	return 2 * len(faultKinds)
 }
 
 // round lets all operators call at all nodes while one fault follows the other, and
@@ -88,13 +104,14 @@ func (r *rig) round(ctx context.Context, cfg config, round, most int, faults *[]
 	}
 	calling, stop := context.WithCancel(ctx)
 	defer stop()
-	least := 2 * len(faultKinds)
-	if cfg.brief {
-		least = 1
+	if cfg.lasts > 0 {
+		calling, stop = context.WithTimeout(calling, cfg.lasts)
+		defer stop()
+		most = math.MaxInt
 	}
 	var wg sync.WaitGroup
 	for _, c := range callers {
-		wg.Go(func() { c.run(calling, most, least) })
+		wg.Go(func() { c.run(calling, most, cfg.faults()) })
 	}
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done); stop() }()
@@ -107,6 +124,8 @@ func (r *rig) round(ctx context.Context, cfg config, round, most int, faults *[]
 		rest(calling, f.pause)
 		if calling.Err() == nil {
 			err = r.does(calling, f)
+		}
+		if err == nil && calling.Err() == nil { // it was there for as long as it was to be
 			out.faults[f.kind]++
 			s.faults.Add(1)
 		}
@@ -206,7 +225,8 @@ func (a *answered) rows(cfg config, err error) []figure.Row {
 	}
 	rows := []figure.Row{
 		figure.AtLeast("operations checked", float64(a.operations), float64(cfg.ops), "", fmt.Sprintf("seed %d; orders, intents, approvals, tokens, reads; %d operators at each of %d nodes; %d had no answer", cfg.seed, operators, nodes, a.open)),
-		figure.Info("faults meanwhile", float64(total), "", strings.Join(kinds, ", ")),
+		figure.AtLeast("faults meanwhile", float64(total), float64(cfg.faults()), "", strings.Join(kinds, ", ")),
+		figure.AtLeast("kinds of faults meanwhile", float64(len(a.faults)), float64(min(cfg.faults(), len(faultKinds))), "", ""),
 		figure.Info("histories checked", float64(a.histories), "", fmt.Sprintf("one an object; other answers: %v", a.others)),
 		figure.Exactly("histories that no single machine could have given", float64(a.violations), 0, "", ""),
 		figure.Exactly("histories whose checking did not end", float64(a.unfinished), 0, "", fmt.Sprintf("in %s each", checkMost)),

@@ -21,6 +21,8 @@ type config struct {
 	seed  uint64
 	kills int
 	ops   int
+	// lasts bounds the operations by time; 0 does not.
+	lasts time.Duration
 	// mutations are made of files in a process, damaged of files of a cluster's nodes.
 	mutations, damaged int
 	// size, away and rate are the snapshot part's.

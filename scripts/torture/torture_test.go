@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"github.com/vedette-edr/vedette/scripts/internal/figure"
 )
 
 const root = "../.."
@@ -175,8 +178,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// Ensure a short run of the real thing finds nothing: all operators at all nodes while
-// nodes die, stand still and are cut off.
+// Ensure a minute of the real thing finds nothing: all operators at all nodes while every kind
+// of fault comes and goes.
 func TestSlice(t *testing.T) {
 	bin, err := filepath.Abs(os.Getenv("VEDETTE_BIN"))
 	if os.Geteuid() != 0 || os.Getenv("VEDETTE_BIN") == "" || err != nil {
@@ -185,11 +188,69 @@ func TestSlice(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(bin, "vedette-torture")); err != nil {
 		t.Skip("SKIP: needs make bin/vedette-torture bin/failpoint/vedette-coordinator")
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "vedette-torture"), "-bin", bin, "-only", "answers", "-ops", "500", "-minutes", "1", "-brief")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "vedette-torture"), "-bin", bin, "-only", "answers", "-lasts", "60s", "-ops", "500", "-minutes", "3", "-brief")
 	cmd.Dir = t.TempDir()
+	began := time.Now()
 	said, err := cmd.CombinedOutput()
 	t.Logf("%s", said)
 	if err != nil {
 		t.Error(err)
+	}
+	if took := time.Since(began); took < time.Minute {
+		t.Errorf("it took %s, want a minute of operations", took)
+	}
+	printed, err := os.Open(filepath.Join(cmd.Dir, out, "torture.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = printed.Close() }()
+	var rows []figure.Row
+	for lines := json.NewDecoder(printed); lines.More(); {
+		var r figure.Row
+		if err := lines.Decode(&r); err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, r)
+	}
+	for name, least := range map[string]int{"operations checked": 500, "faults meanwhile": len(faultKinds), "kinds of faults meanwhile": len(faultKinds), "histories checked": 1} {
+		if r := row(t, rows, name); r.Value < float64(least) {
+			t.Errorf("%s: %v, want %d and more", name, r.Value, least)
+		}
+	}
+	for _, name := range []string{"histories that no single machine could have given", "histories whose checking did not end"} {
+		if r := row(t, rows, name); r.Value != 0 {
+			t.Errorf("%s: %v", name, r.Value)
+		}
+	}
+}
+
+// Ensure that answers which were given while little was wrong do not pass for those that were
+// given under every kind of fault.
+func TestAnswersAreJudged(t *testing.T) {
+	each := func(kinds []string, times int) map[string]int {
+		faults := map[string]int{}
+		for _, kind := range kinds {
+			faults[kind] = times
+		}
+		return faults
+	}
+	for _, tt := range []struct {
+		name   string
+		cfg    config
+		faults map[string]int
+		want   bool
+	}{
+		{"a minute, each kind", config{lasts: time.Minute, brief: true}, each(faultKinds, 1), true},
+		{"a minute, one is missing", config{lasts: time.Minute, brief: true}, each(faultKinds[1:], 2), false},
+		{"a minute, none", config{lasts: time.Minute, brief: true}, nil, false},
+		{"a run, each kind twice", config{}, each(faultKinds, 2), true},
+		{"a run, each kind once", config{}, each(faultKinds, 1), false},
+		{"the checker's", config{brief: true}, each(faultKinds[:1], 1), true},
+		{"the checker's, none", config{brief: true}, nil, false},
+	} {
+		rows := (&answered{faults: tt.faults}).rows(tt.cfg, nil)
+		if got := row(t, rows, "faults meanwhile").OK && row(t, rows, "kinds of faults meanwhile").OK; got != tt.want {
+			t.Errorf("%s passes: %v, want %v", tt.name, got, tt.want)
+		}
 	}
 }
