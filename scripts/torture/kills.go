@@ -24,6 +24,8 @@ const (
 	reachIn = 12 * time.Second
 	// failoverMost is the figure.
 	failoverMost = 3.0
+	// tellEvery so many steps an operator is told how far it is.
+	tellEvery = 50
 )
 
 // killed is what came of the kills.
@@ -114,8 +116,15 @@ func (r *rig) kill(ctx context.Context, plan []kill, p *pushers, out *killed) er
 			return fmt.Errorf("kill %d, %s: %w", i+1, k, err)
 		}
 		out.done++
+		if out.done%tellEvery == 0 {
+			fmt.Println(out.progress(len(plan)))
+		}
 	}
 	return nil
+}
+
+func (k *killed) progress(of int) string {
+	return fmt.Sprintf("torture: %d of %d kills, %d of leaders, %d of %d places reached, acknowledged lost %d, doubled %d", k.done, of, k.leaders, len(k.reached), len(points), k.tally.lost, k.tally.doubled)
 }
 
 // whole starts again what is dead.

@@ -57,6 +57,15 @@ func TestKillsAreJudged(t *testing.T) {
 	}
 }
 
+// Ensure that who waits for an hour of kills is told what was lost so far.
+func TestProgress(t *testing.T) {
+	k := killed{done: 50, leaders: 41, visits: newVisits(), tally: tally{lost: 2, doubled: 1}}
+	k.reached["commit.after"] = 2
+	if got, want := k.progress(1000), "torture: 50 of 1000 kills, 41 of leaders, 1 of 30 places reached, acknowledged lost 2, doubled 1"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // Ensure that a place which no node ever came to is told by its name, once each had its turn, and
 // that one which was missed at one turn alone is not.
 func TestPlacesNeverReached(t *testing.T) {

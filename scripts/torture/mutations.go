@@ -214,6 +214,9 @@ func mutateCluster(ctx context.Context, cfg config, dir string) []figure.Row {
 				err = fmt.Errorf("damage %d, %s: %w", i+1, m, one)
 				break
 			}
+			if out.done > 0 && out.done%tellEvery == 0 {
+				fmt.Printf("torture: %d of %d files damaged, %d spread\n", out.done, cfg.damaged, out.spread)
+			}
 		}
 		err = errors.Join(err, p.stop())
 	}

@@ -65,6 +65,7 @@ func answers(ctx context.Context, cfg config, dir string) (rows []figure.Row) {
 			for until := min(cfg.ops, out.operations+clusterOps); goesOn(err, until); round++ {
 				err = r.round(ctx, cfg, round, min(roundOps, until-out.operations), &faults, &out)
 			}
+			fmt.Printf("torture: %d of %d operations, %d histories that no single machine could have given\n", out.operations, cfg.ops, out.violations)
 			return errors.Join(err, r.close(cfg.keep || err != nil || out.violations > 0))
 		}()
 	}
