@@ -12,7 +12,7 @@ import (
 // a checker that finds nothing wrong is worth something only if it can.
 func checker(ctx context.Context, cfg config, dir string) []figure.Row {
 	const name = "the checker finds reads without a barrier"
-	cfg.defect, cfg.brief, cfg.ops = "read-barrier", true, 400
+	cfg.defect, cfg.brief, cfg.ops, cfg.lasts = "read-barrier", true, 400, 0
 	r, err := newRig(ctx, cfg, dir, ",read-barrier=skip", nothingFirst)
 	if err != nil {
 		return []figure.Row{figure.Missing(name, "histories", "≥ 1", err)}
