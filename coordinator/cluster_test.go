@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -247,9 +248,15 @@ func enrolRequest(t *testing.T, tokenText string) (link.Token, ed25519.PrivateKe
 // ask sends one enrolment request.
 func ask(t *testing.T, addr string, pin [32]byte, request *sensorv1.EnrollRequest) (*sensorv1.EnrollReply, error) {
 	t.Helper()
+	return askFrom(t, netip.AddrPort{}, addr, pin, request)
+}
+
+// askFrom is ask from an address of loopback.
+func askFrom(t *testing.T, local netip.AddrPort, addr string, pin [32]byte, request *sensorv1.EnrollRequest) (*sensorv1.EnrollReply, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	conn, err := link.Dial(ctx, addr, link.ALPNEnroll, link.DialConfig{PinnedCA: pin})
+	conn, err := link.Dial(ctx, addr, link.ALPNEnroll, link.DialConfig{PinnedCA: pin, LocalAddr: local})
 	if err != nil {
 		return nil, err
 	}

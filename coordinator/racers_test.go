@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -12,71 +13,101 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/clustertest"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // Ensure one join token makes one host, however many race for it at all nodes at once:
 // VEDETTE_RACERS of them (the figure is taken with 1000; fewer here, as each is a
-// connection). A racer that is told to wait comes again, as a real one does.
+// connection). Behind one address those who come late are told to wait, as a guesser is;
+// from addresses of their own everybody else is told that the token is used.
 func TestTokenRacers(t *testing.T) {
 	racers := 150
 	if text := os.Getenv("VEDETTE_RACERS"); text != "" {
 		var err error
-		if racers, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
+		if racers, err = strconv.Atoi(text); err != nil || racers < 2 || racers > 60_000 {
+			t.Fatalf("VEDETTE_RACERS=%q: want a number from 2 to 60000", text)
 		}
 	}
+	t.Run("behind one address", func(t *testing.T) { race(t, racers, false) })
+	t.Run("each at its own", func(t *testing.T) { race(t, racers, true) })
+}
+
+// race has so many ask with one token. A racer that is told to come again does, as a
+// real one.
+func race(t *testing.T, racers int, apart bool) {
 	c := startCluster(t, 3)
 	text := c.token("sensor")
 	token, _, _ := enrolRequest(t, text)
-	began := time.Now()
 	var (
-		mu       sync.Mutex
-		winners  []*testSensor
-		outcomes = map[string]int{}
-		start    = make(chan struct{})
-		running  sync.WaitGroup
+		mu      sync.Mutex
+		winners []*testSensor
+		said    = map[string]int{} // all that was answered
+		last    = map[string]int{} // the last word that each was told
+		start   = make(chan struct{})
+		running sync.WaitGroup
 	)
+	patient := 3*patience + time.Duration(racers)*100*time.Millisecond
 	for i := range racers {
 		_, key, request := enrolRequest(t, text)
+		var local netip.AddrPort
+		if apart {
+			local = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 0)
+		}
 		running.Go(func() {
 			<-start
 			owed := false // it was not answered for certain: it asks on, whoever is before it
-			for deadline := time.Now().Add(3 * patience); ; {
-				reply, err := ask(t, c.nodes[i%3].cfg.Advertise, token.CA, request)
-				code := reply.GetRefusal().GetCode()
-				mu.Lock()
+			for deadline := time.Now().Add(patient); ; {
+				reply, err := askFrom(t, local, c.nodes[i%3].cfg.Advertise, token.CA, request)
+				word := reply.GetRefusal().GetCode()
 				switch {
 				case err != nil:
-					outcomes["connection"]++
+					word = "connection"
 				case reply.GetEnrolled() != nil:
+					word = "enrolled"
+				}
+				owed = owed || word == "connection" || word == "no-leader"
+				again := word == "connection" || word == "busy" || word == "no-leader" || word == "rate-limited" && owed
+				over := !again || time.Now().After(deadline)
+				mu.Lock()
+				said[word]++
+				if over {
+					last[word]++
+				}
+				if word == "enrolled" {
 					e := reply.GetEnrolled()
 					winners = append(winners, &testSensor{t: t, id: e.GetId(), key: key, cert: tls.Certificate{Certificate: e.GetChain(), PrivateKey: key}, pool: c.roots()})
-				default:
-					outcomes[code]++
 				}
 				mu.Unlock()
-				owed = owed || err != nil || code == "no-leader"
-				if err == nil && code != "busy" && code != "no-leader" && (code != "rate-limited" || !owed) || time.Now().After(deadline) {
+				if over {
 					return
 				}
 			}
 		})
 	}
+	began := time.Now()
 	close(start)
 	running.Wait()
-	t.Logf("%d racers at 3 nodes: %d won, others %v, in %s", racers, len(winners), outcomes, time.Since(began).Round(time.Millisecond))
-	if len(winners) != 1 {
-		t.Fatalf("%d of %d racers enrolled with one token", len(winners), racers)
+	note := fmt.Sprintf("of %d at 3 nodes at once, in %s; answers in all: %v", racers, time.Since(began).Round(100*time.Millisecond), said)
+	where := "behind one address"
+	if apart {
+		where = "at addresses of their own"
 	}
-	for code := range outcomes {
+	clustertest.Figure(t, "racers for one join token, "+where+": enrolled", float64(len(winners)), "", "= 1", len(winners) == 1, note)
+	if len(winners) != 1 {
+		t.FailNow()
+	}
+	if apart {
+		clustertest.Figure(t, "racers for one join token, "+where+": told that it is used", float64(last["token-used"]), "", fmt.Sprintf("= %d", racers-1), last["token-used"] == racers-1, "")
+	}
+	for code := range said {
 		switch code {
-		case "token-used", "rate-limited", "busy", "no-leader", "connection":
+		case "enrolled", "token-used", "rate-limited", "busy", "no-leader", "connection":
 		default:
 			t.Errorf("somebody was told %q", code)
 		}
 	}
-	if outcomes["token-used"] == 0 {
+	if said["token-used"] == 0 {
 		t.Error("nobody was told that the token is used: nobody raced")
 	}
 	// The winner is the one host that the cluster knows, and the record says so once.

@@ -27,8 +27,8 @@ type bench struct {
 	drive    *drive.Driver
 }
 
-// parts in the order that they are run in. Rows, fleet, scale and failover are last: they end the
-// coordinators of the others and start their own.
+// parts in the order that they are run in. From rows on they end the coordinators of the others and
+// start their own.
 var parts = []struct {
 	name  string
 	about string
@@ -48,6 +48,7 @@ var parts = []struct {
 	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
 	{"scale", "a thousand sessions that report, and the leader killed under them", scaleTable},
 	{"failover", "the leader killed twenty times under load", failover},
+	{"tokens", "a thousand hosts with one join token", tokenRacers},
 }
 
 func partNames() string {

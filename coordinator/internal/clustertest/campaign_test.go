@@ -150,7 +150,7 @@ func TestCampaignSurvivesFailover(t *testing.T) {
 			t.Errorf("incident %s names campaign %q, want %s", in.GetId(), in.GetCampaign(), id)
 		}
 	}
-	figure(t, "campaign.joined-after-failover", took.Seconds(), "s", "<= 5", took <= 5*time.Second, "leader killed mid-campaign, 6 hosts, 3 nodes in one process")
+	Figure(t, "campaign.joined-after-failover", took.Seconds(), "s", "<= 5", took <= 5*time.Second, "leader killed mid-campaign, 6 hosts, 3 nodes in one process")
 
 	// Judged, it is closed, and its incidents open no other.
 	for _, in := range incidents {

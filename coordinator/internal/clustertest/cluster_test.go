@@ -74,12 +74,12 @@ func TestLeaderKills(t *testing.T) {
 	slices.Sort(resumed)
 	slices.Sort(all)
 	note := fmt.Sprintf("%d leader kills, 3 nodes, 4 writers", kills)
-	figure(t, "failover.resume.p50", resumed[len(resumed)/2].Seconds(), "s", "<= 5", resumed[len(resumed)/2] <= 5*time.Second, note)
-	figure(t, "failover.resume.max", resumed[len(resumed)-1].Seconds(), "s", "<= 5", resumed[len(resumed)-1] <= 5*time.Second, note)
-	figure(t, "failover.resume.all-writers.max", all[len(all)-1].Seconds(), "s", "<= 5", all[len(all)-1] <= 5*time.Second, note)
-	figure(t, "failover.acknowledged", float64(acked), "records", "> 0", acked > 0, note)
-	figure(t, "failover.lost", float64(lost), "records", "0", lost == 0, note)
-	figure(t, "failover.duplicated", float64(dup), "records", "0", dup == 0, note)
+	Figure(t, "failover.resume.p50", resumed[len(resumed)/2].Seconds(), "s", "<= 5", resumed[len(resumed)/2] <= 5*time.Second, note)
+	Figure(t, "failover.resume.max", resumed[len(resumed)-1].Seconds(), "s", "<= 5", resumed[len(resumed)-1] <= 5*time.Second, note)
+	Figure(t, "failover.resume.all-writers.max", all[len(all)-1].Seconds(), "s", "<= 5", all[len(all)-1] <= 5*time.Second, note)
+	Figure(t, "failover.acknowledged", float64(acked), "records", "> 0", acked > 0, note)
+	Figure(t, "failover.lost", float64(lost), "records", "0", lost == 0, note)
+	Figure(t, "failover.duplicated", float64(dup), "records", "0", dup == 0, note)
 }
 
 // Ensure a leader that is cut off, but lives, neither acknowledges nor keeps
