@@ -49,6 +49,7 @@ var parts = []struct {
 	{"scale", "a thousand sessions that report, and the leader killed under them", scaleTable},
 	{"failover", "the leader killed twenty times under load", failover},
 	{"tokens", "a thousand hosts with one join token", tokenRacers},
+	{"rotation", "an authority that is followed by another under a thousand sensors", rotation},
 }
 
 func partNames() string {
