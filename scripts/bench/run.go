@@ -48,6 +48,7 @@ var parts = []struct {
 	{"fleet", "an order for a thousand sensors, and for ten thousand, until all have answered", fleetSpeed},
 	{"scale", "a thousand sessions that report, and the leader killed under them", scaleTable},
 	{"failover", "the leader killed twenty times under load", failover},
+	{"disks", "a leader whose disk is full, fails, or stalls for a minute", troubledDisks},
 	{"tokens", "a thousand hosts with one join token", tokenRacers},
 	{"rotation", "an authority that is followed by another under a thousand sensors", rotation},
 }
