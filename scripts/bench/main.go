@@ -32,7 +32,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 50*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 80*time.Minute)
 	defer cancel()
 	if err := run(ctx, *bin, *only, *quick); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -49,6 +49,7 @@ var parts = []struct {
 	{"scale", "a thousand sessions that report, and the leader killed under them", scaleTable},
 	{"failover", "the leader killed twenty times under load", failover},
 	{"disks", "a leader whose disk is full, fails, or stalls for a minute", troubledDisks},
+	{"restore", "a backup of 2 GiB of state, into an empty folder", restoredState},
 	{"tokens", "a thousand hosts with one join token", tokenRacers},
 	{"rotation", "an authority that is followed by another under a thousand sensors", rotation},
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -142,28 +143,43 @@ func filled(t testing.TB, hosts, findings int) (db *DB, now int64) {
 }
 
 // TestFill fills the state of a node that stands still, behind the back of its log: what
-// 'vedette-bench -only reads' asks a real node for.
+// 'vedette-bench -only reads' asks a real node for, and what '-only restore' makes a backup of.
 func TestFill(t *testing.T) {
 	path, hosts, findings := os.Getenv("VEDETTE_FILL"), 0, 0
 	if path == "" {
-		t.Skip("SKIP: needs VEDETTE_FILL, the state.db of a stopped node, which it fills as VEDETTE_READS says")
+		t.Skip("SKIP: needs VEDETTE_FILL, the state.db of a stopped node, which it fills as VEDETTE_READS says, or to -size-mib")
+	}
+	db := open(t, path)
+	db.chain.off = true
+	behind := func(fill func(*Tx) error) {
+		t.Helper()
+		tx := &Tx{db: db}
+		for _, step := range []func() error{
+			func() error { _, err := tx.exec("BEGIN IMMEDIATE"); return err },
+			func() error { return fill(tx) },
+			tx.settle,
+			func() error { _, err := tx.exec("COMMIT"); return err },
+		} {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if *sizeMiB > 0 {
+		made := uint64(0)
+		inOrder := func() []byte { // in another order each would write a page of its own
+			made++
+			return append(binary.BigEndian.AppendUint64(nil, made), randomBytes(8)...)
+		}
+		for sizeOf(t, path) < int64(*sizeMiB)<<20 {
+			behind(func(tx *Tx) error { return tx.ballast(20_000, 512, inOrder) })
+		}
+		return
 	}
 	if _, err := fmt.Sscan(os.Getenv("VEDETTE_READS"), &hosts, &findings); err != nil {
 		t.Fatal(err)
 	}
-	db := open(t, path)
-	db.chain.off = true
-	tx := &Tx{db: db}
-	for _, step := range []func() error{
-		func() error { _, err := tx.exec("BEGIN IMMEDIATE"); return err },
-		func() error { return tx.populate(hosts, findings, time.Now().UnixNano()) },
-		tx.settle,
-		func() error { _, err := tx.exec("COMMIT"); return err },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	behind(func(tx *Tx) error { return tx.populate(hosts, findings, time.Now().UnixNano()) })
 }
 
 func (tx *Tx) populate(hosts, findings int, now int64) error {

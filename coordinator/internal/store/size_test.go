@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var sizeMiB = flag.Int("size-mib", 0, "size of the state that BenchmarkSnapshotSize copies and restores, MiB")
+var sizeMiB = flag.Int("size-mib", 0, "size of the state that BenchmarkSnapshotSize copies and restores, and that TestFill makes, MiB")
 
 // BenchmarkSnapshotSize prints what a snapshot of a large state and its restore take, in
 // wall and processor time, and the longest time that an entry waited while it was written:
@@ -32,18 +32,7 @@ func BenchmarkSnapshotSize(b *testing.B) {
 	index := uint64(0)
 	write := func(rows, size int) {
 		index++
-		if err := db.Update(index, func(tx *Tx) error {
-			for range rows {
-				key := make([]byte, 16)
-				_, _ = rand.Read(key)
-				// Half of it compresses, as behaviours do.
-				subject := append(make([]byte, size/2), randomBytes(size/2)...)
-				if _, err := tx.exec("INSERT INTO behaviours (key, kind, subject, object, first_seen, hosts) VALUES (?, 1, ?, ?, 1, 1)", key, subject, []byte("x")); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
+		if err := db.Update(index, func(tx *Tx) error { return tx.ballast(rows, size, func() []byte { return randomBytes(16) }) }); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -87,6 +76,18 @@ func BenchmarkSnapshotSize(b *testing.B) {
 	}
 }
 
+// ballast stores behaviours of so many bytes each.
+func (tx *Tx) ballast(rows, size int, key func() []byte) error {
+	for range rows {
+		// Half of it compresses, as behaviours do.
+		subject := append(make([]byte, size/2), randomBytes(size/2)...)
+		if _, err := tx.exec("INSERT INTO behaviours (key, kind, subject, object, first_seen, hosts) VALUES (?, 1, ?, ?, 1, 1)", key(), subject, []byte("x")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // slowest writes small entries while fn runs, and returns the longest that one took.
 func slowest(write func(rows, size int), fn func()) (longest time.Duration) {
 	done := make(chan struct{})
@@ -112,10 +113,10 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-func sizeOf(b *testing.B, path string) int64 {
+func sizeOf(t testing.TB, path string) int64 {
 	info, err := os.Stat(path)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	return info.Size()
 }
