@@ -99,6 +99,7 @@ func replicatedRows(ctx context.Context, b *bench) []figure.Row {
 			"acknowledged to %d sessions, %d at a time, until the last node had applied the last; best of %d rounds (%s); %d hosts with %d behaviours; entries of %.0f rows, %.0f KiB; load %s",
 			rowHosts, rowsAtOnce, len(rounds), strings.Join(each, ", "), rowHosts, rowBehaviours, best.perEntry(), best.entryBytes()/1024, best.load)),
 		figure.AtLeast(shareName, 100*best.rate()/lower, 60, "%", "the nodes share the machine with the sensors and each other; the ceilings have it for themselves"),
+		entrySize(rounds),
 		figure.Info("SQLite alone, one prepared UPDATE a row, three at once", sqlite["three"], "rows/s", "each of three, the same rows in the same transactions"),
 		figure.Info("SQLite alone, one", sqlite["alone"], "rows/s", ""),
 		figure.Info("raft-wal alone, entries of that size, three at once", log["three"], "rows/s", "each of three, an fsync an entry"),
@@ -110,6 +111,21 @@ func replicatedRows(ctx context.Context, b *bench) []figure.Row {
 		figure.Exactly("behaviours whose count is not what was acknowledged", float64(run.wrong), 0, "behaviours",
 			fmt.Sprintf("of %d that each of three nodes was asked for", run.asked)),
 	}
+}
+
+// entryMost is half of the 512 KiB that an entry is to stay well below; near 64 KiB is asked for.
+const entryMost = 256 // KiB
+
+// entrySize judges the round whose entries were the largest in the mean.
+func entrySize(rounds []rowsRound) figure.Row {
+	worst := rounds[0]
+	for _, r := range rounds {
+		if r.entryBytes() > worst.entryBytes() {
+			worst = r
+		}
+	}
+	return figure.AtMost("size of a log entry under that load, mean", worst.entryBytes()/1024, entryMost, "KiB", fmt.Sprintf(
+		"the largest mean of %d rounds; %.0f of its %.0f entries were above %d KiB", len(rounds), worst.large, worst.entries, entryMost))
 }
 
 // ceiling runs a benchmark of what a node is built on, alone and three at once.
@@ -234,8 +250,8 @@ type rowsRound struct {
 	deltas         int64
 	took           time.Duration
 	nodes, sensors time.Duration // CPU
-	entries, bytes float64       // proposed by all nodes
-	load           string
+	proposed
+	load string
 }
 
 func (r rowsRound) rate() float64       { return float64(r.deltas) / r.took.Seconds() }
@@ -284,7 +300,7 @@ func (r *rowsRun) round(ctx context.Context, span time.Duration) (round rowsRoun
 	}
 	round.took, round.nodes, round.sensors, round.load = time.Since(began), r.cpu()-nodes, ownCPU()-sensors, loadNow()
 	after, err := r.proposed(ctx)
-	round.entries, round.bytes = after.entries-before.entries, after.bytes-before.bytes
+	round.proposed = proposed{after.entries - before.entries, after.bytes - before.bytes, after.large - before.large}
 	return round, err
 }
 
@@ -333,7 +349,8 @@ func (r *rowsRun) everywhere(ctx context.Context) (uint64, error) {
 	return most, err
 }
 
-type proposed struct{ entries, bytes float64 }
+// proposed is what all nodes proposed: entries, their bytes, and how many were above entryMost.
+type proposed struct{ entries, bytes, large float64 }
 
 func (r *rowsRun) proposed(ctx context.Context) (sum proposed, err error) {
 	for _, n := range r.nodes {
@@ -341,8 +358,13 @@ func (r *rowsRun) proposed(ctx context.Context) (sum proposed, err error) {
 		if err != nil {
 			return sum, err
 		}
+		within, known := seen[fmt.Sprintf(`vedette_proposal_bytes_bucket{le="%d"}`, entryMost<<10)]
+		if !known {
+			return sum, fmt.Errorf("a node does not count proposals of at most %d KiB", entryMost)
+		}
 		sum.entries += seen["vedette_proposal_bytes_count"]
 		sum.bytes += seen["vedette_proposal_bytes_sum"]
+		sum.large += seen["vedette_proposal_bytes_count"] - within
 	}
 	return sum, nil
 }
@@ -380,7 +402,7 @@ func (r *rowsRun) check(ctx context.Context) error {
 	return nil
 }
 
-// metrics are a node's figures without a label.
+// metrics are a node's figures, by their names with their labels.
 func metrics(ctx context.Context, node *client.Client) (map[string]float64, error) {
 	info, err := node.DebugInfo(ctx)
 	if err != nil {
