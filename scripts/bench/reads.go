@@ -34,7 +34,7 @@ func storedReads(ctx context.Context, b *bench) []figure.Row {
 	}
 	var rows []figure.Row
 	for _, name := range slices.Sorted(maps.Keys(took)) {
-		rows = append(rows, figure.AtMost("read of the state: "+strings.ReplaceAll(name, "_", " ")+", p99", took[name], 200, unit,
+		rows = append(rows, figure.AtMost("read of the state: "+strings.ReplaceAll(name, "_", " ")+", "+late(b.times(rounds)), took[name], 200, unit,
 			fmt.Sprintf("%d hosts, %d findings; a page of 100; load %s", hosts, findings, loadNow())))
 	}
 	cli, err := cliReads(ctx, b, hosts, findings, b.times(cliRounds))
@@ -45,7 +45,15 @@ func storedReads(ctx context.Context, b *bench) []figure.Row {
 }
 
 // cliRounds is how often each command is run.
-const cliRounds = 50
+const cliRounds = 200
+
+// late is what the run is called that 99 of 100 are faster than: of a hundred or fewer that is the slowest.
+func late(rounds int) string {
+	if rounds <= 100 {
+		return fmt.Sprintf("slowest of %d", rounds)
+	}
+	return "p99"
+}
 
 // goBench runs a benchmark that stands beside what it measures, because nothing else may
 // import that, and reads the last figure of each part of it by its name.
