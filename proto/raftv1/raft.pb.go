@@ -3772,7 +3772,7 @@ func (x *StateCheck) GetSlice() []byte {
 type SuspectSensor struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Conduct       string                 `protobuf:"bytes,2,opt,name=conduct,proto3" json:"conduct,omitempty"` // malformed, time, behaviour-flood, volume
+	Conduct       string                 `protobuf:"bytes,2,opt,name=conduct,proto3" json:"conduct,omitempty"` // malformed, time, behaviour-flood, volume, sequence, forged
 	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`   // what exactly, for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

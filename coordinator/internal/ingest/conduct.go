@@ -3,6 +3,8 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,28 +29,52 @@ const (
 	freshPeriod = time.Hour
 	// maxAhead is far beyond what a wrong time zone, or a node's own clock, explains.
 	maxAhead = 24 * time.Hour
+	// A clock that is set wrong and right again goes back once or twice, and a dead one's
+	// 1970 comes before its stream's other times: only who goes back by a day and more for
+	// more than maxTurned times in freshPeriod plays with times. A time that is long past, and
+	// those behind it too, is what comes from a spool: nobody can tell that from a lie.
+	maxBack   = 24 * time.Hour
+	maxTurned = 3
+	// maxGaps batches in freshPeriod begin behind what is stored: an honest sensor goes on
+	// from where its node is, and has four on their way once, for each of its few streams,
+	// when the cluster was restored from a backup.
+	maxGaps = 32
+	// maxLeap records are lost at once by no sensor: it would have made a hundred a second for
+	// months. A spool that overflowed leaves thousands out, and they are told as loss.
+	maxLeap = 1 << 30
 	// maxDetail bounds what of a sensor's own words is told.
 	maxDetail = 300
 )
 
-// conduct is what one sensor did in this session. It belongs to the session's reader.
+// conduct is what one sensor did at this node, in one session after another: who comes again
+// begins with what was left to it.
 type conduct struct {
-	budget float64 // bytes that may come now
-	at     time.Time
-	held   time.Duration
-	fresh  int
-	since  time.Time
-	told   map[string]bool // in this session
+	mu       sync.Mutex // guards what follows
+	sessions int
+	budget   float64 // bytes that may come now
+	at       time.Time
+	held     time.Duration
+	since    time.Time // when what follows was counted from
+	fresh    int       // new behaviours
+	turned   int       // how often its clock went back
+	gaps     int       // batches that began behind what is stored
+	// The stream that was judged last, up to where, and the time of its last summary.
+	boot  string
+	last  uint64
+	clock int64
 }
+
+// oddity is what no honest sensor does, and what exactly it was.
+type oddity struct{ conduct, detail string }
 
 // spend takes a batch's bytes from the budget and answers how long the next must wait.
 func (c *conduct) spend(size int, now time.Time) time.Duration {
-	if c.at.IsZero() {
-		c.budget = burstBytes
-	} else {
-		c.budget = min(burstBytes, c.budget+now.Sub(c.at).Seconds()*sendRate)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refill(now)
+	if c.budget == burstBytes {
+		c.held = 0 // it has slowed down
 	}
-	c.at = now
 	c.budget -= float64(size)
 	if c.budget >= 0 {
 		return 0
@@ -58,37 +84,158 @@ func (c *conduct) spend(size int, now time.Time) time.Duration {
 	return wait
 }
 
-// odd names what no honest sensor does in a batch; empty for an honest one.
-func (c *conduct) odd(batch *sensorv1.Batch, now time.Time) (conduct, detail string) {
-	if now.Sub(c.since) > freshPeriod {
-		c.fresh, c.since = 0, now
+// refill needs mu.
+func (c *conduct) refill(now time.Time) {
+	if c.at.IsZero() {
+		c.budget = burstBytes
+	} else {
+		c.budget = min(burstBytes, c.budget+now.Sub(c.at).Seconds()*sendRate)
 	}
-	for _, r := range batch.GetRecords() {
-		c.fresh += len(r.GetSummary().GetNewBehaviours())
-		if ahead := time.Duration(r.GetTime() - now.UnixNano()); ahead > maxAhead {
-			return state.SuspectTime, fmt.Sprintf("Record %d is %s ahead.", r.GetSequence(), ahead.Round(time.Hour))
-		}
-	}
-	switch {
-	case c.fresh > maxFresh:
-		return state.SuspectFlood, fmt.Sprintf("%d new ones in %s.", c.fresh, now.Sub(c.since).Round(time.Second))
-	case c.held > maxHeld:
-		return state.SuspectVolume, fmt.Sprintf("It was held back for %s.", c.held.Round(time.Second))
-	}
-	return "", ""
+	c.at = now
 }
 
-// conducted judges a batch that was taken, and holds its sensor back when it sends too much.
-func (s *Server) conducted(ctx context.Context, n *session, batch *sensorv1.Batch, size int) {
-	now := s.cfg.Now()
-	wait := n.conduct.spend(size, now)
-	if what, detail := n.conduct.odd(batch, now); what != "" && !n.conduct.told[what] {
-		if n.conduct.told == nil {
-			n.conduct.told = make(map[string]bool)
-		}
-		n.conduct.told[what] = true
-		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: what, Detail: detail})
+// odd names what no honest sensor does in a batch, each once; nothing for an honest one. The
+// records of a batch that did not follow what is stored were not taken, and are not judged.
+func (c *conduct) odd(batch *sensorv1.Batch, gap bool, now time.Time) (odd []oddity) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.since) > freshPeriod {
+		c.fresh, c.turned, c.gaps, c.since = 0, 0, 0, now
 	}
+	if gap {
+		c.gaps++
+	} else {
+		odd = c.judge(batch, now)
+	}
+	span := now.Sub(c.since).Round(time.Second)
+	for _, count := range []struct {
+		conduct, detail string
+		have, most      int
+	}{
+		{state.SuspectFlood, "%d new ones in %s.", c.fresh, maxFresh},
+		{state.SuspectTime, "Its clock went back by more than a day, %d times in %s.", c.turned, maxTurned},
+		{state.SuspectSequence, "%d batches in %s began behind what it was told is stored.", c.gaps, maxGaps},
+	} {
+		if count.have > count.most {
+			odd = append(odd, oddity{count.conduct, fmt.Sprintf(count.detail, count.have, span)})
+		}
+	}
+	if c.held > maxHeld {
+		odd = append(odd, oddity{state.SuspectVolume, fmt.Sprintf("It was held back for %s.", c.held.Round(time.Second))})
+	}
+	return odd
+}
+
+// judge looks at the records that have not come before: what was on its way when a session
+// ended comes again. It needs mu.
+func (c *conduct) judge(batch *sensorv1.Batch, now time.Time) (odd []oddity) {
+	tell := func(conduct, detail string, args ...any) {
+		if !slices.ContainsFunc(odd, func(o oddity) bool { return o.conduct == conduct }) {
+			odd = append(odd, oddity{conduct, fmt.Sprintf(detail, args...)})
+		}
+	}
+	if boot := string(batch.GetBoot()); boot != c.boot {
+		// A stream is of one boot of the kernel: what another has of times says nothing of this one's.
+		c.boot, c.last, c.clock = boot, batch.GetPrev(), 0
+	}
+	c.last = max(c.last, batch.GetPrev()) // it was at another node meanwhile
+	for _, r := range batch.GetRecords() {
+		if r.GetSequence() <= c.last {
+			continue
+		}
+		if leap := r.GetSequence() - c.last; leap > maxLeap {
+			tell(state.SuspectSequence, "Record %d is the next after %d.", r.GetSequence(), c.last)
+		}
+		c.last = r.GetSequence()
+		if r.GetTime() > now.Add(maxAhead).UnixNano() {
+			tell(state.SuspectTime, "Record %d is %s ahead.", r.GetSequence(), time.Duration(r.GetTime()-now.UnixNano()).Round(time.Hour))
+		}
+		if f := r.GetFinding(); f != nil && state.Forged(f) {
+			tell(state.SuspectForged, "Record %d is a finding %q of kind %q.", r.GetSequence(), told(f.GetId()), told(f.GetKind()))
+		}
+		if summary := r.GetSummary(); summary != nil {
+			c.fresh += len(summary.GetNewBehaviours())
+			if c.clock != 0 && r.GetTime() < c.clock && uint64(c.clock-r.GetTime()) > uint64(maxBack) { //nolint:gosec // unsigned, the difference is right however far they are apart
+				c.turned++
+			}
+			c.clock = r.GetTime()
+		}
+	}
+	return odd
+}
+
+// told is a sensor's own words, in as many as are told.
+func told(words string) string {
+	words = strings.ToValidUTF8(words, "?")
+	return strings.ToValidUTF8(words[:min(len(words), maxDetail)], "")
+}
+
+// maxAway hosts without a session are remembered: as many as a node has sessions for.
+const maxAway = 20_000
+
+// conducts are of the hosts that have a session at this node, and of those that had one and
+// have not made up for what they did in it: to come again must not be worth it.
+type conducts struct {
+	mu   sync.Mutex
+	of   map[string]*conduct
+	idle int // without a session
+}
+
+func (t *conducts) enter(host string) *conduct {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.of[host]
+	switch {
+	case c == nil:
+		c = &conduct{}
+		t.of[host] = c
+	case c.sessions == 0:
+		t.idle--
+	}
+	c.sessions++
+	return c
+}
+
+func (t *conducts) leave(host string, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.of[host]
+	if c == nil {
+		return
+	}
+	if c.sessions--; c.sessions > 0 {
+		return
+	}
+	if c.spotless(now) {
+		delete(t.of, host)
+		return
+	}
+	if t.idle++; t.idle > maxAway {
+		maps.DeleteFunc(t.of, func(_ string, c *conduct) bool { return c.sessions == 0 })
+		t.idle = 0
+	}
+}
+
+// spotless: who forgets it forgets nothing.
+func (c *conduct) spotless(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refill(now)
+	return c.budget == burstBytes && (c.fresh == 0 && c.turned == 0 && c.gaps == 0 || now.Sub(c.since) > freshPeriod)
+}
+
+// conducted judges a batch before it is answered, so that nobody gets past it who does not
+// take the answer. It says how long the sensor is to be held back, when it sends too much.
+func (s *Server) conducted(n *session, batch *sensorv1.Batch, gap bool, size int) (wait time.Duration) {
+	now := s.cfg.Now()
+	wait = n.conduct.spend(size, now)
+	for _, one := range n.conduct.odd(batch, gap, now) {
+		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: one.conduct, Detail: one.detail})
+	}
+	return wait
+}
+
+func hold(ctx context.Context, wait time.Duration) {
 	if wait == 0 {
 		return
 	}
@@ -102,8 +249,7 @@ func (s *Server) conducted(ctx context.Context, n *session, batch *sensorv1.Batc
 
 // misconduct is what ended a session.
 func (s *Server) misconduct(host string, err error) {
-	said := strings.ToValidUTF8(err.Error(), "?")
-	s.suspects.add(&raftv1.SuspectSensor{Host: host, Conduct: state.SuspectMalformed, Detail: "What was wrong: " + said[:min(len(said), maxDetail)] + "."})
+	s.suspects.add(&raftv1.SuspectSensor{Host: host, Conduct: state.SuspectMalformed, Detail: "What was wrong: " + told(err.Error()) + "."})
 }
 
 // maxSuspects wait for the log; a host's conduct is told once an hour by a node.

@@ -45,6 +45,7 @@ type Server struct {
 	ends     *ends
 	begun    chan struct{}
 	suspects *suspects
+	conducts conducts
 	trusted  *trusted
 
 	heldRules *heldRules
@@ -109,6 +110,7 @@ func New(cfg Config) (*Server, error) {
 		ends:      &ends{wake: make(chan struct{}, 1)},
 		begun:     make(chan struct{}),
 		suspects:  newSuspects(cfg.Now),
+		conducts:  conducts{of: make(map[string]*conduct)},
 		trusted:   &trusted{wake: make(chan struct{}, 1)},
 		places:    places{hosts: make(map[netip.Addr][]string), of: make(map[string][]netip.Addr)},
 		heldRules: &heldRules{wake: make(chan struct{}, 1)},

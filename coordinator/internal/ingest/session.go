@@ -49,7 +49,7 @@ type session struct {
 	renewed   time.Time     // its certificate; the reader's
 	trust     atomic.Uint64 // epoch of the list of trusted authorities that it holds
 	rules     rulesOf
-	conduct   conduct
+	conduct   *conduct
 	learns    *learns
 	answers   uint32 // the newest form of question that it answers; 0: none
 
@@ -133,7 +133,9 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 	refused, registered := s.check(ctx, hello, n.host), false
 	if refused == nil {
 		refused = s.register(n)
-		registered = refused == nil
+		if registered = refused == nil; registered {
+			n.conduct = s.conducts.enter(n.host)
+		}
 	}
 	if refused == nil {
 		welcome, refused = s.connect(ctx, n, hello)
@@ -172,6 +174,7 @@ func (s *Server) close(n *session, conn *link.Conn, stream net.Conn, err error) 
 		n.silence()
 		n.endQuestions()
 		n.writer.Wait()
+		s.conducts.leave(n.host, s.cfg.Now())
 		s.ended(n)
 		if s.session(n.host) == nil {
 			s.places.remove(n.host)
@@ -363,10 +366,11 @@ func (s *Server) take(ctx context.Context, n *session, stream net.Conn, size uin
 	switch body := m.GetBody().(type) {
 	case *sensorv1.SensorMessage_Batch:
 		size := proto.Size(body.Batch)
-		if err := s.batch(ctx, n, stream, body.Batch, size); err != nil {
+		wait, err := s.batch(ctx, n, stream, body.Batch, size)
+		if err != nil {
 			return err
 		}
-		s.conducted(ctx, n, body.Batch, size)
+		hold(ctx, wait)
 		return nil
 	case *sensorv1.SensorMessage_Renew:
 		return s.renew(ctx, n, body.Renew)
@@ -419,20 +423,21 @@ func (s *Server) answered(n *session, result *sensorv1.GrantResult) {
 }
 
 // batch answers by itself: nothing more is read before, and a message in the queue would
-// only be another goroutine to wake for every batch of every host.
-func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch, size int) error {
+// only be another goroutine to wake for every batch of every host. wait is how long the
+// sensor is to be held back.
+func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch, size int) (wait time.Duration, err error) {
 	received := time.Now()
 	if err := state.CheckBatch(batch); err != nil {
 		s.cfg.Meter.Refused(meter.Malformed)
-		return fmt.Errorf("%w: %w", errProtocol, err)
+		return 0, fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	if len(batch.GetRecords()) == 0 {
 		s.cfg.Meter.Refused(meter.Malformed)
-		return fmt.Errorf("%w: an empty batch", errProtocol)
+		return 0, fmt.Errorf("%w: an empty batch", errProtocol)
 	}
 	if size > maxEntry {
 		s.cfg.Meter.Refused(meter.Malformed)
-		return fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)
+		return 0, fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)
 	}
 	ack, err := s.batcher.submit(ctx, &raftv1.HostBatch{Host: n.host, Batch: batch})
 	if err != nil {
@@ -442,16 +447,17 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 			n.because(endNode, "a batch was not committed")
 			n.end(link.CodeInternal, "this node cannot reach a quorum: try another one")
 		}
-		return fmt.Errorf("committing a batch: %w", err)
+		return 0, fmt.Errorf("committing a batch: %w", err)
 	}
 	s.cfg.Meter.AckSeconds.Observe(time.Since(received).Seconds())
+	wait = s.conducted(n, batch, ack.GetGap(), size)
 	if ack.GetGap() {
 		s.cfg.Meter.Refused(meter.Gap)
 		s.counts.resumes.Add(1)
-		return write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+		return wait, write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 	}
 	s.counts.batches.Add(1)
 	s.counts.records.Add(uint64(len(batch.GetRecords())))
 	s.taken(batch, size)
-	return write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+	return wait, write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 }

@@ -13,6 +13,9 @@ import (
 // KindTwoPlaces: one identity is used by two processes that both live.
 const KindTwoPlaces = "two-places"
 
+// twoPrefix begins the id of such a finding.
+const twoPrefix = "two-"
+
 // twoPlacesEvery is how seldom it is told again while it goes on, in ns.
 const twoPlacesEvery = int64(3600 * 1e9)
 
@@ -51,7 +54,7 @@ func (a *applier) placed(host int64, in *raftv1.HostSession) error {
 		machines = "Their kernels booted apart: they are two machines, and one has a copy of the other's key."
 	}
 	f := &sensorv1.Finding{
-		Id: fmt.Sprintf("two-%d", a.index), Time: a.cmd.GetTime(), Kind: KindTwoPlaces, Severity: "high", Score: 80,
+		Id: fmt.Sprintf("%s%d", twoPrefix, a.index), Time: a.cmd.GetTime(), Kind: KindTwoPlaces, Severity: "high", Score: 80,
 		Title: fmt.Sprintf("One identity in two places: %s and %s", here.Address, other.Address),
 		Reason: fmt.Sprintf("Two processes that both live take turns as this host. One: %s. The other: %s. %s "+
 			"What this host tells may be either's. Remove it with 'vedette host remove', and enrol each machine that is yours anew.", inWords(here), inWords(other), machines),

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -22,6 +23,8 @@ const (
 	SuspectTime      = "time"
 	SuspectFlood     = "behaviour-flood"
 	SuspectVolume    = "volume"
+	SuspectSequence  = "sequence"
+	SuspectForged    = "forged"
 )
 
 // nsPerDay: each conduct of a host is told once a day.
@@ -33,12 +36,29 @@ type suspicion struct{ severity, title, reason string }
 var suspicions = map[string]suspicion{
 	SuspectMalformed: {"high", "A sensor sends what no sensor of ours sends",
 		"Whoever speaks with this host's key broke the protocol: another program has the key, or the sensor was changed or its memory is damaged. The session was closed and nothing of the message was taken."},
-	SuspectTime: {"medium", "A sensor's records are from the future",
-		"Its records carry times more than a day ahead of the coordinator. Their order by sequence is kept and their times are shown as told: compare the host's clock."},
+	SuspectTime: {"medium", "A sensor's records carry times that cannot be",
+		"They are more than a day ahead of the coordinator, or go back by more than a day again and again. Their order by sequence is kept and their times are shown as told: compare the host's clock."},
 	SuspectFlood: {"medium", "A sensor floods new behaviours",
 		"So many behaviours in so short a time hide the few that matter, and widen what counts as normal: look at what runs on the host. What is above the limit of a host is not kept, and counted."},
 	SuspectVolume: {"medium", "A sensor sends without end",
 		"It has sent more than a full spool holds and has not slowed down. It is held back, so that the others are served."},
+	SuspectSequence: {"medium", "A sensor's records do not follow each other",
+		"It numbers its records in leaps that no number of lost ones explains, or begins again and again behind what it was told is stored. What a sensor has lost it states as a loss, and goes on from where the coordinator is: look whether another program speaks with this host's key."},
+	SuspectForged: {"high", "A sensor tells what only coordinators tell",
+		"A finding of its own carried the name or the kind of those that coordinators make: of silences, of one identity in two places, of sensors' conduct. Stored under such a name it would have kept a true one out. It is kept as this host's word under another name; no sensor of ours makes one: look whether another program speaks with this host's key."},
+}
+
+// ofCoordinators begin the ids of findings that only coordinators make. Who knows a host and
+// its session can tell such an id beforehand, and the first of an id is the one that is kept.
+var ofCoordinators = []string{SilencePrefix, ReturnPrefix, SuspectPrefix, twoPrefix}
+
+// Forged says whether a host's finding pretends to be a coordinator's.
+func Forged(f *sensorv1.Finding) bool {
+	return forgedID(f.GetId()) || slices.Contains([]string{KindSilent, KindReturned, KindSuspect, KindTwoPlaces}, f.GetKind())
+}
+
+func forgedID(id string) bool {
+	return slices.ContainsFunc(ofCoordinators, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
 // suspectSensor stores the finding that a node asks for. Many nodes may see the same, and

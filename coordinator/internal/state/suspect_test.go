@@ -6,6 +6,7 @@ import (
 
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/raftv1"
+	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
 // Ensure a sensor's conduct becomes one finding about its host a day, whoever saw it.
@@ -27,5 +28,32 @@ func TestSuspectSensor(t *testing.T) {
 	kinds := l.kinds()
 	if got, want := strings.Count(kinds, "h-1 "+state.KindSuspect), 2*len(state.Conducts()); got != want {
 		t.Errorf("%d findings, want %d: %s", got, want, kinds)
+	}
+}
+
+// Ensure a host cannot keep a coordinator's finding out of the state by taking its name first,
+// and that what it said is kept under another.
+func TestForgedFindingTakesNoName(t *testing.T) {
+	l := newLog(t)
+	l.host("h-1")
+	l.host("h-2")
+	l.want("", connect("h-2", 1, kernel1, process1))
+	l.want("", ends("h-2", "n1", "unheard", 1))
+	forged := batch("h-1", 0, 1)
+	forged.GetIngest().GetBatches()[0].GetBatch().GetRecords()[0].GetFinding().Id = "sil-a"
+	l.want("", forged)
+	l.want("", silence("sil-a", "", "h-2"))
+	if got := l.kinds(); !strings.Contains(got, "h-1 :") || !strings.Contains(got, "h-2 "+state.KindSilent) {
+		t.Errorf("got %q, want both the host's word and the silence", got)
+	}
+	for id, want := range map[string]bool{"01JABCDEFGHJKMNPQRSTVWXYZ0": false, "": false, "h-1-9-3": false, "sil-x": true, "ret-x": true, "sus-x": true, "two-9": true} {
+		if got := state.Forged(&sensorv1.Finding{Id: id, Kind: "rule"}); got != want {
+			t.Errorf("a finding called %q is forged: %v, want %v", id, got, want)
+		}
+	}
+	for kind, want := range map[string]bool{"rule": false, "new-exec": false, "blind": false, "tamper": false, "silent": true, "returned": true, "suspect-sensor": true, "two-places": true} {
+		if got := state.Forged(&sensorv1.Finding{Id: "x", Kind: kind}); got != want {
+			t.Errorf("a finding of kind %q is forged: %v, want %v", kind, got, want)
+		}
 	}
 }
