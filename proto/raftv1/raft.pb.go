@@ -55,6 +55,7 @@ type Command struct {
 	//	*Command_StartOperation
 	//	*Command_PutSignedNodes
 	//	*Command_SuspectSensor
+	//	*Command_SuspectConduct
 	//	*Command_ReportDivergence
 	//	*Command_RestoreCluster
 	//	*Command_RecoverCluster
@@ -328,6 +329,15 @@ func (x *Command) GetSuspectSensor() *SuspectSensor {
 	if x != nil {
 		if x, ok := x.Body.(*Command_SuspectSensor); ok {
 			return x.SuspectSensor
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSuspectConduct() *SuspectSensor {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SuspectConduct); ok {
+			return x.SuspectConduct
 		}
 	}
 	return nil
@@ -655,6 +665,10 @@ type Command_SuspectSensor struct {
 	SuspectSensor *SuspectSensor `protobuf:"bytes,48,opt,name=suspect_sensor,json=suspectSensor,proto3,oneof"`
 }
 
+type Command_SuspectConduct struct {
+	SuspectConduct *SuspectSensor `protobuf:"bytes,74,opt,name=suspect_conduct,json=suspectConduct,proto3,oneof"` // the same, of conducts that the first nodes do not know
+}
+
 type Command_ReportDivergence struct {
 	ReportDivergence *ReportDivergence `protobuf:"bytes,34,opt,name=report_divergence,json=reportDivergence,proto3,oneof"`
 }
@@ -800,6 +814,8 @@ func (*Command_StartOperation) isCommand_Body() {}
 func (*Command_PutSignedNodes) isCommand_Body() {}
 
 func (*Command_SuspectSensor) isCommand_Body() {}
+
+func (*Command_SuspectConduct) isCommand_Body() {}
 
 func (*Command_ReportDivergence) isCommand_Body() {}
 
@@ -3772,7 +3788,7 @@ func (x *StateCheck) GetSlice() []byte {
 type SuspectSensor struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Conduct       string                 `protobuf:"bytes,2,opt,name=conduct,proto3" json:"conduct,omitempty"` // malformed, time, behaviour-flood, volume, sequence, forged
+	Conduct       string                 `protobuf:"bytes,2,opt,name=conduct,proto3" json:"conduct,omitempty"` // malformed, time, behaviour-flood, volume; as suspect_conduct also clock, sequence, forged
 	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`   // what exactly, for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5068,7 +5084,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\xd7\x19\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\xa2\x1a\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -5097,7 +5113,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
 	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
 	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodes\x12G\n" +
-	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensor\x12P\n" +
+	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensor\x12I\n" +
+	"\x0fsuspect_conduct\x18J \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\x0esuspectConduct\x12P\n" +
 	"\x11report_divergence\x18\" \x01(\v2!.vedette.raft.v1.ReportDivergenceH\x00R\x10reportDivergence\x12J\n" +
 	"\x0frestore_cluster\x18% \x01(\v2\x1f.vedette.raft.v1.RestoreClusterH\x00R\x0erestoreCluster\x12J\n" +
 	"\x0frecover_cluster\x18& \x01(\v2\x1f.vedette.raft.v1.RecoverClusterH\x00R\x0erecoverCluster\x12>\n" +
@@ -5602,86 +5619,87 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	20, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	28, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
 	43, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
-	41, // 21: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
-	44, // 22: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
-	45, // 23: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
-	46, // 24: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
-	47, // 25: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
-	49, // 26: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
-	50, // 27: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
-	52, // 28: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
-	53, // 29: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
-	48, // 30: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
-	54, // 31: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
-	55, // 32: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
-	58, // 33: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
-	30, // 34: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
-	1,  // 35: vedette.raft.v1.Command.set_roles:type_name -> vedette.raft.v1.SetRoles
-	4,  // 36: vedette.raft.v1.Command.learning_order:type_name -> vedette.raft.v1.LearningOrder
-	7,  // 37: vedette.raft.v1.Command.note_roll_outs:type_name -> vedette.raft.v1.NoteRollOuts
-	60, // 38: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
-	64, // 39: vedette.raft.v1.Command.put_campaign:type_name -> vedette.raft.v1.PutCampaign
-	65, // 40: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
-	66, // 41: vedette.raft.v1.Command.put_investigation:type_name -> vedette.raft.v1.PutInvestigation
-	5,  // 42: vedette.raft.v1.Command.put_dispositions:type_name -> vedette.raft.v1.PutDispositions
-	67, // 43: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
-	68, // 44: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
-	69, // 45: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
-	70, // 46: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
-	2,  // 47: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
-	3,  // 48: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
-	71, // 49: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
-	72, // 50: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
-	6,  // 51: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
-	73, // 52: vedette.raft.v1.PutDispositions.dispositions:type_name -> vedette.sensor.v1.SignedDisposition
-	74, // 53: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
-	8,  // 54: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
-	11, // 55: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	75, // 56: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	76, // 57: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	77, // 58: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	63, // 59: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	77, // 60: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	76, // 61: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	78, // 62: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	79, // 63: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	80, // 64: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	81, // 65: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	82, // 66: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	83, // 67: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	80, // 68: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
-	22, // 69: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
-	23, // 70: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
-	21, // 71: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	78, // 72: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	84, // 73: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	76, // 74: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
-	29, // 75: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
-	32, // 76: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	85, // 77: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
-	34, // 78: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
-	38, // 79: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
-	37, // 80: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
-	36, // 81: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
-	40, // 82: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
-	42, // 83: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	78, // 84: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	78, // 85: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	86, // 86: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	51, // 87: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	87, // 88: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	56, // 89: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	57, // 90: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	57, // 91: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	59, // 92: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	59, // 93: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	88, // 94: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
-	89, // 95: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
-	96, // [96:96] is the sub-list for method output_type
-	96, // [96:96] is the sub-list for method input_type
-	96, // [96:96] is the sub-list for extension type_name
-	96, // [96:96] is the sub-list for extension extendee
-	0,  // [0:96] is the sub-list for field type_name
+	43, // 21: vedette.raft.v1.Command.suspect_conduct:type_name -> vedette.raft.v1.SuspectSensor
+	41, // 22: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
+	44, // 23: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
+	45, // 24: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
+	46, // 25: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
+	47, // 26: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
+	49, // 27: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	50, // 28: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	52, // 29: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
+	53, // 30: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
+	48, // 31: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
+	54, // 32: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
+	55, // 33: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
+	58, // 34: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
+	30, // 35: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
+	1,  // 36: vedette.raft.v1.Command.set_roles:type_name -> vedette.raft.v1.SetRoles
+	4,  // 37: vedette.raft.v1.Command.learning_order:type_name -> vedette.raft.v1.LearningOrder
+	7,  // 38: vedette.raft.v1.Command.note_roll_outs:type_name -> vedette.raft.v1.NoteRollOuts
+	60, // 39: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
+	64, // 40: vedette.raft.v1.Command.put_campaign:type_name -> vedette.raft.v1.PutCampaign
+	65, // 41: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
+	66, // 42: vedette.raft.v1.Command.put_investigation:type_name -> vedette.raft.v1.PutInvestigation
+	5,  // 43: vedette.raft.v1.Command.put_dispositions:type_name -> vedette.raft.v1.PutDispositions
+	67, // 44: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
+	68, // 45: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
+	69, // 46: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
+	70, // 47: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
+	2,  // 48: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
+	3,  // 49: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
+	71, // 50: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
+	72, // 51: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	6,  // 52: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
+	73, // 53: vedette.raft.v1.PutDispositions.dispositions:type_name -> vedette.sensor.v1.SignedDisposition
+	74, // 54: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	8,  // 55: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
+	11, // 56: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
+	75, // 57: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	76, // 58: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	77, // 59: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	63, // 60: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	77, // 61: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	76, // 62: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	78, // 63: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	79, // 64: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	80, // 65: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	81, // 66: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	82, // 67: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	83, // 68: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	80, // 69: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	22, // 70: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
+	23, // 71: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
+	21, // 72: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
+	78, // 73: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	84, // 74: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	76, // 75: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	29, // 76: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
+	32, // 77: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
+	85, // 78: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	34, // 79: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
+	38, // 80: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
+	37, // 81: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
+	36, // 82: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
+	40, // 83: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
+	42, // 84: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
+	78, // 85: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	78, // 86: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	86, // 87: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	51, // 88: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	87, // 89: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	56, // 90: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	57, // 91: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	57, // 92: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	59, // 93: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	59, // 94: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	88, // 95: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
+	89, // 96: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	97, // [97:97] is the sub-list for extension extendee
+	0,  // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -5715,6 +5733,7 @@ func file_vedette_raft_proto_init() {
 		(*Command_StartOperation)(nil),
 		(*Command_PutSignedNodes)(nil),
 		(*Command_SuspectSensor)(nil),
+		(*Command_SuspectConduct)(nil),
 		(*Command_ReportDivergence)(nil),
 		(*Command_RestoreCluster)(nil),
 		(*Command_RecoverCluster)(nil),

@@ -113,7 +113,7 @@ func (c *conduct) odd(batch *sensorv1.Batch, gap bool, now time.Time) (odd []odd
 		have, most      int
 	}{
 		{state.SuspectFlood, "%d new ones in %s.", c.fresh, maxFresh},
-		{state.SuspectTime, "Its clock went back by more than a day, %d times in %s.", c.turned, maxTurned},
+		{state.SuspectClock, "It went back by more than a day, %d times in %s.", c.turned, maxTurned},
 		{state.SuspectSequence, "%d batches in %s began behind what it was told is stored.", c.gaps, maxGaps},
 	} {
 		if count.have > count.most {
@@ -150,9 +150,6 @@ func (c *conduct) judge(batch *sensorv1.Batch, now time.Time) (odd []oddity) {
 		if r.GetTime() > now.Add(maxAhead).UnixNano() {
 			tell(state.SuspectTime, "Record %d is %s ahead.", r.GetSequence(), time.Duration(r.GetTime()-now.UnixNano()).Round(time.Hour))
 		}
-		if f := r.GetFinding(); f != nil && state.Forged(f) {
-			tell(state.SuspectForged, "Record %d is a finding %q of kind %q.", r.GetSequence(), told(f.GetId()), told(f.GetKind()))
-		}
 		if summary := r.GetSummary(); summary != nil {
 			c.fresh += len(summary.GetNewBehaviours())
 			if c.clock != 0 && r.GetTime() < c.clock && uint64(c.clock-r.GetTime()) > uint64(maxBack) { //nolint:gosec // unsigned, the difference is right however far they are apart
@@ -162,6 +159,24 @@ func (c *conduct) judge(batch *sensorv1.Batch, now time.Time) (odd []oddity) {
 		}
 	}
 	return odd
+}
+
+// unforge takes from a host's findings the names that only coordinators give, before anything
+// is proposed: the state gives them others. It says what the first pretends to be; "" for none.
+func unforge(batch *sensorv1.Batch) (detail string) {
+	for _, r := range batch.GetRecords() {
+		f := r.GetFinding()
+		if f == nil || !state.Forged(f) {
+			continue
+		}
+		if detail == "" {
+			detail = fmt.Sprintf("Record %d is a finding %q of kind %q.", r.GetSequence(), told(f.GetId()), told(f.GetKind()))
+		}
+		if state.ForgedID(f.GetId()) {
+			f.Id = ""
+		}
+	}
+	return detail
 }
 
 // told is a sensor's own words, in as many as are told.
@@ -309,8 +324,11 @@ func (s *Server) tellSuspects(ctx context.Context) {
 		}
 		for _, one := range s.suspects.take() {
 			attempt, cancel := context.WithTimeout(ctx, endsTimeout)
-			_, err := propose(attempt, s.cfg.Log, &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
-				Body: &raftv1.Command_SuspectSensor{SuspectSensor: one}})
+			cmd := &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID, Body: &raftv1.Command_SuspectSensor{SuspectSensor: one}}
+			if !state.FirstConduct(one.GetConduct()) {
+				cmd.Body = &raftv1.Command_SuspectConduct{SuspectConduct: one}
+			}
+			_, err := propose(attempt, s.cfg.Log, cmd)
 			cancel()
 			if err != nil && ctx.Err() == nil {
 				s.cfg.Logger.Warn("a sensor's conduct is not noted", "host", one.GetHost(), "conduct", one.GetConduct(), "error", err)

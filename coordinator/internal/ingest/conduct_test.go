@@ -106,9 +106,9 @@ func TestClockThatTurns(t *testing.T) {
 		"many boots with a dead clock": {times: []time.Duration{-years, 0, -years, 0, -years, 0, -years, 0, -years, 0}, boots: true},
 		"set wrong and right again":    {times: []time.Duration{0, -years, 0, -2 * day, 0}},
 		"hours back and forth":         {times: []time.Duration{0, -2 * time.Hour, 0, -2 * time.Hour, 0, -2 * time.Hour, 0, -2 * time.Hour, 0, -2 * time.Hour}},
-		"years back and forth":         {times: []time.Duration{0, -years, 0, -years, 0, -years, 0, -years}, want: state.SuspectTime},
-		"further back each time":       {times: []time.Duration{0, -2 * day, -4 * day, -6 * day, -8 * day}, want: state.SuspectTime},
-		"as far as a number goes":      {times: []time.Duration{math.MinInt64, 0, math.MinInt64, 0, math.MinInt64, 0, math.MinInt64, 0, math.MinInt64}, want: state.SuspectTime},
+		"years back and forth":         {times: []time.Duration{0, -years, 0, -years, 0, -years, 0, -years}, want: state.SuspectClock},
+		"further back each time":       {times: []time.Duration{0, -2 * day, -4 * day, -6 * day, -8 * day}, want: state.SuspectClock},
+		"as far as a number goes":      {times: []time.Duration{math.MinInt64, 0, math.MinInt64, 0, math.MinInt64, 0, math.MinInt64, 0, math.MinInt64}, want: state.SuspectClock},
 	} {
 		t.Run(name, func(t *testing.T) {
 			did, got := &conduct{}, ""
@@ -167,18 +167,41 @@ func TestSequences(t *testing.T) {
 	}
 }
 
-// Ensure one oddity hides no other, and that a finding which pretends to be a coordinator's is one.
+// Ensure one oddity hides no other.
 func TestAllThatIsOdd(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	did := &conduct{held: time.Hour}
 	got := names(t, did.odd(&sensorv1.Batch{Records: []*sensorv1.Record{
 		{Sequence: 1, Time: now.Add(48 * time.Hour).UnixNano(), Body: summary(maxFresh + 1)},
 		{Sequence: 2, Time: now.Add(72 * time.Hour).UnixNano()},
-		{Sequence: 1 << 40, Time: now.UnixNano(), Body: &sensorv1.Record_Finding{Finding: &sensorv1.Finding{Id: state.SuspectPrefix + strings.Repeat("\xff", 1000)}}},
+		{Sequence: 1 << 40, Time: now.UnixNano()},
 	}}, false, now))
-	want := strings.Join([]string{state.SuspectTime, state.SuspectSequence, state.SuspectForged, state.SuspectFlood, state.SuspectVolume}, " ")
+	want := strings.Join([]string{state.SuspectTime, state.SuspectSequence, state.SuspectFlood, state.SuspectVolume}, " ")
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Ensure a finding that pretends to be a coordinator's loses the name and is told, and no other.
+func TestForgedFinding(t *testing.T) {
+	finding := func(id, kind string) *sensorv1.Record {
+		return &sensorv1.Record{Sequence: 7, Body: &sensorv1.Record_Finding{Finding: &sensorv1.Finding{Id: id, Kind: kind}}}
+	}
+	batch := &sensorv1.Batch{Records: []*sensorv1.Record{
+		{Body: summary(1)}, finding("01JABC", "rule"), finding(state.SuspectPrefix+strings.Repeat("\xff", 1000), "rule"), finding("01JABD", state.KindSilent),
+	}}
+	if got := unforge(batch); !strings.HasPrefix(got, "Record 7 is a finding \"sus-?") || len(got) > 2*maxDetail {
+		t.Errorf("got %q", got)
+	}
+	var ids []string
+	for _, r := range batch.GetRecords()[1:] {
+		ids = append(ids, r.GetFinding().GetId())
+	}
+	if got := strings.Join(ids, ","); got != "01JABC,,01JABD" {
+		t.Errorf("they are called %q", got)
+	}
+	if got := unforge(&sensorv1.Batch{Records: []*sensorv1.Record{{Body: summary(1)}, finding("01JABC", "rule"), finding("", "blind")}}); got != "" {
+		t.Errorf("honest findings: %q", got)
 	}
 }
 

@@ -439,6 +439,9 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 		s.cfg.Meter.Refused(meter.Malformed)
 		return 0, fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)
 	}
+	if forged := unforge(batch); forged != "" {
+		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: state.SuspectForged, Detail: forged})
+	}
 	ack, err := s.batcher.submit(ctx, &raftv1.HostBatch{Host: n.host, Batch: batch})
 	if err != nil {
 		s.cfg.Meter.Refused(meter.NotCommitted)

@@ -119,8 +119,8 @@ func (a *applier) record(host int64, id string, r *sensorv1.Record) error {
 		return a.summary(host, body.Summary)
 	case *sensorv1.Record_Finding:
 		f := body.Finding
-		if f.GetId() == "" || len(f.GetId()) > maxID || forgedID(f.GetId()) {
-			// Never lose a finding for its name, nor one of ours for what a host calls its own.
+		if f.GetId() == "" || len(f.GetId()) > maxID {
+			// Never lose a finding for its name.
 			f.Id = fmt.Sprintf("%s-%d-%d", id, a.index, r.GetSequence())
 		}
 		if f.GetTime() == 0 {

@@ -23,9 +23,17 @@ const (
 	SuspectTime      = "time"
 	SuspectFlood     = "behaviour-flood"
 	SuspectVolume    = "volume"
+	SuspectClock     = "clock"
 	SuspectSequence  = "sequence"
 	SuspectForged    = "forged"
 )
+
+// firstConducts are those that every release knows. The words of each stay as they are: of one
+// log, nodes of all releases must make one state.
+var firstConducts = []string{SuspectMalformed, SuspectTime, SuspectFlood, SuspectVolume}
+
+// FirstConduct says whether nodes of every release know it.
+func FirstConduct(conduct string) bool { return slices.Contains(firstConducts, conduct) }
 
 // nsPerDay: each conduct of a host is told once a day.
 const nsPerDay = 24 * 3600 * int64(1e9)
@@ -36,12 +44,14 @@ type suspicion struct{ severity, title, reason string }
 var suspicions = map[string]suspicion{
 	SuspectMalformed: {"high", "A sensor sends what no sensor of ours sends",
 		"Whoever speaks with this host's key broke the protocol: another program has the key, or the sensor was changed or its memory is damaged. The session was closed and nothing of the message was taken."},
-	SuspectTime: {"medium", "A sensor's records carry times that cannot be",
-		"They are more than a day ahead of the coordinator, or go back by more than a day again and again. Their order by sequence is kept and their times are shown as told: compare the host's clock."},
+	SuspectTime: {"medium", "A sensor's records are from the future",
+		"Its records carry times more than a day ahead of the coordinator. Their order by sequence is kept and their times are shown as told: compare the host's clock."},
 	SuspectFlood: {"medium", "A sensor floods new behaviours",
 		"So many behaviours in so short a time hide the few that matter, and widen what counts as normal: look at what runs on the host. What is above the limit of a host is not kept, and counted."},
 	SuspectVolume: {"medium", "A sensor sends without end",
 		"It has sent more than a full spool holds and has not slowed down. It is held back, so that the others are served."},
+	SuspectClock: {"medium", "A sensor's clock goes back again and again",
+		"Its records carry times that go back by more than a day, time after time. Their order by sequence is kept and their times are shown as told: compare the host's clock, and look who sets it."},
 	SuspectSequence: {"medium", "A sensor's records do not follow each other",
 		"It numbers its records in leaps that no number of lost ones explains, or begins again and again behind what it was told is stored. What a sensor has lost it states as a loss, and goes on from where the coordinator is: look whether another program speaks with this host's key."},
 	SuspectForged: {"high", "A sensor tells what only coordinators tell",
@@ -54,18 +64,19 @@ var ofCoordinators = []string{SilencePrefix, ReturnPrefix, SuspectPrefix, twoPre
 
 // Forged says whether a host's finding pretends to be a coordinator's.
 func Forged(f *sensorv1.Finding) bool {
-	return forgedID(f.GetId()) || slices.Contains([]string{KindSilent, KindReturned, KindSuspect, KindTwoPlaces}, f.GetKind())
+	return ForgedID(f.GetId()) || slices.Contains([]string{KindSilent, KindReturned, KindSuspect, KindTwoPlaces}, f.GetKind())
 }
 
-func forgedID(id string) bool {
+// ForgedID says it of the name alone: such a finding must have another before it is proposed.
+func ForgedID(id string) bool {
 	return slices.ContainsFunc(ofCoordinators, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
 // suspectSensor stores the finding that a node asks for. Many nodes may see the same, and
 // a node again and again: the day's first counts.
-func (a *applier) suspectSensor(in *raftv1.SuspectSensor) (*raftv1.Result, error) {
-	what, known := suspicions[in.GetConduct()]
-	if !known || len(in.GetDetail()) > maxName {
+func (a *applier) suspectSensor(in *raftv1.SuspectSensor, conducts []string) (*raftv1.Result, error) {
+	what := suspicions[in.GetConduct()]
+	if !slices.Contains(conducts, in.GetConduct()) || len(in.GetDetail()) > maxName {
 		return reject(RejectInvalid, "no conduct is called %q", in.GetConduct()), nil
 	}
 	host, ok, err := a.tx.HostNumber(in.GetHost())
@@ -87,7 +98,7 @@ func (a *applier) suspectSensor(in *raftv1.SuspectSensor) (*raftv1.Result, error
 	return accept(id), nil
 }
 
-// Conducts are the names that suspectSensor knows.
+// Conducts are the names that suspicions have.
 func Conducts() []string {
 	names := make([]string, 0, len(suspicions))
 	for name := range suspicions {
