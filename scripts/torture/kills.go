@@ -20,8 +20,9 @@ const (
 	killRhythm  = 60 * time.Millisecond
 	// manyKills are a night's.
 	manyKills = 300
-	// reachIn is how long a node may take to come to the place where it is to die.
-	reachIn = 12 * time.Second
+	// reachIn is how long a node may take to come to the place where it is to die: to its second
+	// snapshot, to a file of the log that is full.
+	reachIn = 30 * time.Second
 	// failoverMost is the figure.
 	failoverMost = 3.0
 	// tellEvery so many steps an operator is told how far it is.
@@ -149,6 +150,9 @@ func (r *rig) one(ctx context.Context, k kill, p *pushers, out *killed) error {
 			return err
 		}
 	}
+	if k.at.with == noState {
+		r.there(ctx, victim, snapshotFiles) // from which it is to come back
+	}
 	acked := positions(p.all)
 	at := time.Now()
 	r.Members[id(victim)].Kill()
@@ -218,7 +222,9 @@ func (r *rig) place(ctx context.Context, k kill, victim int, v *visits) error {
 	}
 	spec := r.spec(victim, more)
 	if k.at.with == noName {
-		spec.Operator = fmt.Sprintf("127.0.1.%d:%s", 11+victim, operatorPort)
+		// One that its certificate does not carry since an earlier turn.
+		r.added++
+		spec.Operator = fmt.Sprintf("127.0.%d.%d:%s", 1+r.added/200, 11+r.added%200, operatorPort)
 	}
 	if err := r.StartNode(ctx, spec); err != nil {
 		return err

@@ -29,11 +29,12 @@ const (
 	// thereIn is how long a node may take to have a file of a kind, such as its first snapshot.
 	thereIn = 15 * time.Second
 
+	snapshotFiles    = "raft/snapshots/*/state.bin"
 	damagedInCluster = "files damaged in a cluster"
 )
 
 // kinds of files in a node's directory; of several that match one is drawn.
-var fileKinds = []string{"state.db", "state.db-wal", "state.db-shm", "raft/wal/*.wal", "raft/wal/wal-index.json", "raft/snapshots/*/state.bin",
+var fileKinds = []string{"state.db", "state.db-wal", "state.db-shm", "raft/wal/*.wal", "raft/wal/wal-index.json", snapshotFiles,
 	"raft/snapshots/*/meta.json", "raft/snapshots/*/meta.sum", "cluster.json", "ca.crt", "ca.key", "operators.crt", "node.crt", "node.key"}
 
 // mutation is one step of the plan.
@@ -90,9 +91,9 @@ func (m mutation) plain() bool {
 	return false
 }
 
-// files are those of its kind; of a snapshot that is being made nothing is ever read.
-func (m mutation) files(dir string) ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(dir, m.kind))
+// files are those of a kind; of a snapshot that is being made nothing is ever read.
+func files(dir, kind string) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, kind))
 	paths = slices.DeleteFunc(paths, func(path string) bool { return strings.HasSuffix(filepath.Dir(path), ".tmp") })
 	slices.Sort(paths)
 	return paths, err
@@ -101,7 +102,7 @@ func (m mutation) files(dir string) ([]string, error) {
 // damage says whether a file is another than before: the one that was drawn may be empty, or
 // zeros where it is to be zeros, and then the next is taken.
 func (m mutation) damage(dir string) (changed bool, err error) {
-	paths, err := m.files(dir)
+	paths, err := files(dir, m.kind)
 	for i := range paths {
 		path := paths[(m.which+i)%len(paths)]
 		content, err := os.ReadFile(path)
@@ -264,11 +265,7 @@ func (out *came) rows(cfg config) []figure.Row {
 
 // mutate damages a file of one node that does not run, starts it and waits for what comes of it.
 func (r *rig) mutate(ctx context.Context, m mutation, out *came) error {
-	// Where none comes, the step finds nothing to damage.
-	_ = until(ctx, thereIn, "a file to damage", func(context.Context) (bool, error) {
-		paths, err := m.files(r.data(m.node))
-		return len(paths) > 0, err
-	})
+	r.there(ctx, m.node, m.kind)
 	p := r.Members[id(m.node)]
 	if m.killed {
 		p.Kill()
@@ -321,6 +318,15 @@ func (r *rig) mutate(ctx context.Context, m mutation, out *came) error {
 	// The others from the damage on, this one since it is as they are.
 	from[m.node] = settled[m.node]
 	return r.same(ctx, from, out)
+}
+
+// there waits for a node to have a file of a kind. Where none comes, there is nothing to damage,
+// and a place is not reached: both are told.
+func (r *rig) there(ctx context.Context, node int, kind string) {
+	_ = until(ctx, thereIn, "a "+kind, func(context.Context) (bool, error) {
+		paths, err := files(r.data(node), kind)
+		return len(paths) > 0, errors.Join(err, errors.New("there is none"))
+	})
 }
 
 // outcome waits until the node has ended by itself, or holds what a majority holds.

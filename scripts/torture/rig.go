@@ -38,6 +38,8 @@ type rig struct {
 	at []*client.Client
 	// base is what every node is told always.
 	base string
+	// added is how many addresses nodes were given for a while.
+	added int
 }
 
 func address(node int) string { return fmt.Sprintf("127.0.0.%d", 11+node) }
