@@ -51,7 +51,7 @@ func clocks(ctx context.Context, cfg config, dir string) []figure.Row {
 	if _, err := os.Stat(filepath.Join(cfg.bin, cfg.coordinator, "vedette-coordinator")); err != nil {
 		return []figure.Row{figure.Missing(name, "", "= 4", fmt.Errorf("%w: make bin/skewed/vedette-coordinator", err))}
 	}
-	r, err := newRig(ctx, cfg, dir, ",look-ms:300", nothingFirst)
+	r, err := newRig(ctx, cfg, dir, ",look-ms:300,digest-every:20", nothingFirst)
 	if err != nil {
 		return []figure.Row{figure.Missing(name, "", "= 4", err)}
 	}
