@@ -42,7 +42,7 @@ func TestFloodFromForgedAddresses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			node := newFloodNode(t)
-			crowd := newCrowd(t, node.Addr().(*net.UDPAddr))
+			crowd := linktest.NewCrowd(t, spoofedAddresses, node.Addr().(*net.UDPAddr))
 			before := heap()
 			var most atomic.Int64
 			stop := make(chan struct{})
@@ -57,28 +57,28 @@ func TestFloodFromForgedAddresses(t *testing.T) {
 					case <-tick.C:
 					}
 					for range floodRate / 100 {
-						crowd.send(i, datagram(i))
+						crowd.Send(i, datagram(i))
 						i++
 					}
 					most.Store(max(most.Load(), int64(node.Stats().Handshaking)))
 				}
 			})
-			until(t, "the flood", func() bool { return crowd.datagrams.Load() > floodRate/4 })
+			until(t, "the flood", func() bool { return crowd.Datagrams.Load() > floodRate/4 })
 			var slowest time.Duration
 			for i := range honestTries {
 				began := time.Now()
 				if err := honest(t, node); err != nil {
-					t.Fatalf("honest sensor %d: %v (%d datagrams sent, %+v)", i, err, crowd.datagrams.Load(), node.Stats())
+					t.Fatalf("honest sensor %d: %v (%d datagrams sent, %+v)", i, err, crowd.Datagrams.Load(), node.Stats())
 				}
 				slowest = max(slowest, time.Since(began))
 			}
 			close(stop)
 			flooding.Wait()
 			grown := heap() - before
-			crowd.close()
-			sent, received := crowd.sent.Load(), crowd.received.Load()
+			crowd.Close()
+			sent, received := crowd.Sent.Load(), crowd.Received.Load()
 			t.Logf("slowest honest sensor %s; %d datagrams, %d bytes sent, %d received (%.2f times), heap grown by %d KiB, %d handshakes at once, %+v",
-				slowest, crowd.datagrams.Load(), sent, received, float64(received)/float64(sent), grown>>10, most.Load(), node.Stats())
+				slowest, crowd.Datagrams.Load(), sent, received, float64(received)/float64(sent), grown>>10, most.Load(), node.Stats())
 			if float64(received) > mostAmplified*float64(sent) {
 				t.Errorf("amplified %d bytes to %d", sent, received)
 			}
@@ -177,53 +177,6 @@ func honest(t *testing.T, node *floodNode) error {
 	defer func() { _ = c.CloseWithReason(link.CodeOK, "") }()
 	_, err = ask(t, c, "x")
 	return err
-}
-
-// crowd is many addresses that send and never answer.
-type crowd struct {
-	sockets                   []*net.UDPConn
-	sent, received, datagrams atomic.Int64
-	readers                   sync.WaitGroup
-}
-
-func newCrowd(t *testing.T, node *net.UDPAddr) *crowd {
-	t.Helper()
-	c := &crowd{}
-	for i := range spoofedAddresses {
-		socket, err := net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 77, byte(i+1))}, node)
-		if err != nil {
-			t.Skipf("SKIP: no loopback address of its own to be had: %v", err)
-		}
-		c.sockets = append(c.sockets, socket)
-		c.readers.Go(func() {
-			buf := make([]byte, 2048)
-			for {
-				n, err := socket.Read(buf)
-				if err != nil {
-					return
-				}
-				c.received.Add(int64(n))
-			}
-		})
-	}
-	t.Cleanup(c.close)
-	return c
-}
-
-func (c *crowd) send(i int, datagrams [][]byte) {
-	for _, d := range datagrams {
-		if n, err := c.sockets[i%len(c.sockets)].Write(d); err == nil {
-			c.sent.Add(int64(n))
-			c.datagrams.Add(1)
-		}
-	}
-}
-
-func (c *crowd) close() {
-	for _, s := range c.sockets {
-		_ = s.Close()
-	}
-	c.readers.Wait()
 }
 
 func heap() int64 {

@@ -15,6 +15,58 @@ import (
 	"github.com/vedette-edr/vedette/proto/link"
 )
 
+// Crowd is many addresses that send and never answer.
+type Crowd struct {
+	// Sent and Received are bytes, Datagrams those that were sent.
+	Sent, Received, Datagrams atomic.Int64
+
+	sockets []*net.UDPConn
+	readers sync.WaitGroup
+}
+
+// NewCrowd is so many addresses of the loopback network, from 127.0.77.1 on.
+func NewCrowd(t testing.TB, size int, node *net.UDPAddr) *Crowd {
+	t.Helper()
+	c := &Crowd{}
+	for i := range size {
+		socket, err := net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 77, byte(i+1))}, node)
+		if err != nil {
+			t.Skipf("SKIP: no loopback address of its own to be had: %v", err)
+		}
+		c.sockets = append(c.sockets, socket)
+		c.readers.Go(func() {
+			buf := make([]byte, 2048)
+			for {
+				n, err := socket.Read(buf)
+				if err != nil {
+					return
+				}
+				c.Received.Add(int64(n))
+			}
+		})
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// Send sends a flight from the i-th address.
+func (c *Crowd) Send(i int, datagrams [][]byte) {
+	for _, d := range datagrams {
+		if n, err := c.sockets[i%len(c.sockets)].Write(d); err == nil {
+			c.Sent.Add(int64(n))
+			c.Datagrams.Add(1)
+		}
+	}
+}
+
+// Close ends it. What waits unread then is not counted.
+func (c *Crowd) Close() {
+	for _, s := range c.sockets {
+		_ = s.Close()
+	}
+	c.readers.Wait()
+}
+
 // FirstFlights are real first flights, each of a connection of its own, as one who
 // forges addresses would make them beforehand.
 func FirstFlights(t testing.TB, n int) [][][]byte {

@@ -63,20 +63,11 @@ func TestClusterHostileSensor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	behaviours := func(from, n int) *sensorv1.Record {
-		s := &sensorv1.Summary{}
-		for i := range n {
-			key := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(from+i)))
-			s.NewBehaviours = append(s.NewBehaviours, &sensorv1.Behaviour{Key: key[:16], Kind: sensorv1.BehaviourKind_BEHAVIOUR_KIND_EXEC,
-				Subject: []byte("/bin/sh"), Object: []byte(fmt.Sprintf("/tmp/%d", from+i)), FirstSeen: 1})
-		}
-		return &sensorv1.Record{Body: &sensorv1.Record_Summary{Summary: s}}
-	}
 	t.Run("120,000 new behaviours", func(t *testing.T) {
 		served(t, func() {
 			session(t)
 			for from := 0; from < 120_000; from += 10_000 {
-				m, err := bad.send(bad.batch(behaviours(from, 10_000)), 10*time.Second)
+				m, err := bad.send(bad.batch(news(from, 10_000)), 10*time.Second)
 				if err != nil || m.GetAck() == nil {
 					t.Fatalf("at %d: %v, %v", from, m, err)
 				}
@@ -154,6 +145,7 @@ func TestClusterHostileSensor(t *testing.T) {
 			}
 		})
 	})
+	c.suspected(t, map[string][]string{bad.id: {"behaviour-flood", "malformed"}})
 	stop()
 	c.countedOnce(t, writers)
 	after := useOf(t, c.Members["n1"])
