@@ -35,10 +35,10 @@ const (
 	// those behind it too, is what comes from a spool: nobody can tell that from a lie.
 	maxBack   = 24 * time.Hour
 	maxTurned = 3
-	// maxGaps batches in freshPeriod begin behind what is stored: an honest sensor goes on
-	// from where its node is, and has four on their way once, for each of its few streams,
-	// when the cluster was restored from a backup.
-	maxGaps = 32
+	// maxGaps batches in freshPeriod begin behind what is stored. An honest sensor goes on from
+	// where its node is. Only when the cluster was restored from a backup its node is elsewhere,
+	// and then for one stream, or for two: four batches of each are on their way.
+	maxGaps = 16
 	// maxLeap records are lost at once by no sensor: it would have made a hundred a second for
 	// months. A spool that overflowed leaves thousands out, and they are told as loss.
 	maxLeap = 1 << 30

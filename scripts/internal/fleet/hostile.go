@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -16,12 +17,16 @@ import (
 const (
 	// slowRead is how long a slow reader takes over each message.
 	slowRead = 3 * time.Second
-	// floodSize is how many new behaviours a flood brings at once.
-	floodSize = 2000
+	// floodSize is how many new behaviours a flood brings at once: three windows of it are more
+	// than a node takes of a host in an hour without a finding (20,000).
+	floodSize = 8000
 	// A batch of these parts is above what a log entry may hold (960 KiB) and below a frame.
 	oversizePart, oversizeParts = 62 << 10, 16
 	gapWidth                    = 1000
-	years                       = 10 * 365 * 24 * time.Hour
+	// gapBatches go out one behind the other: an honest sensor would go on from where the
+	// first was answered that the node is.
+	gapBatches = 20
+	years      = 10 * 365 * 24 * time.Hour
 )
 
 // misbehave breaks the protocol in the sensor's own way.
@@ -36,13 +41,16 @@ func (s *sensor) misbehave(window int, moved time.Duration) {
 	s.mu.Unlock()
 	s.fleet.counts.misdeed(s.kind, 1, 0, 0)
 	summary := s.fleet.cfg.World.Summary(s.n, window)
-	record := &sensorv1.Record{Time: time.Now().UnixNano(), Body: &sensorv1.Record_Summary{Summary: summary}}
+	record := &sensorv1.Record{Time: summary.GetWindowEnd(), Body: &sensorv1.Record_Summary{Summary: summary}}
 	move(record, moved)
 	var err error
 	switch s.kind {
 	case world.Gap:
 		record.Sequence = sequence + gapWidth + 1
 		err = s.batch(stream, sequence+gapWidth, record)
+		for range gapBatches - 1 { // small, and nothing that a node waits with
+			err = errors.Join(err, s.batch(stream, sequence+gapWidth, &sensorv1.Record{Sequence: record.GetSequence(), Time: record.GetTime()}))
+		}
 	case world.Backwards:
 		record.Sequence = sequence + 2
 		err = s.batch(stream, sequence, record, &sensorv1.Record{Sequence: sequence + 1, Time: record.GetTime()})

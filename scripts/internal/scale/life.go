@@ -87,7 +87,7 @@ func (s *stage) live(ctx context.Context, name string) ([]figure.Row, error) {
 	rows = append(rows,
 		figure.Exactly("messages that break the protocol, taken", float64(taken), 0, "messages", strings.Join(each, "; ")),
 		figure.Info("floods of new behaviours and false times, taken", float64(t.Misdeeds[world.Flood].Taken+t.Misdeeds[world.Liar].Taken), "reports",
-			strings.Join(lawful, "; ")+": well-formed, and so stored; a bound for each host is the node's to set"))
+			strings.Join(lawful, "; ")+": well-formed, and so stored; beyond a bound for each host a finding about its sensor"))
 	return append(rows, s.campaigns(ctx)), nil
 }
 

@@ -3,12 +3,14 @@ package scale
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"testing"
 	"time"
 
+	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/scripts/internal/fleet"
 	"github.com/vedette-edr/vedette/scripts/internal/world"
 )
@@ -68,8 +70,9 @@ const (
 )
 
 // Ensure that in a fleet with churn, storms, slow and hostile sensors every honest one
-// loses nothing and is counted once, that what breaks the protocol is refused, and that a
-// campaign over some of them is one incident that names them all.
+// loses nothing and is counted once, that what breaks the protocol is refused, that each
+// hostile one is a finding about itself and no honest one is, and that a campaign over some of
+// them is one incident that names them all.
 func TestSmallFleetLives(t *testing.T) {
 	cfg := Config{Bin: programs(t), Dir: t.TempDir(), Port: freePorts(t), Log: func(text string) { t.Log(text) }}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -116,6 +119,7 @@ func TestSmallFleetLives(t *testing.T) {
 	if !t.Failed() {
 		s.stored(ctx, t)
 	}
+	s.suspected(ctx, t)
 	joining, stop := context.WithTimeout(ctx, joinLimit)
 	defer stop()
 	wrong, err := s.unjoined(ctx)
@@ -124,6 +128,46 @@ func TestSmallFleetLives(t *testing.T) {
 	}
 	if err != nil || len(wrong) > 0 {
 		t.Errorf("campaigns: %v, %v", wrong, err)
+	}
+}
+
+// suspicions are what the cluster tells of a kind of sensor. Slow ones are bounded and held
+// back, and do nothing that only a hostile one does.
+var suspicions = map[world.Kind]string{world.Gap: "sequence", world.Backwards: "malformed", world.Oversize: "malformed", world.Giant: "malformed",
+	world.Flood: "behaviour-flood", world.Liar: "time"}
+
+// suspected waits until each hostile sensor is a finding about its own host, with its kind, and
+// holds the cluster to telling nothing else of anybody's.
+func (s *stage) suspected(ctx context.Context, t *testing.T) {
+	t.Helper()
+	want := make(map[string]string)
+	for n := range s.world.Size() {
+		if kind := suspicions[s.world.Host(n).Kind]; kind != "" {
+			want[s.fleet.ID(n)] = kind
+		}
+	}
+	if len(want) < len(suspicions) {
+		t.Fatalf("%d hosts are hostile, want one of each of %d kinds", len(want), len(suspicions))
+	}
+	telling, stop := context.WithTimeout(ctx, joinLimit)
+	defer stop()
+	for {
+		got := make(map[string]string)
+		for row, err := range s.client.Findings(ctx, &operatorv1.ListFindingsRequest{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f := row.GetFinding(); f.GetKind() == "suspect-sensor" {
+				got[row.GetHost()] += f.GetRuleId()
+			}
+		}
+		if maps.Equal(got, want) {
+			return
+		}
+		if pause(telling, 100*time.Millisecond) != nil {
+			t.Errorf("told of sensors is %v, want %v (the tally: %+v)", got, want, s.fleet.Tally().Misdeeds)
+			return
+		}
 	}
 }
 
