@@ -115,14 +115,19 @@ func TestLearningReachesHost(t *testing.T) {
 	if err != nil || u.GetId() != id || u.GetHost() != host.id {
 		t.Fatalf("got %v, %v", u, err)
 	}
-	if rows, err := c.api.Unlearns(ctx, "", id); err != nil || len(rows) != 1 || rows[0].GetState() != "pending" {
-		t.Errorf("before the answer: %v, %v", rows, err)
+	if row, err := c.api.UnlearnOrder(ctx, id); err != nil || row.GetState() != "pending" {
+		t.Errorf("before the answer: %v, %v", row, err)
 	}
 	session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Unlearnt{Unlearnt: &sensorv1.Unlearnt{Id: id, Behaviours: 3}}})
 	eventually(t, "the answer", func() error {
-		rows, err := c.api.Unlearns(ctx, host.id, "")
-		if err != nil || len(rows) != 1 || rows[0].GetState() != "done" || rows[0].GetBehaviours() != 3 {
-			return fmt.Errorf("%v, %w", rows, err)
+		n := 0
+		for row, err := range c.api.Unlearns(ctx, host.id, 0) {
+			if n++; err != nil || row.GetState() != "done" || row.GetBehaviours() != 3 {
+				return fmt.Errorf("%v, %w", row, err)
+			}
+		}
+		if n != 1 {
+			return fmt.Errorf("%d orders", n)
 		}
 		return nil
 	})

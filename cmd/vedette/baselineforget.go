@@ -97,15 +97,15 @@ back, within 30 days. The order and the host's answer are in the audit.`,
 // forgotten shows an order, after the host's answer when somebody waits for it.
 func (s *session) forgotten(ctx context.Context, id string, wait bool) error {
 	for {
-		rows, err := s.api.Unlearns(ctx, "", id)
+		r, err := s.api.UnlearnOrder(ctx, id)
 		if err != nil {
 			return err
 		}
-		if len(rows) == 0 {
+		if r == nil {
 			return exit(exitNotFound, "no order to forget has the id %s", id)
 		}
-		if r := rows[0]; !wait || r.GetState() != "pending" {
-			_, err := output.Print(s.Printer, unlearnTable(), output.Rows(rows))
+		if !wait || r.GetState() != "pending" {
+			_, err := output.Print(s.Printer, unlearnTable(), output.Rows([]*operatorv1.UnlearnRow{r}))
 			if err == nil && r.GetState() == "failed" {
 				err = exit(exitPartial, "the host forgot nothing: %s", r.GetFailure())
 			}
@@ -123,24 +123,23 @@ func (s *session) forgotten(ctx context.Context, id string, wait bool) error {
 }
 
 func (a *app) baselineForgottenCommand() *cobra.Command {
-	return &cobra.Command{
+	var limit int
+	c := &cobra.Command{
 		Use:     "forgotten [HOST]",
-		Short:   "list the newest orders to forget, and what became of each",
-		Example: "  vedette baseline forgotten\n  vedette baseline forgotten web1 -o json",
+		Short:   "list the orders to forget, newest first, and what became of each",
+		Example: "  vedette baseline forgotten --limit 20\n  vedette baseline forgotten web1 -o json",
 		Args:    atMost(1, "host"),
-		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
+		RunE: a.listing(func(ctx context.Context, s *session, args []string) error {
 			host := ""
 			if len(args) > 0 {
 				host = args[0]
 			}
-			rows, err := s.api.Unlearns(ctx, host, "")
-			if err != nil {
-				return err
-			}
-			_, err = output.Print(s.Printer, unlearnTable(), output.Rows(rows))
+			_, err := output.Print(s.Printer, unlearnTable(), head(s.api.Unlearns(ctx, host, page(limit)), limit))
 			return err
 		}),
 	}
+	limitFlag(c, &limit)
+	return c
 }
 
 func unlearnTable() output.List[*operatorv1.UnlearnRow] {

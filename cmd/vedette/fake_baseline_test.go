@@ -96,12 +96,16 @@ func (f *fake) Unlearn(_ context.Context, r *operatorv1.UnlearnRequest) (*operat
 	return &operatorv1.UnlearnResponse{Id: u.GetId()}, nil
 }
 
-// ListUnlearns answers with the order that was given, done when it is asked for the second time.
+// ListUnlearns answers with the order that was given, done when it is asked for the second time; of all
+// orders there is an older one, on the next page.
 func (f *fake) ListUnlearns(_ context.Context, r *operatorv1.ListUnlearnsRequest) (*operatorv1.ListUnlearnsResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.unlearn == nil || r.GetId() != "" && r.GetId() != f.unlearn.GetId() {
 		return &operatorv1.ListUnlearnsResponse{}, nil
+	}
+	if r.GetPageToken() == "older" {
+		return &operatorv1.ListUnlearnsResponse{Rows: []*operatorv1.UnlearnRow{{Id: "ul-older", Host: "h-1", Operator: "bob", Time: at(-60), State: "expired"}}}, nil
 	}
 	row := &operatorv1.UnlearnRow{Id: f.unlearn.GetId(), Host: f.unlearn.GetHost(), Operator: f.unlearn.GetOperator(), Time: at(0), State: "pending",
 		What: fmt.Sprintf("%d keys, %q, since %d", len(f.unlearn.GetKeys()), f.unlearn.GetSubject(), f.unlearn.GetSince()/1e9), Reason: f.unlearn.GetReason()}
@@ -111,7 +115,11 @@ func (f *fake) ListUnlearns(_ context.Context, r *operatorv1.ListUnlearnsRequest
 	if f.mode == "unlearn-fails" {
 		row.State, row.Failure = "failed", "telling the kernel: closed"
 	}
-	return &operatorv1.ListUnlearnsResponse{Rows: []*operatorv1.UnlearnRow{row}}, nil
+	out := &operatorv1.ListUnlearnsResponse{Rows: []*operatorv1.UnlearnRow{row}}
+	if r.GetId() == "" {
+		out.PageToken = "older"
+	}
+	return out, nil
 }
 
 // ListRollOuts implements the service.

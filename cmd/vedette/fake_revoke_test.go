@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -16,7 +17,8 @@ import (
 	"github.com/vedette-edr/vedette/proto/revocation"
 )
 
-func (f *fake) ListOperators(context.Context, *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error) {
+// ListOperators pages by one.
+func (f *fake) ListOperators(_ context.Context, r *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := &operatorv1.ListOperatorsResponse{Revocations: f.revocations, Operators: []*operatorv1.OperatorRow{
@@ -33,6 +35,14 @@ func (f *fake) ListOperators(context.Context, *operatorv1.ListOperatorsRequest) 
 			o.RevokedAt, o.RevokedBy, o.Reason = since, list.GetOperator(), "left"
 		}
 	}
+	n := len(r.GetPageToken())
+	if n > 0 {
+		out.Revocations = nil
+	}
+	if n+1 < len(out.GetOperators()) {
+		out.PageToken = strings.Repeat("x", n+1)
+	}
+	out.Operators = out.GetOperators()[n : n+1]
 	return out, nil
 }
 

@@ -40,9 +40,7 @@ revoked all the same. MADE BY is whose authority signed them; empty: the root. W
 revoked admin made is refused too.`,
 		Example: "  vedette operator list\n  vedette operator list -o json | jq '.[] | select(.state == \"revoked\")'",
 		Args:    none,
-		RunE: a.connected(func(ctx context.Context, s *session, _ []string) error {
-			ctx, cancel := s.limit(ctx)
-			defer cancel()
+		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
 			rows, _, err := s.api.Operators(ctx)
 			if err != nil {
 				return err

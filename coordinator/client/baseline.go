@@ -108,8 +108,20 @@ func (c *Client) Unlearn(ctx context.Context, u *sensorv1.Unlearn) (string, erro
 	return res.GetId(), err
 }
 
-// Unlearns are the newest orders to forget, of a host, or the one with an id.
-func (c *Client) Unlearns(ctx context.Context, host, id string) ([]*operatorv1.UnlearnRow, error) {
-	res, err := call(ctx, c, api.ListUnlearns, &operatorv1.ListUnlearnsRequest{Host: host, Id: id})
-	return res.GetRows(), err
+// Unlearns yields orders to forget, newest first, of a host ("": of all). Limit says how many the
+// caller expects to need, 0 for many.
+func (c *Client) Unlearns(ctx context.Context, host string, limit uint32) iter.Seq2[*operatorv1.UnlearnRow, error] {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*operatorv1.UnlearnRow, string, error) {
+		res, err := call(ctx, c, api.ListUnlearns, &operatorv1.ListUnlearnsRequest{Host: host, PageSize: size(limit), PageToken: token})
+		return res.GetRows(), res.GetPageToken(), err
+	})
+}
+
+// UnlearnOrder is the order to forget with an id, nil when there is none.
+func (c *Client) UnlearnOrder(ctx context.Context, id string) (*operatorv1.UnlearnRow, error) {
+	res, err := call(ctx, c, api.ListUnlearns, &operatorv1.ListUnlearnsRequest{Id: id, PageSize: 1})
+	if err != nil || len(res.GetRows()) == 0 {
+		return nil, err
+	}
+	return res.GetRows()[0], nil
 }

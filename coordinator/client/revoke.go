@@ -22,16 +22,24 @@ func (c *Client) RemoveHost(ctx context.Context, host, reason string) (*operator
 // Operators are those whom the cluster has seen or revoked, and the list of who is
 // revoked, which an admin signed; nil where nobody was. A list that no admin signed is
 // ErrUntrusted.
-func (c *Client) Operators(ctx context.Context) ([]*operatorv1.OperatorRow, *sensorv1.Revocations, error) {
-	res, err := call(ctx, c, api.ListOperators, &operatorv1.ListOperatorsRequest{})
-	if err != nil || res.GetRevocations() == nil {
-		return res.GetOperators(), nil, err
+func (c *Client) Operators(ctx context.Context) (rows []*operatorv1.OperatorRow, list *sensorv1.Revocations, err error) {
+	for row, err := range pages(ctx, c, func(ctx context.Context, token string) ([]*operatorv1.OperatorRow, string, error) {
+		res, err := call(ctx, c, api.ListOperators, &operatorv1.ListOperatorsRequest{PageSize: pageSize, PageToken: token})
+		if err != nil || token != "" || res.GetRevocations() == nil {
+			return res.GetOperators(), res.GetPageToken(), err
+		}
+		list, _, err = revocation.Verify(res.GetRevocations(), poolOf(c.id.operators), c.id.cluster, time.Now())
+		if err != nil {
+			return nil, "", fmt.Errorf("%w: node %s tells a list of revoked operators that cannot be verified: %w; ask another node, and look at the coordinators", ErrUntrusted, c.Node(), err)
+		}
+		return res.GetOperators(), res.GetPageToken(), nil
+	}) {
+		if err != nil {
+			return nil, nil, err
+		}
+		rows = append(rows, row)
 	}
-	list, _, err := revocation.Verify(res.GetRevocations(), poolOf(c.id.operators), c.id.cluster, time.Now())
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: node %s tells a list of revoked operators that cannot be verified: %w; ask another node, and look at the coordinators", ErrUntrusted, c.Node(), err)
-	}
-	return res.GetOperators(), list, nil
+	return rows, list, nil
 }
 
 // NewRevocations is the list as this operator would sign it after before (nil for none),

@@ -1976,6 +1976,8 @@ type ListUnlearnsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // empty: all
 	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	PageSize      uint32                 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2024,9 +2026,24 @@ func (x *ListUnlearnsRequest) GetId() string {
 	return ""
 }
 
+func (x *ListUnlearnsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListUnlearnsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListUnlearnsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rows          []*UnlearnRow          `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // newest first, at most a page
+	Rows          []*UnlearnRow          `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // newest first
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2066,6 +2083,13 @@ func (x *ListUnlearnsResponse) GetRows() []*UnlearnRow {
 		return x.Rows
 	}
 	return nil
+}
+
+func (x *ListUnlearnsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 type UnlearnRow struct {
@@ -7285,6 +7309,8 @@ func (x *OperatorRow) GetReason() string {
 
 type ListOperatorsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"` // 0: as many as a page may have, since clients of an older release ask for no other
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7319,10 +7345,25 @@ func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
 	return file_vedette_operator_proto_rawDescGZIP(), []int{107}
 }
 
+func (x *ListOperatorsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListOperatorsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListOperatorsResponse struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
-	Operators     []*OperatorRow              `protobuf:"bytes,1,rep,name=operators,proto3" json:"operators,omitempty"`
-	Revocations   *sensorv1.SignedRevocations `protobuf:"bytes,2,opt,name=revocations,proto3" json:"revocations,omitempty"` // absent: nobody was ever revoked
+	Operators     []*OperatorRow              `protobuf:"bytes,1,rep,name=operators,proto3" json:"operators,omitempty"`     // by name
+	Revocations   *sensorv1.SignedRevocations `protobuf:"bytes,2,opt,name=revocations,proto3" json:"revocations,omitempty"` // with the first page; absent: nobody was ever revoked
+	PageToken     string                      `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7369,6 +7410,13 @@ func (x *ListOperatorsResponse) GetRevocations() *sensorv1.SignedRevocations {
 		return x.Revocations
 	}
 	return nil
+}
+
+func (x *ListOperatorsResponse) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 type PutRevocationsRequest struct {
@@ -8970,12 +9018,17 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\x0eUnlearnRequest\x128\n" +
 	"\x06signed\x18\x01 \x01(\v2 .vedette.sensor.v1.SignedUnlearnR\x06signed\"!\n" +
 	"\x0fUnlearnResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"9\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"u\n" +
 	"\x13ListUnlearnsRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"K\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"j\n" +
 	"\x14ListUnlearnsResponse\x123\n" +
-	"\x04rows\x18\x01 \x03(\v2\x1f.vedette.operator.v1.UnlearnRowR\x04rows\"\xfd\x01\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1f.vedette.operator.v1.UnlearnRowR\x04rows\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xfd\x01\n" +
 	"\n" +
 	"UnlearnRow\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -9406,11 +9459,16 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"revoked_at\x18\x06 \x01(\x03R\trevokedAt\x12\x1d\n" +
 	"\n" +
 	"revoked_by\x18\a \x01(\tR\trevokedBy\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"\x16\n" +
-	"\x14ListOperatorsRequest\"\x9f\x01\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"R\n" +
+	"\x14ListOperatorsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xbe\x01\n" +
 	"\x15ListOperatorsResponse\x12>\n" +
 	"\toperators\x18\x01 \x03(\v2 .vedette.operator.v1.OperatorRowR\toperators\x12F\n" +
-	"\vrevocations\x18\x02 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\vrevocations\"m\n" +
+	"\vrevocations\x18\x02 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\vrevocations\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"m\n" +
 	"\x15PutRevocationsRequest\x12<\n" +
 	"\x06signed\x18\x01 \x01(\v2$.vedette.sensor.v1.SignedRevocationsR\x06signed\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"0\n" +

@@ -224,11 +224,11 @@ func (s *Server) ListUnlearns(ctx context.Context, r *operatorv1.ListUnlearnsReq
 		}
 		host = h.GetId()
 	}
-	kept, err := s.cfg.DB.Unlearns(ctx, host, r.GetId())
+	kept, token, err := s.cfg.DB.Unlearns(ctx, host, r.GetId(), store.Page{Size: r.GetPageSize(), Token: r.GetPageToken()})
 	if err != nil {
 		return nil, readError(err)
 	}
-	out := &operatorv1.ListUnlearnsResponse{}
+	out := &operatorv1.ListUnlearnsResponse{PageToken: token}
 	for _, k := range kept {
 		u, err := pack.DecodeUnlearn(k.Signed.GetPayload())
 		if err != nil {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/link"
 	operators "github.com/vedette-edr/vedette/proto/operator"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
@@ -59,16 +61,19 @@ func (s *Server) RemoveHost(ctx context.Context, r *operatorv1.RemoveHostRequest
 
 // ListOperators implements the service; it is linearizable: an admin signs the next
 // list of revoked operators over what it answers.
-func (s *Server) ListOperators(ctx context.Context, _ *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error) {
+func (s *Server) ListOperators(ctx context.Context, r *operatorv1.ListOperatorsRequest) (*operatorv1.ListOperatorsResponse, error) {
 	if err := s.barrier(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.cfg.DB.Operators(ctx)
+	rows, token, err := s.cfg.DB.Operators(ctx, store.Page{Size: cmp.Or(r.GetPageSize(), store.MaxPage), Token: r.GetPageToken()})
 	if err != nil {
 		return nil, readError(err)
 	}
-	signed, err := s.cfg.DB.Revocations(ctx)
-	return &operatorv1.ListOperatorsResponse{Operators: rows, Revocations: signed}, readError(err)
+	out := &operatorv1.ListOperatorsResponse{Operators: rows, PageToken: token}
+	if r.GetPageToken() == "" {
+		out.Revocations, err = s.cfg.DB.Revocations(ctx)
+	}
+	return out, readError(err)
 }
 
 // PutRevocations implements the service. The sensors verify the list again.

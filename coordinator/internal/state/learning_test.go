@@ -92,7 +92,7 @@ func TestUnlearnOrder(t *testing.T) {
 	l.want("", order(&raftv1.UnlearntBy{Host: "h-1", Unlearnt: &sensorv1.Unlearnt{Id: "ul-1", Behaviours: 9}}))
 	l.want(state.RejectInvalid, order(&raftv1.UnlearntBy{Host: "h-1", Unlearnt: &sensorv1.Unlearnt{Id: "ul-1", Failure: strings.Repeat("x", 2000)}}))
 	waiting("h-1", 0)
-	rows, err := l.db.Unlearns(t.Context(), "h-1", "")
+	rows, _, err := l.db.Unlearns(t.Context(), "h-1", "", store.Page{})
 	if err != nil || len(rows) != 1 || rows[0].Behaviours != 4 || rows[0].AnsweredAt != now {
 		t.Errorf("%+v, %v", rows, err)
 	}

@@ -85,7 +85,7 @@ func TestRevocations(t *testing.T) {
 	list.GetPutRevocations().Signed.Signature = byEve()
 	l.want(state.RejectOperatorRevoked, list)
 
-	rows, err := l.db.Operators(t.Context())
+	rows, _, err := l.db.Operators(t.Context(), store.Page{})
 	if err != nil || len(rows) != 2 || rows[1].GetName() != "rex" || rows[1].GetRevokedBy() != "ada" || rows[1].GetReason() != "left" {
 		t.Errorf("operators: %v, %v", rows, err)
 	}

@@ -323,16 +323,18 @@ type Unlearn struct {
 	Failure    string
 }
 
-// Unlearns are the newest, of a host, or one by its id; at most a page.
-func (db *DB) Unlearns(ctx context.Context, host, id string) (out []Unlearn, err error) {
-	err = db.each(ctx, func(s scanner) error {
+// Unlearns are the orders to forget, newest first, of a host, or one by its id.
+func (db *DB) Unlearns(ctx context.Context, host, id string, p Page) ([]Unlearn, string, error) {
+	before, err := p.before()
+	if err != nil {
+		return nil, "", err
+	}
+	return paged(ctx, db, p, func(s scanner, n *int64) (Unlearn, error) {
 		u := Unlearn{Signed: &sensorv1.SignedUnlearn{}}
-		err := s.Scan(protoColumn{u.Signed}, &u.Host, &u.AnsweredAt, &u.Behaviours, &u.Failure)
-		out = append(out, u)
-		return err
-	}, `SELECT u.signed, h.id, u.answered_at, u.behaviours, u.failure FROM unlearns u JOIN hosts h ON h.n = u.host
-		WHERE (?1 = '' OR h.id = ?1) AND (?2 = '' OR u.id = ?2) ORDER BY u.n DESC LIMIT ?3`, host, id, DefaultPage)
-	return out, err
+		err := s.Scan(n, protoColumn{u.Signed}, &u.Host, &u.AnsweredAt, &u.Behaviours, &u.Failure)
+		return u, err
+	}, `SELECT u.n, u.signed, h.id, u.answered_at, u.behaviours, u.failure FROM unlearns u JOIN hosts h ON h.n = u.host
+		WHERE (?1 = '' OR h.id = ?1) AND (?2 = '' OR u.id = ?2) AND u.n < ?3 ORDER BY u.n DESC LIMIT ?4`, host, id, before)
 }
 
 // RollOuts are the noted ones, newest first.

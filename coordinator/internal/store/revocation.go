@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -128,17 +129,26 @@ func (db *DB) Revoked(ctx context.Context) (names revocation.Revoked, err error)
 	return names, err
 }
 
-// Operators are those who were seen, and those who were revoked, by name.
-func (db *DB) Operators(ctx context.Context) (out []*operatorv1.OperatorRow, err error) {
+// Operators are those who were seen, and those who were revoked, by name; a page goes on behind a name.
+func (db *DB) Operators(ctx context.Context, p Page) (out []*operatorv1.OperatorRow, token string, err error) {
+	after, err := base64.RawURLEncoding.DecodeString(p.Token)
+	if err != nil {
+		return nil, "", ErrBadPage
+	}
+	limit := p.limit()
 	err = db.each(ctx, func(s scanner) error {
 		o := &operatorv1.OperatorRow{}
+		if len(out) == limit { // the row beyond says that there is a next page
+			token = base64.RawURLEncoding.EncodeToString([]byte(out[limit-1].GetName()))
+			return nil
+		}
 		out = append(out, o)
 		return s.Scan(&o.Name, &o.Role, &o.NotAfter, &o.MadeBy, &o.FirstSeen, &o.RevokedAt, &o.RevokedBy, &o.Reason)
 	}, `SELECT n.name, coalesce(o.role, ''), coalesce(o.not_after, 0), coalesce(o.made_by, ''), coalesce(o.first_seen, 0),
 		coalesce(r.at, 0), coalesce(r.by, ''), coalesce(r.reason, '')
-		FROM (SELECT name FROM operators UNION SELECT name FROM revoked_operators) n
-		LEFT JOIN operators o ON o.name = n.name LEFT JOIN revoked_operators r ON r.name = n.name ORDER BY n.name`)
-	return out, err
+		FROM (SELECT name FROM operators WHERE name > ?1 UNION SELECT name FROM revoked_operators WHERE name > ?1 ORDER BY name LIMIT ?2) n
+		LEFT JOIN operators o ON o.name = n.name LEFT JOIN revoked_operators r ON r.name = n.name ORDER BY n.name`, string(after), limit+1)
+	return out, token, err
 }
 
 // RemovedHosts are the ids of all hosts that were removed.
