@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
+	"github.com/vedette-edr/vedette/coordinator/internal/state/statetest"
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/audit"
 	"github.com/vedette-edr/vedette/proto/raftv1"
@@ -76,22 +77,9 @@ func (l *log) want(code string, cmd *raftv1.Command) *raftv1.Result {
 	return result
 }
 
-const now = int64(1_700_000_000e9)
+const now = statetest.Now
 
-// command wraps a body in a command; the kind is found by the body's type.
-func command(body proto.Message) *raftv1.Command {
-	cmd := &raftv1.Command{Time: now, Actor: "operator:ada"}
-	m := cmd.ProtoReflect()
-	fields := m.Descriptor().Fields()
-	for i := range fields.Len() {
-		f := fields.Get(i)
-		if f.Message() != nil && f.Message().FullName() == body.ProtoReflect().Descriptor().FullName() {
-			m.Set(f, protoValue(body))
-			return cmd
-		}
-	}
-	panic("no command of that kind")
-}
+func command(body proto.Message) *raftv1.Command { return statetest.Command(body) }
 
 func hash(s string) []byte { h := sha256.Sum256([]byte(s)); return h[:] }
 

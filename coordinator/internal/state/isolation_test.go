@@ -6,17 +6,12 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
-
-func protoValue(m proto.Message) protoreflect.Value {
-	return protoreflect.ValueOfMessage(m.ProtoReflect())
-}
 
 const (
 	isolate = sensorv1.Action_ACTION_ISOLATE

@@ -28,7 +28,7 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 	facts := &sensorv1.HostFacts{Name: name("name"), Labels: map[string]string{"b": "1", "a": name("label"), "c": "3"}}
 	token := name("token")
 	var body proto.Message
-	switch rapid.IntRange(0, 21).Draw(t, "kind") {
+	switch rapid.IntRange(0, 27).Draw(t, "kind") {
 	case 0:
 		body = &raftv1.InitCluster{ClusterId: "c-1"}
 	case 1:
@@ -86,8 +86,14 @@ func drawCommand(t *rapid.T) *raftv1.Command {
 		body = &raftv1.PutDispositions{Dispositions: []*sensorv1.SignedDisposition{{Payload: payload}}}
 	case 18:
 		body = &raftv1.LearningOrder{Body: &raftv1.LearningOrder_Unlearnt{Unlearnt: &raftv1.UnlearntBy{Host: disposedHost, Unlearnt: &sensorv1.Unlearnt{Id: name("dsp")}}}}
-	default:
+	case 19, 20, 21:
 		body = &raftv1.Ingest{Batches: []*raftv1.HostBatch{drawBatch(t, name("h")), drawBatch(t, name("h"))}}
+	default:
+		cmd := drawEvery(t)
+		if rapid.Bool().Draw(t, "keyed") {
+			cmd.IdempotencyKey = name("key")
+		}
+		return cmd
 	}
 	cmd := command(body)
 	cmd.Time += int64(rapid.IntRange(0, 2).Draw(t, "time"))
