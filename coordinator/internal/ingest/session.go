@@ -127,8 +127,7 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 	}
 	_ = stream.SetReadDeadline(time.Time{})
 	hello := first.GetHello()
-	n := &session{server: s, conn: conn, host: conn.Peer().ID, machine: hello.GetFacts().GetMachineIdHash(),
-		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(), answers: hello.GetQuestions(), learns: learnsOf(hello)}
+	n := s.greeted(conn, conn.Peer().ID, hello)
 	var welcome *sensorv1.Welcome
 	refused, registered := s.check(ctx, hello, n.host), false
 	if refused == nil {
@@ -166,6 +165,19 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 	s.resendGrants(ctx, n)
 	s.tellLearning(n)
 	return n, stream, nil
+}
+
+// greeted is the session that a Hello asks for.
+func (s *Server) greeted(conn *link.Conn, host string, hello *sensorv1.Hello) *session {
+	return &session{server: s, conn: conn, host: host, machine: hello.GetFacts().GetMachineIdHash(),
+		keepAlive: keepAliveOf(hello), heard: s.cfg.Now(), answers: hello.GetQuestions(), learns: learnsOf(hello)}
+}
+
+// begins is what the log is told of a session.
+func (n *session) begins(hello *sensorv1.Hello, address string, key []byte) *raftv1.HostSession {
+	return &raftv1.HostSession{Host: n.host, Node: n.server.cfg.NodeID, Connected: true,
+		Address: address, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
+		KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance(), KeySha256: key}
 }
 
 // close ends what accept began; n is nil when there was no session.
@@ -251,9 +263,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 			return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 		}
 		n.number = newest + 1
-		b := s.opener.begin(ctx, &raftv1.HostSession{Host: n.host, Node: s.cfg.NodeID, Connected: true,
-			Address: host, Facts: hello.GetFacts(), SensorVersion: hello.GetSensorVersion(), Session: n.number,
-			KernelBoot: hello.GetKernelBoot(), Instance: hello.GetInstance(), KeySha256: keySum(n.conn.Peer().Certificate)})
+		b := s.opener.begin(ctx, n.begins(hello, host, keySum(n.conn.Peer().Certificate)))
 		err = b.err
 		if err == nil {
 			// At this entry this node's store holds all that was acknowledged before the sensor
