@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/vedette-edr/vedette/proto/raftv1"
 )
 
@@ -164,4 +166,40 @@ func TestCheckResult(t *testing.T) {
 	if OfMark("0badc0de", Mark("0badc0de", "x")) != "x" || OfMark("0badc0de", Mark("0badc0df", "x")) != "" {
 		t.Error("a mark is not its run's")
 	}
+}
+
+// FuzzResults shows any results that were to be kept: none is too much for a report.
+func FuzzResults(f *testing.F) {
+	for _, r := range []*raftv1.DrillResult{
+		{}, {Host: "h-1", Drill: "cron-entry", Verdict: Proven, Time: 1, Named: []string{"T1053.003", "T1", "\n"}, Why: "\x1b[31m"},
+		{Drill: "nobody-knows-it", Verdict: Missed, Time: 1 << 62}, {Drill: "cron-entry", Verdict: Noisy, Time: 1, After: 1 << 62, Findings: 1<<32 - 1},
+	} {
+		raw, err := proto.Marshal(&raftv1.PutDrills{Results: []*raftv1.DrillResult{r, r}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		in := &raftv1.PutDrills{}
+		if proto.Unmarshal(raw, in) != nil {
+			return
+		}
+		var kept []*raftv1.DrillResult
+		for _, r := range in.GetResults() {
+			if CheckResult(r, 1024) == "" {
+				kept = append(kept, r)
+			}
+		}
+		cells := Matrix(kept)
+		if _, err := json.Marshal(NewLayer("x", cells)); err != nil {
+			t.Error(err)
+		}
+		for _, c := range cells {
+			_ = c.Comment()
+		}
+		if n := CountClosed(cells); n < 0 || n > len(cells) {
+			t.Errorf("%d of %d cells are closed", n, len(cells))
+		}
+	})
 }
