@@ -166,13 +166,19 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// judge joins what was found with what was done, until all is found or the time is over.
-func (s *session) judge(ctx context.Context, run *drill.Run, settle time.Duration) ([]*drilled, error) {
+// judged are a run's drills, of which nothing is known yet but what was done.
+func judged(run *drill.Run) []*drilled {
 	all := make([]*drilled, len(run.Drills))
 	for i, done := range run.Drills {
 		known, _ := drill.Find(done.ID)
 		all[i] = &drilled{Done: done, known: known, host: run.Host}
 	}
+	return all
+}
+
+// judge joins what was found with what was done, until all is found or the time is over.
+func (s *session) judge(ctx context.Context, run *drill.Run, settle time.Duration) ([]*drilled, error) {
+	all := judged(run)
 	deadline := time.NewTimer(time.Until(run.Ended.Add(settle)))
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Second)

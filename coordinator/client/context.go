@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -318,13 +319,16 @@ func strict(raw []byte, into any) error {
 }
 
 // quiet says what is wrong and where, without the lines around it: they may be a
-// private key, and errors end up in logs.
+// private key, and errors end up in logs. So may a word that stands where a field's name should.
 func quiet(err error) error {
 	if err == nil {
 		return nil
 	}
-	return errors.New(yaml.FormatError(err, false, false))
+	return errors.New(longWord.ReplaceAllString(yaml.FormatError(err, false, false), "…"))
 }
+
+// longWord is longer than any field's name, and shorter than any line of a key.
+var longWord = regexp.MustCompile(`\S{33,}`)
 
 func plural(n int, noun string) string {
 	if n == 1 {
