@@ -88,6 +88,8 @@ func checkSyntax(f file) []string {
 		switch n := node.(type) {
 		case *ast.CallExpr:
 			problems = append(problems, checkCall(f, n)...)
+		case *ast.FuncDecl:
+			problems = append(problems, checkFuzz(f, n)...)
 		case *ast.TypeSpec:
 			if i, ok := n.Type.(*ast.InterfaceType); ok && methods(i) > maxMethods {
 				problems = append(problems, fmt.Sprintf("%s: interface %s has %d methods, at most %d\n\twhy: an interface states what its consumer needs, not what a type can do", f.at(n.Pos()), n.Name.Name, methods(i), maxMethods))
@@ -96,6 +98,35 @@ func checkSyntax(f file) []string {
 		return true
 	})
 	return problems
+}
+
+// checkFuzz is for targets: scripts/fuzz.sh greps for "func FuzzX(f ", and make test runs seeds alone.
+func checkFuzz(f file, fn *ast.FuncDecl) []string {
+	if !f.isTest() || fn.Recv != nil || !strings.HasPrefix(fn.Name.Name, "Fuzz") {
+		return nil
+	}
+	if p := fn.Type.Params.List; len(p) != 1 || len(p[0].Names) != 1 || p[0].Names[0].Name != "f" {
+		return []string{fmt.Sprintf("%s: %s does not call its parameter f\n\twhy: scripts/fuzz.sh finds targets by \"func FuzzX(f \"", f.at(fn.Pos()), fn.Name.Name)}
+	}
+	seeded := false
+	ast.Inspect(fn.Body, func(node ast.Node) bool {
+		call, ok := node.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		switch fun := call.Fun.(type) {
+		case *ast.SelectorExpr:
+			x, ok := fun.X.(*ast.Ident)
+			seeded = seeded || ok && x.Name == "f" && fun.Sel.Name == "Add"
+		case *ast.Ident:
+			seeded = seeded || strings.HasPrefix(fun.Name, "seed")
+		}
+		return true
+	})
+	if !seeded {
+		return []string{fmt.Sprintf("%s: %s has no seeds (f.Add, or a function seedX)\n\twhy: make test runs a target over its seeds and nothing else", f.at(fn.Pos()), fn.Name.Name)}
+	}
+	return nil
 }
 
 func checkCall(f file, call *ast.CallExpr) []string {

@@ -24,6 +24,7 @@ func FuzzSegment(f *testing.F) {
 	payload := d.encoder.EncodeAll(record, nil)
 	good := append(appendHeader(nil, h, payload), payload...)
 
+	f.Add(good) // beside those in testdata/fuzz
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if end := scan(data, func(header, []byte) bool { return true }); end > len(data) {
 			t.Fatalf("ends at %d of %d", end, len(data))
@@ -43,6 +44,7 @@ func FuzzSegment(f *testing.F) {
 
 // FuzzRecords decodes any bytes as the records of a block.
 func FuzzRecords(f *testing.F) {
+	f.Add([]byte{}) // beside those in testdata/fuzz
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var g glossary
 		seen := uint32(0)
