@@ -28,12 +28,19 @@ const fixtures = "testdata/upgrade"
 const fixtureWrites = 40
 
 // Ensure a node starts on what every earlier release left: its state, its snapshot and its
-// log, and goes on writing. scripts/upgrade-fixture.sh adds what this release leaves.
+// log, and goes on writing; and that the log means to it what it meant to them.
+// scripts/upgrade-fixture.sh adds what this release leaves.
 func TestUpgradeFrom(t *testing.T) {
 	if *makeFixture != "" {
 		c := New(t, 1, nil)
 		w := newWriter(c, "h-1")
+		every := everyCommand(t, c)
+		beside := (len(every) + fixtureWrites - 1) / fixtureWrites
 		for seq := uint64(1); seq <= fixtureWrites; seq++ {
+			for range min(beside, len(every)) {
+				c.Must(every[0])
+				every = every[1:]
+			}
 			c.Must(w.command(seq))
 			if seq == fixtureWrites/2 {
 				if err := c.Leader().Node().Snapshot(); err != nil {
@@ -51,6 +58,7 @@ func TestUpgradeFrom(t *testing.T) {
 		t.Fatalf("no fixtures in %s: %v", fixtures, err)
 	}
 	for _, name := range names {
+		digest := ""
 		for _, without := range []string{"", "state.db"} { // then all comes from snapshot and log
 			t.Run(strings.TrimSuffix(filepath.Base(name), ".tar.gz")+" without "+without, func(t *testing.T) {
 				c := NewOf(t, 1, 0, func(cfg *consensus.Config) { cfg.Bootstrap = false })
@@ -78,6 +86,14 @@ func TestUpgradeFrom(t *testing.T) {
 					t.Errorf("findings: %d, %v", len(list), err)
 				}
 				c.Must(&raftv1.Command{Time: 1, Actor: "operator:x", Body: &raftv1.Command_NoteBackup{NoteBackup: &raftv1.NoteBackup{}}})
+				if filepath.Base(name) != "v1.tar.gz" { // which has two kinds of commands
+					checkEvery(t, m.Node().DB())
+				}
+				got := c.Converged()
+				if digest != "" && got != digest {
+					t.Error("made from snapshot and log the state is another one than what was left")
+				}
+				digest = got
 			})
 		}
 	}

@@ -211,8 +211,8 @@ func (w *writer) ends() {
 	w.put(&raftv1.RetireHost{Host: w.host(2), Reason: "sold"})
 	w.put(&raftv1.RemoveNode{Id: "n9"})
 	// Nothing is as old as this, but history begins with it.
-	w.put(&raftv1.Retain{Rows: 10, FindingsBefore: Now - 3*day, FlowsBefore: Now - 3*day, LossesBefore: Now - 3*day})
-	w.put(&raftv1.Forget{Sightings: 10, Before: Now - 3*day, Hosts: []string{w.host(1)}})
+	w.put(&raftv1.Retain{Rows: 10, FindingsBefore: 1, FlowsBefore: 1, LossesBefore: 1})
+	w.put(&raftv1.Forget{Sightings: 10, Before: 1, Hosts: []string{w.host(1)}})
 	only := &sensorv1.Node{Id: "n1", Address: "10.0.0.1:1", OperatorAddress: "10.0.0.1:2"}
 	w.put(&raftv1.RecoverCluster{Node: only, LastIndex: 9, LastTerm: 2})
 	w.put(&raftv1.RestoreCluster{Node: only, Made: Now, MadeIndex: 9})
