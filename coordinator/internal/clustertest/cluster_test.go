@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -117,8 +118,25 @@ func TestPartitionedLeader(t *testing.T) {
 	}
 }
 
+// lead kills leaders until a member leads.
+func lead(c *Cluster, want *Member) {
+	c.t.Helper()
+	for range 30 { // of two that may follow, one wins about every second time
+		leader := c.Leader()
+		if leader == want {
+			return
+		}
+		c.Kill(leader)()
+		next := c.Leader()
+		c.Start(leader)
+		c.Eventually(30*time.Second, "caught-up member", func() bool { return leader.Node().AppliedIndex() >= next.Node().AppliedIndex() })
+	}
+	c.t.Fatalf("%s never leads", want.ID)
+}
+
 // Ensure a wiped member gets everything back by a snapshot, and a member that
-// was away longer than the log reaches back, too; nothing is doubled by it.
+// was away longer than the log reaches back, too; nothing is doubled by it, nor when
+// each of them leads afterwards and takes writes itself.
 func TestSnapshotRestore(t *testing.T) {
 	c := New(t, 3, func(cfg *consensus.Config) { cfg.TrailingLogs, cfg.SnapshotThreshold = 8, 16 })
 	leader := c.Leader()
@@ -132,7 +150,7 @@ func TestSnapshotRestore(t *testing.T) {
 			behind = m
 		}
 	}
-	writers := write(t, c, 2, func([]*writer) {
+	writers := write(t, c, 2, func(writers []*writer) {
 		c.Eventually(20*time.Second, "first entries", func() bool { return leader.Node().AppliedIndex() > 100 })
 		for _, m := range []*Member{wiped, behind} {
 			c.Kill(m)()
@@ -146,6 +164,25 @@ func TestSnapshotRestore(t *testing.T) {
 			}
 			c.Start(m)
 			c.Eventually(30*time.Second, "restored member", func() bool { return m.Node().AppliedIndex() >= at+100 })
+			if got, err := filepath.Glob(filepath.Join(m.Dir, "raft", "snapshots", "*-*")); err != nil || len(got) == 0 {
+				t.Errorf("%s caught up without a snapshot (%v)", m.ID, err)
+			}
+		}
+		for _, m := range []*Member{wiped, behind} {
+			for led := false; !led; led = m.Node().IsLeader() { // from the first of these writes to the last
+				lead(c, m)
+				progress(c, writers, 20)
+			}
+			// What it was sent before, in the state that it was given, is not new to it.
+			for _, w := range writers {
+				seq := w.acked.Load()
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				result, err := m.Node().Propose(ctx, w.command(seq))
+				cancel()
+				if acks := result.GetAcks(); err != nil || len(acks) != 1 || acks[0].GetSequence() < seq {
+					t.Errorf("%s is sent batch %d of %s again: %v, %v", m.ID, seq, w.host, result, err)
+				}
+			}
 		}
 	})
 	if _, lost, dup := verify(t, c, writers); lost != 0 || dup != 0 {

@@ -77,5 +77,15 @@ func readThrough(log *wal.WAL) error {
 	return nil
 }
 
-// GetLog implements raft.LogStore.
-func (w *watchedLog) GetLog(index uint64, log *raft.Log) error { return getEntry(w.WAL, index, log) }
+// GetLog implements raft.LogStore. What was compacted is gone, although the segment that is written
+// to still has it and the library would read it: who is further behind than TrailingLogs gets a snapshot.
+func (w *watchedLog) GetLog(index uint64, log *raft.Log) error {
+	first, err := w.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if index < first {
+		return raft.ErrLogNotFound
+	}
+	return getEntry(w.WAL, index, log)
+}
