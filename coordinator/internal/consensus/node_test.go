@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 // single starts a cluster of one on dir; stop ends it.
-func single(t *testing.T, dir string) (n *Node, stop func()) {
+func single(t testing.TB, dir string) (n *Node, stop func()) {
 	t.Helper()
 	creds := linktest.NewCA(t).Issue(link.KindNode, "n1", "")
 	listener, err := link.Listen("127.0.0.1:0", link.ListenConfig{Credentials: creds})
