@@ -334,7 +334,7 @@ func (x *Command) GetSuspectSensor() *SuspectSensor {
 	return nil
 }
 
-func (x *Command) GetSuspectConduct() *SuspectSensor {
+func (x *Command) GetSuspectConduct() *SuspectConduct {
 	if x != nil {
 		if x, ok := x.Body.(*Command_SuspectConduct); ok {
 			return x.SuspectConduct
@@ -666,7 +666,7 @@ type Command_SuspectSensor struct {
 }
 
 type Command_SuspectConduct struct {
-	SuspectConduct *SuspectSensor `protobuf:"bytes,74,opt,name=suspect_conduct,json=suspectConduct,proto3,oneof"` // the same, of conducts that the first nodes do not know
+	SuspectConduct *SuspectConduct `protobuf:"bytes,74,opt,name=suspect_conduct,json=suspectConduct,proto3,oneof"`
 }
 
 type Command_ReportDivergence struct {
@@ -3845,6 +3845,51 @@ func (x *SuspectSensor) GetDetail() string {
 	return ""
 }
 
+// The same, of conducts that the first nodes do not know.
+type SuspectConduct struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sensor        *SuspectSensor         `protobuf:"bytes,1,opt,name=sensor,proto3" json:"sensor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspectConduct) Reset() {
+	*x = SuspectConduct{}
+	mi := &file_vedette_raft_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspectConduct) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspectConduct) ProtoMessage() {}
+
+func (x *SuspectConduct) ProtoReflect() protoreflect.Message {
+	mi := &file_vedette_raft_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspectConduct.ProtoReflect.Descriptor instead.
+func (*SuspectConduct) Descriptor() ([]byte, []int) {
+	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *SuspectConduct) GetSensor() *SuspectSensor {
+	if x != nil {
+		return x.Sensor
+	}
+	return nil
+}
+
 // The first entry of a cluster that was restored from a backup: this node alone is in it.
 // What the former one wrote after the backup is not here, though hosts and people saw it.
 type RestoreCluster struct {
@@ -3859,7 +3904,7 @@ type RestoreCluster struct {
 
 func (x *RestoreCluster) Reset() {
 	*x = RestoreCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +3916,7 @@ func (x *RestoreCluster) String() string {
 func (*RestoreCluster) ProtoMessage() {}
 
 func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[44]
+	mi := &file_vedette_raft_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +3929,7 @@ func (x *RestoreCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCluster.ProtoReflect.Descriptor instead.
 func (*RestoreCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{44}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestoreCluster) GetNode() *sensorv1.Node {
@@ -3928,7 +3973,7 @@ type RecoverCluster struct {
 
 func (x *RecoverCluster) Reset() {
 	*x = RecoverCluster{}
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +3985,7 @@ func (x *RecoverCluster) String() string {
 func (*RecoverCluster) ProtoMessage() {}
 
 func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[45]
+	mi := &file_vedette_raft_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +3998,7 @@ func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
 func (*RecoverCluster) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{45}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RecoverCluster) GetNode() *sensorv1.Node {
@@ -3987,7 +4032,7 @@ type NoteBackup struct {
 
 func (x *NoteBackup) Reset() {
 	*x = NoteBackup{}
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4044,7 @@ func (x *NoteBackup) String() string {
 func (*NoteBackup) ProtoMessage() {}
 
 func (x *NoteBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[46]
+	mi := &file_vedette_raft_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4057,7 @@ func (x *NoteBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
 func (*NoteBackup) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{46}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *NoteBackup) GetIdentity() bool {
@@ -4033,7 +4078,7 @@ type RemoveHost struct {
 
 func (x *RemoveHost) Reset() {
 	*x = RemoveHost{}
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4090,7 @@ func (x *RemoveHost) String() string {
 func (*RemoveHost) ProtoMessage() {}
 
 func (x *RemoveHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[47]
+	mi := &file_vedette_raft_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4103,7 @@ func (x *RemoveHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHost.ProtoReflect.Descriptor instead.
 func (*RemoveHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{47}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RemoveHost) GetHost() string {
@@ -4086,7 +4131,7 @@ type RetireHost struct {
 
 func (x *RetireHost) Reset() {
 	*x = RetireHost{}
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4098,7 +4143,7 @@ func (x *RetireHost) String() string {
 func (*RetireHost) ProtoMessage() {}
 
 func (x *RetireHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[48]
+	mi := &file_vedette_raft_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4111,7 +4156,7 @@ func (x *RetireHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireHost.ProtoReflect.Descriptor instead.
 func (*RetireHost) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{48}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RetireHost) GetHost() string {
@@ -4139,7 +4184,7 @@ type PutRevocations struct {
 
 func (x *PutRevocations) Reset() {
 	*x = PutRevocations{}
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4151,7 +4196,7 @@ func (x *PutRevocations) String() string {
 func (*PutRevocations) ProtoMessage() {}
 
 func (x *PutRevocations) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[49]
+	mi := &file_vedette_raft_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4164,7 +4209,7 @@ func (x *PutRevocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRevocations.ProtoReflect.Descriptor instead.
 func (*PutRevocations) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{49}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PutRevocations) GetSigned() *sensorv1.SignedRevocations {
@@ -4191,7 +4236,7 @@ type PutCheckpoint struct {
 
 func (x *PutCheckpoint) Reset() {
 	*x = PutCheckpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[50]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4248,7 @@ func (x *PutCheckpoint) String() string {
 func (*PutCheckpoint) ProtoMessage() {}
 
 func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[50]
+	mi := &file_vedette_raft_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4261,7 @@ func (x *PutCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCheckpoint.ProtoReflect.Descriptor instead.
 func (*PutCheckpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{50}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PutCheckpoint) GetCheckpoint() *Checkpoint {
@@ -4242,7 +4287,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_vedette_raft_proto_msgTypes[51]
+	mi := &file_vedette_raft_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4254,7 +4299,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[51]
+	mi := &file_vedette_raft_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4267,7 +4312,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{51}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Checkpoint) GetClusterId() string {
@@ -4341,7 +4386,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_vedette_raft_proto_msgTypes[52]
+	mi := &file_vedette_raft_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4353,7 +4398,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[52]
+	mi := &file_vedette_raft_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4366,7 +4411,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{52}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Retain) GetRows() uint32 {
@@ -4458,7 +4503,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_vedette_raft_proto_msgTypes[53]
+	mi := &file_vedette_raft_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4470,7 +4515,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[53]
+	mi := &file_vedette_raft_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4483,7 +4528,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{53}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Forget) GetSightings() uint32 {
@@ -4521,7 +4566,7 @@ type PutTrust struct {
 
 func (x *PutTrust) Reset() {
 	*x = PutTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[54]
+	mi := &file_vedette_raft_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4578,7 @@ func (x *PutTrust) String() string {
 func (*PutTrust) ProtoMessage() {}
 
 func (x *PutTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[54]
+	mi := &file_vedette_raft_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4591,7 @@ func (x *PutTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTrust.ProtoReflect.Descriptor instead.
 func (*PutTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{54}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PutTrust) GetSigned() *sensorv1.SignedTrust {
@@ -4589,7 +4634,7 @@ type NoteTrust struct {
 
 func (x *NoteTrust) Reset() {
 	*x = NoteTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[55]
+	mi := &file_vedette_raft_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4601,7 +4646,7 @@ func (x *NoteTrust) String() string {
 func (*NoteTrust) ProtoMessage() {}
 
 func (x *NoteTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[55]
+	mi := &file_vedette_raft_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4614,7 +4659,7 @@ func (x *NoteTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteTrust.ProtoReflect.Descriptor instead.
 func (*NoteTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{55}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *NoteTrust) GetHosts() []*HostTrust {
@@ -4649,7 +4694,7 @@ type HostTrust struct {
 
 func (x *HostTrust) Reset() {
 	*x = HostTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[56]
+	mi := &file_vedette_raft_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4661,7 +4706,7 @@ func (x *HostTrust) String() string {
 func (*HostTrust) ProtoMessage() {}
 
 func (x *HostTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[56]
+	mi := &file_vedette_raft_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4674,7 +4719,7 @@ func (x *HostTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostTrust.ProtoReflect.Descriptor instead.
 func (*HostTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{56}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *HostTrust) GetHost() string {
@@ -4708,7 +4753,7 @@ type HolderTrust struct {
 
 func (x *HolderTrust) Reset() {
 	*x = HolderTrust{}
-	mi := &file_vedette_raft_proto_msgTypes[57]
+	mi := &file_vedette_raft_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4720,7 +4765,7 @@ func (x *HolderTrust) String() string {
 func (*HolderTrust) ProtoMessage() {}
 
 func (x *HolderTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[57]
+	mi := &file_vedette_raft_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4733,7 +4778,7 @@ func (x *HolderTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HolderTrust.ProtoReflect.Descriptor instead.
 func (*HolderTrust) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{57}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *HolderTrust) GetName() string {
@@ -4763,7 +4808,7 @@ type ExportMark struct {
 
 func (x *ExportMark) Reset() {
 	*x = ExportMark{}
-	mi := &file_vedette_raft_proto_msgTypes[58]
+	mi := &file_vedette_raft_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4775,7 +4820,7 @@ func (x *ExportMark) String() string {
 func (*ExportMark) ProtoMessage() {}
 
 func (x *ExportMark) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[58]
+	mi := &file_vedette_raft_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4788,7 +4833,7 @@ func (x *ExportMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportMark.ProtoReflect.Descriptor instead.
 func (*ExportMark) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{58}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExportMark) GetSink() string {
@@ -4833,7 +4878,7 @@ type ExportPlace struct {
 
 func (x *ExportPlace) Reset() {
 	*x = ExportPlace{}
-	mi := &file_vedette_raft_proto_msgTypes[59]
+	mi := &file_vedette_raft_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4845,7 +4890,7 @@ func (x *ExportPlace) String() string {
 func (*ExportPlace) ProtoMessage() {}
 
 func (x *ExportPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[59]
+	mi := &file_vedette_raft_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4858,7 +4903,7 @@ func (x *ExportPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPlace.ProtoReflect.Descriptor instead.
 func (*ExportPlace) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{59}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ExportPlace) GetFindings() int64 {
@@ -4908,7 +4953,7 @@ type NoteHunt struct {
 
 func (x *NoteHunt) Reset() {
 	*x = NoteHunt{}
-	mi := &file_vedette_raft_proto_msgTypes[60]
+	mi := &file_vedette_raft_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4920,7 +4965,7 @@ func (x *NoteHunt) String() string {
 func (*NoteHunt) ProtoMessage() {}
 
 func (x *NoteHunt) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[60]
+	mi := &file_vedette_raft_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4933,7 +4978,7 @@ func (x *NoteHunt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteHunt.ProtoReflect.Descriptor instead.
 func (*NoteHunt) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{60}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *NoteHunt) GetId() string {
@@ -4969,7 +5014,7 @@ type NodeQuestion struct {
 
 func (x *NodeQuestion) Reset() {
 	*x = NodeQuestion{}
-	mi := &file_vedette_raft_proto_msgTypes[61]
+	mi := &file_vedette_raft_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4981,7 +5026,7 @@ func (x *NodeQuestion) String() string {
 func (*NodeQuestion) ProtoMessage() {}
 
 func (x *NodeQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[61]
+	mi := &file_vedette_raft_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4994,7 +5039,7 @@ func (x *NodeQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeQuestion.ProtoReflect.Descriptor instead.
 func (*NodeQuestion) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{61}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *NodeQuestion) GetAsk() *sensorv1.Ask {
@@ -5024,7 +5069,7 @@ type NodeAnswer struct {
 
 func (x *NodeAnswer) Reset() {
 	*x = NodeAnswer{}
-	mi := &file_vedette_raft_proto_msgTypes[62]
+	mi := &file_vedette_raft_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5036,7 +5081,7 @@ func (x *NodeAnswer) String() string {
 func (*NodeAnswer) ProtoMessage() {}
 
 func (x *NodeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_vedette_raft_proto_msgTypes[62]
+	mi := &file_vedette_raft_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5049,7 +5094,7 @@ func (x *NodeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAnswer.ProtoReflect.Descriptor instead.
 func (*NodeAnswer) Descriptor() ([]byte, []int) {
-	return file_vedette_raft_proto_rawDescGZIP(), []int{62}
+	return file_vedette_raft_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *NodeAnswer) GetHost() string {
@@ -5084,7 +5129,7 @@ var File_vedette_raft_proto protoreflect.FileDescriptor
 
 const file_vedette_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\xa2\x1a\n" +
+	"\x12vedette/raft.proto\x12\x0fvedette.raft.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x18vedette/raft_rules.proto\x1a\x14vedette/sensor.proto\"\xa3\x1a\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12'\n" +
@@ -5113,8 +5158,8 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\x10propose_response\x18\x1b \x01(\v2 .vedette.raft.v1.ProposeResponseH\x00R\x0fproposeResponse\x12J\n" +
 	"\x0fstart_operation\x18\x1c \x01(\v2\x1f.vedette.raft.v1.StartOperationH\x00R\x0estartOperation\x12K\n" +
 	"\x10put_signed_nodes\x18\x1d \x01(\v2\x1f.vedette.raft.v1.PutSignedNodesH\x00R\x0eputSignedNodes\x12G\n" +
-	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensor\x12I\n" +
-	"\x0fsuspect_conduct\x18J \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\x0esuspectConduct\x12P\n" +
+	"\x0esuspect_sensor\x180 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorH\x00R\rsuspectSensor\x12J\n" +
+	"\x0fsuspect_conduct\x18J \x01(\v2\x1f.vedette.raft.v1.SuspectConductH\x00R\x0esuspectConduct\x12P\n" +
 	"\x11report_divergence\x18\" \x01(\v2!.vedette.raft.v1.ReportDivergenceH\x00R\x10reportDivergence\x12J\n" +
 	"\x0frestore_cluster\x18% \x01(\v2\x1f.vedette.raft.v1.RestoreClusterH\x00R\x0erestoreCluster\x12J\n" +
 	"\x0frecover_cluster\x18& \x01(\v2\x1f.vedette.raft.v1.RecoverClusterH\x00R\x0erecoverCluster\x12>\n" +
@@ -5390,7 +5435,9 @@ const file_vedette_raft_proto_rawDesc = "" +
 	"\rSuspectSensor\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aconduct\x18\x02 \x01(\tR\aconduct\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x8e\x01\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"H\n" +
+	"\x0eSuspectConduct\x126\n" +
+	"\x06sensor\x18\x01 \x01(\v2\x1e.vedette.raft.v1.SuspectSensorR\x06sensor\"\x8e\x01\n" +
 	"\x0eRestoreCluster\x12+\n" +
 	"\x04node\x18\x01 \x01(\v2\x17.vedette.sensor.v1.NodeR\x04node\x12\x12\n" +
 	"\x04made\x18\x02 \x01(\x03R\x04made\x12\x1d\n" +
@@ -5504,7 +5551,7 @@ func file_vedette_raft_proto_rawDescGZIP() []byte {
 	return file_vedette_raft_proto_rawDescData
 }
 
-var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_vedette_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_vedette_raft_proto_goTypes = []any{
 	(*Command)(nil),                    // 0: vedette.raft.v1.Command
 	(*SetRoles)(nil),                   // 1: vedette.raft.v1.SetRoles
@@ -5550,52 +5597,53 @@ var file_vedette_raft_proto_goTypes = []any{
 	(*ReportDivergence)(nil),           // 41: vedette.raft.v1.ReportDivergence
 	(*StateCheck)(nil),                 // 42: vedette.raft.v1.StateCheck
 	(*SuspectSensor)(nil),              // 43: vedette.raft.v1.SuspectSensor
-	(*RestoreCluster)(nil),             // 44: vedette.raft.v1.RestoreCluster
-	(*RecoverCluster)(nil),             // 45: vedette.raft.v1.RecoverCluster
-	(*NoteBackup)(nil),                 // 46: vedette.raft.v1.NoteBackup
-	(*RemoveHost)(nil),                 // 47: vedette.raft.v1.RemoveHost
-	(*RetireHost)(nil),                 // 48: vedette.raft.v1.RetireHost
-	(*PutRevocations)(nil),             // 49: vedette.raft.v1.PutRevocations
-	(*PutCheckpoint)(nil),              // 50: vedette.raft.v1.PutCheckpoint
-	(*Checkpoint)(nil),                 // 51: vedette.raft.v1.Checkpoint
-	(*Retain)(nil),                     // 52: vedette.raft.v1.Retain
-	(*Forget)(nil),                     // 53: vedette.raft.v1.Forget
-	(*PutTrust)(nil),                   // 54: vedette.raft.v1.PutTrust
-	(*NoteTrust)(nil),                  // 55: vedette.raft.v1.NoteTrust
-	(*HostTrust)(nil),                  // 56: vedette.raft.v1.HostTrust
-	(*HolderTrust)(nil),                // 57: vedette.raft.v1.HolderTrust
-	(*ExportMark)(nil),                 // 58: vedette.raft.v1.ExportMark
-	(*ExportPlace)(nil),                // 59: vedette.raft.v1.ExportPlace
-	(*NoteHunt)(nil),                   // 60: vedette.raft.v1.NoteHunt
-	(*NodeQuestion)(nil),               // 61: vedette.raft.v1.NodeQuestion
-	(*NodeAnswer)(nil),                 // 62: vedette.raft.v1.NodeAnswer
-	nil,                                // 63: vedette.raft.v1.CreateToken.LabelsEntry
-	(*PutCampaign)(nil),                // 64: vedette.raft.v1.PutCampaign
-	(*PutDrills)(nil),                  // 65: vedette.raft.v1.PutDrills
-	(*PutInvestigation)(nil),           // 66: vedette.raft.v1.PutInvestigation
-	(*PutRules)(nil),                   // 67: vedette.raft.v1.PutRules
-	(*AdvanceRules)(nil),               // 68: vedette.raft.v1.AdvanceRules
-	(*HaltRules)(nil),                  // 69: vedette.raft.v1.HaltRules
-	(*NoteRules)(nil),                  // 70: vedette.raft.v1.NoteRules
-	(*sensorv1.SignedPack)(nil),        // 71: vedette.sensor.v1.SignedPack
-	(*sensorv1.SignedUnlearn)(nil),     // 72: vedette.sensor.v1.SignedUnlearn
-	(*sensorv1.SignedDisposition)(nil), // 73: vedette.sensor.v1.SignedDisposition
-	(*sensorv1.Unlearnt)(nil),          // 74: vedette.sensor.v1.Unlearnt
-	(*sensorv1.Batch)(nil),             // 75: vedette.sensor.v1.Batch
-	(*sensorv1.HostFacts)(nil),         // 76: vedette.sensor.v1.HostFacts
-	(sensorv1.EnrollKind)(0),           // 77: vedette.sensor.v1.EnrollKind
-	(*sensorv1.Node)(nil),              // 78: vedette.sensor.v1.Node
-	(*sensorv1.SignedGrant)(nil),       // 79: vedette.sensor.v1.SignedGrant
-	(*sensorv1.Grant)(nil),             // 80: vedette.sensor.v1.Grant
-	(*sensorv1.Signature)(nil),         // 81: vedette.sensor.v1.Signature
-	(*sensorv1.SignedIntent)(nil),      // 82: vedette.sensor.v1.SignedIntent
-	(*sensorv1.Intent)(nil),            // 83: vedette.sensor.v1.Intent
-	(*sensorv1.SignedNodes)(nil),       // 84: vedette.sensor.v1.SignedNodes
-	(*sensorv1.Finding)(nil),           // 85: vedette.sensor.v1.Finding
-	(*sensorv1.SignedRevocations)(nil), // 86: vedette.sensor.v1.SignedRevocations
-	(*sensorv1.SignedTrust)(nil),       // 87: vedette.sensor.v1.SignedTrust
-	(*sensorv1.Ask)(nil),               // 88: vedette.sensor.v1.Ask
-	(*sensorv1.Answer)(nil),            // 89: vedette.sensor.v1.Answer
+	(*SuspectConduct)(nil),             // 44: vedette.raft.v1.SuspectConduct
+	(*RestoreCluster)(nil),             // 45: vedette.raft.v1.RestoreCluster
+	(*RecoverCluster)(nil),             // 46: vedette.raft.v1.RecoverCluster
+	(*NoteBackup)(nil),                 // 47: vedette.raft.v1.NoteBackup
+	(*RemoveHost)(nil),                 // 48: vedette.raft.v1.RemoveHost
+	(*RetireHost)(nil),                 // 49: vedette.raft.v1.RetireHost
+	(*PutRevocations)(nil),             // 50: vedette.raft.v1.PutRevocations
+	(*PutCheckpoint)(nil),              // 51: vedette.raft.v1.PutCheckpoint
+	(*Checkpoint)(nil),                 // 52: vedette.raft.v1.Checkpoint
+	(*Retain)(nil),                     // 53: vedette.raft.v1.Retain
+	(*Forget)(nil),                     // 54: vedette.raft.v1.Forget
+	(*PutTrust)(nil),                   // 55: vedette.raft.v1.PutTrust
+	(*NoteTrust)(nil),                  // 56: vedette.raft.v1.NoteTrust
+	(*HostTrust)(nil),                  // 57: vedette.raft.v1.HostTrust
+	(*HolderTrust)(nil),                // 58: vedette.raft.v1.HolderTrust
+	(*ExportMark)(nil),                 // 59: vedette.raft.v1.ExportMark
+	(*ExportPlace)(nil),                // 60: vedette.raft.v1.ExportPlace
+	(*NoteHunt)(nil),                   // 61: vedette.raft.v1.NoteHunt
+	(*NodeQuestion)(nil),               // 62: vedette.raft.v1.NodeQuestion
+	(*NodeAnswer)(nil),                 // 63: vedette.raft.v1.NodeAnswer
+	nil,                                // 64: vedette.raft.v1.CreateToken.LabelsEntry
+	(*PutCampaign)(nil),                // 65: vedette.raft.v1.PutCampaign
+	(*PutDrills)(nil),                  // 66: vedette.raft.v1.PutDrills
+	(*PutInvestigation)(nil),           // 67: vedette.raft.v1.PutInvestigation
+	(*PutRules)(nil),                   // 68: vedette.raft.v1.PutRules
+	(*AdvanceRules)(nil),               // 69: vedette.raft.v1.AdvanceRules
+	(*HaltRules)(nil),                  // 70: vedette.raft.v1.HaltRules
+	(*NoteRules)(nil),                  // 71: vedette.raft.v1.NoteRules
+	(*sensorv1.SignedPack)(nil),        // 72: vedette.sensor.v1.SignedPack
+	(*sensorv1.SignedUnlearn)(nil),     // 73: vedette.sensor.v1.SignedUnlearn
+	(*sensorv1.SignedDisposition)(nil), // 74: vedette.sensor.v1.SignedDisposition
+	(*sensorv1.Unlearnt)(nil),          // 75: vedette.sensor.v1.Unlearnt
+	(*sensorv1.Batch)(nil),             // 76: vedette.sensor.v1.Batch
+	(*sensorv1.HostFacts)(nil),         // 77: vedette.sensor.v1.HostFacts
+	(sensorv1.EnrollKind)(0),           // 78: vedette.sensor.v1.EnrollKind
+	(*sensorv1.Node)(nil),              // 79: vedette.sensor.v1.Node
+	(*sensorv1.SignedGrant)(nil),       // 80: vedette.sensor.v1.SignedGrant
+	(*sensorv1.Grant)(nil),             // 81: vedette.sensor.v1.Grant
+	(*sensorv1.Signature)(nil),         // 82: vedette.sensor.v1.Signature
+	(*sensorv1.SignedIntent)(nil),      // 83: vedette.sensor.v1.SignedIntent
+	(*sensorv1.Intent)(nil),            // 84: vedette.sensor.v1.Intent
+	(*sensorv1.SignedNodes)(nil),       // 85: vedette.sensor.v1.SignedNodes
+	(*sensorv1.Finding)(nil),           // 86: vedette.sensor.v1.Finding
+	(*sensorv1.SignedRevocations)(nil), // 87: vedette.sensor.v1.SignedRevocations
+	(*sensorv1.SignedTrust)(nil),       // 88: vedette.sensor.v1.SignedTrust
+	(*sensorv1.Ask)(nil),               // 89: vedette.sensor.v1.Ask
+	(*sensorv1.Answer)(nil),            // 90: vedette.sensor.v1.Answer
 }
 var file_vedette_raft_proto_depIdxs = []int32{
 	10, // 0: vedette.raft.v1.Command.ingest:type_name -> vedette.raft.v1.Ingest
@@ -5619,87 +5667,88 @@ var file_vedette_raft_proto_depIdxs = []int32{
 	20, // 18: vedette.raft.v1.Command.start_operation:type_name -> vedette.raft.v1.StartOperation
 	28, // 19: vedette.raft.v1.Command.put_signed_nodes:type_name -> vedette.raft.v1.PutSignedNodes
 	43, // 20: vedette.raft.v1.Command.suspect_sensor:type_name -> vedette.raft.v1.SuspectSensor
-	43, // 21: vedette.raft.v1.Command.suspect_conduct:type_name -> vedette.raft.v1.SuspectSensor
+	44, // 21: vedette.raft.v1.Command.suspect_conduct:type_name -> vedette.raft.v1.SuspectConduct
 	41, // 22: vedette.raft.v1.Command.report_divergence:type_name -> vedette.raft.v1.ReportDivergence
-	44, // 23: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
-	45, // 24: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
-	46, // 25: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
-	47, // 26: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
-	49, // 27: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
-	50, // 28: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
-	52, // 29: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
-	53, // 30: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
-	48, // 31: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
-	54, // 32: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
-	55, // 33: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
-	58, // 34: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
+	45, // 23: vedette.raft.v1.Command.restore_cluster:type_name -> vedette.raft.v1.RestoreCluster
+	46, // 24: vedette.raft.v1.Command.recover_cluster:type_name -> vedette.raft.v1.RecoverCluster
+	47, // 25: vedette.raft.v1.Command.note_backup:type_name -> vedette.raft.v1.NoteBackup
+	48, // 26: vedette.raft.v1.Command.remove_host:type_name -> vedette.raft.v1.RemoveHost
+	50, // 27: vedette.raft.v1.Command.put_revocations:type_name -> vedette.raft.v1.PutRevocations
+	51, // 28: vedette.raft.v1.Command.put_checkpoint:type_name -> vedette.raft.v1.PutCheckpoint
+	53, // 29: vedette.raft.v1.Command.retain:type_name -> vedette.raft.v1.Retain
+	54, // 30: vedette.raft.v1.Command.forget:type_name -> vedette.raft.v1.Forget
+	49, // 31: vedette.raft.v1.Command.retire_host:type_name -> vedette.raft.v1.RetireHost
+	55, // 32: vedette.raft.v1.Command.put_trust:type_name -> vedette.raft.v1.PutTrust
+	56, // 33: vedette.raft.v1.Command.note_trust:type_name -> vedette.raft.v1.NoteTrust
+	59, // 34: vedette.raft.v1.Command.export_mark:type_name -> vedette.raft.v1.ExportMark
 	30, // 35: vedette.raft.v1.Command.begin_sessions:type_name -> vedette.raft.v1.BeginSessions
 	1,  // 36: vedette.raft.v1.Command.set_roles:type_name -> vedette.raft.v1.SetRoles
 	4,  // 37: vedette.raft.v1.Command.learning_order:type_name -> vedette.raft.v1.LearningOrder
 	7,  // 38: vedette.raft.v1.Command.note_roll_outs:type_name -> vedette.raft.v1.NoteRollOuts
-	60, // 39: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
-	64, // 40: vedette.raft.v1.Command.put_campaign:type_name -> vedette.raft.v1.PutCampaign
-	65, // 41: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
-	66, // 42: vedette.raft.v1.Command.put_investigation:type_name -> vedette.raft.v1.PutInvestigation
+	61, // 39: vedette.raft.v1.Command.note_hunt:type_name -> vedette.raft.v1.NoteHunt
+	65, // 40: vedette.raft.v1.Command.put_campaign:type_name -> vedette.raft.v1.PutCampaign
+	66, // 41: vedette.raft.v1.Command.put_drills:type_name -> vedette.raft.v1.PutDrills
+	67, // 42: vedette.raft.v1.Command.put_investigation:type_name -> vedette.raft.v1.PutInvestigation
 	5,  // 43: vedette.raft.v1.Command.put_dispositions:type_name -> vedette.raft.v1.PutDispositions
-	67, // 44: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
-	68, // 45: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
-	69, // 46: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
-	70, // 47: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
+	68, // 44: vedette.raft.v1.Command.put_rules:type_name -> vedette.raft.v1.PutRules
+	69, // 45: vedette.raft.v1.Command.advance_rules:type_name -> vedette.raft.v1.AdvanceRules
+	70, // 46: vedette.raft.v1.Command.halt_rules:type_name -> vedette.raft.v1.HaltRules
+	71, // 47: vedette.raft.v1.Command.note_rules:type_name -> vedette.raft.v1.NoteRules
 	2,  // 48: vedette.raft.v1.SetRoles.groups:type_name -> vedette.raft.v1.RoleGroup
 	3,  // 49: vedette.raft.v1.SetRoles.hosts:type_name -> vedette.raft.v1.HostRole
-	71, // 50: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
-	72, // 51: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
+	72, // 50: vedette.raft.v1.LearningOrder.pack:type_name -> vedette.sensor.v1.SignedPack
+	73, // 51: vedette.raft.v1.LearningOrder.unlearn:type_name -> vedette.sensor.v1.SignedUnlearn
 	6,  // 52: vedette.raft.v1.LearningOrder.unlearnt:type_name -> vedette.raft.v1.UnlearntBy
-	73, // 53: vedette.raft.v1.PutDispositions.dispositions:type_name -> vedette.sensor.v1.SignedDisposition
-	74, // 54: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
+	74, // 53: vedette.raft.v1.PutDispositions.dispositions:type_name -> vedette.sensor.v1.SignedDisposition
+	75, // 54: vedette.raft.v1.UnlearntBy.unlearnt:type_name -> vedette.sensor.v1.Unlearnt
 	8,  // 55: vedette.raft.v1.NoteRollOuts.roll_outs:type_name -> vedette.raft.v1.RollOut
 	11, // 56: vedette.raft.v1.Ingest.batches:type_name -> vedette.raft.v1.HostBatch
-	75, // 57: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
-	76, // 58: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
-	77, // 59: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	63, // 60: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
-	77, // 61: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
-	76, // 62: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
-	78, // 63: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
-	79, // 64: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
-	80, // 65: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
-	81, // 66: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
-	82, // 67: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
-	83, // 68: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
-	80, // 69: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
+	76, // 57: vedette.raft.v1.HostBatch.batch:type_name -> vedette.sensor.v1.Batch
+	77, // 58: vedette.raft.v1.EnrollHost.facts:type_name -> vedette.sensor.v1.HostFacts
+	78, // 59: vedette.raft.v1.CreateToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	64, // 60: vedette.raft.v1.CreateToken.labels:type_name -> vedette.raft.v1.CreateToken.LabelsEntry
+	78, // 61: vedette.raft.v1.ConsumeToken.kind:type_name -> vedette.sensor.v1.EnrollKind
+	77, // 62: vedette.raft.v1.ConsumeToken.facts:type_name -> vedette.sensor.v1.HostFacts
+	79, // 63: vedette.raft.v1.ConsumeToken.node:type_name -> vedette.sensor.v1.Node
+	80, // 64: vedette.raft.v1.RequestResponse.grant:type_name -> vedette.sensor.v1.SignedGrant
+	81, // 65: vedette.raft.v1.RequestResponse.decoded:type_name -> vedette.sensor.v1.Grant
+	82, // 66: vedette.raft.v1.ApproveOperation.signature:type_name -> vedette.sensor.v1.Signature
+	83, // 67: vedette.raft.v1.PutIntent.signed:type_name -> vedette.sensor.v1.SignedIntent
+	84, // 68: vedette.raft.v1.PutIntent.decoded:type_name -> vedette.sensor.v1.Intent
+	81, // 69: vedette.raft.v1.ProposeResponse.grant:type_name -> vedette.sensor.v1.Grant
 	22, // 70: vedette.raft.v1.Incident.timeline:type_name -> vedette.raft.v1.TimelineEntry
 	23, // 71: vedette.raft.v1.Incident.edges:type_name -> vedette.raft.v1.Edge
 	21, // 72: vedette.raft.v1.PutIncident.incident:type_name -> vedette.raft.v1.Incident
-	78, // 73: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
-	84, // 74: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
-	76, // 75: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
+	79, // 73: vedette.raft.v1.PutNode.node:type_name -> vedette.sensor.v1.Node
+	85, // 74: vedette.raft.v1.PutSignedNodes.signed:type_name -> vedette.sensor.v1.SignedNodes
+	77, // 75: vedette.raft.v1.HostSession.facts:type_name -> vedette.sensor.v1.HostFacts
 	29, // 76: vedette.raft.v1.BeginSessions.sessions:type_name -> vedette.raft.v1.HostSession
 	32, // 77: vedette.raft.v1.SessionsEnded.sessions:type_name -> vedette.raft.v1.SessionEnd
-	85, // 78: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
+	86, // 78: vedette.raft.v1.RaiseSilence.finding:type_name -> vedette.sensor.v1.Finding
 	34, // 79: vedette.raft.v1.RaiseSilence.hosts:type_name -> vedette.raft.v1.SilentHost
 	38, // 80: vedette.raft.v1.Result.acks:type_name -> vedette.raft.v1.HostAck
 	37, // 81: vedette.raft.v1.Result.sessions:type_name -> vedette.raft.v1.SessionBegun
 	36, // 82: vedette.raft.v1.ForwardReply.result:type_name -> vedette.raft.v1.Result
 	40, // 83: vedette.raft.v1.ForwardReply.status:type_name -> vedette.raft.v1.NodeStatus
 	42, // 84: vedette.raft.v1.NodeStatus.checks:type_name -> vedette.raft.v1.StateCheck
-	78, // 85: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
-	78, // 86: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
-	86, // 87: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
-	51, // 88: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
-	87, // 89: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
-	56, // 90: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
-	57, // 91: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
-	57, // 92: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
-	59, // 93: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
-	59, // 94: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
-	88, // 95: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
-	89, // 96: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
-	97, // [97:97] is the sub-list for method output_type
-	97, // [97:97] is the sub-list for method input_type
-	97, // [97:97] is the sub-list for extension type_name
-	97, // [97:97] is the sub-list for extension extendee
-	0,  // [0:97] is the sub-list for field type_name
+	43, // 85: vedette.raft.v1.SuspectConduct.sensor:type_name -> vedette.raft.v1.SuspectSensor
+	79, // 86: vedette.raft.v1.RestoreCluster.node:type_name -> vedette.sensor.v1.Node
+	79, // 87: vedette.raft.v1.RecoverCluster.node:type_name -> vedette.sensor.v1.Node
+	87, // 88: vedette.raft.v1.PutRevocations.signed:type_name -> vedette.sensor.v1.SignedRevocations
+	52, // 89: vedette.raft.v1.PutCheckpoint.checkpoint:type_name -> vedette.raft.v1.Checkpoint
+	88, // 90: vedette.raft.v1.PutTrust.signed:type_name -> vedette.sensor.v1.SignedTrust
+	57, // 91: vedette.raft.v1.NoteTrust.hosts:type_name -> vedette.raft.v1.HostTrust
+	58, // 92: vedette.raft.v1.NoteTrust.nodes:type_name -> vedette.raft.v1.HolderTrust
+	58, // 93: vedette.raft.v1.NoteTrust.operators:type_name -> vedette.raft.v1.HolderTrust
+	60, // 94: vedette.raft.v1.ExportMark.from:type_name -> vedette.raft.v1.ExportPlace
+	60, // 95: vedette.raft.v1.ExportMark.to:type_name -> vedette.raft.v1.ExportPlace
+	89, // 96: vedette.raft.v1.NodeQuestion.ask:type_name -> vedette.sensor.v1.Ask
+	90, // 97: vedette.raft.v1.NodeAnswer.answer:type_name -> vedette.sensor.v1.Answer
+	98, // [98:98] is the sub-list for method output_type
+	98, // [98:98] is the sub-list for method input_type
+	98, // [98:98] is the sub-list for extension type_name
+	98, // [98:98] is the sub-list for extension extendee
+	0,  // [0:98] is the sub-list for field type_name
 }
 
 func init() { file_vedette_raft_proto_init() }
@@ -5772,7 +5821,7 @@ func file_vedette_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vedette_raft_proto_rawDesc), len(file_vedette_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -326,7 +326,7 @@ func (s *Server) tellSuspects(ctx context.Context) {
 			attempt, cancel := context.WithTimeout(ctx, endsTimeout)
 			cmd := &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID, Body: &raftv1.Command_SuspectSensor{SuspectSensor: one}}
 			if !state.FirstConduct(one.GetConduct()) {
-				cmd.Body = &raftv1.Command_SuspectConduct{SuspectConduct: one}
+				cmd.Body = &raftv1.Command_SuspectConduct{SuspectConduct: &raftv1.SuspectConduct{Sensor: one}}
 			}
 			_, err := propose(attempt, s.cfg.Log, cmd)
 			cancel()

@@ -83,8 +83,8 @@ func hostile(f *testing.F) (*Server, *stateLog) {
 	return s, log
 }
 
-// told wants a refusal to say what to do, and to be an answer that can be sent.
-func told(t *testing.T, r *refusal, answer proto.Message) {
+// wantsRemedy wants a refusal to say what to do, and to be an answer that can be sent.
+func wantsRemedy(t *testing.T, r *refusal, answer proto.Message) {
 	t.Helper()
 	if r.code == "" || r.message == "" {
 		t.Errorf("refused without a word: %+v", r)
@@ -125,7 +125,7 @@ func FuzzHello(f *testing.F) {
 		hello := first.GetHello()
 		n := s.greeted(nil, host, hello)
 		if r := s.check(t.Context(), hello, host); r != nil {
-			told(t, r, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Refusal{Refusal: r.proto()}})
+			wantsRemedy(t, r, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Refusal{Refusal: r.proto()}})
 			return
 		}
 		if n.keepAlive <= 0 || n.keepAlive > max(maxKeepAlive, oldKeepAlive) {
@@ -208,7 +208,7 @@ func FuzzEnroll(f *testing.F) {
 		case (enrolled == nil) != (r != nil):
 			t.Fatalf("enrolled as %v, and refused %v", enrolled, r)
 		case r != nil:
-			told(t, r, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: r.proto()}})
+			wantsRemedy(t, r, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: r.proto()}})
 		case string(request.GetTokenSecret()) != string(secret):
 			t.Errorf("a stranger is enrolled as %s", enrolled.GetId())
 		case request.GetKind() == sensor && (!identity.IsHostID(enrolled.GetId()) || len(enrolled.GetCaKey()) > 0):

@@ -25,7 +25,7 @@ func TestSuspectSensor(t *testing.T) {
 			cmd := about("h-1", conduct, day)
 			if !state.FirstConduct(conduct) {
 				l.want(state.RejectInvalid, cmd) // as nodes do that do not know it
-				cmd.Body = &raftv1.Command_SuspectConduct{SuspectConduct: cmd.GetSuspectSensor()}
+				cmd.Body = &raftv1.Command_SuspectConduct{SuspectConduct: &raftv1.SuspectConduct{Sensor: cmd.GetSuspectSensor()}}
 			}
 			l.want("", cmd)
 		}

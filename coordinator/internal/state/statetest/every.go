@@ -143,6 +143,7 @@ func (w *writer) findings() {
 		}}}}})
 	}
 	w.put(&raftv1.SuspectSensor{Host: w.host(3), Conduct: "time", Detail: "a year ahead"})
+	w.put(&raftv1.SuspectConduct{Sensor: &raftv1.SuspectSensor{Host: w.host(3), Conduct: "clock", Detail: "a year back"}})
 	w.put(&raftv1.PutIncident{Incident: &raftv1.Incident{Id: "inc-0", Severity: "high", Title: "A program in a place that anybody writes to", Hosts: []string{w.host(0)},
 		Storylines: []string{w.host(0) + "/7.7"}, Findings: []string{w.host(0) + "-1"}, FirstSeen: Now, LastSeen: Now}})
 	w.put(&raftv1.PutInvestigation{Investigation: &raftv1.Investigation{Host: w.host(0), Storyline: "7.7", Verdict: "incident", Confidence: 0.9, Findings: []string{w.host(0) + "-1"}}})
