@@ -172,7 +172,7 @@ func (n *Node) open(dir string) (err error) {
 		return fmt.Errorf("caching raft log: %w", err)
 	}
 	if n.raft, err = raft.NewRaft(conf, &fsm{n}, cached, watched, snapshots, n.network); err != nil {
-		return fmt.Errorf("starting raft: %w", err)
+		return fmt.Errorf("starting raft: %w; if its log or its snapshots are damaged: %s", err, n.startOver())
 	}
 	n.figures()
 	n.start(n.lookAround)

@@ -111,15 +111,45 @@ func TestStateAheadOfLog(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "raft")); err != nil {
 		t.Fatal(err)
 	}
+	if err := refused(t, dir); !errors.Is(err, ErrAhead) {
+		t.Errorf("opening = %v, want ErrAhead", err)
+	}
+}
+
+// refused is why a directory cannot be opened.
+func refused(t *testing.T, dir string) error {
+	t.Helper()
 	creds := linktest.NewCA(t).Issue(link.KindNode, "n1", "")
 	listener, err := link.Listen("127.0.0.1:0", link.ListenConfig{Credentials: creds})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = listener.Close() }()
-	_, err = Open(Config{ID: "n1", DataDir: dir, Listener: listener, Bootstrap: true})
-	if !errors.Is(err, ErrAhead) {
-		t.Errorf("opening = %v, want ErrAhead", err)
+	n, err := Open(Config{ID: "n1", DataDir: dir, Listener: listener, Bootstrap: true})
+	if err == nil {
+		t.Fatal("it was opened", n.Close())
+	}
+	return err
+}
+
+// Ensure a node whose state is gone and whose only snapshot is damaged says what to do.
+func TestDamagedSnapshotSaysWhatToDo(t *testing.T) {
+	dir := t.TempDir()
+	n, stop := single(t, dir)
+	put(t, n, "op")
+	if err := n.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	bodies, err := filepath.Glob(filepath.Join(dir, "raft", "snapshots", "*", "state.bin"))
+	if err != nil || len(bodies) != 1 {
+		t.Fatalf("snapshots: %q, %v, want one", bodies, err)
+	}
+	if err := errors.Join(os.Truncate(bodies[0], 100), os.Remove(filepath.Join(dir, "state.db"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := refused(t, dir); !strings.Contains(err.Error(), "join again with a new token") || !strings.Contains(err.Error(), dir) {
+		t.Errorf("it says %q, want what to do and where", err)
 	}
 }
 
