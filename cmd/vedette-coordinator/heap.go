@@ -24,20 +24,11 @@ const (
 	// garbageLeast may be there whatever the percent: a node without many sessions would else
 	// collect a few MiB again and again while it takes in what a few hosts send.
 	garbageLeast = 16 << 20
-	// garbageComing may be there while sessions come, once they are hundreds: what they leave
-	// behind lies where the next ones go, and holes are a matter of what is garbage at the end.
-	// It is what a third of ten thousand sessions may leave at heapFirst anyway; collecting that
-	// often from the beginning was a sixth of a node's processor time in a herd.
-	garbageComing = 28 << 20
-	// comingFor is how long sessions count as coming after what lives has grown by a part of
-	// itself (a 25th): it is known from one collection to the next.
-	comingFor  = 15 * time.Second
-	comingPart = 25
 	// Collecting may take this part of the processors; below the lesser it may take more.
 	collectMost, collectLeast = 0.10, 0.02
 	// What is free is given back when it is more than this part of what is used (a 25th), not
-	// more often than freeEvery, and not while sessions come: the runtime keeps it for long, a
-	// tenth for ever, and giving it back is a whole collection.
+	// more often than freeEvery, and not in a herd: the runtime keeps it for long, a tenth for
+	// ever, and giving it back is a whole collection.
 	freeMost  = 25
 	freeEvery = 20 * time.Second
 )
@@ -54,12 +45,8 @@ func heapPercent(percent int, share float64) int {
 }
 
 // allowed is the percent that is set: never less garbage than garbageLeast.
-func allowed(percent int, live uint64, coming bool) int {
-	least := uint64(garbageLeast)
-	if coming && live >= 2*garbageLeast {
-		least = garbageComing
-	}
-	return max(percent, int(100*least/max(live, garbageLeast/4))) //nolint:gosec // at most 400
+func allowed(percent int, live uint64) int {
+	return max(percent, int(100*garbageLeast/max(live, garbageLeast/4))) //nolint:gosec // at most 400
 }
 
 // keepHeapSmall runs until ctx ends. Who set GOGC keeps what was set.
@@ -70,15 +57,9 @@ func keepHeapSmall(ctx context.Context) {
 	ticks := time.NewTicker(liveEvery)
 	defer ticks.Stop()
 	last, percent, set, freed := collected(), heapFirst, 0, time.Now()
-	live, grew := uint64(0), time.Time{}
 	for tick := 1; ; tick++ {
 		heap := heapNow()
-		if heap.live > live+live/comingPart {
-			grew = time.Now()
-		}
-		live = heap.live
-		coming := time.Since(grew) < comingFor
-		if next := allowed(percent, live, coming); next != set {
+		if next := allowed(percent, heap.live); next != set {
 			set = next
 			debug.SetGCPercent(set)
 		}
@@ -97,7 +78,7 @@ func keepHeapSmall(ctx context.Context) {
 		}
 		last = now
 		percent = heapPercent(percent, share)
-		if !coming && share < collectMost/2 && heap.free > heap.used/freeMost && time.Since(freed) >= freeEvery {
+		if share < collectMost/2 && heap.free > heap.used/freeMost && time.Since(freed) >= freeEvery {
 			debug.FreeOSMemory()
 			freed = time.Now()
 		}

@@ -151,8 +151,8 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 }
 
 // quicConfig looks for larger packets than any path carries only for a connection in bulk:
-// to find 160 bytes more takes four probes in each direction, each with its answer, a fifth of
-// the datagrams of a sensor's way back. Its summaries fit into a few packets as they are.
+// to find 160 bytes more takes some five probes, each with its answer, where a sensor's whole way
+// back is fifteen datagrams. Its summaries fit into a few packets as they are.
 func quicConfig(maxIdle, keepAlive time.Duration, bulk bool) *quic.Config {
 	return &quic.Config{
 		DisablePathMTUDiscovery: !bulk,
