@@ -50,12 +50,13 @@ drill: ## (root) every drill against a real sensor: what is proven and missed by
 
 ##@ Test
 .PHONY: test lint check-generated fuzz package-test vmtest
-# STEPS are make targets that count as tests beside the Go tests: make test STEPS="lint".
+# STEPS are make targets that count as tests and run before the Go tests, BESIDE those that
+# run while they do: make test STEPS="lint" BESIDE="vmtest-6.12".
 # The programs are built once, for all tests that run them.
 test: export VEDETTE_BIN = $(CURDIR)/bin
 test: ## every test; as root also those that need the kernel and namespaces
 	@$(GO) build -buildvcs=false -o bin/testrun ./scripts/testrun
-	@$(GIVE_BACK); exec bin/testrun -step build -step torture-programs $(addprefix -step ,$(STEPS))
+	@$(GIVE_BACK); exec bin/testrun -step build -step torture-programs $(addprefix -step ,$(STEPS)) $(addprefix -beside ,$(BESIDE))
 lint: $(TOOLS)/golangci-lint ## golangci-lint, with the dependency rules of the tree
 	@$(GIVE_BACK); $(TOOLS)/golangci-lint run --config scripts/golangci.yml ./...
 check-generated: tools-generate ## what is generated is what its sources say

@@ -39,6 +39,10 @@ func main() {
 		cfg.steps = append(cfg.steps, name)
 		return nil
 	})
+	flag.Func("beside", "a make target that counts as one test and runs while the Go tests do, standing back for them; may be repeated", func(name string) error {
+		cfg.beside = append(cfg.beside, name)
+		return nil
+	})
 	flag.Parse()
 	cfg.packages = flag.Args()
 	if len(cfg.packages) == 0 {

@@ -18,6 +18,7 @@ import (
 // config says what to run.
 type config struct {
 	steps    []string
+	beside   []string // steps that run while the Go tests do
 	packages []string
 	timeout  time.Duration
 	parallel int
@@ -32,52 +33,63 @@ func (c counts) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", c.passed, c.failed, c.skipped)
 }
 
-// run runs the steps, then the tests. The error is about running them at all; what
-// a test or a step found is in the counts.
-func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
-	var total counts
-	var skips, shaky, failed []string
-	for _, group := range cfg.steps {
-		for _, s := range runGroup(ctx, strings.Split(group, ","), out) {
-			switch s.verdict {
-			case "pass":
-				total.passed++
-				shaky = append(shaky, s.unsteady...)
-			case "skip":
-				total.skipped++
-				skips = append(skips, fmt.Sprintf("SKIP %s: %s", s.name, s.why))
-			default:
-				total.failed++
-				failed = append(failed, append([]string{"make " + s.name}, failuresIn(s.report)...)...)
-			}
+// summary gathers what is said once all has ended, where it is read.
+type summary struct {
+	counts
+	skips, shaky, broken []string
+}
+
+func (s *summary) add(steps []step) {
+	for _, one := range steps {
+		switch one.verdict {
+		case "pass":
+			s.passed++
+			s.shaky = append(s.shaky, one.unsteady...)
+		case "skip":
+			s.skipped++
+			s.skips = append(s.skips, fmt.Sprintf("SKIP %s: %s", one.name, one.why))
+		default:
+			s.failed++
+			s.broken = append(s.broken, append([]string{"make " + one.name}, failuresIn(one.report)...)...)
 		}
+	}
+}
+
+// run runs the steps, then the tests and what runs beside them. The error is about running
+// them at all; what a test or a step found is in the counts.
+func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
+	var sum summary
+	for _, group := range cfg.steps {
+		sum.add(runGroup(ctx, strings.Split(group, ","), out))
 	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(out, "not root: the tests that need the kernel or namespaces will say SKIP")
 	}
+	besides := startBeside(ctx, cfg.beside, out)
 	tally, err := runTests(ctx, cfg, out)
+	sum.add(besides()) // before a test is tried again: that one shall have the machine to itself
 	tested, blamed := tally.counts, tally.failed
 	var unsteady []failure
 	if err == nil {
 		unsteady = again(ctx, cfg, blamed, out)
 	}
-	for _, line := range skips { // last, where they are read
+	for _, line := range sum.skips { // last, where they are read
 		fmt.Fprintln(out, line)
 	}
-	total.passed += tested.passed + len(unsteady)
-	total.failed += tested.failed - len(unsteady)
-	total.skipped += tested.skipped
+	sum.passed += tested.passed + len(unsteady)
+	sum.failed += tested.failed - len(unsteady)
+	sum.skipped += tested.skipped
 	if slowest := tally.slowest(slowestShown); slowest != "" {
 		fmt.Fprintln(out, "slowest:", slowest)
 	}
 	// The names again, last: who reads the end of a log sees what to look for in it.
-	for _, line := range shaky {
+	for _, line := range sum.shaky {
 		fmt.Fprintln(out, line)
 	}
 	for _, f := range unsteady {
 		fmt.Fprintf(out, "UNSTEADY %s: failed beside other tests, passed alone; it needs mending\n", f)
 	}
-	for _, name := range failed {
+	for _, name := range sum.broken {
 		fmt.Fprintln(out, "FAILED", name)
 	}
 	for _, f := range blamed {
@@ -85,7 +97,7 @@ func run(ctx context.Context, cfg config, out io.Writer) (counts, error) {
 			fmt.Fprintln(out, "FAILED", f)
 		}
 	}
-	return total, err
+	return sum.counts, err
 }
 
 // slowestShown is how many tests are named for the time that they took.
@@ -122,24 +134,39 @@ type step struct {
 
 // runGroup runs make targets side by side, and shows what each came to in their order.
 func runGroup(ctx context.Context, names []string, out io.Writer) []step {
+	return startSteps(ctx, names, out, "make")()
+}
+
+// besideNice is how far what runs beside the tests stands back for them: they measure
+// seconds, it has none to keep.
+const besideNice = "8"
+
+// startBeside is runGroup without waiting; wait does.
+func startBeside(ctx context.Context, names []string, out io.Writer) (wait func() []step) {
+	return startSteps(ctx, names, out, "nice", "-n", besideNice, "make")
+}
+
+func startSteps(ctx context.Context, names []string, out io.Writer, argv ...string) (wait func() []step) {
 	steps := make([]step, len(names))
 	var running sync.WaitGroup
 	for i, name := range names {
 		fmt.Fprintf(out, "…    %s\n", name)
-		running.Go(func() { steps[i] = runStep(ctx, name) })
+		running.Go(func() { steps[i] = runStep(ctx, name, argv) })
 	}
-	running.Wait()
-	for _, s := range steps {
-		fmt.Fprint(out, s.report)
+	return func() []step {
+		running.Wait()
+		for _, s := range steps {
+			fmt.Fprint(out, s.report)
+		}
+		return steps
 	}
-	return steps
 }
 
-// runStep runs one make target and reports its output whole when it fails. A step
+// runStep runs one target of a make and reports its output whole when it fails. A step
 // that cannot do its work here succeeds with "SKIP: why" as its last line.
-func runStep(ctx context.Context, name string) step {
+func runStep(ctx context.Context, name string, argv []string) step {
 	begin := time.Now()
-	output, err := command(ctx, "make", name).CombinedOutput()
+	output, err := command(ctx, argv[0], slices.Concat(argv[1:], []string{name})...).CombinedOutput()
 	took := time.Since(begin).Seconds()
 	if err != nil {
 		return step{name: name, verdict: "fail", report: fmt.Sprintf("FAIL %s %.1fs: %v\n%s", name, took, err, output)}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -130,5 +132,48 @@ func TestGroup(t *testing.T) {
 	first, second, third := strings.Index(out.String(), "skip first"), strings.Index(out.String(), "ok   second"), strings.Index(out.String(), "FAIL third")
 	if first < 0 || second < first || third < second || !strings.Contains(out.String()[third:], "boom") {
 		t.Errorf("shown:\n%s", out.String())
+	}
+}
+
+// Ensure that what runs beside the tests does so while they run, stands back for them, is
+// counted, and is shown when they have ended.
+func TestBeside(t *testing.T) {
+	t.Chdir(t.TempDir())
+	// Each of the two waits for the other, which one after the other would hang.
+	source := "package p\n\nimport (\n\t\"os\"\n\t\"syscall\"\n\t\"testing\"\n)\n\nfunc TestHears(t *testing.T) {\n" +
+		"\t_ = syscall.Mkfifo(\"pipe\", 0o600)\n\theard, _ := os.ReadFile(\"pipe\")\n\t_ = os.WriteFile(\"heard\", heard, 0o600)\n}\n"
+	for name, text := range map[string]string{
+		"go.mod": "module example.test/p\n\ngo 1.26\n", "p_test.go": source,
+		"Makefile": "other:\n\t@mkfifo pipe 2>/dev/null; nice > pipe; echo 'SKIP: no luck'\n",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	got, err := run(ctx, config{beside: []string{"other"}, packages: []string{"."}, timeout: time.Minute, parallel: 1}, &out)
+	if want := (counts{passed: 1, skipped: 1}); err != nil || got != want {
+		t.Errorf("got %s, %v; want %s\n%s", got, err, want, out.String())
+	}
+	tests, other := strings.Index(out.String(), "ok   example.test/p"), strings.Index(out.String(), "skip other")
+	if tests < 0 || other < tests || !strings.Contains(out.String()[other:], "SKIP other: no luck") {
+		t.Errorf("shown:\n%s", out.String())
+	}
+	heard, err := os.ReadFile("heard")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := exec.Command("nice").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own, its int
+	if _, err := fmt.Sscan(string(mine)+string(heard), &own, &its); err != nil {
+		t.Fatal(err)
+	}
+	if want := min(own+8, 19); its != want {
+		t.Errorf("it ran at nice %d, want %d: the tests run at %d", its, want, own)
 	}
 }
