@@ -28,20 +28,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return &pipeline{p, t}, nil
-}
-
-type pipeline struct {
-	raft.AppendPipeline
-	transport *transport
-}
-
-// AppendEntries implements raft.AppendPipeline.
-func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if p.transport.silent() {
-		return nil, ErrUnfit
-	}
-	return p.AppendPipeline.AppendEntries(args, resp)
+	return newPipeline(p, t.silent), nil
 }
 
 // RequestVote implements raft.Transport.
