@@ -127,11 +127,10 @@ func (r *rig) close(keep bool) error {
 	for _, c := range r.at {
 		c.Close()
 	}
-	err := r.lab.Close()
-	if !keep {
-		err = errors.Join(err, os.RemoveAll(r.dir))
+	if err := r.lab.Close(); err != nil || keep {
+		return err // what a node that did not end has logged is all that there is to see
 	}
-	return err
+	return os.RemoveAll(r.dir)
 }
 
 func until(ctx context.Context, most time.Duration, what string, holds func(context.Context) (bool, error)) error {
