@@ -46,6 +46,12 @@ func (t Token) String() string {
 		base64.RawURLEncoding.EncodeToString(t.CA[:]), base64.RawURLEncoding.EncodeToString(t.Operators[:])}, ".")
 }
 
+// IsTokenShape says whether an id and a secret could be a token's.
+func IsTokenShape(id string, secret []byte) bool {
+	raw, err := tokenEncoding.DecodeString(id)
+	return err == nil && len(id) == tokenIDLength && len(raw) == tokenIDBytes && len(secret) == len(Token{}.Secret)
+}
+
 // LogValue implements slog.LogValuer: a logged token is only its id.
 func (t Token) LogValue() slog.Value { return slog.StringValue(tokenPrefix + "." + t.ID + ".REDACTED") }
 

@@ -58,6 +58,16 @@ func (o *owed) add(request *sensorv1.EnrollRequest) {
 	o.all = o.all[max(0, len(o.all)-maxOwed):]
 }
 
+// settle forgets a request that has its answer.
+func (o *owed) settle(request *sensorv1.EnrollRequest) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.all) > 0 {
+		sum := owedFor(request)
+		o.all = slices.DeleteFunc(o.all, func(one [sha256.Size]byte) bool { return one == sum })
+	}
+}
+
 func (o *owed) has(request *sensorv1.EnrollRequest) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

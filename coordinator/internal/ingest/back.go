@@ -84,7 +84,7 @@ func (s *Server) mayComeBack(ctx context.Context, peer link.Peer) *refusal {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
 	if err := s.cfg.Log.ReadBarrier(ctx); err != nil {
-		return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node, or again in a few seconds", retry: 2}
+		return &refusal{code: noLeader, message: "the cluster has no leader that this node can reach: try another node, or again in a few seconds", retry: 2}
 	}
 	if !s.known(ctx, peer.ID) {
 		return &refusal{code: "unknown-host", message: fmt.Sprintf("host %s is not, or no longer, in this cluster: %s", peer.ID, enrolMore)}

@@ -17,8 +17,12 @@ import (
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
 
-// maxEnrolling bounds the enrolments that this node works on at once.
-const maxEnrolling = 64
+const (
+	// maxEnrolling bounds the enrolments that this node works on at once.
+	maxEnrolling = 64
+	// maxNode bounds what a joining node says of itself: a name and two addresses.
+	maxNode = 4 << 10
+)
 
 // ServeEnroll is the handler of vedette-enroll/1: one request, one answer.
 func (s *Server) ServeEnroll(ctx context.Context, conn *link.Conn) {
@@ -50,7 +54,10 @@ func (s *Server) ServeEnroll(ctx context.Context, conn *link.Conn) {
 		logger.Info("enrolled", "id", enrolled.GetId(), "kind", request.GetKind().String(), "name", request.GetFacts().GetName())
 	}
 	_ = stream.SetDeadline(time.Now().Add(s.cfg.HelloTimeout))
-	if err := frame.Write(stream, reply); err != nil {
+	switch err := frame.Write(stream, reply); {
+	case err != nil && refused != nil:
+		logger.Warn("enrolment refusal not delivered", "error", err)
+	case err != nil:
 		s.owed.add(&request)
 		logger.Warn("enrolment answer not delivered; the same key gets it again with the same token until that expires, another key needs another token", "error", err)
 	}
@@ -83,6 +90,11 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 	}
 	if len(request.GetExpired()) > 0 {
 		return s.comeBack(ctx, from, request)
+	}
+	// Before it costs a signature and an entry of the log, in which it would stand as it was sent.
+	if !link.IsTokenShape(request.GetTokenId(), request.GetTokenSecret()) {
+		s.limiter.failed(from)
+		return nil, &refusal{code: state.RejectBadToken, message: "the request has no join token: give the whole line that 'vedette token create' printed"}
 	}
 	enrolled := &sensorv1.Enrolled{ClusterId: s.cfg.Authority.Cluster(), Roots: [][]byte{s.cfg.Authority.Certificate().Raw},
 		OperatorRoots: [][]byte{s.cfg.Operators().Raw}}
@@ -129,6 +141,9 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 		if refused.code == state.RejectTokenUsed {
 			s.limiter.failed(from)
 		}
+		if refused.code != noLeader {
+			s.owed.settle(request)
+		}
 		return nil, refused
 	}
 	if enrolled.Nodes, err = s.cfg.Members.Nodes(ctx); err != nil {
@@ -137,25 +152,34 @@ func (s *Server) enroll(ctx context.Context, from net.Addr, request *sensorv1.En
 	return enrolled, nil
 }
 
-// spend uses the token up and makes what it was for, in one log entry.
+// noLeader is the refusal that says nothing of the token.
+const noLeader = "no-leader"
+
+// spend uses the token up and makes what it was for, in one log entry. Whoever asked may have
+// hung up: what became of the entry is waited for all the same, as a stranger's must be held
+// against it, and would else be as good as one that was never answered.
 func (s *Server) spend(ctx context.Context, from net.Addr, request *sensorv1.EnrollRequest, id string, key []byte) *refusal {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.CommitTimeout)
 	defer cancel()
 	hash := identity.HashSecret(request.GetTokenSecret())
 	facts := request.GetFacts()
 	if facts == nil {
 		facts = &sensorv1.HostFacts{}
 	}
+	var node *sensorv1.Node
+	if request.GetKind() == sensorv1.EnrollKind_ENROLL_KIND_NODE { // a sensor's would be bytes for nothing
+		node = request.GetNode()
+	}
 	res, err := propose(ctx, s.cfg.Log, &raftv1.Command{
 		Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID,
 		// Drawn for this request: proposing again after a lost answer spends the token once.
 		IdempotencyKey: "enroll/" + request.GetTokenId() + "/" + identity.NewOperationID(),
 		Body: &raftv1.Command_ConsumeToken{ConsumeToken: &raftv1.ConsumeToken{TokenId: request.GetTokenId(), SecretSha256: hash[:],
-			Kind: request.GetKind(), Id: id, Facts: facts, Node: request.GetNode(), KeySha256: key}},
+			Kind: request.GetKind(), Id: id, Facts: facts, Node: node, KeySha256: key}},
 	})
 	if err != nil {
 		s.owed.add(request) // the log may have taken it all the same
-		return &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node, or again in a few seconds", retry: 2}
+		return &refusal{code: noLeader, message: "the cluster has no leader that this node can reach: try another node, or again in a few seconds", retry: 2}
 	}
 	if res.GetRejected() != "" {
 		if res.GetRejected() != state.RejectTokenUsed { // which may be the same request again: see enroll
@@ -172,6 +196,9 @@ func (s *Server) spend(ctx context.Context, from net.Addr, request *sensorv1.Enr
 
 // checkNode judges what a joining node says of itself before its token is spent.
 func (s *Server) checkNode(ctx context.Context, node *sensorv1.Node) *refusal {
+	if size := proto.Size(node); size > maxNode {
+		return &refusal{code: "bad-request", message: fmt.Sprintf("the node's name and addresses have %d bytes, the limit is %d", size, maxNode)}
+	}
 	if err := identity.CheckName("node id", node.GetId()); err != nil {
 		return &refusal{code: "bad-request", message: err.Error()}
 	}
