@@ -76,6 +76,9 @@ func (s *session) releaseOffline(ctx context.Context, host, reason string, ttl t
 			s.say("%q is a name, which only the cluster knows: without it, give the host's id, h-…, which its sensor logs at each start", host)
 			return err
 		}
+		if n := len(found.GetHosts()); n != 1 {
+			return usage("%q names %d hosts: use the id", host, n)
+		}
 		host = found.GetHosts()[0].GetId()
 	}
 	made, err := s.api.ReleaseOffline(host, reason, ttl)

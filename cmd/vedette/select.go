@@ -145,14 +145,14 @@ func unique(in []string) []string {
 }
 
 // missing are the names that none of the hosts bears; ambiguous says which name
-// several bear, as one error.
+// several bear, as one error. An id is its host's, whoever chose it for a name.
 func missing(names []string, hosts []*operatorv1.Host) (absent []string, ambiguous error) {
 	bearers := map[string][]string{}
 	for _, h := range hosts {
-		bearers[h.GetId()] = append(bearers[h.GetId()], h.GetId())
-		if h.GetName() != h.GetId() {
-			bearers[h.GetName()] = append(bearers[h.GetName()], h.GetId())
-		}
+		bearers[h.GetName()] = append(bearers[h.GetName()], h.GetId())
+	}
+	for _, h := range hosts {
+		bearers[h.GetId()] = []string{h.GetId()}
 	}
 	for _, name := range names {
 		switch ids := bearers[name]; len(ids) {

@@ -85,8 +85,9 @@ func (f HostFilter) query(after int64) (q string, args []any, err error) {
 		if err != nil {
 			return "", nil, err
 		}
+		// A host chooses its name: one that is another's id must not bring it into what is done to that one.
 		q += ` AND n IN (SELECT h.n FROM json_each(?) j CROSS JOIN hosts h ON h.id = j.value
-			UNION SELECT h.n FROM json_each(?) j CROSS JOIN hosts h ON h.name = j.value)`
+			UNION SELECT h.n FROM json_each(?) j CROSS JOIN hosts h ON h.name = j.value WHERE NOT EXISTS (SELECT 1 FROM hosts o WHERE o.id = j.value))`
 		args = append(args, string(list), string(list))
 	}
 	if len(keys) > 0 {
@@ -178,7 +179,7 @@ func (db *DB) Host(ctx context.Context, idOrName string) (*operatorv1.Host, erro
 		}
 		found++
 		return nil
-	}, "SELECT "+hostColumns+" FROM hosts WHERE id = ?1 OR name = ?1 AND removed = 0 LIMIT 100", idOrName)
+	}, "SELECT "+hostColumns+" FROM hosts WHERE id = ?1 OR name = ?1 AND removed = 0 ORDER BY id <> ?1 LIMIT 2", idOrName)
 	switch {
 	case err != nil:
 		return nil, err
