@@ -227,6 +227,9 @@ func TestRemoveMember(t *testing.T) {
 		t.Errorf("unknown node: got %v", err)
 	}
 	c.nodes[2].stop()
+	if err := c.api.RemoveMember(t.Context(), "n2"); err == nil || !strings.Contains(err.Error(), "bring n3 back, or remove it first") {
+		t.Fatalf("the node without which nobody is a majority: got %v", err)
+	}
 	if err := c.api.RemoveMember(t.Context(), "n3"); err != nil {
 		t.Fatalf("removing: %v", err)
 	}

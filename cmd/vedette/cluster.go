@@ -117,6 +117,27 @@ func diskWord(m *operatorv1.Member) string {
 	return fmt.Sprintf("%d MiB, %d%%", free>>20, free*100/total)
 }
 
+// removal is the question before a node is removed. One that enrolled and never ran is no
+// member yet: the coordinator knows whether there is one.
+func removal(members []*operatorv1.Member, id string) string {
+	others, alive, found := 0, 0, false
+	for _, m := range members {
+		switch {
+		case m.GetId() == id:
+			found = true
+		case m.GetRole() == "joining":
+		case m.GetState() == "alive":
+			others, alive = others+1, alive+1
+		default:
+			others++
+		}
+	}
+	if !found {
+		return fmt.Sprintf("About to remove %s, which is no member: a node that enrolled and never ran. Type its id to go on: ", id)
+	}
+	return fmt.Sprintf("About to remove %s; of the %d others who vote, %d are alive. Type its id to go on: ", id, others, alive)
+}
+
 func (a *app) clusterRemoveCommand() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
@@ -134,24 +155,13 @@ Stop it first; to have it back it must join again, with an empty data folder.`,
 			if err != nil {
 				return err
 			}
-			alive, found := 0, false
-			for _, m := range members {
-				found = found || m.GetId() == id
-				if m.GetId() != id && m.GetState() == "alive" {
-					alive++
-				}
-			}
-			if !found {
-				return exit(exitNotFound, "no such node: %s; see 'vedette cluster members'", id)
-			}
 			if !yes {
 				tty, ok := s.terminal()
 				if !ok {
 					return usage("nobody can be asked here (no terminal): repeat with --yes to remove node %s", id)
 				}
 				defer func() { _ = tty.Close() }()
-				question := fmt.Sprintf("About to remove %s; of the %d others, %d are alive. Type its id to go on: ", id, len(members)-1, alive)
-				if err := ask(ctx, tty, question, id); err != nil {
+				if err := ask(ctx, tty, removal(members, id), id); err != nil {
 					return err
 				}
 			}

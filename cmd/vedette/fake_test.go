@@ -435,7 +435,10 @@ func (f *fake) CreateToken(context.Context, *operatorv1.CreateTokenRequest) (*op
 	return &operatorv1.CreateTokenResponse{Token: token.String(), Expires: at(3600)}, nil
 }
 
-func (f *fake) RemoveMember(context.Context, *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {
+func (f *fake) RemoveMember(_ context.Context, r *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {
+	if r.GetId() == "n9" {
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("no node %q in this cluster", r.GetId()))
+	}
 	return &operatorv1.RemoveMemberResponse{}, nil
 }
 

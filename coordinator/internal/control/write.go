@@ -134,6 +134,9 @@ func (s *Server) RemoveMember(ctx context.Context, r *operatorv1.RemoveMemberReq
 	if len(members) == 1 && members[0].GetId() == r.GetId() {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("node %q is the last one: stop it and remove its data directory to end the cluster", r.GetId()))
 	}
+	if err := leavesQuorum(members, r.GetId()); err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+	}
 	// Out of the state first, in the operator's name, so that the audit says who did it.
 	if _, err := s.propose(ctx, &raftv1.Command{Body: &raftv1.Command_RemoveNode{RemoveNode: &raftv1.RemoveNode{Id: r.GetId()}}}); err != nil && connect.CodeOf(err) != connect.CodeNotFound {
 		return nil, err
@@ -147,6 +150,32 @@ func (s *Server) RemoveMember(ctx context.Context, r *operatorv1.RemoveMemberReq
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("the node is out of the list but still votes, ask again: %w", err))
 	}
 	return &operatorv1.RemoveMemberResponse{}, nil
+}
+
+// leavesQuorum refuses to take a voter away when those that stay and answer are no majority of
+// those that stay: the removal itself would never be committed, nor anything after it.
+func leavesQuorum(members []*operatorv1.Member, removed string) error {
+	voters, answer := 0, 0
+	var silent []string
+	for _, m := range members {
+		switch {
+		case m.GetRole() == "joining":
+			if m.GetId() == removed {
+				return nil
+			}
+		case m.GetId() == removed:
+		case m.GetState() == "alive":
+			voters, answer = voters+1, answer+1
+		default:
+			voters++
+			silent = append(silent, m.GetId())
+		}
+	}
+	if answer > voters/2 {
+		return nil
+	}
+	return fmt.Errorf("without node %q %d of %d voters would answer, which is no majority: the cluster would stop. Nothing was done; bring %s back, or remove it first",
+		removed, answer, voters, strings.Join(silent, ", "))
 }
 
 func checkText(reason, key string) error {

@@ -25,7 +25,7 @@ func TestClusterMembersChange(t *testing.T) {
 	}
 	push()
 	leader := c.leader()
-	c.want(c.vedette(c.Context, "cluster", "remove", "n9", "--yes"), 4, "no such node")
+	c.want(c.vedette(c.Context, "cluster", "remove", "n9", "--yes"), 4, `no node "n9"`)
 	c.must(c.vedette(c.Context, "cluster", "remove", leader, "--yes"))
 	said := c.ends(leader, 20*time.Second)
 	if !strings.Contains(said, "removed from its cluster") || !strings.Contains(said, "join again with a new token") {
