@@ -270,8 +270,15 @@ func (f *fake) PreviewOrder(_ context.Context, r *operatorv1.PreviewOrderRequest
 }
 
 func (f *fake) waiting(op string, g *sensorv1.SignedGrant) *operatorv1.Operation {
-	return &operatorv1.Operation{Id: op, State: "waiting", Action: "isolate", Grant: g, Hosts: f.orders[op], RequestedBy: "bob", Reason: "drill",
+	o := &operatorv1.Operation{Id: op, State: "waiting", Action: "isolate", Grant: g, Hosts: f.orders[op], RequestedBy: "bob", Reason: "drill",
 		ApprovedBy: []string{"bob"}, ApprovalsMissing: 1, RequestedAt: at(1), Expires: at(3600)}
+	switch f.mode {
+	case "vetoed":
+		o.State, o.VetoedBy, o.VetoReason = "vetoed", "operator:bob", "planned work"
+	case "expired":
+		o.State = "expired"
+	}
+	return o
 }
 
 func (f *fake) ApproveOperation(_ context.Context, r *operatorv1.ApproveOperationRequest) (*operatorv1.ApproveOperationResponse, error) {

@@ -257,17 +257,28 @@ func (o *order) follow(ctx context.Context, s *session, operation string, hosts 
 		})
 	} else {
 		res, err := s.api.Operation(ctx, operation)
-		rows, failed = res.GetHosts(), err
+		if rows, failed = res.GetHosts(), err; err == nil {
+			failed = client.Stopped(res.GetOrder()) // by a key that was used before
+		}
 	}
 	if errors.Is(failed, context.Canceled) {
 		return exit(exitInterrupted, "stopped waiting; operation %s goes on: vedette isolation watch %s", operation, operation)
 	}
 	results := o.results(operation, hosts, rows)
+	var stopped *client.StoppedError
+	if errors.As(failed, &stopped) {
+		for i := range results {
+			results[i].Result, results[i].Detail = stopped.Order.GetState(), stopped.Order.GetVetoReason()
+		}
+	}
 	if failed != nil && errors.Is(failed, client.ErrTimeout) && len(rows) == 0 {
 		s.say("operation %s still waits for another operator: vedette approve %s, or vedette veto %s", operation, operation, operation)
 	}
 	if err := printResults(s, results); err != nil {
 		return err
+	}
+	if stopped != nil {
+		return exit(exitError, "operation %w", stopped)
 	}
 	if failed != nil && !errors.Is(failed, client.ErrTimeout) {
 		return fmt.Errorf("operation %s was given, but what became of it is not known: %w", operation, failed)
@@ -325,6 +336,9 @@ func (o *order) verdict(operation string, results []result, late bool) error {
 	case late && count["pending"] > 0:
 		return exit(exitTimeout, "timed out with %d of %s pending; operation %s goes on: vedette isolation watch %s",
 			count["pending"], plural(len(results), "host"), operation, operation)
+	case o.wait && count["pending"] > 0:
+		return exit(exitTimeout, "operation %s has ended with %d of %s pending: look at vedette isolation list --operation %s",
+			operation, count["pending"], plural(len(results), "host"), operation)
 	case bad == 0:
 		return nil
 	case bad == len(results):

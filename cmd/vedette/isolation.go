@@ -93,11 +93,12 @@ func (a *app) isolationWatchCommand() *cobra.Command {
 		Short: "wait for one operation to settle at every host",
 		Long: `Waits until every host of an operation has answered, says so as they do, and prints
 the results. Ctrl-C stops waiting and nothing else. The exit code is that of the order
-itself: 0 when all applied, 3 when some did, 1 when none, 7 after --timeout.`,
+itself: 0 when all applied, 3 when some did, 1 when none or when it was vetoed or expired
+before it went out, 7 when a host is still pending after --timeout.`,
 		Example: "  vedette isolation watch op-abcdefghijkl --timeout 5m",
 		Args:    exactly("OPERATION"),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
-			o := &order{verb: "operation " + args[0]}
+			o := &order{verb: "operation " + args[0], wait: true}
 			told := map[string]bool{}
 			rows, err := s.api.Wait(ctx, args[0], func(now []*operatorv1.Isolation) { o.progress(s, now, told) })
 			if errors.Is(err, context.Canceled) {
@@ -107,6 +108,9 @@ itself: 0 when all applied, 3 when some did, 1 when none, 7 after --timeout.`,
 				if perr := a.printIsolations(s, output.Rows(rows)); perr != nil {
 					return perr
 				}
+			}
+			if errors.Is(err, client.ErrStopped) {
+				return exit(exitError, "operation %w", err)
 			}
 			if err != nil && !errors.Is(err, client.ErrTimeout) {
 				return err

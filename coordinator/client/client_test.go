@@ -11,6 +11,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -320,6 +321,55 @@ func TestWait(t *testing.T) {
 	got, err = c.Wait(ctx, "op", func([]*operatorv1.Isolation) {})
 	if !errors.Is(err, client.ErrTimeout) || len(got) != 1 {
 		t.Errorf("got %v, error %v; want the pending host and %v", got, err, client.ErrTimeout)
+	}
+}
+
+// Ensure the waiting for an order that never goes out ends by who stopped it and why.
+func TestWaitIsStopped(t *testing.T) {
+	for _, tt := range []struct {
+		order *operatorv1.Operation
+		want  []string
+	}{
+		{&operatorv1.Operation{Id: "op-1", State: "vetoed", VetoedBy: "operator:bob", VetoReason: "planned work"}, []string{"op-1", "vetoed by operator:bob", "planned work"}},
+		{&operatorv1.Operation{Id: "op-1", State: "expired", ApprovalsMissing: 1, Expires: 1_000_000_000}, []string{"op-1", "expired at 1970-01-01T00:00:01Z", "1 had not"}},
+	} {
+		ca := linktest.NewCA(t)
+		n := &node{op: func(call int64) (*operatorv1.GetOperationResponse, error) {
+			if call < 2 {
+				return &operatorv1.GetOperationResponse{Order: &operatorv1.Operation{State: "waiting"}}, nil
+			}
+			return &operatorv1.GetOperationResponse{Order: tt.order}, nil
+		}}
+		c := connectTo(t, ca, client.Options{}, serve(t, ca, link.KindNode, n))
+		_, err := c.Wait(t.Context(), "op-1", func([]*operatorv1.Isolation) {})
+		if !errors.Is(err, client.ErrStopped) {
+			t.Errorf("%s: got %v, want %v", tt.order.GetState(), err, client.ErrStopped)
+			continue
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v does not say %q", tt.order.GetState(), err, want)
+			}
+		}
+	}
+}
+
+// Ensure a node that is away for a moment does not end the waiting for an approval.
+func TestWaitOutlastsTheNode(t *testing.T) {
+	ca := linktest.NewCA(t)
+	n := &node{op: func(call int64) (*operatorv1.GetOperationResponse, error) {
+		switch call {
+		case 1:
+			return &operatorv1.GetOperationResponse{Order: &operatorv1.Operation{State: "waiting"}}, nil
+		case 2:
+			return nil, connect.NewError(connect.CodeUnavailable, errors.New("no leader"))
+		}
+		return &operatorv1.GetOperationResponse{Order: &operatorv1.Operation{State: "ordered"}, Hosts: []*operatorv1.Isolation{{State: "applied"}}}, nil
+	}}
+	soon := client.Options{RetryFor: time.Millisecond, RetryUnreachable: time.Millisecond}
+	c := connectTo(t, ca, soon, serve(t, ca, link.KindNode, n))
+	if got, err := c.Wait(t.Context(), "op", func([]*operatorv1.Isolation) {}); err != nil || len(got) != 1 {
+		t.Errorf("got %v, error %v; want the host", got, err)
 	}
 }
 

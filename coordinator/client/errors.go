@@ -27,6 +27,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrTimeout: the caller's time ran out.
 	ErrTimeout = errors.New("timed out")
+	// ErrStopped: an order was given and never went out (see StoppedError).
+	ErrStopped = errors.New("it never went out, and nothing was done")
 	// ErrUntrusted: what answers at the address is no node of the context's cluster.
 	ErrUntrusted = errors.New("the server is not trusted")
 )

@@ -153,21 +153,52 @@ func NewID(prefix string) string {
 // Settled says whether a host's part of an operation is over.
 func Settled(i *operatorv1.Isolation) bool { return i.GetState() != "" && i.GetState() != "pending" }
 
+// StoppedError is an ErrStopped: the order was vetoed, or waited for too long.
+type StoppedError struct{ Order *operatorv1.Operation }
+
+// Error says who stopped it and why.
+func (e *StoppedError) Error() string {
+	o := e.Order
+	why := "was vetoed by " + o.GetVetoedBy() + ": " + o.GetVetoReason()
+	if o.GetState() != "vetoed" {
+		why = "expired at " + time.Unix(0, o.GetExpires()).UTC().Format(time.RFC3339)
+		if missing := o.GetApprovalsMissing(); missing > 0 {
+			why += fmt.Sprintf(": of those who must sign it %d had not", missing)
+		}
+	}
+	return fmt.Sprintf("%s %s: %v", o.GetId(), why, ErrStopped)
+}
+
+// Unwrap returns ErrStopped.
+func (e *StoppedError) Unwrap() error { return ErrStopped }
+
+// Stopped is the StoppedError of an order that never goes out; nil of any other.
+func Stopped(o *operatorv1.Operation) error {
+	if o.GetState() == "vetoed" || o.GetState() == "expired" {
+		return &StoppedError{o}
+	}
+	return nil
+}
+
 // Wait polls an operation until every host has settled, and calls seen with every
 // answer. When ctx ends first it returns the last answer with the reason: what was
-// ordered goes on without us.
+// ordered goes on without us. An order that never goes out ends it with a StoppedError.
 func (c *Client) Wait(ctx context.Context, operation string, seen func([]*operatorv1.Isolation)) ([]*operatorv1.Isolation, error) {
 	var last []*operatorv1.Isolation
+	known := false // one that waits for another operator is known and has no host yet
 	pause := 50 * time.Millisecond
 	for {
 		asked := time.Now()
 		res, err := c.Operation(ctx, operation)
-		if err != nil && (len(last) == 0 || !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoLeader)) {
+		if err != nil && (!known || !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoLeader)) {
 			return last, err
 		}
 		if err == nil {
-			last = res.GetHosts()
+			last, known = res.GetHosts(), true
 			seen(last)
+			if err := Stopped(res.GetOrder()); err != nil {
+				return last, err
+			}
 			open := false
 			for _, i := range last {
 				open = open || !Settled(i)
