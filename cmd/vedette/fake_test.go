@@ -319,6 +319,9 @@ func (f *fake) ListFindings(ctx context.Context, r *operatorv1.ListFindingsReque
 	if res, err := f.longList(ctx, r); res != nil || err != nil {
 		return res, err
 	}
+	if r.GetHost() != "" && len(f.hosts(&operatorv1.Selector{Ids: []string{r.GetHost()}}, false)) == 0 {
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("host %q: not found", r.GetHost()))
+	}
 	rows := slices.DeleteFunc(fixedFindings(), func(row *operatorv1.FindingRow) bool {
 		return r.GetHost() != "" && row.GetHost() != r.GetHost() && row.GetHostName() != r.GetHost() || row.GetFinding().GetTime() < r.GetSince()
 	})

@@ -24,6 +24,9 @@ func (s *Server) ListDrills(ctx context.Context, r *operatorv1.ListDrillsRequest
 	if err != nil {
 		return nil, err
 	}
+	if err := s.ofHost(ctx, r.GetHost()); err != nil {
+		return nil, err
+	}
 	results, row, err := s.cfg.DB.Drills(ctx, r.GetHost(), page)
 	if err != nil {
 		return nil, readError(err)

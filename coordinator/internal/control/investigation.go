@@ -25,6 +25,9 @@ func (s *Server) ListInvestigations(ctx context.Context, r *operatorv1.ListInves
 	if err != nil {
 		return nil, err
 	}
+	if err := s.ofHost(ctx, r.GetHost()); err != nil {
+		return nil, err
+	}
 	rows, row, err := s.cfg.DB.Investigations(ctx, store.InvestigationFilter{Verdict: r.GetVerdict(), Host: r.GetHost(), Since: r.GetSince()}, page)
 	if err != nil {
 		return nil, readError(err)

@@ -92,6 +92,44 @@ func TestPagesOfUnlearns(t *testing.T) {
 	refusesTokens(t, d, of(""))
 }
 
+// Ensure a list of one host says when there is no such host, and that one which was removed
+// is found by its id.
+func TestListsOfNoHost(t *testing.T) {
+	d := newDesk(t)
+	d.host("h-1", "web", time.Now(), 0.9)
+	d.put(&raftv1.Command{Body: &raftv1.Command_RemoveHost{RemoveHost: &raftv1.RemoveHost{Host: "h-1", Reason: "scrapped"}}})
+	for name, of := range map[string]func(host string) error{
+		"findings": func(host string) error {
+			res, err := d.ListFindings(d.ctx, &operatorv1.ListFindingsRequest{Host: host})
+			if err == nil && len(res.GetFindings()) == 0 {
+				t.Error("the finding is not listed")
+			}
+			return err
+		},
+		"isolations": func(host string) error {
+			_, err := d.ListIsolations(d.ctx, &operatorv1.ListIsolationsRequest{Host: host})
+			return err
+		},
+		"investigations": func(host string) error {
+			_, err := d.ListInvestigations(d.ctx, &operatorv1.ListInvestigationsRequest{Host: host})
+			return err
+		},
+		"drills": func(host string) error {
+			_, err := d.ListDrills(d.ctx, &operatorv1.ListDrillsRequest{Host: host})
+			return err
+		},
+	} {
+		for _, host := range []string{"h-1", ""} {
+			if err := of(host); err != nil {
+				t.Errorf("%s of host %q: %v", name, host, err)
+			}
+		}
+		if err := of("web-h-2"); connect.CodeOf(err) != connect.CodeNotFound {
+			t.Errorf("%s of a host that is none: got %v, want %v", name, err, connect.CodeNotFound)
+		}
+	}
+}
+
 // Ensure every operator is reached over pages, once and by name, whether seen, revoked or both, that the list of
 // who is revoked comes with the first page alone, and that a token which is none is refused.
 func TestPagesOfOperators(t *testing.T) {

@@ -44,3 +44,12 @@ func (s *Server) follows(ctx context.Context, row string) (string, error) {
 	}
 	return row + "." + strconv.FormatUint(index, 36), nil
 }
+
+// ofHost refuses a list of one host that nobody knows: an empty list would say that it is
+// well, and the name was only mistyped. "" is every host.
+func (s *Server) ofHost(ctx context.Context, idOrName string) error {
+	if idOrName == "" {
+		return nil
+	}
+	return readError(s.cfg.DB.KnowsHost(ctx, idOrName))
+}

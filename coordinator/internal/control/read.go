@@ -90,6 +90,9 @@ func (s *Server) ListFindings(ctx context.Context, r *operatorv1.ListFindingsReq
 	if err != nil {
 		return nil, err
 	}
+	if err := s.ofHost(ctx, r.GetHost()); err != nil {
+		return nil, err
+	}
 	findings, row, err := s.cfg.DB.Findings(ctx, store.FindingFilter{Host: r.GetHost(), Since: r.GetSince(), Storyline: r.GetStoryline()}, page)
 	if err != nil {
 		return nil, readError(err)
@@ -163,6 +166,9 @@ func (s *Server) GetIncident(ctx context.Context, r *operatorv1.GetIncidentReque
 // ListIsolations implements the service; it is linearizable.
 func (s *Server) ListIsolations(ctx context.Context, r *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error) {
 	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.ofHost(ctx, r.GetHost()); err != nil {
 		return nil, err
 	}
 	isolations, token, err := s.cfg.DB.Isolations(ctx, store.IsolationFilter{Host: r.GetHost(), Active: r.GetActive()},
