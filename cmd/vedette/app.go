@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,8 +51,8 @@ func (a *app) run(ctx context.Context, args []string) int {
 		err = usage("%w\nsee '%s --help'", err, cmd.CommandPath())
 	}
 	code := exitCode(err)
-	if text := err.Error(); text != "" {
-		a.say("vedette: %s", text)
+	if text := errorText(err); text != "" {
+		a.lines("vedette: " + text)
 	}
 	switch {
 	case errors.Is(err, client.ErrNoLeader):
@@ -63,14 +61,6 @@ func (a *app) run(ctx context.Context, args []string) int {
 		a.say("Is a node running at these addresses, and may this machine reach it (TCP)? 'vedette config get-contexts' shows where they come from.")
 	}
 	return code
-}
-
-// say writes one message for a person to stderr; what a name or a message from
-// elsewhere carries cannot drive the terminal.
-func (a *app) say(format string, args ...any) {
-	for _, line := range strings.Split(fmt.Sprintf(format, args...), "\n") {
-		_, _ = fmt.Fprintln(a.stderr, output.Safe(line)) // nowhere is left to say that stderr is gone
-	}
 }
 
 // env is the environment's word for a global flag.

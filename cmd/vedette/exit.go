@@ -36,11 +36,13 @@ func (e *coded) Unwrap() error { return e.error }
 
 // usage is a command line that makes no sense: exit code 2.
 func usage(format string, args ...any) error {
+	foreign(args)
 	return &coded{exitUsage, fmt.Errorf(format, args...)}
 }
 
 // exit is an error with a code of its own.
 func exit(code int, format string, args ...any) error {
+	foreign(args)
 	return &coded{code, fmt.Errorf(format, args...)}
 }
 

@@ -145,7 +145,7 @@ func (h *hunter) ask(ctx context.Context, s *session, args []string) (*sensorv1.
 	if _, err := hunt.Parse(args[0]); err != nil {
 		var wrong *hunt.Error
 		if errors.As(err, &wrong) {
-			return nil, nil, usage("%s\n%s", wrong.Message, wrong.Caret())
+			return nil, nil, usage("%s\n%s", wrong.Message, own(wrong.Caret()))
 		}
 		return nil, nil, usage("%w", err)
 	}
