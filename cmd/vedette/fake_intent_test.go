@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
@@ -40,8 +41,11 @@ func (f *fake) ApplyIntent(_ context.Context, r *operatorv1.ApplyIntentRequest) 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, again := f.keys[r.GetIdempotencyKey()]; again || r.GetIdempotencyKey() == "" {
-		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no idempotency key, or one that was used"))
+	if r.GetIdempotencyKey() == "" {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no idempotency key"))
+	}
+	if made, err := strconv.ParseUint(f.keys[r.GetIdempotencyKey()], 10, 64); err == nil {
+		return &operatorv1.ApplyIntentResponse{Version: made}, nil
 	}
 	if f.mode == "race" { // somebody else is a moment earlier
 		f.mode = ""

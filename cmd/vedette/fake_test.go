@@ -49,6 +49,7 @@ type fake struct {
 	// what waits for another operator
 	grants map[string]*sensorv1.SignedGrant
 	orders map[string][]string
+	given  map[string]*operatorv1.Operation // what went out, as a whole
 	calls  map[string]int
 	// versions of the intent, oldest first, and the one that connected hosts hold
 	intents []*sensorv1.SignedIntent
@@ -70,7 +71,7 @@ type fake struct {
 func start(t testing.TB, dir string) (*fake, func(string) string) {
 	t.Helper()
 	f := &fake{t: t, ca: linktest.NewCA(t), ops: map[string][]*operatorv1.Isolation{}, keys: map[string]string{}, calls: map[string]int{},
-		grants: map[string]*sensorv1.SignedGrant{}, orders: map[string][]string{}}
+		grants: map[string]*sensorv1.SignedGrant{}, orders: map[string][]string{}, given: map[string]*operatorv1.Operation{}}
 	n1, n2 := f.serve(f.ca, "n1"), f.serve(f.ca, "n2")
 	f.at = []string{n1, n2}
 	stranger := f.serve(linktest.NewCA(t), "n1")
@@ -361,6 +362,7 @@ func (f *fake) SubmitGrant(_ context.Context, r *operatorv1.SubmitGrantRequest) 
 		f.grants[op], f.orders[op], f.ops[op] = r.GetGrant(), r.GetHosts(), nil
 		return &operatorv1.SubmitGrantResponse{Operation: op, ApprovalsMissing: g.GetApprovals() - 1}, nil
 	}
+	f.given[op] = &operatorv1.Operation{Id: op, State: "ordered", Action: grant.Word(g.GetAction()), Grant: r.GetGrant(), Hosts: r.GetHosts()}
 	for n, host := range r.GetHosts() {
 		i := &operatorv1.Isolation{
 			Id: op + "/" + host, Host: host, HostName: names[host], State: "pending", RequestedBy: signers[0].ID, Reason: g.GetReason(),
@@ -411,7 +413,7 @@ func (f *fake) GetOperation(_ context.Context, r *operatorv1.GetOperationRequest
 			i.State, i.AppliedAt, i.LeaseExpires = "applied", at(5), at(3605)
 		}
 	}
-	return &operatorv1.GetOperationResponse{Operation: r.GetOperation(), Hosts: rows}, nil
+	return &operatorv1.GetOperationResponse{Operation: r.GetOperation(), Hosts: rows, Order: f.given[r.GetOperation()]}, nil
 }
 
 func (f *fake) ListIsolations(_ context.Context, r *operatorv1.ListIsolationsRequest) (*operatorv1.ListIsolationsResponse, error) {

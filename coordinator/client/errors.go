@@ -29,6 +29,8 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrStopped: an order was given and never went out (see StoppedError).
 	ErrStopped = errors.New("it never went out, and nothing was done")
+	// ErrKeyUsed: the idempotency key is an earlier request's, for something else.
+	ErrKeyUsed = errors.New("this idempotency key was used before")
 	// ErrUntrusted: what answers at the address is no node of the context's cluster.
 	ErrUntrusted = errors.New("the server is not trusted")
 )

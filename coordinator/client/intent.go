@@ -188,7 +188,8 @@ func (c *Client) Intents(ctx context.Context) iter.Seq2[*Intent, error] {
 
 // ApplyIntent signs next with the operator's key as the version after before and
 // commits it. Its cluster, version, author, time and chain are set here; the key never
-// leaves this process. A repeated call with the same idempotency key applies it once.
+// leaves this process. A repeated call with the same idempotency key applies it once; a
+// key of another version is ErrKeyUsed.
 func (c *Client) ApplyIntent(ctx context.Context, next *sensorv1.Intent, before *Intent, key string) (*Intent, error) {
 	next.ClusterId, next.Author, next.IssuedAt = c.id.cluster, c.operator, issuedAfter(before, time.Now())
 	next.Version, next.Previous = before.Version()+1, before.Digest()
@@ -209,10 +210,20 @@ func (c *Client) ApplyIntent(ctx context.Context, next *sensorv1.Intent, before 
 		return nil, err
 	}
 	if res.GetVersion() != next.GetVersion() {
-		applied, _, err := c.IntentVersion(ctx, res.GetVersion()) // the same idempotency key again
-		return applied, err
+		return nil, c.keyOfVersion(ctx, key, res.GetVersion())
 	}
 	return &Intent{Content: next, Signer: c.operator, payload: signed.GetPayload()}, nil
+}
+
+// keyOfVersion says what a key was used for. Who repeats a command that was done finds
+// its version in force and signs nothing; who gets here has been overtaken since.
+func (c *Client) keyOfVersion(ctx context.Context, key string, version uint64) error {
+	earlier, _, err := c.IntentVersion(ctx, version)
+	if err != nil {
+		return fmt.Errorf("looking at version %d of the intent, which the idempotency key %q was used for: %w", version, key, err)
+	}
+	return fmt.Errorf("%w: %q is of version %d of the intent, by %s at %s (%s), which is not the newest; nothing was done now: use a new key", ErrKeyUsed, key,
+		version, earlier.Signer, time.Unix(0, earlier.Content.GetIssuedAt()).UTC().Format(time.RFC3339), earlier.Content.GetReason())
 }
 
 // maxAhead is how far another operator's clock may be ahead of this one's before a person

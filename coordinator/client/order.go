@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/vedette-edr/vedette/proto/grant"
 	"github.com/vedette-edr/vedette/proto/operatorv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -83,7 +85,36 @@ func (c *Client) Give(ctx context.Context, o Order) (*operatorv1.SubmitGrantResp
 	if key == "" {
 		key = NewID("key")
 	}
-	return c.SubmitGrant(ctx, &operatorv1.SubmitGrantRequest{Grant: signed, Hosts: set.Hosts(), IdempotencyKey: key})
+	given, err := c.SubmitGrant(ctx, &operatorv1.SubmitGrantRequest{Grant: signed, Hosts: set.Hosts(), IdempotencyKey: key})
+	if err == nil && o.Key != "" && given.GetOperation() != g.GetOperation() {
+		given.ApprovalsMissing, err = c.repeated(ctx, given.GetOperation(), g, o)
+	}
+	return given, err
+}
+
+// repeated says how many operators an earlier order still waits for, when it is the one
+// that g is: the coordinator knows it by its key alone, and answers the key of an order
+// for one host with that order, whatever it is asked for now.
+func (c *Client) repeated(ctx context.Context, operation string, g *sensorv1.Grant, o Order) (missing uint32, err error) {
+	res, err := c.Operation(ctx, operation)
+	if err != nil {
+		return 0, fmt.Errorf("looking at operation %s, which the idempotency key %q was used for: %w", operation, o.Key, err)
+	}
+	earlier, err := grant.Decode(res.GetOrder().GetGrant().GetPayload())
+	if err != nil {
+		return 0, fmt.Errorf("reading operation %s: %w", operation, err)
+	}
+	same := func(g *sensorv1.Grant) *sensorv1.Grant {
+		return &sensorv1.Grant{Action: g.GetAction(), Level: g.GetLevel(), Target: g.GetTarget(), LeaseSeconds: g.GetLeaseSeconds(),
+			Undoes: g.GetUndoes(), Preview: g.GetPreview()}
+	}
+	set, err := grant.NewHostSet(res.GetOrder().GetHosts())
+	if err != nil || !set.Matches(g) || !proto.Equal(same(earlier), same(g)) {
+		hosts := res.GetOrder().GetHosts()
+		return 0, fmt.Errorf("%w: %q is of operation %s, %s of %s (%s), which is another order; nothing was done now: use a new key", ErrKeyUsed, o.Key,
+			operation, grant.Word(earlier.GetAction()), plural(len(hosts), "host"), strings.Join(hosts[:min(len(hosts), 5)], ", "))
+	}
+	return res.GetOrder().GetApprovalsMissing(), nil
 }
 
 // Approve adds this operator's signature to an order that waits. What automation
