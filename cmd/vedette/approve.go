@@ -53,21 +53,28 @@ func approve(ctx context.Context, s *session, operation string, yes bool) error 
 			return err
 		}
 	}
-	if !yes {
+	if yes {
+		blast(s, seen)
+	} else {
 		tty, ok := s.terminal()
 		if !ok {
 			return usage("nobody can be asked here (no terminal): look with vedette operation show %s, then repeat with --yes", operation)
 		}
 		defer func() { _ = tty.Close() }()
-		s.say("%s %s of %s, by %s: %s", grant.Word(g.GetAction()), strings.Join(fields(targetText(g.GetTarget())), " "),
-			plural(int(g.GetHostCount()), "host"), order.GetRequestedBy(), g.GetReason())
+		for _, f := range append(grantFields(g), [2]string{"requested by", order.GetRequestedBy()}, [2]string{"finding", order.GetFinding()}) {
+			if f[1] != "" {
+				s.say("%-12s  %s", f[0], f[1])
+			}
+		}
+		names := s.hostNames(looking, order.GetHosts())
 		for i, host := range order.GetHosts() {
 			if i == 20 {
 				s.say("  … and %d more", len(order.GetHosts())-i)
 				break
 			}
-			s.say("  %s", host)
+			s.say("  %s", strings.Join(fields(host, names[host]), "  "))
 		}
+		blast(s, seen)
 		want := fmt.Sprint(g.GetHostCount())
 		if err := ask(ctx, tty, "About to sign it. Type the number of hosts to go on: ", want); err != nil {
 			return err

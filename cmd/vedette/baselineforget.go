@@ -72,7 +72,7 @@ back, within 30 days. The order and the host's answer are in the audit.`,
 					return usage("nobody can be asked here (no terminal): repeat with --yes")
 				}
 				defer func() { _ = tty.Close() }()
-				if err := ask(ctx, tty, fmt.Sprintf("About to have %s forget. Type yes to go on: ", first(res.GetHost().GetName(), u.GetHost())), "yes"); err != nil {
+				if err := ask(ctx, tty, fmt.Sprintf("About to have %s forget %s. Type yes to go on: ", first(res.GetHost().GetName(), u.GetHost()), unlearnText(&u)), "yes"); err != nil {
 					return err
 				}
 			}
@@ -92,6 +92,18 @@ back, within 30 days. The order and the host's answer are in the audit.`,
 	f.BoolVar(&wait, "wait", false, "wait for the host's answer")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
+}
+
+// unlearnText says what an order to forget is about.
+func unlearnText(u *sensorv1.Unlearn) string {
+	switch {
+	case len(u.GetKeys()) > 0:
+		return "the behaviours of " + plural(len(u.GetKeys()), "key")
+	case len(u.GetSubject()) > 0:
+		return "all that " + string(u.GetSubject()) + " does, and that starts it"
+	default:
+		return "all that came first since " + clock(u.GetSince())
+	}
 }
 
 // forgotten shows an order, after the host's answer when somebody waits for it.

@@ -286,7 +286,11 @@ func (f *fake) ApproveOperation(_ context.Context, r *operatorv1.ApproveOperatio
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	signed := f.grants[r.GetOperation()]
-	signer, err := grant.VerifyPayload(r.GetSignature(), signed.GetPayload(), f.ca.Roots(), linktest.Cluster, time.Now())
+	payload := signed.GetPayload()
+	if len(r.GetPayload()) > 0 {
+		payload = r.GetPayload()
+	}
+	signer, err := grant.VerifyPayload(r.GetSignature(), payload, f.ca.Roots(), linktest.Cluster, time.Now())
 	if err != nil {
 		return nil, connect.NewError(connect.CodePermissionDenied, err)
 	}
@@ -368,7 +372,9 @@ func (f *fake) SubmitGrant(_ context.Context, r *operatorv1.SubmitGrantRequest) 
 			Id: op + "/" + host, Host: host, HostName: names[host], State: "pending", RequestedBy: signers[0].ID, Reason: g.GetReason(),
 			Operation: op, Action: grant.Word(g.GetAction()), Target: g.GetTarget(),
 		}
-		i.State = f.outcome(n, i.Action)
+		if i.State = f.outcome(n, i.Action); g.GetPreview() {
+			i.State, i.Detail = "previewed", "3 processes would end"
+		}
 		if i.State == "applied" {
 			i.AppliedAt = at(5)
 			i.LeaseExpires = at(5) + int64(g.GetLeaseSeconds())*int64(time.Second)
@@ -401,6 +407,9 @@ func (f *fake) GetOperation(_ context.Context, r *operatorv1.GetOperationRequest
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	rows := f.ops[r.GetOperation()]
+	if r.GetOperation() == "op-proposed" {
+		return &operatorv1.GetOperationResponse{Operation: r.GetOperation(), Order: f.proposal()}, nil
+	}
 	if signed := f.grants[r.GetOperation()]; signed != nil {
 		return &operatorv1.GetOperationResponse{Operation: r.GetOperation(), Order: f.waiting(r.GetOperation(), signed)}, nil
 	}

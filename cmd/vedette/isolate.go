@@ -122,7 +122,8 @@ func (o *order) run(ctx context.Context, s *session, args []string) error {
 		if err := printResults(s, results); err != nil {
 			return err
 		}
-		o.blast(s, seen)
+		blast(s, seen)
+		s.say("would %s", o.what(len(hosts)))
 		s.say("dry run: nothing was done")
 		return nil
 	}
@@ -143,7 +144,7 @@ func (o *order) run(ctx context.Context, s *session, args []string) error {
 		return err
 	}
 	operation := given.GetOperation()
-	s.say("operation %s: %s %s", operation, o.verb, plural(len(hosts), "host"))
+	s.say("operation %s: %s", operation, o.what(len(hosts)))
 	if missing := int(given.GetApprovalsMissing()); missing > 0 {
 		s.say("nothing is done yet: it waits for %s to run: vedette approve %s", plural(missing, "more operator"), operation)
 	}
@@ -175,7 +176,7 @@ func pick(ctx context.Context, s *session, req *operatorv1.PreviewOrderRequest) 
 }
 
 // blast says what else an order touches, and what the governor wants for it.
-func (o *order) blast(s *session, seen *operatorv1.PreviewOrderResponse) {
+func blast(s *session, seen *operatorv1.PreviewOrderResponse) {
 	if n := len(seen.GetProtected()); n > 0 {
 		s.say("protected by the intent, and named all the same: %s", strings.Join(seen.GetProtected()[:min(n, 5)], ", ")+more(n, 5))
 	}
@@ -209,13 +210,13 @@ func more(n, shown int) string {
 func (o *order) confirm(ctx context.Context, s *session, seen *operatorv1.PreviewOrderResponse) error {
 	hosts := seen.GetHosts()
 	if o.yes {
-		o.blast(s, seen)
+		blast(s, seen)
 		return nil
 	}
 	tty, ok := s.terminal()
 	if !ok {
-		return usage("nobody can be asked here (no terminal): repeat with --yes to %s %s, or look first with --dry-run",
-			o.verb, plural(len(hosts), "host"))
+		return usage("nobody can be asked here (no terminal): repeat with --yes to %s, or look first with --dry-run",
+			o.what(len(hosts)))
 	}
 	defer func() { _ = tty.Close() }()
 	const shown = 20
@@ -226,23 +227,40 @@ func (o *order) confirm(ctx context.Context, s *session, seen *operatorv1.Previe
 		}
 		s.say("  %s", strings.Join(fields(h.GetId(), h.GetName(), h.GetAddress(), h.GetState(), labels(h.GetLabels())), "  "))
 	}
-	o.blast(s, seen)
-	what := plural(len(hosts), "host")
-	if o.leased() {
-		what += " for " + o.ttl.String()
-	}
+	blast(s, seen)
 	want, how := "yes", "yes"
 	if len(hosts) > 1 {
 		want, how = fmt.Sprint(len(hosts)), "the number of hosts"
 	}
-	return ask(ctx, tty, fmt.Sprintf("About to %s %s. Type %s to go on: ", o.verb, what, how), want)
+	return ask(ctx, tty, fmt.Sprintf("About to %s. Type %s to go on: ", o.what(len(hosts)), how), want)
+}
+
+// what says the whole of what is ordered: who agrees to it agrees to no more.
+func (o *order) what(n int) string {
+	hosts := plural(n, "host")
+	text := o.verb + " " + hosts
+	switch target := targetText(o.target); {
+	case o.undoes != "":
+		text = "end what operation " + o.undoes + " contained on " + hosts
+	case target != "":
+		text = o.verb + " " + target + " on " + hosts
+	case o.level != "" && o.level != "full":
+		text += ", level " + o.level
+	}
+	if o.ask {
+		return text + " (asks only: the hosts say what they would do, and do nothing)"
+	}
+	if o.leased() {
+		text += " for " + o.ttl.String()
+	}
+	return text
 }
 
 // planned is the result of a dry run at one host.
 func (o *order) planned(h *operatorv1.Host) result {
 	return result{
 		Host: h.GetId(), Name: h.GetName(), Action: o.verb, Result: "dry-run",
-		Detail: fmt.Sprintf("%s, isolation %s", h.GetState(), first(h.GetIsolation(), "none")),
+		Detail: strings.Join(fields(h.GetState(), "isolation "+first(h.GetIsolation(), "none"), targetText(o.target)), ", "),
 	}
 }
 
@@ -323,46 +341,4 @@ func (o *order) results(operation string, hosts []*operatorv1.Host, rows []*oper
 		results[n] = r
 	}
 	return results
-}
-
-// verdict turns the hosts' results into the command's.
-func (o *order) verdict(operation string, results []result, late bool) error {
-	count := map[string]int{}
-	for _, r := range results {
-		count[r.Result]++
-	}
-	bad := count["refused"] + count["failed"]
-	switch {
-	case late && count["pending"] > 0:
-		return exit(exitTimeout, "timed out with %d of %s pending; operation %s goes on: vedette isolation watch %s",
-			count["pending"], plural(len(results), "host"), operation, operation)
-	case o.wait && count["pending"] > 0:
-		return exit(exitTimeout, "operation %s has ended with %d of %s pending: look at vedette isolation list --operation %s",
-			operation, count["pending"], plural(len(results), "host"), operation)
-	case bad == 0:
-		return nil
-	case bad == len(results):
-		return exit(exitError, "%s: none of %s", o.verb, plural(len(results), "host"))
-	default:
-		return exit(exitPartial, "%s: %d of %s applied, %d pending, %d refused, %d failed",
-			o.verb, count["applied"], plural(len(results), "host"), count["pending"], count["refused"], count["failed"])
-	}
-}
-
-// outcome is one host's result in the contract's words. An isolation that was
-// applied and has ended since was applied.
-func outcome(i *operatorv1.Isolation) string {
-	switch state := i.GetState(); state {
-	case "refused", "failed":
-		return state
-	case "applied", "released", "previewed":
-		return "applied"
-	case "expired":
-		if i.GetAppliedAt() > 0 {
-			return "applied"
-		}
-		return "failed"
-	default:
-		return "pending"
-	}
 }

@@ -127,18 +127,28 @@ func operationPage(g *output.Page, o *operatorv1.Operation, names map[string]str
 }
 
 func grantLines(g *output.Page, signed *sensorv1.Grant) {
+	for _, f := range grantFields(signed) {
+		g.Field(f[0], f[1])
+	}
+}
+
+// grantFields is all that a grant asks for, by name; "" where it says nothing of it.
+func grantFields(signed *sensorv1.Grant) [][2]string {
 	action := grant.Word(signed.GetAction())
 	if signed.GetAction() == sensorv1.Action_ACTION_ISOLATE {
 		action += ", level " + grant.LevelWord(signed.GetLevel())
 	}
-	g.Field("action", action)
-	g.Field("target", targetText(signed.GetTarget()))
-	if signed.GetLeaseSeconds() > 0 {
-		g.Field("lease", (time.Duration(min(signed.GetLeaseSeconds(), 1<<32)) * time.Second).String())
+	if signed.GetPreview() {
+		action += " (asks only: the hosts say what they would do, and do nothing)"
 	}
-	g.Field("undoes", signed.GetUndoes())
-	g.Field("reason", signed.GetReason())
-	g.Field("signed for", plural(int(signed.GetHostCount()), "host"))
+	lease := ""
+	if signed.GetLeaseSeconds() > 0 {
+		lease = (time.Duration(min(signed.GetLeaseSeconds(), 1<<32)) * time.Second).String()
+	}
+	return [][2]string{
+		{"action", action}, {"target", targetText(signed.GetTarget())}, {"lease", lease}, {"undoes", signed.GetUndoes()},
+		{"reason", signed.GetReason()}, {"signed for", plural(int(signed.GetHostCount()), "host")},
+	}
 }
 
 // targetText says what an action is done to.

@@ -46,7 +46,7 @@ func printResults(s *session, results []result) error {
 
 func resultColour(r result) output.Colour {
 	switch r.Result {
-	case "applied":
+	case "applied", "previewed":
 		return output.Green
 	case "pending", "dry-run":
 		return output.Yellow
