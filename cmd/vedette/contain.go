@@ -79,7 +79,7 @@ func containments() []containment {
 
 func processTarget(c *cobra.Command) func() (*sensorv1.Target, error) {
 	storyline := c.Flags().String("storyline", "", "every process of this storyline, as a finding names it")
-	process := c.Flags().String("process", "", "this process and what descends from it, PID:START as a finding names them (START in ns since boot)")
+	process := c.Flags().String("process", "", "this process and what descends from it, PID.START as 'finding show' and 'hunt -o wide' name it (id; START in ns since boot)")
 	return func() (*sensorv1.Target, error) {
 		if (*storyline == "") == (*process == "") {
 			return nil, usage("give --storyline or --process: which processes are meant")
@@ -87,11 +87,11 @@ func processTarget(c *cobra.Command) func() (*sensorv1.Target, error) {
 		if *storyline != "" {
 			return &sensorv1.Target{Storyline: *storyline}, nil
 		}
-		pid, start, ok := strings.Cut(*process, ":")
+		pid, start, ok := strings.Cut(strings.Replace(*process, ":", ".", 1), ".") // as older versions had it
 		number, err := strconv.ParseUint(pid, 10, 32)
 		began, startErr := strconv.ParseUint(start, 10, 64)
-		if !ok || err != nil || startErr != nil || number < 2 {
-			return nil, usage("--process %q: it must be PID:START, because a PID alone may be another process by now", *process)
+		if !ok || err != nil || startErr != nil || number < 2 || began == 0 {
+			return nil, usage("--process %q: it must be PID.START, because a PID alone may be another process by now", *process)
 		}
 		return &sensorv1.Target{Process: &sensorv1.ProcessTarget{Pid: uint32(number), Start: began}}, nil
 	}

@@ -24,8 +24,8 @@ func (f *fake) Hunt(_ context.Context, r *operatorv1.HuntRequest, stream *connec
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("the hunt asks for nothing"))
 	}
 	begin := &operatorv1.HuntResponse{Body: &operatorv1.HuntResponse_Begun{Begun: &operatorv1.HuntBegun{Id: "hunt-abc", Hosts: 3}}}
-	row := &sensorv1.Sighting{Time: at(1), Kind: "process", Type: "exec", Storyline: "10.100", ParentPid: 10, ParentImage: []byte("/usr/sbin/nginx"),
-		ParentArgv: [][]byte{[]byte("nginx")}, Process: &sensorv1.Process{Pid: 20, StartTime: at(1), Image: []byte("/usr/bin/nc"), User: "www-data",
+	row := &sensorv1.Sighting{Time: at(1), Kind: "process", Type: "exec", Storyline: "10.100", ParentPid: 10, ParentStart: 100, ParentImage: []byte("/usr/sbin/nginx"),
+		ParentArgv: [][]byte{[]byte("nginx")}, Process: &sensorv1.Process{Pid: 20, Start: 99, StartTime: at(1), Image: []byte("/usr/bin/nc"), User: "www-data",
 			Argv: [][]byte{[]byte("nc"), []byte("-e"), []byte("a b")}, Sha256: []byte{0xab}}}
 	evil := &sensorv1.Sighting{Time: at(2), Kind: "dns", Type: "dns", Process: &sensorv1.Process{Pid: 21, Image: []byte("/tmp/\x1b]0;owned\a\xff")},
 		Flow:    &sensorv1.Flow{Protocol: 17, Local: []byte{10, 0, 0, 5}, LocalPort: 50000, Remote: []byte{10, 0, 0, 1}, RemotePort: 53},

@@ -182,6 +182,7 @@ func processPart(g *output.Page, p *sensorv1.Process) {
 	g.Painted(output.Red, "image is", strings.Join(p.GetImageTraits(), ", "))
 	g.Field("sha256", hex.EncodeToString(p.GetSha256()))
 	g.Field("pid", fmt.Sprintf("%d, since %s", p.GetPid(), clock(p.GetStartTime())))
+	g.Field("id", shape.ProcessID(p))
 	g.Field("user", fmt.Sprintf("%s (uid %d)", shape.User(p), p.GetUid()))
 	g.Field("directory", string(p.GetCwd()))
 	g.Field("unit", p.GetUnit())

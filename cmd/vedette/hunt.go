@@ -254,6 +254,7 @@ func huntTable() output.List[*operatorv1.HuntRow] {
 			}},
 			{Head: "WHAT", Max: 90, Cell: func(r row) string { return seen(r.GetSighting()) }},
 			{Head: "PARENT", Wide: true, Cell: func(r row) string { return string(r.GetSighting().GetParentImage()) }},
+			{Head: "PROCESS", Wide: true, Cell: func(r row) string { return shape.ProcessID(r.GetSighting().GetProcess()) }},
 			{Head: "STORYLINE", Wide: true, Cell: func(r row) string { return r.GetSighting().GetStoryline() }},
 		},
 	}

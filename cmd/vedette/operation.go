@@ -161,7 +161,7 @@ func targetText(t *sensorv1.Target) string {
 	}
 	add("storyline", t.GetStoryline())
 	if p := t.GetProcess(); p != nil {
-		add("process", fmt.Sprintf("%d:%d", p.GetPid(), p.GetStart()))
+		add("process", fmt.Sprintf("%d.%d", p.GetPid(), p.GetStart()))
 	}
 	add("image", hex.EncodeToString(t.GetImageSha256()))
 	add("addresses", strings.Join(t.GetPrefixes(), ", "))

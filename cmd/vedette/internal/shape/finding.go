@@ -30,7 +30,11 @@ type Finding struct {
 
 // Ancestor is a process above another.
 type Ancestor struct {
-	PID       uint32   `json:"pid"`
+	PID uint32 `json:"pid"`
+	// ID is what `contain --process` takes, exact in any JSON reader; Start is in ns since
+	// boot. Both are null where the start is not told.
+	ID        *string  `json:"id"`
+	Start     *uint64  `json:"start"`
 	StartTime Time     `json:"start_time"`
 	Image     string   `json:"image"`
 	Argv      []string `json:"argv"`
@@ -118,11 +122,23 @@ func FromFinding(row *operatorv1.FindingRow) Finding {
 }
 
 func ancestor(p *sensorv1.Process) Ancestor {
-	a := Ancestor{p.GetPid(), Time(p.GetStartTime()), output.Lossless(p.GetImage()), []string{}, User(p)}
+	a := Ancestor{PID: p.GetPid(), ID: text(ProcessID(p)), StartTime: Time(p.GetStartTime()), Image: output.Lossless(p.GetImage()), Argv: []string{}, User: User(p)}
+	if start := p.GetStart(); start != 0 {
+		a.Start = &start
+	}
 	for _, arg := range p.GetArgv() {
 		a.Argv = append(a.Argv, output.Lossless(arg))
 	}
 	return a
+}
+
+// ProcessID is PID.START, the identity of a process on its host: a PID alone may be another
+// one's by now. "" where the start is not told.
+func ProcessID(p *sensorv1.Process) string {
+	if p.GetPid() == 0 || p.GetStart() == 0 {
+		return ""
+	}
+	return strconv.FormatUint(uint64(p.GetPid()), 10) + "." + strconv.FormatUint(p.GetStart(), 10)
 }
 
 // User is the name of a process's user, or its number where there is no name.

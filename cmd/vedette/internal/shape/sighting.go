@@ -48,7 +48,7 @@ func FromSighting(row *operatorv1.HuntRow) Sighting {
 			Script: output.Lossless(p.GetScript()), SHA256: text(hex.EncodeToString(p.GetSha256())), ImageTraits: list(p.GetImageTraits()),
 			ArgvTruncated: p.GetArgvTruncated()}
 		if in.GetParentPid() != 0 {
-			parent := ancestor(&sensorv1.Process{Pid: in.GetParentPid(), Image: in.GetParentImage(), Argv: in.GetParentArgv()})
+			parent := ancestor(&sensorv1.Process{Pid: in.GetParentPid(), Start: in.GetParentStart(), Image: in.GetParentImage(), Argv: in.GetParentArgv()})
 			parent.User = ""
 			out.Process.Parent = &parent
 		}
