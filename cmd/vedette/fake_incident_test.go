@@ -21,6 +21,9 @@ func (f *fake) GetIncident(_ context.Context, r *operatorv1.GetIncidentRequest) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	res := &operatorv1.GetIncidentResponse{Incident: fixedIncident(), Findings: fixedFindings()[:1]}
+	if f.mode == "many" {
+		res.Incident.Findings = append(res.Incident.Findings, "f-2", "f-3")
+	}
 	if f.mode == "odd" || f.mode == "untold" || f.mode == "old" {
 		res.Findings[0].Finding.PValue = 0.001
 	}

@@ -88,10 +88,15 @@ func (a *app) incidentShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.Show(output.Shown{
+			err = s.Show(output.Shown{
 				Name: res.GetIncident().GetId(), Value: shape.FromIncidentDetail(res),
 				Page: func(g *output.Page) { incidentPage(g, res, s.hostNames(ctx, res.GetIncident().GetHosts())) },
 			})
+			if shown, all := len(res.GetFindings()), len(res.GetIncident().GetFindings()); err == nil && shown < all {
+				s.say("%d of its %d findings are shown: the newest, at most %d, of those that are kept; 'vedette finding list --storyline STORYLINE' has the others",
+					shown, all, maxPage)
+			}
+			return err
 		}),
 	}
 }

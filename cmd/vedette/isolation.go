@@ -27,9 +27,9 @@ func (a *app) isolationListCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "list isolations and releases, newest first",
-		Long: `Lists what was ordered, host by host. Its state is pending, applied, released,
-refused (the host did not accept the order), failed (tried, not proven, reverted) or
-expired (the lease ended).`,
+		Long: `Lists what was ordered, host by host: isolations, releases and containments. Its state is
+pending, applied, released, refused (the host did not accept the order), failed (tried,
+not proven, reverted), expired (the lease ended) or previewed (it only said what it would do).`,
 		Example: "  vedette isolation list --active\n  vedette isolation list --host web1 -o wide\n  vedette isolation list --operation op-abcdefghijkl -o json",
 		Args:    none,
 		RunE: a.listing(func(ctx context.Context, s *session, _ []string) error {
@@ -79,6 +79,8 @@ func isolationTable() output.List[*operatorv1.Isolation] {
 			{Head: "UNTIL", Cell: func(i row) string { return clock(i.GetLeaseExpires()) }},
 			{Head: "OPERATION", Cell: row.GetOperation},
 			{Head: "REASON", Max: 40, Cell: row.GetReason},
+			{Head: "TARGET", Wide: true, Cell: func(i row) string { return targetText(i.GetTarget()) }},
+			{Head: "LEVEL", Wide: true, Cell: row.GetLevel},
 			{Head: "HOST ID", Wide: true, Cell: row.GetHost},
 			{Head: "APPLIED", Wide: true, Cell: func(i row) string { return clock(i.GetAppliedAt()) }},
 			{Head: "SELF TEST", Wide: true, Cell: row.GetSelfTest},

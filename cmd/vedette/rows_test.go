@@ -131,7 +131,8 @@ func fixedIsolations() []*operatorv1.Isolation {
 			Id: "op-a/" + app1, Host: app1, HostName: "app1", State: "applied", RequestedBy: "operator:alice", Reason: "contain", LeaseExpires: at(14400),
 			Grant: "00ff", AppliedAt: at(3), SelfTest: "coordinator reached, probe cut", Action: "isolate", Operation: "op-a", RequestedAt: at(2),
 		},
-		{Id: "op-b/" + web1, Host: web1, HostName: "web1", State: "pending", RequestedBy: "operator:bob", Reason: hostile2(), Action: "isolate", Operation: "op-b", RequestedAt: at(1)},
+		{Id: "op-b/" + web1, Host: web1, HostName: "web1", State: "pending", RequestedBy: "operator:bob", Reason: hostile2(), Action: "isolate", Operation: "op-b", RequestedAt: at(1),
+			Target: &sensorv1.Target{Process: &sensorv1.ProcessTarget{Pid: 7, Start: 9}}, Detail: "it is disabled", Level: "jump"},
 	}
 }
 

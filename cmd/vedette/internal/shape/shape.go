@@ -200,27 +200,6 @@ func Losses(in []*sensorv1.Loss) []Loss {
 	return out
 }
 
-// Isolation is a row of `isolation list`.
-type Isolation struct {
-	ID           string `json:"id"`
-	Host         string `json:"host"`
-	State        string `json:"state"`
-	RequestedBy  string `json:"requested_by"`
-	Reason       string `json:"reason"`
-	LeaseExpires Time   `json:"lease_expires"`
-	Grant        string `json:"grant"`
-	AppliedAt    Time   `json:"applied_at"`
-	SelfTest     string `json:"self_test"`
-}
-
-// FromIsolation shapes an isolation.
-func FromIsolation(i *operatorv1.Isolation) Isolation {
-	return Isolation{
-		i.GetId(), i.GetHost(), i.GetState(), i.GetRequestedBy(), i.GetReason(),
-		Time(i.GetLeaseExpires()), i.GetGrant(), Time(i.GetAppliedAt()), i.GetSelfTest(),
-	}
-}
-
 // Operation is a row of `operation list`.
 type Operation struct {
 	ID               string   `json:"id"`
