@@ -17,8 +17,8 @@ import (
 // What one sensor may do, far above what an honest one does. A day of an honest one is
 // about a MiB, and a full spool comes once after a long absence.
 const (
-	// burstBytes come at any speed, what is beyond at sendRate bytes a second: the
-	// log and the disks are everybody's.
+	// burstBytes come at any speed, what is beyond at sendRate bytes a second: the log, the
+	// disks and the time in which entries are applied are everybody's. See weight.
 	burstBytes = 16 << 20
 	sendRate   = 256 << 10
 	// held for so long in one session is no spool that is being emptied.
@@ -51,7 +51,7 @@ const (
 type conduct struct {
 	mu       sync.Mutex // guards what follows
 	sessions int
-	budget   float64 // bytes that may come now
+	budget   float64 // bytes that may come now, or what weighs as much
 	at       time.Time
 	held     time.Duration
 	since    time.Time // when what follows was counted from
@@ -67,7 +67,7 @@ type conduct struct {
 // oddity is what no honest sensor does, and what exactly it was.
 type oddity struct{ conduct, detail string }
 
-// spend takes a batch's bytes from the budget and answers how long the next must wait.
+// spend takes what a batch weighs from the budget and answers how long the next must wait.
 func (c *conduct) spend(size int, now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,7 +243,7 @@ func (c *conduct) spotless(now time.Time) bool {
 // take the answer. It says how long the sensor is to be held back, when it sends too much.
 func (s *Server) conducted(n *session, batch *sensorv1.Batch, gap bool, size int) (wait time.Duration) {
 	now := s.cfg.Now()
-	wait = n.conduct.spend(size, now)
+	wait = n.conduct.spend(weight(batch, size), now)
 	for _, one := range n.conduct.odd(batch, gap, now) {
 		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: one.conduct, Detail: one.detail})
 	}

@@ -437,7 +437,10 @@ func (s *Server) answered(n *session, result *sensorv1.GrantResult) {
 // sensor is to be held back.
 func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch, size int) (wait time.Duration, err error) {
 	received := time.Now()
-	if err := state.CheckBatch(batch); err != nil {
+	if err = state.CheckBatch(batch); err == nil {
+		err = bounded(batch)
+	}
+	if err != nil {
 		s.cfg.Meter.Refused(meter.Malformed)
 		return 0, fmt.Errorf("%w: %w", errProtocol, err)
 	}

@@ -88,11 +88,7 @@ func TestClusterHostileSensor(t *testing.T) {
 	t.Run("10,000 records again and again", func(t *testing.T) {
 		served(t, func() {
 			session(t)
-			records := make([]*sensorv1.Record, 5000)
-			for i := range records {
-				records[i] = count()
-			}
-			batch := bad.batch(records...)
+			batch := bad.batch(counts(512)...)
 			for range 20 { // stale after the first
 				m, err := bad.send(batch, 10*time.Second)
 				if err != nil || m.GetAck() == nil {
@@ -127,6 +123,7 @@ func TestClusterHostileSensor(t *testing.T) {
 	ends("falling sequences", raw(&sensorv1.Batch{Boot: bad.boot, Prev: 5, Records: []*sensorv1.Record{{Sequence: 9}, {Sequence: 8}}}))
 	ends("a huge sequence", raw(&sensorv1.Batch{Boot: bad.boot, Records: []*sensorv1.Record{{Sequence: 1 << 63}}}))
 	ends("a short boot", raw(&sensorv1.Batch{Boot: []byte("x"), Records: []*sensorv1.Record{{Sequence: 1}}}))
+	ends("more records than a sensor sends at once", raw(bad.batch(counts(513)...)))
 	ends("an empty batch", raw(&sensorv1.Batch{Boot: bad.boot}))
 	ends("a frame of 4 GiB", func() error { _, err := bad.stream.Write([]byte{0xff, 0xff, 0xff, 0xff, 1}); return err })
 	ends("no protobuf", func() error { _, err := bad.stream.Write([]byte{0, 0, 0, 3, 0xff, 0xff, 0xff}); return err })

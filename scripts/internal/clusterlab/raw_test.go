@@ -200,6 +200,14 @@ func count() *sensorv1.Record {
 		WindowEnd: time.Now().UnixNano(), Deltas: []*sensorv1.BehaviourDelta{{Key: counted, Count: 1, LastSeen: time.Now().UnixNano()}}}}}
 }
 
+func counts(n int) []*sensorv1.Record {
+	all := make([]*sensorv1.Record, n)
+	for i := range all {
+		all[i] = count()
+	}
+	return all
+}
+
 // push gets one summary acknowledged, by whichever node will; it fails over as a
 // sensor does. It returns when ctx ends too.
 func (r *raw) push(ctx context.Context) error {
