@@ -180,7 +180,7 @@ func (a *applier) apply() (*raftv1.Result, error) {
 	case *raftv1.Command_SuspectSensor:
 		return a.suspectSensor(body.SuspectSensor, firstConducts)
 	case *raftv1.Command_SuspectConduct:
-		return a.suspectSensor(body.SuspectConduct.GetSensor(), Conducts())
+		return a.suspectSensor(body.SuspectConduct.GetSensor(), secondConducts)
 	case *raftv1.Command_ReportDivergence:
 		return a.reportDivergence(body.ReportDivergence)
 	case *raftv1.Command_RestoreCluster:

@@ -35,6 +35,12 @@ var firstConducts = []string{SuspectMalformed, SuspectTime, SuspectFlood, Suspec
 // FirstConduct says whether nodes of every release know it.
 func FirstConduct(conduct string) bool { return slices.Contains(firstConducts, conduct) }
 
+// secondConducts are those that suspect_conduct takes (command 74), in every release that knows it.
+// Never add one: nodes of the release before would reject the command that nodes of the next store,
+// and of one log they must make one state. A new conduct needs a command of its own, or is told
+// under one of these words with a detail that says what it was.
+var secondConducts = []string{SuspectMalformed, SuspectTime, SuspectFlood, SuspectVolume, SuspectClock, SuspectSequence, SuspectForged}
+
 // nsPerDay: each conduct of a host is told once a day.
 const nsPerDay = 24 * 3600 * int64(1e9)
 

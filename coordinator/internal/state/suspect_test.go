@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,6 +34,35 @@ func TestSuspectSensor(t *testing.T) {
 	kinds := l.kinds()
 	if got, want := strings.Count(kinds, "h-1 "+state.KindSuspect), 2*len(state.Conducts()); got != want {
 		t.Errorf("%d findings, want %d: %s", got, want, kinds)
+	}
+}
+
+// Ensure the commands that tell of conducts take the words that they took when they were made, and
+// no word that a later release adds: a node of an earlier one would make another state.
+func TestConductsOfCommandsAreFrozen(t *testing.T) {
+	l := newLog(t)
+	l.host("h-1")
+	defer state.AddConduct("later")()
+	first := []string{"malformed", "time", "behaviour-flood", "volume"}
+	second := append([]string{"clock", "sequence", "forged"}, first...)
+	for _, conduct := range state.Conducts() {
+		about := &raftv1.SuspectSensor{Host: "h-1", Conduct: conduct}
+		for _, c := range []struct {
+			cmd  *raftv1.Command
+			have []string
+		}{
+			{command(about), first},
+			{command(&raftv1.SuspectConduct{Sensor: about}), second},
+		} {
+			want := state.RejectInvalid
+			if slices.Contains(c.have, conduct) {
+				want = ""
+			}
+			l.want(want, c.cmd)
+		}
+	}
+	if got := len(state.Conducts()); got != len(second)+1 {
+		t.Errorf("%d conducts are known, want the %d of the commands and the later one", got, len(second))
 	}
 }
 
