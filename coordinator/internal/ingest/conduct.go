@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -39,6 +41,10 @@ const (
 	// where its node is. Only when the cluster was restored from a backup its node is elsewhere,
 	// and then for one stream, or for two: four batches of each are on their way.
 	maxGaps = 16
+	// maxReports of isolations are taken in freshPeriod. What they make is never removed: rows,
+	// and entries of the audit. An honest host makes a handful; one whose isolation somebody
+	// else breaks again and again tells of it once in five seconds.
+	maxReports = 1000
 	// maxLeap records are lost at once by no sensor: it would have made a hundred a second for
 	// months. A spool that overflowed leaves thousands out, and they are told as loss.
 	maxLeap = 1 << 30
@@ -58,6 +64,7 @@ type conduct struct {
 	fresh    int       // new behaviours
 	turned   int       // how often its clock went back
 	gaps     int       // batches that began behind what is stored
+	reports  int       // of isolations, and a KiB of them counts as one
 	// The stream that was judged last, up to where, and the time of its last summary.
 	boot  string
 	last  uint64
@@ -94,14 +101,19 @@ func (c *conduct) refill(now time.Time) {
 	c.at = now
 }
 
+// begin begins another period when one is over. It needs mu.
+func (c *conduct) begin(now time.Time) {
+	if now.Sub(c.since) > freshPeriod {
+		c.fresh, c.turned, c.gaps, c.reports, c.since = 0, 0, 0, 0, now
+	}
+}
+
 // odd names what no honest sensor does in a batch, each once; nothing for an honest one. The
 // records of a batch that did not follow what is stored were not taken, and are not judged.
 func (c *conduct) odd(batch *sensorv1.Batch, gap bool, now time.Time) (odd []oddity) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now.Sub(c.since) > freshPeriod {
-		c.fresh, c.turned, c.gaps, c.since = 0, 0, 0, now
-	}
+	c.begin(now)
 	if gap {
 		c.gaps++
 	} else {
@@ -179,6 +191,25 @@ func unforge(batch *sensorv1.Batch) (detail string) {
 	return detail
 }
 
+// shed empties a host's reports of isolations beyond maxReports before anything is proposed: the
+// state makes a loss of each. It says what they were; "" when nothing is shed.
+func (c *conduct) shed(batch *sensorv1.Batch, now time.Time) (detail string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begin(now)
+	for _, r := range batch.GetRecords() {
+		if r.GetIsolation() == nil {
+			continue
+		}
+		// Who sends them again, because a session ended, is counted again: it makes so few.
+		if c.reports += 1 + proto.Size(r.GetIsolation())>>10; c.reports > maxReports {
+			detail = fmt.Sprintf("These were reports of isolations: as much as %d in %s, of which %d are kept.", c.reports, now.Sub(c.since).Round(time.Second), maxReports)
+			r.Body = nil
+		}
+	}
+	return detail
+}
+
 // told is a sensor's own words, in as many as are told.
 func told(words string) string {
 	words = strings.ToValidUTF8(words, "?")
@@ -236,7 +267,7 @@ func (c *conduct) spotless(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refill(now)
-	return c.budget == burstBytes && (c.fresh == 0 && c.turned == 0 && c.gaps == 0 || now.Sub(c.since) > freshPeriod)
+	return c.budget == burstBytes && (c.fresh == 0 && c.turned == 0 && c.gaps == 0 && c.reports == 0 || now.Sub(c.since) > freshPeriod)
 }
 
 // conducted judges a batch before it is answered, so that nobody gets past it who does not
