@@ -23,8 +23,10 @@ const (
 	// disks and the time in which entries are applied are everybody's. See weight.
 	burstBytes = 16 << 20
 	sendRate   = 256 << 10
-	// held for so long in one session is no spool that is being emptied.
+	// held for so long without a pause is no spool that is being emptied.
 	maxHeld = 15 * time.Minute
+	// maxHelloHeld is how long a session waits at most for what its host owes.
+	maxHelloHeld = time.Second
 	// maxFresh behaviours are new on a host in freshPeriod: a first hour of learning has
 	// hundreds, a distribution's upgrade thousands.
 	maxFresh    = 20_000
@@ -74,21 +76,29 @@ type conduct struct {
 // oddity is what no honest sensor does, and what exactly it was.
 type oddity struct{ conduct, detail string }
 
-// spend takes what a batch weighs from the budget and answers how long the next must wait.
-func (c *conduct) spend(size int, now time.Time) time.Duration {
+// spend takes what something weighs from the budget. What is owed then is for debt to say.
+func (c *conduct) spend(weight int, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.refill(now)
+	before := c.owes(now)
 	if c.budget == burstBytes {
 		c.held = 0 // it has slowed down
 	}
-	c.budget -= float64(size)
-	if c.budget >= 0 {
-		return 0
-	}
-	wait := time.Duration(-c.budget / sendRate * float64(time.Second))
-	c.held += wait
-	return wait
+	c.budget -= float64(weight)
+	c.held += c.owes(now) - before
+}
+
+// debt is how long it must wait before it may send anything, in this session or in another.
+func (c *conduct) debt(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.owes(now)
+}
+
+// owes needs mu.
+func (c *conduct) owes(now time.Time) time.Duration {
+	c.refill(now)
+	return time.Duration(max(0, -c.budget) / sendRate * float64(time.Second))
 }
 
 // refill needs mu.
@@ -271,14 +281,36 @@ func (c *conduct) spotless(now time.Time) bool {
 }
 
 // conducted judges a batch before it is answered, so that nobody gets past it who does not
-// take the answer. It says how long the sensor is to be held back, when it sends too much.
-func (s *Server) conducted(n *session, batch *sensorv1.Batch, gap bool, size int) (wait time.Duration) {
-	now := s.cfg.Now()
-	wait = n.conduct.spend(weight(batch, size), now)
-	for _, one := range n.conduct.odd(batch, gap, now) {
+// take the answer.
+func (s *Server) conducted(n *session, batch *sensorv1.Batch, gap bool) {
+	for _, one := range n.conduct.odd(batch, gap, s.cfg.Now()) {
 		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: one.conduct, Detail: one.detail})
 	}
-	return wait
+}
+
+// admits takes the price of a session from its host's budget. Who owes waits before it has one,
+// but for a moment only: a session is how a host shows that it lives.
+func (s *Server) admits(ctx context.Context, n *session) error {
+	hold(ctx, min(n.conduct.debt(s.cfg.Now()), maxHelloHeld))
+	n.conduct.spend(helloWeight, s.cfg.Now())
+	return ctx.Err()
+}
+
+// holdBack lets a host wait for what it owes, before a message of its is taken and memory used for
+// it. A wait behind the message would end with the session, and the next one begin without.
+//
+//go:noinline
+func (s *Server) holdBack(ctx context.Context, n *session) {
+	hold(ctx, n.conduct.debt(s.cfg.Now()))
+}
+
+// charge takes from the budget what a message of so many bytes weighs that is no batch. Answers
+// are what the host was asked for, and bounded.
+func (s *Server) charge(n *session, m *sensorv1.SensorMessage, size uint32) {
+	if m.GetBatch() != nil || m.GetAnswer() != nil {
+		return
+	}
+	n.conduct.spend(max(int(size), messageWeight), s.cfg.Now())
 }
 
 func hold(ctx context.Context, wait time.Duration) {

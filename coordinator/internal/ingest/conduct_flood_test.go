@@ -74,7 +74,7 @@ func TestReportsOfIsolations(t *testing.T) {
 					r.Sequence += uint64(i * c.size)
 				}
 				b.Prev = uint64(i * c.size)
-				if _, err := s.batch(t.Context(), n, node, b, proto.Size(b)); err != nil {
+				if err := s.batch(t.Context(), n, node, b, proto.Size(b)); err != nil {
 					t.Fatal(err)
 				}
 				now = now.Add(c.every)

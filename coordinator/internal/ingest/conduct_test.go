@@ -19,20 +19,24 @@ func TestHostIsHeldBack(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	const batch = 256 << 10
 	for sent := 0; sent < burstBytes; sent += batch {
-		if wait := c.spend(batch, now); wait != 0 {
+		if c.spend(batch, now); c.debt(now) != 0 {
 			t.Fatalf("held back after %d bytes", sent)
 		}
 	}
 	began := now
 	for range 100 {
-		now = now.Add(c.spend(batch, now))
+		c.spend(batch, now)
+		now = now.Add(c.debt(now))
 	}
 	if took := now.Sub(began); took != 100*batch/sendRate*time.Second {
 		t.Errorf("100 batches of %d bytes took %s", batch, took)
 	}
+	if c.held.Round(time.Second) != now.Sub(began) {
+		t.Errorf("held back for %s, of which %s count", now.Sub(began), c.held)
+	}
 	now = now.Add(24 * time.Hour)
-	if wait := c.spend(batch, now); wait != 0 {
-		t.Errorf("held back for %s after a quiet day", wait)
+	if c.spend(batch, now); c.debt(now) != 0 {
+		t.Errorf("held back for %s after a quiet day", c.debt(now))
 	}
 }
 
@@ -226,7 +230,8 @@ func TestComingAgain(t *testing.T) {
 	for i := range uint64(10) {
 		c := all.enter("h-1")
 		next := all.enter("h-1") // takes its place before it ends
-		held = c.spend(burstBytes/4, now) > 0
+		c.spend(burstBytes/4, now)
+		held = c.debt(now) > 0
 		told = names(t, next.odd(&sensorv1.Batch{Prev: i, Records: []*sensorv1.Record{{Sequence: i + 1, Time: now.UnixNano(), Body: summary(maxFresh / 4)}}}, false, now))
 		all.leave("h-1", now)
 		all.leave("h-1", now)

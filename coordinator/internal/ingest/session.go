@@ -134,6 +134,9 @@ func (s *Server) accept(ctx context.Context, conn *link.Conn) (*session, net.Con
 		refused = s.register(n)
 		if registered = refused == nil; registered {
 			n.conduct = s.conducts.enter(n.host)
+			if err := s.admits(ctx, n); err != nil {
+				return n, stream, err
+			}
 		}
 	}
 	if refused == nil {
@@ -361,6 +364,7 @@ func (s *Server) read(ctx context.Context, n *session, stream net.Conn) error {
 		if err != nil {
 			return err
 		}
+		s.holdBack(ctx, n)
 		if err := s.workers.wait(func() error { return s.take(ctx, n, stream, size) }); err != nil {
 			return err
 		}
@@ -373,15 +377,10 @@ func (s *Server) take(ctx context.Context, n *session, stream net.Conn, size uin
 	if err := frame.ReadBody(stream, size, &m); err != nil {
 		return err
 	}
+	s.charge(n, &m, size)
 	switch body := m.GetBody().(type) {
 	case *sensorv1.SensorMessage_Batch:
-		size := proto.Size(body.Batch)
-		wait, err := s.batch(ctx, n, stream, body.Batch, size)
-		if err != nil {
-			return err
-		}
-		hold(ctx, wait)
-		return nil
+		return s.batch(ctx, n, stream, body.Batch, proto.Size(body.Batch))
 	case *sensorv1.SensorMessage_Renew:
 		return s.renew(ctx, n, body.Renew)
 	case *sensorv1.SensorMessage_Goodbye:
@@ -433,24 +432,24 @@ func (s *Server) answered(n *session, result *sensorv1.GrantResult) {
 }
 
 // batch answers by itself: nothing more is read before, and a message in the queue would
-// only be another goroutine to wake for every batch of every host. wait is how long the
-// sensor is to be held back.
-func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch, size int) (wait time.Duration, err error) {
+// only be another goroutine to wake for every batch of every host.
+func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *sensorv1.Batch, size int) error {
 	received := time.Now()
-	if err = state.CheckBatch(batch); err == nil {
+	err := state.CheckBatch(batch)
+	if err == nil {
 		err = bounded(batch)
 	}
 	if err != nil {
 		s.cfg.Meter.Refused(meter.Malformed)
-		return 0, fmt.Errorf("%w: %w", errProtocol, err)
+		return fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	if len(batch.GetRecords()) == 0 {
 		s.cfg.Meter.Refused(meter.Malformed)
-		return 0, fmt.Errorf("%w: an empty batch", errProtocol)
+		return fmt.Errorf("%w: an empty batch", errProtocol)
 	}
 	if size > maxEntry {
 		s.cfg.Meter.Refused(meter.Malformed)
-		return 0, fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)
+		return fmt.Errorf("%w: a batch of %d bytes, the limit is %d", errProtocol, size, maxEntry)
 	}
 	if forged := unforge(batch); forged != "" {
 		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: state.SuspectForged, Detail: forged})
@@ -458,6 +457,8 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 	if shed := n.conduct.shed(batch, s.cfg.Now()); shed != "" {
 		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: state.SuspectFlood, Detail: shed})
 	}
+	// Before it is proposed: who hangs up meanwhile has sent it all the same.
+	n.conduct.spend(weight(batch, size), s.cfg.Now())
 	ack, err := s.batcher.submit(ctx, &raftv1.HostBatch{Host: n.host, Batch: batch})
 	if err != nil {
 		s.cfg.Meter.Refused(meter.NotCommitted)
@@ -466,17 +467,17 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 			n.because(endNode, "a batch was not committed")
 			n.end(link.CodeInternal, "this node cannot reach a quorum: try another one")
 		}
-		return 0, fmt.Errorf("committing a batch: %w", err)
+		return fmt.Errorf("committing a batch: %w", err)
 	}
 	s.cfg.Meter.AckSeconds.Observe(time.Since(received).Seconds())
-	wait = s.conducted(n, batch, ack.GetGap(), size)
+	s.conducted(n, batch, ack.GetGap())
 	if ack.GetGap() {
 		s.cfg.Meter.Refused(meter.Gap)
 		s.counts.resumes.Add(1)
-		return wait, write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+		return write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Resume{Resume: &sensorv1.Resume{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 	}
 	s.counts.batches.Add(1)
 	s.counts.records.Add(uint64(len(batch.GetRecords())))
 	s.taken(batch, size)
-	return wait, write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
+	return write(stream, &sensorv1.CoordinatorMessage{Body: &sensorv1.CoordinatorMessage_Ack{Ack: &sensorv1.Ack{Boot: ack.GetBoot(), Sequence: ack.GetSequence()}}})
 }

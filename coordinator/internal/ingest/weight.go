@@ -28,6 +28,12 @@ const (
 	noteWeight    = 64      // 12 µs
 	findingWeight = 192     // 17 µs and the room that it takes
 	reportWeight  = 1 << 10 // of an isolation: to 120 µs, rows that stay, and the audit
+	// messageWeight is the least of a message that is no batch: decoding it, and its place in an
+	// entry with those of others.
+	messageWeight = 256
+	// helloWeight is a session's: two entries, a handshake, and what is read for it. A host that
+	// loses its sessions all the time begins one a second, and a quarter of sendRate is left.
+	helloWeight = 64 << 10
 )
 
 // bounded says what is wrong with the numbers in a batch.

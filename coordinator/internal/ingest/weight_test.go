@@ -77,10 +77,10 @@ func TestWeightIsWhatItCosts(t *testing.T) {
 			if err := bounded(c.batch); err != nil {
 				t.Fatal(err)
 			}
-			s := &Server{cfg: Config{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }}, suspects: newSuspects(time.Now)}
-			n := &session{server: s, conduct: &conduct{}}
+			now, did := time.Unix(1_700_000_000, 0), &conduct{}
 			cost, size := time.Duration(0), proto.Size(c.batch)
-			for s.conducted(n, c.batch, false, size) == 0 && cost < 10*most {
+			for did.debt(now) == 0 && cost < 10*most {
+				did.spend(weight(c.batch, size), now)
 				cost += time.Duration(c.items) * c.each
 			}
 			if cost > most {
@@ -167,7 +167,7 @@ func TestBatchesThatNoSensorSends(t *testing.T) {
 			log := &fakeLog{}
 			s, n, node, sensor := taker(t, log, time.Now)
 			go answers(sensor)
-			_, err := s.batch(t.Context(), n, node, c.batch, proto.Size(c.batch))
+			err := s.batch(t.Context(), n, node, c.batch, proto.Size(c.batch))
 			if bad := errors.Is(err, errProtocol); bad != c.bad || err != nil && !bad {
 				t.Errorf("got %v", err)
 			}
