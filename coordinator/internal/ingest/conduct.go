@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vedette-edr/vedette/coordinator/internal/consensus"
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
@@ -330,10 +332,12 @@ func (s *Server) misconduct(host string, err error) {
 	s.suspects.add(&raftv1.SuspectSensor{Host: host, Conduct: state.SuspectMalformed, Detail: "What was wrong: " + told(err.Error()) + "."})
 }
 
-// maxSuspects wait for the log; a host's conduct is told once an hour by a node.
+// maxSuspects wait for the log; a host's conduct is told once an hour by a node. What the log does
+// not take is told again after suspectPause.
 const (
 	maxSuspects   = 1024
 	suspectPeriod = time.Hour
+	suspectPause  = time.Second
 )
 
 // suspects are on their way into the log.
@@ -343,7 +347,7 @@ type suspects struct {
 
 	mu      sync.Mutex
 	waiting []*raftv1.SuspectSensor
-	told    map[string]time.Time
+	told    map[string]time.Time // or waiting
 }
 
 func newSuspects(now func() time.Time) *suspects {
@@ -353,7 +357,7 @@ func newSuspects(now func() time.Time) *suspects {
 // add never waits. What was told a short time ago, or finds no room, is dropped: the
 // session's end and its reason are logged and counted all the same.
 func (s *suspects) add(one *raftv1.SuspectSensor) {
-	key, now := one.GetHost()+"\x00"+one.GetConduct(), s.now()
+	key, now := suspectKey(one), s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if at, ok := s.told[key]; ok && now.Sub(at) < suspectPeriod || len(s.waiting) >= maxSuspects {
@@ -377,25 +381,62 @@ func (s *suspects) take() (some []*raftv1.SuspectSensor) {
 	return some
 }
 
+// back keeps what the log did not take, as far as there is room. What has none is as if it had
+// never been added: whoever sees it again tells it.
+func (s *suspects) back(some []*raftv1.SuspectSensor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	room := min(len(some), maxSuspects-len(s.waiting))
+	for _, one := range some[room:] {
+		delete(s.told, suspectKey(one))
+	}
+	s.waiting = append(some[:room:room], s.waiting...)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func suspectKey(one *raftv1.SuspectSensor) string { return one.GetHost() + "\x00" + one.GetConduct() }
+
 // tellSuspects brings them into the log until ctx ends.
 func (s *Server) tellSuspects(ctx context.Context) {
-	for {
+	for warned := false; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.suspects.wake:
 		}
-		for _, one := range s.suspects.take() {
-			attempt, cancel := context.WithTimeout(ctx, endsTimeout)
-			cmd := &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID, Body: &raftv1.Command_SuspectSensor{SuspectSensor: one}}
-			if !state.FirstConduct(one.GetConduct()) {
-				cmd.Body = &raftv1.Command_SuspectConduct{SuspectConduct: &raftv1.SuspectConduct{Sensor: one}}
+		some := s.suspects.take()
+		for i, one := range some {
+			err := s.suspect(ctx, one)
+			if err == nil {
+				warned = false
+				continue
 			}
-			_, err := propose(attempt, s.cfg.Log, cmd)
-			cancel()
-			if err != nil && ctx.Err() == nil {
-				s.cfg.Logger.Warn("a sensor's conduct is not noted", "host", one.GetHost(), "conduct", one.GetConduct(), "error", err)
+			if errors.Is(err, consensus.ErrInvalid) {
+				s.cfg.Logger.Error("a sensor's conduct is not noted", "host", one.GetHost(), "conduct", one.GetConduct(), "error", err)
+				continue
 			}
+			if !warned && ctx.Err() == nil {
+				warned = true
+				s.cfg.Logger.Warn("sensors' conduct is not noted yet; trying again", "host", one.GetHost(), "conduct", one.GetConduct(), "error", err)
+			}
+			// Behind the others: what fails for a reason of its own must not keep them out.
+			s.suspects.back(append(some[i+1:len(some):len(some)], one))
+			hold(ctx, suspectPause)
+			break
 		}
 	}
+}
+
+func (s *Server) suspect(ctx context.Context, one *raftv1.SuspectSensor) error {
+	attempt, cancel := context.WithTimeout(ctx, endsTimeout)
+	defer cancel()
+	cmd := &raftv1.Command{Time: s.cfg.Now().UnixNano(), Actor: "node:" + s.cfg.NodeID, Body: &raftv1.Command_SuspectSensor{SuspectSensor: one}}
+	if !state.FirstConduct(one.GetConduct()) {
+		cmd.Body = &raftv1.Command_SuspectConduct{SuspectConduct: &raftv1.SuspectConduct{Sensor: one}}
+	}
+	_, err := propose(attempt, s.cfg.Log, cmd)
+	return err
 }

@@ -1,10 +1,16 @@
 package ingest
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
@@ -286,5 +292,50 @@ func TestSuspectsAreBounded(t *testing.T) {
 	s.add(&raftv1.SuspectSensor{Host: fmt.Sprintf("h-%d", 3*maxSuspects), Conduct: state.SuspectTime})
 	if got := len(s.take()); got != 1 {
 		t.Errorf("told %d times an hour later, want once", got)
+	}
+}
+
+// Ensure what the log could not take is told when it can, each once, and that what waits stays bounded.
+func TestConductIsToldWhenTheLogTakesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &keptLog{fakeLog: fakeLog{fail: errors.New("no leader")}}
+		s := &Server{cfg: Config{NodeID: "n1", Log: log, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, suspects: newSuspects(time.Now)}
+		ctx, stop := context.WithCancel(t.Context())
+		var telling sync.WaitGroup
+		telling.Go(func() { s.tellSuspects(ctx) })
+		tell := func(host string) { s.suspects.add(&raftv1.SuspectSensor{Host: host, Conduct: state.SuspectForged}) }
+		tell("h-1")
+		tell("h-2")
+		hold(ctx, time.Minute)
+		tell("h-1") // again, while it waits
+		log.mu.Lock()
+		log.fail, log.kept = nil, nil
+		log.mu.Unlock()
+		hold(ctx, time.Minute)
+		tell("h-2") // and when it is told
+		stop()
+		telling.Wait()
+		var told []string
+		for _, cmd := range log.kept {
+			told = append(told, cmd.GetSuspectConduct().GetSensor().GetHost())
+		}
+		slices.Sort(told)
+		if got := strings.Join(told, " "); got != "h-1 h-2" {
+			t.Errorf("told of %q", got)
+		}
+	})
+	s := newSuspects(time.Now)
+	one := &raftv1.SuspectSensor{Host: "h-1", Conduct: state.SuspectForged}
+	s.add(one)
+	some := s.take()
+	s.waiting = many(maxSuspects, &raftv1.SuspectSensor{Host: "h-2"}) // came meanwhile
+	s.back(some)
+	if len(s.waiting) != maxSuspects {
+		t.Fatalf("%d wait, %d may", len(s.waiting), maxSuspects)
+	}
+	s.take()
+	s.add(one)
+	if len(s.take()) != 1 {
+		t.Error("what found no room cannot be told again")
 	}
 }
