@@ -21,8 +21,8 @@ import (
 
 const (
 	// fillText is how large a stored finding is, fillBatch how many are sent at once,
-	// fillHost how many a host is given: below what a host may have.
-	fillText, fillBatch, fillHost = 4 << 10, 32, 15_000
+	// fillHost how many a host is given: of more in an hour a node holds it back.
+	fillText, fillBatch, fillHost = 4 << 10, 32, 1900
 	// loadSensors send what is asked a second together, each in batches of this rhythm.
 	loadSensors = 8
 	loadRhythm  = 100 * time.Millisecond

@@ -52,6 +52,9 @@ const (
 	// maxLeap records are lost at once by no sensor: it would have made a hundred a second for
 	// months. A spool that overflowed leaves thousands out, and they are told as loss.
 	maxLeap = 1 << 30
+	// maxFindings in freshPeriod are told. The state keeps the newest 20,000 of a host: with so many
+	// it can push out what others found about it.
+	maxFindings = 2000
 	// maxDetail bounds what of a sensor's own words is told.
 	maxDetail = 300
 )
@@ -69,6 +72,7 @@ type conduct struct {
 	turned   int       // how often its clock went back
 	gaps     int       // batches that began behind what is stored
 	reports  int       // of isolations, and a KiB of them counts as one
+	findings int
 	// The stream that was judged last, up to where, and the time of its last summary.
 	boot  string
 	last  uint64
@@ -116,7 +120,7 @@ func (c *conduct) refill(now time.Time) {
 // begin begins another period when one is over. It needs mu.
 func (c *conduct) begin(now time.Time) {
 	if now.Sub(c.since) > freshPeriod {
-		c.fresh, c.turned, c.gaps, c.reports, c.since = 0, 0, 0, 0, now
+		c.fresh, c.turned, c.gaps, c.reports, c.findings, c.since = 0, 0, 0, 0, 0, now
 	}
 }
 
@@ -203,23 +207,36 @@ func unforge(batch *sensorv1.Batch) (detail string) {
 	return detail
 }
 
-// shed empties a host's reports of isolations beyond maxReports before anything is proposed: the
-// state makes a loss of each. It says what they were; "" when nothing is shed.
-func (c *conduct) shed(batch *sensorv1.Batch, now time.Time) (detail string) {
+// admit takes what a batch weighs from the budget before it is proposed: who hangs up meanwhile
+// has sent it all the same. It says what the host floods the state with; "" for nothing.
+func (c *conduct) admit(batch *sensorv1.Batch, size int, now time.Time) (flood string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.begin(now)
+	before, shed := c.findings, 0
 	for _, r := range batch.GetRecords() {
-		if r.GetIsolation() == nil {
-			continue
+		if string(batch.GetBoot()) == c.boot && r.GetSequence() <= c.last {
+			continue // it is stored
 		}
-		// Who sends them again, because a session ended, is counted again: it makes so few.
-		if c.reports += 1 + proto.Size(r.GetIsolation())>>10; c.reports > maxReports {
-			detail = fmt.Sprintf("These were reports of isolations: as much as %d in %s, of which %d are kept.", c.reports, now.Sub(c.since).Round(time.Second), maxReports)
-			r.Body = nil
+		switch body := r.GetBody().(type) {
+		case *sensorv1.Record_Finding:
+			c.findings++
+		case *sensorv1.Record_Isolation:
+			if c.reports += 1 + proto.Size(body.Isolation)>>10; c.reports > maxReports {
+				r.Body = nil // the state makes a loss of it
+				shed++
+			}
 		}
 	}
-	return detail
+	late, span := c.findings-max(before, maxFindings), now.Sub(c.since).Round(time.Second)
+	switch {
+	case shed > 0:
+		flood = fmt.Sprintf("These were reports of isolations: as much as %d in %s, of which %d are kept.", c.reports, span, maxReports)
+	case late > 0:
+		flood = fmt.Sprintf("These were findings: %d in %s. Its newest push out its oldest, and what was found about it.", c.findings, span)
+	}
+	c.mu.Unlock()
+	c.spend(weight(batch, size)+lateWeight*max(0, late), now)
+	return flood
 }
 
 // told is a sensor's own words, in as many as are told.
@@ -279,7 +296,7 @@ func (c *conduct) spotless(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refill(now)
-	return c.budget == burstBytes && (c.fresh == 0 && c.turned == 0 && c.gaps == 0 && c.reports == 0 || now.Sub(c.since) > freshPeriod)
+	return c.budget == burstBytes && (c.fresh == 0 && c.turned == 0 && c.gaps == 0 && c.reports == 0 && c.findings == 0 || now.Sub(c.since) > freshPeriod)
 }
 
 // conducted judges a batch before it is answered, so that nobody gets past it who does not

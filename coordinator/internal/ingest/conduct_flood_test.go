@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/state"
+	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/raftv1"
 	"github.com/vedette-edr/vedette/proto/sensorv1"
 )
@@ -95,6 +96,53 @@ func TestReportsOfIsolations(t *testing.T) {
 			}
 			if got := strings.Join(told, " "); c.flood != (got == state.SuspectFlood) || !c.flood && got != "" {
 				t.Errorf("told: %q", got)
+			}
+		})
+	}
+}
+
+// Ensure a host cannot push out in a moment what was found about it, and is told long before; and
+// that one on which much is found is held back at no time.
+func TestPushingOutFindings(t *testing.T) {
+	const stored = store.MaxFindings + 256
+	for name, c := range map[string]struct {
+		batches, size int
+		every         time.Duration
+		told          bool
+		least, most   time.Duration // held back
+	}{
+		"a batch of nothing else":       {batches: 1, size: maxBatchRecords},
+		"a spool of an attack":          {batches: 3, size: maxBatchRecords},
+		"thirty a minute":               {batches: 24 * 60, size: 30, every: time.Minute},
+		"as many as a sensor may make":  {batches: 24 * 60, size: 120, every: time.Minute, told: true},
+		"all that a host has is pushed": {batches: stored/maxBatchRecords + 1, size: maxBatchRecords, told: true, least: 15 * time.Minute, most: 30 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			did, now, held, told := &conduct{}, time.Unix(1_700_000_000, 0), time.Duration(0), false
+			for i := range uint64(c.batches) {
+				b := bodies(c.size, findings)
+				b.Prev = i * uint64(c.size)
+				for _, r := range b.GetRecords() {
+					r.Sequence += b.GetPrev()
+				}
+				if flood := did.admit(b, proto.Size(b), now); flood != "" {
+					told = true
+					if !strings.Contains(flood, "findings") {
+						t.Errorf("it is told as %q", flood)
+					}
+				} else if (i+1)*uint64(c.size) > maxFindings && c.every == 0 {
+					t.Errorf("%d in a moment are not told", (i+1)*uint64(c.size))
+				}
+				did.odd(b, false, now)
+				// Records that come again are stored already.
+				if flood := did.admit(b, 0, now); flood != "" {
+					t.Errorf("told of what came again: %q", flood)
+				}
+				held += did.debt(now)
+				now = now.Add(did.debt(now) + c.every)
+			}
+			if told != c.told || held < c.least || held > c.most {
+				t.Errorf("told: %v, held back for %s", told, held)
 			}
 		})
 	}

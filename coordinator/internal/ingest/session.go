@@ -454,11 +454,9 @@ func (s *Server) batch(ctx context.Context, n *session, stream net.Conn, batch *
 	if forged := unforge(batch); forged != "" {
 		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: state.SuspectForged, Detail: forged})
 	}
-	if shed := n.conduct.shed(batch, s.cfg.Now()); shed != "" {
-		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: state.SuspectFlood, Detail: shed})
+	if flood := n.conduct.admit(batch, size, s.cfg.Now()); flood != "" {
+		s.suspects.add(&raftv1.SuspectSensor{Host: n.host, Conduct: state.SuspectFlood, Detail: flood})
 	}
-	// Before it is proposed: who hangs up meanwhile has sent it all the same.
-	n.conduct.spend(weight(batch, size), s.cfg.Now())
 	ack, err := s.batcher.submit(ctx, &raftv1.HostBatch{Host: n.host, Batch: batch})
 	if err != nil {
 		s.cfg.Meter.Refused(meter.NotCommitted)

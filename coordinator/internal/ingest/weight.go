@@ -28,6 +28,10 @@ const (
 	noteWeight    = 64      // 12 µs
 	findingWeight = 192     // 17 µs and the room that it takes
 	reportWeight  = 1 << 10 // of an isolation: to 120 µs, rows that stay, and the audit
+	// lateWeight is what a finding weighs beside that when its host had maxFindings in the hour: to
+	// push out what is stored of it takes a quarter of an hour at a node. A sensor makes two a
+	// second at most, which are an eighth of sendRate.
+	lateWeight = 16 << 10
 	// messageWeight is the least of a message that is no batch: decoding it, and its place in an
 	// entry with those of others.
 	messageWeight = 256
