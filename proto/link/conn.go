@@ -27,6 +27,11 @@ type Conn struct {
 	count   func(cause string)
 	release func() // frees the socket of a dialled connection; idempotent
 	streams atomic.Int64
+
+	taking  sync.Mutex
+	took    bool           // a handler has asked for a stream
+	takers  int            // who wait for one
+	waiting []*quic.Stream // taken from QUIC for a handler that has not asked since; see surplus
 }
 
 // Peer is who the other side's certificate says it is. Kind is empty for one who enrols.
@@ -67,15 +72,14 @@ func (c *Conn) OpenStream(ctx context.Context) (net.Conn, error) {
 }
 
 // AcceptStream waits for the peer's next stream. A peer with more streams than
-// its ALPN allows loses the connection.
+// its ALPN allows, or with some that a handler does not accept, loses the connection.
 func (c *Conn) AcceptStream(ctx context.Context) (net.Conn, error) {
-	s, err := c.quic.AcceptStream(ctx)
+	s, err := c.take(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("accepting stream: %w", explain(err))
 	}
 	if limit := streamLimit(c.alpn); c.streams.Add(1) > int64(limit) {
-		c.count("too-many-streams")
-		err := c.CloseWithReason(CodeTooManyStreams, fmt.Sprintf("more than %d streams at once on %s", limit, c.alpn))
+		err := c.tooManyStreams()
 		return nil, errors.Join(&ClosedError{Code: CodeTooManyStreams, Reason: "too many streams"}, err)
 	}
 	return &stream{Stream: s, conn: c, accepted: true}, nil

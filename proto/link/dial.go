@@ -87,7 +87,7 @@ func dial(ctx context.Context, transport *quic.Transport, addr string, target ne
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", addr, err)
 	}
-	qc, err := transport.Dial(ctx, net.UDPAddrFromAddrPort(target), tlsConfig, cfg.Tokens.of(quicConfig(cfg.MaxIdle, cfg.KeepAlive, alpn == ALPNRaft)))
+	qc, err := transport.Dial(ctx, net.UDPAddrFromAddrPort(target), tlsConfig, cfg.Tokens.of(dialConfig(cfg.MaxIdle, cfg.KeepAlive, alpn)))
 	if err != nil {
 		return nil, dialError(ctx, addr, err)
 	}

@@ -119,7 +119,7 @@ const (
 func streamLimit(alpn string) int {
 	switch alpn {
 	case ALPNRaft:
-		return 64
+		return mostStreams
 	case ALPNEnroll:
 		return 1
 	default:

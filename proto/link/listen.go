@@ -57,7 +57,8 @@ type ListenConfig struct {
 	// MaxConns bounds the open connections. Default 20000.
 	MaxConns int
 	// MaxStrangers bounds those among them that show no certificate, who enrol; one
-	// address may have a quarter of it. Default 512.
+	// address may have a quarter of it. A hostile one costs a node 5 MiB: its window's frames
+	// and those of its handshake's stream. Default 128.
 	MaxStrangers int
 }
 
@@ -78,7 +79,7 @@ func (c *ListenConfig) populate() error {
 			*value = fallback
 		}
 	}
-	for value, fallback := range map[*int]int{&c.MaxHandshakes: 1024, &c.RetryAbove: 64, &c.MaxConns: 20000, &c.MaxStrangers: 512} {
+	for value, fallback := range map[*int]int{&c.MaxHandshakes: 1024, &c.RetryAbove: 64, &c.MaxConns: 20000, &c.MaxStrangers: 128} {
 		if *value == 0 {
 			*value = fallback
 		}
@@ -96,6 +97,7 @@ type Listener struct {
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{}
+	unknown map[*Conn]struct{}     // those of conns that show no certificate
 	configs map[string]*tls.Config // the newest, by ALPN
 	swept   *x509.CertPool         // the roots of the last sweep
 
@@ -126,7 +128,7 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), swept: cfg.Roots(), configs: make(map[string]*tls.Config),
+	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), unknown: make(map[*Conn]struct{}), swept: cfg.Roots(), configs: make(map[string]*tls.Config),
 		strangers: newPlaces(cfg.MaxStrangers, max(1, cfg.MaxStrangers/4)), handshakes: newPlaces(cfg.MaxHandshakes, max(1, cfg.MaxHandshakes/2)), closed: make(chan struct{})}
 	l.transport = &quic.Transport{
 		Conn:                socket,
@@ -142,31 +144,12 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 		SessionTicketsDisabled: true,
 		GetConfigForClient:     l.configFor,
 	}
-	l.quic, err = l.transport.Listen(tlsConfig, quicConfig(cfg.MaxIdle, cfg.KeepAlive, false))
+	l.quic, err = l.transport.Listen(tlsConfig, acceptConfig(cfg.MaxIdle, cfg.KeepAlive))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listening on UDP %s: %w", addr, err), socket.Close())
 	}
 	warnSmallBuffer(socket, cfg.Logger)
 	return l, nil
-}
-
-// quicConfig looks for larger packets than any path carries only for a connection in bulk:
-// to find 160 bytes more takes some five probes, each with its answer, where a sensor's whole way
-// back is fifteen datagrams. Its summaries fit into a few packets as they are.
-func quicConfig(maxIdle, keepAlive time.Duration, bulk bool) *quic.Config {
-	return &quic.Config{
-		DisablePathMTUDiscovery: !bulk,
-		HandshakeIdleTimeout:    handshakeIdle,
-		MaxIdleTimeout:          maxIdle,
-		KeepAlivePeriod:         keepAlive,
-		MaxIncomingStreams:      128,
-		MaxIncomingUniStreams:   -1,
-		// A sensor's window holds a batch; raft snapshots let it grow.
-		InitialStreamReceiveWindow:     512 << 10,
-		MaxStreamReceiveWindow:         4 << 20,
-		InitialConnectionReceiveWindow: 768 << 10,
-		MaxConnectionReceiveWindow:     6 << 20,
-	}
 }
 
 // Addr is the UDP address in use.
@@ -187,8 +170,11 @@ func (l *Listener) mustProveAddress(net.Addr) bool {
 
 type handshakeKey struct{}
 
-// handshake is counted as pending until done is called, once.
-type handshake struct{ done func() }
+// handshake is counted as pending until done is called, once. Its window is the connection's.
+type handshake struct {
+	done   func()
+	window growth
+}
 
 func (l *Listener) admitHandshake(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	leave := l.handshakes.enter(info.RemoteAddr)
@@ -267,6 +253,7 @@ func (l *Listener) Serve(ctx context.Context, handlers map[string]func(context.C
 	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(func() { l.sweep(ctx) })
+	wg.Go(func() { l.endSurplus(ctx) })
 	var failure error
 	for {
 		// not ctx: a handshake that completes while we stop must be told, too
@@ -277,7 +264,7 @@ func (l *Listener) Serve(ctx context.Context, handlers map[string]func(context.C
 			}
 			break
 		}
-		if h, ok := qc.Context().Value(handshakeKey{}).(*handshake); ok {
+		if h := handshakeOf(qc.Context()); h != nil {
 			h.done()
 		}
 		wg.Go(func() { l.serve(ctx, qc, handlers) })
@@ -325,6 +312,9 @@ func (l *Listener) begin(qc *quic.Conn, handlers map[string]func(context.Context
 	if !l.track(conn) {
 		_ = conn.CloseWithReason(CodeShutdown, stopping)
 		return nil
+	}
+	if h := handshakeOf(qc.Context()); h != nil {
+		h.window.admitted(conn.alpn)
 	}
 	l.counters.with(func(s *Stats) { s.Accepted[conn.alpn]++ })
 	return conn
@@ -396,6 +386,9 @@ func (l *Listener) track(c *Conn) bool {
 		return false
 	}
 	l.conns[c] = struct{}{}
+	if c.alpn == ALPNEnroll {
+		l.unknown[c] = struct{}{}
+	}
 	l.counters.with(func(s *Stats) { s.Open++ })
 	return true
 }
@@ -404,6 +397,7 @@ func (l *Listener) untrack(c *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.conns, c)
+	delete(l.unknown, c)
 	l.counters.with(func(s *Stats) { s.Open-- })
 }
 

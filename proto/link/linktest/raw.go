@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/quicvarint"
 
 	"github.com/vedette-edr/vedette/proto/link"
 )
@@ -225,6 +226,9 @@ func (k *keyLog) client(t testing.TB) []byte {
 
 // Varint is QUIC's (RFC 9000, section 16), in its longest form.
 func Varint(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v|3<<62) }
+
+// Shortest is the same in the form that a packet holds most of.
+func Shortest(v uint64) []byte { return quicvarint.Append(nil, v) }
 
 // Frames is a frame of that kind.
 func Frames(kind byte, fields ...[]byte) []byte {
