@@ -113,8 +113,8 @@ func (l *Listener) Dial(ctx context.Context, addr, alpn string) (*Conn, error) {
 			continue
 		}
 		conn.count = l.counters.refuse
-		if !l.track(conn) {
-			return nil, errors.Join(fmt.Errorf("dialling %s: %w", addr, net.ErrClosed), conn.CloseWithReason(CodeShutdown, stopping))
+		if code, _, reason := l.track(conn); code != CodeOK {
+			return nil, errors.Join(fmt.Errorf("dialling %s: %w", addr, net.ErrClosed), conn.CloseWithReason(code, reason))
 		}
 		context.AfterFunc(conn.Context(), func() { l.untrack(conn) })
 		return conn, nil

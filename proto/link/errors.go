@@ -18,6 +18,7 @@ const (
 	alertBadCertificate      = 42
 	alertCertificateExpired  = 45
 	alertUnknownCA           = 48
+	alertInternalError       = 80
 	alertCertificateRequired = 116
 	alertNoALPN              = 120
 )
@@ -72,6 +73,8 @@ func explainTransport(err *quic.TransportError) error {
 		return fmt.Errorf("%w: the peer could not verify ours", ErrCertificateRefused)
 	case cryptoError + alertNoALPN:
 		return ErrUnknownALPN
+	case cryptoError + alertInternalError:
+		return fmt.Errorf("%w: all that it may have are taken, or its own certificate is not usable", ErrBusy)
 	}
 	return fmt.Errorf("%w: %s", ErrPeerLost, err.Error())
 }
@@ -113,6 +116,9 @@ func dialError(ctx context.Context, addr string, err error) error {
 
 // cause is the name under which a failed handshake is counted.
 func cause(err error) string {
+	if errors.Is(err, errFull) {
+		return "connection-limit"
+	}
 	if transport, ok := errors.AsType[*quic.TransportError](err); ok {
 		side := "tls:"
 		if transport.Remote {

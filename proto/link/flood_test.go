@@ -2,6 +2,7 @@ package link_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
 	"sync"
@@ -158,19 +159,22 @@ func TestStrangersAreBounded(t *testing.T) {
 func newFloodNode(t *testing.T) *floodNode {
 	t.Helper()
 	ca := linktest.NewCA(t)
-	return &floodNode{serve(t, link.ListenConfig{Credentials: ca.Issue(link.KindNode, "n1", "")}, handlers{link.ALPNSensor: echo, link.ALPNEnroll: echo}), ca}
+	listener := serve(t, link.ListenConfig{Credentials: ca.Issue(link.KindNode, "n1", "")}, handlers{link.ALPNSensor: echo, link.ALPNEnroll: echo})
+	return &floodNode{Listener: listener, ca: ca}
 }
 
 // floodNode is a node and who issues its sensors' certificates.
 type floodNode struct {
 	*link.Listener
-	ca *linktest.CA
+	ca   *linktest.CA
+	came atomic.Int64
 }
 
-// honest is a sensor that comes, is served, and goes.
+// honest is a sensor that comes, is served, and goes; each another host's, as the flood may
+// swallow that it went.
 func honest(t *testing.T, node *floodNode) error {
 	t.Helper()
-	c, err := dial(t, node.Addr(), link.ALPNSensor, link.DialConfig{Credentials: node.ca.Issue(link.KindHost, "h-1", "")})
+	c, err := dial(t, node.Addr(), link.ALPNSensor, link.DialConfig{Credentials: node.ca.Issue(link.KindHost, fmt.Sprintf("h-%d", node.came.Add(1)), "")})
 	if err != nil {
 		return err
 	}

@@ -54,10 +54,11 @@ type ListenConfig struct {
 	// RetryAbove that many handshakes at once, addresses must be proved by a
 	// round trip before they cost anything. Default 64.
 	RetryAbove int
-	// MaxConns bounds the open connections. Default 20000.
+	// MaxConns bounds the open connections, without those between nodes, which have 64
+	// more to themselves. Default 20000.
 	MaxConns int
 	// MaxStrangers bounds those among them that show no certificate, who enrol; one
-	// address may have a quarter of it. A hostile one costs a node 5 MiB: its window's frames
+	// address may have a quarter of it. A hostile one costs a node 4 MiB: its window's frames
 	// and those of its handshake's stream. Default 128.
 	MaxStrangers int
 }
@@ -98,6 +99,8 @@ type Listener struct {
 	mu      sync.Mutex
 	conns   map[*Conn]struct{}
 	unknown map[*Conn]struct{}     // those of conns that show no certificate
+	others  int                    // those of conns that are not between nodes
+	hosts   map[string]share       // what each host has of conns
 	configs map[string]*tls.Config // the newest, by ALPN
 	swept   *x509.CertPool         // the roots of the last sweep
 
@@ -128,7 +131,7 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), unknown: make(map[*Conn]struct{}), swept: cfg.Roots(), configs: make(map[string]*tls.Config),
+	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), unknown: make(map[*Conn]struct{}), hosts: make(map[string]share), swept: cfg.Roots(), configs: make(map[string]*tls.Config),
 		strangers: newPlaces(cfg.MaxStrangers, max(1, cfg.MaxStrangers/4)), handshakes: newPlaces(cfg.MaxHandshakes, max(1, cfg.MaxHandshakes/2)), closed: make(chan struct{})}
 	l.transport = &quic.Transport{
 		Conn:                socket,
@@ -183,7 +186,7 @@ func (l *Listener) admitHandshake(ctx context.Context, info *quic.ClientInfo) (c
 		switch {
 		case leave == nil:
 			refused = "handshake-limit"
-		case s.Open >= l.cfg.MaxConns:
+		case s.Open >= l.cfg.MaxConns+nodeConns:
 			refused = "connection-limit"
 		default:
 			s.Handshaking++
@@ -214,6 +217,9 @@ func (l *Listener) admitHandshake(ctx context.Context, info *quic.ClientInfo) (c
 func (l *Listener) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	for _, alpn := range hello.SupportedProtos {
 		if slices.Contains(l.cfg.ALPNs, alpn) {
+			if alpn != ALPNRaft && l.full() {
+				return nil, errFull
+			}
 			cfg, err := l.cfg.serverConfig(alpn)
 			if err != nil {
 				l.cfg.Logger.Error("serving a handshake", "error", err)
@@ -303,14 +309,15 @@ func (l *Listener) end(conn *Conn, ends func()) {
 // begin is the connection, counted among the open ones; nil when it was refused.
 func (l *Listener) begin(qc *quic.Conn, handlers map[string]func(context.Context, *Conn)) *Conn {
 	conn, code, cause, reason := l.admit(qc, handlers)
+	if code == CodeOK {
+		code, cause, reason = l.track(conn)
+	}
 	if code != CodeOK {
-		l.counters.refuse(cause)
+		if cause != "" {
+			l.counters.refuse(cause)
+		}
 		l.cfg.Logger.Debug("connection refused", "peer", qc.RemoteAddr(), "cause", cause, "reason", reason)
 		_ = qc.CloseWithError(quic.ApplicationErrorCode(code), reason)
-		return nil
-	}
-	if !l.track(conn) {
-		_ = conn.CloseWithReason(CodeShutdown, stopping)
 		return nil
 	}
 	if h := handshakeOf(qc.Context()); h != nil {
@@ -333,72 +340,6 @@ func leave(serving, ctx context.Context, conn *Conn) {
 		return
 	}
 	_ = conn.CloseWithReason(CodeOK, "")
-}
-
-// admit makes a Conn of an accepted connection, or says why not.
-func (l *Listener) admit(qc *quic.Conn, handlers map[string]func(context.Context, *Conn)) (conn *Conn, code uint64, cause, reason string) {
-	state := qc.ConnectionState().TLS
-	alpn := state.NegotiatedProtocol
-	conn = &Conn{quic: qc, alpn: alpn, count: l.counters.refuse}
-	if handlers[alpn] == nil {
-		return nil, CodeNotServed, "not-served", "this node does not serve " + alpn
-	}
-	if alpn == ALPNEnroll {
-		leave := l.strangers.enter(qc.RemoteAddr())
-		if leave == nil {
-			return nil, CodeBusy, "too-many-strangers", "this node has enough to do with others that enrol: try again in a few seconds"
-		}
-		context.AfterFunc(qc.Context(), leave)
-		return conn, CodeOK, "", ""
-	}
-	want := KindHost
-	if alpn == ALPNRaft {
-		want = KindNode
-	}
-	if len(state.PeerCertificates) == 0 {
-		return nil, CodeWrongKind, "no-certificate", alpn + " needs a client certificate"
-	}
-	peer, err := PeerOf(state.PeerCertificates[0])
-	if err != nil {
-		return nil, CodeWrongKind, "bad-identity", err.Error()
-	}
-	_, self, err := l.cfg.own(alpn, time.Now())
-	if err != nil {
-		l.cfg.Logger.Error("admitting a connection", "error", err)
-		return nil, CodeInternal, "own-certificate", "this node's own certificate is not usable; its log says why"
-	}
-	switch {
-	case peer.Kind != want:
-		return nil, CodeWrongKind, "wrong-kind", fmt.Sprintf("%s is for %s certificates, this is %s %q's", alpn, want, peer.Kind, peer.ID)
-	case peer.Cluster != self.Cluster:
-		return nil, CodeForeignCluster, "foreign-cluster", fmt.Sprintf("the certificate is for cluster %q, this is %q", peer.Cluster, self.Cluster)
-	case l.cfg.revoked(peer.Certificate):
-		return nil, CodeRevoked, "revoked", fmt.Sprintf("the certificate of %s %q was revoked; enrol again with a new token", peer.Kind, peer.ID)
-	}
-	conn.peer = peer
-	return conn, CodeOK, "", ""
-}
-
-func (l *Listener) track(c *Conn) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.conns == nil {
-		return false
-	}
-	l.conns[c] = struct{}{}
-	if c.alpn == ALPNEnroll {
-		l.unknown[c] = struct{}{}
-	}
-	l.counters.with(func(s *Stats) { s.Open++ })
-	return true
-}
-
-func (l *Listener) untrack(c *Conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.conns, c)
-	delete(l.unknown, c)
-	l.counters.with(func(s *Stats) { s.Open-- })
 }
 
 func (l *Listener) tracked() []*Conn {

@@ -19,6 +19,12 @@ func TestTinyFramesAreBounded(t *testing.T) {
 		"on one, within the window":        func(t *testing.T, a *linktest.Raw, _ *floodNode) { tinyFrames(t, a, 4, 0, 16_000) },
 		"after one that never comes":       func(t *testing.T, a *linktest.Raw, _ *floodNode) { tinyFrames(t, a, 0, 2, 60_000) },
 		"after one, and within the window": func(t *testing.T, a *linktest.Raw, _ *floodNode) { tinyFrames(t, a, 0, 2, 16_000) },
+		// quic-go itself bounds this one.
+		"of the handshake's stream": func(t *testing.T, a *linktest.Raw, _ *floodNode) {
+			tiny(t, a, 1, 16_000, func(at uint64) []byte {
+				return linktest.Frames(0x06, linktest.Shortest(at), linktest.Shortest(1), []byte{'x'})
+			})
+		},
 		// A stream that its sender resets gives back its part of the connection's window;
 		// what came on it stays until somebody accepts it.
 		"on streams that are reset": func(t *testing.T, a *linktest.Raw, node *floodNode) {
@@ -97,15 +103,22 @@ func TestWindowsGrowWithTrust(t *testing.T) {
 }
 
 // tinyFrames sends that many bytes of a stream in order, each in a frame of its own.
-func tinyFrames(t *testing.T, a *linktest.Raw, id uint64, from, count int) {
+func tinyFrames(t *testing.T, a *linktest.Raw, id, from uint64, count int) {
+	t.Helper()
+	tiny(t, a, from, count, func(at uint64) []byte {
+		return linktest.Frames(0x0e, linktest.Shortest(id), linktest.Shortest(at), linktest.Shortest(1), []byte{'x'})
+	})
+}
+
+func tiny(t *testing.T, a *linktest.Raw, from uint64, count int, frame func(at uint64) []byte) {
 	t.Helper()
 	// Not faster than a node reads its socket, which would drop what this is about.
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	var frames []byte
-	for at := from; at < from+count; at++ {
-		frames = append(frames, linktest.Frames(0x0e, linktest.Shortest(id), linktest.Shortest(uint64(at)), linktest.Shortest(1), []byte{'x'})...)
-		if len(frames) > 1150 || at == from+count-1 {
+	for i := range count {
+		frames = append(frames, frame(from+uint64(i))...)
+		if len(frames) > 1150 || i == count-1 {
 			send(t, a, frames)
 			frames = frames[:0]
 			<-tick.C
