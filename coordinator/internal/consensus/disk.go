@@ -137,7 +137,27 @@ func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
 			return err // what came is wrong, not this disk
 		}
 	}
-	return w.write(func() error { return w.WAL.StoreLogs(logs) })
+	return w.write(func() error {
+		if err := w.passGap(logs); err != nil {
+			return err
+		}
+		return w.WAL.StoreLogs(logs)
+	})
+}
+
+// passGap removes what is left of a log that ends before the entry that comes. Raft checks what
+// it appends, so there is a snapshot between: one that was installed when the node died before
+// the old log was removed. The library refuses a gap, at each start again.
+func (w *watchedLog) passGap(logs []*raft.Log) error {
+	first, err := w.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := w.LastIndex()
+	if err != nil || last == 0 || len(logs) == 0 || logs[0].Index <= last+1 {
+		return err
+	}
+	return w.WAL.DeleteRange(first, last)
 }
 
 // DeleteRange implements raft.LogStore.

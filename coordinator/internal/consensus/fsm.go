@@ -35,6 +35,9 @@ func (f *fsm) Restore(r io.ReadCloser) error { return f.node.restore(r) }
 func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 	n.applying.Lock()
 	defer n.applying.Unlock()
+	if n.stopped {
+		return nil
+	}
 	cmd := &raftv1.Command{}
 	if err := proto.Unmarshal(data, cmd); err != nil {
 		panic(fmt.Sprintf("raft entry %d is corrupt: %v; restore this node from a healthy one: remove its data and join again", index, err))
@@ -73,6 +76,9 @@ func (n *Node) apply(index uint64, data []byte) *raftv1.Result {
 			n.full.Store(true)
 			n.cfg.Logger.Error("disk is full: this node applies nothing until there is room", "index", index, "dir", n.cfg.DataDir)
 			if !n.pauseFull() {
+				// Raft takes it for applied and hands over what it has behind it, for which there may
+				// be room: the state would say that it holds this one.
+				n.stopped = true
 				return nil
 			}
 		default:
@@ -126,6 +132,9 @@ func (n *Node) pauseFull() bool {
 func (n *Node) freeze() (raft.FSMSnapshot, error) {
 	n.applying.Lock()
 	defer n.applying.Unlock()
+	if n.stopped {
+		return nil, ErrClosed // raft's index is past what the state holds
+	}
 	f, err := n.db.Freeze()
 	if err != nil {
 		return nil, err

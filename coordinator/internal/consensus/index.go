@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -79,7 +80,7 @@ func (x *fileIndex) begin() error {
 		if left, _ := filepath.Glob(filepath.Join(x.dir, "*.wal")); len(left) > 0 {
 			return fmt.Errorf("%w: it is missing beside %d files of the log", types.ErrCorrupt, len(left))
 		}
-		return x.write()
+		return x.write(x.has)
 	}
 	earlier := &metadb.BoltMetaDB{}
 	state, err := earlier.Load(x.dir)
@@ -95,20 +96,25 @@ func (x *fileIndex) begin() error {
 	if err = errors.Join(err, earlier.Close()); err != nil {
 		return fmt.Errorf("taking over %s: %w", old, err)
 	}
-	if err := x.write(); err != nil {
+	if err := x.write(x.has); err != nil {
 		return err
 	}
 	return os.Remove(old)
 }
 
-// write replaces the file and returns when the new one is on the disk.
-func (x *fileIndex) write() error {
-	body, err := json.Marshal(x.has)
+// write replaces the file and returns when the new one is on the disk. What could not be written
+// is not held in memory either: a vote that failed must not be read back as one that was given.
+func (x *fileIndex) write(next indexed) error {
+	body, err := json.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("encoding the log's index: %w", err)
 	}
 	path := filepath.Join(x.dir, indexFile)
-	return replaceFile(path, append(append(indexHead(body), '\n'), body...))
+	if err := replaceFile(path, append(append(indexHead(body), '\n'), body...)); err != nil {
+		return err
+	}
+	x.has = next
+	return nil
 }
 
 // replaceFile puts a file in another's place, as a whole and on the disk, or leaves it as it was.
@@ -138,8 +144,7 @@ func replaceFile(path string, content []byte) error {
 func (x *fileIndex) CommitState(state types.PersistentState) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.has.State = state
-	return x.write()
+	return x.write(indexed{State: state, Stable: x.has.Stable})
 }
 
 // GetStable implements types.MetaStore.
@@ -153,15 +158,16 @@ func (x *fileIndex) GetStable(key []byte) ([]byte, error) {
 func (x *fileIndex) SetStable(key, value []byte) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.has.Stable == nil {
-		x.has.Stable = map[string][]byte{}
+	stable := maps.Clone(x.has.Stable)
+	if stable == nil {
+		stable = map[string][]byte{}
 	}
 	if value == nil {
-		delete(x.has.Stable, string(key))
+		delete(stable, string(key))
 	} else {
-		x.has.Stable[string(key)] = bytes.Clone(value)
+		stable[string(key)] = bytes.Clone(value)
 	}
-	return x.write()
+	return x.write(indexed{State: x.has.State, Stable: stable})
 }
 
 // Close implements io.Closer.

@@ -54,6 +54,7 @@ type Node struct {
 	// applying is held while the state changes otherwise than by a read: by each entry, and
 	// by what replaces the state, during which raft must neither apply nor freeze.
 	applying sync.Mutex
+	stopped  bool // guarded by applying: an entry was left out as the node closes, and so is all behind it
 	// differing is set while this node's state is known to be wrong; resyncs is when that
 	// was begun to be mended. disputed and unread are alarms.
 	differing        atomic.Pointer[difference]
@@ -124,7 +125,9 @@ func (n *Node) open(dir string) (err error) {
 	if err := n.openState(filepath.Join(n.cfg.DataDir, "state.db")); err != nil {
 		return err
 	}
-	if n.log, err = openLog(filepath.Join(dir, "wal"), logger.Named("wal"), n.cfg.Meter); err != nil {
+	if n.log, err = openLog(filepath.Join(dir, "wal"), logger.Named("wal"), n.cfg.Meter); noRoom(err) {
+		return fmt.Errorf("opening raft log in %s: %w; make room there, nothing is lost", dir, err)
+	} else if err != nil {
 		return fmt.Errorf("%w: %s: %w; %s", ErrLog, dir, err, n.startOver())
 	}
 	if err := readThrough(n.log); err != nil {

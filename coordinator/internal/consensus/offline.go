@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -178,8 +179,19 @@ func Recover(ctx context.Context, dir string, self *sensorv1.Node, at int64, log
 	if replay.err != nil {
 		return s, fmt.Errorf("recovering the cluster: %w", replay.err)
 	}
-	return s, o.found(self, s.Index, s.Term, &raftv1.Command{Time: at, Actor: "node:" + self.GetId(),
+	err = o.found(self, s.Index, s.Term, &raftv1.Command{Time: at, Actor: "node:" + self.GetId(),
 		Body: &raftv1.Command_RecoverCluster{RecoverCluster: &raftv1.RecoverCluster{Node: self, LastIndex: s.Index, LastTerm: s.Term}}})
+	if err != nil {
+		return s, err
+	}
+	// A node alone has nobody to take a state over from, and would serve nobody for ever.
+	switch err := os.Remove(filepath.Join(dir, markerName)); {
+	case err == nil && logger != nil:
+		logger.Warn("this node's state had differed from that of the others: it is the cluster's now; look after its disk and memory, and at what it has")
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return s, fmt.Errorf("removing the note that the state differs: %w", err)
+	}
+	return s, nil
 }
 
 // Found makes a new cluster of one node in an empty directory, out of a snapshot of a

@@ -36,7 +36,9 @@ const (
 
 // marker is there from when a difference is found until it is mended: a node that is
 // restarted meanwhile must not serve either, nor begin from its own snapshots.
-func (n *Node) marker() string { return filepath.Join(n.cfg.DataDir, "state.differs") }
+func (n *Node) marker() string { return filepath.Join(n.cfg.DataDir, markerName) }
+
+const markerName = "state.differs"
 
 // differs takes this node out of service and has its state replaced.
 func (n *Node) differs(d *difference) {
