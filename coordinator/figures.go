@@ -65,7 +65,7 @@ func (c *Config) text() string {
 var causes = []string{
 	"tls:expired-certificate", "tls:foreign-ca", "tls:no-certificate", "tls:bad-certificate", "tls:unknown-alpn", "tls:other",
 	"tls-peer:expired-certificate", "tls-peer:foreign-ca", "tls-peer:no-certificate", "tls-peer:bad-certificate", "tls-peer:unknown-alpn", "tls-peer:other",
-	"busy", "handshake-timeout", "handshake-limit", "connection-limit", "peer-left", "revoked", "expired",
+	"busy", "handshake-timeout", "handshake-limit", "connection-limit", "too-many-of-host", "peer-left", "revoked", "expired",
 	"not-served", "no-certificate", "bad-identity", "own-certificate", "wrong-kind", "foreign-cluster", "too-many-streams", "too-many-strangers",
 	"frame-too-large", "frame-truncated", "frame-malformed", "bad-message", meter.Other,
 }
