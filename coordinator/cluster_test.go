@@ -327,6 +327,8 @@ func (s *testSensor) open(addr string, boot []byte) (*testSession, *sensorv1.Wel
 	return session, m.GetWelcome()
 }
 
+func (s *testSession) hangUp() { _ = s.conn.CloseWithReason(0, "") }
+
 func (s *testSession) send(m *sensorv1.SensorMessage) {
 	s.t.Helper()
 	if err := frame.Write(s.stream, m); err != nil {

@@ -104,6 +104,7 @@ func TestSessionRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer session.hangUp() // a host has few connections
 			session.t = t
 			session.send(tt.first)
 			if got := session.read().GetRefusal(); got.GetCode() != tt.code || !strings.Contains(got.GetMessage(), tt.says) {
@@ -118,6 +119,7 @@ func TestSessionRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer session.hangUp()
 		session.send(hello(func(*sensorv1.Hello) {}))
 		if got := session.read().GetRefusal(); got.GetCode() != "unknown-host" || !strings.Contains(got.GetMessage(), "enrol again") {
 			t.Errorf("got %v", got)

@@ -115,6 +115,10 @@ func checkLabels(labels map[string]string) error {
 
 // RemoveMember implements the service.
 func (s *Server) RemoveMember(ctx context.Context, r *operatorv1.RemoveMemberRequest) (*operatorv1.RemoveMemberResponse, error) {
+	// Without a leader nobody can be removed, and what this node believes of the others is old.
+	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
 	members, err := s.cfg.Cluster.Members(ctx)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, err)

@@ -145,7 +145,7 @@ func taker(t *testing.T, log Log, now func() time.Time) (s *Server, n *session, 
 
 // answers reads what a sensor is answered until its session ends.
 func answers(sensor net.Conn) {
-	for frame.Read(sensor, &sensorv1.CoordinatorMessage{}) == nil { //nolint:revive // all are taken
+	for frame.Read(sensor, &sensorv1.CoordinatorMessage{}) == nil {
 	}
 }
 
