@@ -53,8 +53,11 @@ func (db *DB) Drills(ctx context.Context, host string, p Page) ([]*raftv1.DrillR
 	q := "SELECT d.n, h.id, h.name, d.missed_at, d.proven_at, d.body FROM drills d JOIN hosts h ON h.n = d.host AND h.removed = 0 WHERE d.n < ?"
 	args := []any{before}
 	if host != "" {
-		q += " AND (h.id = ? OR h.name = ?)"
-		args = append(args, host, host)
+		where, arg, err := db.ofHost(ctx, "d.host", host)
+		if err != nil {
+			return nil, "", err
+		}
+		q, args = q+where, append(args, arg)
 	}
 	return paged(ctx, db, p, func(s scanner, n *int64) (*raftv1.DrillResult, error) {
 		r := &raftv1.DrillResult{}

@@ -77,7 +77,7 @@ func (db *DB) ofHost(ctx context.Context, column, idOrName string) (where string
 		err := s.Scan(&n)
 		numbers = append(numbers, n)
 		return err
-	}, "SELECT n FROM hosts WHERE id = ?1 OR name = ?1", idOrName)
+	}, "SELECT n FROM hosts WHERE id = ?1 UNION ALL SELECT n FROM hosts WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM hosts WHERE id = ?1)", idOrName)
 	if err != nil {
 		return "", nil, err
 	}
