@@ -169,9 +169,11 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 		defer func() { _ = parts.open.Close() }() // as above
 	}
 
+	opened := opening(startLimit, logger)
 	node, err := consensus.Open(consensus.Config{ID: c.cfg.ID, Address: c.cfg.Advertise, DataDir: c.cfg.Data, Listener: listener,
 		Bootstrap: c.identity.Membership().Founder, Logger: logger, Meter: parts.meter, Version: c.cfg.Version, CertificateEnds: c.certificateEnds,
 		StableFor: c.cfg.StableFor, DeadAfter: c.cfg.DeadAfter, AuthorityKey: c.identity.AuthorityKey})
+	opened()
 	if err != nil {
 		return fmt.Errorf("opening the log and state in %s: %w", c.cfg.Data, err)
 	}
@@ -414,26 +416,4 @@ func (c *Coordinator) introduce(ctx context.Context, node *consensus.Node, self 
 		}
 	}
 	return node.AddVoter(ctx, self)
-}
-
-// watchdog tells systemd that the node lives, as long as its state answers.
-func (c *Coordinator) watchdog(ctx context.Context, node *consensus.Node) error {
-	interval, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || interval == 0 {
-		return nil //nolint:nilerr // not under a watchdog
-	}
-	ticker := time.NewTicker(interval / 3)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			probe, cancel := context.WithTimeout(ctx, interval/3)
-			if _, err := node.DB().ClusterID(probe); err == nil {
-				_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
-			}
-			cancel()
-		}
-	}
 }
