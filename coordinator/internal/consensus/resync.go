@@ -117,17 +117,18 @@ func (n *Node) takeFromAny(d *difference) (from string, index uint64, err error)
 // cleanse replaces raft's snapshots on this disk, which hold the old state: nothing may
 // begin with them, nor be sent them. Until this is done the marker stays.
 func (n *Node) cleanse() error {
+	// Raft takes one at a time, so one of the old state that it was about to take is listed
+	// below. It refuses while the newest entry is one of its own; then another has to come
+	// first, unless there is nothing to replace.
+	taken := n.Snapshot()
 	old, err := n.snapshots.List()
 	if err != nil {
 		return fmt.Errorf("listing raft snapshots: %w", err)
 	}
-	if len(old) > 0 {
-		// Raft refuses while the newest entry is one of its own; then another has to come first.
-		if err := n.Snapshot(); err != nil {
-			return err
-		}
+	if taken != nil && len(old) > 0 {
+		return taken
 	}
-	for _, s := range old {
+	for _, s := range old[min(1, len(old)):] { // the newest comes first
 		if err := os.RemoveAll(filepath.Join(n.cfg.DataDir, "raft", "snapshots", s.ID)); err != nil {
 			return fmt.Errorf("removing a snapshot of the old state: %w", err)
 		}
