@@ -88,7 +88,8 @@ func recoverCommand() *cobra.Command {
 			"there, run it with --yes and start the node. Empty the others' directories and let them join again with a\n" +
 			"token: a node that starts with what it has would be a second cluster beside this one.\n\n" +
 			"What was acknowledged by the lost nodes and never reached this one is lost. The audit record says that it\n" +
-			"happened, and hosts count what they had delivered in vain.",
+			"happened, and hosts count what they had delivered in vain. Of nodes with the same term and index, leave the one\n" +
+			"that says that its state differed: some of its rows may be wrong.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := o.load()
@@ -101,6 +102,9 @@ func recoverCommand() *cobra.Command {
 					return err
 				}
 				say(cmd.OutOrStdout(), "node %s: term %d, index %d (applied %d, snapshot %d), members %s\n", id, s.Term, s.Index, s.Applied, s.Snapshot, strings.Join(s.Members, " "))
+				if s.Differed {
+					say(cmd.OutOrStdout(), "Its state differed from that of the other nodes when it stopped: choose one with the same term and index in its place if there is any; if there is none, this one has most, and some of its rows may be wrong.\n")
+				}
 				say(cmd.ErrOrStderr(), "Nothing was changed. Compare the nodes that are left: the highest term has most, among those the highest index. There: --yes\n")
 				return nil
 			}

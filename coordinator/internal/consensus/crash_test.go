@@ -79,8 +79,14 @@ func TestRecoverOfOneThatDiffers(t *testing.T) {
 	if err := os.WriteFile(n.marker(), []byte("damaged\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if s, err := Look(t.Context(), dir, nil); err != nil || !s.Differed {
+		t.Errorf("before it, who looks is told %+v, %v", s, err)
+	}
 	if _, err := Recover(t.Context(), dir, &sensorv1.Node{Id: "n1", Address: "127.0.0.1:1"}, 5, nil); err != nil {
 		t.Fatal(err)
+	}
+	if s, err := Look(t.Context(), dir, nil); err != nil || s.Differed {
+		t.Errorf("behind it, who looks is told %+v, %v", s, err)
 	}
 	n, _ = single(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -44,6 +44,8 @@ type Survey struct {
 	Applied, Snapshot uint64
 	// Members are the ids of the cluster's nodes as this one knows them.
 	Members []string
+	// Differed: when it stopped, its state was known not to be that of the others.
+	Differed bool
 }
 
 // offline is a node's data while the node does not run.
@@ -120,6 +122,12 @@ func (o *offline) survey() (s Survey, err error) {
 	list, err := o.snapshots.List()
 	if err != nil {
 		return s, fmt.Errorf("listing raft snapshots: %w", err)
+	}
+	switch _, err := os.Stat(filepath.Join(o.dir, markerName)); {
+	case err == nil:
+		s.Differed = true
+	case !errors.Is(err, fs.ErrNotExist):
+		return s, fmt.Errorf("seeing whether the state differed: %w", err)
 	}
 	s.Applied = o.db.AppliedIndex()
 	var members raft.Configuration
