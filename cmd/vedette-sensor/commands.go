@@ -90,7 +90,8 @@ func enrollCommand(f *flags) *cobra.Command {
 An operator makes the token with "vedette token create"; it is good for one host
 and at most an hour. The host's key is made here and never leaves it. The token
 also names the cluster's CA, so that this host cannot be lured to another one, and
-the operators' authority, so that it obeys nobody else.
+the operators' authority, so that it obeys nobody else. While the nodes are busy, as
+in the roll-out of many hosts, it tries again, for a minute and a half at most.
 
 Arguments are readable by every user of a machine: --token-file (- for standard
 input) or VEDETTE_TOKEN keep the token out of them.`,

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,6 +26,15 @@ const maxAddress = 253 + 6
 // enrollTimeout bounds one node's answer, a proposal to the cluster included.
 const enrollTimeout = 15 * time.Second
 
+// A roll-out enrols many hosts at once, often from behind one address, and a node takes few
+// strangers at a time: who is sent away tries again, for enrollPatience in all, waits up to
+// enrollBackoff more than it was asked to, and enrollBusy where it was not told how long.
+const (
+	enrollPatience = 90 * time.Second
+	enrollBackoff  = 8 * time.Second
+	enrollBusy     = time.Second
+)
+
 // RefusedError is a node's refusal: it says what to do.
 type RefusedError struct {
 	Code       string
@@ -42,7 +52,8 @@ func refusal(r *sensorv1.Refusal) *RefusedError {
 
 // Enroll trades a join token for an identity and writes it to dir. The key is
 // made here and never leaves; the node is believed because it shows the CA that
-// the token pins, and about operators only as far as the token's other pin goes. Nodes are tried in turn, until one answers.
+// the token pins, and about operators only as far as the token's other pin goes. Nodes are tried in turn, until
+// one answers, and again while they are busy.
 func Enroll(ctx context.Context, dir string, nodes []string, token link.Token, facts *sensorv1.HostFacts) (*Identity, error) {
 	if len(nodes) == 0 {
 		return nil, errors.New("enrolling: no coordinator is given; add --coordinator HOST:PORT")
@@ -55,22 +66,49 @@ func Enroll(ctx context.Context, dir string, nodes []string, token link.Token, f
 		Protocol: frame.ProtocolVersion, Kind: sensorv1.EnrollKind_ENROLL_KIND_SENSOR,
 		TokenId: token.ID, TokenSecret: token.Secret[:], Csr: r.csr, Facts: facts,
 	}
+	began := time.Now()
+	for wait := firstBackoff; ; wait = min(2*wait, enrollBackoff) {
+		enrolled, later, err := enrolAtAny(ctx, nodes, token, request)
+		if err == nil {
+			return saveEnrolment(dir, nodes, token, r, enrolled)
+		}
+		pause := later + mathrand.N(wait) // those that were sent away together come apart
+		if later == 0 || time.Since(began)+pause > enrollPatience {
+			return nil, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// enrolAtAny asks one node after another. Later is 0 when asking again would not help: no
+// node has answered, or one has said no for good.
+func enrolAtAny(ctx context.Context, nodes []string, token link.Token, request *sensorv1.EnrollRequest) (_ *sensorv1.Enrolled, later time.Duration, _ error) {
 	var failures []error
 	for _, node := range nodes {
 		enrolled, err := requestEnrolment(ctx, node, token, request)
 		if err == nil {
-			return saveEnrolment(dir, nodes, token, r, enrolled)
+			return enrolled, 0, nil
 		}
 		failures = append(failures, fmt.Errorf("enrolling at %s: %w", node, err))
 		var refused *RefusedError
-		if errors.As(err, &refused) && refused.RetryAfter == 0 {
-			break // the cluster has said no; its other nodes would, too
-		}
-		if ctx.Err() != nil {
-			break
+		switch {
+		case errors.As(err, &refused) && refused.RetryAfter == 0: // so would the cluster's other nodes
+			return nil, 0, errors.Join(failures...)
+		case ctx.Err() != nil:
+			return nil, 0, errors.Join(failures...)
+		case refused != nil && (later == 0 || refused.RetryAfter < later):
+			later = refused.RetryAfter
+		case errors.Is(err, link.ErrBusy) && later == 0:
+			later = enrollBusy
 		}
 	}
-	return nil, errors.Join(failures...)
+	return nil, later, errors.Join(failures...)
 }
 
 func requestEnrolment(ctx context.Context, node string, token link.Token, request *sensorv1.EnrollRequest) (*sensorv1.Enrolled, error) {

@@ -64,6 +64,7 @@ type node struct {
 	takesBack bool
 	notBack   *sensorv1.Refusal
 	asked     int
+	away      int // so many who enrol are sent away first
 	roots     [][]byte // that enrolment gives
 	operators [][]byte
 	results   chan *sensorv1.GrantResult
@@ -213,6 +214,12 @@ func (n *node) enroll(ctx context.Context, c *link.Conn) {
 		return
 	}
 	n.mu.Lock()
+	if n.away > 0 {
+		n.away--
+		n.mu.Unlock()
+		_ = frame.Write(stream, &sensorv1.EnrollReply{Outcome: &sensorv1.EnrollReply_Refusal{Refusal: &sensorv1.Refusal{Code: "busy", Message: "too many", RetryAfterSeconds: 1}}})
+		return
+	}
 	secret, ok := n.tokens[request.GetTokenId()]
 	delete(n.tokens, request.GetTokenId())
 	roots, operators := n.roots, n.operators

@@ -233,6 +233,24 @@ func TestEnroll(t *testing.T) {
 	}
 }
 
+// Ensure a host that is sent away because many enrol at once does so later, and does not
+// wait for what will not change.
+func TestEnrollTriesAgain(t *testing.T) {
+	n := startNode(t, linktest.NewCA(t), "n1", "127.0.0.1:0", newStore())
+	n.set(func(n *node) { n.away = 1 })
+	token := n.token()
+	if _, err := uplink.Enroll(t.Context(), filepath.Join(t.TempDir(), "identity"), []string{n.addr()}, token, nil); err != nil {
+		t.Errorf("at a busy node: %v", err)
+	}
+	n.set(func(n *node) { n.away = 1 << 20 })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	var refused *uplink.RefusedError
+	if _, err := uplink.Enroll(ctx, filepath.Join(t.TempDir(), "identity"), []string{n.addr()}, token, nil); !errors.As(err, &refused) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("stopped while it waits: %v", err)
+	}
+}
+
 // Ensure records arrive once and in order, over many batches, and leave the spool.
 func TestDelivery(t *testing.T) {
 	st := newStore()
