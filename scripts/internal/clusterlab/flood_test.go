@@ -48,7 +48,7 @@ const (
 func TestClusterFlooded(t *testing.T) {
 	c := newTrio(t, 3, "")
 	writers, stop := c.write(t, 6, 100*time.Millisecond)
-	probe, bad := c.enrolRaw(t, "probe"), c.enrolRaw(t, "bad")
+	probe, bad := c.enrolRaw(t, "probe"), c.enrolFor(t, "bad", mutes+slows+giants)
 	leader := c.leader()
 	target := c.node(leader).Listen
 	address, err := net.ResolveUDPAddr("udp", target)
@@ -148,7 +148,7 @@ type flood struct {
 	flights [][][]byte
 	crowd   *linktest.Crowd
 	peers   []*linktest.Raw
-	bad     *raw // an enrolled host's identity, for those that the node must let in
+	bad     []*raw // enrolled hosts' identities, for those that the node must let in
 
 	byHand, muted, slowed, giant, refused atomic.Int64
 }
@@ -162,11 +162,14 @@ func (f *flood) String() string {
 func (f *flood) run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { f.packets(ctx) })
+	attackers := 0
 	again := func(times int, count *atomic.Int64, attack func(context.Context, *link.Conn)) {
 		for range times {
+			as := f.bad[attackers/perHost]
+			attackers++
 			all.Go(func() {
 				for ctx.Err() == nil {
-					f.connection(ctx, count, attack)
+					f.connection(ctx, as, count, attack)
 				}
 			})
 		}
@@ -219,9 +222,9 @@ func newIDs(i uint64) (out []byte) {
 }
 
 // connection makes one that the node must let in, and has it attack.
-func (f *flood) connection(ctx context.Context, count *atomic.Int64, attack func(context.Context, *link.Conn)) {
+func (f *flood) connection(ctx context.Context, as *raw, count *atomic.Int64, attack func(context.Context, *link.Conn)) {
 	dialling, done := context.WithTimeout(ctx, 2*time.Second)
-	conn, err := f.bad.dial(dialling, f.target)
+	conn, err := as.dial(dialling, f.target)
 	done()
 	if err == nil {
 		count.Add(1)

@@ -157,8 +157,9 @@ func TestClusterForgetsVanishedSensors(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.close()
-	before := useOf(t, c.Members["n1"])
 	const n = 500
+	hosts := c.enrolFor(t, "vanishing", n)
+	before := useOf(t, c.Members["n1"])
 	began := time.Now()
 	conns := make([]*link.Conn, n)
 	var wg sync.WaitGroup
@@ -167,7 +168,7 @@ func TestClusterForgetsVanishedSensors(t *testing.T) {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			conn, err := r.dial(t.Context(), c.Nodes[0].Listen)
+			conn, err := hosts[i/perHost].dial(t.Context(), c.Nodes[0].Listen)
 			if err != nil {
 				t.Errorf("sensor %d: %v", i, err)
 				return

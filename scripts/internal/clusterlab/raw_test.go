@@ -112,6 +112,18 @@ func (c *trio) enrolRaw(t *testing.T, name string) *raw {
 	return r
 }
 
+// perHost is how many connections a node holds of one host (proto/link).
+const perHost = 4
+
+// enrolFor enrols as many hosts as so many connections at once need.
+func (c *trio) enrolFor(t *testing.T, name string, connections int) (hosts []*raw) {
+	t.Helper()
+	for i := range (connections + perHost - 1) / perHost {
+		hosts = append(hosts, c.enrolRaw(t, fmt.Sprintf("%s-%d", name, i)))
+	}
+	return hosts
+}
+
 // dial makes a connection to one node, without a word on it.
 func (r *raw) dial(ctx context.Context, node string) (conn *link.Conn, err error) {
 	err = r.ns.Do(func() error {
