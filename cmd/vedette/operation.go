@@ -87,7 +87,7 @@ func (a *app) operationShowCommand() *cobra.Command {
 			}
 			names := s.hostNames(ctx, res.GetOrder().GetHosts())
 			return s.Show(output.Shown{
-				Name: args[0], Value: shape.FromOperation(res.GetOrder()),
+				Name: args[0], Value: shape.FromOperationDetail(res.GetOrder()),
 				Page: func(g *output.Page) { operationPage(g, res.GetOrder(), names) },
 			})
 		}),

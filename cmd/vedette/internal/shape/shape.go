@@ -200,35 +200,6 @@ func Losses(in []*sensorv1.Loss) []Loss {
 	return out
 }
 
-// Operation is a row of `operation list`.
-type Operation struct {
-	ID               string   `json:"id"`
-	State            string   `json:"state"`
-	Action           string   `json:"action"`
-	Hosts            []string `json:"hosts"`
-	RequestedBy      string   `json:"requested_by"`
-	RequestedAt      Time     `json:"requested_at"`
-	Reason           string   `json:"reason"`
-	ApprovedBy       []string `json:"approved_by"`
-	ApprovalsMissing uint32   `json:"approvals_missing"`
-	WindowEnds       Time     `json:"window_ends"`
-	Expires          Time     `json:"expires"`
-	Level            uint32   `json:"level"`
-	Finding          string   `json:"finding"`
-	Policies         []string `json:"policies"`
-	VetoedBy         string   `json:"vetoed_by"`
-	VetoReason       string   `json:"veto_reason"`
-}
-
-// FromOperation shapes an order.
-func FromOperation(o *operatorv1.Operation) Operation {
-	return Operation{
-		o.GetId(), o.GetState(), o.GetAction(), list(o.GetHosts()), o.GetRequestedBy(), Time(o.GetRequestedAt()), o.GetReason(),
-		list(o.GetApprovedBy()), o.GetApprovalsMissing(), Time(o.GetWindowEnds()), Time(o.GetExpires()), o.GetLevel(),
-		o.GetFinding(), list(o.GetPolicies()), o.GetVetoedBy(), o.GetVetoReason(),
-	}
-}
-
 // Audit is a row of `audit list`. It carries all that an entry's hash covers, so
 // that an exported list can be verified without a cluster.
 type Audit struct {
