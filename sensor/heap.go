@@ -46,7 +46,7 @@ func boundGarbage() {
 func afterEachCollection(f func()) {
 	type unreachable struct{ self *byte } // with a pointer: what has none shares its memory with others
 	runtime.SetFinalizer(&unreachable{new(byte)}, func(*unreachable) {
+		afterEachCollection(f) // first: who hears of this one may begin the next
 		f()
-		afterEachCollection(f)
 	})
 }
