@@ -59,6 +59,42 @@ func TestTinyFramesAreBounded(t *testing.T) {
 	}
 }
 
+// Ensure that what a peer can make a node keep before it has shown anything is bounded, and
+// given back when it does not go on.
+func TestHalfOpenIsBounded(t *testing.T) {
+	node := newFloodNode(t)
+	before := heap()
+	const peers = 8
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range peers {
+		h := linktest.NewHalfOpen(t, node.Addr().(*net.UDPAddr))
+		var frames []byte
+		for at := uint64(1); at < 16<<10; at++ { // the first byte never comes
+			if frames = append(frames, linktest.Frames(0x06, linktest.Shortest(at), linktest.Shortest(1), []byte{'x'})...); len(frames) < 1100 {
+				continue
+			}
+			if _, err := h.Socket.Write(h.Packet(frames)); err != nil {
+				t.Fatal(err)
+			}
+			frames = frames[:0]
+			<-tick.C
+		}
+	}
+	if got := node.Stats().Handshaking; got != peers {
+		t.Fatalf("%d handshakes under way, want %d", got, peers)
+	}
+	grown := heap() - before
+	t.Logf("each costs %d KiB", grown/peers>>10)
+	if grown > peers*mostOfOne {
+		t.Errorf("the heap grew by %d KiB for each", grown/peers>>10)
+	}
+	until(t, "the memory to be given back", func() bool { return node.Stats().Handshaking == 0 && heap()-before <= peers*mostOfOne/16 })
+	if err := honest(t, node); err != nil {
+		t.Errorf("honest sensor: %v", err)
+	}
+}
+
 // Ensure that a window grows by reading only as far as who sends may be trusted.
 func TestWindowsGrowWithTrust(t *testing.T) {
 	ca := linktest.NewCA(t)

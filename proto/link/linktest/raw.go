@@ -33,9 +33,7 @@ type Raw struct {
 	id     []byte // the node's connection id
 	number uint64
 
-	seal    cipher.AEAD
-	iv      []byte
-	header  cipher.Block
+	keys    protection
 	readers sync.WaitGroup
 }
 
@@ -68,7 +66,7 @@ func NewRaw(t testing.TB, node *net.UDPAddr) *Raw {
 	tap.silent.Store(true)
 	_ = qc.CloseWithError(0, "")
 	_ = transport.Close()
-	r.keys(secrets.client(t))
+	r.keys = protect(t, secrets.client(t))
 	if r.Socket, err = net.DialUDP("udp4", socket.LocalAddr().(*net.UDPAddr), node); err != nil {
 		// The library has left the socket open, as it was not its own.
 		_ = socket.Close()
@@ -99,21 +97,6 @@ func (r *Raw) Count(socket *net.UDPConn) {
 	})
 }
 
-func (r *Raw) keys(secret []byte) {
-	block := func(label string) cipher.Block {
-		b, err := aes.NewCipher(expand(secret, label, 16))
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		return b
-	}
-	var err error
-	if r.seal, err = cipher.NewGCM(block("quic key")); err != nil {
-		r.t.Fatal(err)
-	}
-	r.iv, r.header = expand(secret, "quic iv", 12), block("quic hp")
-}
-
 // expand is HKDF-Expand-Label (RFC 8446, section 7.1).
 func expand(secret []byte, label string, length int) []byte {
 	info := binary.BigEndian.AppendUint16(nil, uint16(length))
@@ -129,17 +112,47 @@ func expand(secret []byte, label string, length int) []byte {
 // Packet is a protected 1-RTT packet with the given frames (RFC 9001, section 5).
 func (r *Raw) Packet(frames []byte) []byte {
 	r.number++
-	head := append([]byte{0x43}, r.id...)
-	head = binary.BigEndian.AppendUint32(head, uint32(r.number))
-	nonce := append([]byte(nil), r.iv...)
-	for i := range 8 {
-		nonce[4+i] ^= byte(r.number >> (56 - 8*i))
+	return r.keys.packet(append([]byte{0x43}, r.id...), r.number, frames)
+}
+
+// protection is that of packets in one direction, with AES-128-GCM.
+type protection struct {
+	seal   cipher.AEAD
+	iv     []byte
+	header cipher.Block
+}
+
+func protect(t testing.TB, secret []byte) protection {
+	t.Helper()
+	block := func(label string) cipher.Block {
+		b, err := aes.NewCipher(expand(secret, label, 16))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
 	}
-	out := r.seal.Seal(head, nonce, frames, head)
+	seal, err := cipher.NewGCM(block("quic key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return protection{seal, expand(secret, "quic iv", 12), block("quic hp")}
+}
+
+// packet puts a packet number of four bytes behind head, and protects what is there.
+func (p protection) packet(head []byte, number uint64, frames []byte) []byte {
+	at, hidden := len(head), byte(0x1f)
+	if head[0]&0x80 != 0 { // a long header
+		hidden = 0x0f
+	}
+	head = binary.BigEndian.AppendUint32(head, uint32(number))
+	nonce := append([]byte(nil), p.iv...)
+	for i := range 8 {
+		nonce[4+i] ^= byte(number >> (56 - 8*i))
+	}
+	out := p.seal.Seal(head, nonce, frames, head)
 	var mask [aes.BlockSize]byte
-	at := 1 + connIDLength
-	r.header.Encrypt(mask[:], out[at+4:at+4+aes.BlockSize])
-	out[0] ^= mask[0] & 0x1f
+	p.header.Encrypt(mask[:], out[at+4:at+4+aes.BlockSize])
+	out[0] ^= mask[0] & hidden
 	for i := range 4 {
 		out[at+i] ^= mask[1+i]
 	}
