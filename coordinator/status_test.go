@@ -1,6 +1,7 @@
 package coordinator_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -30,6 +31,17 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 		return nil
 	}
 	eventually(t, "all is well", func() error { return says() })
+	// What a host has not done is told, and is no problem of the cluster's.
+	if err := c.isolate(c.admin, c.enrol(0).id, "op-unanswered"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an order is not answered", func() error {
+		st, err := c.api.Status(t.Context())
+		if err == nil && (st.GetIsolationsPending() != 1 || st.GetIsolationsFailed() != 0) {
+			err = fmt.Errorf("%d pending, %d failed", st.GetIsolationsPending(), st.GetIsolationsFailed())
+		}
+		return errors.Join(err, says())
+	})
 	if _, err := c.api.ApplyIntent(t.Context(), &sensorv1.Intent{AutomationOff: true, Reason: "drill"}, nil, ""); err != nil {
 		t.Fatal(err)
 	}

@@ -209,7 +209,12 @@ func (f *fake) GetStatus(context.Context, *operatorv1.GetStatusRequest) (*operat
 	if f.is("leaderless") {
 		st.LeaderId = ""
 	}
-	if f.is("well") {
+	switch {
+	case f.is("all well"):
+		st.Problems, st.HostsSilent, st.HostsBlind, st.HostsStopped, st.IncidentsOpen = nil, 0, 0, 0, 0
+	case f.is("well uncut"):
+		st.Problems, st.IsolationsFailed, st.IsolationsPending = nil, 2, 1
+	case f.is("well"):
 		st.Problems = nil
 	}
 	f.mu.Lock()

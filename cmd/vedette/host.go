@@ -22,9 +22,13 @@ func (a *app) hostCommand() *cobra.Command {
 		a.hostListCommand(), a.hostShowCommand(), a.hostHistoryCommand(), a.hostRemoveCommand())
 }
 
+// hostStates are the words for what a host is like now.
+var hostStates = []string{"online", "blind", "silent", "stopped", "never-seen"}
+
 func (a *app) hostListCommand() *cobra.Command {
 	var sel selection
 	var limit int
+	var state string
 	c := &cobra.Command{
 		Use:   "list [HOST...]",
 		Short: "list hosts, all of them when none is selected",
@@ -33,23 +37,34 @@ func (a *app) hostListCommand() *cobra.Command {
 		Example: `  vedette host list
   vedette host list -l role=web -o wide
   vedette host list --limit 20
+  vedette host list --state stopped
   vedette host list -o json | jq '.[] | select(.events_lost > 0)'
   vedette host list -l role=web -o name | vedette isolate - --reason "…"`,
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: a.completeHosts,
 		RunE: a.listing(func(ctx context.Context, s *session, args []string) error {
+			if state != "" && !slices.Contains(hostStates, state) {
+				return usage("--state %q: use online, blind, silent, stopped or never-seen", state)
+			}
 			selector, err := sel.resolve(s.stdin, args)
 			if err != nil {
 				return err
+			}
+			size := page(limit)
+			if state != "" {
+				size = 0 // most may be of another state
 			}
 			absent := make(map[string]bool)
 			for _, id := range selector.GetIds() {
 				absent[id] = true
 			}
 			rows := func(yield func(*operatorv1.Host, error) bool) {
-				for h, err := range s.api.Hosts(ctx, selector, page(limit)) {
+				for h, err := range s.api.Hosts(ctx, selector, size) {
 					delete(absent, h.GetId())
 					delete(absent, h.GetName())
+					if err == nil && state != "" && h.GetState() != state {
+						continue
+					}
 					if !yield(h, err) {
 						return
 					}
@@ -62,13 +77,17 @@ func (a *app) hostListCommand() *cobra.Command {
 			if len(absent) > 0 && (limit <= 0 || n < limit) {
 				return exit(exitNotFound, "no such host: %s", strings.Join(slices.Sorted(maps.Keys(absent)), ", "))
 			}
-			if n == 0 && s.Human() {
+			if n == 0 && state != "" && s.Human() {
+				s.say("no hosts are %s", state)
+			} else if n == 0 && s.Human() {
 				s.say("no hosts: make a token with 'vedette token create' and run 'vedette-sensor enroll' on a host")
 			}
 			return nil
 		}),
 	}
 	sel.flags(c)
+	c.Flags().StringVar(&state, "state", "", "only those that are online, blind, silent, stopped or never-seen")
+	completeWords(c, "state", hostStates...)
 	limitFlag(c, &limit)
 	return c
 }

@@ -21,7 +21,9 @@ func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "is all well, and what is not",
-		Long: `Shows the cluster, its nodes and what is open, with what to do about each problem.
+		Long: `Shows the cluster, its nodes and what is open, with what to do about each problem. That the
+cluster is well says nothing of the fleet: incidents that wait for a decision, sensors that
+were stopped and isolations that did not succeed are told apart from it.
 
 The exit code is 6 when the cluster has no leader: nothing can be decided then,
 but sensors go on watching and keep what they have to say.`,
@@ -105,9 +107,12 @@ func nodesSigned(list *sensorv1.NodeAddresses, broken error) string {
 
 func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string) {
 	// The first words are whether anything can be done at all.
+	waits := needsPerson(st)
 	switch n := len(st.GetProblems()); {
 	case st.GetLeaderId() == "":
 		g.Title(output.Red, fmt.Sprintf("The cluster can decide nothing now (no leader); %s:", plural(n, "problem")))
+	case n == 0 && len(waits) > 0:
+		g.Title(output.Yellow, "The cluster is well.")
 	case n == 0:
 		g.Title(output.Green, "All is well.")
 	default:
@@ -115,6 +120,12 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string)
 	}
 	for _, problem := range st.GetProblems() {
 		g.Item(problem)
+	}
+	if len(waits) > 0 {
+		g.Section("What needs a person")
+		for _, w := range waits {
+			g.Try(w.what, w.command)
+		}
 	}
 	g.Section("Cluster")
 	g.Field("id", st.GetClusterId())
@@ -153,6 +164,35 @@ func statusPage(g *output.Page, st *operatorv1.GetStatusResponse, signed string)
 	}
 	g.Field("incidents open", open)
 	drillField(g, st.GetDrills())
+}
+
+// wait is a fact about the fleet that somebody should look at, and where.
+type wait struct{ what, command string }
+
+// needsPerson is what no problem of the cluster is and nobody should go to bed over: as many
+// lines at most as there are kinds of it, however large the fleet is.
+func needsPerson(st *operatorv1.GetStatusResponse) (out []wait) {
+	for _, w := range []struct {
+		n         uint64
+		one, many string
+		command   string
+	}{
+		{st.GetIncidentsOpen(), "1 incident waits for a decision", "%d incidents wait for a decision", "vedette incident list --status open"},
+		{st.GetIsolationsFailed(), "At 1 host the newest order to isolate or release failed or was refused; another one settles it",
+			"At %d hosts the newest order to isolate or release failed or was refused; another one settles it", "vedette isolation list -o wide"},
+		{st.GetIsolationsPending(), "1 host has not answered an order to isolate or release", "%d hosts have not answered an order to isolate or release",
+			"vedette isolation list --active"},
+		{st.GetHostsStopped(), "1 sensor is stopped (by an administrator, the removal of its package or a shutdown), so nothing is found there",
+			"%d sensors are stopped (by an administrator, the removal of their package or a shutdown), so nothing is found there", "vedette host list --state stopped"},
+	} {
+		switch {
+		case w.n == 1:
+			out = append(out, wait{w.one, w.command})
+		case w.n > 1:
+			out = append(out, wait{fmt.Sprintf(w.many, w.n), w.command})
+		}
+	}
+	return out
 }
 
 // stateColour is the colour of a host's, a node's or an isolation's state.

@@ -76,15 +76,18 @@ type GetStatusResponse struct {
 	IncidentsOpen uint64                 `protobuf:"varint,9,opt,name=incidents_open,json=incidentsOpen,proto3" json:"incidents_open,omitempty"`
 	Isolated      uint64                 `protobuf:"varint,10,opt,name=isolated,proto3" json:"isolated,omitempty"`
 	Members       []*Member              `protobuf:"bytes,11,rep,name=members,proto3" json:"members,omitempty"`
-	// What is wrong and what to do, one sentence each; empty when all is well.
-	Problems      []string              `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"`
-	Time          int64                 `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`
-	HostsBlind    uint64                `protobuf:"varint,14,opt,name=hosts_blind,json=hostsBlind,proto3" json:"hosts_blind,omitempty"`       // online, and their sensors do not see
-	HostsStopped  uint64                `protobuf:"varint,15,opt,name=hosts_stopped,json=hostsStopped,proto3" json:"hosts_stopped,omitempty"` // their sensors were stopped in an orderly way
-	SignedNodes   *sensorv1.SignedNodes `protobuf:"bytes,16,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"`     // absent: none was ever signed
-	Drills        *DrillCoverage        `protobuf:"bytes,71,opt,name=drills,proto3" json:"drills,omitempty"`                                  // absent: no drill was ever done
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What is wrong with the cluster, and what it waits for, with what to do, one sentence each. That it
+	// is empty says nothing of incidents, of stopped sensors and of isolations: those are the counts here.
+	Problems          []string              `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"`
+	Time              int64                 `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`
+	HostsBlind        uint64                `protobuf:"varint,14,opt,name=hosts_blind,json=hostsBlind,proto3" json:"hosts_blind,omitempty"`                      // online, and their sensors do not see
+	HostsStopped      uint64                `protobuf:"varint,15,opt,name=hosts_stopped,json=hostsStopped,proto3" json:"hosts_stopped,omitempty"`                // their sensors were stopped in an orderly way
+	SignedNodes       *sensorv1.SignedNodes `protobuf:"bytes,16,opt,name=signed_nodes,json=signedNodes,proto3" json:"signed_nodes,omitempty"`                    // absent: none was ever signed
+	IsolationsFailed  uint64                `protobuf:"varint,17,opt,name=isolations_failed,json=isolationsFailed,proto3" json:"isolations_failed,omitempty"`    // hosts whose newest order to isolate or release failed or was refused
+	IsolationsPending uint64                `protobuf:"varint,18,opt,name=isolations_pending,json=isolationsPending,proto3" json:"isolations_pending,omitempty"` // hosts that have not answered such an order
+	Drills            *DrillCoverage        `protobuf:"bytes,71,opt,name=drills,proto3" json:"drills,omitempty"`                                                 // absent: no drill was ever done
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -227,6 +230,20 @@ func (x *GetStatusResponse) GetSignedNodes() *sensorv1.SignedNodes {
 		return x.SignedNodes
 	}
 	return nil
+}
+
+func (x *GetStatusResponse) GetIsolationsFailed() uint64 {
+	if x != nil {
+		return x.IsolationsFailed
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetIsolationsPending() uint64 {
+	if x != nil {
+		return x.IsolationsPending
+	}
+	return 0
 }
 
 func (x *GetStatusResponse) GetDrills() *DrillCoverage {
@@ -8844,7 +8861,7 @@ var File_vedette_operator_proto protoreflect.FileDescriptor
 const file_vedette_operator_proto_rawDesc = "" +
 	"\n" +
 	"\x16vedette/operator.proto\x12\x13vedette.operator.v1\x1a\x16vedette/campaign.proto\x1a\x13vedette/drill.proto\x1a\x1bvedette/investigation.proto\x1a\x1cvedette/operator_rules.proto\x1a\x12vedette/raft.proto\x1a\x14vedette/sensor.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xf2\x04\n" +
+	"\x10GetStatusRequest\"\xce\x05\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -8864,7 +8881,9 @@ const file_vedette_operator_proto_rawDesc = "" +
 	"\vhosts_blind\x18\x0e \x01(\x04R\n" +
 	"hostsBlind\x12#\n" +
 	"\rhosts_stopped\x18\x0f \x01(\x04R\fhostsStopped\x12A\n" +
-	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\x12:\n" +
+	"\fsigned_nodes\x18\x10 \x01(\v2\x1e.vedette.sensor.v1.SignedNodesR\vsignedNodes\x12+\n" +
+	"\x11isolations_failed\x18\x11 \x01(\x04R\x10isolationsFailed\x12-\n" +
+	"\x12isolations_pending\x18\x12 \x01(\x04R\x11isolationsPending\x12:\n" +
 	"\x06drills\x18G \x01(\v2\".vedette.operator.v1.DrillCoverageR\x06drills\"\xae\x06\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +

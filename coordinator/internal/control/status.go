@@ -55,6 +55,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *operatorv1.GetStatusRequest) 
 		AppliedIndex: s.cfg.DB.AppliedIndex(), Hosts: counts.Hosts, HostsSilent: v.quiet.Silent, FindingsDay: counts.FindingsSince,
 		IncidentsOpen: counts.IncidentsOpen, Isolated: counts.Isolated, Time: now.UnixNano(),
 		HostsBlind: v.quiet.Blind, HostsStopped: v.quiet.Stopped,
+		IsolationsFailed: counts.IsolationsFailed, IsolationsPending: counts.IsolationsPending,
 		Members: v.members, Problems: v.problems(), SignedNodes: v.signed, Drills: coverage(tallies),
 	}, nil
 }

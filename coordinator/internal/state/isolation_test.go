@@ -23,6 +23,8 @@ const (
 	released = sensorv1.IsolationState_ISOLATION_STATE_RELEASED
 	failed   = sensorv1.IsolationState_ISOLATION_STATE_FAILED
 	expired  = sensorv1.IsolationState_ISOLATION_STATE_EXPIRED
+	refused  = sensorv1.IsolationState_ISOLATION_STATE_REFUSED
+	preview  = sensorv1.IsolationState_ISOLATION_STATE_PREVIEWED
 )
 
 // epochs orders the grants of all tests.
@@ -130,6 +132,68 @@ func TestIsolationRows(t *testing.T) {
 				if got := isolation(t, l, "h-1"); got != s.want {
 					t.Errorf("step %d: %q, want %q", i, got, s.want)
 				}
+			}
+		})
+	}
+}
+
+// Ensure a status counts the hosts that are not as they were ordered to be: those whose newest
+// order to isolate or release failed, and those that have not answered it.
+func TestUnsettledIsolations(t *testing.T) {
+	type step struct {
+		ask       sensorv1.Action
+		report    sensorv1.IsolationState
+		operation string
+		preview   bool
+	}
+	for name, tt := range map[string]struct {
+		steps                   []step
+		isolated, failed, waits uint64
+	}{
+		"none":                      {},
+		"not answered":              {steps: []step{{ask: isolate, operation: "op-1"}}, waits: 1},
+		"applied":                   {steps: []step{{ask: isolate, operation: "op-1"}, {report: applied, operation: "op-1"}}, isolated: 1},
+		"failed":                    {steps: []step{{ask: isolate, operation: "op-1"}, {report: failed, operation: "op-1"}}, failed: 1},
+		"refused":                   {steps: []step{{ask: isolate, operation: "op-1"}, {report: refused, operation: "op-1"}}, failed: 1},
+		"a release is not answered": {steps: []step{{ask: isolate, operation: "op-1"}, {report: applied, operation: "op-1"}, {ask: release, operation: "op-2"}}, isolated: 1, waits: 1},
+		"a release failed": {
+			steps:    []step{{ask: isolate, operation: "op-1"}, {report: applied, operation: "op-1"}, {ask: release, operation: "op-2"}, {report: failed, operation: "op-2"}},
+			isolated: 1, failed: 1,
+		},
+		"failed, then tried again": {
+			steps:    []step{{ask: isolate, operation: "op-1"}, {report: failed, operation: "op-1"}, {ask: isolate, operation: "op-2"}, {report: applied, operation: "op-2"}},
+			isolated: 1,
+		},
+		"failed, then tried again and over": {
+			steps: []step{{ask: isolate, operation: "op-1"}, {report: failed, operation: "op-1"}, {ask: isolate, operation: "op-2"}, {report: applied, operation: "op-2"}, {report: expired, operation: "op-2"}},
+		},
+		"failed, then let be": {
+			steps: []step{{ask: isolate, operation: "op-1"}, {report: failed, operation: "op-1"}, {ask: release, operation: "op-2"}, {report: released, operation: "op-2"}},
+		},
+		"failed, then asked what it would do": {
+			steps:  []step{{ask: isolate, operation: "op-1"}, {report: failed, operation: "op-1"}, {ask: isolate, operation: "op-2", preview: true}, {report: preview, operation: "op-2"}},
+			failed: 1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLog(t)
+			l.want("", command(&raftv1.InitCluster{ClusterId: "c-1"}))
+			l.host("h-1")
+			l.host("h-2")
+			sequence := uint64(0)
+			for _, s := range tt.steps {
+				if s.ask != 0 {
+					l.want("", request(s.ask, s.operation, func(g *sensorv1.Grant) { g.Preview = s.preview }))
+					continue
+				}
+				sequence++
+				l.want("", command(&raftv1.Ingest{Batches: []*raftv1.HostBatch{{Host: "h-1", Batch: &sensorv1.Batch{
+					Boot: hash("h-1")[:16], Prev: sequence - 1, Records: []*sensorv1.Record{{Sequence: sequence, Body: &sensorv1.Record_Isolation{
+						Isolation: &sensorv1.IsolationStatus{Operation: s.operation, State: s.report, SelfTest: "x", AppliedAt: now}}}}}}}}))
+			}
+			got, err := l.db.Counts(t.Context(), 0)
+			if err != nil || got.Isolated != tt.isolated || got.IsolationsFailed != tt.failed || got.IsolationsPending != tt.waits {
+				t.Errorf("%d isolated, %d failed, %d pending, %v; want %d, %d, %d", got.Isolated, got.IsolationsFailed, got.IsolationsPending, err, tt.isolated, tt.failed, tt.waits)
 			}
 		})
 	}

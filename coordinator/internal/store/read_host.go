@@ -266,15 +266,26 @@ func (db *DB) Enrolled(ctx context.Context, token string) (host string, key []by
 // Counts are the figures of a status page.
 type Counts struct {
 	Hosts, HostsSilent, FindingsSince, IncidentsOpen, Isolated uint64
+	// Hosts that are not as they were ordered to be: whose newest order to isolate or release was
+	// refused or failed, and that have not answered one.
+	IsolationsFailed, IsolationsPending uint64
 }
 
 // Counts reads the figures; findings are those stored since the given time.
 func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
+	// Not by hosts.isolation: a later order of another kind takes "failed" out of it. A host's newest order
+	// is its index's last entry, and what is pending is few.
+	const (
+		ofIsolation = "(o.action = 1 OR o.action = 2 AND o.undoes = '')"
+		newest      = "SELECT i.state FROM isolations i JOIN operations o ON o.n = i.operation WHERE i.host = hosts.n AND i.state <> 7 AND " + ofIsolation + " ORDER BY i.n DESC LIMIT 1"
+	)
 	err = db.each(ctx, func(s scanner) error {
-		return s.Scan(&c.Hosts, &c.HostsSilent, &c.Isolated, &c.FindingsSince, &c.IncidentsOpen)
+		return s.Scan(&c.Hosts, &c.HostsSilent, &c.Isolated, &c.IsolationsFailed, &c.IsolationsPending, &c.FindingsSince, &c.IncidentsOpen)
 	}, `SELECT count(*) FILTER (WHERE removed = 0),
 		count(*) FILTER (WHERE connected = 0 AND last_seen > 0 AND ended NOT IN ('stopped', 'removed')),
 		count(*) FILTER (WHERE isolation = 'applied' AND removed = 0),
+		count(*) FILTER (WHERE removed = 0 AND (`+newest+`) IN (4, 5)),
+		(SELECT count(DISTINCT +i.host) FROM isolations i JOIN operations o ON o.n = i.operation WHERE i.state IN (1, 2) AND i.state = 1 AND `+ofIsolation+`),
 		(SELECT count(*) FROM findings WHERE stored_at >= ?),
 		(SELECT count(*) FROM incidents WHERE status = 'open') FROM hosts`, since)
 	return c, err

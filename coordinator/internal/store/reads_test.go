@@ -230,11 +230,11 @@ func (tx *Tx) crowd(hosts, findings, now int64) error {
 		text string
 		args []val
 	}{
-		{"UPDATE hosts SET health = ?, connected = 1, last_seen = ?, node = 'n1', address = '192.0.2.1:4000'", []val{health, now}},
+		{"UPDATE hosts SET health = ?, connected = 1, last_seen = ?, node = 'n1', address = '192.0.2.1:4000', isolation = CASE n % 50 WHEN 0 THEN 'applied' WHEN 1 THEN 'failed' ELSE 'none' END", []val{health, now}},
 		{upTo(hosts) + "INSERT INTO losses SELECT i, 'ring', 'full', 3, ? FROM i", []val{now}},
 		{upTo(findings/100+1) + "INSERT INTO incidents (id, status, last_seen, body) SELECT 'x-' || i, CASE i % 10 WHEN 0 THEN 'open' ELSE 'closed' END, ?1 - i * 60000000000, ?2 FROM i", []val{now, incident}},
 		{upTo(hosts/10+1) + "INSERT INTO operations (id, nonce, action, requested_by, requested_at, reason, signed) SELECT 'op-' || i, CAST('n' || i AS BLOB), 1, 'alice', ?, 'drill', x'' FROM i", []val{now}},
-		{upTo(hosts) + "INSERT INTO isolations (operation, host, state, lease_expires, applied_at, self_test, detail) SELECT 1 + i / 10, i, CASE i % 100 WHEN 0 THEN 2 ELSE 3 END, ?, 0, '', '' FROM i", []val{now}},
+		{upTo(hosts) + "INSERT INTO isolations (operation, host, state, lease_expires, applied_at, self_test, detail) SELECT 1 + i / 10, i, CASE i % 100 WHEN 0 THEN 2 WHEN 1 THEN 5 WHEN 2 THEN 1 ELSE 3 END, ?, 0, '', '' FROM i", []val{now}},
 		{upTo(findings/10+1) + "INSERT INTO audit (time, actor, action, subject, detail, previous, hash) SELECT ?, 'operator:alice', 'isolate', 'h-1', 'op-1', x'00', x'01' FROM i", []val{now}},
 	} {
 		if _, err := tx.exec(q.text, q.args...); err != nil {
@@ -265,7 +265,7 @@ func TestReadsUseIndexes(t *testing.T) {
 		"findings of an incident":     {"findings_incident"},
 		"incidents":                   {"incidents_status"},
 		"incidents of an hour":        {"COVERING INDEX incidents_seen (last_seen>?)", "rowid>? AND rowid<?"},
-		"status":                      {"COVERING INDEX findings_stored"},
+		"status":                      {"COVERING INDEX findings_stored", "isolations_host (host=?)", "isolations_active", "COVERING INDEX incidents_status (status=?)"},
 		"campaigns":                   {"campaigns_status"},
 		"campaigns of an hour":        {"COVERING INDEX campaigns_seen (last_seen>?)", "rowid>? AND rowid<?"},
 		"how usual an object is":      {"behaviours_object (kind=? AND object=?)"},

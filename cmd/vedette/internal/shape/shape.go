@@ -319,6 +319,9 @@ type Status struct {
 	NodesSigned   Time     `json:"nodes_signed_at"`
 	NodesExpire   Time     `json:"nodes_expire"`
 	Drills        Coverage `json:"drills"`
+	// Hosts whose newest order to isolate or release failed or was refused, and that have not answered one.
+	IsolationsFailed  uint64 `json:"isolations_failed"`
+	IsolationsPending uint64 `json:"isolations_pending"`
 }
 
 // FromStatus shapes a status; signed is the signed list of nodes, nil for none.
@@ -327,6 +330,7 @@ func FromStatus(s *operatorv1.GetStatusResponse, signed *sensorv1.NodeAddresses)
 		s.GetClusterId(), s.GetNodeId(), text(s.GetLeaderId()), s.GetVersion(), s.GetAppliedIndex(), s.GetHosts(), s.GetHostsSilent(),
 		s.GetFindingsDay(), s.GetIncidentsOpen(), s.GetIsolated(), []Member{}, list(s.GetProblems()), Time(s.GetTime()),
 		s.GetHostsBlind(), s.GetHostsStopped(), 0, Time(signed.GetNotAfter()), FromCoverage(s.GetDrills()),
+		s.GetIsolationsFailed(), s.GetIsolationsPending(),
 	}
 	if signed != nil {
 		out.NodesSigned = Time(nodelist.Signed(signed).UnixNano())
