@@ -205,3 +205,47 @@ func TestPushRules(t *testing.T) {
 		return err
 	})
 }
+
+// Ensure a key that another set was pushed with is an error, whatever version the answer is about,
+// and that a repeated push is none; and that how a set would go out is known before.
+func TestPushRulesByKey(t *testing.T) {
+	c := startCluster(t, 1)
+	push := func(set *sensorv1.RuleSet, newest *client.Rules, key string) (uint64, error) {
+		return c.api.PushRules(t.Context(), set, newest, nil, key)
+	}
+	goes := func(set *sensorv1.RuleSet, want string) *client.Rules {
+		t.Helper()
+		newest, _, how, err := c.api.NextRules(t.Context(), set)
+		if err != nil || how != want {
+			t.Errorf("it would go %q, %v; want %q", how, err, want)
+		}
+		return newest
+	}
+	if version, err := push(oddRule("01"), goes(oddRule("01"), ruleset.GoesByRings), "night"); err != nil || version != 1 {
+		t.Fatalf("version %d, %v", version, err)
+	}
+	// Its answer was lost: the same from the same state, and from the one that is there now.
+	if version, err := push(oddRule("01"), nil, "night"); err != nil || version != 1 {
+		t.Errorf("again: version %d, %v", version, err)
+	}
+	one := goes(oddRule("02"), ruleset.GoesByRings)
+	if version, err := push(oddRule("01"), one, "night"); err != nil || version != 1 {
+		t.Errorf("again, having looked: version %d, %v", version, err)
+	}
+	for name, newest := range map[string]*client.Rules{"by who has looked before": nil, "by who has looked": one} {
+		if version, err := push(oddRule("02"), newest, "night"); !errors.Is(err, client.ErrKeyUsed) || !strings.Contains(err.Error(), "version 1 of the rules") {
+			t.Errorf("another set %s: version %d, %v", name, version, err)
+		}
+	}
+	none := &sensorv1.RuleSet{Reason: "none"}
+	if version, err := push(none, goes(none, ruleset.GoesAtOnce), ""); err != nil || version != 2 {
+		t.Fatalf("version %d, %v", version, err)
+	}
+	two := goes(oddRule("01"), ruleset.GoesByRings) // that all had it was never so
+	if version, err := push(oddRule("01"), two, "night"); !errors.Is(err, client.ErrKeyUsed) {
+		t.Errorf("the same set, after another: version %d, %v", version, err)
+	}
+	if res, err := c.api.RuleSets(t.Context()); err != nil || len(res.GetSets()) != 2 {
+		t.Errorf("%v, %v", res, err)
+	}
+}

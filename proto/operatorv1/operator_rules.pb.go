@@ -211,6 +211,7 @@ func (*HaltRulesResponse) Descriptor() ([]byte, []int) {
 type GetRulesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 0: the newest
+	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`  // of a set that is to be pushed: how would it go out?
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -252,11 +253,21 @@ func (x *GetRulesRequest) GetVersion() uint64 {
 	return 0
 }
 
+func (x *GetRulesRequest) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
 type GetRulesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rules         *sensorv1.SignedRules  `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`                    // absent: none was ever pushed
-	AllHave       *sensorv1.SignedRules  `protobuf:"bytes,2,opt,name=all_have,json=allHave,proto3" json:"all_have,omitempty"` // what the next one goes back to; absent: none
-	Status        *RuleSetStatus         `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Rules   *sensorv1.SignedRules  `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`                    // absent: none was ever pushed
+	AllHave *sensorv1.SignedRules  `protobuf:"bytes,2,opt,name=all_have,json=allHave,proto3" json:"all_have,omitempty"` // what the next one goes back to; absent: none
+	Status  *RuleSetStatus         `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	// How a set of the content that was asked about would go out: "rings", or "at-once" (all hosts
+	// had one with the same files). Empty: nothing was asked, or the node is of an older release.
+	Goes          string `protobuf:"bytes,4,opt,name=goes,proto3" json:"goes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -310,6 +321,13 @@ func (x *GetRulesResponse) GetStatus() *RuleSetStatus {
 		return x.Status
 	}
 	return nil
+}
+
+func (x *GetRulesResponse) GetGoes() string {
+	if x != nil {
+		return x.Goes
+	}
+	return ""
 }
 
 type ListRulesRequest struct {
@@ -702,13 +720,15 @@ const file_vedette_operator_rules_proto_rawDesc = "" +
 	"\x10HaltRulesRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x13\n" +
-	"\x11HaltRulesResponse\"+\n" +
+	"\x11HaltRulesResponse\"E\n" +
 	"\x0fGetRulesRequest\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"\xbf\x01\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"\xd3\x01\n" +
 	"\x10GetRulesResponse\x124\n" +
 	"\x05rules\x18\x01 \x01(\v2\x1e.vedette.sensor.v1.SignedRulesR\x05rules\x129\n" +
 	"\ball_have\x18\x02 \x01(\v2\x1e.vedette.sensor.v1.SignedRulesR\aallHave\x12:\n" +
-	"\x06status\x18\x03 \x01(\v2\".vedette.operator.v1.RuleSetStatusR\x06status\"\x12\n" +
+	"\x06status\x18\x03 \x01(\v2\".vedette.operator.v1.RuleSetStatusR\x06status\x12\x12\n" +
+	"\x04goes\x18\x04 \x01(\tR\x04goes\"\x12\n" +
 	"\x10ListRulesRequest\"\xbb\x01\n" +
 	"\x11ListRulesResponse\x126\n" +
 	"\x04sets\x18\x01 \x03(\v2\".vedette.operator.v1.RuleSetStatusR\x04sets\x12\x14\n" +

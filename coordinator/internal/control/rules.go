@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,27 @@ func (s *Server) GetRules(ctx context.Context, r *operatorv1.GetRulesRequest) (*
 	if base != nil {
 		out.AllHave = base.Signed
 	}
+	if len(r.GetContent()) > 0 {
+		if out.Goes, err = s.goes(ctx, r.GetContent()); err != nil {
+			return nil, err
+		}
+	}
 	return out, nil
+}
+
+// goes says how a set would go out, as the state machine decides it when the set is put.
+func (s *Server) goes(ctx context.Context, content []byte) (string, error) {
+	if none := ruleset.Content(nil); bytes.Equal(content, none[:]) {
+		return ruleset.GoesAtOnce, nil
+	}
+	tried, err := s.cfg.DB.RulesLike(ctx, content)
+	if err != nil {
+		return "", readError(err)
+	}
+	if tried != nil && tried.State != store.RulesHalted {
+		return ruleset.GoesAtOnce, nil
+	}
+	return ruleset.GoesByRings, nil
 }
 
 func statusOf(set *store.RuleSet) (*operatorv1.RuleSetStatus, error) {

@@ -192,6 +192,15 @@ func (db *DB) RulesAllHave(ctx context.Context) (set *RuleSet, err error) {
 	return set, err
 }
 
+// RulesLike is the newest set of which all hosts had one with the same content; nil: none.
+func (db *DB) RulesLike(ctx context.Context, content []byte) (set *RuleSet, err error) {
+	err = db.each(ctx, func(s scanner) (err error) {
+		set, err = scanRules(s)
+		return err
+	}, "SELECT "+ruleSetColumns+" FROM rule_sets WHERE content = ? AND ring >= ? ORDER BY version DESC LIMIT 1", content, AllRings)
+	return set, err
+}
+
 // RuleHost is a host with what it says that it uses.
 type RuleHost struct {
 	ID, Name  string
