@@ -63,6 +63,8 @@ type fake struct {
 	unlearnAsked int
 	// what the hosts of an incident were told when it was closed
 	disposed []*sensorv1.Disposition
+	// sets of rules, oldest first, with what became of each
+	rules []*fakeRules
 	// how often was asked for hosts and for the intent when the last was applied
 	quick, asked int
 }

@@ -26,6 +26,9 @@ type push struct {
 	soak        time.Duration
 	maxFindings uint32
 	dryRun, yes bool
+	// allowShrink: also when more than a fifth of the rules goes. Who rolls back names the version
+	// that they want, and means it.
+	allowShrink bool
 }
 
 func (ps *push) flags(c *cobra.Command) {
@@ -33,18 +36,20 @@ func (ps *push) flags(c *cobra.Command) {
 	f.StringVar(&ps.reason, "reason", "", "why, for the record")
 	f.BoolVar(&ps.dryRun, "dry-run", false, "check and say what would be done, and do nothing")
 	f.BoolVarP(&ps.yes, "yes", "y", false, "do not ask")
-	f.StringVar(&ps.key, "idempotency-key", "", "a repeated command with the same key makes no second version")
+	f.StringVar(&ps.key, "idempotency-key", "", "a repeated command with the same key makes no second version; for another set it is an error")
 }
 
 func (a *app) rulePushCommand() *cobra.Command {
 	ps := new(push)
 	c := &cobra.Command{
 		Use:   "push FILE|DIR… --reason TEXT",
-		Short: "sign rules and give them to the fleet, ring by ring",
+		Short: "sign rules and give them to the fleet",
 		Long: `Checks the rules as lint does, signs them as one set with your key on this machine, and gives
 it to 1, 5, 25 and then all of 100 hosts; each ring is watched for --soak before the next.
-The set replaces the one before: rules that are not in it are taken away. Sensors' built-in
-rules, and those of a host's own rules_dir, stay.
+One with the files of a set that all hosts had goes to all at once.
+The set replaces the one before: rules that are not in it are taken away, and what is added,
+changed and removed is named before you are asked; more than a fifth of the rules goes only
+with --allow-shrink. Sensors' built-in rules, and those of a host's own rules_dir, stay.
 
 It is halted, and all its hosts get the set before back, when a sensor refuses it, had
 findings beyond its limits, falls silent or starts again more often than others do, or when
@@ -73,6 +78,7 @@ intent acts on.`,
 		}),
 	}
 	ps.flags(c)
+	c.Flags().BoolVar(&ps.allowShrink, "allow-shrink", false, "also when more than a fifth of the rules in force is taken away")
 	c.Flags().DurationVar(&ps.soak, "soak", ruleset.DefaultSoak, "how long each ring is watched before the next")
 	c.Flags().Uint32Var(&ps.maxFindings, "max-findings", ruleset.DefaultFindings, "findings for each host and day, beyond those of the set before, that halt it")
 	return c
@@ -83,9 +89,9 @@ func (a *app) ruleRollbackCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rollback VERSION --reason TEXT",
 		Short: "bring an older set of rules back, as a new version",
-		Long: `Signs the rules of an older version as a new one. One that all hosts had goes to all at once;
-another goes ring by ring. 0 takes all pushed rules away, at once. To stop a set that is
-on its way, halt is quicker.`,
+		Long: `Signs the rules of an older version as a new one, and names first what that adds, changes and
+removes. One that all hosts had goes to all at once; another goes ring by ring. 0 takes all
+pushed rules away, at once. To stop a set that is on its way, halt is quicker.`,
 		Example: "  vedette rule rollback 3 --reason \"version 4 told of backups\"\n  vedette rule rollback 0 --reason \"start anew\" --yes",
 		Args:    exactly("VERSION"),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
@@ -93,6 +99,7 @@ on its way, halt is quicker.`,
 				return usage("--reason is needed: the next person will ask why")
 			}
 			next := &sensorv1.RuleSet{Reason: ps.reason}
+			ps.allowShrink = true
 			if args[0] != "0" {
 				version, ok := versionOf(args[0])
 				if !ok {
@@ -132,7 +139,7 @@ func (ps *push) push(ctx context.Context, s *session, next *sensorv1.RuleSet) er
 	}
 	looking, looked := s.limit(ctx)
 	defer looked()
-	newest, base, err := s.api.Rules(looking, 0)
+	newest, base, goes, err := s.api.NextRules(looking, next)
 	if err != nil {
 		return err
 	}
@@ -147,6 +154,11 @@ func (ps *push) push(ctx context.Context, s *session, next *sensorv1.RuleSet) er
 		s.say("nothing changes: version %d holds the same rules; nothing was done", newest.Version())
 		return nil
 	}
+	if err := ps.compare(s, inForce(newest, base), files); err != nil {
+		return err
+	}
+	to := whereTo(next, goes)
+	s.say("it would go to %s", to)
 	if ps.dryRun {
 		s.say("dry run: nothing was done")
 		return nil
@@ -157,7 +169,7 @@ func (ps *push) push(ctx context.Context, s *session, next *sensorv1.RuleSet) er
 			return usage("nobody can be asked here (no terminal): repeat with --yes to push version %d, or look first with --dry-run", version)
 		}
 		defer func() { _ = tty.Close() }()
-		if err := ask(ctx, tty, fmt.Sprintf("About to give version %d of the rules to the fleet, ring by ring. Type %d to go on: ", version, version), fmt.Sprint(version)); err != nil {
+		if err := ask(ctx, tty, fmt.Sprintf("About to give version %d of the rules to %s. Type %d to go on: ", version, to, version), fmt.Sprint(version)); err != nil {
 			return err
 		}
 	}
@@ -170,8 +182,22 @@ func (ps *push) push(ctx context.Context, s *session, next *sensorv1.RuleSet) er
 	if err != nil {
 		return err
 	}
-	s.say("version %d of the rules is on its way: vedette rule list", pushed)
-	return s.showRules(ctx)
+	return s.pushed(ctx, pushed, next)
+}
+
+// compare names what a set changes, and refuses one that takes much away unless that is meant.
+func (ps *push) compare(s *session, now *client.Rules, files []ruleset.File) error {
+	var were []ruleset.File
+	if now != nil {
+		were = ruleset.Files(now.Content)
+	}
+	d := ruleset.Compare(were, files)
+	s.sayDifference(d)
+	if d.Shrinks() && !ps.allowShrink {
+		return usage("%d of the %s of version %d would go, which is more than a fifth: a part of a folder looks like that; nothing was done: name all that is to stay, or repeat with --allow-shrink when it is meant",
+			len(d.Removed), plural(d.Was, "rule"), now.Version())
+	}
+	return nil
 }
 
 func sizeOf(files []ruleset.File) string {
@@ -183,15 +209,15 @@ func sizeOf(files []ruleset.File) string {
 }
 
 func (a *app) ruleHaltCommand() *cobra.Command {
-	reason := ""
+	reason, yes := "", false
 	c := &cobra.Command{
 		Use:   "halt VERSION --reason TEXT",
 		Short: "take the newest set of rules back from everybody",
 		Long: `The version goes no further, and every host that has it goes back to the one that it was
 pushed over. It takes a responder: what comes back was tried.`,
-		Example: "  vedette rule halt 4 --reason \"tells of backups\"",
+		Example: "  vedette rule halt 4 --reason \"tells of backups\"\n  vedette rule halt 4 --reason \"tells of backups\" --yes",
 		Args:    exactly("VERSION"),
-		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
+		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
 			version, ok := versionOf(args[0])
 			if !ok {
 				return usage("%q is no version: they are counted from 1", args[0])
@@ -199,6 +225,13 @@ pushed over. It takes a responder: what comes back was tried.`,
 			if strings.TrimSpace(reason) == "" {
 				return usage("--reason is needed: the next person will ask why")
 			}
+			if !yes {
+				if err := s.askHalt(ctx, version); err != nil {
+					return err
+				}
+			}
+			ctx, cancel := s.limit(ctx)
+			defer cancel()
 			if err := s.api.HaltRules(ctx, version, reason); err != nil {
 				return err
 			}
@@ -207,7 +240,25 @@ pushed over. It takes a responder: what comes back was tried.`,
 		}),
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
+}
+
+// askHalt asks whether a version is to be taken back, and says what hosts then use.
+func (s *session) askHalt(ctx context.Context, version uint64) error {
+	tty, ok := s.terminal()
+	if !ok {
+		return usage("nobody can be asked here (no terminal): repeat with --yes to halt version %d", version)
+	}
+	defer func() { _ = tty.Close() }()
+	looking, looked := s.limit(ctx)
+	defer looked()
+	set, _, err := s.api.Rules(looking, version)
+	if err != nil {
+		return err
+	}
+	return ask(ctx, tty, fmt.Sprintf("About to take version %d of the rules from all hosts that have it; they go back to version %d. Type %d to go on: ",
+		version, set.Content.GetBase(), version), fmt.Sprint(version))
 }
 
 func (a *app) ruleListCommand() *cobra.Command {
@@ -230,6 +281,10 @@ func (s *session) showRules(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return s.listRules(res)
+}
+
+func (s *session) listRules(res *operatorv1.ListRulesResponse) error {
 	n, err := output.Print(s.Printer, ruleSetTable(), output.Rows(res.GetSets()))
 	if err != nil {
 		return err
