@@ -64,7 +64,7 @@ type node struct {
 	takesBack bool
 	notBack   *sensorv1.Refusal
 	asked     int
-	away      int // so many who enrol are sent away first
+	away      int      // so many who enrol are sent away first
 	roots     [][]byte // that enrolment gives
 	operators [][]byte
 	results   chan *sensorv1.GrantResult
