@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,8 +27,12 @@ const (
 // opening is a session on its way to the log.
 type opening struct {
 	session *raftv1.HostSession
+	left    func() error // why nobody waits for it any more; nil: somebody does
 	done    chan<- begun
 }
+
+// errLeft: the sensor had gone before its session was proposed.
+var errLeft = errors.New("left before the session was proposed")
 
 type begun struct {
 	index uint64
@@ -52,16 +57,13 @@ type opener struct {
 func newOpener(cfg Config) *opener { return &opener{cfg: cfg} }
 
 // begin brings a session into the log, with others that come at the same time, and waits for
-// the answer.
+// the answer: also when ctx ends, which only keeps what is not proposed yet from being so. What
+// the caller then tells of the session's end is behind its begin in the log. It takes openEvery
+// and Config.CommitTimeout at most.
 func (o *opener) begin(ctx context.Context, session *raftv1.HostSession) begun {
 	done := make(chan begun, 1)
-	o.add(opening{session, done})
-	select {
-	case b := <-done:
-		return b
-	case <-ctx.Done():
-		return begun{err: ctx.Err()}
-	}
+	o.add(opening{session, ctx.Err, done})
+	return <-done
 }
 
 func (o *opener) add(it opening) {
@@ -91,11 +93,21 @@ func (o *opener) advance() {
 		o.timer.Stop()
 		o.timer = nil
 	}
-	if len(o.pending) == 0 || o.ended {
+	if o.ended { // stop has answered them
 		return
 	}
-	items := o.pending
-	o.pending, o.last = nil, time.Now()
+	items := slices.DeleteFunc(o.pending, func(it opening) bool {
+		err := it.left()
+		if err != nil {
+			it.done <- begun{err: fmt.Errorf("%w: %w", errLeft, err)}
+		}
+		return err != nil
+	})
+	o.pending = nil
+	if len(items) == 0 {
+		return
+	}
+	o.last = time.Now()
 	o.proposals.Go(func() { o.propose(items) })
 }
 

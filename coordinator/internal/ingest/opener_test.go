@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -124,5 +125,58 @@ func TestOpenerStops(t *testing.T) {
 		if b := o.begin(t.Context(), &raftv1.HostSession{Host: "h-3"}); b.err == nil {
 			t.Error("who came after the stop was let in")
 		}
+	})
+}
+
+// Ensure who left while it waited for company is not brought into the log, and the others are.
+func TestAbandonedOpenings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &openLog{}
+		o := newOpener(Config{NodeID: "n1", Log: log, CommitTimeout: 4 * time.Second, Now: time.Now})
+		come(t, o, []string{"h-0"}, 0) // the others wait behind its entry
+		ctx, leave := context.WithCancel(t.Context())
+		var waiting sync.WaitGroup
+		for i := range 3 {
+			waiting.Go(func() {
+				at := t.Context()
+				if i != 1 {
+					at = ctx
+				}
+				if b := o.begin(at, &raftv1.HostSession{Host: fmt.Sprint("h-", i+1), Connected: true}); (b.err == nil) != (i == 1) {
+					t.Errorf("h-%d: %+v", i+1, b)
+				}
+			})
+		}
+		synctest.Wait()
+		leave()
+		waiting.Wait()
+		<-time.After(openEvery)
+		for range 2 { // with nobody else there is no entry
+			gone, leave := context.WithCancel(t.Context())
+			leave()
+			o.begin(gone, &raftv1.HostSession{Host: "h-9", Connected: true})
+		}
+		<-time.After(openEvery)
+		o.stop()
+		if want := []int{1, 1}; !slices.Equal(log.entries, want) {
+			t.Errorf("entries of %v sessions, want %v", log.entries, want)
+		}
+	})
+}
+
+// Ensure nobody hears of a session's begin before its fate is known, however soon it leaves:
+// what is told of its end comes behind it.
+func TestOpeningUnderWayIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const slow = time.Second
+		log := &fakeLog{slow: slow}
+		o := newOpener(Config{NodeID: "n1", Log: log, CommitTimeout: 4 * time.Second, Now: time.Now})
+		ctx, leave := context.WithTimeout(t.Context(), slow/10)
+		defer leave()
+		began := time.Now()
+		if b := o.begin(ctx, &raftv1.HostSession{Host: "h-1", Connected: true}); b.err != nil || time.Since(began) < slow {
+			t.Errorf("after %s: %+v", time.Since(began), b)
+		}
+		o.stop()
 	})
 }
