@@ -194,7 +194,7 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 func (c *Coordinator) serve(ctx context.Context, p *parts) error {
 	logger, listener, operators, node := p.logger, p.listener, p.operators, p.node
 	sensors, err := ingest.New(ingest.Config{NodeID: c.cfg.ID, Version: c.cfg.Version, Authority: c.identity.Authority(),
-		Operators: c.identity.Operators, TrustEpoch: c.identity.TrustEpoch, Log: node, Store: node.DB(), Orders: node.DB(), Members: node.DB(),
+		Operators: c.identity.Operators, TrustEpoch: c.identity.TrustEpoch, Log: node, Store: node.DB(), Presence: node.DB(), Orders: node.DB(), Members: node.DB(),
 		Tokens: node.DB(), Trust: node.DB(), Learning: node.DB(), Packs: node.DB(), Rules: node.DB(), Logger: logger, Meter: p.meter})
 	if err != nil {
 		return err

@@ -74,3 +74,68 @@ func TestManyVanish(t *testing.T) {
 		t.Errorf("status: %v, %v", status, err)
 	}
 }
+
+// Ensure sensors that hang up as soon as they have said hello, while their sessions wait for one
+// entry of the log, are shown as gone.
+func TestSensorsThatHangUpAtOnce(t *testing.T) {
+	const hosts = 8
+	c := startCluster(t, 3)
+	var sensors []*testSensor
+	for range hosts {
+		sensors = append(sensors, c.enrol(0))
+	}
+	for range 3 {
+		for i, s := range sensors {
+			session, err := s.dial(c.nodes[1].cfg.Advertise)
+			if err != nil {
+				t.Fatal(err)
+			}
+			session.send(&sensorv1.SensorMessage{Body: &sensorv1.SensorMessage_Hello{Hello: &sensorv1.Hello{
+				Protocol: frame.ProtocolVersion, Boot: newBoot(), Facts: &sensorv1.HostFacts{Name: fmt.Sprint("web-", i)}}}})
+			if i%2 == 0 { // the others' sessions are proposed perhaps
+				<-time.After(20 * time.Millisecond)
+			}
+			session.hangUp()
+		}
+	}
+	last, _ := c.enrol(0).open(c.nodes[1].cfg.Advertise, newBoot()) // what came before it is in the log
+	eventually(t, "all to be gone but the last", func() error {
+		online := 0
+		for h, err := range c.api.Hosts(t.Context(), nil, 0) {
+			if err != nil {
+				return err
+			}
+			if h.GetState() == "online" {
+				online++
+			}
+		}
+		if online != 1 {
+			return fmt.Errorf("%d are online", online)
+		}
+		return nil
+	})
+	last.hangUp()
+}
+
+// Ensure a host's session ends where it was when it begins at another node, and is told as no
+// silence: acks and orders come from one place.
+func TestTakeoverByAnotherNode(t *testing.T) {
+	c := startCluster(t, 3)
+	sensor, boot := c.enrol(0), newBoot()
+	for i := range 4 {
+		first, _ := sensor.open(c.nodes[i%3].cfg.Advertise, boot)
+		second, _ := sensor.open(c.nodes[(i+1)%3].cfg.Advertise, boot)
+		var closed *link.ClosedError
+		for err := error(nil); err == nil; {
+			if err = frame.Read(first.stream, &sensorv1.CoordinatorMessage{}); err != nil && (!errors.As(err, &closed) || closed.Code != link.CodeSuperseded) {
+				t.Errorf("first session: got %v", err)
+			}
+		}
+		second.batch(boot, uint64(i), finding(uint64(i)+1, &sensorv1.Finding{Storyline: "1.1"}))
+		second.wantAck(uint64(i) + 1)
+	}
+	host, err := c.api.Host(t.Context(), sensor.id)
+	if err != nil || host.GetHost().GetState() != "online" || host.GetHost().GetNode() != c.nodes[1].cfg.ID {
+		t.Errorf("got %v, %v", host, err)
+	}
+}

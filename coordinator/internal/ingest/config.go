@@ -36,6 +36,12 @@ type Store interface {
 	WaitApplied(ctx context.Context, index uint64) error
 }
 
+// Presence is which sessions the state has.
+type Presence interface {
+	// SessionsAt are the hosts that have their session at a node, and its number.
+	SessionsAt(ctx context.Context, node string) (map[string]uint64, error)
+}
+
 // Orders is what ingest reads of what sensors are to be told.
 type Orders interface {
 	// PendingGrants are the grants that the host has not answered, oldest first, with their operations.
@@ -83,13 +89,14 @@ type Config struct {
 	Operators func() *x509.Certificate
 	// TrustEpoch is the epoch of the list of trusted authorities that this node goes by; nil: 0.
 	TrustEpoch func() uint64
-	// Log, Store, Orders, Members, Tokens, Trust and Rules are the replicated log and the state that it makes.
-	Log     Log
-	Store   Store
-	Orders  Orders
-	Members Members
-	Tokens  Tokens
-	Trust   Trust
+	// Log, Store, Presence, Orders, Members, Tokens, Trust and Rules are the replicated log and the state that it makes.
+	Log      Log
+	Store    Store
+	Presence Presence
+	Orders   Orders
+	Members  Members
+	Tokens   Tokens
+	Trust    Trust
 	// Learning and Packs are what hosts are to learn and forget; nil tells them nothing of it.
 	Learning Learning
 	Packs    Packs
@@ -125,8 +132,8 @@ func (c *Config) populate() error {
 	if c.NodeID == "" {
 		problems = append(problems, errors.New("NodeID is empty"))
 	}
-	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Orders == nil || c.Members == nil || c.Tokens == nil || c.Trust == nil || c.Rules == nil {
-		problems = append(problems, errors.New("Authority, Operators, Log, Store, Orders, Members, Tokens, Trust and Rules must be set"))
+	if c.Authority == nil || c.Operators == nil || c.Log == nil || c.Store == nil || c.Presence == nil || c.Orders == nil || c.Members == nil || c.Tokens == nil || c.Trust == nil || c.Rules == nil {
+		problems = append(problems, errors.New("Authority, Operators, Log, Store, Presence, Orders, Members, Tokens, Trust and Rules must be set"))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("ingest configuration: %w", errors.Join(problems...))

@@ -24,8 +24,15 @@ const (
 type ends struct {
 	wake chan struct{}
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	waiting []ending
+	of      map[endOf]<-chan struct{} // those that wait
+}
+
+// endOf is which session an end is of: a node gives a host no number twice.
+type endOf struct {
+	host   string
+	number uint64
 }
 
 type ending struct {
@@ -33,15 +40,26 @@ type ending struct {
 	noted chan struct{} // closed when the log has it
 }
 
+func newEnds() *ends {
+	return &ends{wake: make(chan struct{}, 1), of: make(map[endOf]<-chan struct{})}
+}
+
 // add queues an end and returns what is closed when the log has it; nil when there is no room.
+// One that waits already is not queued again. One that is proposed is: the begin that it ends
+// may have come behind it.
 func (e *ends) add(end *raftv1.SessionEnd) <-chan struct{} {
 	one := ending{end: end, noted: make(chan struct{})}
+	of := endOf{end.GetHost(), end.GetSession()}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if noted, waits := e.of[of]; waits {
+		return noted
+	}
 	if len(e.waiting) >= maxWaiting {
 		return nil
 	}
 	e.waiting = append(e.waiting, one)
+	e.of[of] = one.noted
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -55,6 +73,9 @@ func (e *ends) take() []ending {
 	n := min(len(e.waiting), maxEnds)
 	some := e.waiting[:n:n]
 	e.waiting = e.waiting[n:]
+	for _, one := range some {
+		delete(e.of, endOf{one.end.GetHost(), one.end.GetSession()})
+	}
 	return some
 }
 

@@ -73,7 +73,7 @@ func hostile(f testing.TB) (*Server, *stateLog) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s, err := New(Config{NodeID: "n1", Version: "test", Authority: authority, Operators: authority.Certificate, Log: log, Store: db, Orders: db,
+	s, err := New(Config{NodeID: "n1", Version: "test", Authority: authority, Operators: authority.Certificate, Log: log, Store: db, Presence: db, Orders: db,
 		Members: db, Tokens: db, Trust: db, Rules: db, Logger: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return time.Unix(0, statetest.Now).Add(24 * time.Hour) }})
 	if err != nil {

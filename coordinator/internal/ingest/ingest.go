@@ -31,11 +31,13 @@ type Server struct {
 	limiter *limiter
 	counts  counters
 
-	mu       sync.Mutex // guards sessions and closed
+	mu       sync.Mutex // guards what follows
 	sessions map[string]*session
+	closed   bool
+	// drawn are the newest numbers of sessions here that this node's state may not have, by host.
+	drawn map[string]uint64
 
 	hostSets hostSets
-	closed   bool
 	// places are the addresses of the hosts with a session here; carried what was told to them.
 	places  places
 	carried carried
@@ -107,7 +109,8 @@ func New(cfg Config) (*Server, error) {
 		counts:    counters{refused: make(map[string]uint64)},
 		sessions:  make(map[string]*session),
 		hostSets:  hostSets{read: cfg.Orders.OperationHosts},
-		ends:      &ends{wake: make(chan struct{}, 1)},
+		drawn:     make(map[string]uint64),
+		ends:      newEnds(),
 		begun:     make(chan struct{}),
 		suspects:  newSuspects(cfg.Now),
 		conducts:  conducts{of: make(map[string]*conduct)},
@@ -177,7 +180,7 @@ func (s *Server) countRefusal(code string) {
 
 // committed runs after every entry that this node applies, a nil command when
 // some were missed. It waits for no sensor but for what sendGrant does, which is bounded.
-func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
+func (s *Server) committed(index uint64, cmd *raftv1.Command, res *raftv1.Result) {
 	if res.GetRejected() != "" {
 		return
 	}
@@ -187,6 +190,10 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 		s.closing.Go(s.catchUp)
 	case cmd.GetIngest() != nil:
 		s.carry(cmd.GetIngest())
+	case cmd.GetHostSession() != nil:
+		s.sessionBegan(index, cmd.GetHostSession())
+	case cmd.GetBeginSessions() != nil:
+		s.sessionsBegan(index, cmd.GetBeginSessions(), res)
 	case cmd.GetRequestResponse().GetDecoded().GetApprovals() > 1:
 		// It waits for another operator.
 	case cmd.GetRequestResponse() != nil:
@@ -216,6 +223,7 @@ func (s *Server) committed(_ uint64, cmd *raftv1.Command, res *raftv1.Result) {
 // catchUp does for every session what a missed entry may have asked for.
 func (s *Server) catchUp() {
 	s.endRemoved(s.running)
+	s.compareSessions(s.running)
 	s.pushNodes()
 	if signed, err := s.cfg.Orders.Intent(s.running, 0); err == nil && signed != nil {
 		s.pushIntent(signed)
@@ -329,17 +337,6 @@ func (s *Server) register(n *session) *refusal {
 		old.end(link.CodeSuperseded, "a newer session of this host has taken over")
 	}
 	return nil
-}
-
-// unregister tells whether the session was still the host's, at a node that goes on.
-func (s *Server) unregister(n *session) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sessions[n.host] != n {
-		return false
-	}
-	delete(s.sessions, n.host)
-	return !s.closed
 }
 
 // refusal is an answer that says what to do.

@@ -43,6 +43,7 @@ func (s *Server) tendRevoked(ctx context.Context) {
 		case <-ticker.C:
 		}
 		s.endRemoved(ctx)
+		s.compareSessions(ctx)
 		if signed, err := s.cfg.Members.Revocations(ctx); err == nil && signed != nil && !bytes.Equal(signed.GetPayload(), told) {
 			told = signed.GetPayload()
 			s.pushNodes()

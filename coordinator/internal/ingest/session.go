@@ -41,7 +41,13 @@ type session struct {
 	server *Server
 	conn   *link.Conn
 	host   string
-	number uint64
+	// number is the session's, once it is on its way to the log, and 0 before. at is the entry that began it
+	// as far as this node knows, elsewhere that another node has the host's session since. owes are the ends of those
+	// whose place it took, to be told unless it begins. Server.mu guards them; number is written by the session alone.
+	number    uint64
+	at        uint64
+	elsewhere bool
+	owes      []*raftv1.SessionEnd
 	// machine is the hash of its machine's id.
 	machine string
 
@@ -265,7 +271,9 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 		if err != nil {
 			return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 		}
-		n.number = newest + 1
+		if !s.draw(n, newest) {
+			return nil, &refusal{code: codeStaleSession, message: "a newer session of this host has taken over", retry: 60}
+		}
 		b := s.opener.begin(ctx, n.begins(hello, host, keySum(n.conn.Peer().Certificate)))
 		err = b.err
 		if err == nil {
@@ -273,10 +281,14 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 			// came: that is what a barrier would answer too, for another entry of the log.
 			err = s.cfg.Store.WaitApplied(ctx, b.index)
 		}
+		if errors.Is(b.err, errLeft) {
+			s.undraw(n)
+		}
 		if err != nil {
 			return nil, &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
 		}
 		if b.rejected == "" {
+			s.began(n, b.index)
 			break
 		}
 		if b.rejected != codeStaleSession || ctx.Err() != nil {
@@ -295,6 +307,11 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 	if err != nil {
 		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
 	}
+	// It may have begun there before this node knew that it had here; what comes from now on closes it.
+	if node := known.GetNode(); node != s.cfg.NodeID {
+		s.supersede(n, node)
+		return nil, &refusal{code: codeStaleSession, message: fmt.Sprintf("this host has a newer session with node %s", node), retry: 1}
+	}
 	intent, err := s.cfg.Orders.Intent(ctx, 0)
 	if err != nil {
 		return nil, &refusal{code: "internal", message: "this node cannot read its state: try another node and look at this one's log", retry: 5}
@@ -305,33 +322,6 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 		Intent: intent, Labels: known.GetLabels()}
 	s.cfg.Logger.Info("session opened", "host", n.host, "name", hello.GetFacts().GetName(), "address", host, "acked", acked)
 	return welcome, nil
-}
-
-// ended takes the session out and has the log told how it ended, unless a newer one
-// has taken its place. A session that the log may have is reported, welcomed or not.
-func (s *Server) ended(n *session) {
-	n.end(link.CodeOK, "")
-	if !s.unregister(n) || n.number == 0 {
-		return
-	}
-	end := n.ending(s.cfg.Now())
-	s.cfg.Logger.Info("session closed", "host", n.host, "how", end.GetHow(), "detail", end.GetDetail())
-	noted := s.ends.add(end)
-	if noted == nil {
-		s.cfg.Logger.Error("end of a session not noted: too many wait for a leader", "host", n.host)
-	}
-	if noted == nil || end.GetHow() != endStopped && end.GetHow() != endFailed {
-		return
-	}
-	timer := time.NewTimer(goodbyeTime)
-	defer timer.Stop()
-	select {
-	case <-noted:
-	case <-timer.C:
-	case <-s.running.Done():
-	case <-n.conn.Context().Done(): // it does not wait
-	}
-	_ = n.conn.CloseWithReason(link.CodeOK, "noted")
 }
 
 // resendGrants sends what the host has not answered: it may have been away.

@@ -34,6 +34,19 @@ func (db *DB) SessionNodes(ctx context.Context) (out []string, err error) {
 	return out, err
 }
 
+// SessionsAt are the hosts that have their session at a node, as far as the log knows, and its number.
+func (db *DB) SessionsAt(ctx context.Context, node string) (map[string]uint64, error) {
+	out := make(map[string]uint64)
+	err := db.each(ctx, func(s scanner) error {
+		var host string
+		var number uint64
+		err := s.Scan(&host, &number)
+		out[host] = number
+		return err
+	}, "SELECT id, session FROM hosts WHERE connected = 1 AND node = ?", node)
+	return out, err
+}
+
 // ReturnOf is the finding that a host's return at this time (the command's) made; empty when none.
 func (db *DB) ReturnOf(ctx context.Context, host string, at int64) (id string, err error) {
 	err = db.each(ctx, func(s scanner) error { return s.Scan(&id) },

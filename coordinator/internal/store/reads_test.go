@@ -70,6 +70,10 @@ func reads(hosts int, now int64) map[string]func(context.Context, *DB, int) erro
 			_, _, err := db.Campaigns(ctx, IncidentFilter{Since: now - int64(time.Hour)}, Page{})
 			return err
 		},
+		"sessions at a node": func(ctx context.Context, db *DB, _ int) error {
+			_, err := db.SessionsAt(ctx, "n1")
+			return err
+		},
 		"how usual an object is": func(ctx context.Context, db *DB, i int) error {
 			_, err := db.Usual(ctx, sensorv1.BehaviourKind_BEHAVIOUR_KIND_EXEC, fmt.Sprint("/usr/bin/", i))
 			return err
@@ -268,6 +272,7 @@ func TestReadsUseIndexes(t *testing.T) {
 		"status":                      {"COVERING INDEX findings_stored", "isolations_host (host=?)", "isolations_active", "COVERING INDEX incidents_status (status=?)"},
 		"campaigns":                   {"campaigns_status"},
 		"campaigns of an hour":        {"COVERING INDEX campaigns_seen (last_seen>?)", "rowid>? AND rowid<?"},
+		"sessions at a node":          {"hosts_node (node=?)"},
 		"how usual an object is":      {"behaviours_object (kind=? AND object=?)"},
 	} {
 		var plan []string
