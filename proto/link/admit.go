@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -16,6 +18,10 @@ const (
 	// nodeConns are kept for other nodes above all that is meant for sensors: those of a
 	// cluster dial each other once, and again after a failure.
 	nodeConns = 64
+	// peerHandshakes are kept for nodes above all that others may have under way, and maxPeers
+	// are remembered: a cluster has nine at most, at a few addresses each.
+	peerHandshakes = 16
+	maxPeers       = 64
 )
 
 var errFull = errors.New("this node has all connections that it may have")
@@ -68,6 +74,36 @@ func (l *Listener) admit(qc *quic.Conn, handlers map[string]func(context.Context
 	}
 	conn.peer = peer
 	return conn, CodeOK, "", ""
+}
+
+// notePeer remembers the address of a node. It dials from where it listens, so this is where
+// its own handshakes come from.
+func (l *Listener) notePeer(addr netip.AddrPort) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.peers[addr]; known {
+		return
+	}
+	for len(l.peers) >= maxPeers { // nodes come and go over the years
+		for old := range l.peers {
+			delete(l.peers, old)
+			break
+		}
+	}
+	l.peers[addr] = struct{}{}
+}
+
+// isPeer says whether that is a node's address. Above RetryAbove it is proved, too.
+func (l *Listener) isPeer(addr net.Addr) bool {
+	udp, ok := addr.(*net.UDPAddr)
+	if !ok {
+		return false
+	}
+	from := udp.AddrPort()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, is := l.peers[netip.AddrPortFrom(from.Addr().Unmap(), from.Port())]
+	return is
 }
 
 // full says whether there is no room but for nodes.

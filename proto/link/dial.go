@@ -107,6 +107,7 @@ func (l *Listener) Dial(ctx context.Context, addr, alpn string) (*Conn, error) {
 	cfg := DialConfig{Credentials: l.cfg.Credentials, MaxIdle: l.cfg.PeerMaxIdle, KeepAlive: l.cfg.PeerKeepAlive}
 	var failures []error
 	for _, target := range targets {
+		l.notePeer(target)
 		conn, err := dial(ctx, l.transport, addr, target, alpn, cfg)
 		if err != nil {
 			failures = append(failures, err)

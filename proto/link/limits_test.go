@@ -66,6 +66,19 @@ func TestHandshakeLimits(t *testing.T) {
 			t.Error("not counted")
 		}
 	})
+	t.Run("nodes have places of their own", func(t *testing.T) {
+		full := serve(t, link.ListenConfig{Credentials: ca.Issue(link.KindNode, "n1", ""), MaxHandshakes: -1}, handlers{link.ALPNRaft: echo})
+		other := serve(t, link.ListenConfig{Credentials: ca.Issue(link.KindNode, "n2", "")}, handlers{link.ALPNRaft: echo})
+		if _, err := other.Dial(t.Context(), full.Addr().String(), link.ALPNRaft); !errors.Is(err, link.ErrBusy) {
+			t.Fatalf("who is no node that it knows: %v, want %v", err, link.ErrBusy)
+		}
+		if _, err := full.Dial(t.Context(), other.Addr().String(), link.ALPNRaft); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Dial(t.Context(), full.Addr().String(), link.ALPNRaft); err != nil {
+			t.Errorf("a node that it dials: %v", err)
+		}
+	})
 }
 
 // Ensure a peer that vanishes without a word is noticed within its idle timeout.

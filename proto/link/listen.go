@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -54,7 +55,7 @@ type ListenConfig struct {
 	// ends. Default 128 for each processor, which takes a second to do them all, and 1024 at most.
 	MaxHandshakes int
 	// RetryAbove that many handshakes at once, addresses must be proved by a
-	// round trip before they cost anything. Default 64.
+	// round trip before they cost anything. Default a quarter of MaxHandshakes, 64 at most.
 	RetryAbove int
 	// MaxConns bounds the open connections, without those between nodes, which have 64
 	// more to themselves. Default 20000.
@@ -82,10 +83,13 @@ func (c *ListenConfig) populate() error {
 			*value = fallback
 		}
 	}
-	for value, fallback := range map[*int]int{&c.MaxHandshakes: min(128*runtime.GOMAXPROCS(0), 1024), &c.RetryAbove: 64, &c.MaxConns: 20000, &c.MaxStrangers: 128} {
+	for value, fallback := range map[*int]int{&c.MaxHandshakes: min(128*runtime.GOMAXPROCS(0), 1024), &c.MaxConns: 20000, &c.MaxStrangers: 128} {
 		if *value == 0 {
 			*value = fallback
 		}
+	}
+	if c.RetryAbove == 0 {
+		c.RetryAbove = max(1, min(c.MaxHandshakes/4, 64))
 	}
 	return nil
 }
@@ -100,14 +104,16 @@ type Listener struct {
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{}
-	unknown map[*Conn]struct{}     // those of conns that show no certificate
-	others  int                    // those of conns that are not between nodes
-	hosts   map[string]share       // what each host has of conns
-	configs map[string]*tls.Config // the newest, by ALPN
-	swept   *x509.CertPool         // the roots of the last sweep
+	unknown map[*Conn]struct{}          // those of conns that show no certificate
+	others  int                         // those of conns that are not between nodes
+	hosts   map[string]share            // what each host has of conns
+	configs map[string]*tls.Config      // the newest, by ALPN
+	peers   map[netip.AddrPort]struct{} // the nodes that this one dials
+	swept   *x509.CertPool              // the roots of the last sweep
 
 	strangers  *places // who show no certificate
 	handshakes *places // under way
+	ofPeers    *places // under way beyond those, of nodes
 
 	closing sync.Once
 	closed  chan struct{}
@@ -134,7 +140,8 @@ func Listen(addr string, cfg ListenConfig) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{cfg: cfg, socket: socket, counters: newCounters(), conns: make(map[*Conn]struct{}), unknown: make(map[*Conn]struct{}), hosts: make(map[string]share), swept: cfg.Roots(), configs: make(map[string]*tls.Config),
-		strangers: newPlaces(cfg.MaxStrangers, max(1, cfg.MaxStrangers/4)), handshakes: newPlaces(cfg.MaxHandshakes, max(1, cfg.MaxHandshakes/2)), closed: make(chan struct{})}
+		strangers: newPlaces(cfg.MaxStrangers, max(1, cfg.MaxStrangers/4)), handshakes: newPlaces(cfg.MaxHandshakes, max(1, cfg.MaxHandshakes/2)),
+		ofPeers: newPlaces(peerHandshakes, peerHandshakes), peers: make(map[netip.AddrPort]struct{}), closed: make(chan struct{})}
 	l.transport = &quic.Transport{
 		Conn:                socket,
 		ConnectionIDLength:  8,
@@ -183,6 +190,9 @@ type handshake struct {
 
 func (l *Listener) admitHandshake(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	leave := l.handshakes.enter(info.RemoteAddr)
+	if leave == nil && l.isPeer(info.RemoteAddr) {
+		leave = l.ofPeers.enter(info.RemoteAddr)
+	}
 	refused := ""
 	l.counters.with(func(s *Stats) {
 		switch {
