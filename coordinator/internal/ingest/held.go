@@ -17,6 +17,10 @@ import (
 // maxOwes bounds the ends that wait for a session to begin that took others' place.
 const maxOwes = 8
 
+// drawnFor, and as long again at most, a number that this node gave a host is not given again,
+// whatever its state knows of.
+const drawnFor = time.Hour
+
 // draw gives a session its number: above those that this node's state knows of, and above those
 // that this node gave the host before. An end that is told again is then never another's. False:
 // a newer one has taken its place, which it must not take back.
@@ -26,7 +30,8 @@ func (s *Server) draw(n *session, newest uint64) bool {
 	if s.sessions[n.host] != n {
 		return false
 	}
-	n.number = max(newest, s.drawn[n.host]) + 1
+	n.number = max(newest, s.drawn[n.host], s.drawnBefore[n.host]) + 1
+	n.at, n.elsewhere = 0, false
 	s.drawn[n.host] = n.number
 	return true
 }
@@ -42,11 +47,24 @@ func (s *Server) undraw(n *session) {
 func (s *Server) began(n *session, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n.begin(index)
+}
+
+// begin: the log has the session, as of that entry. What was owed unless it began is owed no
+// more. Server.mu is held.
+func (n *session) begin(index uint64) {
 	if n.at == 0 {
-		n.at = index
+		n.at, n.owes = index, nil
 	}
-	if s.drawn[n.host] == n.number {
-		delete(s.drawn, n.host)
+}
+
+// forgetDrawn lets numbers go that were drawn a while ago. What is drawn again then is above
+// all that this node's state has, and what it has not by then it will not have.
+func (s *Server) forgetDrawn(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.drawnSince) >= drawnFor {
+		s.drawnBefore, s.drawn, s.drawnSince = s.drawn, make(map[string]uint64), now
 	}
 }
 
@@ -69,9 +87,7 @@ func (s *Server) sessionBegan(index uint64, b *raftv1.HostSession) {
 	s.mu.Lock()
 	n := s.sessions[b.GetHost()]
 	if n != nil && here && n.number == b.GetSession() {
-		if n.at == 0 {
-			n.at = index
-		}
+		n.begin(index)
 		n.elsewhere = false // this entry may be a second one, behind another node's
 		s.mu.Unlock()
 		return
@@ -104,11 +120,11 @@ func (s *Server) stray(host string, number uint64) {
 	if !s.hasBegun() { // everything up to there is ended at once
 		return
 	}
-	end := &raftv1.SessionEnd{Host: host, Session: number, How: endClosed, Detail: "it was over before the log had it", Heard: s.cfg.Now().UnixNano()}
+	end := &raftv1.SessionEnd{Host: host, Session: number, How: endNode, Detail: "it was over before the log had it", Heard: s.cfg.Now().UnixNano()}
 	s.mu.Lock()
-	told := s.inherit(host, []*raftv1.SessionEnd{end})
+	lost, _ := s.queueEnds(s.inherit(host, []*raftv1.SessionEnd{end}))
 	s.mu.Unlock()
-	s.tellEnds(told)
+	s.notNoted(lost)
 }
 
 // inherit leaves ends to who has the place of the session that they are of: when that begins the
@@ -123,8 +139,9 @@ func (s *Server) inherit(host string, told []*raftv1.SessionEnd) []*raftv1.Sessi
 	return nil
 }
 
-// leave takes a session out and returns the ends to be told, its own as the last of them.
-func (s *Server) leave(n *session, own *raftv1.SessionEnd) []*raftv1.SessionEnd {
+// leave takes a session out and queues the ends to be told, its own as the last of them. At no time
+// is it neither here nor among the ends: a comparison would take it for one that was lost.
+func (s *Server) leave(n *session, own *raftv1.SessionEnd) (queued, lost []*raftv1.SessionEnd, noted <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var told []*raftv1.SessionEnd
@@ -140,21 +157,30 @@ func (s *Server) leave(n *session, own *raftv1.SessionEnd) []*raftv1.SessionEnd 
 	}
 	switch {
 	case s.closed:
-		return nil
+		return nil, nil, nil
 	case next != n && next != nil && next.at != 0: // which ended it
-		return nil
+		return nil, nil, nil
 	}
-	return s.inherit(n.host, told)
+	queued = s.inherit(n.host, told)
+	lost, noted = s.queueEnds(queued)
+	return queued, lost, noted
 }
 
-// tellEnds queues ends for the log, and returns what is closed when it has the last of them.
-func (s *Server) tellEnds(told []*raftv1.SessionEnd) (noted <-chan struct{}) {
+// queueEnds queues ends for the log, and returns those that there is no room for, and what is
+// closed when the log has the last of them. The caller holds mu.
+func (s *Server) queueEnds(told []*raftv1.SessionEnd) (lost []*raftv1.SessionEnd, noted <-chan struct{}) {
 	for _, end := range told {
 		if noted = s.ends.add(end); noted == nil {
-			s.cfg.Logger.Error("end of a session not noted: too many wait for a leader", "host", end.GetHost())
+			lost = append(lost, end)
 		}
 	}
-	return noted
+	return lost, noted
+}
+
+func (s *Server) notNoted(lost []*raftv1.SessionEnd) {
+	for _, end := range lost {
+		s.cfg.Logger.Error("end of a session not noted: too many wait for a leader", "host", end.GetHost())
+	}
 }
 
 // ended takes the session out and has the log told how it ended, unless a newer one
@@ -162,12 +188,12 @@ func (s *Server) tellEnds(told []*raftv1.SessionEnd) (noted <-chan struct{}) {
 func (s *Server) ended(n *session) {
 	n.end(link.CodeOK, "")
 	end := n.ending(s.cfg.Now())
-	told := s.leave(n, end)
-	if len(told) == 0 {
+	queued, lost, noted := s.leave(n, end)
+	s.notNoted(lost)
+	if len(queued) == 0 {
 		return
 	}
 	s.cfg.Logger.Info("session closed", "host", n.host, "how", end.GetHow(), "detail", end.GetDetail())
-	noted := s.tellEnds(told)
 	if noted == nil || end.GetHow() != endStopped && end.GetHow() != endFailed {
 		return
 	}
@@ -196,6 +222,7 @@ func (s *Server) compareSessions(ctx context.Context) {
 	if !s.hasBegun() {
 		return
 	}
+	s.forgetDrawn(s.cfg.Now())
 	// Before the state is read: it holds the begins of all of these.
 	here := s.standing()
 	has, err := s.cfg.Presence.SessionsAt(ctx, s.cfg.NodeID)

@@ -294,10 +294,17 @@ func TestNumbersAreGivenOnce(t *testing.T) {
 	n.log.hold(nil)
 	n.open()
 	n.eventually("the third one", func(number uint64, connected bool) bool { return number == 3 && connected })
-	n.s.mu.Lock()
-	defer n.s.mu.Unlock()
-	if len(n.s.drawn) > 0 {
-		t.Errorf("%v is remembered, which the state has", n.s.drawn)
+	remembered := func() uint64 {
+		n.s.mu.Lock()
+		defer n.s.mu.Unlock()
+		return max(n.s.drawn[n.host], n.s.drawnBefore[n.host])
+	}
+	now := time.Now()
+	for i, want := range []uint64{3, 3, 0} {
+		n.s.forgetDrawn(now.Add(time.Duration(i) * drawnFor))
+		if got := remembered(); got != want {
+			t.Errorf("after %d times %s: %d is remembered, want %d", i, drawnFor, got, want)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vedette-edr/vedette/coordinator/internal/store"
 	"github.com/vedette-edr/vedette/proto/link"
@@ -34,8 +35,10 @@ type Server struct {
 	mu       sync.Mutex // guards what follows
 	sessions map[string]*session
 	closed   bool
-	// drawn are the newest numbers of sessions here that this node's state may not have, by host.
-	drawn map[string]uint64
+	// drawn are the newest numbers of sessions here since a time, by host, and drawnBefore those of
+	// before: this node's state may not have them.
+	drawn, drawnBefore map[string]uint64
+	drawnSince         time.Time
 
 	hostSets hostSets
 	// places are the addresses of the hosts with a session here; carried what was told to them.
@@ -109,7 +112,7 @@ func New(cfg Config) (*Server, error) {
 		counts:    counters{refused: make(map[string]uint64)},
 		sessions:  make(map[string]*session),
 		hostSets:  hostSets{read: cfg.Orders.OperationHosts},
-		drawn:     make(map[string]uint64),
+		drawn:     make(map[string]uint64), drawnSince: cfg.Now(),
 		ends:      newEnds(),
 		begun:     make(chan struct{}),
 		suspects:  newSuspects(cfg.Now),

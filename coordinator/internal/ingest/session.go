@@ -285,6 +285,7 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 			s.undraw(n)
 		}
 		if err != nil {
+			n.because(endNode, "the node had no leader")
 			return nil, &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
 		}
 		if b.rejected == "" {
