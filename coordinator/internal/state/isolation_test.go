@@ -174,6 +174,14 @@ func TestUnsettledIsolations(t *testing.T) {
 			steps:  []step{{ask: isolate, operation: "op-1"}, {report: failed, operation: "op-1"}, {ask: isolate, operation: "op-2", preview: true}, {report: preview, operation: "op-2"}},
 			failed: 1,
 		},
+		"failed, then asked, and it has not answered": {
+			steps:  []step{{ask: isolate, operation: "op-1"}, {report: failed, operation: "op-1"}, {ask: isolate, operation: "op-2", preview: true}},
+			failed: 1,
+		},
+		"isolated, then again, and it has not answered": {
+			steps:    []step{{ask: isolate, operation: "op-1"}, {report: applied, operation: "op-1"}, {ask: isolate, operation: "op-2"}},
+			isolated: 1, waits: 1,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLog(t)

@@ -274,9 +274,10 @@ type Counts struct {
 // Counts reads the figures; findings are those stored since the given time.
 func (db *DB) Counts(ctx context.Context, since int64) (c Counts, err error) {
 	// Not by hosts.isolation: a later order of another kind takes "failed" out of it. A host's newest order
-	// is its index's last entry, and what is pending is few.
+	// is its index's last entry, and what is pending is few. A host that was only asked what it would do
+	// is in no budget, and that it has not answered says nothing of how it is.
 	const (
-		ofIsolation = "(o.action = 1 OR o.action = 2 AND o.undoes = '')"
+		ofIsolation = "(o.action = 1 AND (i.state <> 1 OR i.counted_at > 0) OR o.action = 2 AND o.undoes = '')"
 		newest      = "SELECT i.state FROM isolations i JOIN operations o ON o.n = i.operation WHERE i.host = hosts.n AND i.state <> 7 AND " + ofIsolation + " ORDER BY i.n DESC LIMIT 1"
 	)
 	err = db.each(ctx, func(s scanner) error {
