@@ -117,18 +117,28 @@ func (n *Node) takeFromAny(d *difference) (from string, index uint64, err error)
 // cleanse replaces raft's snapshots on this disk, which hold the old state: nothing may
 // begin with them, nor be sent them. Until this is done the marker stays.
 func (n *Node) cleanse() error {
-	// Raft takes one at a time, so one of the old state that it was about to take is listed
-	// below. It refuses while the newest entry is one of its own; then another has to come
-	// first, unless there is nothing to replace.
-	taken := n.Snapshot()
 	old, err := n.snapshots.List()
 	if err != nil {
 		return fmt.Errorf("listing raft snapshots: %w", err)
 	}
-	if taken != nil && len(old) > 0 {
-		return taken
+	// Raft refuses while the newest entry is one of its own; then another has to come first,
+	// unless there is nothing to replace. It takes one snapshot at a time: what it had begun of
+	// the old state is there by now.
+	taken := n.Snapshot()
+	all, err := n.snapshots.List()
+	if err != nil {
+		return fmt.Errorf("listing raft snapshots: %w", err)
 	}
-	for _, s := range old[min(1, len(old)):] { // the newest comes first
+	fresh := slices.DeleteFunc(slices.Clone(all), func(s *raft.SnapshotMeta) bool {
+		return slices.ContainsFunc(old, func(o *raft.SnapshotMeta) bool { return o.ID == s.ID })
+	})
+	switch {
+	case taken != nil && len(all) > 0:
+		return taken
+	case taken == nil && len(fresh) != 1:
+		return fmt.Errorf("%d snapshots came while one was taken: which of them is of the new state is not certain", len(fresh))
+	}
+	for _, s := range old {
 		if err := os.RemoveAll(filepath.Join(n.cfg.DataDir, "raft", "snapshots", s.ID)); err != nil {
 			return fmt.Errorf("removing a snapshot of the old state: %w", err)
 		}
