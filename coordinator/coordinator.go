@@ -169,7 +169,7 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 		defer func() { _ = parts.open.Close() }() // as above
 	}
 
-	opened := opening(startLimit, logger)
+	opened := opening(ctx, startLimit, logger)
 	node, err := consensus.Open(consensus.Config{ID: c.cfg.ID, Address: c.cfg.Advertise, DataDir: c.cfg.Data, Listener: listener,
 		Bootstrap: c.identity.Membership().Founder, Logger: logger, Meter: parts.meter, Version: c.cfg.Version, CertificateEnds: c.certificateEnds,
 		StableFor: c.cfg.StableFor, DeadAfter: c.cfg.DeadAfter, AuthorityKey: c.identity.AuthorityKey})

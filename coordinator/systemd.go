@@ -22,9 +22,10 @@ const (
 	startLimit  = time.Hour
 )
 
-// opening asks until what it returns is called.
-func opening(limit time.Duration, logger *slog.Logger) (opened func()) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// opening asks until what it returns is called, or the node is to stop: it goes on opening, and
+// systemd would wait with it.
+func opening(ctx context.Context, limit time.Duration, logger *slog.Logger) (opened func()) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	var asking sync.WaitGroup
 	began := time.Now()
 	asking.Go(func() {

@@ -103,7 +103,7 @@ func recoverCommand() *cobra.Command {
 				}
 				say(cmd.OutOrStdout(), "node %s: term %d, index %d (applied %d, snapshot %d), members %s\n", id, s.Term, s.Index, s.Applied, s.Snapshot, strings.Join(s.Members, " "))
 				if s.Differed {
-					say(cmd.OutOrStdout(), "Its state differed from that of the other nodes when it stopped: choose one with the same term and index in its place if there is any; if there is none, this one has most, and some of its rows may be wrong.\n")
+					say(cmd.OutOrStdout(), "Its state differed from that of the other nodes when it stopped: if another node has the same term and index, choose that one. If this one alone has the highest, go on with it; some of its rows may be wrong.\n")
 				}
 				say(cmd.ErrOrStderr(), "Nothing was changed. Compare the nodes that are left: the highest term has most, among those the highest index. There: --yes\n")
 				return nil
