@@ -24,9 +24,14 @@ func TestClusterFollowerCatchesUpBySnapshot(t *testing.T) {
 	c := newTrio(t, 3, "")
 	away := c.followers()[0]
 	c.Members[away].Kill()
-	// The log is cut by whole files of 64 MiB: entries must be large for it to matter.
+	// The log is cut by whole files of 64 MiB: one is filled by large entries, and many come behind it.
 	c.ballast = 48 << 10
 	writers, stop := c.write(t, 40, 10*time.Millisecond)
+	files := filepath.Join(c.dir(c.leader()), "raft", "wal", "*.wal")
+	c.until(2*time.Minute, "the first file of the log to be full", func(context.Context) (bool, error) {
+		all, err := filepath.Glob(files)
+		return len(all) > 1, err
+	})
 	c.manyEntries(t, 5000)
 	var s status
 	c.until(5*time.Minute, "5,000 entries", func(ctx context.Context) (bool, error) {
