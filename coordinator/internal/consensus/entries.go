@@ -50,7 +50,14 @@ func checkEntry(index uint64, l *raft.Log) error {
 }
 
 // getEntry reads an entry that is what was stored.
-func getEntry(from *wal.WAL, index uint64, into *raft.Log) error {
+func getEntry(from *wal.WAL, index uint64, into *raft.Log) (err error) {
+	// The library's decoder slices by what it read: at a number of more than ten bytes it panics.
+	// It holds nothing then that is not let go.
+	defer func() {
+		if found := recover(); found != nil {
+			err = fmt.Errorf("%w: entry %d of the log cannot be read: %v", errEntry, index, found)
+		}
+	}()
 	if err := from.GetLog(index, into); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package consensus
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -111,6 +112,48 @@ func TestLogMutations(t *testing.T) {
 			kind = "segment " + name[:20]
 		}
 		mutation.Each(t, "raft/wal/"+kind, files[name], look(name))
+	}
+}
+
+// Ensure a number in the log that does not end is a damaged entry: the library's decoder
+// panics at it.
+func TestEndlessNumbersInTheLog(t *testing.T) {
+	dir, work := t.TempDir(), t.TempDir()
+	log, err := openSmall(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := &raft.Log{Index: 1, Term: 3, Type: raft.LogCommand, Data: bytes.Repeat([]byte("entry"), 40)}
+	next := &raft.Log{Index: 2, Term: 3, Type: raft.LogCommand, Data: []byte("x")} // of the last write the library looks at the checksum
+	watched := &watchedLog{log, newDisk()}
+	if err := errors.Join(watched.StoreLogs([]*raft.Log{entry}), watched.StoreLogs([]*raft.Log{next}), log.Close()); err != nil {
+		t.Fatal(err)
+	}
+	files := contents(t, dir)
+	refused := 0
+	for name, whole := range files {
+		at := bytes.Index(whole, entry.Data)
+		if at < 0 {
+			continue
+		}
+		for ; at >= 0; at-- { // its length is before it, and the type, the term and the index before that
+			damaged := bytes.Clone(whole)
+			copy(damaged[at:], bytes.Repeat([]byte{0xff}, binary.MaxVarintLen64+1))
+			write(t, work, files, name, damaged)
+			log, err := openSmall(work)
+			if err == nil {
+				err = readThrough(log)
+			}
+			if log != nil {
+				_ = log.Close()
+			}
+			if errors.Is(err, errEntry) {
+				refused++
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no entry was found damaged")
 	}
 }
 

@@ -147,7 +147,7 @@ func (o *offline) survey() (s Survey, err error) {
 	}
 	for i := first; i > 0 && i <= last; i++ {
 		var entry raft.Log
-		if err := o.log.GetLog(i, &entry); err != nil {
+		if err := getEntry(o.log, i, &entry); err != nil {
 			return s, fmt.Errorf("%w: entry %d: %w", ErrLog, i, err)
 		}
 		if entry.Type == raft.LogConfiguration {
