@@ -285,7 +285,9 @@ func (s *Server) connect(ctx context.Context, n *session, hello *sensorv1.Hello)
 			s.undraw(n)
 		}
 		if err != nil {
-			n.because(endNode, "the node had no leader")
+			if ctx.Err() == nil { // else it is the sensor that has gone
+				n.because(endNode, "the node had no leader")
+			}
 			return nil, &refusal{code: "no-leader", message: "the cluster has no leader that this node can reach: try another node", retry: 1}
 		}
 		if b.rejected == "" {
