@@ -99,6 +99,17 @@ func (l *heldLog) hold(begins func(ctx context.Context) error) {
 	l.begins = begins
 }
 
+// stall has the begins wait until release is closed, and says on asked that one does.
+func (l *heldLog) stall() (asked <-chan struct{}, release chan<- struct{}) {
+	came, goes := make(chan struct{}, 1), make(chan struct{})
+	l.hold(func(context.Context) error {
+		came <- struct{}{}
+		<-goes
+		return nil
+	})
+	return came, goes
+}
+
 // hears says whether the node is told of what is applied from now on.
 func (l *heldLog) hears(does bool) {
 	l.applying.Lock()
@@ -244,12 +255,7 @@ func (n *node) apply(cmd *raftv1.Command) {
 // before it the log would know no such session, and the host be online for ever.
 func TestEndComesAfterItsBegin(t *testing.T) {
 	n := startNode(t)
-	asked, release := make(chan struct{}, 1), make(chan struct{})
-	n.log.hold(func(context.Context) error {
-		asked <- struct{}{}
-		<-release
-		return nil
-	})
+	asked, release := n.log.stall()
 	conn, _ := n.dial()
 	<-asked
 	_ = conn.CloseWithReason(0, "")
@@ -277,6 +283,10 @@ func TestBeginThatComesLate(t *testing.T) {
 	n.apply(&raftv1.Command{Time: time.Now().UnixNano(), Actor: "node:n1", Body: &raftv1.Command_HostSession{
 		HostSession: &raftv1.HostSession{Host: n.host, Node: "n1", Connected: true, Session: 1}}})
 	n.eventually("its end is in the log", offline)
+	// The sensor did nothing: it has the time of those whose node went, before it is called silent.
+	if all, err := n.log.db.Unheard(t.Context(), 10); err != nil || len(all) != 1 || all[0].How != endNode {
+		t.Errorf("unheard are %+v, %v; want one by %q", all, err, endNode)
+	}
 }
 
 // Ensure a session has not the number of one before it that the state knows nothing of: the end of
@@ -364,12 +374,7 @@ func TestSessionElsewhereTakesOver(t *testing.T) {
 // same number: it is the newer one.
 func TestSessionElsewhereThatCameBefore(t *testing.T) {
 	n := startNode(t)
-	asked, release := make(chan struct{}, 1), make(chan struct{})
-	n.log.hold(func(context.Context) error {
-		asked <- struct{}{}
-		<-release
-		return nil
-	})
+	asked, release := n.log.stall()
 	conn, stream := n.dial()
 	<-asked
 	n.apply(n.elsewhere(1))
